@@ -1,0 +1,360 @@
+"""The configuration: one dataclass per section, read from a Python file and changed by `section.key=value` overrides.
+
+A config file is Python and runs when it is read: use only files you trust. It sets module-level dictionaries named after
+the sections below (`data = dict(...)`), and may start from another one with `base = "other.py"` (relative to itself).
+Relative paths in a config file are relative to the folder of that file; in an override, to the current folder.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import json
+import runpy
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jseg.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from jseg.errors import UserError
+
+SETTINGS = ("inductive", "transductive", "supervised")
+
+
+def path_field(default: str = "") -> Any:
+    """A field that holds a path: made absolute when it is read."""
+    return field(default=default, metadata={"path": True})
+
+
+@dataclass
+class SplitConfig:
+    """Where the pictures and label maps of one split lie, relative to `data.root`."""
+
+    images: str = ""  # folder of pictures
+    labels: str = ""  # folder of label PNGs; "" = no labels (task test only)
+    names: str = ""  # file with one name a line, without suffix; "" = every picture in the folder
+    image_suffix: str = ".jpg"
+    label_suffix: str = ".png"
+
+
+@dataclass
+class ShapesConfig:
+    """The built-in data set `shapes` (jseg/data/shapes.py)."""
+
+    size: tuple[int, int] = (96, 96)  # height, width of a scene in pixels
+    train_scenes: int = 2000
+    val_scenes: int = 100
+    seed: int = 0
+
+
+@dataclass
+class DataConfig:
+    """What to train and evaluate on."""
+
+    dataset: str = "shapes"  # class list: see jseg/data/class_names.py
+    split: str = ""  # which seen/unseen split, where a data set has several
+    setting: str = "inductive"  # inductive, transductive or supervised
+    root: str = path_field()
+    train: SplitConfig = field(default_factory=SplitConfig)
+    val: SplitConfig = field(default_factory=SplitConfig)
+    shapes: ShapesConfig = field(default_factory=ShapesConfig)
+    crop_size: tuple[int, int] = (512, 512)  # height, width of a training crop in pixels
+    resize_box: tuple[int, int] = (2048, 512)  # long and short side of the box that a ratio of 1 fits a picture into
+    ratio_range: tuple[float, float] = (0.5, 2.0)
+    max_class_share: float = 0.75  # a crop is drawn again while one class fills this share of its labelled pixels
+    flip_probability: float = 0.5
+    photometric: bool = True
+    mean: tuple[float, float, float] = IMAGENET_MEAN  # RGB, of values in [0, 255]
+    std: tuple[float, float, float] = IMAGENET_STD
+    workers: int = 2  # processes that prepare pictures; 0 = in this process
+
+
+@dataclass
+class ModelConfig:
+    """CLIP-RC (jseg/model). The defaults are ViT-B/16 with the paper's VOC settings."""
+
+    image_size: int = 512  # pixels; the positional grid is stored for image_size // patch_size patches a side
+    patch_size: int = 16
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    output_dim: int = 512
+    prompts: int = 10  # learned tokens per layer
+    region_grid: int = 4  # regions a side: 4 = 16 regions
+    decoder_layers: int = 3
+    decoder_heads: int = 8
+    ffn_factor: int = 4
+    recovery_layers: int = 1
+    prompt_dropout: float = 0.1
+    decoder_dropout: float = 0.1
+    init: str = path_field()  # CLIP weights to start from, or the word random
+    head_init: str = "released"  # released: what the published runs started from; declared: what the code declares
+
+
+@dataclass
+class TextConfig:
+    """Where class embeddings come from: a file, or the text tower of the CLIP weights."""
+
+    embeddings: str = path_field()  # .npy or .safetensors of (classes, output_dim); "" = computed by the text tower
+    templates: tuple[str, ...] = ("a photo of a {}",)
+    vocabulary: str = path_field()  # byte-pair vocabulary; the word generated = made from the class names
+    width: int = 512
+    layers: int = 12
+    heads: int = 8
+    context_length: int = 77
+
+
+@dataclass
+class LossConfig:
+    """Weights of the loss terms (method: `mask * focal + dice * dice + recovery * (L1 + L1)`)."""
+
+    mask: float = 100.0
+    dice: float = 1.0
+    recovery: float = 2.0
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+
+
+@dataclass
+class OptimizerConfig:
+    """AdamW and its learning-rate schedule."""
+
+    lr: float = 2e-5  # base rate; trainable parameters run at lr * lr_factor
+    lr_factor: float = 10.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    groups: str = "released"  # released: everything decays; stated: norms and biases keep decay 0, as the config text says
+    power: float = 0.9
+    min_lr: float = 1e-6
+    warmup_iterations: int = 1500
+    warmup_ratio: float = 1e-6
+
+
+@dataclass
+class TrainConfig:
+    """The run."""
+
+    iterations: int = 40000
+    batch_size: int = 16  # pictures per optimiser step, in all
+    micro_batch: int = 0  # pictures per forward pass; 0 = the whole batch at once
+    seed: int = 0
+    log_every: int = 50
+    save_every: int = 2000
+    keep_checkpoints: int = 2
+    eval_every: int = 0  # evaluate during training; 0 = never
+    expected_weights: str = ""  # what --weights must be for this run, said when it is missing (transductive)
+
+
+@dataclass
+class TestConfig:
+    """Evaluation and inference."""
+
+    mode: str = "slide"  # slide or whole
+    short_side: int = 512  # pixels; pictures are resized so that their short side is this, in proportion
+    crop_size: tuple[int, int] = (512, 512)
+    stride: tuple[int, int] = (426, 426)
+    gamma: float | None = None  # subtracted from seen scores; None = 0.1 inductive, 0 otherwise
+    window_batch: int = 4  # windows per forward pass
+
+
+@dataclass
+class Config:
+    """Everything that shapes a run."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    test: TestConfig = field(default_factory=TestConfig)
+    cross_dataset: bool = False  # trained on another class list: every class counts as seen
+    expected: dict = field(default_factory=dict)  # metric -> [value, tolerance] in percent; a miss exits with code 1
+
+    def gamma(self) -> float:
+        """What is subtracted from the scores of seen classes."""
+        if self.test.gamma is not None:
+            return self.test.gamma
+        return 0.1 if self.data.setting == "inductive" and not self.cross_dataset else 0.0
+
+
+def suggestion(word: str, choices: typing.Iterable[str]) -> str:
+    """`: did you mean 'x'?`, or the list of choices when nothing is close."""
+    choices = list(choices)
+    close = difflib.get_close_matches(word, choices, n=1)
+    return f": did you mean {close[0]!r}?" if close else f": choose from {', '.join(choices)}"
+
+
+def _type_name(hint: Any) -> str:
+    return getattr(hint, "__name__", str(hint)) if not typing.get_args(hint) else str(hint).replace("typing.", "")
+
+
+def _coerce(value: Any, hint: Any, where: str) -> Any:
+    """`value` as type `hint`; UserError naming `where` when it is of another type."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    wrong = UserError(f"{where}={value!r}: expected {_type_name(hint)}, got {type(value).__name__}")
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _coerce(value, next(arg for arg in args if arg is not type(None)), where)
+    if origin is tuple:
+        if not isinstance(value, (list, tuple)):
+            raise wrong
+        if args[-1] is Ellipsis:
+            return tuple(_coerce(item, args[0], where) for item in value)
+        if len(value) != len(args):
+            raise wrong
+        return tuple(_coerce(item, arg, where) for item, arg in zip(value, args, strict=True))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(value, bool) and hint is not bool or not isinstance(value, hint):
+        raise wrong
+    return value
+
+
+def _set(section: Any, key: str, value: Any, where: str, folder: Path) -> None:
+    """Sets one key of a dataclass section (a dictionary for a nested section), checked."""
+    fields = {item.name: item for item in dataclasses.fields(section)}
+    if key not in fields:
+        raise UserError(f"unknown key {where!r}{suggestion(key, fields)}")
+    current = getattr(section, key)
+    if dataclasses.is_dataclass(current):
+        if not isinstance(value, dict):
+            raise UserError(f"{where}: expected a dictionary of {', '.join(f.name for f in dataclasses.fields(current))}")
+        for name, item in value.items():
+            _set(current, name, item, f"{where}.{name}", folder)
+        return
+    hint = typing.get_type_hints(type(section))[key]
+    value = _coerce(value, hint, where)
+    if fields[key].metadata.get("path") and value and value not in ("random", "generated"):
+        value = str((folder / Path(value).expanduser()).resolve())
+    setattr(section, key, value)
+
+
+def _apply_file(config: Config, path: Path, seen: tuple[Path, ...] = ()) -> None:
+    if path in seen:
+        raise UserError(f"config {path}: `base` goes in a circle")
+    if not path.is_file():
+        raise UserError(f"config file {path} does not exist")
+    try:
+        values = runpy.run_path(str(path))
+    except Exception as error:  # whatever a config file raises is the writer's mistake: name file and reason
+        raise UserError(f"config {path} does not run: {type(error).__name__}: {error}") from error
+    if "base" in values:
+        _apply_file(config, (path.parent / str(values.pop("base"))).resolve(), (*seen, path))
+    for key, value in values.items():
+        if not key.startswith("_") and not isinstance(value, types.ModuleType):
+            _set(config, key, value, key, path.parent)
+
+
+def parse_override(text: str) -> tuple[str, Any]:
+    """`"train.seed=3"` -> `("train.seed", 3)`; values are Python literals, anything else is a string."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"override {text!r}: expected section.key=value")
+    try:
+        return key.strip(), ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+        return key.strip(), value
+
+
+def apply_overrides(config: Config, overrides: typing.Iterable[str]) -> None:
+    """Changes `config` in place by `section.key=value` strings.
+
+    Raises:
+        UserError: unknown key (with the nearest known one) or a value of another type.
+    """
+    for text in overrides:
+        dotted, value = parse_override(text)
+        *parents, key = dotted.split(".")
+        section: Any = config
+        for depth, parent in enumerate(parents):
+            names = [item.name for item in dataclasses.fields(section)]
+            where = ".".join(parents[: depth + 1])
+            if parent not in names:
+                raise UserError(f"unknown key {where!r}{suggestion(parent, names)}")
+            section = getattr(section, parent)
+            if not dataclasses.is_dataclass(section):
+                raise UserError(f"override {text!r}: {where} has no keys below it")
+        if isinstance(value, (int, float)) and typing.get_type_hints(type(section)).get(key) is str:
+            value = dotted and text.partition("=")[2]  # a name that looks like a number
+        _set(section, key, value, dotted, Path.cwd())
+
+
+def check(config: Config) -> None:
+    """Refuses values that no run can use.
+
+    Raises:
+        UserError: naming the key and the rule.
+    """
+    choices = (
+        ("data.setting", config.data.setting, SETTINGS),
+        ("model.head_init", config.model.head_init, ("released", "declared")),
+        ("optimizer.groups", config.optimizer.groups, ("released", "stated")),
+        ("test.mode", config.test.mode, ("slide", "whole")),
+    )
+    for key, value, allowed in choices:
+        if value not in allowed:
+            raise UserError(f"{key}={value!r}{suggestion(str(value), allowed)}")
+    model, train = config.model, config.train
+    positive = {
+        "train.iterations": train.iterations,
+        "train.batch_size": train.batch_size,
+        "train.log_every": train.log_every,
+        "train.save_every": train.save_every,
+        "train.keep_checkpoints": train.keep_checkpoints,
+        "model.patch_size": model.patch_size,
+        "model.region_grid": model.region_grid,
+        "model.layers": model.layers,
+        "model.decoder_layers": model.decoder_layers,
+        "test.window_batch": config.test.window_batch,
+        "test.short_side": config.test.short_side,
+        **{f"{key}[{i}]": size for key in ("data.crop_size", "test.crop_size", "test.stride")
+           for i, size in enumerate(getattr(getattr(config, key.split(".")[0]), key.split(".")[1]))},
+    }  # fmt: skip
+    for key, value in positive.items():
+        if value < 1:
+            raise UserError(f"{key}={value}: must be at least 1")
+    for key, total, part in (("model.heads", model.width, model.heads), ("text.heads", config.text.width, config.text.heads),
+                             ("model.decoder_heads", model.output_dim, model.decoder_heads)):  # fmt: skip
+        if part < 1 or total % part:
+            raise UserError(f"{key}={part}: must divide the width {total}")
+    if train.micro_batch and train.batch_size % train.micro_batch:
+        raise UserError(f"train.micro_batch={train.micro_batch}: must divide train.batch_size={train.batch_size}")
+    for template in config.text.templates:
+        if template.count("{}") != 1:
+            raise UserError(f"text.templates: {template!r} must hold {{}} once, where the class name goes")
+
+
+def read_config(path: str | Path, overrides: typing.Iterable[str] = ()) -> Config:
+    """Reads a config file and applies overrides.
+
+    Args:
+        path: a Python config file, or the `config.json` that a run wrote into its work folder.
+        overrides: `section.key=value` strings.
+
+    Raises:
+        UserError: missing file, unknown key, wrong type or a value that no run can use.
+    """
+    config, path = Config(), Path(path).expanduser().resolve()
+    if path.suffix == ".json":
+        try:
+            values = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"config {path} cannot be read: {error}") from error
+        for key, value in values.items():
+            _set(config, key, value, key, path.parent)
+    else:
+        _apply_file(config, path)
+    apply_overrides(config, overrides)
+    check(config)
+    return config
+
+
+def to_dict(config: Config) -> dict:
+    """The configuration as JSON-ready nested dictionaries; `read_config` reads it back from a .json file."""
+    return json.loads(json.dumps(dataclasses.asdict(config)))

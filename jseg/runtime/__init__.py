@@ -1,0 +1,5 @@
+"""Gets Jittor running on a bare machine: no download, no CUDA without a driver, one notice when kernels compile."""
+
+from jseg.runtime.prepare import Preparation, prepare
+
+__all__ = ["Preparation", "prepare"]
