@@ -10,5 +10,5 @@ class UserError(Exception):
     without a traceback and exit with code 2; library callers may catch it. Any other exception is a bug of ours.
     """
 
-    def __init__(self, message: str):
+    def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))

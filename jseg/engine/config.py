@@ -1,7 +1,8 @@
 """The configuration: one dataclass per section, read from a Python file and changed by `section.key=value` overrides.
 
-A config file is Python and runs when it is read: use only files you trust. It sets module-level dictionaries named after
-the sections below (`data = dict(...)`), and may start from another one with `base = "other.py"` (relative to itself).
+A config file is Python and runs when it is read: use only files you trust. It sets module-level dictionaries named
+after the sections below (`data = dict(...)`), and may start from another one with `base = "other.py"` (relative to
+itself).
 Relative paths in a config file are relative to the folder of that file; in an override, to the current folder.
 """
 
@@ -127,7 +128,7 @@ class OptimizerConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 0.01
-    groups: str = "released"  # released: everything decays; stated: norms and biases keep decay 0, as the config text says
+    groups: str = "released"  # released: everything decays; stated: norms and biases do not, as the config text says
     power: float = 0.9
     min_lr: float = 1e-6
     warmup_iterations: int = 1500
@@ -211,7 +212,7 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
         return tuple(_coerce(item, arg, where) for item, arg in zip(value, args, strict=True))
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if isinstance(value, bool) and hint is not bool or not isinstance(value, hint):
+    if (isinstance(value, bool) and hint is not bool) or not isinstance(value, hint):
         raise wrong
     return value
 
@@ -224,7 +225,8 @@ def _set(section: Any, key: str, value: Any, where: str, folder: Path) -> None:
     current = getattr(section, key)
     if dataclasses.is_dataclass(current):
         if not isinstance(value, dict):
-            raise UserError(f"{where}: expected a dictionary of {', '.join(f.name for f in dataclasses.fields(current))}")
+            names = ", ".join(item.name for item in dataclasses.fields(current))
+            raise UserError(f"{where}: expected a dictionary of {names}")
         for name, item in value.items():
             _set(current, name, item, f"{where}.{name}", folder)
         return
@@ -319,8 +321,11 @@ def check(config: Config) -> None:
     for key, value in positive.items():
         if value < 1:
             raise UserError(f"{key}={value}: must be at least 1")
-    for key, total, part in (("model.heads", model.width, model.heads), ("text.heads", config.text.width, config.text.heads),
-                             ("model.decoder_heads", model.output_dim, model.decoder_heads)):  # fmt: skip
+    for key, total, part in (
+        ("model.heads", model.width, model.heads),
+        ("text.heads", config.text.width, config.text.heads),
+        ("model.decoder_heads", model.output_dim, model.decoder_heads),
+    ):
         if part < 1 or total % part:
             raise UserError(f"{key}={part}: must divide the width {total}")
     if train.micro_batch and train.batch_size % train.micro_batch:

@@ -1,0 +1,38 @@
+"""What all tests share: environment before the first import of Jittor, golden files, real test data."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", str(min(os.cpu_count() or 1, 4)))  # oversubscribed threads make tests crawl
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the oracles must not reach for the network
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+if importlib.util.find_spec("torch"):
+    import torch  # noqa: F401  # an oracle; must be loaded before Jittor when both are in one process
+
+import jseg  # noqa: F401  # sets what Jittor reads from the environment
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """Folder with recorded outputs of the released models: `JSEG_GOLDEN`, else tests/golden."""
+    folder = Path(os.environ.get("JSEG_GOLDEN") or Path(__file__).parent / "golden")
+    if not folder.is_dir():
+        pytest.fail(f"golden folder {folder} does not exist: set JSEG_GOLDEN to one that does")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """Folder with files that are not ours to ship (CLIP's vocabulary, released embeddings, VOC photos)."""
+    folder = os.environ.get("JSEG_TEST_DATA")
+    if not folder:
+        pytest.skip("JSEG_TEST_DATA is not set (folder with the CLIP vocabulary and VOC sample photos)")
+    if not Path(folder).is_dir():
+        pytest.fail(f"JSEG_TEST_DATA={folder} is not a folder")
+    return Path(folder)
