@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import json
 import runpy
 import types
@@ -20,9 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from jseg.data.transforms import IMAGENET_MEAN, IMAGENET_STD
+from jseg.engine.config_checks import check, suggestion
 from jseg.errors import UserError
-
-SETTINGS = ("inductive", "transductive", "supervised")
 
 
 def path_field(default: str = "") -> Any:
@@ -183,13 +181,6 @@ class Config:
         return 0.1 if self.data.setting == "inductive" and not self.cross_dataset else 0.0
 
 
-def suggestion(word: str, choices: typing.Iterable[str]) -> str:
-    """`: did you mean 'x'?`, or the list of choices when nothing is close."""
-    choices = list(choices)
-    close = difflib.get_close_matches(word, choices, n=1)
-    return f": did you mean {close[0]!r}?" if close else f": choose from {', '.join(choices)}"
-
-
 def _type_name(hint: Any) -> str:
     return getattr(hint, "__name__", str(hint)) if not typing.get_args(hint) else str(hint).replace("typing.", "")
 
@@ -233,7 +224,10 @@ def _set(section: Any, key: str, value: Any, where: str, folder: Path) -> None:
     hint = typing.get_type_hints(type(section))[key]
     value = _coerce(value, hint, where)
     if fields[key].metadata.get("path") and value and value not in ("random", "generated"):
-        value = str((folder / Path(value).expanduser()).resolve())
+        try:
+            value = str((folder / Path(value).expanduser()).resolve())
+        except (OSError, ValueError, RuntimeError) as error:  # zero bytes, an unknown ~user, a loop of links
+            raise UserError(f"{where}={value!r} is no path: {error}") from error
     setattr(section, key, value)
 
 
@@ -244,13 +238,32 @@ def _apply_file(config: Config, path: Path, seen: tuple[Path, ...] = ()) -> None
         raise UserError(f"config file {path} does not exist")
     try:
         values = runpy.run_path(str(path))
-    except Exception as error:  # whatever a config file raises is the writer's mistake: name file and reason
+    except (Exception, SystemExit) as error:  # whatever it raises is the writer's mistake: name file and reason
         raise UserError(f"config {path} does not run: {type(error).__name__}: {error}") from error
     if "base" in values:
         _apply_file(config, (path.parent / str(values.pop("base"))).resolve(), (*seen, path))
+    _apply_values(config, values, path)
+
+
+def _apply_values(config: Config, values: dict[str, Any], path: Path) -> None:
+    """Sets the sections that the file `path` holds; its errors name the file."""
     for key, value in values.items():
-        if not key.startswith("_") and not isinstance(value, types.ModuleType):
+        if key.startswith("_") or isinstance(value, types.ModuleType):
+            continue
+        try:
             _set(config, key, value, key, path.parent)
+        except UserError as error:
+            raise UserError(f"config {path}: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"config {path} cannot be read: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"config {path}: expected a dictionary of sections, got {type(values).__name__}")
+    return values
 
 
 def parse_override(text: str) -> tuple[str, Any]:
@@ -283,56 +296,8 @@ def apply_overrides(config: Config, overrides: typing.Iterable[str]) -> None:
             if not dataclasses.is_dataclass(section):
                 raise UserError(f"override {text!r}: {where} has no keys below it")
         if isinstance(value, (int, float)) and typing.get_type_hints(type(section)).get(key) is str:
-            value = dotted and text.partition("=")[2]  # a name that looks like a number
+            value = text.partition("=")[2]  # a name or path that looks like a number
         _set(section, key, value, dotted, Path.cwd())
-
-
-def check(config: Config) -> None:
-    """Refuses values that no run can use.
-
-    Raises:
-        UserError: naming the key and the rule.
-    """
-    choices = (
-        ("data.setting", config.data.setting, SETTINGS),
-        ("model.head_init", config.model.head_init, ("released", "declared")),
-        ("optimizer.groups", config.optimizer.groups, ("released", "stated")),
-        ("test.mode", config.test.mode, ("slide", "whole")),
-    )
-    for key, value, allowed in choices:
-        if value not in allowed:
-            raise UserError(f"{key}={value!r}{suggestion(str(value), allowed)}")
-    model, train = config.model, config.train
-    positive = {
-        "train.iterations": train.iterations,
-        "train.batch_size": train.batch_size,
-        "train.log_every": train.log_every,
-        "train.save_every": train.save_every,
-        "train.keep_checkpoints": train.keep_checkpoints,
-        "model.patch_size": model.patch_size,
-        "model.region_grid": model.region_grid,
-        "model.layers": model.layers,
-        "model.decoder_layers": model.decoder_layers,
-        "test.window_batch": config.test.window_batch,
-        "test.short_side": config.test.short_side,
-        **{f"{key}[{i}]": size for key in ("data.crop_size", "test.crop_size", "test.stride")
-           for i, size in enumerate(getattr(getattr(config, key.split(".")[0]), key.split(".")[1]))},
-    }  # fmt: skip
-    for key, value in positive.items():
-        if value < 1:
-            raise UserError(f"{key}={value}: must be at least 1")
-    for key, total, part in (
-        ("model.heads", model.width, model.heads),
-        ("text.heads", config.text.width, config.text.heads),
-        ("model.decoder_heads", model.output_dim, model.decoder_heads),
-    ):
-        if part < 1 or total % part:
-            raise UserError(f"{key}={part}: must divide the width {total}")
-    if train.micro_batch and train.batch_size % train.micro_batch:
-        raise UserError(f"train.micro_batch={train.micro_batch}: must divide train.batch_size={train.batch_size}")
-    for template in config.text.templates:
-        if template.count("{}") != 1:
-            raise UserError(f"text.templates: {template!r} must hold {{}} once, where the class name goes")
 
 
 def read_config(path: str | Path, overrides: typing.Iterable[str] = ()) -> Config:
@@ -347,12 +312,7 @@ def read_config(path: str | Path, overrides: typing.Iterable[str] = ()) -> Confi
     """
     config, path = Config(), Path(path).expanduser().resolve()
     if path.suffix == ".json":
-        try:
-            values = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise UserError(f"config {path} cannot be read: {error}") from error
-        for key, value in values.items():
-            _set(config, key, value, key, path.parent)
+        _apply_values(config, _read_json(path), path)
     else:
         _apply_file(config, path)
     apply_overrides(config, overrides)
