@@ -2,7 +2,8 @@
 
 Names in the order of their training labels and the unseen indices are those of the published configurations
 (https://github.com/ZiqinZhou66/ZegCLIP, https://github.com/uyzhang/CLIP-RC; PASCAL Context split A: the
-ZS3 and OTSeg line of work, split B: Cascade-CLIP). Palette: https://host.robots.ox.ac.uk/pascal/VOC/voc2012 (development kit).
+ZS3 and OTSeg line of work, split B: Cascade-CLIP). Palette:
+https://host.robots.ox.ac.uk/pascal/VOC/voc2012 (development kit).
 """
 
 from __future__ import annotations

@@ -1,0 +1,71 @@
+"""Stored label PNGs -> class numbers -> training targets, and which classes a training run may see. NumPy only.
+
+Three numberings are in use: the pixel values of the files ("stored"), the class numbers 0..C-1 of the class list, and
+the training targets of a setting. 255 = ignored in the last two.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jseg.data.class_names import IGNORED, ClassList
+from jseg.errors import UserError
+
+UNSEEN_PIXEL = -1  # transductive target: "some unseen class", which the losses replace by pseudo-labels
+_REFUSED = -1
+
+
+def stored_lookup(class_list: ClassList) -> np.ndarray:
+    """(256,) int16: stored pixel value -> class number, 255 for ignored, -1 for values outside the class list."""
+    lookup = np.full(256, _REFUSED, np.int16)
+    lookup[list(class_list.stored_ignored)] = IGNORED
+    lookup[list(class_list.stored)] = np.arange(len(class_list.stored))
+    return lookup
+
+
+def class_labels(stored: np.ndarray, class_list: ClassList, where: str) -> np.ndarray:
+    """(H, W) uint8 stored values -> (H, W) uint8 class numbers, 255 = ignored.
+
+    Raises:
+        UserError: values outside the class list, with `where` (the file) and the values.
+    """
+    labels = stored_lookup(class_list)[stored]
+    if (labels == _REFUSED).any():
+        values = np.unique(stored[labels == _REFUSED]).tolist()
+        shown = ", ".join(map(str, values[:8])) + (f" and {len(values) - 8} more" if len(values) > 8 else "")
+        known = f"{class_list.stored[0]}-{class_list.stored[-1]} and {', '.join(map(str, class_list.stored_ignored))}"
+        raise UserError(
+            f"{where}: label values {shown} are not in the class list of {class_list.title} (it has {known})"
+        )
+    return labels.astype(np.uint8)
+
+
+def stored_labels(labels: np.ndarray, class_list: ClassList) -> np.ndarray:
+    """Class numbers -> stored values, for label PNGs in the data set's own numbering; ignored pixels become 255."""
+    lookup = np.full(256, IGNORED, np.uint8)
+    lookup[: len(class_list.stored)] = class_list.stored
+    return lookup[labels]
+
+
+def training_classes(class_list: ClassList, setting: str) -> tuple[int, ...]:
+    """Class numbers whose text features a run of `setting` trains with, in order of its training targets."""
+    return class_list.seen if setting == "inductive" else tuple(range(len(class_list.names)))
+
+
+def training_labels(labels: np.ndarray, class_list: ClassList, setting: str) -> np.ndarray:
+    """Class numbers (any shape, 255 = ignored) -> int32 training targets of a setting.
+
+    inductive: the seen classes are numbered 0..S-1, unseen ones become 255. transductive: seen classes are kept, pixels
+    of unseen ones become `UNSEEN_PIXEL`. supervised: unchanged.
+    """
+    lookup = np.full(256, IGNORED, np.int32)
+    if setting == "supervised":
+        lookup[: len(class_list.names)] = np.arange(len(class_list.names))
+    elif setting == "inductive":
+        lookup[list(class_list.seen)] = np.arange(len(class_list.seen))
+    elif setting == "transductive":
+        lookup[list(class_list.seen)] = class_list.seen
+        lookup[list(class_list.unseen)] = UNSEEN_PIXEL
+    else:
+        raise ValueError(f"setting {setting!r}")
+    return lookup[labels]
