@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 from jseg.errors import UserError
 
 
-def write_whole(path: str | Path, data: bytes) -> None:
-    """Writes `data` to `path` through a temporary file beside it, so that a reader never meets half of it.
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write to that appears at `path` when the `with` block ends, and not at all if it fails.
 
-    Missing parent folders are made.
+    What is written goes to a temporary file beside it, so that a reader never meets half of it. Missing parent folders
+    are made.
 
     Raises:
         UserError: the folder or the file cannot be written.
@@ -24,7 +29,7 @@ def write_whole(path: str | Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".tmp")
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only the owner may read
@@ -35,6 +40,16 @@ def write_whole(path: str | Path, data: bytes) -> None:
     finally:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def write_whole(path: str | Path, data: bytes) -> None:
+    """Writes `data` to `path`, whole or not at all.
+
+    Raises:
+        UserError: the folder or the file cannot be written.
+    """
+    with whole_file(path) as file:
+        file.write(data)
 
 
 def write_json(path: str | Path, value: object) -> None:

@@ -22,8 +22,8 @@ CONSTANTS = {
     "NEWFALSE": False,
 }
 VALUES = frozenset(
-    "BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 "
-    "BINSTRING SHORT_BINSTRING".split()
+    ("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
+    + ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BINSTRING", "SHORT_BINSTRING")
 )
 TUPLE_SIZES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 
@@ -31,7 +31,7 @@ TUPLE_SIZES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 class Constructor:
     """What stands in a pickle for a function or class that the table knows; only `REDUCE` calls it."""
 
-    def __init__(self, build: Callable[..., Any]):
+    def __init__(self, build: Callable[..., Any]) -> None:
         self.build = build
 
 
@@ -73,7 +73,7 @@ class PickleMachine:
         table: dict[tuple[str, str], Any],
         persistent: Callable[[Any], Any] | None = None,
         script_classes: bool = False,
-    ):
+    ) -> None:
         self.table = table
         self.persistent = persistent
         self.script_classes = script_classes
@@ -199,7 +199,7 @@ def checked_key(key: Any) -> str | int | None:
     Raises:
         FileRefused: any other key.
     """
-    if key is None or isinstance(key, str) or isinstance(key, int) and abs(key) < MAX_KEY:
+    if key is None or isinstance(key, str) or (isinstance(key, int) and abs(key) < MAX_KEY):
         return key
     raise FileRefused(f"its pickle has a dictionary key of type {type(key).__name__}")
 

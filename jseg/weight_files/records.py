@@ -144,7 +144,7 @@ class TensorRecord:
 class ArrayRecord(Buildable):
     """A NumPy array as NumPy pickles it: made empty, then given its state."""
 
-    dtype: np.dtype = np.dtype("u1")
+    dtype: np.dtype = field(default_factory=lambda: np.dtype(np.uint8))
     shape: tuple[int, ...] = (0,)
     fortran: bool = False
     data: bytes = b""
@@ -178,7 +178,7 @@ class ArrayRecord(Buildable):
 class DtypeRecord(Buildable):
     """A NumPy type inside a pickle: plain numbers only, little-endian only."""
 
-    def __init__(self, name: Any, *_: Any):
+    def __init__(self, name: Any, *_: Any) -> None:
         if not isinstance(name, str) or len(name) > 3 or name[:1] not in tuple("fiub"):
             raise FileRefused("a NumPy type that is no plain number")
         self.dtype = np.dtype(name).newbyteorder("<")

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import json
 import mmap
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jseg.errors import UserError
 from jseg.weight_files.records import Budget, checked_count, widen_bfloat16
 from jseg.weight_files.refusal import FileRefused, quoted
+from jseg.whole_file import whole_file
 
 MAX_HEADER = 100_000_000  # bytes, the limit of the format
 OUR_KEY = "jseg"
@@ -130,17 +129,14 @@ def _our_metadata(metadata: dict[str, str]) -> dict[str, Any]:
 def write_safetensors(path: str | Path, tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
     """Writes a weight file: whole or not at all.
 
-    The file is written beside its place under another name, flushed to the disk and then renamed.
-
     Args:
-        path: where to; the folder must exist.
+        path: where to; missing folders are made.
         tensors: arrays by name, any shape; booleans, whole numbers or floats.
         meta: JSON-ready values, given back by `read_weight_file(path).meta`.
 
     Raises:
-        UserError: the folder is missing, not writable or full.
+        UserError: the folder is not writable or full.
     """
-    path = Path(path)
     arrays = {name: np.asarray(array) for name, array in tensors.items()}
     if "__metadata__" in arrays:
         raise ValueError("a tensor may not be called __metadata__")
@@ -151,21 +147,12 @@ def write_safetensors(path: str | Path, tensors: dict[str, np.ndarray], meta: di
         places[name] = [position, position + arrays[name].nbytes]
         position += arrays[name].nbytes
     for name, array in arrays.items():
-        kind = NAMES[array.dtype.newbyteorder("<") if array.itemsize > 1 else array.dtype]
+        kind = NAMES[array.dtype.newbyteorder("<")]
         header[name] = {"dtype": kind, "shape": list(array.shape), "data_offsets": places[name]}
     text = json.dumps(header).encode("utf-8")
     text += b" " * (-len(text) % 8)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for name in order:
-                array = arrays[name]
-                file.write(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            little_endian = arrays[name].dtype.newbyteorder("<")
+            file.write(np.ascontiguousarray(arrays[name], little_endian).data)
