@@ -1,8 +1,8 @@
 """Lays the oneDNN wheels out where Jittor looks for oneDNN, so that it downloads nothing.
 
-Jittor 1.3.11 wants oneDNN 2.2 unpacked in `$JITTOR_HOME/.cache/jittor/mkl` (jittor/compile_extern.py, `install_mkl`) and
-otherwise fetches it from a host of its own. The PyPI packages `onednn-cpu-gomp` and `onednn-devel-cpu-gomp` 2021.2.0 hold
-the same release; pip puts their files into the `lib` and `include` folders of the environment.
+Jittor 1.3.11 wants oneDNN 2.2 unpacked in `$JITTOR_HOME/.cache/jittor/mkl` (jittor/compile_extern.py, `install_mkl`)
+and otherwise fetches it from a host of its own. The PyPI packages `onednn-cpu-gomp` and `onednn-devel-cpu-gomp`
+2021.2.0 hold the same release; pip puts their files into the `lib` and `include` folders of the environment.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from pathlib import Path
 LIBRARY_PACKAGE = "onednn-cpu-gomp"
 HEADER_PACKAGE = "onednn-devel-cpu-gomp"
 VERSION = "2021.2.0"
+INSTALL = f"pip install {LIBRARY_PACKAGE}=={VERSION} {HEADER_PACKAGE}=={VERSION}"
 JITTOR_FOLDER = "dnnl_lnx_2.2.0_cpu_gomp"
 
 
@@ -69,8 +70,8 @@ def lay_out(jittor_home: Path) -> bool:
     """
     folder = jittor_folder(jittor_home)
     libraries, headers = find_libraries(), find_headers()
-    have_all = any(path.name == "libmkldnn.so" for path in libraries) and any(path.name == "dnnl.hpp" for path in headers)
-    if sys.platform == "linux" and have_all:
+    names = {path.name for path in libraries + headers}
+    if sys.platform == "linux" and {"libmkldnn.so", "dnnl.hpp"} <= names:
         for path in libraries:
             _link(path, folder / "lib" / path.name)
         for path in headers:

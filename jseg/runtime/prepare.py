@@ -1,12 +1,13 @@
 """Sets what Jittor reads from the environment, before the first `import jittor`. Imports nothing heavy itself.
 
 Facts about Jittor 1.3.11 used here: it downloads oneDNN, cutt, nccl and cutlass at import unless told otherwise; it
-aborts when nvcc is installed but no NVIDIA driver is; it remembers the last JITTOR_HOME for later runs; it builds its CPU
-kernels with -Ofast, under which `nan != nan` is false.
+aborts when nvcc is installed but no NVIDIA driver is; it remembers the last JITTOR_HOME for later runs; it builds its
+CPU kernels with -Ofast, under which `nan != nan` is false.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
@@ -15,12 +16,12 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jseg.errors import UserError
 from jseg.runtime import onednn
 
 KERNEL_FLAGS = " -fno-finite-math-only "  # NaN checks must hold in compiled kernels; the blanks are needed by Jittor
 CACHE_NAME = "jseg"  # kernels built with these flags do not mix with those of other Jittor programs
 NEWEST_CUDA = 12  # the newest major version that an unmodified Jittor 1.3.11 compiles with
+CUDA_VARIABLES = {"conv_opt": "1", "use_cutt": "0", "use_nccl": "0", "use_cutlass": "0"}  # no cuDNN 8, no downloads
 
 
 @dataclass
@@ -29,8 +30,10 @@ class Preparation:
 
     jittor_home: Path
     onednn: bool = False
-    nvcc: str = ""
-    notes: list[str] = field(default_factory=list)
+    nvcc: str = ""  # what Jittor compiles CUDA kernels with; "" = CPU only
+    cuda_note: str = ""  # why CUDA is not used, and the command that mends it
+    notes: list[str] = field(default_factory=list)  # what is missing but not needed
+    problem: str = ""  # why Jittor cannot run at all
 
 
 _prepared: Preparation | None = None
@@ -44,18 +47,23 @@ def cache_folder() -> Path:
     return Path(base).expanduser().absolute() / "jseg"
 
 
-def nvidia_driver() -> str:
-    """Version of the NVIDIA driver, "present" when it is there but tells no version, "" when there is none."""
-    version_file = Path("/proc/driver/nvidia/version")
-    if version_file.exists():
-        found = re.search(r"\b(\d{3}\.\d+(?:\.\d+)?)\b", version_file.read_text(errors="replace"))
-        return found.group(1) if found else "present"
-    return "present" if any(Path("/dev").glob("nvidia[0-9]*")) else ""
+def has_driver_library() -> bool:
+    """Whether the NVIDIA driver's library can be loaded; loading alone starts nothing on the GPU."""
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
+def has_gpu_device() -> bool:
+    """Whether this system (or container) shows a GPU: `/dev/nvidia0`…, or `/dev/dxg` under Windows' WSL."""
+    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
 
 
 def find_nvcc() -> str:
     """Path of nvcc: `nvcc_path` (Jittor's own variable), then PATH, then /usr/local/cuda; "" when there is none."""
-    if "nvcc_path" in os.environ:
+    if os.environ.get("nvcc_path"):
         return os.environ["nvcc_path"]
     default = Path("/usr/local/cuda/bin/nvcc")
     return shutil.which("nvcc") or (str(default) if default.exists() else "")
@@ -71,54 +79,62 @@ def nvcc_version(nvcc: str) -> tuple[int, int] | None:
     return (int(found.group(1)), int(found.group(2))) if found else None
 
 
-def choose_nvcc(preparation: Preparation) -> str:
-    """nvcc for Jittor, or "" for CPU only, with the reason added to `preparation.notes`."""
-    nvcc = find_nvcc()
-    if not nvidia_driver():
-        preparation.notes.append("no NVIDIA driver: CPU only (install the driver to use a GPU)")
-        return ""
+def choose_nvcc() -> tuple[str, str]:
+    """Decides between CUDA and CPU.
+
+    Returns:
+        (nvcc, ""), or ("", why CUDA cannot be used and what mends it).
+    """
+    if os.environ.get("nvcc_path") == "":
+        return "", "nvcc_path is set to nothing, which asks for CPU only (unset it to use a GPU)"
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return "", "CUDA_VISIBLE_DEVICES hides all GPUs (unset it to use them)"
+    if not (has_driver_library() and has_gpu_device()):
+        return "", "no NVIDIA driver or no GPU (install the driver; in a container, pass the GPU in)"
+    nvcc, wanted = find_nvcc(), f"a CUDA 11.8-{NEWEST_CUDA} toolkit"
     if not nvcc:
-        preparation.notes.append("no nvcc: CPU only (install a CUDA 11.8-12 toolkit, or set nvcc_path=/…/bin/nvcc)")
-        return ""
+        return "", f"no nvcc (install {wanted}, or set nvcc_path=/…/bin/nvcc)"
     version = nvcc_version(nvcc)
-    if version is None or version[0] > NEWEST_CUDA:
-        found = "does not run" if version is None else f"is CUDA {version[0]}.{version[1]}"
-        preparation.notes.append(
-            f"{nvcc} {found}, Jittor 1.3.11 needs CUDA 11.8-{NEWEST_CUDA}: CPU only (set nvcc_path=/…/bin/nvcc)"
-        )
-        return ""
-    return nvcc
+    if version is None:
+        return "", f"{nvcc} does not run (install {wanted}, or set nvcc_path=/…/bin/nvcc)"
+    if version[0] > NEWEST_CUDA:
+        return "", f"{nvcc} is CUDA {version[0]}.{version[1]}, Jittor 1.3.11 needs {wanted}: set nvcc_path=/…/bin/nvcc"
+    return nvcc, ""
+
+
+def _prepare_home(found: Preparation) -> None:
+    """Makes the cache folder and lays oneDNN out in it."""
+    mend = "set JSEG_CACHE to a folder that can be written"
+    try:
+        found.jittor_home.mkdir(parents=True, exist_ok=True)
+        found.onednn = onednn.lay_out(found.jittor_home)
+    except OSError as error:
+        found.problem = f"cannot write the cache folder {found.jittor_home} ({error.strerror}): {mend}"
+    else:
+        if not os.access(found.jittor_home, os.W_OK):
+            found.problem = f"cannot write the cache folder {found.jittor_home}: {mend}"
+    if not found.onednn:
+        os.environ.setdefault("use_mkl", "0")
+        found.notes.append(f"oneDNN is missing, matrix products are many times slower: {onednn.INSTALL}")
 
 
 def prepare() -> Preparation:
     """Prepares the environment of this process for `import jittor`; later calls return the first call's findings.
 
-    Variables that the user has set are kept, but for `nvcc_path` where CUDA cannot work.
-
-    Raises:
-        UserError: the cache folder cannot be written.
+    Variables that the user has set are kept, but for `nvcc_path` where CUDA cannot work. Never raises, so that
+    `import jseg` works everywhere: `Preparation.problem` says why Jittor will not run, and `start` raises it.
     """
     global _prepared
     if _prepared is not None:
         return _prepared
     home = Path(os.environ.get("JITTOR_HOME") or cache_folder() / "jittor").expanduser().absolute()
     found = Preparation(jittor_home=home)
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-        found.onednn = onednn.lay_out(home)
-    except OSError as error:
-        raise UserError(f"cannot write the cache folder {home} ({error.strerror}): set JSEG_CACHE to a folder that can be")
-    if not found.onednn:
-        os.environ.setdefault("use_mkl", "0")
-        found.notes.append(
-            f"oneDNN is missing, products are many times slower: "
-            f"pip install {onednn.LIBRARY_PACKAGE}=={onednn.VERSION} {onednn.HEADER_PACKAGE}=={onednn.VERSION}"
-        )
-    found.nvcc = choose_nvcc(found)
+    _prepare_home(found)
+    found.nvcc, found.cuda_note = choose_nvcc()
     os.environ["JITTOR_HOME"] = str(home)  # always set: Jittor remembers the last one otherwise
     os.environ["nvcc_path"] = found.nvcc
-    if found.nvcc:  # libraries that Jittor would download, or that are not needed here
-        for name, value in (("conv_opt", "1"), ("use_cutt", "0"), ("use_nccl", "0"), ("use_cutlass", "0")):
+    if found.nvcc:
+        for name, value in CUDA_VARIABLES.items():
             os.environ.setdefault(name, value)
     if "kernel_flags" not in os.environ:
         os.environ["kernel_flags"] = KERNEL_FLAGS

@@ -1,0 +1,141 @@
+"""Starts Jittor: imports it quietly, mends what its import changes in this process, chooses CPU or CUDA.
+
+Facts about Jittor 1.3.11 used here. Its import writes `~/.cache/jittor/config.json`, which makes our JITTOR_HOME the
+default of all other Jittor programs of the user. It replaces the SIGINT handler by one that ends the process at once
+(no KeyboardInterrupt, no `finally`), and the SIGCHLD handler by one that does the same when any child process dies of a
+signal other than SIGTERM, so that a killed data worker could not be reported. It switches the check of TLS certificates
+off for the whole process, and leaves its pool of compile processes running.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import hashlib
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from jseg.errors import UserError
+from jseg.runtime import toolchain
+from jseg.runtime.prepare import Preparation, prepare
+
+DEVICES = ("auto", "cpu", "cuda")
+FILTER_SOURCE = Path(__file__).with_name("cerr_filter.cc")
+
+_started = False
+
+
+def start(device: str = "auto") -> str:
+    """Imports Jittor and chooses the device; later calls in the same process only choose the device.
+
+    Args:
+        device: "cuda", "cpu", or "auto" for CUDA where it works and the CPU elsewhere.
+
+    Returns:
+        "cuda" or "cpu": what Jittor runs on from now on.
+
+    Raises:
+        UserError: Jittor cannot run here, or CUDA is demanded and cannot work; the message says what to install.
+    """
+    global _started
+    if device not in DEVICES:
+        raise UserError(f"device {device!r}: choose from {', '.join(DEVICES)}")
+    preparation = prepare()
+    if not _started:
+        problem = preparation.problem or toolchain.problem()
+        if problem:
+            raise UserError(problem)
+    if device == "cuda" and not preparation.nvcc:
+        raise UserError(f"device cuda is not possible: {preparation.cuda_note}")
+    if not _started and "jittor" not in sys.modules:
+        os.environ["python_config_path"] = toolchain.find_python_config()
+        if device == "cpu":
+            os.environ["nvcc_path"] = ""  # nothing is compiled for CUDA, no GPU memory is taken
+        _import_jittor(preparation)
+        _started = True
+    import jittor
+
+    if device == "cuda" and not jittor.has_cuda:
+        raise UserError("device cuda is not possible: Jittor runs without CUDA in this process")
+    use_cuda = bool(jittor.has_cuda) and device != "cpu"
+    jittor.flags.use_cuda = int(use_cuda)
+    return "cuda" if use_cuda else "cpu"
+
+
+def notice(jittor_home: Path) -> str:
+    """The one line that is printed when kernels are compiled for the first time."""
+    return f"jseg: compiling Jittor kernels for this machine, once; kept in {jittor_home}"
+
+
+def _import_jittor(preparation: Preparation) -> None:
+    with _process_state_kept(preparation.jittor_home), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Jittor's own sources, when Python compiles them
+        try:
+            import jittor_utils
+
+            core_is_there = any(Path(jittor_utils.cache_path).glob(_core_pattern()))
+            if not core_is_there:
+                print(notice(preparation.jittor_home) + " (a few minutes)", file=sys.stderr, flush=True)
+            import jittor  # noqa: F401
+        except SystemExit as error:  # Jittor ends the process, with code 0, after it has rebuilt a part of itself
+            raise UserError("Jittor rebuilt itself for other compiler settings: run the same command again") from error
+    _close_compile_pool()
+    _filter_cerr(Path(jittor_utils.cache_path), "" if not core_is_there else notice(preparation.jittor_home))
+
+
+def _core_pattern() -> str:
+    return "cu*/jittor_core*.so" if os.environ["nvcc_path"] else "jittor_core*.so"
+
+
+@contextmanager
+def _process_state_kept(jittor_home: Path) -> Iterator[None]:
+    """Keeps from Jittor's import the user's home folder, the signal handlers and the check of TLS certificates."""
+    home, context = os.environ.get("HOME"), ssl._create_default_https_context
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGCHLD)}
+    os.environ["HOME"] = str(jittor_home)  # where Jittor writes its config.json; the real one may not even be writable
+    try:
+        yield
+    finally:
+        if home is None:
+            del os.environ["HOME"]
+        else:
+            os.environ["HOME"] = home
+        ssl._create_default_https_context = context
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in handlers.items():
+                if handler is not None:
+                    signal.signal(number, handler)
+
+
+def _close_compile_pool() -> None:
+    """Ends the processes that compiled the core; Jittor makes new ones should it need them."""
+    import jittor_utils
+
+    if jittor_utils.pool_size:
+        jittor_utils.p.terminate()
+        jittor_utils.p.join()
+        jittor_utils.pool_size = 0
+        atexit.unregister(jittor_utils.pool_cleanup)
+
+
+def _filter_cerr(folder: Path, notice_line: str) -> None:
+    """Replaces Jittor's compile progress on std::cerr by one notice (see cerr_filter.cc)."""
+    source = FILTER_SOURCE.read_bytes()
+    library = folder / f"jseg_cerr_filter_{hashlib.sha256(source).hexdigest()[:12]}.so"
+    if not library.exists():
+        temporary = library.with_suffix(f".{os.getpid()}")
+        command = [os.environ["cc_path"], "-std=c++14", "-O1", "-fPIC", "-shared", str(FILTER_SOURCE), "-o", temporary]
+        subprocess.run(command, check=True)
+        os.replace(temporary, library)
+    if notice_line:
+        line_start = "\r\033[K" if sys.stderr.isatty() else ""  # over a progress bar
+        notice_line = f"{line_start}{notice_line}\n"
+    ctypes.CDLL(str(library)).jseg_filter_cerr(notice_line.encode())
