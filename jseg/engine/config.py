@@ -47,6 +47,7 @@ class ShapesConfig:
     train_scenes: int = 2000
     val_scenes: int = 100
     seed: int = 0
+    objects: tuple[int, int] = (1, 4)  # fewest and most objects in a scene
 
 
 @dataclass
