@@ -1,0 +1,182 @@
+"""Batches for training, prepared ahead by worker processes, and pictures for evaluation, decoded ahead by threads.
+
+Each sample is a pure function of (data set, configuration, stream position), so batches are the same for any number of
+workers and ranks. Workers never import Jittor: they come from a fork server, which starts from a fresh interpreter.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from itertools import islice
+from multiprocessing import connection
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from jseg.data import transforms
+from jseg.data.label_maps import training_labels
+from jseg.data.sampling import augmentation_rng, endless_indices
+from jseg.data.segmentation_dataset import Dataset
+from jseg.engine.config import Config, DataConfig
+from jseg.errors import UserError
+
+_BATCHES_AHEAD = 2
+_EVALUATION_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one optimiser step of one process trains on."""
+
+    images: np.ndarray  # (B, 3, H, W) float32, normalised RGB
+    labels: np.ndarray  # (B, H, W) int32 training targets: see label_maps.training_labels
+    names: list[str]
+    iteration: int
+
+
+class Sample(NamedTuple):
+    """One picture of a batch."""
+
+    image: np.ndarray  # (3, H, W) float32
+    labels: np.ndarray  # (H, W) int32
+    name: str
+
+
+class EvaluationImage(NamedTuple):
+    """One picture to evaluate."""
+
+    image: np.ndarray  # (3, h, w) float32, normalised RGB, resized so that the short side is test.short_side
+    labels: np.ndarray | None  # (H, W) uint8 class numbers at the original size, 255 = ignored
+    name: str
+    size: tuple[int, int]  # original height, width
+
+
+def training_sample(dataset: Dataset, data: DataConfig, seed: int, position: int, index: int) -> Sample:
+    """Picture `index` after the random transforms of stream position `position`."""
+    image, labels, name = dataset.read(index)
+    rng = augmentation_rng(seed, position)
+    image, labels = transforms.random_resize(image, labels, rng, data.resize_box, data.ratio_range)
+    image, labels = transforms.random_crop(image, labels, rng, data.crop_size, data.max_class_share)
+    image, labels = transforms.random_flip(image, labels, rng, data.flip_probability)
+    if data.photometric:
+        image = transforms.photometric_distortion(image, rng)
+    image = transforms.normalise(image, data.mean, data.std)
+    image, labels = transforms.pad(image, labels, data.crop_size)
+    targets = training_labels(labels, dataset.class_list, data.setting)
+    return Sample(np.ascontiguousarray(image.transpose(2, 0, 1)), targets, name)
+
+
+_work: tuple[Dataset, DataConfig, int] | None = None  # of a worker process: what every sample needs
+
+
+def _start_worker(dataset: Dataset, data: DataConfig, seed: int) -> None:
+    global _work
+    _work = (dataset, data, seed)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business: it ends its workers politely
+    cv2.setNumThreads(1)
+    parent = multiprocessing.parent_process()
+    if parent is not None:  # without this, a killed parent would leave its workers waiting for ever
+        threading.Thread(target=_leave_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _leave_with(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(0)
+
+
+def _work_on(position: int, index: int) -> Sample:
+    return training_sample(*_work, position, index)
+
+
+def _samples_from_workers(
+    stream: Iterator[tuple[int, int]], dataset: Dataset, config: Config, ahead: int
+) -> Iterator[Sample]:
+    """Samples in stream order, with `ahead` of them being prepared or ready."""
+    methods = multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    if context.get_start_method() == "forkserver":
+        context.set_forkserver_preload([__name__])  # imported once, not once per worker
+    work = (dataset, config.data, config.train.seed)
+    executor = ProcessPoolExecutor(config.data.workers, context, initializer=_start_worker, initargs=work)
+    pending: deque = deque()
+    try:
+        while True:
+            pending.extend(executor.submit(_work_on, *item) for item in islice(stream, ahead - len(pending)))
+            yield pending.popleft().result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a data worker process ended unexpectedly (out of memory?): try data.workers=0, which prepares pictures in "
+            "the main process; a script that trains needs `if __name__ == '__main__':` around its calls"
+        ) from error
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def training_batches(
+    dataset: Dataset, config: Config, start_iteration: int = 0, rank: int = 0, world: int = 1
+) -> Iterator[Batch]:
+    """Batches without end, the first one being that of `start_iteration`.
+
+    Close the iterator (or leave it to be collected) to end the workers. With `world` processes each gets
+    `train.batch_size / world` samples; together they are the batch of a single process.
+
+    Raises:
+        UserError: the batch cannot be split over `world` processes; while iterating, what `dataset.read` raises.
+    """
+    batch_size, workers = config.train.batch_size, config.data.workers
+    if batch_size % world:
+        raise UserError(f"train.batch_size={batch_size}: must be a multiple of the number of processes, {world}")
+    share = batch_size // world
+    stream = endless_indices(len(dataset), config.train.seed, start_iteration * batch_size, rank, world)
+    if workers:
+        samples = _samples_from_workers(stream, dataset, config, max(_BATCHES_AHEAD * share, 2 * workers))
+    else:
+        samples = (training_sample(dataset, config.data, config.train.seed, *item) for item in stream)
+    return _batches(samples, share, start_iteration)
+
+
+def _batches(samples: Iterator[Sample], size: int, iteration: int) -> Iterator[Batch]:
+    try:
+        while True:
+            images, labels, names = zip(*islice(samples, size), strict=True)
+            yield Batch(np.stack(images), np.stack(labels), list(names), iteration)
+            iteration += 1
+    finally:
+        samples.close()
+
+
+def evaluation_image(dataset: Dataset, config: Config, index: int) -> EvaluationImage:
+    """Picture `index`, resized and normalised for the model."""
+    image, labels, name = dataset.read(index)
+    size = image.shape[:2]
+    image = transforms.resize_image(image, transforms.short_side_size(size, config.test.short_side))
+    image = transforms.normalise(image, config.data.mean, config.data.std)
+    return EvaluationImage(np.ascontiguousarray(image.transpose(2, 0, 1)), labels, name, size)
+
+
+def evaluation_images(dataset: Dataset, config: Config) -> Iterator[EvaluationImage]:
+    """Every picture once, in order, a few of them decoded ahead by threads (OpenCV runs beside the interpreter).
+
+    Raises:
+        UserError: while iterating, what `dataset.read` raises.
+    """
+    count = max(1, min(config.data.workers, _EVALUATION_THREADS))
+    indices = iter(range(len(dataset)))
+    threads = ThreadPoolExecutor(count)
+    try:
+        pending = deque(threads.submit(evaluation_image, dataset, config, i) for i in islice(indices, count + 1))
+        while pending:
+            item = pending.popleft().result()
+            pending.extend(threads.submit(evaluation_image, dataset, config, i) for i in islice(indices, 1))
+            yield item
+    finally:
+        threads.shutdown(wait=True, cancel_futures=True)

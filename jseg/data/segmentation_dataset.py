@@ -1,0 +1,146 @@
+"""Pairs of picture and label PNG named by a split file (PASCAL VOC's layout), checked when the data set is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from jseg.data.class_names import ClassList, class_list
+from jseg.data.image_files import file_problem, read_image, read_stored_labels
+from jseg.data.label_maps import class_labels
+from jseg.data.shapes import ShapesDataset
+from jseg.engine.config import DataConfig
+from jseg.errors import UserError
+
+SPLITS = ("train", "val", "test")
+_CHECK_THREADS = 8  # waiting for the disk, not computing
+_NAMED_FILES = 5
+
+
+class Dataset(Protocol):
+    """What training and evaluation ask of a data set."""
+
+    class_list: ClassList
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None, str]:
+        """(H, W, 3) uint8 RGB picture, (H, W) uint8 class numbers (255 = ignored) or None, and the picture's name."""
+        ...
+
+
+def open_dataset(data: DataConfig, split: str) -> Dataset:
+    """The data set of a configuration; `split` is train, val or test (the pictures of val, labels not needed).
+
+    Raises:
+        UserError: unknown data set, missing or unreadable files, empty split.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r}")
+    return ShapesDataset(data, split) if data.dataset == "shapes" else SegmentationDataset(data, split)
+
+
+def _read_names(path: Path, key: str) -> list[str]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise UserError(f"split file {path} does not exist: correct {key} or data.root") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"split file {path} cannot be read: {error}") from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise UserError(f"split file {path} names no picture: it needs one name a line, without suffix ({key})")
+    return names
+
+
+def describe_bad_files(problems: Iterable[tuple[Path, str]], root: Path) -> str:
+    """`a.jpg (missing), b.png (truncated) and 7 more` for files below `root`."""
+    problems = list(problems)
+    shown = [
+        f"{path.relative_to(root) if path.is_relative_to(root) else path} ({problem})"
+        for path, problem in problems[:_NAMED_FILES]
+    ]
+    more = f" and {len(problems) - _NAMED_FILES} more" if len(problems) > _NAMED_FILES else ""
+    return ", ".join(shown) + more
+
+
+class SegmentationDataset:
+    """Pictures with label PNGs. Every file is looked at (first and last bytes) when the data set is opened."""
+
+    def __init__(self, data: DataConfig, split: str) -> None:
+        """Opens `split` (train, val, test) of the data set that `data` describes.
+
+        Raises:
+            UserError: no data.root, missing folder or split file, empty split, missing or unreadable files (the first
+                ones are named), unknown class list.
+        """
+        self.class_list = class_list(data.dataset, data.split)
+        self._section = "train" if split == "train" else "val"
+        self._files = data.train if split == "train" else data.val
+        if not data.root:
+            raise UserError(f"data.root is not set: give the folder of {data.dataset}, data.root=/path/to/data")
+        self._root = Path(data.root)
+        if not self._files.labels and split != "test":
+            raise UserError(f"data.{self._section}.labels is not set: {split} needs a folder of label PNGs")
+        for key in ("images", "labels"):
+            folder = self._root / getattr(self._files, key)
+            if (key == "images" or self._files.labels) and not folder.is_dir():
+                raise UserError(f"folder {folder} does not exist: correct data.root or data.{self._section}.{key}")
+        self.names = self._find_names()
+        self._check_files()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def _find_names(self) -> list[str]:
+        if self._files.names:
+            return _read_names(self._root / self._files.names, f"data.{self._section}.names")
+        folder, suffix = self._root / self._files.images, self._files.image_suffix
+        names = sorted(path.name[: -len(suffix) or None] for path in folder.iterdir() if path.name.endswith(suffix))
+        if not names:
+            raise UserError(
+                f"folder {folder} holds no *{suffix} file: correct data.{self._section}.images or image_suffix"
+            )
+        return names
+
+    def image_path(self, index: int) -> Path:
+        """Where picture `index` lies."""
+        return self._root / self._files.images / f"{self.names[index]}{self._files.image_suffix}"
+
+    def labels_path(self, index: int) -> Path | None:
+        """Where the label PNG of picture `index` lies; None when the split has none."""
+        if not self._files.labels:
+            return None
+        return self._root / self._files.labels / f"{self.names[index]}{self._files.label_suffix}"
+
+    def _check_files(self) -> None:
+        files = [(self.image_path(index), False) for index in range(len(self))]
+        if self._files.labels:
+            files += [(self.labels_path(index), True) for index in range(len(self))]
+        with ThreadPoolExecutor(_CHECK_THREADS) as threads:
+            found = threads.map(lambda file: file_problem(*file), files, chunksize=256)
+            problems = [(path, problem) for (path, _), problem in zip(files, found, strict=True) if problem]
+        if problems:
+            raise UserError(
+                f"{self.class_list.title} {self._section}: {len(problems)} of {len(files)} files below {self._root} "
+                f"cannot be used: {describe_bad_files(problems, self._root)}"
+            )
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None, str]:
+        """(H, W, 3) uint8 RGB picture, (H, W) uint8 class numbers (255 = ignored) or None, and the picture's name.
+
+        Raises:
+            UserError: naming the file: unreadable, sizes that differ, label values outside the class list.
+        """
+        image, path = read_image(self.image_path(index)), self.labels_path(index)
+        if path is None:
+            return image, None, self.names[index]
+        stored = read_stored_labels(path)
+        if stored.shape != image.shape[:2]:
+            sizes = [f"{shape[1]}x{shape[0]}" for shape in (stored.shape, image.shape)]
+            raise UserError(f"{path}: the label map is {sizes[0]} pixels, its picture {sizes[1]}")
+        return image, class_labels(stored, self.class_list, str(path)), self.names[index]

@@ -1,0 +1,205 @@
+"""The built-in data set `shapes`: scenes with exact masks and captions, drawn on the fly from a seed; no download.
+
+20 classes named by colour, surface pattern and shape ("red striped circle"); 15 are seen in training. No single word
+names a class and any two do, so an unseen class can be understood from words that seen classes share with it, while a
+rule that looks only at colours fails. A scene holds one to four objects of different classes (diameter 1:4, occluded,
+turned, in uneven light) on a textured background with things of no class. As in PASCAL VOC the background belongs to no
+class: it is stored as 255 and left out of training targets and metrics.
+
+A scene is a pure function of (seed, split, index). Train and val scenes never come from the same random stream.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from jseg.data import shapes_drawing as drawing
+from jseg.data.class_names import IGNORED, SHAPES_NAMES, class_list
+from jseg.engine.config import DataConfig
+from jseg.errors import UserError
+
+_STREAMS = {"train": 101, "val": 102, "test": 102}  # first word of the random seed; test shows the scenes of val
+_CAPTION = 1  # further word of the seed: other captions leave the scenes as they are
+_DIAMETERS = (0.2, 0.8)  # of the short side of the scene
+_LEAST_VISIBLE = 0.45  # share of an object that must stay in sight
+_PLACES = 8  # tries to place an object
+_WIRES = 0.3  # probability of thin lines in front of everything
+_ONE = ("a photo of {}.", "{}.", "there is {} in the picture.", "this is {}.", "a picture of {}.", "{} in the scene.")
+_SEVERAL = ("a photo of {}.", "{}.", "there are {} in the picture.", "a picture with {}.", "{} in the scene.")
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """One object of a scene."""
+
+    class_index: int
+    diameter: float  # before it is cut off or covered, as a share of the short side of the scene
+    visible: float  # share of its area in sight
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A drawn picture and what is in it."""
+
+    image: np.ndarray  # (H, W, 3) uint8 RGB
+    labels: np.ndarray  # (H, W) uint8 class numbers, 255 = background
+    objects: tuple[SceneObject, ...]  # from back to front
+
+
+class ShapesDataset:
+    """Scenes of one split; see the module docstring."""
+
+    def __init__(self, data: DataConfig, split: str) -> None:
+        """Prepares `split` (train, val, test) of the data set that `data.shapes` describes; nothing is drawn yet.
+
+        Raises:
+            UserError: no scenes, a scene too small to draw in, a negative seed, a range of objects out of order.
+        """
+        self.class_list = class_list("shapes", data.split)
+        self.config, self.split = data.shapes, split
+        self._length = data.shapes.train_scenes if split == "train" else data.shapes.val_scenes
+        if self._length < 1:
+            key = "train_scenes" if split == "train" else "val_scenes"
+            raise UserError(f"data.shapes.{key}={self._length}: the split needs at least one scene")
+        if min(data.shapes.size) < 32:
+            raise UserError(f"data.shapes.size={data.shapes.size}: scenes need at least 32 pixels a side")
+        if not 0 <= data.shapes.seed < 2**32:
+            raise UserError(f"data.shapes.seed={data.shapes.seed}: must be in 0..{2**32 - 1}")
+        least, most = data.shapes.objects
+        if not 1 <= least <= most <= len(SHAPES_NAMES):
+            raise UserError(f"data.shapes.objects={(least, most)}: must be (least, most), 1 to {len(SHAPES_NAMES)}")
+
+    def __len__(self) -> int:
+        return self._length
+
+    def _rng(self, index: int, *words: int) -> np.random.Generator:
+        if not 0 <= index < self._length:
+            raise IndexError(f"scene {index} of {self._length}")
+        return np.random.default_rng([_STREAMS[self.split], self.config.seed, index, *words])
+
+    def scene(self, index: int) -> Scene:
+        """Draws scene `index`."""
+        return draw_scene(self.config.size, self.config.objects, self._rng(index))
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
+        """(H, W, 3) uint8 RGB picture, (H, W) uint8 class numbers (255 = background), and the scene's name."""
+        scene = self.scene(index)
+        return scene.image, scene.labels, f"{self.split}_{index:06d}"
+
+    def caption(self, index: int, scene: Scene | None = None) -> str:
+        """A sentence about scene `index`; pass the scene if it is at hand, else it is drawn again."""
+        return describe((scene or self.scene(index)).objects, self._rng(index, _CAPTION))
+
+
+def draw_scene(size: tuple[int, int], objects: tuple[int, int], rng: np.random.Generator) -> Scene:
+    """Draws a scene of `size` (height, width) with `objects` (least, most) objects of different classes."""
+    unit = min(size) / 96
+    picture = np.ascontiguousarray(drawing.background(size, unit, rng))
+    for _ in range(rng.integers(2, 7)):
+        drawing.scribble(picture, unit, rng)
+    owners = np.full(size, -1, np.int8)  # which object each pixel shows
+    count = int(rng.integers(objects[0], objects[1] + 1))
+    low, high = np.log(_DIAMETERS)
+    diameters = np.exp(rng.uniform(low, high, count))
+    diameters[0] = max(diameters)
+    placed: list[tuple[int, float, int]] = []  # class, diameter, area
+    for class_index, diameter in zip(rng.permutation(len(SHAPES_NAMES))[:count].tolist(), diameters, strict=True):
+        area = _place(picture, owners, class_index, diameter * min(size), placed, rng)
+        if area:
+            placed.append((class_index, float(diameter), area))
+    if rng.random() < _WIRES:
+        _wires(picture, owners, unit, rng)
+    visible = np.bincount(owners[owners >= 0], minlength=len(placed))
+    labels = np.append(np.array([item[0] for item in placed], np.uint8), np.uint8(IGNORED))[owners]
+    found = tuple(
+        SceneObject(class_index, diameter, int(seen) / area)
+        for (class_index, diameter, area), seen in zip(placed, visible, strict=True)
+    )
+    return Scene(drawing.light(picture, rng), labels, found)
+
+
+def _place(
+    picture: np.ndarray,
+    owners: np.ndarray,
+    class_index: int,
+    diameter: float,
+    placed: list[tuple[int, float, int]],
+    rng: np.random.Generator,
+) -> int:
+    """Paints an object where it leaves enough of the others in sight; its area in pixels, 0 = no place was found."""
+    size, radius = owners.shape, diameter / 2
+    shape = SHAPES_NAMES[class_index].split()[-1]
+    stretch, angle = np.exp(rng.uniform(-0.18, 0.18)), rng.uniform(0, 2 * np.pi)
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    points = drawing.outline(shape) * radius * (stretch, 1 / stretch) @ turn
+    areas = np.array([item[2] for item in placed])
+    for _ in range(_PLACES):
+        centre = np.array([rng.uniform(0.6 * radius, side - 0.6 * radius) for side in size[::-1]])
+        mask = drawing.fill(points + centre, size)
+        covered = owners.copy()
+        covered[mask] = -1
+        left = np.bincount(covered[covered >= 0], minlength=len(placed))
+        if (left >= _LEAST_VISIBLE * areas).all():
+            owners[mask] = len(placed)
+            _paint(picture, mask, class_index, centre, diameter, rng)
+            return int(np.count_nonzero(mask))
+    return 0
+
+
+def _paint(
+    picture: np.ndarray,
+    mask: np.ndarray,
+    class_index: int,
+    centre: np.ndarray,
+    diameter: float,
+    rng: np.random.Generator,
+) -> None:
+    """Paints the surface of an object into the pixels of `mask`."""
+    colour, pattern, _ = SHAPES_NAMES[class_index].split()
+    unit = min(mask.shape) / 96
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    x, y = (part[window] - middle for part, middle in zip(drawing.coordinates(*mask.shape), centre, strict=True))
+    angle = rng.uniform(0, 2 * np.pi)
+    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    period = (4 * unit + 0.11 * diameter) * rng.uniform(0.85, 1.15)
+    cover = drawing.pattern_cover(pattern, cos * x + sin * y, cos * y - sin * x, period, rng.uniform(0.36, 0.5))
+    first = drawing.family_colour(colour, rng)
+    surface = first + (drawing.second_colour(first, rng) - first) * cover[..., None]
+    shade = 1 + np.float32(rng.uniform(0, 0.5) / diameter) * (cos * y - sin * x)  # light from one side
+    inside = mask[window]
+    picture[window][inside] = (surface * shade[..., None])[inside]
+
+
+def _wires(picture: np.ndarray, owners: np.ndarray, unit: float, rng: np.random.Generator) -> None:
+    """Thin lines in front of everything; their pixels belong to no object."""
+    for _ in range(rng.integers(1, 3)):
+        ends = rng.uniform(0, 1, (2, 2)) * picture.shape[1::-1]
+        direction = ends[1] - ends[0]
+        across = np.array([-direction[1], direction[0]]) / (np.hypot(*direction) + 1e-6) * unit * 0.5
+        wire = drawing.fill(np.concatenate([ends + across, ends[::-1] - across]), owners.shape)
+        picture[wire] = rng.uniform(0, 255, 3)
+        owners[wire] = -1
+
+
+def describe(objects: tuple[SceneObject, ...], rng: np.random.Generator) -> str:
+    """A sentence that names the objects in any order, some of them or of their attributes left out now and then."""
+    kept = [i for i in rng.permutation(len(objects)) if rng.random() < 0.9] or [0]
+    phrases = [_phrase(objects[i], rng) for i in kept]
+    listed = " and ".join([", ".join(phrases[:-1]), phrases[-1]] if len(phrases) > 1 else phrases)
+    templates = _ONE if len(phrases) == 1 else _SEVERAL
+    return templates[rng.integers(len(templates))].format(listed)
+
+
+def _phrase(item: SceneObject, rng: np.random.Generator) -> str:
+    """`a red striped circle`, or with a word less, or with a word on its size."""
+    words = SHAPES_NAMES[item.class_index].split()
+    draw = rng.random()
+    if draw < 0.3:
+        left_out = int(draw * 10)
+        words = words[:2] + ["shape"] if left_out == 2 else words[:left_out] + words[left_out + 1 :]
+    if rng.random() < 0.25:
+        words.insert(0, "small" if item.diameter < 0.3 else "large" if item.diameter > 0.55 else "medium")
+    return " ".join(["a", *words])
