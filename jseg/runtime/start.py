@@ -25,7 +25,7 @@ from pathlib import Path
 
 from jseg.errors import UserError
 from jseg.runtime import toolchain
-from jseg.runtime.prepare import Preparation, prepare
+from jseg.runtime.prepare import Preparation, has_gpu_device, prepare
 
 DEVICES = ("auto", "cpu", "cuda")
 FILTER_SOURCE = Path(__file__).with_name("cerr_filter.cc")
@@ -56,10 +56,12 @@ def start(device: str = "auto") -> str:
     if device == "cuda" and not preparation.nvcc:
         raise UserError(f"device cuda is not possible: {preparation.cuda_note}")
     if not _started and "jittor" not in sys.modules:
-        os.environ["python_config_path"] = toolchain.find_python_config()
-        if device == "cpu":
-            os.environ["nvcc_path"] = ""  # nothing is compiled for CUDA, no GPU memory is taken
-        _import_jittor(preparation)
+        for note in preparation.notes:
+            print(f"jseg: {note}", file=sys.stderr)
+        if device == "auto" and not preparation.nvcc and has_gpu_device():
+            print(f"jseg: the GPU is not used: {preparation.cuda_note}", file=sys.stderr)
+        # for the CPU alone nothing is compiled for CUDA and no GPU memory is taken
+        _import_jittor(preparation, nvcc="" if device == "cpu" else preparation.nvcc)
         _started = True
     import jittor
 
@@ -75,24 +77,24 @@ def notice(jittor_home: Path) -> str:
     return f"jseg: compiling Jittor kernels for this machine, once; kept in {jittor_home}"
 
 
-def _import_jittor(preparation: Preparation) -> None:
+def _import_jittor(preparation: Preparation, nvcc: str) -> None:
+    os.environ["python_config_path"] = toolchain.find_python_config()
+    os.environ["nvcc_path"] = nvcc
     with _process_state_kept(preparation.jittor_home), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Jittor's own sources, when Python compiles them
         try:
             import jittor_utils
 
-            core_is_there = any(Path(jittor_utils.cache_path).glob(_core_pattern()))
+            pattern = "cu*/jittor_core*.so" if nvcc else "jittor_core*.so"
+            core_is_there = any(Path(jittor_utils.cache_path).glob(pattern))
             if not core_is_there:
                 print(notice(preparation.jittor_home) + " (a few minutes)", file=sys.stderr, flush=True)
             import jittor  # noqa: F401
         except SystemExit as error:  # Jittor ends the process, with code 0, after it has rebuilt a part of itself
             raise UserError("Jittor rebuilt itself for other compiler settings: run the same command again") from error
+    os.environ["nvcc_path"] = preparation.nvcc  # what child processes inherit does not depend on the device of this one
     _close_compile_pool()
-    _filter_cerr(Path(jittor_utils.cache_path), "" if not core_is_there else notice(preparation.jittor_home))
-
-
-def _core_pattern() -> str:
-    return "cu*/jittor_core*.so" if os.environ["nvcc_path"] else "jittor_core*.so"
+    _filter_cerr(Path(jittor_utils.cache_path), notice(preparation.jittor_home) if core_is_there else "")
 
 
 @contextmanager

@@ -1,0 +1,51 @@
+# make demo   train, evaluate and draw on the built-in data set: one command on a bare machine
+# make test   all tests but the slow ones
+#
+# Needs Python 3.10-3.12 with venv and headers, g++ and make. `make test PYTHON=python3.11` chooses the interpreter,
+# VENV=folder another virtual environment, PIP_ARGS="--index-url …" where packages come from, ARGS="-k word" the tests.
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+ARGS ?=
+DEMO ?= work_dirs/shapes_demo
+
+RUN := $(VENV)/bin/python
+
+.PHONY: demo test test-slow lint clean
+
+demo: $(VENV)/installed
+	$(RUN) tools/run_net.py --config-file configs/shapes_demo.py --task train --work-dir $(DEMO)
+	$(RUN) tools/run_net.py --config-file configs/shapes_demo.py --task val --work-dir $(DEMO) --resume
+	$(RUN) tools/run_net.py --config-file configs/shapes_demo.py --task test --work-dir $(DEMO) --resume
+
+test: $(VENV)/installed-test
+	$(RUN) -m pytest $(ARGS)
+
+test-slow: $(VENV)/installed-test
+	$(RUN) -m pytest -m slow $(ARGS)
+
+lint: $(VENV)/installed-test
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment is made anew when it was made for another folder (it does not survive a move) or its Python is gone.
+ifneq ($(shell $(RUN) -c pass 2>/dev/null && cat $(VENV)/place 2>/dev/null),$(CURDIR))
+.PHONY: $(VENV)/place
+endif
+
+$(VENV)/place:
+	$(PYTHON) -m venv --clear $(VENV)
+	echo "$(CURDIR)" > $@
+
+$(VENV)/installed: pyproject.toml $(VENV)/place
+	$(RUN) -m pip install --disable-pip-version-check $(PIP_ARGS) -e .
+	touch $@
+
+$(VENV)/installed-test: pyproject.toml $(VENV)/place
+	$(RUN) -m pip install --disable-pip-version-check $(PIP_ARGS) -e ".[test]"
+	touch $@

@@ -1,0 +1,117 @@
+"""What was found of the things that Jittor needs, and for each missing one the command that mends it.
+
+`python -m jseg.runtime` prints it; nothing here fails because something is missing.
+"""
+
+from __future__ import annotations
+
+import platform
+import re
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from jseg.runtime import onednn, toolchain
+from jseg.runtime.prepare import Preparation, find_nvcc, has_driver_library, has_gpu_device, nvcc_version, prepare
+from jseg.runtime.start import start
+
+
+@dataclass
+class Finding:
+    """One line of the report."""
+
+    name: str
+    found: str  # what was found; "" = nothing
+    mend: str = ""  # the command that mends it; "" = nothing to mend
+    needed: bool = False  # whether jseg cannot run without it
+
+
+def driver_version() -> str:
+    """Version of the NVIDIA driver, "present" when it tells none, "" when there is none."""
+    if not has_driver_library():
+        return ""
+    try:
+        text = Path("/proc/driver/nvidia/version").read_text(errors="replace")
+    except OSError:
+        return "present"
+    found = re.search(r"\b(\d{3}\.\d+(?:\.\d+)?)\b", text)
+    return found.group(1) if found else "present"
+
+
+def gpu_names() -> str:
+    """Names and memory of the GPUs as nvidia-smi tells them, "" when there are none."""
+    if not has_gpu_device():
+        return ""
+    command = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    try:
+        text = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return "present, but nvidia-smi does not list it"
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _toolkit() -> str:
+    """The CUDA toolkit that was found, used or not."""
+    nvcc = find_nvcc()
+    version = nvcc_version(nvcc) if nvcc else None
+    return f"{version[0]}.{version[1]}, {nvcc}" if version else ""
+
+
+def findings(preparation: Preparation) -> list[Finding]:
+    """Looks at everything that Jittor needs or can use.
+
+    Args:
+        preparation: what `prepare` decided for this process.
+    """
+    compiler = toolchain.find_compiler()
+    python_config = toolchain.find_python_config()
+    version = f"python3.{sys.version_info.minor}"
+    cuda = "" if preparation.nvcc else preparation.cuda_note
+    return [
+        Finding("Python", f"{platform.python_version()}, {sys.executable}"),
+        Finding("Jittor", toolchain.jittor_version(), f"pip install {toolchain.JITTOR}", needed=True),
+        Finding("C++ compiler", compiler and f"{toolchain.compiler_version(compiler)}, {compiler}",
+                "apt-get install g++, or set cc_path=/…/bin/g++", needed=True),
+        Finding("Python headers", python_config, f"apt-get install {version}-dev", needed=True),
+        Finding("oneDNN", onednn.VERSION if preparation.onednn else "", onednn.INSTALL),
+        Finding("CUDA toolkit", _toolkit()),
+        Finding("NVIDIA driver", driver_version()),
+        Finding("GPU", gpu_names()),
+        Finding("CUDA", "used" if preparation.nvcc else "", cuda),
+        Finding("cache folder", "" if preparation.problem else str(preparation.jittor_home), preparation.problem,
+                needed=True),
+    ]  # fmt: skip
+
+
+def write_report() -> int:
+    """Prints the report; returns the exit code: 0 when jseg can run here, 1 when something needed is missing."""
+    preparation = prepare()
+    lines = findings(preparation)
+    for line in lines:
+        print(f"{line.name + ':':16}{line.found or 'no'}")
+    for line in lines:
+        if not line.found and line.mend:
+            print(f"{'missing' if line.needed else 'optional'}: {line.name}: {line.mend}")
+    return int(any(line.needed and not line.found for line in lines))
+
+
+def check(device: str) -> int:
+    """Runs a product and a NaN check in Jittor and prints how that went; returns 0, or 1 when a result is wrong."""
+    begin = time.perf_counter()
+    device = start(device)
+    import jittor
+    import numpy as np
+
+    left = np.random.default_rng(0).standard_normal((256, 512), dtype=np.float32)
+    product = (jittor.array(left) @ jittor.array(left.T)).numpy()
+    error = float(np.abs(product - left.astype(np.float64) @ left.T).max())
+    probe = jittor.array(np.array([np.nan, 1.0], dtype=np.float32))
+    nan_holds = (probe != probe).numpy().tolist() == [True, False]
+    fine = error < 1e-2 and (nan_holds or device == "cuda")  # CUDA kernels are always built with fast math
+    print(
+        f"check:          {'fine' if fine else 'WRONG RESULTS'} on {device}: product off by {error:.1e}, "
+        f"nan != nan is {nan_holds}, {time.perf_counter() - begin:.1f} s"
+    )
+    return int(not fine)
