@@ -1,0 +1,174 @@
+"""CLIP's image tower (a Vision Transformer), state names as in OpenAI's weight files without the prefix `visual.`.
+
+https://github.com/openai/CLIP. With a `trace` dictionary, `execute` leaves `tokens_in`, `tokens_block<i>` (B, T, width) in it.
+"""
+
+from __future__ import annotations
+
+import jittor as jt
+import numpy as np
+from jittor import nn
+
+from jseg.clip.blocks import LayerNorm, Trace, Transformer, normal, uniform
+from jseg.errors import UserError
+from jseg.ops.attention import cross_attention
+from jseg.ops.bilinear import grid_interpolation_matrix, resize_bilinear
+
+
+def side_of_grid(positions: np.ndarray | jt.Var) -> int:
+    """n of a square grid of positions (1 + n * n, width).
+
+    Raises:
+        UserError: the grid is not square.
+    """
+    side = round((positions.shape[0] - 1) ** 0.5)
+    if side < 1 or side * side + 1 != positions.shape[0]:
+        raise UserError(f"positional embedding of {positions.shape[0]} rows: expected 1 + n * n (a square grid)")
+    return side
+
+
+def resize_positions(positions: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Resizes a positional embedding bilinearly (half-pixel centres, no antialiasing).
+
+    Args:
+        positions: (1 + n * n, width) float32, the class token's row first.
+        grid: (h, w) of the patches.
+
+    Returns:
+        (1 + h * w, width) float32
+
+    Raises:
+        UserError: the given grid is not square.
+    """
+    side = side_of_grid(positions)
+    if (side, side) == tuple(grid):
+        return positions
+    patches = grid_interpolation_matrix((side, side), tuple(grid)) @ positions[1:]
+    return np.concatenate([positions[:1], patches]).astype(np.float32)
+
+
+class PatchEmbedding(nn.Module):
+    """Linear projection of square patches; the weight has the shape of the convolution that it stands for."""
+
+    def __init__(self, patch_size: int, width: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.weight = jt.zeros((width, 3, patch_size, patch_size))
+
+    def grid(self, images: jt.Var) -> tuple[int, int]:
+        """(h, w) in patches of images (B, 3, H, W).
+
+        Raises:
+            UserError: height or width is not a multiple of the patch size.
+        """
+        height, width = images.shape[2:]
+        if height % self.patch_size or width % self.patch_size or not height or not width:
+            raise UserError(
+                f"image of {height}x{width} pixels: both sides must be multiples of the patch size {self.patch_size}"
+            )
+        return height // self.patch_size, width // self.patch_size
+
+    def execute(self, images: jt.Var) -> jt.Var:
+        """(B, 3, H, W) -> (B, h * w, width), patches in row-major order."""
+        batch, (rows, columns), size = images.shape[0], self.grid(images), self.patch_size
+        patches = images.reshape(batch, 3, rows, size, columns, size).transpose(0, 2, 4, 1, 3, 5)
+        patches = patches.reshape(batch, rows * columns, 3 * size * size)
+        return nn.matmul_transpose(patches, self.weight.reshape(-1, 3 * size * size))
+
+
+class ImageTower(nn.Module):
+    """Images -> embeddings.
+
+    Args:
+        image_size: pixels; the positional embedding is stored for `image_size // patch_size` patches a side. Other
+            sizes and aspects work: positions are resized to the patch grid of the input.
+    """
+
+    def __init__(
+        self, image_size: int, patch_size: int, width: int, layers: int, heads: int, output_dim: int, eps: float = 1e-5
+    ) -> None:
+        super().__init__()
+        side = image_size // patch_size
+        if image_size % patch_size or side < 1:
+            raise UserError(f"model.image_size={image_size}: must be a multiple of model.patch_size={patch_size}")
+        self.image_size = image_size
+        self.class_embedding = jt.zeros(width)
+        self.positional_embedding = jt.zeros((1 + side * side, width))
+        self.proj = jt.zeros((width, output_dim))
+        self.conv1 = PatchEmbedding(patch_size, width)
+        self.ln_pre = LayerNorm(width, eps)
+        self.transformer = Transformer(width, layers, heads, eps)
+        self.ln_post = LayerNorm(width, eps)
+
+    def positions(self, grid: tuple[int, int]) -> jt.Var:
+        """The positional embedding for a patch grid (h, w): (1 + h * w, width)."""
+        side, width = side_of_grid(self.positional_embedding), self.positional_embedding.shape[1]
+        if (side, side) == tuple(grid):
+            return self.positional_embedding
+        maps = self.positional_embedding[1:].reshape(1, side, side, width).transpose(0, 3, 1, 2)
+        resized = resize_bilinear(maps, grid).transpose(0, 2, 3, 1).reshape(grid[0] * grid[1], width)
+        return jt.concat([self.positional_embedding[:1], resized], dim=0)
+
+    def execute(self, images: jt.Var, dense: bool = False, trace: Trace | None = None) -> jt.Var:
+        """Embeddings, not normalised.
+
+        Args:
+            images: (B, 3, H, W) float32, normalised.
+            dense: also embed every patch, each like the class token.
+            trace: dictionary that receives intermediates.
+
+        Returns:
+            (B, output_dim); dense: (B, 1 + h * w, output_dim), the class token first.
+
+        Raises:
+            UserError: H or W is not a multiple of the patch size.
+        """
+        trace = {} if trace is None else trace
+        positions, batch = self.positions(self.conv1.grid(images)), images.shape[0]
+        tokens = self.conv1(images) + positions[1:]
+        first = (self.class_embedding + positions[0]).broadcast((batch, 1, tokens.shape[-1]))
+        tokens = self.ln_pre(jt.concat([first, tokens], dim=1))
+        trace["tokens_in"] = tokens
+        for index, block in enumerate(self.transformer.resblocks):
+            tokens = block(tokens, cross_attention)
+            trace[f"tokens_block{index}"] = tokens
+        return jt.matmul(self.ln_post(tokens if dense else tokens[:, 0]), self.proj)
+
+
+def random_image_weights(tower: ImageTower, generator: np.random.Generator) -> dict[str, np.ndarray]:
+    """Weights as CLIP initialises its image tower, by state name: what an untrained tower starts from."""
+    width = tower.transformer.width
+    scale = width**-0.5
+    fan_in = int(np.prod(tower.conv1.weight.shape[1:]))
+    weights = {
+        "class_embedding": normal(generator, (width,), scale),
+        "positional_embedding": normal(generator, tuple(tower.positional_embedding.shape), scale),
+        "proj": normal(generator, tuple(tower.proj.shape), scale),
+        "conv1.weight": uniform(generator, tuple(tower.conv1.weight.shape), fan_in**-0.5),
+    }
+    for name in ("ln_pre", "ln_post"):
+        weights |= {f"{name}.weight": np.ones(width, np.float32), f"{name}.bias": np.zeros(width, np.float32)}
+    for index in range(len(tower.transformer.resblocks)):
+        block = _random_block(width, generator)
+        weights |= {f"transformer.resblocks.{index}.{name}": value for name, value in block.items()}
+    return weights
+
+
+def _random_block(width: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
+    """One block with the usual defaults: Xavier for the joint projection, uniform +-1/sqrt(fan in) for linear layers."""
+    zeros, ones = np.zeros(width, np.float32), np.ones(width, np.float32)
+    inner, outer = width**-0.5, (4 * width) ** -0.5
+    return {
+        "attn.in_proj_weight": uniform(generator, (3 * width, width), (6 / (4 * width)) ** 0.5),
+        "attn.in_proj_bias": np.zeros(3 * width, np.float32),
+        "attn.out_proj.weight": uniform(generator, (width, width), inner),
+        "attn.out_proj.bias": zeros,
+        "ln_1.weight": ones,
+        "ln_1.bias": zeros,
+        "mlp.c_fc.weight": uniform(generator, (4 * width, width), inner),
+        "mlp.c_fc.bias": uniform(generator, (4 * width,), inner),
+        "mlp.c_proj.weight": uniform(generator, (width, 4 * width), outer),
+        "mlp.c_proj.bias": uniform(generator, (width,), outer),
+        "ln_2.weight": ones,
+        "ln_2.bias": zeros,
+    }

@@ -1,0 +1,97 @@
+"""CLIP's text tower, state names as in OpenAI's weight files.
+
+https://github.com/openai/CLIP. With a `trace` dictionary, `execute` leaves `text_last_hidden` (N, L, width) in it.
+"""
+
+from __future__ import annotations
+
+import jittor as jt
+import numpy as np
+from jittor import nn
+
+from jseg.clip.blocks import LayerNorm, Trace, Transformer, normal, uniform
+from jseg.errors import UserError
+from jseg.ops.attention import causal_attention
+
+
+class TextTower(nn.Module):
+    """Token ids -> embeddings."""
+
+    def __init__(
+        self,
+        width: int,
+        layers: int,
+        heads: int,
+        output_dim: int,
+        context_length: int = 77,
+        vocab_size: int = 49408,
+        eps: float = 1e-5,
+    ) -> None:
+        super().__init__()
+        self.context_length = context_length
+        self.vocab_size = vocab_size
+        self.positional_embedding = jt.zeros((context_length, width))
+        self.text_projection = jt.zeros((width, output_dim))
+        self.transformer = Transformer(width, layers, heads, eps)
+        self.token_embedding = nn.Embedding(vocab_size, width)
+        self.ln_final = LayerNorm(width, eps)
+
+    def execute(self, token_ids: np.ndarray | jt.Var, trace: Trace | None = None) -> jt.Var:
+        """Embeddings of texts, not normalised: the hidden state at the end-of-text token, projected.
+
+        Args:
+            token_ids: (N, L) int32 with L <= context_length; the end-of-text token is the largest id of a row.
+            trace: dictionary that receives intermediates.
+
+        Returns:
+            (N, output_dim)
+
+        Raises:
+            UserError: texts too long for the tower, or ids outside its vocabulary.
+        """
+        ids = np.asarray(token_ids.numpy() if isinstance(token_ids, jt.Var) else token_ids).astype(np.int32)
+        count, length = ids.shape
+        if length > self.context_length:
+            raise UserError(f"texts of {length} tokens: this text tower takes at most {self.context_length}")
+        if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
+            raise UserError(
+                f"token id {ids.max() if ids.min() >= 0 else ids.min()} is not in the text tower's vocabulary of "
+                f"{self.vocab_size}: use the vocabulary that its weights were trained with"
+            )
+        x = self.token_embedding(jt.array(ids)) + self.positional_embedding[:length]
+        x = self.ln_final(self.transformer(x, causal_attention))
+        if trace is not None:
+            trace["text_last_hidden"] = x
+        last = jt.array((np.arange(count) * length + ids.argmax(axis=1)).astype(np.int32))
+        return jt.matmul(x.reshape(count * length, -1)[last], self.text_projection)
+
+
+def random_text_weights(tower: TextTower, generator: np.random.Generator) -> dict[str, np.ndarray]:
+    """Weights as CLIP initialises its text tower, by state name: what an untrained tower starts from."""
+    width, layers = tower.transformer.width, len(tower.transformer.resblocks)
+    zeros, ones = np.zeros(width, np.float32), np.ones(width, np.float32)
+    residual_std = width**-0.5 * (2 * layers) ** -0.5
+    weights = {
+        "positional_embedding": normal(generator, (tower.context_length, width), 0.01),
+        "text_projection": normal(generator, tuple(tower.text_projection.shape), width**-0.5),
+        "token_embedding.weight": normal(generator, (tower.vocab_size, width), 0.02),
+        "ln_final.weight": ones,
+        "ln_final.bias": zeros,
+    }
+    for index in range(layers):
+        block = {
+            "attn.in_proj_weight": normal(generator, (3 * width, width), width**-0.5),
+            "attn.in_proj_bias": np.zeros(3 * width, np.float32),
+            "attn.out_proj.weight": normal(generator, (width, width), residual_std),
+            "attn.out_proj.bias": zeros,
+            "ln_1.weight": ones,
+            "ln_1.bias": zeros,
+            "mlp.c_fc.weight": normal(generator, (4 * width, width), (2 * width) ** -0.5),
+            "mlp.c_fc.bias": uniform(generator, (4 * width,), width**-0.5),
+            "mlp.c_proj.weight": normal(generator, (width, 4 * width), residual_std),
+            "mlp.c_proj.bias": uniform(generator, (width,), (4 * width) ** -0.5),
+            "ln_2.weight": ones,
+            "ln_2.bias": zeros,
+        }
+        weights |= {f"transformer.resblocks.{index}.{name}": value for name, value in block.items()}
+    return weights

@@ -1,0 +1,1 @@
+"""CLIP-RC: image encoder with prompts and region tokens, text-region alignment, decoders."""

@@ -1,0 +1,128 @@
+"""The image encoder: CLIP's image tower with prompts and region tokens; image -> patches, regions, global.
+
+Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, figure 2. Token order:
+`[class token | K prompts | N patches | M regions]`. With a `trace` dictionary, `execute` leaves in it: `tokens_in`
+(B, T, width) = input of block 0, `tokens_block<i>` (B, T, width) = output of block i, `visual` (B, D, h, w),
+`cls` (B, D) and `region` (B, D, rh, rw).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jittor as jt
+from jittor import nn
+
+from jseg.clip.blocks import Dropout, LayerNorm, Trace, unit_length
+from jseg.clip.image_tower import ImageTower
+from jseg.engine.config import ModelConfig
+from jseg.errors import UserError
+from jseg.model.prompt_tokens import insert_prompts, project_prompts, replace_prompts
+from jseg.model.region_bridge import check_region_grid
+from jseg.ops.attention import region_attention
+
+
+@dataclass
+class ImageFeatures:
+    """What the encoder tells about a batch of images; all vectors have unit length."""
+
+    whole: jt.Var  # (B, D) one vector for the image
+    regions: jt.Var  # (B, M, D), row-major in region_grid
+    patches: jt.Var  # (B, N, D), row-major in patch_grid
+    patch_grid: tuple[int, int]  # (h, w)
+    region_grid: tuple[int, int]  # (rh, rw)
+
+
+class ImageEncoder(ImageTower):
+    """CLIP's image tower (frozen) with learned prompts in every layer and region tokens (frozen)."""
+
+    def __init__(self, config: ModelConfig, norm_eps: float = 1e-5, prompt_norm_eps: float = 1e-6) -> None:
+        super().__init__(
+            config.image_size,
+            config.patch_size,
+            config.width,
+            config.layers,
+            config.heads,
+            config.output_dim,
+            norm_eps,
+        )
+        if config.prompts < 1:
+            raise UserError(f"model.prompts={config.prompts}: must be at least 1")
+        width = config.width
+        self.region_grid = (config.region_grid, config.region_grid)
+        self.prompts = config.prompts
+        self.region_level_bridge = jt.zeros((config.region_grid**2, width))
+        self.prompt_embeddings = jt.zeros((1, config.prompts, width))
+        if config.layers > 1:
+            self.deep_prompt_embeddings = jt.zeros((config.layers - 1, config.prompts, width))
+        self.prompt_proj = nn.Linear(width, width)
+        self.prompt_norm = LayerNorm(width, prompt_norm_eps)
+        self.prompt_dropout = Dropout(config.prompt_dropout)
+
+    def input_tokens(self, images: jt.Var, grid: tuple[int, int]) -> jt.Var:
+        """`[class token | patches | regions]` after `ln_pre`, (B, 1 + N + M, width)."""
+        positions = self.positions(grid)
+        patches = self.conv1(images) + positions[1:]
+        batch, _, width = patches.shape
+        # the released models add the class embedding twice
+        first = (2 * self.class_embedding + positions[0]).broadcast((batch, 1, width))
+        regions = self.region_level_bridge.unsqueeze(0).broadcast((batch, *self.region_level_bridge.shape))
+        return self.ln_pre(jt.concat([first, patches, regions], dim=1))
+
+    def layer_prompts(self, layer: int, batch: int) -> jt.Var:
+        """The prompts that go into a layer, (B, K, width)."""
+        embeddings = self.prompt_embeddings[0] if layer == 0 else self.deep_prompt_embeddings[layer - 1]
+        return project_prompts(embeddings, self.prompt_proj, self.prompt_dropout, batch)
+
+    def run_layers(self, tokens: jt.Var, grid: tuple[int, int], trace: Trace) -> jt.Var:
+        """`[class token | patches | regions]` -> `[class token | prompts | patches | regions]` after the last layer."""
+        leading = 1 + self.prompts
+
+        def attend(q: jt.Var, k: jt.Var, v: jt.Var) -> jt.Var:
+            return region_attention(q, k, v, leading, grid, self.region_grid)
+
+        for layer, block in enumerate(self.transformer.resblocks):
+            place = insert_prompts if layer == 0 else replace_prompts
+            tokens = place(tokens, self.layer_prompts(layer, tokens.shape[0]))
+            if layer == 0:
+                trace["tokens_in"] = tokens
+            tokens = block(tokens, attend)
+            trace[f"tokens_block{layer}"] = tokens
+        return tokens
+
+    def execute(self, images: jt.Var, trace: Trace | None = None) -> ImageFeatures:
+        """Features of images of any size and aspect whose patch grid the region grid fits.
+
+        Args:
+            images: (B, 3, H, W) float32, normalised.
+            trace: dictionary that receives intermediates (module docstring).
+
+        Raises:
+            UserError: H or W is not a multiple of the patch size, or there are more regions than patches along a side.
+        """
+        trace = {} if trace is None else trace
+        grid = self.conv1.grid(images)
+        check_region_grid(grid, self.region_grid)
+        tokens = self.run_layers(self.input_tokens(images, grid), grid, trace)
+        first_patch, count = 1 + self.prompts, grid[0] * grid[1]
+        first_region = first_patch + count
+        # the released models leave the region tokens out of prompt_norm
+        kept = self.prompt_norm(jt.concat([tokens[:, :1], tokens[:, first_patch:first_region]], dim=1))
+        outputs = jt.concat([kept, tokens[:, first_region:]], dim=1)  # [class token | patches | regions]
+        outputs = unit_length(jt.matmul(self.ln_post(outputs), self.proj))
+        features = ImageFeatures(
+            whole=outputs[:, 0],
+            regions=outputs[:, 1 + count :],
+            patches=outputs[:, 1 : 1 + count],
+            patch_grid=grid,
+            region_grid=self.region_grid,
+        )
+        trace["cls"] = features.whole
+        trace["visual"] = as_maps(features.patches, grid)
+        trace["region"] = as_maps(features.regions, self.region_grid)
+        return features
+
+
+def as_maps(tokens: jt.Var, grid: tuple[int, int]) -> jt.Var:
+    """(B, h * w, D) tokens in row-major order -> (B, D, h, w)."""
+    return tokens.transpose(0, 2, 1).reshape(tokens.shape[0], tokens.shape[2], *grid)

@@ -1,0 +1,61 @@
+"""Region alignment: text x region x global -> class queries; regions + global + patches -> pixels.
+
+Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, region alignment module.
+The projections `q_proj` and `lateral_proj` are linear, so what is the same for many tokens is projected once and then
+repeated or interpolated; `query_features` and `pixel_features` are what they stand for.
+"""
+
+from __future__ import annotations
+
+import jittor as jt
+from jittor import nn
+
+from jseg.model.image_encoder import ImageFeatures
+from jseg.ops.bilinear import grid_interpolation_matrix
+
+
+def region_texts(features: ImageFeatures, text: jt.Var) -> jt.Var:
+    """Text features weighted by what a region and the image hold, (B, M * C, D), index m * C + c."""
+    visual = features.regions + features.whole.unsqueeze(1)  # (B, M, D)
+    batch, regions, depth = visual.shape
+    return (visual.unsqueeze(2) * text).reshape(batch, regions * text.shape[0], depth)
+
+
+def query_features(features: ImageFeatures, text: jt.Var) -> jt.Var:
+    """`concat[(R_m + G) * T_c, T_c]`, (B, M * C, 2D), index m * C + c: the input of `q_proj`."""
+    weighted = region_texts(features, text)
+    batch, length, depth = weighted.shape
+    classes = text.shape[0]
+    repeated = text.reshape(1, 1, classes, depth).broadcast((batch, length // classes, classes, depth))
+    return jt.concat([weighted, repeated.reshape(batch, length, depth)], dim=2)
+
+
+def region_maps(regions: jt.Var, features: ImageFeatures) -> jt.Var:
+    """Vectors of the regions (B, M, D), resized bilinearly to the patch grid: (B, N, D)."""
+    matrix = jt.array(grid_interpolation_matrix(features.region_grid, features.patch_grid))
+    return jt.matmul(matrix.broadcast((regions.shape[0], *matrix.shape)), regions)
+
+
+def pixel_features(features: ImageFeatures) -> jt.Var:
+    """`concat[up(R), G, I]`, (B, N, 3D): the input of `lateral_proj`."""
+    whole = features.whole.unsqueeze(1).broadcast(features.patches.shape)
+    return jt.concat([region_maps(features.regions, features), whole, features.patches], dim=2)
+
+
+def class_queries(features: ImageFeatures, text: jt.Var, q_proj: nn.Linear) -> jt.Var:
+    """`q_proj(query_features(...))`, (B, M * C, D); the term of the text alone is computed once, not per region."""
+    classes, depth = text.shape
+    weighted = nn.matmul_transpose(region_texts(features, text), q_proj.weight[:, :depth])
+    alone = nn.matmul_transpose(text, q_proj.weight[:, depth:]) + q_proj.bias  # (C, D)
+    batch, length, _ = weighted.shape
+    return (weighted.reshape(batch, length // classes, classes, depth) + alone).reshape(batch, length, depth)
+
+
+def pixels(features: ImageFeatures, lateral_proj: nn.Linear) -> jt.Var:
+    """`lateral_proj(pixel_features(...))`, (B, N, D); regions and global are projected before they are repeated."""
+    depth = features.whole.shape[-1]
+    weight = lateral_proj.weight  # (D, 3D)
+    regions = nn.matmul_transpose(features.regions, weight[:, :depth])
+    whole = nn.matmul_transpose(features.whole, weight[:, depth : 2 * depth]) + lateral_proj.bias
+    patches = nn.matmul_transpose(features.patches, weight[:, 2 * depth :])
+    return patches + region_maps(regions, features) + whole.unsqueeze(1)

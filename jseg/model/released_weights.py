@@ -1,0 +1,56 @@
+"""Taking over the weights of a CLIP-RC checkpoint (the released ones, or our own under the same names).
+
+https://github.com/uyzhang/CLIP-RC (PyTorch) and https://github.com/Jittor/JSeg (Jittor).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jseg.clip.image_tower import resize_positions, side_of_grid
+from jseg.errors import UserError
+from jseg.model.state import strict_load
+
+if TYPE_CHECKING:
+    from jseg.model.clip_rc import ClipRC
+
+POSITIONS = "backbone.positional_embedding"
+# a self-attention that the decoder declares and never runs
+DEAD = re.compile(r"decode_head\.(decoder_[qv]\.layers|recovery_decoder\.decouple_[qv])\.\d+\.(self_attn|norm1)\.")
+# rebuilt from the input size; the text tower and its stored texts are read elsewhere
+ELSEWHERE = re.compile(r"(.*\.)?attn_mask$|text_encoder\.|texts$")
+
+
+def load_released(model: ClipRC, tensors: Mapping[str, np.ndarray]) -> list[str]:
+    """Sets every weight of the model; nothing is changed unless all match.
+
+    Args:
+        tensors: arrays under the released names (`backbone.*`, `decode_head.*`); `text_encoder.*` and attention masks are
+            left alone. A positional embedding of another grid is resized.
+
+    Returns:
+        What was not taken as it is: names of dead weights, and the positional embedding if it was resized.
+
+    Raises:
+        UserError: missing, unknown or differently shaped arrays, with their names.
+    """
+    taken, report = {}, []
+    for name, value in tensors.items():
+        if DEAD.match(name):
+            report.append(name)
+        elif not ELSEWHERE.match(name):
+            taken[name] = np.asarray(value)
+    own = model.backbone.positional_embedding
+    stored = taken.get(POSITIONS)
+    if stored is not None and stored.ndim == 2 and stored.shape[0] != own.shape[0] and stored.shape[1] == own.shape[1]:
+        there, here = side_of_grid(stored), side_of_grid(own)
+        taken[POSITIONS] = resize_positions(stored.astype(np.float32), (here, here))
+        report.append(f"{POSITIONS} (resized from {there}x{there} to {here}x{here} patches)")
+    if not taken:
+        raise UserError("these weights hold no CLIP-RC model (no names that begin with backbone. or decode_head.)")
+    strict_load(model, taken, "these weights")
+    return report

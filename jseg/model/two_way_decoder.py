@@ -1,0 +1,82 @@
+"""The two-way decoder: class queries look at pixels while pixels look at class queries.
+
+Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, figure 2. No self-attention
+runs in it; the released PyTorch checkpoints carry weights of one that is never used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import jittor as jt
+from jittor import nn
+
+from jseg.clip.blocks import Dropout, LayerNorm, Trace, merge_heads, split_heads
+from jseg.errors import UserError
+from jseg.ops.attention import cross_attention
+
+
+class CrossAttention(nn.Module):
+    """Attention of one side to the other, with biased projections and dropout on the weights."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        if heads < 1 or width % heads:
+            raise UserError(f"model.decoder_heads={heads}: must divide model.output_dim={width}")
+        self.heads = heads
+        self.q = nn.Linear(width, width)
+        self.k = nn.Linear(width, width)
+        self.v = nn.Linear(width, width)
+        self.proj = nn.Linear(width, width)
+        self.weight_dropout = Dropout(dropout)
+
+    def execute(self, x: jt.Var, memory: jt.Var) -> jt.Var:
+        """x (B, Tx, width) attends to memory (B, Tm, width); returns (B, Tx, width)."""
+        keep = self.weight_dropout.keep((x.shape[0], self.heads, x.shape[1], memory.shape[1]))
+        q, k, v = (split_heads(y, self.heads) for y in (self.q(x), self.k(memory), self.v(memory)))
+        return self.proj(merge_heads(cross_attention(q, k, v, keep)))
+
+
+class DecoderLayer(nn.Module):
+    """Cross-attention and MLP, each added to its input and normalised after."""
+
+    def __init__(self, width: int, heads: int, ffn_factor: int, dropout: float, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(width, ffn_factor * width)
+        self.linear2 = nn.Linear(ffn_factor * width, width)
+        self.norm2 = LayerNorm(width, eps)
+        self.norm3 = LayerNorm(width, eps)
+        self.multihead_attn = CrossAttention(width, heads, dropout)
+        self.dropout = Dropout(dropout)
+
+    def execute(self, x: jt.Var, memory: jt.Var) -> jt.Var:
+        """x (B, Tx, width) with memory (B, Tm, width) -> (B, Tx, width)."""
+        x = self.norm2(x + self.dropout(self.multihead_attn(x, memory)))
+        inner = self.dropout(nn.relu(self.linear1(x)))
+        return self.norm3(x + self.dropout(self.linear2(inner)))
+
+
+class DecoderSide(nn.Module):
+    """The layers of one side; the name `layers` is part of the released state names."""
+
+    def __init__(self, layers: list[DecoderLayer]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+
+def decode(
+    q_layers: Iterable[DecoderLayer],
+    v_layers: Iterable[DecoderLayer],
+    q: jt.Var,
+    v: jt.Var,
+    trace: Trace | None = None,
+) -> tuple[jt.Var, jt.Var]:
+    """Queries (B, M * C, D) and pixels (B, N, D) through all layers; each layer updates both from the old values.
+
+    With a `trace` dictionary, `q<i>` and `v<i>` are left in it for the outputs of layers i = 1...
+    """
+    for index, (q_layer, v_layer) in enumerate(zip(q_layers, v_layers, strict=True), start=1):
+        q, v = q_layer(q, v), v_layer(v, q)
+        if trace is not None:
+            trace[f"q{index}"], trace[f"v{index}"] = q, v
+    return q, v

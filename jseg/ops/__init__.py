@@ -1,0 +1,1 @@
+"""Operators that the model is built from and that Jittor does not have, or not fast enough."""
