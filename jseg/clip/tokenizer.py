@@ -179,7 +179,7 @@ class Tokenizer:
                 if not truncate:
                     short = text if len(text) <= 60 else text[:57] + "..."
                     raise UserError(
-                        f"text {short!r} takes {len(ids)} tokens where {context_length} fit: shorten it, or cut it with "
+                        f"text {short!r} takes {len(ids)} tokens where {context_length} fit: shorten it or cut it with "
                         "truncate=True"
                     )
                 ids = [*ids[: context_length - 1], self.end_id]
