@@ -161,7 +161,8 @@ def _paint(
     unit = min(mask.shape) / 96
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    x, y = (part[window] - middle for part, middle in zip(drawing.coordinates(*mask.shape), centre, strict=True))
+    middle = centre.astype(np.float32)
+    x, y = (part[window] - start for part, start in zip(drawing.coordinates(*mask.shape), middle, strict=True))
     angle = rng.uniform(0, 2 * np.pi)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
     period = (4 * unit + 0.11 * diameter) * rng.uniform(0.85, 1.15)

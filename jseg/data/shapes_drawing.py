@@ -77,7 +77,7 @@ def _wave(values: np.ndarray, period: float, share: float) -> np.ndarray:
 
 
 def pattern_cover(pattern: str, x: np.ndarray, y: np.ndarray, period: float, share: float) -> np.ndarray:
-    """(H, W) in [0, 1]: how much of each pixel shows the second colour; x, y: (H, W) pixels from the object's centre."""
+    """(H, W) in [0, 1]: how much of each pixel shows the second colour; x, y: (H, W) pixels from the centre."""
     if pattern == "striped":
         inside = _wave(x, period, share)
     elif pattern == "ringed":

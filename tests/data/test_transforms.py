@@ -1,0 +1,235 @@
+"""Transforms against recorded arrays of the released pipeline and against plain NumPy arithmetic."""
+
+from __future__ import annotations
+
+import colorsys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jseg.data import transforms
+
+
+@pytest.fixture(scope="module")
+def recorded(golden: Path) -> dict[str, np.ndarray]:
+    with np.load(golden / "jseg_release" / "data.npz") as file:
+        return {key: file[key] for key in file.files}
+
+
+class PublishedDraws:
+    """Numpy's old global generator, from which the recorded pipeline drew, behind the names of the new one."""
+
+    def __init__(self, seed: int) -> None:
+        self.state = np.random.RandomState(seed)
+
+    def integers(self, *bounds: int) -> int:
+        return self.state.randint(*bounds)
+
+    def uniform(self, *bounds: float) -> float:
+        return self.state.uniform(*bounds)
+
+
+class Script:
+    """Returns the given draws one after the other."""
+
+    def __init__(self, *draws: float) -> None:
+        self.draws = list(draws)
+
+    def integers(self, *bounds: int) -> int:
+        return int(self.draws.pop(0))
+
+    def uniform(self, *bounds: float) -> float:
+        return float(self.draws.pop(0))
+
+
+def picture(height: int = 37, width: int = 53, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def bilinear(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Half-pixel-centred bilinear resize in double precision."""
+    planes = image.astype(np.float64)
+    for axis, want in enumerate(size):
+        have = image.shape[axis]
+        place = np.clip((np.arange(want) + 0.5) * have / want - 0.5, 0, have - 1)
+        low = np.floor(place).astype(int)
+        weight = (place - low).reshape([-1 if i == axis else 1 for i in range(3)])
+        high = np.minimum(low + 1, have - 1)
+        planes = planes.take(low, axis) * (1 - weight) + planes.take(high, axis) * weight
+    return planes
+
+
+def test_sizes_for_testing_match_the_recorded_table(recorded: dict) -> None:
+    for key in (key for key in recorded if key.startswith("out/test_resize")):
+        for height, width, *expected in recorded[key].tolist():
+            assert transforms.short_side_size((height, width), 512) == tuple(expected[:2])
+            assert transforms.box_size((height, width), 2048, 512) == tuple(expected[2:])
+
+
+def test_short_side_is_exact_and_the_long_side_has_no_cap() -> None:
+    assert transforms.short_side_size((100, 1000), 512) == (512, 5120)
+
+
+def test_resize_and_flip_match_the_recorded_pipeline(recorded: dict) -> None:
+    image, labels = recorded["in/resize_img"][..., ::-1].copy(), recorded["in/resize_seg"]
+    long_side, short_side = recorded["in/resize_scale"].tolist()
+    size = transforms.box_size(labels.shape, long_side, short_side)
+    image, labels = transforms.resize_image(image, size), transforms.resize_labels(labels, size)
+    np.testing.assert_array_equal(image[..., ::-1], recorded["out/resize_img"])
+    np.testing.assert_array_equal(labels, recorded["out/resize_seg"])
+    image, labels = transforms.random_flip(image, labels, Script(0.49))
+    np.testing.assert_array_equal(image[..., ::-1], recorded["out/flip_img"])
+    np.testing.assert_array_equal(labels, recorded["out/flip_seg"])
+
+
+def test_padding_matches_the_recorded_pipeline(recorded: dict) -> None:
+    image, labels = recorded["in/resize_img"][..., ::-1], recorded["in/resize_seg"]
+    padded = recorded["out/pad_seg"]
+    image, labels = transforms.pad(transforms.normalise(image), labels, padded.shape)
+    np.testing.assert_allclose(image, recorded["out/pad_img_normalized"], atol=1e-5)
+    np.testing.assert_array_equal(labels, padded)
+
+
+def test_normalised_values_match_the_recorded_pipeline(recorded: dict) -> None:
+    found = transforms.normalise(recorded["in/img_bgr"][..., ::-1])
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, recorded["out/normalized_rgb_hwc"], atol=1e-5)
+
+
+def test_colour_jitter_matches_the_recorded_pipeline(recorded: dict) -> None:
+    image = recorded["in/resize_img"][..., ::-1].copy()
+    seeds = [int(key.rpartition("seed")[2]) for key in recorded if key.startswith("out/photometric_seed")]
+    assert seeds
+    for seed in seeds:
+        found = transforms.photometric_distortion(image, PublishedDraws(seed))
+        np.testing.assert_array_equal(found[..., ::-1], recorded[f"out/photometric_seed{seed}"])
+
+
+def test_crop_matches_the_recorded_pipeline(recorded: dict) -> None:
+    image, labels = recorded["in/resize_img"][..., ::-1].copy(), (recorded["in/resize_seg"] > 10).astype(np.uint8)
+    seeds = [int(key.rpartition("seed")[2]) for key in recorded if key.startswith("out/crop_img_seed")]
+    assert seeds
+    for seed in seeds:
+        expected = recorded[f"out/crop_seg_seed{seed}"]
+        cut_image, cut_labels = transforms.random_crop(image, labels, PublishedDraws(seed), expected.shape)
+        np.testing.assert_array_equal(cut_image[..., ::-1], recorded[f"out/crop_img_seed{seed}"])
+        np.testing.assert_array_equal(cut_labels, expected)
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.floats(0.5, 2))
+def test_box_size_is_the_largest_that_fits(height: int, width: int, ratio: float) -> None:
+    long_side, short_side = int(2048 * ratio), int(512 * ratio)
+    found = transforms.box_size((height, width), long_side, short_side)
+    assert max(found) <= long_side and min(found) <= max(1, short_side)
+    assert max(found) == long_side or min(found) == short_side
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(2, 40), st.integers(2, 40), st.integers(2, 60), st.integers(2, 60))
+def test_resize_is_bilinear_without_antialiasing(height: int, width: int, new_height: int, new_width: int) -> None:
+    image = picture(height, width)
+    found = transforms.resize_image(image, (new_height, new_width)).astype(float)
+    # OpenCV works with 11-bit weights: one grey level
+    np.testing.assert_allclose(found, bilinear(image, (new_height, new_width)), atol=1.01)
+
+
+def test_labels_are_resized_to_existing_values_at_the_nearest_place() -> None:
+    labels = np.random.default_rng(1).integers(0, 256, (23, 31), dtype=np.uint8)
+    found = transforms.resize_labels(labels, (50, 17))
+    rows, columns = np.arange(50) * 23 // 50, np.arange(17) * 31 // 17  # OpenCV takes the pixel at floor(i * scale)
+    np.testing.assert_array_equal(found, labels[rows][:, columns])
+
+
+def test_random_resize_draws_one_ratio_for_both_sides_of_the_box() -> None:
+    image, labels = picture(333, 500), np.zeros((333, 500), np.uint8)
+    image, labels = transforms.random_resize(image, labels, Script(0.7531), (2048, 512))
+    assert image.shape[:2] == labels.shape == transforms.box_size((333, 500), 1542, 385)
+
+
+def test_crop_is_redrawn_while_one_class_fills_it_and_the_eleventh_is_taken() -> None:
+    labels = np.zeros((8, 40), np.uint8)
+    labels[:, 36:] = 1
+    image = np.repeat(labels[..., None], 3, 2)
+    uniform = [0, 0] * 10
+    _, cut = transforms.random_crop(image, labels, Script(*uniform, 0, 5), (8, 8), 0.75)
+    np.testing.assert_array_equal(cut, labels[:, 5:13])
+    _, cut = transforms.random_crop(image, labels, Script(0, 0, 0, 32, 0, 1), (8, 8), 0.75)
+    np.testing.assert_array_equal(cut, labels[:, 32:])
+
+
+@pytest.mark.parametrize(
+    ("labels", "varied"),
+    [
+        ([0, 0, 0, 1], False),  # a share of exactly 0.75
+        ([0, 0, 1, 1], True),
+        ([0, 0, 0, 0], False),
+        ([0, 255, 255, 255], False),  # ignored pixels do not count as a class
+        ([0, 1, 255, 255], True),
+        ([0, 0, 0, 1, 255, 255], False),  # nor in the share
+        ([255, 255], False),
+    ],
+)
+def test_share_rule_looks_at_labelled_pixels_only(labels: list[int], varied: bool) -> None:
+    assert transforms.is_varied(np.array([labels], np.uint8), 0.75) is varied
+
+
+def test_crop_keeps_sides_that_are_too_short() -> None:
+    image, labels = picture(10, 90), np.arange(900, dtype=np.uint8).reshape(10, 90)
+    cut_image, cut_labels = transforms.random_crop(image, labels, np.random.default_rng(0), (32, 32))
+    assert cut_image.shape == (10, 32, 3) and cut_labels.shape == (10, 32)
+
+
+def test_flip_happens_below_the_probability_only() -> None:
+    image, labels = picture(4, 6), np.arange(24, dtype=np.uint8).reshape(4, 6)
+    flipped, flipped_labels = transforms.random_flip(image, labels, Script(0.4999))
+    np.testing.assert_array_equal(flipped, image[:, ::-1])
+    np.testing.assert_array_equal(flipped_labels, labels[:, ::-1])
+    assert transforms.random_flip(image, labels, Script(0.5))[0] is image
+
+
+@given(st.floats(0.5, 1.5), st.floats(-32, 32))
+def test_values_are_clipped_and_cut_to_whole_numbers(gain: float, shift: float) -> None:
+    values = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    expected = np.clip(values.astype(np.float32) * np.float32(gain) + np.float32(shift), 0, 255).astype(np.uint8)
+    np.testing.assert_array_equal(transforms.scale_values(values, gain, shift), expected)
+
+
+def test_brightness_alone_and_contrast_at_either_end() -> None:
+    image = picture()
+    bright = transforms.photometric_distortion(image, Script(1, 20.7, 0, 0, 0, 0))
+    np.testing.assert_array_equal(bright, np.minimum(image + 20.7, 255).astype(np.uint8))
+    for contrast_first in (Script(0, 1, 1, 0.8, 0, 0), Script(0, 0, 0, 0, 1, 0.8)):
+        found = transforms.photometric_distortion(image, contrast_first)
+        np.testing.assert_array_equal(found, (image.astype(np.float32) * np.float32(0.8)).astype(np.uint8))
+
+
+def test_hue_and_saturation_change_what_their_names_say() -> None:
+    image = picture(12, 12, seed=3)
+    as_hsv = np.vectorize(colorsys.rgb_to_hsv)
+    before = np.stack(as_hsv(*np.moveaxis(image / 255.0, -1, 0)))
+    colourful = (before[1] > 0.4) & (before[2] > 0.4)  # uint8 HSV is coarse on grey and dark pixels
+    turned = transforms.photometric_distortion(image, Script(0, 0, 0, 1, 15, 0))
+    after = np.stack(as_hsv(*np.moveaxis(turned / 255.0, -1, 0)))
+    change = (after[0] - before[0] + 0.5) % 1 - 0.5
+    np.testing.assert_allclose(change[colourful], 15 / 180, atol=0.02)
+    paler = transforms.photometric_distortion(image, Script(0, 0, 1, 0.5, 0, 0))
+    after = np.stack(as_hsv(*np.moveaxis(paler / 255.0, -1, 0)))
+    np.testing.assert_allclose(after[1][colourful], before[1][colourful] / 2, atol=0.02)
+
+
+def test_jitter_leaves_the_given_picture_alone() -> None:
+    image = picture()
+    copy = image.copy()
+    for seed in range(20):
+        transforms.photometric_distortion(image, np.random.default_rng(seed))
+    np.testing.assert_array_equal(image, copy)
+
+
+def test_padding_is_the_mean_colour_and_ignored() -> None:
+    image, labels = transforms.pad(np.ones((3, 5, 3), np.float32), np.zeros((3, 5), np.uint8), (4, 8))
+    assert image.shape == (4, 8, 3) and image[3:].max() == 0 and image[:, 5:].max() == 0 and image[:3, :5].min() == 1
+    assert labels.shape == (4, 8) and (labels[3:] == 255).all() and (labels[:, 5:] == 255).all()
+    assert (labels[:3, :5] == 0).all()
