@@ -75,7 +75,7 @@ def test_paths_are_relative_to_the_file_that_names_them(tmp_path: Path, monkeypa
         ("data = dict(crop_size=(512, 48))", ("model.region_grid=4 does not fit data.crop_size", "3 patches")),
         ("text = dict(templates=('a photo',))", ("text.templates", "hold {} once")),
         ("test = dict(stride=(600, 426))", ("test.stride", "larger than test.crop_size")),
-        ("expected = {'mIoU(s)': [1, 1]}", ("expected", "did you mean 'mIoU(S)'")),
+        ("expected = {'HIoU': [1, 1]}", ("expected", "did you mean 'hIoU'")),
         ("expected = {'hIoU': 5}", ("expected['hIoU']=5", "[value, tolerance]")),
     ],
 )

@@ -1,0 +1,233 @@
+"""Checkpoints of a run and weight files as starting points: written whole, read without running code, checked.
+
+One safetensors file holds the model under its released names (`backbone.*`, `decode_head.*`), the text tower when it is
+known (`text_encoder.*`), the class embeddings (`text_features`) and, while training goes on, the state of AdamW
+(`optimizer.m.*`, `optimizer.v.*`). Its metadata record what the weights were made for: see `describe`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jseg.data.class_names import ClassList
+from jseg.engine.config import Config, to_dict
+from jseg.errors import UserError
+from jseg.weight_files import WeightFile, read_weight_file, write_safetensors
+
+FORMAT = "jseg checkpoint 1"
+WEIGHTS_NAME = "weights.safetensors"
+CHECKPOINT_NAME = re.compile(r"checkpoint_(\d+)\.safetensors")
+MODEL_PREFIXES = ("backbone.", "decode_head.")
+TEXT_PREFIX = "text_encoder."
+FEATURES_NAME = "text_features"
+MOMENT_PREFIXES = {"m": "optimizer.m.", "v": "optimizer.v."}
+
+
+@dataclass
+class Moments:
+    """State of AdamW by parameter name, each array of its parameter's shape."""
+
+    steps: int = 0  # optimiser steps done
+    m: dict[str, np.ndarray] = field(default_factory=dict)  # running mean of gradients
+    v: dict[str, np.ndarray] = field(default_factory=dict)  # running mean of squared gradients
+
+
+def describe(config: Config, class_list: ClassList, embeddings_sha256: str, merges: list | None) -> dict[str, Any]:
+    """What a checkpoint's metadata say about the run; `save` adds `iteration` and the checksum.
+
+    Args:
+        config: of the run.
+        class_list: its classes.
+        embeddings_sha256: of the class embeddings.
+        merges: the byte-pair vocabulary of the text tower when it is not CLIP's own.
+    """
+    return {
+        "format": FORMAT,
+        "dataset": class_list.dataset,
+        "split": class_list.split,
+        "setting": config.data.setting,
+        "classes": list(class_list.names),
+        "unseen": list(class_list.unseen),
+        "templates": list(config.text.templates),
+        "embeddings_sha256": embeddings_sha256,
+        "vocabulary": merges,
+        "config": to_dict(config),
+    }
+
+
+def tensors_sha256(tensors: dict[str, np.ndarray]) -> str:
+    """Checksum over names, types, shapes and values, in the order of names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        array = np.ascontiguousarray(tensors[name])
+        digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
+def save(path: Path, tensors: dict[str, np.ndarray], meta: dict[str, Any], moments: Moments | None = None) -> None:
+    """Writes a checkpoint, or a weight file when there are no `moments`; whole or not at all.
+
+    Raises:
+        UserError: the disk is full or cannot be written; what was there before is left as it was.
+    """
+    meta = dict(meta)
+    if moments is not None:
+        tensors = dict(tensors)
+        for key, prefix in MOMENT_PREFIXES.items():
+            tensors |= {prefix + name: array for name, array in getattr(moments, key).items()}
+        meta["optimizer_steps"] = moments.steps
+    meta["tensors_sha256"] = tensors_sha256(tensors)
+    write_safetensors(path, tensors, meta)
+
+
+def checkpoint_path(work_dir: Path, iteration: int) -> Path:
+    """Where the checkpoint after `iteration` finished steps lies."""
+    return work_dir / f"checkpoint_{iteration:07d}.safetensors"
+
+
+def checkpoints_in(work_dir: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    found = [path for path in work_dir.glob("checkpoint_*.safetensors") if CHECKPOINT_NAME.fullmatch(path.name)]
+    return sorted(found, key=lambda path: int(CHECKPOINT_NAME.fullmatch(path.name).group(1)))
+
+
+def prune(work_dir: Path, keep: int) -> None:
+    """Removes all checkpoints but the `keep` newest."""
+    for path in checkpoints_in(work_dir)[:-keep]:
+        path.unlink(missing_ok=True)
+
+
+def read_whole(path: Path) -> WeightFile:
+    """Reads a weight file of any kind; if it is ours, its checksum must hold.
+
+    Raises:
+        UserError: missing, truncated, damaged or of an unknown kind.
+    """
+    file = read_weight_file(path)
+    if is_ours(file) and tensors_sha256(file.tensors) != file.meta.get("tensors_sha256"):
+        raise UserError(f"{path} is damaged (its checksum does not hold): take another checkpoint")
+    return file
+
+
+def is_ours(file: WeightFile) -> bool:
+    """Whether the file was written by jseg."""
+    return file.meta.get("format") == FORMAT
+
+
+def read_checkpoint(path: Path) -> WeightFile:
+    """Reads a checkpoint to resume from.
+
+    Raises:
+        UserError: not whole, or no checkpoint of a training run.
+    """
+    file = read_whole(path)
+    if not is_ours(file) or not isinstance(file.meta.get("optimizer_steps"), int):
+        raise UserError(f"{path} holds no optimiser state, so no run can go on from it: use --weights {path}")
+    return file
+
+
+def newest_whole(work_dir: Path) -> tuple[WeightFile, list[str]]:
+    """The newest whole checkpoint of a work folder, and why newer ones were refused, a line each.
+
+    Raises:
+        UserError: there is none.
+    """
+    refused = []
+    for path in reversed(checkpoints_in(work_dir)):
+        try:
+            return read_checkpoint(path), refused
+        except UserError as error:
+            refused.append(str(error))
+    reasons = f" ({'; '.join(refused)})" if refused else ""
+    raise UserError(f"--resume: {work_dir} holds no whole checkpoint{reasons}: leave --resume out to start a new run")
+
+
+def moments_of(file: WeightFile) -> Moments:
+    """The optimiser state of a checkpoint."""
+    parts = {
+        key: {name[len(prefix) :]: array for name, array in file.tensors.items() if name.startswith(prefix)}
+        for key, prefix in MOMENT_PREFIXES.items()
+    }
+    return Moments(steps=file.meta["optimizer_steps"], **parts)
+
+
+def model_tensors(file: WeightFile) -> dict[str, np.ndarray]:
+    """The tensors that concern CLIP-RC: all but the text side and the optimiser.
+
+    Raises:
+        UserError: there are none, as in a plain CLIP file.
+    """
+    others = (TEXT_PREFIX, *MOMENT_PREFIXES.values())
+    found = {
+        name: array for name, array in file.tensors.items() if not name.startswith(others) and name != FEATURES_NAME
+    }
+    if not any(name.startswith(MODEL_PREFIXES) for name in found):
+        hint = ": that looks like CLIP, set model.init to it" if any("visual" in name for name in file.tensors) else ""
+        raise UserError(f"{file.path} holds no CLIP-RC weights (no backbone.* and decode_head.*){hint}")
+    return found
+
+
+def text_tensors(file: WeightFile) -> dict[str, np.ndarray]:
+    """The text tower's tensors by their names in CLIP; empty when the file holds none."""
+    return {name[len(TEXT_PREFIX) :]: array for name, array in file.tensors.items() if name.startswith(TEXT_PREFIX)}
+
+
+def recorded_classes(file: WeightFile) -> tuple[str, ...]:
+    """The class names that a weight file was made for; empty when it does not say."""
+    names = file.meta.get("classes" if is_ours(file) else "CLASSES")
+    if isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names):
+        return tuple(names)
+    return ()
+
+
+def recorded_unseen(file: WeightFile) -> tuple[int, ...] | None:
+    """Indices of the classes that were unseen when the weights were made; None when the file does not say."""
+    unseen, count = file.meta.get("unseen"), len(recorded_classes(file))
+    if is_ours(file) and isinstance(unseen, list) and all(type(i) is int and 0 <= i < count for i in unseen):
+        return tuple(unseen)
+    return None
+
+
+def check_classes(file: WeightFile, class_list: ClassList, other_classes: bool) -> list[str]:
+    """Refuses weights that were made for another class list or another seen/unseen split.
+
+    Args:
+        file: the weights.
+        class_list: of this run.
+        other_classes: whether other classes are wanted (`--other-classes`, `cross_dataset`).
+
+    Returns:
+        Warnings, a line each.
+
+    Raises:
+        UserError: the lists differ and `other_classes` is false.
+    """
+    names, mend = recorded_classes(file), "use its own config, or pass --other-classes"
+    if other_classes:
+        return []
+    if not names:
+        return [f"{file.path} does not say which classes it was made for: taken to be {class_list.title}'s"]
+    if names != class_list.names:
+        difference = _difference(names, class_list.names)
+        raise UserError(f"{file.path} was made for other classes ({difference}) than {class_list.title}: {mend}")
+    unseen = recorded_unseen(file)
+    if unseen is not None and unseen != class_list.unseen:
+        hidden = ", ".join(names[index] for index in unseen)
+        raise UserError(f"{file.path} was made with other unseen classes ({hidden}): set data.split, or {mend}")
+    return []
+
+
+def _difference(theirs: Iterable[str], ours: Iterable[str]) -> str:
+    theirs, ours = list(theirs), list(ours)
+    if sorted(theirs) == sorted(ours):
+        return "the same names in another order"
+    odd = [name for name in theirs if name not in ours][:3]
+    return f"{len(theirs)} instead of {len(ours)}" + (f", among them {', '.join(odd)}" if odd else "")

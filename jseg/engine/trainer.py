@@ -1,0 +1,230 @@
+"""The training loop of CLIP-RC (Zhang et al., CVPR 2024, section 4.1).
+
+    python tools/run_net.py --config-file configs/shapes_demo.py --task train
+
+`train` is the loop: next batch, seed, step, log, save, evaluate. `Trainer.step` is one optimiser step on a given batch:
+set the learning rate, forward and backward over micro-batches, update.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jittor as jt
+import numpy as np
+
+from jseg.data.loader import Batch
+from jseg.engine.checkpoint import Moments
+from jseg.engine.config import Config, OptimizerConfig
+from jseg.engine.learning_rate import learning_rate
+from jseg.engine.parameter_groups import parameter_groups
+from jseg.engine.run_log import RunLog
+from jseg.engine.seeds import seed_iteration
+from jseg.errors import UserError
+from jseg.losses.class_masks import count_masks
+from jseg.losses.segmentation_loss import LossSums, SegmentationLoss
+from jseg.model.clip_rc import ClipRC, set_training, trainable
+
+
+@dataclass
+class StepReport:
+    """What one optimiser step reports."""
+
+    losses: dict[str, float]  # mask, dice, recovery_q, recovery_v (weighted) and total, before the update
+    num_masks: float  # present (image, class) pairs of the batch
+    lr: float  # of the first parameter group
+
+
+class AdamW:
+    """Jittor's AdamW with named parameters, fed with gradients that were accumulated elsewhere.
+
+    Jittor's own accumulation counts every backward pass as a step, which breaks the bias correction; and it cannot keep
+    two sums apart.
+    """
+
+    def __init__(self, parameters: list[tuple[str, jt.Var]], config: OptimizerConfig) -> None:
+        by_name = dict(parameters)
+        groups = parameter_groups(by_name, config)
+        self.names = [name for names in groups.values() for name in names]
+        self.parameters = [by_name[name] for name in self.names]
+        self.steps = 0
+        self._initial_rates = [settings.lr for settings in groups]
+        described = [
+            {"params": [by_name[name] for name in names], "lr": settings.lr, "weight_decay": settings.weight_decay}
+            for settings, names in groups.items()
+        ]
+        self._optimizer = jt.optim.AdamW(described, lr=config.lr, eps=config.eps, betas=config.betas)
+
+    def set_learning_rate(self, iteration: int, iterations: int, config: OptimizerConfig) -> float:
+        """Sets the rates of step `iteration` (0-based) and returns that of the first group."""
+        for group, initial in zip(self._optimizer.param_groups, self._initial_rates, strict=True):
+            group["lr"] = learning_rate(iteration, iterations, initial, config)
+        return self._optimizer.param_groups[0]["lr"]
+
+    def step(self, gradients: list[jt.Var]) -> None:
+        """Updates the parameters; `gradients` in the order of `names`."""
+        rest = iter(gradients)
+        for group in self._optimizer.param_groups:
+            group["grads"] = [next(rest) for _ in group["params"]]
+        self.steps += 1
+        self._optimizer.n_step = self.steps
+        self._optimizer.step()
+        for group in self._optimizer.param_groups:
+            del group["grads"]  # or they would be held through the next step
+        jt.sync_all(True)
+
+    def _moments(self, key: str) -> dict[str, jt.Var]:
+        variables = [variable for group in self._optimizer.param_groups for variable in group[key]]
+        return dict(zip(self.names, variables, strict=True))
+
+    def state(self) -> Moments:
+        """A copy of the state."""
+        m, v = self._moments("m"), self._moments("values")
+        return Moments(self.steps, {k: x.numpy() for k, x in m.items()}, {k: x.numpy() for k, x in v.items()})
+
+    def load_state(self, moments: Moments) -> None:
+        """Goes on from `moments`.
+
+        Raises:
+            UserError: they belong to other parameters.
+        """
+        for key, stored in (("m", moments.m), ("values", moments.v)):
+            own = self._moments(key)
+            wrong = sorted(own.keys() ^ stored.keys()) + [
+                name for name in own.keys() & stored.keys() if tuple(own[name].shape) != stored[name].shape
+            ]
+            if wrong:
+                raise UserError(f"the optimiser state does not fit this model: {', '.join(wrong[:10])}")
+            for name, variable in own.items():
+                variable.update(jt.array(stored[name]).stop_grad())
+        self.steps = moments.steps
+
+
+class Trainer:
+    """Model, loss and optimiser of a run.
+
+    Args:
+        model: its trainable parameters are updated in place.
+        text: (C, D) float32 embeddings of the classes that training uses, in the order of its training targets.
+        unseen: transductive setting: the unseen class ids, whose pixels are -1 in the labels; empty otherwise.
+        config: of the whole run.
+    """
+
+    def __init__(self, model: ClipRC, text: np.ndarray, unseen: tuple[int, ...], config: Config) -> None:
+        self.model = model
+        self.text = jt.array(text).stop_grad()
+        self.loss = SegmentationLoss(config.loss, unseen)
+        self.config = config
+        self.optimizer = AdamW(trainable(model), config.optimizer)
+
+    def step(self, images: np.ndarray, labels: np.ndarray, iteration: int) -> StepReport:
+        """One optimiser step, in micro-batches of `train.micro_batch` pictures that add up to exactly the batch.
+
+        Args:
+            images: (B, 3, H, W) float32, normalised.
+            labels: (B, H, W) int32 training targets.
+            iteration: 0-based number of the step, which decides the learning rate.
+
+        Raises:
+            UserError: the loss is not finite; nothing is updated then.
+        """
+        iterations = self.config.train.iterations
+        lr = self.optimizer.set_learning_rate(iteration, iterations, self.config.optimizer)
+        gradients, losses, num_masks = self.gradients(images, labels)
+        if not math.isfinite(losses["total"]):
+            raise UserError(f"the loss is {losses['total']}: lower optimizer.lr, or look at the pictures of this batch")
+        self.optimizer.step(gradients)
+        return StepReport(losses, num_masks, lr)
+
+    def gradients(self, images: np.ndarray, labels: np.ndarray) -> tuple[list[jt.Var], dict[str, float], float]:
+        """Gradients in the order of `optimizer.names`, loss terms and number of masks of a batch."""
+        micro_batch = self.config.train.micro_batch or len(images)
+        share = micro_batch / len(images)
+        # With pseudo labels the number of masks is known only after the last forward pass. Until then the gradients of
+        # the terms that are divided by it are kept apart from the others.
+        apart = bool(self.loss.unseen) and micro_batch < len(images)
+        num_masks = None if self.loss.unseen else count_masks(labels)
+        sums: list[np.ndarray] = []
+        accumulated: list[list[jt.Var]] = []
+        for first in range(0, len(images), micro_batch):
+            picked = slice(first, first + micro_batch)
+            part = self._sums(images[picked], labels[picked])
+            if apart:
+                losses = [self.loss.mask_part(part), self.loss.recovery_part(part, share)]
+            else:
+                losses = [self.loss.total(part, part.num_masks if num_masks is None else num_masks, share)]
+            found = [jt.grad(loss, self.optimizer.parameters) for loss in losses]
+            if accumulated:
+                found = [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(accumulated, found, strict=True)]
+            accumulated = [[gradient.stop_grad() for gradient in gradients] for gradients in found]
+            numbers = jt.concat([part.focal, part.dice, part.recovery_q, part.recovery_v, part.num_masks])
+            jt.sync([numbers] + [gradient for gradients in accumulated for gradient in gradients])
+            sums.append(numbers.numpy().astype(np.float64))
+            del part, losses, found  # the graph of this micro-batch: memory stays that of one
+        total = np.sum(sums, axis=0)
+        if num_masks is None:
+            num_masks = float(total[4])
+        gradients = accumulated[0]
+        if apart:
+            gradients = [mask / max(num_masks, 1) + recovery for mask, recovery in zip(*accumulated, strict=True)]
+        return gradients, self._terms(total, len(sums), num_masks), float(num_masks)
+
+    def _sums(self, images: np.ndarray, labels: np.ndarray) -> LossSums:
+        outputs = self.model.training_outputs(jt.array(images), self.text)
+        return self.loss.sums(outputs, labels, labels.shape[1:])
+
+    def _terms(self, total: np.ndarray, parts: int, num_masks: float) -> dict[str, float]:
+        """Weighted loss terms of the batch from the sums of its micro-batches."""
+        focal, dice, recovery_q, recovery_v = total[:4].tolist()
+        whole = LossSums(focal, dice, recovery_q / parts, recovery_v / parts, num_masks, None)
+        terms = self.loss.terms(whole, num_masks)
+        return {**terms, "total": sum(terms.values())}
+
+
+def train(
+    trainer: Trainer,
+    batches: Iterator[Batch],
+    log: RunLog,
+    save: Callable[[int], Path],
+    start_iteration: int = 0,
+    evaluate: Callable[[], dict[str, Any]] | None = None,
+) -> None:
+    """Trains from iteration `start_iteration` to `train.iterations`.
+
+    Args:
+        batches: from that iteration on.
+        log: of the run.
+        save: writes a checkpoint after that many finished steps and returns its path.
+        evaluate: metrics of the model as it is, for `train.eval_every`.
+
+    Raises:
+        UserError: bad data, a loss that is not finite, a disk that cannot be written.
+    """
+    config = trainer.config.train
+    set_training(trainer.model, True)
+    asked = time.perf_counter()
+    for iteration in range(start_iteration, config.iterations):
+        batch = next(batches)
+        waited = time.perf_counter() - asked
+        seed_iteration(config.seed, iteration)
+        try:
+            report = trainer.step(batch.images, batch.labels, iteration)
+        except UserError as error:
+            raise UserError(f"iteration {iteration} ({', '.join(batch.names)}): {error}") from error
+        done = iteration + 1
+        log.add(report.losses, waited)
+        if done % config.log_every == 0 or done == config.iterations:
+            log.report(done, report.lr)
+        if done % config.save_every == 0 or done == config.iterations:
+            log.write("saved", done, file=save(done).name)
+        if evaluate is not None and config.eval_every and done % config.eval_every == 0:
+            set_training(trainer.model, False)
+            log.write("evaluation", done, metrics=evaluate())
+            set_training(trainer.model, True)
+            log.restart_clock(done)
+        asked = time.perf_counter()

@@ -1,0 +1,231 @@
+"""Tests of jseg/engine/trainer.py: recorded trajectories, micro-batches, moments, the loop."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jseg.data.loader import Batch
+from jseg.engine.config import Config, ModelConfig
+from jseg.errors import UserError
+from jseg.runtime.start import start
+
+start("cpu")
+
+from jseg.engine.run_log import RunLog, read_log  # noqa: E402
+from jseg.engine.trainer import Trainer, train  # noqa: E402
+from jseg.model.clip_rc import build_clip_rc, initialise, load_released, set_training  # noqa: E402
+
+CLASSES, UNSEEN = 5, (3, 4)
+
+
+def tiny_config(**train_values: Any) -> Config:
+    config = Config()
+    config.model = ModelConfig(
+        image_size=64, width=32, layers=2, heads=2, output_dim=16, prompts=2, region_grid=2, decoder_layers=2,
+        decoder_heads=4,
+    )  # fmt: skip
+    config.optimizer.warmup_iterations, config.optimizer.lr = 2, 1e-4
+    config.train.iterations = 10
+    for key, value in train_values.items():
+        setattr(config.train, key, value)
+    return config
+
+
+def tiny_trainer(config: Config, unseen: tuple[int, ...] = (), dropout: bool = False) -> Trainer:
+    model = build_clip_rc(config.model)
+    initialise(model, config.model, seed=1)
+    set_training(model, dropout)
+    text = np.random.default_rng(2).normal(size=(CLASSES, config.model.output_dim)).astype(np.float32)
+    return Trainer(model, text / np.linalg.norm(text, axis=1, keepdims=True), unseen, config)
+
+
+def tiny_batch(seed: int, size: int = 4, lowest: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures and labels in blocks, so that pictures differ in how many classes they hold."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(lowest, CLASSES, (size, 2, 4)).astype(np.int32)
+    labels[0] = lowest + 1  # one class only
+    labels[-1, 0] = 255
+    images = rng.normal(size=(size, 3, 64, 64)).astype(np.float32)
+    return images, labels.repeat(32, axis=1).repeat(16, axis=2)
+
+
+def weights(trainer: Trainer) -> dict[str, np.ndarray]:
+    return {name: var.numpy() for name, var in trainer.model.state_dict().items()}
+
+
+def recorded_run(golden: Path, lr_file: Path) -> tuple[Trainer, np.lib.npyio.NpzFile, np.ndarray, np.ndarray]:
+    """The trainer of a recorded trajectory, the recording, its pictures and training targets."""
+    folder, letter = golden / "torch_release", lr_file.name.split(".")[0].split("_")[-1]
+    run, recorded = (
+        json.loads(lr_file.read_text()),
+        np.load(lr_file.with_name(lr_file.name.replace(".lr.json", ".npz"))),
+    )
+    stored = dict(np.load(folder / f"weights_{letter}.npz"))
+    sizes, text = json.loads(str(stored.pop("config_json"))), stored.pop("text_feat")
+    config = Config()
+    config.model = ModelConfig(
+        image_size=sizes["img"], patch_size=sizes["patch"], width=sizes["width"], layers=sizes["layers"],
+        heads=sizes["heads"], output_dim=sizes["dim"], prompts=sizes["K"], region_grid=round(sizes["M"] ** 0.5),
+        decoder_layers=sizes["decoder_layers"], decoder_heads=sizes["head_heads"], ffn_factor=sizes["ffn_factor"],
+        recovery_layers=sizes["recovery_layers"], prompt_dropout=0.0, decoder_dropout=0.0,
+    )  # fmt: skip
+    config.loss.mask, config.loss.dice, config.loss.recovery = (float(weight) for weight in recorded["weights"])
+    config.optimizer.lr, config.optimizer.weight_decay = run["base_lr"], run["base_wd"]
+    config.optimizer.warmup_iterations, config.train.iterations = run["warmup_iters"], run["max_iters"]
+    config.optimizer.lr_factor = run["trainable_initial_lr"] / run["base_lr"]
+    model = build_clip_rc(config.model)
+    load_released(model, stored)
+    batch = np.load(folder / f"train_batch_{letter}.npz")
+    lookup = np.full(256, 255, np.int32)
+    lookup[sizes["seen"]] = np.arange(len(sizes["seen"]))
+    return Trainer(model, text[sizes["seen"]], (), config), recorded, batch["image"], lookup[batch["labels"][:, 0]]
+
+
+@pytest.mark.parity
+def test_ten_steps_follow_the_released_training(golden: Path) -> None:
+    files = sorted((golden / "torch_release").glob("trajectory_*.lr.json"))
+    assert files
+    compared = 0
+    for lr_file in files:
+        if not lr_file.with_name(lr_file.name.replace(".lr.json", ".npz")).exists():
+            continue
+        compared += 1
+        trainer, recorded, images, labels = recorded_run(golden, lr_file)
+        before, rates = weights(trainer), []
+        for iteration, expected in enumerate(recorded["losses"]):
+            report = trainer.step(images, labels, iteration)
+            ours = [report.losses[name] for name in ("mask", "dice", "recovery_q", "recovery_v", "total")]
+            assert ours == pytest.approx(expected.tolist(), rel=1e-4), (lr_file.name, iteration)
+            rates.append(report.lr)
+        assert rates == pytest.approx(recorded["lr_trainable"].tolist(), rel=1e-6)
+        after = weights(trainer)
+        tolerance = 2e-4 if "strong" in lr_file.name else 2e-5
+        for key in recorded.files:
+            if key.startswith("final."):
+                name = key.removeprefix("final.")
+                # the true gradient of a key bias is 0: Adam turns its rounding noise into steps of full size
+                allowed = 2 * sum(rates) if name.endswith("multihead_attn.k.bias") else tolerance
+                assert np.abs(after[name] - recorded[key]).max() <= allowed, (lr_file.name, name)
+        frozen = [name for name in before if f"final.{name}" not in recorded.files and "attn_mask" not in name]
+        assert frozen and all(np.array_equal(before[name], after[name]) for name in frozen)
+    assert compared
+
+
+@pytest.mark.parametrize(
+    "setting, unseen, lowest",
+    [("inductive", (), 0), ("transductive", UNSEEN, -1), ("supervised without recovery", (), 0)],
+)
+def test_micro_batches_add_up_to_the_batch(setting: str, unseen: tuple[int, ...], lowest: int) -> None:
+    """Gradients within 1e-5 of each tensor's largest value; key biases, whose true gradient is 0, within 1e-6."""
+    results = []
+    for micro_batch in (0, 2, 1):
+        config = tiny_config(micro_batch=micro_batch)
+        config.loss.recovery = 0.0 if "without" in setting else 2.0
+        config.model.prompt_dropout = config.model.decoder_dropout = 0.0
+        trainer = tiny_trainer(config, unseen)
+        images, labels = tiny_batch(seed=5, lowest=lowest)
+        gradients, losses, num_masks = trainer.gradients(images, labels)
+        results.append((dict(zip(trainer.optimizer.names, gradients, strict=True)), losses, num_masks))
+    whole, losses, num_masks = results[0]
+    largest = {name: np.abs(gradient.numpy()).max() for name, gradient in whole.items()}
+    assert max(largest.values()) > 1e-3
+    if "without" in setting:
+        assert all(value == 0 for name, value in largest.items() if "recovery_decoder" in name)
+    for other, other_losses, other_masks in results[1:]:
+        assert other_masks == num_masks > 4
+        assert other_losses == pytest.approx(losses, rel=1e-5)
+        for name, gradient in whole.items():
+            allowed = 1e-6 if name.endswith("multihead_attn.k.bias") else 1e-5 * largest[name]
+            assert np.abs(gradient.numpy() - other[name].numpy()).max() <= allowed, name
+
+
+def test_a_wrong_number_of_masks_would_be_seen() -> None:
+    """The pictures of the test above hold different numbers of classes: averaging the parts would not do."""
+    trainer = tiny_trainer(tiny_config())
+    images, labels = tiny_batch(seed=5)
+    whole = trainer.gradients(images, labels)[1]["mask"]
+    parts = [trainer.gradients(images[i : i + 1], labels[i : i + 1])[1]["mask"] for i in range(4)]
+    assert abs(np.mean(parts) / whole - 1) > 0.05
+
+
+def test_recovery_decoder_decays_though_its_gradient_is_zero() -> None:
+    config = tiny_config()
+    config.loss.recovery, config.optimizer.warmup_iterations = 0.0, 0
+    trainer = tiny_trainer(config)
+    name = "decode_head.recovery_decoder.linear_q_in.weight"
+    before = weights(trainer)[name]
+    trainer.step(*tiny_batch(seed=1), iteration=0)
+    np.testing.assert_allclose(weights(trainer)[name], before * (1 - 1e-3 * 0.01), rtol=1e-6)
+
+
+def test_moments_restore_the_optimiser_exactly() -> None:
+    straight, resumed = tiny_trainer(tiny_config()), tiny_trainer(tiny_config())
+    for iteration in range(3):
+        straight.step(*tiny_batch(iteration), iteration)
+    middle, state = weights(straight), straight.optimizer.state()
+    assert state.steps == 3 and max(np.abs(array).max() for array in state.m.values()) > 0
+    load_released(resumed.model, middle)
+    resumed.optimizer.load_state(state)
+    for trainer in (straight, resumed):
+        for iteration in (3, 4):
+            trainer.step(*tiny_batch(iteration), iteration)
+    assert all(np.array_equal(array, weights(resumed)[name]) for name, array in weights(straight).items())
+    a, b = straight.optimizer.state(), resumed.optimizer.state()
+    assert all(np.array_equal(a.m[name], b.m[name]) and np.array_equal(a.v[name], b.v[name]) for name in a.m)
+
+
+def test_moments_of_another_model_are_refused() -> None:
+    trainer = tiny_trainer(tiny_config())
+    state = trainer.optimizer.state()
+    state.m["decode_head.q_proj.weight"] = np.zeros((2, 2), np.float32)
+    with pytest.raises(UserError, match=r"decode_head\.q_proj\.weight"):
+        trainer.optimizer.load_state(state)
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tiny_config())
+    images, labels = tiny_batch(seed=1)
+    images[0] = np.nan
+    before = weights(trainer)
+    batches = iter([Batch(images, labels, ["bad_picture"] * 4, 0)])
+    with pytest.raises(UserError, match=r"iteration 0 \(bad_picture.*loss is nan"):
+        train(trainer, batches, RunLog(tmp_path, 10), save=lambda iteration: tmp_path)
+    assert all(np.array_equal(array, weights(trainer)[name]) for name, array in before.items())
+
+
+def test_the_loop_logs_saves_and_evaluates_at_its_intervals(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    config = tiny_config(iterations=5, log_every=2, save_every=3, eval_every=4)
+    trainer, saved = tiny_trainer(config), []
+
+    def save(iteration: int) -> Path:
+        saved.append(iteration)
+        return tmp_path / f"{iteration}.safetensors"
+
+    batches = (Batch(*tiny_batch(i), ["a"] * 4, i) for i in range(5))
+    train(trainer, batches, RunLog(tmp_path, 5), save, evaluate=lambda: {"pAcc": 50.0})
+    lines = read_log(tmp_path / "log.jsonl")
+    events = [(line["event"], line["iteration"]) for line in lines]
+    assert events == [("train", 2), ("saved", 3), ("train", 4), ("evaluation", 4), ("train", 5), ("saved", 5)]
+    assert saved == [3, 5]
+    shown = capsys.readouterr().out
+    assert "iteration 5/5" in shown and "lr " in shown and "memory" in shown and "left 0:00:00" in shown
+    first = lines[0]
+    assert first["losses"]["total"] == pytest.approx(sum(v for k, v in first["losses"].items() if k != "total"))
+
+
+def test_dropout_differs_between_iterations_and_repeats_for_the_same_seed(tmp_path: Path) -> None:
+    """Each iteration draws from its own seed: the same run twice is the same, bit for bit."""
+    runs = []
+    for _ in range(2):
+        trainer = tiny_trainer(tiny_config(iterations=3, log_every=1))
+        batches = (Batch(*tiny_batch(0), ["a"] * 4, i) for i in range(3))
+        train(trainer, batches, RunLog(tmp_path, 3), save=lambda iteration: tmp_path)
+        runs.append(weights(trainer))
+    assert all(np.array_equal(array, runs[1][name]) for name, array in runs[0].items())
+    trainer = tiny_trainer(tiny_config(), dropout=True)
+    assert trainer.gradients(*tiny_batch(0))[1] != trainer.gradients(*tiny_batch(0))[1]
