@@ -102,8 +102,55 @@ def _layers(tensors: Tensors, prefix: str) -> int:
     return len({match[1] for name in tensors if (match := pattern.match(name))})
 
 
+def _require(tensors: Tensors, dimensions: dict[str, int]) -> None:
+    """UserError when an array that tells a size is missing or has another number of dimensions."""
+    wrong = [name for name, count in dimensions.items() if name not in tensors or tensors[name].ndim != count]
+    if wrong:
+        raise UserError(f"no whole CLIP with a vision transformer: missing or misshapen are {listed(wrong)}")
+
+
+def text_config_of(tensors: Tensors) -> dict[str, int]:
+    """Sizes of a text tower (context_length, vocab_size, text_*, output_dim), read off its arrays.
+
+    Raises:
+        UserError: an array that tells a size is missing.
+    """
+    _require(tensors, {"token_embedding.weight": 2, "positional_embedding": 2, "text_projection": 2})
+    vocabulary, width = tensors["token_embedding.weight"].shape
+    return {
+        "context_length": tensors["positional_embedding"].shape[0],
+        "vocab_size": vocabulary,
+        "text_width": width,
+        "text_layers": _layers(tensors, "transformer."),
+        "text_heads": _heads(width),
+        "output_dim": tensors["text_projection"].shape[1],
+    }
+
+
+def image_config_of(tensors: Tensors) -> dict[str, int]:
+    """Sizes of an image tower (image_*, patch_size, output_dim), read off its arrays, named `visual.*`.
+
+    Raises:
+        UserError: an array that tells a size is missing, or the positional grid is no square.
+    """
+    _require(tensors, {"visual.conv1.weight": 4, "visual.positional_embedding": 2, "visual.proj": 2})
+    width, _, patch, _ = tensors["visual.conv1.weight"].shape
+    positions = tensors["visual.positional_embedding"].shape[0]
+    grid = round(max(positions - 1, 0) ** 0.5)
+    if grid < 1 or grid * grid + 1 != positions or patch < 1:
+        raise UserError(f"{positions} positions for patches of {patch} pixels: expected 1 + a square number")
+    return {
+        "image_size": grid * patch,
+        "patch_size": patch,
+        "image_width": width,
+        "image_layers": _layers(tensors, "visual.transformer."),
+        "image_heads": _heads(width),
+        "output_dim": tensors["visual.proj"].shape[1],
+    }
+
+
 def clip_config_of(tensors: Tensors) -> dict[str, int]:
-    """Sizes of a CLIP, read off its arrays.
+    """Sizes of a whole CLIP, read off its arrays.
 
     Args:
         tensors: arrays under OpenAI's names.
@@ -112,38 +159,9 @@ def clip_config_of(tensors: Tensors) -> dict[str, int]:
         What `ClipWeights.config` lists; heads by the convention of 64 channels each, 0 where the width does not fit.
 
     Raises:
-        UserError: an array that tells a size is missing or has another number of dimensions.
+        UserError: an array that tells a size is missing.
     """
-    telling = {
-        "visual.conv1.weight": 4,
-        "visual.positional_embedding": 2,
-        "visual.proj": 2,
-        "token_embedding.weight": 2,
-        "positional_embedding": 2,
-        "text_projection": 2,
-    }
-    missing = [name for name, dimensions in telling.items() if np.ndim(tensors.get(name, 0)) != dimensions]
-    if missing:
-        raise UserError(f"no whole CLIP with a vision transformer: missing or misshapen are {listed(missing)}")
-    image_width, _, patch, _ = tensors["visual.conv1.weight"].shape
-    vocabulary, text_width = tensors["token_embedding.weight"].shape
-    positions = tensors["visual.positional_embedding"].shape[0]
-    grid = round(max(positions - 1, 0) ** 0.5)
-    if grid < 1 or grid * grid + 1 != positions:
-        raise UserError(f"visual.positional_embedding has {positions} rows: expected 1 + a square number")
-    return {
-        "image_size": grid * patch,
-        "patch_size": patch,
-        "image_width": image_width,
-        "image_layers": _layers(tensors, "visual.transformer."),
-        "image_heads": _heads(image_width),
-        "context_length": tensors["positional_embedding"].shape[0],
-        "vocab_size": vocabulary,
-        "text_width": text_width,
-        "text_layers": _layers(tensors, "transformer."),
-        "text_heads": _heads(text_width),
-        "output_dim": tensors["text_projection"].shape[1],
-    }
+    return image_config_of(tensors) | text_config_of(tensors)
 
 
 def _heads(width: int) -> int:
