@@ -1,6 +1,7 @@
 """CLIP's image tower (a Vision Transformer), state names as in OpenAI's weight files without the prefix `visual.`.
 
-https://github.com/openai/CLIP. With a `trace` dictionary, `execute` leaves `tokens_in`, `tokens_block<i>` (B, T, width) in it.
+https://github.com/openai/CLIP. With a `trace` dictionary, `execute` leaves `tokens_in` and `tokens_block<i>` in it,
+(B, 1 + h * w, width) each: the input of block 0 and the output of block i.
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ def random_image_weights(tower: ImageTower, generator: np.random.Generator) -> d
 
 
 def _random_block(width: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
-    """One block with the usual defaults: Xavier for the joint projection, uniform +-1/sqrt(fan in) for linear layers."""
+    """One block: Xavier for the joint projection, uniform +-1/sqrt(fan in) for the linear layers."""
     zeros, ones = np.zeros(width, np.float32), np.ones(width, np.float32)
     inner, outer = width**-0.5, (4 * width) ** -0.5
     return {

@@ -3,10 +3,10 @@
 Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024;
 https://github.com/uyzhang/CLIP-RC. State names are those of the released checkpoints.
 
-Every `execute` takes an optional `trace` dictionary and leaves intermediates in it, under the names that recorded outputs
-of the released models use: those of the encoder (jseg/model/image_encoder.py) and, of the head, `ram_q` (B, M * C, 2D),
-`q0` (B, M * C, D), `ram_v` (B, N, 3D), `v0` (B, N, D), `q<i>` and `v<i>` after decoder layer i = 1.., and `logits_grid`
-(B, C, h, w).
+Every `execute` takes an optional `trace` dictionary and leaves intermediates in it, under the names that recorded
+outputs of the released models use: those of the encoder (jseg/model/image_encoder.py) and, of the head, `ram_q`
+(B, M * C, 2D), `q0` (B, M * C, D), `ram_v` (B, N, 3D), `v0` (B, N, D), `q<i>` and `v<i>` after decoder layer i = 1..,
+and `logits_grid` (B, C, h, w).
 """
 
 from __future__ import annotations

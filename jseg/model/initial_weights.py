@@ -1,8 +1,9 @@
 """What a CLIP-RC model starts from: CLIP's image weights (or none, on purpose) and fresh prompts and head.
 
-`head_init="released"` is what the published runs started from: PyTorch's defaults for decoder and projections, with the
-layers of each decoder side copies of one, and a normal distribution for the recovery decoder. `head_init="declared"` is
-what the released code declares but never calls: a normal distribution throughout, the second MLP layer of the pixel side 0.
+`head_init="released"` is what the published runs started from (https://github.com/uyzhang/CLIP-RC): PyTorch's defaults
+for decoder and projections, with the layers of each decoder side copies of one, and a normal distribution for the
+recovery decoder. `head_init="declared"` is what the released code declares but never calls: a normal distribution
+throughout, and 0 for the second MLP layer of the pixel side.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jseg.clip.blocks import normal, uniform
-from jseg.clip.image_tower import ImageTower, random_image_weights, resize_positions, side_of_grid
+from jseg.clip.image_tower import random_image_weights, resize_positions, side_of_grid
 from jseg.engine.config import ModelConfig
 from jseg.errors import UserError
 from jseg.model.prompt_tokens import random_prompt_weights

@@ -1,7 +1,8 @@
 """The recovery decoder: tells the input features of the decoder from its outputs. Used in training only.
 
-Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, recovery decoder. The paper
-calls it identical to the decoder; the released code has one layer where the decoder has three (`model.recovery_layers`).
+Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, recovery decoder.
+The paper calls it identical to the decoder; the released code has one layer where the decoder has three
+(`model.recovery_layers`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Region alignment: text x region x global -> class queries; regions + global + patches -> pixels.
 
-Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, region alignment module.
+Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, region alignment.
 The projections `q_proj` and `lateral_proj` are linear, so what is the same for many tokens is projected once and then
 repeated or interpolated; `query_features` and `pixel_features` are what they stand for.
 """

@@ -14,15 +14,16 @@ def check_region_grid(patch_grid: tuple[int, int], region_grid: tuple[int, int])
     """Raises UserError unless every region gets at least one patch."""
     if region_grid[0] > patch_grid[0] or region_grid[1] > patch_grid[1]:
         raise UserError(
-            f"model.region_grid: {region_grid[0]}x{region_grid[1]} regions do not fit into {patch_grid[0]}x{patch_grid[1]}"
-            " patches: use a larger image or fewer regions"
+            f"model.region_grid: {region_grid[0]}x{region_grid[1]} regions do not fit into an image of "
+            f"{patch_grid[0]}x{patch_grid[1]} patches: use a larger image or fewer regions"
         )
 
 
 def region_of_patch(patch_grid: tuple[int, int], region_grid: tuple[int, int]) -> np.ndarray:
     """Index of the region that each patch belongs to, int32 (h * w,), row-major.
 
-    A region is a block of h // rh by w // rw patches; what is left over at the right and the bottom belongs to none (-1).
+    A region is a block of h // rh by w // rw patches; what is left over at the right and the bottom belongs to none,
+    marked -1.
 
     Raises:
         UserError: more regions than patches along a side.
@@ -38,8 +39,8 @@ def region_of_patch(patch_grid: tuple[int, int], region_grid: tuple[int, int]) -
 def attention_allowed(leading: int, patch_grid: tuple[int, int], region_grid: tuple[int, int]) -> np.ndarray:
     """Who may attend to whom, bool (T, T) with rows = queries, tokens in the order `[leading | patches | regions]`.
 
-    Leading tokens (class token, prompts) and patches see each other; a region sees its own patches and itself, and of all
-    tokens only its own patches see it.
+    Leading tokens (class token, prompts) and patches see each other; a region sees its own patches and itself, and of
+    all other tokens only its own patches see it.
 
     Raises:
         UserError: more regions than patches along a side.

@@ -29,8 +29,8 @@ def load_released(model: ClipRC, tensors: Mapping[str, np.ndarray]) -> list[str]
     """Sets every weight of the model; nothing is changed unless all match.
 
     Args:
-        tensors: arrays under the released names (`backbone.*`, `decode_head.*`); `text_encoder.*` and attention masks are
-            left alone. A positional embedding of another grid is resized.
+        tensors: arrays under the released names (`backbone.*`, `decode_head.*`); `text_encoder.*` and attention masks
+            are left alone. A positional embedding of another grid is resized.
 
     Returns:
         What was not taken as it is: names of dead weights, and the positional embedding if it was resized.

@@ -1,4 +1,7 @@
-"""Setting a module's weights from named arrays, all or nothing. (Jittor's `load_parameters` skips what does not match.)"""
+"""Setting a module's weights from named arrays, all or nothing.
+
+Jittor's own `load_parameters` skips what does not match, without an error: https://github.com/Jittor/jittor
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The two-way decoder: class queries look at pixels while pixels look at class queries.
 
-Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, figure 2. No self-attention
-runs in it; the released PyTorch checkpoints carry weights of one that is never used.
+Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, figure 2.
+No self-attention runs in it; the released PyTorch checkpoints carry weights of one that is never used.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Attention of the encoder (with region tokens), of the text tower (causal) and of the decoder (queries and pixels).
 
-The formulae are those of `jseg.ops.attention_reference`. The backward pass is written out, because Jittor's automatic one
-runs the softmax in many unfused passes: at 12 heads x 1051 tokens x 64 on one CPU core, forward and backward took 1.48 s
-with automatic differentiation and 0.52 s like this.
+The formulae are those of `jseg.ops.attention_reference`. The backward pass is written out, because Jittor's automatic
+one runs the softmax in many unfused passes: at 12 heads x 1051 tokens x 64 on one CPU core, forward and backward took
+1.48 s with automatic differentiation and 0.52 s like this.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MASKED = -1e30  # exp(MASKED - maximum) is 0; finite, so that fast-math kernels 
 
 
 class SoftmaxAttention(jt.Function):
-    """`softmax(q k^T / sqrt(d) + mask) * keep @ v` with its gradient by hand. Called as `SoftmaxAttention.apply(...)`."""
+    """`softmax(q k^T / sqrt(d) + mask) * keep @ v` with its gradient by hand; call `SoftmaxAttention.apply(...)`."""
 
     def execute(self, q: jt.Var, k: jt.Var, v: jt.Var, mask: jt.Var | None, keep: jt.Var | None) -> jt.Var:
         """Shapes as in `masked_attention`; `mask` (Tq, Tk) is added to the scores."""
@@ -67,8 +67,8 @@ def region_attention(
 ) -> jt.Var:
     """Self-attention of the image encoder over tokens in the order `[leading | patches | regions]`.
 
-    A region sees the patches of its own block and itself; a patch sees all leading tokens, all patches and its own region;
-    a leading token (class token, prompts) sees leading tokens and patches.
+    A region sees the patches of its own block and itself; a patch sees all leading tokens, all patches and its own
+    region; a leading token (class token, prompts) sees leading tokens and patches.
 
     Args:
         q, k, v: (B, heads, T, d) with T = leading + h * w + rh * rw.

@@ -1,6 +1,7 @@
 """Attention in a few plain Jittor lines: what `jseg.ops.attention` is tested against.
 
-Masks: Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, region-level bridge.
+Who may attend to whom: Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024,
+region-level bridge.
 """
 
 from __future__ import annotations
