@@ -31,7 +31,9 @@ def _ends_early(header: bytes, tail: bytes) -> bool:
 
 
 def _decoding_problem(content: bytes) -> str:
-    """What Pillow says when it decodes a whole file; "" when nothing is wrong."""
+    """What is wrong with the content of a file, decoded as a whole; "" when nothing is."""
+    if content.startswith(_PNG_START) and _PNG_END not in content:
+        return "truncated"
     try:
         with Image.open(io.BytesIO(content)) as image:
             image.load()
@@ -50,7 +52,7 @@ def _label_kind_problem(header: bytes) -> str:
     if colour_type == 3 or (colour_type == 0 and depth == 8):
         return ""
     kind = _PNG_COLOUR_TYPES.get(colour_type, "unknown")
-    return f"a {depth}-bit {kind} PNG, labels must be palette or 8-bit grey ones that hold class numbers"
+    return f"{depth}-bit {kind} PNG, labels must be palette or 8-bit grey ones that hold class numbers"
 
 
 def file_problem(path: Path, labels: bool = False) -> str:

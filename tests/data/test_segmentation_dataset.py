@@ -1,0 +1,157 @@
+"""The VOC-layout data set: what it reads, and every bad input it must name in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jseg.data.class_names import voc_palette
+from jseg.data.segmentation_dataset import SegmentationDataset, open_dataset
+from jseg.data.shapes import ShapesDataset
+from jseg.engine.config import DataConfig
+from jseg.errors import UserError
+
+
+def refused(action: Callable[[], object]) -> str:
+    """The message of the user error that `action` ends with."""
+    with pytest.raises(UserError) as caught:
+        action()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def labels_folder(voc: DataConfig) -> Path:
+    return Path(voc.root) / "SegmentationClass"
+
+
+def test_pairs_come_in_the_order_of_the_split_file(voc: DataConfig) -> None:
+    dataset = SegmentationDataset(voc, "train")
+    assert len(dataset) == 3 and dataset.names == ["a1", "b2", "c3"] and dataset.class_list.dataset == "voc12"
+    image, labels, name = dataset.read(1)
+    assert image.shape == (36, 48, 3) and image.dtype == labels.dtype == np.uint8 and name == "b2"
+    stored = np.array(Image.open(labels_folder(voc) / "b2.png"))
+    assert set(np.unique(stored)) == {*range(21), 255}
+    np.testing.assert_array_equal(labels, np.where(stored == 0, 255, np.where(stored == 255, 255, stored - 1)))
+
+
+def test_grey_labels_equal_palette_labels(voc: DataConfig) -> None:
+    before = SegmentationDataset(voc, "train").read(0)[1]
+    path = labels_folder(voc) / "a1.png"
+    stored = np.array(Image.open(path))
+    Image.fromarray(stored, "L").save(path)
+    np.testing.assert_array_equal(SegmentationDataset(voc, "train").read(0)[1], before)
+
+
+def test_split_file_may_hold_blank_lines_and_be_left_out(voc: DataConfig) -> None:
+    assert SegmentationDataset(voc, "val").names == ["a1"]
+    voc.val.names = ""
+    assert SegmentationDataset(voc, "val").names == ["a1", "b2", "c3"]
+
+
+def test_test_split_needs_no_labels(voc: DataConfig) -> None:
+    voc.val.labels = ""
+    assert SegmentationDataset(voc, "test").read(0)[1] is None
+    assert "data.val.labels is not set" in refused(lambda: SegmentationDataset(voc, "val"))
+
+
+def test_open_dataset_chooses_by_name(voc: DataConfig) -> None:
+    assert isinstance(open_dataset(voc, "train"), SegmentationDataset)
+    assert isinstance(open_dataset(DataConfig(), "val"), ShapesDataset)
+    voc.dataset = "voc"
+    assert "choose from" in refused(lambda: open_dataset(voc, "train"))
+
+
+def test_missing_settings_and_folders_are_named(voc: DataConfig) -> None:
+    voc.train.images = "Images"
+    assert "Images does not exist: correct data.root or data.train.images" in refused(
+        lambda: open_dataset(voc, "train")
+    )
+    voc.root = ""
+    assert "data.root is not set" in refused(lambda: open_dataset(voc, "train"))
+
+
+def test_missing_and_empty_split_file(voc: DataConfig) -> None:
+    path = Path(voc.root) / "ImageSets" / "train.txt"
+    path.write_text(" \n\n")
+    assert "names no picture" in refused(lambda: open_dataset(voc, "train"))
+    path.unlink()
+    message = refused(lambda: open_dataset(voc, "train"))
+    assert str(path) in message and "does not exist" in message and "data.train.names" in message
+
+
+def test_folder_without_pictures(voc: DataConfig) -> None:
+    voc.val.names, voc.val.image_suffix = "", ".jpeg"
+    assert "holds no *.jpeg file" in refused(lambda: open_dataset(voc, "val"))
+
+
+def test_missing_files_are_named_when_the_data_set_is_opened(voc: DataConfig) -> None:
+    (Path(voc.root) / "JPEGImages" / "b2.jpg").unlink()
+    (labels_folder(voc) / "c3.png").unlink()
+    message = refused(lambda: open_dataset(voc, "train"))
+    assert "2 of 6 files" in message and "b2.jpg (missing)" in message and "c3.png (missing)" in message
+
+
+def test_many_missing_files_are_counted(voc: DataConfig) -> None:
+    names = [f"z{number:02}" for number in range(30)]
+    (Path(voc.root) / "ImageSets" / "train.txt").write_text("\n".join(names))
+    message = refused(lambda: open_dataset(voc, "train"))
+    assert "60 of 60 files" in message and "z04.jpg (missing) and 55 more" in message and "z05" not in message
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 0.98])
+@pytest.mark.parametrize("file", ["JPEGImages/b2.jpg", "SegmentationClass/b2.png"])
+def test_truncated_files_are_named_when_the_data_set_is_opened(
+    voc: DataConfig, cut_short: Callable[[Path, float], None], file: str, share: float
+) -> None:
+    cut_short(Path(voc.root) / file, share)
+    message = refused(lambda: open_dataset(voc, "train"))
+    assert f"1 of 6 files below {voc.root} cannot be used: {file} (" in message
+
+
+def test_files_that_go_bad_later_are_named_when_read(voc: DataConfig, cut_short: Callable[[Path, float], None]) -> None:
+    dataset = open_dataset(voc, "train")
+    cut_short(dataset.image_path(2), 0.7)
+    assert f"{dataset.image_path(2)}: truncated" in refused(lambda: dataset.read(2))
+
+
+def test_colour_encoded_labels_are_refused(voc: DataConfig) -> None:
+    path = labels_folder(voc) / "a1.png"
+    Image.fromarray(voc_palette(256)[np.array(Image.open(path))]).save(path)
+    assert "SegmentationClass/a1.png (8-bit RGB PNG" in refused(lambda: open_dataset(voc, "train"))
+
+
+def test_sizes_that_differ_are_refused(voc: DataConfig) -> None:
+    path = labels_folder(voc) / "a1.png"
+    Image.open(path).resize((40, 36), Image.Resampling.NEAREST).save(path)
+    message = refused(lambda: open_dataset(voc, "train").read(0))
+    assert str(path) in message and "40x36" in message and "48x36" in message
+
+
+def test_values_outside_the_class_list_are_refused(voc: DataConfig) -> None:
+    path = labels_folder(voc) / "a1.png"
+    stored = np.array(Image.open(path))
+    stored[5, 5:7] = 21, 200
+    Image.fromarray(stored, "L").save(path)
+    message = refused(lambda: open_dataset(voc, "train").read(0))
+    assert f"{path}: label values 21, 200 are not in the class list of voc12" in message
+
+
+def test_real_photos(test_data: Path) -> None:
+    data = DataConfig(dataset="voc12", root=str(test_data / "voc_samples"))
+    for split in ("train", "val"):
+        files = getattr(data, split)
+        files.images, files.labels = "JPEGImages", "SegmentationClass"
+        files.names = f"ImageSets/Segmentation/{split}.txt"
+    found = {}
+    for split in ("train", "val"):
+        dataset = open_dataset(data, split)
+        for index in range(len(dataset)):
+            image, labels, name = dataset.read(index)
+            assert image.shape[:2] == labels.shape and image.std() > 10
+            found[name] = {dataset.class_list.names[value] for value in np.unique(labels[labels != 255])}
+    assert found["2011_000003"] == {"bottle", "person"}
+    assert found["2011_000025"] == {"bus", "car"}
