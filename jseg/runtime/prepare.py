@@ -1,8 +1,9 @@
 """Sets what Jittor reads from the environment, before the first `import jittor`. Imports nothing heavy itself.
 
 Facts about Jittor 1.3.11 used here: it downloads oneDNN, cutt, nccl and cutlass at import unless told otherwise; it
-aborts when nvcc is installed but no NVIDIA driver is; it remembers the last JITTOR_HOME for later runs; it builds its
-CPU kernels with -Ofast, under which `nan != nan` is false.
+aborts when nvcc is installed but no NVIDIA driver is; it remembers the last JITTOR_HOME for later runs that set none, in
+`~/.cache/jittor/config.json`, and fails when it cannot write there; it builds its CPU kernels with -Ofast, under which
+`nan != nan` is false.
 """
 
 from __future__ import annotations
@@ -41,10 +42,8 @@ _prepared: Preparation | None = None
 
 def cache_folder() -> Path:
     """Folder for everything jseg caches: `JSEG_CACHE`, else `$XDG_CACHE_HOME/jseg`, else `~/.cache/jseg`."""
-    if os.environ.get("JSEG_CACHE"):
-        return Path(os.environ["JSEG_CACHE"]).expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base).expanduser().absolute() / "jseg"
+    named, base = os.environ.get("JSEG_CACHE"), os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.path.abspath(os.path.expanduser(named or f"{base}/jseg")))
 
 
 def has_driver_library() -> bool:
@@ -102,17 +101,33 @@ def choose_nvcc() -> tuple[str, str]:
     return nvcc, ""
 
 
+def _can_write(folder: Path) -> bool:
+    """Whether `folder` exists or can be made, and files can be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK)
+
+
 def _prepare_home(found: Preparation) -> None:
     """Makes the cache folder and lays oneDNN out in it."""
-    mend = "set JSEG_CACHE to a folder that can be written"
     try:
-        found.jittor_home.mkdir(parents=True, exist_ok=True)
-        found.onednn = onednn.lay_out(found.jittor_home)
-    except OSError as error:
-        found.problem = f"cannot write the cache folder {found.jittor_home} ({error.strerror}): {mend}"
-    else:
-        if not os.access(found.jittor_home, os.W_OK):
-            found.problem = f"cannot write the cache folder {found.jittor_home}: {mend}"
+        writable = _can_write(found.jittor_home)
+        found.onednn = writable and onednn.lay_out(found.jittor_home)
+    except OSError:
+        writable = False
+    if not writable:
+        found.problem = (
+            f"cannot write the cache folder {found.jittor_home}: set JSEG_CACHE to a folder that can be written"
+        )
+        return
+    home = os.path.expanduser("~")
+    if not _can_write(Path(home, ".cache", "jittor")):
+        os.environ["HOME"] = str(found.jittor_home)  # also for the processes in which Jittor compiles
+        found.notes.append(
+            f"Jittor cannot write its settings into the home folder {home}: HOME={found.jittor_home} for now"
+        )
     if not found.onednn:
         os.environ.setdefault("use_mkl", "0")
         found.notes.append(f"oneDNN is missing, matrix products are many times slower: {onednn.INSTALL}")
@@ -127,7 +142,7 @@ def prepare() -> Preparation:
     global _prepared
     if _prepared is not None:
         return _prepared
-    home = Path(os.environ.get("JITTOR_HOME") or cache_folder() / "jittor").expanduser().absolute()
+    home = Path(os.path.abspath(os.path.expanduser(os.environ.get("JITTOR_HOME") or cache_folder() / "jittor")))
     found = Preparation(jittor_home=home)
     _prepare_home(found)
     found.nvcc, found.cuda_note = choose_nvcc()

@@ -1,8 +1,7 @@
 """Starts Jittor: imports it quietly, mends what its import changes in this process, chooses CPU or CUDA.
 
-Facts about Jittor 1.3.11 used here. Its import writes `~/.cache/jittor/config.json`, which makes our JITTOR_HOME the
-default of all other Jittor programs of the user. It replaces the SIGINT handler by one that ends the process at once
-(no KeyboardInterrupt, no `finally`), and the SIGCHLD handler by one that does the same when any child process dies of a
+Facts about Jittor 1.3.11 used here. Its import replaces the SIGINT handler by one that ends the process at once (no
+KeyboardInterrupt, no `finally`), and the SIGCHLD handler by one that does the same when any child process dies of a
 signal other than SIGTERM, so that a killed data worker could not be reported. It switches the check of TLS certificates
 off for the whole process, and leaves its pool of compile processes running.
 """
@@ -80,7 +79,7 @@ def notice(jittor_home: Path) -> str:
 def _import_jittor(preparation: Preparation, nvcc: str) -> None:
     os.environ["python_config_path"] = toolchain.find_python_config()
     os.environ["nvcc_path"] = nvcc
-    with _process_state_kept(preparation.jittor_home), warnings.catch_warnings():
+    with _process_state_kept(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Jittor's own sources, when Python compiles them
         try:
             import jittor_utils
@@ -98,18 +97,13 @@ def _import_jittor(preparation: Preparation, nvcc: str) -> None:
 
 
 @contextmanager
-def _process_state_kept(jittor_home: Path) -> Iterator[None]:
-    """Keeps from Jittor's import the user's home folder, the signal handlers and the check of TLS certificates."""
-    home, context = os.environ.get("HOME"), ssl._create_default_https_context
+def _process_state_kept() -> Iterator[None]:
+    """Keeps the signal handlers and the check of TLS certificates as they were before Jittor's import."""
+    context = ssl._create_default_https_context
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGCHLD)}
-    os.environ["HOME"] = str(jittor_home)  # where Jittor writes its config.json; the real one may not even be writable
     try:
         yield
     finally:
-        if home is None:
-            del os.environ["HOME"]
-        else:
-            os.environ["HOME"] = home
         ssl._create_default_https_context = context
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():

@@ -39,6 +39,12 @@ def jittor_version() -> str:
         return "unknown"
 
 
+def jittor_folder() -> str:
+    """Folder of the installed Jittor package, "" when it is not installed."""
+    spec = importlib.util.find_spec("jittor")
+    return str(Path(spec.origin).parent) if spec and spec.origin else ""
+
+
 def find_python_config() -> str:
     """`python3.x-config` as Jittor will find it, else this interpreter's own; "" when there is none.
 
@@ -57,6 +63,9 @@ def problem() -> str:
     """Why Jittor cannot be imported here, with the command that mends it; "" when it can."""
     if not jittor_version():
         return f"Jittor is not installed in {sys.executable}: pip install {JITTOR}"
+    for path in (sys.executable, jittor_folder()):
+        if " " in path:
+            return f"Jittor cannot compile where its own path holds a blank ({path}): move the virtual environment"
     if not find_compiler():
         named = os.environ.get("cc_path")
         missing = f"the compiler {named} (cc_path) does not exist" if named else "there is no g++"

@@ -1,0 +1,119 @@
+"""Tests of Jittor's start: what it prints, what it leaves of this process, which errors are told in one line."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jseg.errors import UserError
+from jseg.runtime import prepare, toolchain
+
+start_module = importlib.import_module("jseg.runtime.start")
+
+# Runs in a process of its own, without network and with an empty home folder; every line is checked below.
+PROGRAM = """
+import os, signal, socket, ssl, subprocess, sys
+
+def refuse(*arguments):
+    raise OSError("the network must not be used")
+
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGCHLD)]
+context = ssl._create_default_https_context
+
+import jseg
+assert "jittor" not in sys.modules
+from jseg.runtime.start import start
+print("device", start("auto"), start("cpu"))
+
+import jittor
+import numpy
+x = jittor.array(numpy.array([numpy.nan, 1.0], dtype=numpy.float32))
+print("nan", (x != x).numpy().tolist(), (x == x).numpy().tolist(), jittor.isfinite(x).numpy().tolist())
+print("handlers", handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGCHLD)])
+print("certificates", ssl._create_default_https_context is context)
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupt caught")
+child = subprocess.Popen(["sleep", "60"])
+child.kill()
+print("child", child.wait())
+try:
+    jittor.code((2,), "float32", [x], cpu_src="this is no C++").sync()
+except RuntimeError:
+    print("bad kernel raises")
+"""
+
+
+def test_start_in_a_process_of_its_own(tmp_path: Path) -> None:
+    if toolchain.problem():
+        pytest.fail(toolchain.problem())
+    environment = {
+        **os.environ,
+        "HOME": str(tmp_path),
+        "JITTOR_HOME": str(prepare().jittor_home),  # the warm cache
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "nvcc_path": "",
+    }
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
+    assert done.stdout.splitlines() == [
+        "device cpu cpu",
+        "nan [True, False] [False, True] [False, True]",
+        "handlers True",
+        "certificates True",
+        "interrupt caught",
+        "child -9",
+        "bad kernel raises",
+    ], done.stderr
+    assert done.returncode == 0
+    quiet, bad_kernel, _ = done.stderr.partition("In member function")
+    assert bad_kernel  # what g++ says about a bad kernel is not hidden
+    lines = [line for line in quiet.splitlines() if not line.startswith(("jseg: compiling", "\x1b[01m"))]
+    assert lines == []  # no log line of Jittor's
+
+
+def test_unknown_device() -> None:
+    with pytest.raises(UserError, match="choose from auto, cpu, cuda"):
+        start_module.start("gpu")
+
+
+def test_cuda_that_cannot_work_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare(), "nvcc", "")
+    monkeypatch.setattr(prepare(), "cuda_note", "no nvcc (install it)")
+    with pytest.raises(UserError, match=r"device cuda is not possible: no nvcc \(install it\)"):
+        start_module.start("cuda")
+
+
+def test_what_is_missing_is_told_before_jittor_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(start_module, "_started", False)
+    monkeypatch.setattr(toolchain, "find_compiler", lambda: "")
+    with pytest.raises(UserError, match=r"apt-get install g\+\+"):
+        start_module.start()
+    monkeypatch.setattr(prepare(), "problem", "cannot write the cache folder /x: set JSEG_CACHE")
+    with pytest.raises(UserError, match="cannot write the cache folder /x"):
+        start_module.start()
+
+
+def test_rebuilt_jittor_asks_for_a_second_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Rebuilt:
+        """An import hook that behaves like Jittor's import after it rebuilt itself."""
+
+        def find_spec(self, name: str, *_: object) -> None:
+            if name == "jittor_utils":
+                sys.exit(0)
+
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("jittor", "jittor_utils")]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("python_config_path", "nvcc_path"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    monkeypatch.setattr(sys, "meta_path", [Rebuilt(), *sys.meta_path])
+    monkeypatch.setattr(start_module, "_started", False)
+    with pytest.raises(UserError, match="run the same command again"):
+        start_module.start("cpu")
