@@ -8,16 +8,17 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 ARGS ?=
-DEMO ?= work_dirs/shapes_demo
 
 RUN := $(VENV)/bin/python
+DEMO := $(RUN) tools/run_net.py --config-file configs/shapes_demo.py
 
 .PHONY: demo test test-slow lint clean
 
 demo: $(VENV)/installed
-	$(RUN) tools/run_net.py --config-file configs/shapes_demo.py --task train --work-dir $(DEMO)
-	$(RUN) tools/run_net.py --config-file configs/shapes_demo.py --task val --work-dir $(DEMO) --resume
-	$(RUN) tools/run_net.py --config-file configs/shapes_demo.py --task test --work-dir $(DEMO) --resume
+	rm -rf work_dirs/shapes_demo
+	$(DEMO) --task train
+	$(DEMO) --task val --resume
+	$(DEMO) --task test --resume
 
 test: $(VENV)/installed-test
 	$(RUN) -m pytest $(ARGS)
