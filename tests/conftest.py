@@ -15,7 +15,19 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if importlib.util.find_spec("torch"):
     import torch  # noqa: F401  # an oracle; must be loaded before Jittor when both are in one process
 
-import jseg  # noqa: F401  # sets what Jittor reads from the environment
+from jseg.runtime import prepare
+from jseg.runtime.start import start
+
+start("auto")  # quiet, and Ctrl-C works; the first time this compiles Jittor's core
+start("cpu")  # tests marked gpu choose otherwise themselves
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips tests marked `gpu` where CUDA cannot work, and says why."""
+    if not prepare().nvcc:
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason=f"no CUDA: {prepare().cuda_note}"))
 
 
 @pytest.fixture(scope="session")
