@@ -185,20 +185,31 @@ def _panel(picture: np.ndarray, height: int) -> np.ndarray:
     return panel
 
 
-def _sheet_row(example: Example, classes: Classes, with_truth: bool) -> np.ndarray:
+def thumbnail(example: Example) -> Example:
+    """The example at the size that it has in a sheet."""
     height, width = example.prediction.shape
     scale = min(PANEL / width, PANEL / height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    if size == (width, height):
+        return example
     image = cv2.resize(example.image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    panels = [image]
+    prediction, truth = (
+        None if labels is None else cv2.resize(labels.astype(np.uint16), size, interpolation=cv2.INTER_NEAREST)
+        for labels in (example.prediction, example.truth)
+    )
+    return Example(example.name, image, prediction, truth)
+
+
+def _sheet_row(example: Example, classes: Classes, with_truth: bool) -> np.ndarray:
+    panels = [example.image]
     for labels in ([example.truth] if with_truth else []) + [example.prediction]:
         if labels is None:
-            panels.append(np.full_like(image, 235))
-            continue
-        small = cv2.resize(labels.astype(np.uint16), size, interpolation=cv2.INTER_NEAREST)
-        panels.append(overlay(image, small, classes.palette, opacity=0.7))
-    panels = [_panel(panel, size[1]) for panel in panels]
-    spacer = np.full((size[1], MARGIN, 3), PAPER, dtype=np.uint8)
+            panels.append(np.full_like(example.image, 235))
+        else:
+            panels.append(overlay(example.image, labels, classes.palette, opacity=0.7))
+    height = example.image.shape[0]
+    panels = [_panel(panel, height) for panel in panels]
+    spacer = np.full((height, MARGIN, 3), PAPER, dtype=np.uint8)
     return np.concatenate([spacer, *(part for panel in panels for part in (panel, spacer))], axis=1)
 
 
@@ -224,6 +235,7 @@ def sheet(examples: Sequence[Example], classes: Classes, title: str = "") -> np.
     Returns:
         (height, width, 3) uint8 RGB.
     """
+    examples = [thumbnail(example) for example in examples]
     with_truth = any(example.truth is not None for example in examples)
     columns = ("image", "ground truth", "prediction") if with_truth else ("image", "prediction")
     width = len(columns) * (PANEL + MARGIN) + MARGIN

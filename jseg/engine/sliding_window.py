@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import jittor as jt
 import numpy as np
@@ -18,37 +19,33 @@ import numpy as np
 from jseg.engine.config import TestConfig
 from jseg.ops.bilinear import interpolation_matrix, interpolation_taps
 
-BAND_VALUES = 2**23  # scores in one band, over all classes (32 MiB)
-
-
-@dataclass(frozen=True)
-class Window:
-    """A rectangle of a picture, in pixels."""
-
-    top: int
-    left: int
-    height: int
-    width: int
+BAND_VALUES = 2**24  # scores in one band, over all classes (64 MiB)
 
 
 def window_starts(length: int, crop: int, stride: int) -> list[int]:
-    """Where windows start along one side: every `stride` pixels, the last one shifted back to end with the picture."""
+    """Where windows start along one side: every `stride` pixels, the last one shifted back to end with the picture.
+
+    A side that is not longer than the crop has one window.
+    """
     count = max(length - crop + stride - 1, 0) // stride + 1
     return [max(min(index * stride, length - crop), 0) for index in range(count)]
 
 
-def windows(height: int, width: int, config: TestConfig) -> list[Window]:
-    """The windows over a picture, row by row, all of one size.
+@dataclass(frozen=True)
+class Segment:
+    """A part of one side of a picture that the same windows cover."""
 
-    A side shorter than the crop is covered by windows of just its length; mode whole is one window.
-    """
-    if config.mode == "whole":
-        return [Window(0, 0, height, width)]
-    crop = (min(config.crop_size[0], height), min(config.crop_size[1], width))
+    start: int
+    stop: int
+    windows: tuple[int, ...]  # their positions in the list of starts
+
+
+def segments(starts: list[int], crop: int) -> list[Segment]:
+    """Cuts one side at the ends of all windows; every part is covered by at least one."""
+    cuts = sorted({*starts, *(start + crop for start in starts)})
     return [
-        Window(top, left, *crop)
-        for top in window_starts(height, config.crop_size[0], config.stride[0])
-        for left in window_starts(width, config.crop_size[1], config.stride[1])
+        Segment(first, last, tuple(i for i, start in enumerate(starts) if start <= first and last <= start + crop))
+        for first, last in pairwise(cuts)
     ]
 
 
@@ -82,48 +79,70 @@ class PictureScores:
         config: TestConfig,
     ) -> None:
         self.num_classes = text.shape[0]
-        self.height, self.width = image.shape[1:]
-        self.windows = windows(self.height, self.width, config)
-        first, tower = self.windows[0], model.backbone
+        self.height, self.width = sides = image.shape[1:]
+        whole = config.mode == "whole"
+        self.crop = sides if whole else tuple(map(min, config.crop_size, sides))
+        self.tops, self.lefts = (
+            window_starts(*side) for side in zip(sides, self.crop, sides if whole else config.stride, strict=True)
+        )
+        tower = model.backbone
         self.padded = tuple(
             padded_length(length, tower.conv1.patch_size, regions)
-            for length, regions in zip((first.height, first.width), tower.region_grid, strict=True)
+            for length, regions in zip(self.crop, tower.region_grid, strict=True)
         )
         penalty = np.zeros((self.num_classes, 1, 1), dtype=np.float32)
         penalty[list(seen)] = gamma
         self.penalty = jt.array(penalty)
-        self.overlap = np.zeros((1, self.height, self.width), dtype=np.float32)  # how many windows cover each pixel
-        for window in self.windows:
-            self.overlap[:, window.top : window.top + window.height, window.left : window.left + window.width] += 1
-        self.logits: list[jt.Var] = []  # (C, rows, columns) of each window
+        places = [(top, left) for top in self.tops for left in self.lefts]
+        outputs = []
         with jt.no_grad():
-            for start in range(0, len(self.windows), config.window_batch):
-                crops = [self._crop(image, window) for window in self.windows[start : start + config.window_batch]]
-                logits = model(jt.array(np.stack(crops)), text)
-                logits.sync()
-                self.logits += [logits[index] for index in range(len(crops))]
+            for start in range(0, len(places), config.window_batch):
+                crops = [self._window(image, *place) for place in places[start : start + config.window_batch]]
+                outputs.append(model(jt.array(np.stack(crops)), text))
+                outputs[-1].sync()
+            # (window rows, windows in a row, C, h, w)
+            logits = jt.concat(outputs, dim=0)
+            self.logits = logits.reshape(len(self.tops), len(self.lefts), *logits.shape[1:])
+            self.logits.sync()
 
-    def _crop(self, image: np.ndarray, window: Window) -> np.ndarray:
+    def _window(self, image: np.ndarray, top: int, left: int) -> np.ndarray:
         """One window, padded at the right and bottom with the mean colour (0 after normalising)."""
-        crop = np.zeros((3, *self.padded), dtype=np.float32)
-        part = image[:, window.top : window.top + window.height, window.left : window.left + window.width]
-        crop[:, : window.height, : window.width] = part
-        return crop
+        height, width = self.crop
+        window = np.zeros((3, *self.padded), dtype=np.float32)
+        window[:, :height, :width] = image[:, top : top + height, left : left + width]
+        return window
+
+    def _window_row(self, row: int, start: int, stop: int) -> jt.Var:
+        """Calibrated scores of rows [start, stop) of each window in a row: (windows, C, stop - start, crop width)."""
+        count, _, height, width = self.logits[row].shape
+        down = interpolation_matrix(height, self.padded[0])[start - self.tops[row] : stop - self.tops[row]]
+        across = interpolation_matrix(width, self.padded[1])[: self.crop[1]]
+        # rows first: the transposes then touch the small maps only
+        rows = jt.matmul(self.logits[row].transpose(0, 1, 3, 2).reshape(-1, height), jt.array(down.T.copy()))
+        rows = rows.reshape(-1, width, stop - start).transpose(0, 2, 1).reshape(-1, width)
+        upsampled = jt.matmul(rows, jt.array(across.T.copy()))
+        return jt.sigmoid(upsampled.reshape(count, self.num_classes, stop - start, self.crop[1])) - self.penalty
 
     def band(self, start: int, stop: int) -> jt.Var:
         """Calibrated scores of rows [start, stop), averaged over the windows: (C, stop - start, W)."""
-        total = jt.zeros((self.num_classes, stop - start, self.width))
-        for window, logits in zip(self.windows, self.logits, strict=True):
-            top, bottom = max(start, window.top), min(stop, window.top + window.height)
-            if top >= bottom:
-                continue
-            down = interpolation_matrix(logits.shape[1], self.padded[0])[top - window.top : bottom - window.top]
-            across = interpolation_matrix(logits.shape[2], self.padded[1])[: window.width]
-            columns = _resize_rows(logits, down)  # (C, bottom - top, columns)
-            upsampled = jt.matmul(columns.reshape(-1, columns.shape[2]), jt.array(across.T.copy()))
-            scores = jt.sigmoid(upsampled).reshape(self.num_classes, bottom - top, window.width) - self.penalty
-            total[:, top - start : bottom - start, window.left : window.left + window.width] += scores
-        return total / jt.array(self.overlap[:, start:stop])
+        parts = []
+        for rows in segments(self.tops, self.crop[0]):
+            first, last = max(start, rows.start), min(stop, rows.stop)
+            if first < last:
+                scores = [self._window_row(row, first, last) for row in rows.windows]
+                parts.append(
+                    jt.concat([self._mean(scores, columns) for columns in segments(self.lefts, self.crop[1])], 2)
+                )
+        return jt.concat(parts, dim=1)
+
+    def _mean(self, scores: list[jt.Var], columns: Segment) -> jt.Var:
+        """Mean over all windows that cover a segment: (C, rows, columns.stop - columns.start)."""
+        covering = [
+            row[column, :, :, columns.start - self.lefts[column] : columns.stop - self.lefts[column]]
+            for row in scores
+            for column in columns.windows
+        ]
+        return sum(covering[1:], start=covering[0]) / len(covering)
 
     def resized_band(self, start: int, stop: int, size: tuple[int, int]) -> jt.Var:
         """Rows [start, stop) of the scores after bilinear resizing to `size` = (H', W'): (C, stop - start, W')."""
@@ -140,7 +159,8 @@ class PictureScores:
         rows = max(1, rows * size[0] // max(size[0], self.height))  # a shrunk row is made of several rows
         for start in range(0, size[0], rows):
             with jt.no_grad():
-                yield start, self.resized_band(start, min(start + rows, size[0]), size)
+                band = self.resized_band(start, min(start + rows, size[0]), size)
+            yield start, band
 
     def scores(self, size: tuple[int, int] | None = None) -> np.ndarray:
         """All scores, (C, H', W') float32; `size` None = at the size of the picture as given."""
@@ -157,13 +177,6 @@ class PictureScores:
         for start, band in self.bands(size):
             result[start : start + band.shape[1]] = _highest_class(band).numpy()
         return result
-
-
-def _resize_rows(maps: jt.Var, matrix: np.ndarray) -> jt.Var:
-    """(C, h, w) -> (C, rows, w) by a matrix (rows, h)."""
-    count, height, width = maps.shape
-    columns = jt.matmul(maps.transpose(0, 2, 1).reshape(-1, height), jt.array(matrix.T.copy()))
-    return columns.reshape(count, width, matrix.shape[0]).transpose(0, 2, 1)
 
 
 def _between(maps: jt.Var, axis: int, first: np.ndarray, second: np.ndarray, share: np.ndarray) -> jt.Var:

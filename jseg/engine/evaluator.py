@@ -1,0 +1,199 @@
+"""Evaluation of a model on a data set: predictions, metrics, tables, pictures.
+
+Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, section 4.1.
+
+    python tools/run_net.py --config-file configs/shapes_demo.py --task val --weights …
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import jittor as jt
+import numpy as np
+from tqdm import tqdm
+
+from jseg.data.class_names import ClassList
+from jseg.data.label_maps import stored_labels
+from jseg.data.loader import evaluation_images
+from jseg.data.segmentation_dataset import Dataset
+from jseg.engine.config import Config
+from jseg.engine.metrics import ConfusionMatrix, class_table, headline
+from jseg.engine.sliding_window import predict
+from jseg.errors import UserError
+from jseg.model.clip_rc import ClipRC
+from jseg.pictures import (
+    Classes,
+    Example,
+    overlay_with_legend,
+    sheet,
+    thumbnail,
+    write_label_map,
+    write_picture,
+)
+from jseg.whole_file import write_json
+
+METRICS_NAME = "metrics.json"
+SHEET_NAME = "sheet.png"
+SHEET_ROWS = 8
+SLOW_LOG = 20.0  # seconds between progress lines where there is no terminal
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says of one picture."""
+
+    index: int  # in the data set
+    name: str
+    labels: np.ndarray  # (H, W) int32 class ids
+    truth: np.ndarray | None  # (H, W) uint8 class ids, 255 = ignored
+
+
+def unseen_classes(class_list: ClassList, config: Config) -> tuple[int, ...]:
+    """Ids that count as unseen: none when the training was on another data set."""
+    return () if config.cross_dataset else class_list.unseen
+
+
+def seen_classes(class_list: ClassList, config: Config) -> tuple[int, ...]:
+    """Ids that count as seen: calibration is subtracted from their scores."""
+    unseen = unseen_classes(class_list, config)
+    return tuple(index for index in range(len(class_list.names)) if index not in unseen)
+
+
+def predictions(
+    model: ClipRC, dataset: Dataset, text: np.ndarray, class_list: ClassList, config: Config
+) -> Iterator[Prediction]:
+    """Predictions for all pictures in the order of the data set, with a progress bar.
+
+    Args:
+        model: in evaluation mode.
+        text: (C, D) float32 embeddings of all classes of the list.
+
+    Raises:
+        UserError: a picture or label map that cannot be used.
+    """
+    features = jt.array(text)
+    seen, gamma = seen_classes(class_list, config), config.gamma()
+    interval = 0.2 if sys.stderr.isatty() else SLOW_LOG
+    bar = tqdm(total=len(dataset), desc=class_list.title, unit="picture", mininterval=interval, dynamic_ncols=True)
+    with bar, closing(evaluation_images(dataset, config)) as pictures:
+        for index, picture in enumerate(pictures):
+            labels = predict(model, picture.image, features, seen, gamma, config.test, picture.size)
+            yield Prediction(index, picture.name, labels, picture.labels)
+            bar.update()
+
+
+def evaluate(
+    model: ClipRC,
+    dataset: Dataset,
+    text: np.ndarray,
+    class_list: ClassList,
+    config: Config,
+    work_dir: Path,
+    save_dir: Path | None = None,
+) -> dict:
+    """Metrics over a data set; prints a table and the summary line, writes `<work_dir>/metrics.json`.
+
+    Args:
+        model: in evaluation mode.
+        text: (C, D) float32 embeddings of all classes of the list.
+        save_dir: where to draw the pictures as well; None = not at all.
+
+    Returns:
+        The content of metrics.json: see `ConfusionMatrix.summary`.
+
+    Raises:
+        UserError: pictures without labels or that cannot be used, a folder that cannot be written.
+    """
+    matrix = ConfusionMatrix(len(class_list.names))
+    painter = Painter(save_dir, dataset, class_list, config) if save_dir is not None else None
+    for prediction in predictions(model, dataset, text, class_list, config):
+        if prediction.truth is None:
+            raise UserError(f"{prediction.name} has no label map: set data.val.labels, or use --task test")
+        matrix.update(prediction.labels, prediction.truth)
+        if painter is not None:
+            painter.add(prediction)
+    unseen = unseen_classes(class_list, config)
+    metrics = matrix.summary(seen_classes(class_list, config), unseen, class_list.names)
+    print(class_table(matrix, class_list.names, unseen))
+    if painter is not None:
+        painter.finish()
+    write_json(Path(work_dir) / METRICS_NAME, metrics)
+    print(f"{class_list.title}, {config.data.setting}, {len(dataset)} pictures")
+    print(headline(metrics), flush=True)
+    return metrics
+
+
+def draw(
+    model: ClipRC, dataset: Dataset, text: np.ndarray, class_list: ClassList, config: Config, save_dir: Path
+) -> Path:
+    """Writes label map and overlay of every picture and a sheet of examples; prints where.
+
+    Pictures that have label maps are measured too: the summary line is printed before the path of the sheet.
+
+    Args:
+        model: in evaluation mode.
+        text: (C, D) float32 embeddings of all classes of the list.
+
+    Returns:
+        Path of the sheet.
+
+    Raises:
+        UserError: a picture that cannot be used, a folder that cannot be written.
+    """
+    matrix = ConfusionMatrix(len(class_list.names))
+    painter = Painter(save_dir, dataset, class_list, config)
+    measured = 0
+    for prediction in predictions(model, dataset, text, class_list, config):
+        painter.add(prediction)
+        if prediction.truth is not None:
+            matrix.update(prediction.labels, prediction.truth)
+            measured += 1
+    if measured == len(dataset):
+        unseen = unseen_classes(class_list, config)
+        print(headline(matrix.summary(seen_classes(class_list, config), unseen, class_list.names)))
+    return painter.finish()
+
+
+class Painter:
+    """Writes `<name>.png` (label map in the data set's own numbering), `<name>_overlay.png` and a sheet of examples."""
+
+    def __init__(self, save_dir: Path, dataset: Dataset, class_list: ClassList, config: Config) -> None:
+        self.save_dir = Path(save_dir)
+        self.dataset = dataset
+        self.class_list = class_list
+        trained = config.data.setting == "supervised"  # then no class was hidden in training
+        unseen = () if trained else unseen_classes(class_list, config)
+        self.classes = Classes(class_list.names, class_list.palette, unseen)
+        self.title = f"{class_list.title}, {config.data.setting}"
+        stored = stored_labels(np.arange(len(class_list.names)), class_list)
+        self.stored_palette = np.zeros((int(stored.max()) + 1, 3), dtype=np.uint8)
+        self.stored_palette[stored] = class_list.palette
+        rows = np.linspace(0, len(dataset) - 1, min(len(dataset), SHEET_ROWS))
+        self.in_sheet = set(np.round(rows).astype(int).tolist())
+        self.examples: list[Example] = []
+        self.count = 0
+
+    def add(self, prediction: Prediction) -> None:
+        """Writes the two pictures of a prediction."""
+        image, _, name = self.dataset.read(prediction.index)
+        stored = stored_labels(prediction.labels, self.class_list)
+        write_label_map(self.save_dir / f"{name}.png", stored, self.stored_palette)
+        write_picture(
+            self.save_dir / f"{name}_overlay.png", overlay_with_legend(image, prediction.labels, self.classes)
+        )
+        if prediction.index in self.in_sheet:
+            self.examples.append(thumbnail(Example(name, image, prediction.labels, prediction.truth)))
+        self.count += 1
+
+    def finish(self) -> Path:
+        """Writes the sheet, prints where everything is, and returns the sheet's path."""
+        path = self.save_dir / SHEET_NAME
+        write_picture(path, sheet(self.examples, self.classes, self.title))
+        print(f"label maps and overlays of {self.count} pictures: {self.save_dir}")
+        print(f"sheet: {path}", flush=True)
+        return path
