@@ -321,6 +321,20 @@ def read_config(path: str | Path, overrides: typing.Iterable[str] = ()) -> Confi
     return config
 
 
+def from_dict(values: Any, source: str | Path) -> Config:
+    """The configuration that `to_dict` told, as weight files record it; keys that are missing keep their defaults.
+
+    Raises:
+        UserError: no such dictionary, unknown key or wrong type; names `source`.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{source} records no configuration")
+    config = Config()
+    _apply_values(config, values, Path(source))
+    check(config)
+    return config
+
+
 def to_dict(config: Config) -> dict:
     """The configuration as JSON-ready nested dictionaries; `read_config` reads it back from a .json file."""
     return json.loads(json.dumps(dataclasses.asdict(config)))

@@ -39,7 +39,7 @@ from jseg.whole_file import write_json
 
 METRICS_NAME = "metrics.json"
 SHEET_NAME = "sheet.png"
-SHEET_ROWS = 8
+SHEET_ROWS = 6
 SLOW_LOG = 20.0  # seconds between progress lines where there is no terminal
 
 

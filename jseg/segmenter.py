@@ -1,0 +1,251 @@
+"""Public inference: a picture and any class names -> labels and scores.
+
+In Python:
+
+    import jseg
+
+    segmenter = jseg.load_segmenter("weights.safetensors")
+    result = segmenter(image, ["cat", "dog", "grass"])  # image (H, W, 3) uint8 RGB
+    result.labels  # (H, W) int32: 0 = cat, 1 = dog, 2 = grass
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jseg.clip.weights import read_clip_weights
+from jseg.data import transforms
+from jseg.engine.checkpoint import is_ours, model_tensors, read_whole
+from jseg.engine.config import Config, ModelConfig, from_dict, read_config
+from jseg.engine.text_features import TextSide, side_of_checkpoint, side_of_clip
+from jseg.errors import UserError
+
+if TYPE_CHECKING:
+    from jseg.model.clip_rc import ClipRC
+    from jseg.weight_files import WeightFile
+
+DEFAULT_TEMPLATES = ("a photo of a {}",)
+RELEASED_HEAD_WIDTH = 64  # channels per attention head of CLIP's image towers
+RELEASED_DECODER_HEADS = 8
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """What was found in one picture."""
+
+    labels: np.ndarray  # (H, W) int32: position in `names`
+    names: tuple[str, ...]
+    scores: np.ndarray | None = None  # (C, H, W) float32 in [-gamma, 1], if they were asked for
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Share of the picture that each class fills, 0..1, for all names."""
+        counts = np.bincount(self.labels.reshape(-1), minlength=len(self.names))
+        return {name: float(count / self.labels.size) for name, count in zip(self.names, counts, strict=True)}
+
+
+def check_image(image: np.ndarray) -> None:
+    """Raises UserError unless `image` is (H, W, 3) uint8 with at least one pixel."""
+    if not isinstance(image, np.ndarray):
+        raise UserError(f"the image must be an (H, W, 3) uint8 RGB array, got a {type(image).__name__}")
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise UserError(f"the image must be an (H, W, 3) uint8 RGB array, got {image.dtype} {image.shape}")
+
+
+def check_class_names(names: Sequence[str]) -> tuple[str, ...]:
+    """The names without surrounding blanks.
+
+    Raises:
+        UserError: none, an empty one, or the same one twice (case does not count: the text tower reads lower case).
+    """
+    names = (names,) if isinstance(names, str) else names
+    stripped = tuple(" ".join(name.split()) for name in names)
+    if not stripped or not all(stripped):
+        raise UserError("class names: give at least one, and no empty ones")
+    lower = [name.lower() for name in stripped]
+    if twice := [name for place, name in enumerate(stripped) if lower.index(name.lower()) != place]:
+        raise UserError(f"class names: {', '.join(twice)} stands there twice")
+    return stripped
+
+
+def seen_ids(seen: Iterable[str], names: Sequence[str]) -> tuple[int, ...]:
+    """Positions of the seen names in the list of class names.
+
+    Raises:
+        UserError: a seen name that is not in the list.
+    """
+    seen = check_class_names(seen) if seen else ()
+    if unknown := [name for name in seen if name not in names]:
+        raise UserError(f"seen classes: {', '.join(unknown)} not among the class names ({', '.join(names)})")
+    return tuple(names.index(name) for name in seen)
+
+
+def model_config_of(tensors: Mapping[str, np.ndarray]) -> ModelConfig:
+    """Sizes of a CLIP-RC model, read off its weights; heads by the released models' convention.
+
+    Args:
+        tensors: arrays under the released names.
+
+    Raises:
+        UserError: arrays that tell a size are missing or misshapen.
+    """
+    try:
+        width, _, patch_size, _ = tensors["backbone.conv1.weight"].shape
+        side = round((tensors["backbone.positional_embedding"].shape[0] - 1) ** 0.5)
+        regions = tensors["backbone.region_level_bridge"].shape[0]
+        output_dim = tensors["backbone.proj"].shape[1]
+        sizes = ModelConfig(
+            image_size=side * patch_size,
+            patch_size=patch_size,
+            width=width,
+            layers=_layers(tensors, "backbone.transformer.resblocks."),
+            heads=width // RELEASED_HEAD_WIDTH,
+            output_dim=output_dim,
+            prompts=tensors["backbone.prompt_embeddings"].shape[1],
+            region_grid=round(regions**0.5),
+            decoder_layers=_layers(tensors, "decode_head.decoder_q.layers."),
+            decoder_heads=RELEASED_DECODER_HEADS,
+            ffn_factor=tensors["decode_head.decoder_q.layers.0.linear1.weight"].shape[0] // output_dim,
+            recovery_layers=_layers(tensors, "decode_head.recovery_decoder.decouple_q."),
+        )
+    except (KeyError, ValueError, IndexError) as error:
+        raise UserError(f"the weights are no whole CLIP-RC model (missing or misshapen: {error})") from error
+    if width % RELEASED_HEAD_WIDTH or output_dim % RELEASED_DECODER_HEADS:
+        raise UserError(
+            f"a model of width {width} and {output_dim} outputs does not follow the released models' head sizes: "
+            "give its config file"
+        )
+    return sizes
+
+
+def _layers(tensors: Mapping[str, np.ndarray], prefix: str) -> int:
+    return len({name[len(prefix) :].split(".")[0] for name in tensors if name.startswith(prefix)})
+
+
+def config_of(file: WeightFile) -> Config:
+    """The configuration that weights were made with: as recorded in ours, inferred for released files.
+
+    Raises:
+        UserError: it can be neither read nor inferred.
+    """
+    if is_ours(file):
+        return from_dict(file.meta.get("config"), file.path)
+    config = Config(model=model_config_of(model_tensors(file)))
+    size = config.model.image_size
+    config.test.short_side = size
+    config.test.crop_size = (size, size)
+    config.test.stride = (size * 5 // 6, size * 5 // 6)  # 426 for 512, as released
+    return config
+
+
+def load_segmenter(
+    weights: str | Path, device: str = "auto", clip: str | Path = "", config: str | Path | Config = ""
+) -> Segmenter:
+    """Loads a model for pictures and class names of any kind.
+
+    Args:
+        weights: our own weight file, or a released CLIP-RC checkpoint (.pth or .pkl).
+        device: auto, cpu or cuda.
+        clip: CLIP weights with the text tower, for weights that do not bring one along.
+        config: the configuration of the weights, where the file does not tell it.
+
+    Raises:
+        UserError: files that are missing, damaged or do not fit together; CUDA demanded where it cannot work.
+    """
+    file = read_whole(Path(weights))
+    if not config:
+        config = config_of(file)
+    elif not isinstance(config, Config):
+        config = read_config(config)
+    side = side_of_clip(read_clip_weights(clip), config.text) if clip else side_of_checkpoint(file, config.text)
+    if side is None:
+        raise UserError(f"{file.path} brings no text tower along: give CLIP weights (--clip PATH)")
+    from jseg.runtime.start import start  # Jittor starts only once everything that can be wrong was looked at
+
+    start(device)
+    from jseg.model.clip_rc import build_clip_rc, load_released
+
+    model = build_clip_rc(config.model)
+    notes = load_released(model, model_tensors(file))
+    return Segmenter(model, side, config, tuple(notes))
+
+
+class Segmenter:
+    """A model that segments pictures into classes given by name.
+
+    Attributes:
+        config: of the model and of inference (`config.test`), which may be changed.
+        notes: what was not taken from the weight file as it is.
+    """
+
+    def __init__(self, model: ClipRC, side: TextSide, config: Config, notes: tuple[str, ...] = ()) -> None:
+        self.model = model
+        self.side = side
+        self.config = config
+        self.notes = notes
+        self._embeddings: dict[tuple[tuple[str, ...], tuple[str, ...]], np.ndarray] = {}
+
+    def embeddings(self, class_names: Sequence[str], templates: Sequence[str] = DEFAULT_TEMPLATES) -> np.ndarray:
+        """Class embeddings (C, D) float32, computed once per list of names and templates.
+
+        Raises:
+            UserError: names or templates that cannot be used, a vocabulary that is missing.
+        """
+        templates = (templates,) if isinstance(templates, str) else tuple(templates)
+        key = check_class_names(class_names), templates
+        if key not in self._embeddings:
+            rows = self.side.embed(*key)
+            if rows.shape[1] != self.config.model.output_dim:
+                raise UserError(
+                    f"the text tower of {self.side.source} gives embeddings of length {rows.shape[1]}, the model needs "
+                    f"{self.config.model.output_dim}: use the CLIP that the model was trained with"
+                )
+            self._embeddings[key] = rows
+        return self._embeddings[key]
+
+    def __call__(
+        self,
+        image: np.ndarray,
+        class_names: Sequence[str],
+        templates: Sequence[str] = DEFAULT_TEMPLATES,
+        seen: Sequence[str] = (),
+        gamma: float | None = None,
+        with_scores: bool = False,
+    ) -> Segmentation:
+        """Segments one picture.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, any size.
+            class_names: what to look for; every pixel gets one of them.
+            templates: texts with `{}` where the class name goes.
+            seen: those of the names that the model was trained on; `gamma` is subtracted from their scores.
+            gamma: None = that of the model's configuration if `seen` names classes, else 0.
+            with_scores: return the scores too: C * H * W * 4 bytes.
+
+        Raises:
+            UserError: an image of another form, names that are empty, double or unknown.
+        """
+        import jittor as jt
+
+        from jseg.engine.sliding_window import PictureScores
+
+        check_image(image)
+        names = check_class_names(class_names)
+        seen = seen_ids(seen, names)
+        if gamma is None:
+            gamma = self.config.gamma() if seen else 0.0
+        text = jt.array(self.embeddings(names, templates))
+        data, size = self.config.data, image.shape[:2]
+        resized = transforms.resize_image(image, transforms.short_side_size(size, self.config.test.short_side))
+        pixels = np.ascontiguousarray(transforms.normalise(resized, data.mean, data.std).transpose(2, 0, 1))
+        picture = PictureScores(self.model, pixels, text, seen, gamma, self.config.test)
+        scores = picture.scores(size) if with_scores else None
+        labels = picture.labels(size) if scores is None else scores.argmax(axis=0).astype(np.int32)
+        return Segmentation(labels, names, scores)
+
+    segment = __call__
