@@ -75,8 +75,8 @@ def main(arguments: list[str] | None = None) -> None:
     numbers = sum(array.size for array in weights.tensors.values())
     types = sorted({str(array.dtype) for array in weights.source.tensors.values()})
     print(
-        f"\n{options.source}: {weights.source.kind}, {weights.names} names, {len(weights.tensors)} tensors, {numbers:,} "
-        f"numbers, stored as {', '.join(types)}"
+        f"\n{options.source}: {weights.source.kind}, {weights.names} names, {len(weights.tensors)} tensors, {numbers:,}"
+        f" numbers, stored as {', '.join(types)}"
     )
     print(f"sha256 {weights.sha256}")
     print(", ".join(f"{key} {value or '?'}" for key, value in weights.config.items()))

@@ -27,7 +27,9 @@ def _variable(array: Any, *_: Any) -> ArrayRecord:
     return array
 
 
-JITTOR_TABLE = NUMPY_TABLE | {("jittor", "Var"): Constructor(_variable)}
+# Jittor sets the class's module to `jittor` and leaves its qualified name.
+VARIABLE_NAMES = (("jittor", "jittor_core.Var"), ("jittor", "Var"), ("jittor_core", "Var"))
+JITTOR_TABLE = NUMPY_TABLE | dict.fromkeys(VARIABLE_NAMES, Constructor(_variable))
 
 
 def read_jittor(content: mmap.mmap) -> Any:

@@ -221,6 +221,11 @@ def _encode(text: Any, codec: Any) -> bytes:
     return text.encode("latin1")
 
 
+def _empty_bytes() -> bytes:
+    """How protocol 2 spells no bytes at all: a call of `bytes` without arguments."""
+    return b""
+
+
 def _ordered_dict(pairs: Any = ()) -> dict:
     if not isinstance(pairs, (list, tuple)) or any(not isinstance(pair, (list, tuple)) for pair in pairs):
         raise FileRefused("an OrderedDict made from something that is no list of pairs")
@@ -233,6 +238,7 @@ NUMPY_TABLE: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): NUMPY_ARRAY,
     ("numpy", "dtype"): Constructor(DtypeRecord),
     ("_codecs", "encode"): Constructor(_encode),
+    **{(module, "bytes"): Constructor(_empty_bytes) for module in ("builtins", "__builtin__")},
     **{(f"numpy.{core}.multiarray", "_reconstruct"): Constructor(_reconstruct) for core in ("core", "_core")},
     **{(f"numpy.{core}.multiarray", "scalar"): Constructor(_scalar) for core in ("core", "_core")},
     **ORDERED_DICT,

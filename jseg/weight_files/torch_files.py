@@ -25,6 +25,11 @@ LEGACY_START = b"\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little")  # after the tw
 LEGACY_PROTOCOL = 1001
 MAX_PICKLE = 64 * 2**20  # bytes of an archive's data.pkl: names, shapes and plain values
 MAX_ENTRIES = 200_000
+# What Python's zipfile raises on archives that are not what they claim (RuntimeError: encrypted ones).
+ZIP_ERRORS = (
+    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError),
+    *(ValueError, OverflowError, RuntimeError, NotImplementedError),
+)
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> TensorRecord:
@@ -66,7 +71,7 @@ def read_torch_archive(path: Path) -> tuple[Any, str, zipfile.ZipFile]:
     """
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, ValueError, struct.error, NotImplementedError, OverflowError) as error:
+    except ZIP_ERRORS as error:
         raise FileRefused(f"a truncated or damaged zip archive ({quoted(str(error))[1:-1]})") from error
     try:
         entries = _checked_entries(archive, path.stat().st_size)
@@ -84,7 +89,7 @@ def read_torch_archive(path: Path) -> tuple[Any, str, zipfile.ZipFile]:
         with archive.open(entries[pickles[0]]) as stream:
             content = stream.read(MAX_PICKLE + 1)
         value = machine.load(_stream(content))
-    except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, RuntimeError) as error:
+    except ZIP_ERRORS as error:
         archive.close()
         raise FileRefused(f"a truncated or damaged zip archive ({quoted(str(error))[1:-1]})") from error
     except BaseException:
@@ -117,7 +122,7 @@ def _read_entry(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
         raise FileRefused(f"a compressed entry {quoted(info.filename)}: PyTorch stores tensors uncompressed")
     try:
         return archive.read(info)  # checks the CRC
-    except (zipfile.BadZipFile, EOFError, struct.error, RuntimeError, NotImplementedError) as error:
+    except ZIP_ERRORS as error:
         raise FileRefused(f"a truncated or damaged zip archive ({quoted(str(error))[1:-1]})") from error
 
 

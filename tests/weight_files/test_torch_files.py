@@ -1,0 +1,277 @@
+"""PyTorch's files against PyTorch itself: every layout of tensors, every container, and files that lie."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jseg.errors import UserError
+from jseg.weight_files import read_weight_file
+
+torch = pytest.importorskip("torch", reason="PyTorch is the oracle of these tests")
+
+TYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
+LEGACY = {"_use_new_zipfile_serialization": False}
+
+
+def many_layouts() -> dict[str, Any]:
+    """Tensors of all types and layouts that state dictionaries hold."""
+    base = torch.arange(24, dtype=torch.float32).reshape(4, 6)
+    numbers = torch.arange(-5, 5)
+    return {
+        **{f"type.{name}": numbers.to(getattr(torch, name)) for name in TYPES},
+        "transposed": base.T,
+        "slice": base[1:3, 2:5],
+        "step": base[::2, ::3],
+        "row": base[2],
+        "shared": base,
+        "again": base,
+        "reshaped": base.view(2, 12),
+        "expanded": torch.tensor([1.0, 2.0]).expand(3, 2),
+        "scalar": torch.tensor(2.5),
+        "scalar.in_storage": base[1, 2],
+        "empty": torch.zeros(0, 3),
+        "parameter": torch.nn.Parameter(base[:2]),
+        "permuted": torch.arange(120, dtype=torch.float16).reshape(2, 3, 4, 5).permute(3, 1, 0, 2),
+        "bfloat16.slice": torch.linspace(-3, 3, 40).to(torch.bfloat16).reshape(5, 8)[1:4, ::2],
+    }
+
+
+def check_equal(arrays: dict[str, np.ndarray], tensors: dict[str, Any]) -> None:
+    assert arrays.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        expected = (tensor.detach().float() if tensor.dtype == torch.bfloat16 else tensor.detach()).numpy()
+        assert arrays[name].dtype == expected.dtype, name
+        assert arrays[name].shape == expected.shape, name
+        assert np.array_equal(arrays[name], expected), name
+        assert arrays[name].flags.c_contiguous and arrays[name].flags.writeable, name
+
+
+@pytest.mark.parametrize("options", [{}, LEGACY])
+def test_every_layout_of_tensors(tmp_path: Path, options: dict) -> None:
+    tensors = many_layouts()
+    torch.save(tensors, tmp_path / "weights.pth", **options)
+    file = read_weight_file(tmp_path / "weights.pth")
+    check_equal(file.tensors, tensors)
+    assert file.kind == ("old torch file" if options else "torch archive")
+    file.tensors["shared"][:] = -1  # arrays own their numbers even where the file shared them
+    assert file.tensors["again"].max() == 23
+
+
+def test_all_half_numbers_survive(tmp_path: Path) -> None:
+    bits = np.arange(2**16, dtype=np.uint16)
+    half = torch.from_numpy(bits.view(np.float16).copy())
+    brain = torch.from_numpy(bits.view(np.int16).copy()).view(torch.bfloat16)
+    torch.save({"half": half, "bfloat16": brain}, tmp_path / "weights.pth")
+    arrays = read_weight_file(tmp_path / "weights.pth").tensors
+    assert np.array_equal(arrays["half"].view(np.uint16), bits)
+    assert np.array_equal(arrays["bfloat16"].view(np.uint32) >> 16, bits)  # as bits: NaNs and denormals included
+
+
+@pytest.mark.parametrize("options", [{}, LEGACY])
+def test_module_state_with_training_extras(tmp_path: Path, options: dict) -> None:
+    """What mmcv writes: meta, state_dict with the attribute `_metadata`, optimiser state."""
+    module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    optimizer = torch.optim.AdamW(module.parameters())
+    module(torch.ones(5, 3)).sum().backward()
+    optimizer.step()
+    meta = {"CLASSES": ("cat", "dog"), "PALETTE": [[1, 2, 3], [4, 5, 6]], "iter": 40000, "config": "model = dict()\n",
+            "hook_msgs": {"best_score": np.float64(0.25), "last": np.int64(7), "flag": np.bool_(True)}}  # fmt: skip
+    content = {"meta": meta, "state_dict": module.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3}
+    torch.save(content, tmp_path / "iter_40000.pth", **options)
+    file = read_weight_file(tmp_path / "iter_40000.pth")
+    check_equal(file.tensors, dict(module.state_dict()))
+    assert file.meta["CLASSES"] == ["cat", "dog"] and file.meta["iter"] == 40000 and file.meta["epoch"] == 3
+    assert file.meta["hook_msgs"] == {"best_score": 0.25, "last": 7, "flag": True}
+    assert "state_dict" not in file.meta
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model"])
+def test_nested_and_prefixed_weights(tmp_path: Path, key: str) -> None:
+    tensors = {"module.a": torch.ones(2), "module.b": torch.zeros(3)}
+    torch.save({key: tensors, "epoch": 1}, tmp_path / "weights.pth")
+    file = read_weight_file(tmp_path / "weights.pth")
+    assert sorted(file.tensors) == ["a", "b"] and file.meta == {"epoch": 1}
+    torch.save({**tensors, "other": torch.ones(1)}, tmp_path / "weights.pth")
+    assert sorted(read_weight_file(tmp_path / "weights.pth").tensors) == ["module.a", "module.b", "other"]
+
+
+class Inner(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(3, 2).half()
+        self.register_buffer("count", torch.tensor(77))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.linear.weight.float().sum() + self.count
+
+
+class Outer(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = torch.nn.ModuleList([Inner(), Inner()])
+        self.scale = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3).T)
+        self.names = ["a", "b"]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x * self.scale.sum()
+
+
+@pytest.mark.parametrize("compiler", ["script", "trace"])
+def test_torchscript_archives(tmp_path: Path, compiler: str) -> None:
+    module = Outer().eval()
+    script = torch.jit.script(module) if compiler == "script" else torch.jit.trace(module, torch.ones(2))
+    script.save(str(tmp_path / "model.pt"))
+    file = read_weight_file(tmp_path / "model.pt")
+    check_equal(file.tensors, dict(module.state_dict()))
+    assert file.kind == "TorchScript archive"
+
+
+# Files that lie. `rewrite` saves a small archive again with some entries changed.
+
+
+def archive_bytes() -> bytes:
+    buffer = io.BytesIO()
+    torch.save({"w": torch.arange(32.0), "v": torch.ones(4)}, buffer)
+    return buffer.getvalue()
+
+
+def rewrite(path: Path, change: Callable[[str, bytes], bytes | None], compressed: str = "-") -> Path:
+    """The small archive with `change` made to its entries; those whose names end in `compressed` are deflated."""
+    with zipfile.ZipFile(io.BytesIO(archive_bytes())) as source, zipfile.ZipFile(path, "w") as target:
+        for name in source.namelist():
+            content = change(name, source.read(name))
+            if content is not None:
+                kind = zipfile.ZIP_DEFLATED if name.endswith(compressed) else zipfile.ZIP_STORED
+                target.writestr(name, content, kind)
+    return path
+
+
+def refused(path: Path, match: str) -> None:
+    with pytest.raises(UserError, match=match) as error:
+        read_weight_file(path)
+    assert str(error.value).isprintable() and path.name in str(error.value)
+
+
+def test_every_truncation_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    for options in ({}, LEGACY):
+        buffer = io.BytesIO()
+        torch.save({"w": torch.arange(8.0)}, buffer, **options)
+        content = buffer.getvalue()
+        for length in [*range(0, len(content) - 1, 7), len(content) - 1]:
+            path.write_bytes(content[:length])
+            refused(path, "refused")
+
+
+def test_a_flipped_byte_of_a_tensor_is_noticed(tmp_path: Path) -> None:
+    content = bytearray(archive_bytes())
+    place = content.index(struct.pack("<3f", 5, 6, 7))
+    content[place] ^= 1
+    (tmp_path / "weights.pth").write_bytes(content)
+    refused(tmp_path / "weights.pth", "CRC")
+
+
+def test_big_endian_files_are_refused(tmp_path: Path) -> None:
+    path = rewrite(tmp_path / "weights.pth", lambda name, data: b"big" if name.endswith("byteorder") else data)
+    refused(path, "big-endian")
+    buffer = io.BytesIO()
+    torch.save({"w": torch.ones(2)}, buffer, **LEGACY)
+    path.write_bytes(buffer.getvalue().replace(b"little_endianq\x02\x88", b"little_endianq\x02\x89"))
+    refused(path, "big-endian")
+
+
+def test_missing_or_short_storages_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    refused(rewrite(path, lambda name, data: None if name.endswith("data/0") else data), "not in the archive")
+    refused(rewrite(path, lambda name, data: data[:-4] if name.endswith("data/0") else data), "124 bytes where 32")
+    refused(rewrite(path, lambda name, data: None if name.endswith("data.pkl") else data), "no data.pkl")
+
+
+def test_windows_that_leave_their_storage_are_refused(tmp_path: Path) -> None:
+    def longer(name: str, data: bytes) -> bytes:
+        return data.replace(b"K \x85", b"K!\x85") if name.endswith("data.pkl") else data  # shape (32,) -> (33,)
+
+    refused(rewrite(tmp_path / "weights.pth", longer), "reaches to element 32 of a storage of 32")
+
+
+def test_stride_bombs_are_refused(tmp_path: Path) -> None:
+    """One number expanded to a tensor of terabytes."""
+    tensor = torch.ones(1).expand(2**20, 2**20)
+    torch.save({"w": tensor}, tmp_path / "weights.pth")
+    refused(tmp_path / "weights.pth", "many times the size")
+
+
+def test_zip_bombs_are_refused(tmp_path: Path) -> None:
+    def bloated(name: str, data: bytes) -> bytes:
+        return data + b"\0" * 2**27 if name.endswith("data.pkl") else data
+
+    path = rewrite(tmp_path / "weights.pth", bloated, compressed="data.pkl")
+    assert path.stat().st_size < 2**20
+    refused(path, "larger than")
+    refused(rewrite(path, lambda _, data: data, compressed="data/0"), "compressed")
+
+
+def test_overlapping_entries_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", b"x" * 1000)
+        for number in range(50):
+            entry = zipfile.ZipInfo(f"a/data/{number}")
+            entry.file_size = entry.compress_size = 1000
+            entry.header_offset = entry.CRC = 0
+            archive.filelist.append(entry)
+    refused(path, "overlap")
+
+
+class Evil:
+    def __init__(self, trap: Path) -> None:
+        self.trap = trap
+
+    def __reduce__(self) -> tuple:
+        return os.system, (f"touch {self.trap}",)
+
+
+@pytest.mark.parametrize("options", [{}, LEGACY])
+def test_malicious_files_are_refused_by_name(tmp_path: Path, options: dict) -> None:
+    trap = tmp_path / "trap"
+    torch.save({"state_dict": {"w": torch.ones(2)}, "meta": Evil(trap)}, tmp_path / "evil.pth", **options)
+    refused(tmp_path / "evil.pth", f"asks for {os.name}.system")
+    assert not trap.exists()
+
+
+def test_code_outside_data_pkl_is_never_looked_at(tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    torch.jit.script(Inner()).save(str(tmp_path / "model.pt"))
+    with zipfile.ZipFile(tmp_path / "model.pt") as source, zipfile.ZipFile(tmp_path / "evil.pt", "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            if name.endswith("constants.pkl"):
+                content = pickle.dumps(Evil(trap), 2)
+            target.writestr(name, content)
+    assert set(read_weight_file(tmp_path / "evil.pt").tensors) == {"linear.weight", "linear.bias", "count"}
+    assert not trap.exists()
+
+
+def test_script_classes_need_a_torchscript_archive(tmp_path: Path) -> None:
+    def script_class(name: str, data: bytes) -> bytes:
+        return b"\x80\x02c__torch__\nClip\n)\x81." if name.endswith("data.pkl") else data
+
+    refused(rewrite(tmp_path / "weights.pth", script_class), "__torch__.Clip")
+
+
+@pytest.mark.parametrize("value", [[1, 2], "text", {"a": 1}, {"state_dict": {"a": 1}}, {"a": [torch.ones(1)]}])
+def test_files_without_weights_are_refused(tmp_path: Path, value: Any) -> None:
+    torch.save(value, tmp_path / "weights.pth")
+    refused(tmp_path / "weights.pth", "no tensors|expected|collection")
