@@ -1,0 +1,123 @@
+"""The plain image tower."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jittor as jt
+import numpy as np
+import pytest
+
+from jseg.clip.image_tower import ImageTower, PatchEmbedding, random_image_weights, resize_positions
+from jseg.errors import UserError
+from jseg.model.state import strict_load
+
+PREFIX = "weight.visual."
+
+
+def small_tower(image_size: int = 32, patch_size: int = 8) -> ImageTower:
+    tower = ImageTower(image_size, patch_size, width=16, layers=2, heads=2, output_dim=8)
+    strict_load(tower, random_image_weights(tower, np.random.default_rng(0)))
+    return tower
+
+
+def random_images(*size: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(size).astype(np.float32)
+
+
+@pytest.mark.parity
+def test_recorded_towers(golden: Path) -> None:
+    paths = sorted((golden / "torch_release").glob("clip_towers*.npz"))
+    assert paths
+    for path in paths:
+        file = np.load(path)
+        config = json.loads(str(file["config_json"]))
+        tower = ImageTower(
+            config["img"], config["patch"], config["vw"], config["vl"], config["vh"], config["proj"]
+        )  # fmt: skip
+        strict_load(tower, {name[len(PREFIX) :]: file[name] for name in file.files if name.startswith(PREFIX)})
+        images, trace = jt.array(file["images"]), {}
+        with jt.no_grad():
+            dense = tower(images, dense=True, trace=trace).numpy()
+            last = trace[f"tokens_block{config['vl'] - 1}"].numpy()
+            np.testing.assert_allclose(tower(images).numpy(), file["image_embeds"], atol=5e-5)
+        np.testing.assert_allclose(dense, file["visual_dense"], atol=5e-5)
+        np.testing.assert_allclose(last, file["visual_last_hidden_before_ln_post"], atol=5e-5)
+
+
+@pytest.mark.parity
+def test_recorded_resized_positions(golden: Path) -> None:
+    pairs = [
+        ("torch_release/init_from_clip*.npz", "clip_positional_embedding", "positional_embedding_", 1e-6),
+        ("jseg_release/posembed_resize*.npz", "in/pos14", "out/pos", 1e-4),
+    ]
+    compared = 0
+    for pattern, given, prefix, tolerance in pairs:
+        for path in golden.glob(pattern):
+            file = np.load(path)
+            for name in file.files:
+                if name.startswith(prefix):
+                    side = round((len(file[name]) - 1) ** 0.5)
+                    resized = resize_positions(file[given], (side, side))
+                    np.testing.assert_allclose(resized, file[name], atol=tolerance, rtol=0)
+                    compared += 1
+    assert compared
+
+
+def test_positions_of_the_same_grid_stay_as_they_are() -> None:
+    positions = random_images(17, 5)
+    assert resize_positions(positions, (4, 4)) is positions
+
+
+def test_positions_follow_the_aspect_of_the_grid() -> None:
+    rows = np.repeat(np.arange(4, dtype=np.float32), 4)  # the value of a position is its row
+    resized = resize_positions(np.concatenate([[9.0], rows])[:, None].astype(np.float32), (8, 2))
+    assert resized.shape == (17, 1)
+    assert resized[0, 0] == 9
+    grid = resized[1:].reshape(8, 2)
+    np.testing.assert_array_equal(grid[:, 0], grid[:, 1])
+    np.testing.assert_allclose(grid[:, 0], [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3])
+
+
+def test_positions_of_no_square_grid_are_refused() -> None:
+    with pytest.raises(UserError, match="13 rows"):
+        resize_positions(np.zeros((13, 4), np.float32), (4, 4))
+
+
+def test_patch_embedding_equals_a_convolution() -> None:
+    torch = pytest.importorskip("torch")
+    embedding = PatchEmbedding(8, 6)
+    weight, images = random_images(6, 3, 8, 8, seed=1), random_images(2, 3, 24, 16)
+    embedding.weight.update(jt.array(weight))
+    expected = torch.nn.functional.conv2d(torch.tensor(images), torch.tensor(weight), stride=8)
+    expected = expected.reshape(2, 6, -1).permute(0, 2, 1).numpy()
+    np.testing.assert_allclose(embedding(jt.array(images)).numpy(), expected, atol=5e-5)
+
+
+@pytest.mark.parametrize("size", [(32, 32), (16, 40), (48, 24)])
+def test_any_multiple_of_the_patch_size(size: tuple[int, int]) -> None:
+    dense = small_tower()(jt.array(random_images(2, 3, *size)), dense=True)
+    assert tuple(dense.shape) == (2, 1 + size[0] * size[1] // 64, 8)
+    assert np.isfinite(dense.numpy()).all()
+
+
+def test_dense_output_begins_with_the_embedding() -> None:
+    tower, images = small_tower(), jt.array(random_images(2, 3, 16, 24))
+    np.testing.assert_allclose(tower(images, dense=True).numpy()[:, 0], tower(images).numpy(), atol=1e-5)
+
+
+def test_positions_in_the_tower_are_those_of_resize_positions() -> None:
+    tower = small_tower()
+    expected = resize_positions(tower.positional_embedding.numpy(), (3, 7))
+    np.testing.assert_allclose(tower.positions((3, 7)).numpy(), expected, atol=1e-6)
+
+
+def test_size_that_is_no_multiple_is_refused() -> None:
+    with pytest.raises(UserError, match="image of 32x30 pixels: both sides must be multiples of the patch size 8"):
+        small_tower()(jt.zeros((1, 3, 32, 30)))
+
+
+def test_image_size_that_is_no_multiple_is_refused() -> None:
+    with pytest.raises(UserError, match=r"model\.image_size=30"):
+        ImageTower(30, 8, 16, 1, 2, 8)
