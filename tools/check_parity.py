@@ -1,0 +1,49 @@
+"""Compares this installation with recorded outputs of the released models.
+
+    python tools/check_parity.py --golden tests/golden
+
+Every file of the set that there is a check for is run; sizes, splits and tolerances come from the set itself
+(tolerances.json). One line per file: the worst array and its error over its tolerance, which is at most 1 in a pass.
+On CUDA ten times the tolerances are allowed, because Jittor compiles its kernels with fast math. Exit code 1 if
+anything is over its tolerance.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jseg.errors import UserError
+from jseg.runtime.command_line import ArgumentParser, add_device_options, run
+
+
+def main() -> int:
+    """Runs the checks; returns the exit code."""
+    parser = ArgumentParser(prog="check_parity.py", description="Compare with outputs of the released models.")
+    parser.add_argument("--golden", required=True, type=Path, metavar="DIR", help="folder with recorded outputs")
+    add_device_options(parser)
+    args = parser.parse_args()
+    if not args.golden.is_dir():
+        raise UserError(f"golden folder {args.golden} does not exist: pass the folder with --golden")
+
+    from jseg.runtime.start import start
+
+    device = start(args.device)
+
+    from jseg.parity.check_set import check_folders, golden_folders
+
+    reports = []
+    for report in check_folders(golden_folders(args.golden), device):
+        reports.append(report)
+        print(report.line(), flush=True)
+    passed, failed = sum(report.passed for report in reports), sum(report.failed for report in reports)
+    unchecked = sum(len(report.unchecked) for report in reports)
+    rest = len(reports) - passed - failed
+    print(
+        f"{device}: {passed} files within tolerance, {failed} over, {rest} not run; "
+        f"{sum(len(report.excess) for report in reports)} arrays compared, {unchecked} not checked"
+    )
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    run(main)
