@@ -171,7 +171,12 @@ def load_segmenter(
     from jseg.model.clip_rc import build_clip_rc, load_released
 
     model = build_clip_rc(config.model)
-    notes = load_released(model, model_tensors(file))
+    tensors = model_tensors(file)
+    changed = load_released(model, tensors)
+    dead = [name for name in changed if name in tensors]
+    notes = [f"{file.path} ({file.kind}, SHA-256 {file.sha256})", *(name for name in changed if name not in dead)]
+    if dead:
+        notes.append(f"{len(dead)} weights that no computation uses were dropped ({dead[0]}, …)")
     return Segmenter(model, side, config, tuple(notes))
 
 
@@ -180,7 +185,7 @@ class Segmenter:
 
     Attributes:
         config: of the model and of inference (`config.test`), which may be changed.
-        notes: what was not taken from the weight file as it is.
+        notes: where the weights come from, and what was not taken as it is; a line each.
     """
 
     def __init__(self, model: ClipRC, side: TextSide, config: Config, notes: tuple[str, ...] = ()) -> None:

@@ -1,0 +1,149 @@
+"""Evaluation of a small model on pictures in memory: metrics, files and what is printed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jittor as jt
+import numpy as np
+import pytest
+from PIL import Image
+
+from jseg.data import transforms
+from jseg.data.class_names import ClassList, class_list
+from jseg.data.label_maps import class_labels
+from jseg.engine.config import Config, ModelConfig
+from jseg.engine.evaluator import METRICS_NAME, SHEET_NAME, draw, evaluate
+from jseg.engine.metrics import ConfusionMatrix, headline
+from jseg.engine.sliding_window import predict
+from jseg.errors import UserError
+from jseg.model.clip_rc import ClipRC, build_clip_rc, initialise
+
+CLASSES = class_list("voc12")
+
+
+class Pictures:
+    """Noisy pictures of different sizes, with label maps unless told otherwise."""
+
+    def __init__(self, sizes: list[tuple[int, int]], classes: ClassList = CLASSES, labels: bool = True) -> None:
+        self.class_list, self.sizes, self.labels = classes, sizes, labels
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None, str]:
+        rng = np.random.default_rng(index)
+        image = np.kron(rng.integers(0, 256, (4, 4, 3)), np.ones((20, 20, 1))).astype(np.uint8)
+        labels = rng.choice([0, 3, 16, 19, 255], (4, 4)).astype(np.uint8).repeat(20, axis=0).repeat(20, axis=1)
+        height, width = self.sizes[index]
+        labels = transforms.resize_labels(labels, (height, width)) if self.labels else None
+        return transforms.resize_image(image, (height, width)), labels, f"picture_{index}"
+
+
+@pytest.fixture(scope="module")
+def model() -> ClipRC:
+    config = small_config().model
+    result = build_clip_rc(config)
+    initialise(result, config, 0)
+    return result
+
+
+def small_config() -> Config:
+    config = Config()
+    config.data.dataset = "voc12"
+    config.model = ModelConfig(image_size=64, width=32, layers=2, heads=2, output_dim=16, prompts=2, region_grid=2,
+                               decoder_layers=1, decoder_heads=2)  # fmt: skip
+    config.test.short_side, config.test.crop_size, config.test.stride = 64, (64, 64), (53, 53)
+    return config
+
+
+def embeddings(classes: ClassList = CLASSES) -> np.ndarray:
+    rows = np.random.default_rng(5).standard_normal((len(classes.names), 16)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def expected_labels(model: ClipRC, dataset: Pictures, config: Config, seen: tuple[int, ...]) -> list[np.ndarray]:
+    """Predictions made picture by picture, without loader and evaluator."""
+    result = []
+    for index in range(len(dataset)):
+        image, _, _ = dataset.read(index)
+        size = image.shape[:2]
+        image = transforms.resize_image(image, transforms.short_side_size(size, config.test.short_side))
+        image = transforms.normalise(image, config.data.mean, config.data.std).transpose(2, 0, 1)
+        gamma, text = config.gamma(), jt.array(embeddings(dataset.class_list))
+        result.append(predict(model, image, text, seen, gamma, config.test, size))
+    return result
+
+
+@pytest.mark.parametrize("cross_dataset", [False, True])
+def test_metrics_and_their_file(
+    model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixture[str], cross_dataset: bool
+) -> None:
+    dataset, config = Pictures([(48, 64), (100, 64), (64, 64), (33, 90)]), small_config()
+    config.cross_dataset = cross_dataset
+    metrics = evaluate(model, dataset, embeddings(), CLASSES, config, tmp_path)
+    seen, unseen = (tuple(range(20)), ()) if cross_dataset else (CLASSES.seen, CLASSES.unseen)
+    matrix = ConfusionMatrix(20)
+    for index, labels in enumerate(expected_labels(model, dataset, config, seen)):
+        matrix.update(labels, dataset.read(index)[1])
+    assert metrics == matrix.summary(seen, unseen, CLASSES.names)
+    assert (metrics["mIoU(U)"] is None) == cross_dataset
+    assert json.loads((tmp_path / METRICS_NAME).read_text()) == metrics
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[-1] == headline(metrics)
+    assert ("unseen" in printed.out) != cross_dataset
+    assert "4/4" in printed.err  # the progress bar
+    assert [path.name for path in tmp_path.iterdir()] == [METRICS_NAME]
+
+
+def test_pictures_of_a_data_set(model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset, config = Pictures([(48, 64), (100, 64)]), small_config()
+    path = draw(model, dataset, embeddings(), CLASSES, config, tmp_path / "pictures")
+    assert path == tmp_path / "pictures" / SHEET_NAME
+    names = {item.name for item in path.parent.iterdir()}
+    assert names == {SHEET_NAME} | {f"picture_{i}{end}.png" for i in (0, 1) for end in ("", "_overlay")}
+    for index, labels in enumerate(expected_labels(model, dataset, config, CLASSES.seen)):
+        with Image.open(path.parent / f"picture_{index}.png") as picture:
+            assert picture.mode == "P"
+            stored = np.asarray(picture)
+            colours = np.asarray(picture.convert("RGB"))
+        # the data set's own numbering, so that the file could be read as one of its label maps
+        np.testing.assert_array_equal(class_labels(stored, CLASSES, "prediction"), labels)
+        np.testing.assert_array_equal(colours, CLASSES.palette[labels])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("pAcc / mIoU(S) / mIoU(U) / hIoU: ")
+    assert printed[-1] == f"sheet: {path}"
+
+
+def test_pictures_without_labels(model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset, config = Pictures([(48, 64)], labels=False), small_config()
+    assert draw(model, dataset, embeddings(), CLASSES, config, tmp_path).is_file()
+    assert "pAcc" not in capsys.readouterr().out
+    with pytest.raises(UserError, match="picture_0 has no label map"):
+        evaluate(model, dataset, embeddings(), CLASSES, config, tmp_path / "work")
+    assert not (tmp_path / "work").exists()
+
+
+def test_evaluation_can_draw_too(model: ClipRC, tmp_path: Path) -> None:
+    dataset, config = Pictures([(48, 64)]), small_config()
+    metrics = evaluate(model, dataset, embeddings(), CLASSES, config, tmp_path, tmp_path / "pictures")
+    assert len(list((tmp_path / "pictures").iterdir())) == 3
+    assert json.loads((tmp_path / METRICS_NAME).read_text()) == metrics
+
+
+def test_a_work_folder_that_cannot_be_written(model: ClipRC, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write"):
+        evaluate(model, Pictures([(64, 64)]), embeddings(), CLASSES, small_config(), tmp_path / "file")
+
+
+def test_supervised_pictures_mark_no_class_as_unseen(model: ClipRC, tmp_path: Path) -> None:
+    config = small_config()
+    dataset = Pictures([(64, 64)])
+    overlays = {}
+    for setting in ("inductive", "supervised"):
+        config.data.setting, config.test.gamma = setting, 10.0  # every pixel goes to an unseen class
+        draw(model, dataset, embeddings(), CLASSES, config, tmp_path / setting)
+        overlays[setting] = np.asarray(Image.open(tmp_path / setting / "picture_0_overlay.png"))
+    assert not np.array_equal(overlays["inductive"], overlays["supervised"])

@@ -1,0 +1,184 @@
+"""Sliding windows against a restatement in PyTorch, for sizes that fit, do not fit, and are smaller than a window."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import jittor as jt
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from jseg.engine import sliding_window
+from jseg.engine.config import ModelConfig
+from jseg.engine.config import TestConfig as InferenceConfig  # pytest would take its own name for a test
+from jseg.engine.sliding_window import PictureScores, padded_length, predict, segments, window_scores, window_starts
+from jseg.model.clip_rc import build_clip_rc, initialise
+
+PATCH, CLASSES, SEEN, GAMMA = 16, 6, (0, 2, 3), 0.1
+TOLERANCE = 2e-6  # of scores in [-0.1, 1]
+TEXT = jt.zeros((CLASSES, 4))
+
+
+class PatchMeans:
+    """A model whose logits are different mixtures of the mean colours of each patch; counts its forward passes."""
+
+    backbone = SimpleNamespace(conv1=SimpleNamespace(patch_size=PATCH), region_grid=(2, 2))
+
+    def __init__(self, gain: float = 8.0) -> None:
+        self.weights = gain * np.random.default_rng(1).standard_normal((CLASSES, 3)).astype(np.float32)
+        self.batches: list[tuple[int, ...]] = []
+
+    def __call__(self, images: jt.Var, text: jt.Var) -> jt.Var:
+        images = images.numpy()
+        self.batches.append(images.shape)
+        count, _, height, width = images.shape
+        patches = images.reshape(count, 3, height // PATCH, PATCH, width // PATCH, PATCH).mean(axis=(3, 5))
+        return jt.array(np.einsum("cd,bdhw->bchw", self.weights, patches).astype(np.float32))
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((3, height, width)).astype(np.float32)
+
+
+def oracle(model: PatchMeans, image: np.ndarray, config: InferenceConfig, size: tuple[int, int]) -> np.ndarray:
+    """Sums of window scores and a count of windows at full size, then bilinear to `size`: (C, H', W')."""
+    height, width = image.shape[1:]
+    crop, stride = (config.crop_size, config.stride) if config.mode == "slide" else ((height, width), (height, width))
+    total, count = torch.zeros(1, CLASSES, height, width), torch.zeros(1, 1, height, width)
+    for row in range(max(height - crop[0] + stride[0] - 1, 0) // stride[0] + 1):
+        for column in range(max(width - crop[1] + stride[1] - 1, 0) // stride[1] + 1):
+            bottom, right = min(row * stride[0] + crop[0], height), min(column * stride[1] + crop[1], width)
+            place = (..., slice(max(bottom - crop[0], 0), bottom), slice(max(right - crop[1], 0), right))
+            part = image[place]
+            padded = [-(-length // PATCH) * PATCH for length in part.shape[1:]]
+            window = np.zeros((1, 3, *padded), np.float32)
+            window[0, :, : part.shape[1], : part.shape[2]] = part
+            logits = torch.from_numpy(model(jt.array(window), TEXT).numpy())
+            scores = functional.interpolate(logits, size=padded, mode="bilinear", align_corners=False).sigmoid()
+            scores[:, SEEN] -= GAMMA
+            total[place] += scores[..., : part.shape[1], : part.shape[2]]
+            count[place] += 1
+    assert count.min() >= 1
+    return functional.interpolate(total / count, size=size, mode="bilinear", align_corners=False)[0].numpy()
+
+
+CASES = {
+    "several windows each way, enlarged": ((100, 131), (150, 197)),
+    "shrunk": ((100, 131), (77, 60)),
+    "lower than a window, not whole patches": ((50, 131), (200, 97)),
+    "exactly one window": ((64, 64), (64, 64)),
+    "smaller than a window": ((33, 40), (66, 41)),
+    "narrow": ((40, 300), (13, 100)),
+}
+
+
+@pytest.mark.parametrize("mode", ["slide", "whole"])
+@pytest.mark.parametrize(("shape", "size"), CASES.values(), ids=CASES)
+def test_scores_and_labels_equal_the_restatement(
+    shape: tuple[int, int], size: tuple[int, int], mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = InferenceConfig(mode=mode, crop_size=(64, 64), stride=(53, 53))
+    model, image = PatchMeans(), picture(*shape)
+    expected = oracle(model, image, config, size)
+    for band_values in (sliding_window.BAND_VALUES, 3000):  # the second makes bands of few rows
+        monkeypatch.setattr(sliding_window, "BAND_VALUES", band_values)
+        scores = PictureScores(model, image, TEXT, SEEN, GAMMA, config)
+        np.testing.assert_allclose(scores.scores(size), expected, rtol=0, atol=TOLERANCE)
+        top_two = np.sort(expected, axis=0)[-2:]
+        decided = top_two[1] - top_two[0] > 2 * TOLERANCE
+        np.testing.assert_array_equal(scores.labels(size)[decided], expected.argmax(axis=0)[decided])
+        assert decided.mean() > 0.99
+
+
+def test_no_band_is_larger_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sliding_window, "BAND_VALUES", 4000)
+    scores = PictureScores(
+        PatchMeans(), picture(70, 70), TEXT, (), 0.0, InferenceConfig(crop_size=(64, 64), stride=(53, 53))
+    )
+    bands = [band for _, band in scores.bands((200, 110))]
+    assert sum(band.shape[1] for band in bands) == 200
+    assert all(np.prod(band.shape) <= 4000 for band in bands)
+
+
+def test_own_size_is_the_default_and_no_resizing_happens() -> None:
+    config = InferenceConfig(crop_size=(64, 64), stride=(53, 53))
+    image, model = picture(80, 90), PatchMeans()
+    scores = window_scores(model, image, TEXT, SEEN, GAMMA, config)
+    np.testing.assert_allclose(scores, oracle(model, image, config, (80, 90)), rtol=0, atol=TOLERANCE)
+    labels = predict(model, image, TEXT, SEEN, GAMMA, config, (80, 90))
+    assert labels.dtype == np.int32
+    np.testing.assert_array_equal(labels, scores.argmax(axis=0))
+
+
+def test_calibration_shifts_seen_classes_only() -> None:
+    config = InferenceConfig(crop_size=(64, 64), stride=(53, 53))
+    model, image = PatchMeans(), picture(70, 70)
+    plain = window_scores(model, image, TEXT, SEEN, 0.0, config)
+    shift = np.zeros((CLASSES, 1, 1), np.float32)
+    shift[list(SEEN)] = 0.25
+    shifted = window_scores(model, image, TEXT, SEEN, 0.25, config)
+    np.testing.assert_allclose(shifted, plain - shift, rtol=0, atol=TOLERANCE)
+
+
+def test_saturated_scores_go_to_the_lowest_class() -> None:
+    model = PatchMeans(gain=0.0)
+    model.weights[3:5] = 1e4
+    image = np.ones((3, 32, 32), np.float32)
+    config = InferenceConfig(crop_size=(64, 64), stride=(53, 53))
+    assert (predict(model, image, TEXT, (), 0.0, config, (40, 40)) == 3).all()
+
+
+def test_windows_are_run_in_batches_of_one_size() -> None:
+    model = PatchMeans()
+    config = InferenceConfig(crop_size=(64, 64), stride=(32, 32), window_batch=4)
+    PictureScores(model, picture(96, 130), TEXT, (), 0.0, config)
+    assert model.batches == [(4, 3, 64, 64), (4, 3, 64, 64)]
+
+
+@given(st.integers(1, 1200), st.integers(1, 512), st.data())
+@settings(max_examples=100)
+def test_windows_cover_a_side(length: int, crop: int, data: st.DataObject) -> None:
+    stride = data.draw(st.integers(1, crop))
+    starts = window_starts(length, crop, stride)
+    side = min(crop, length)
+    assert starts[0] == 0 and starts[-1] + side == length
+    assert starts == sorted(set(starts))
+    covered = np.zeros(length, int)
+    for start in starts:
+        assert start >= 0
+        covered[start : start + side] += 1
+    assert covered.min() >= 1
+    parts = segments(starts, side)
+    assert [part.start for part in parts] + [length] == [0] + [part.stop for part in parts]
+    for part in parts:
+        assert (covered[part.start : part.stop] == len(part.windows)).all()
+
+
+def test_published_window_positions() -> None:
+    assert window_starts(683, 512, 426) == [0, 171]  # a picture of 3:4
+    assert window_starts(512, 512, 426) == [0]
+    assert window_starts(939, 512, 426) == [0, 426, 427]
+    assert window_starts(300, 512, 426) == [0]
+
+
+def test_padded_length() -> None:
+    assert padded_length(512, 16, 4) == 512
+    assert padded_length(513, 16, 4) == 528
+    assert padded_length(10, 16, 4) == 64  # one patch for each of the four regions
+
+
+def test_the_real_model_takes_pictures_of_any_size() -> None:
+    config = ModelConfig(image_size=64, width=32, layers=2, heads=2, output_dim=16, prompts=2, region_grid=2,
+                         decoder_layers=1, decoder_heads=2)  # fmt: skip
+    model = build_clip_rc(config)
+    initialise(model, config, 0)
+    text = jt.array(np.random.default_rng(0).standard_normal((CLASSES, 16)).astype(np.float32))
+    test = InferenceConfig(crop_size=(64, 64), stride=(53, 53))
+    for shape in ((64, 64), (20, 90), (7, 5), (100, 70)):
+        scores = window_scores(model, picture(*shape), text, SEEN, GAMMA, test)
+        assert scores.shape == (CLASSES, *shape)
+        assert np.isfinite(scores).all() and scores.min() >= -GAMMA and scores.max() <= 1
