@@ -1,0 +1,83 @@
+"""Segmentation by a plain CLIP without any learning: patch features compared with class embeddings.
+
+Two baselines. Patch features are the last layer's outputs, embedded like the class token. With the value path, the last
+attention layer passes every token its own value instead of mixing values, which keeps features in place (Zhou et al.,
+"Extract Free Dense Labels from CLIP", ECCV 2022, section 3.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import jittor as jt
+import numpy as np
+
+from jseg.clip.blocks import Trace, unit_length
+from jseg.clip.image_tower import ImageTower
+from jseg.data.class_names import ClassList
+from jseg.engine.metrics import ConfusionMatrix
+from jseg.ops.bilinear import resize_bilinear
+
+
+def _own_value(q: jt.Var, k: jt.Var, v: jt.Var) -> jt.Var:
+    return v
+
+
+def before_last_block(tower: ImageTower, images: jt.Var) -> jt.Var:
+    """Tokens (B, 1 + N, width) that the last block of the tower receives; that block itself is not computed."""
+    trace: Trace = {}
+    tower(images, dense=True, trace=trace)  # nothing runs yet: Jittor computes only what is asked for
+    layers = len(tower.transformer.resblocks)
+    return trace[f"tokens_block{layers - 2}"] if layers > 1 else trace["tokens_in"]
+
+
+def patch_features(tower: ImageTower, images: jt.Var, value_path: bool) -> jt.Var:
+    """Embeddings of the patches of images (B, 3, H, W), unit length: (B, h, w, D)."""
+    if value_path:
+        tokens = tower.transformer.resblocks[-1](before_last_block(tower, images), _own_value)
+        embedded = jt.matmul(tower.ln_post(tokens), tower.proj)
+    else:
+        embedded = tower(images, dense=True)
+    height, width = tower.conv1.grid(images)
+    return unit_length(embedded[:, 1:].reshape(images.shape[0], height, width, -1))
+
+
+def patch_scores(tower: ImageTower, images: jt.Var, text: jt.Var, value_path: bool) -> jt.Var:
+    """How well each patch fits each class.
+
+    Args:
+        images: (B, 3, H, W) float32, normalised.
+        text: (C, D) class embeddings, unit length.
+        value_path: see the module docstring.
+
+    Returns:
+        (B, C, h, w) cosines on the patch grid.
+
+    Raises:
+        UserError: H or W is not a multiple of the patch size.
+    """
+    return jt.matmul(patch_features(tower, images, value_path), text.transpose(1, 0)).transpose(0, 3, 1, 2)
+
+
+def training_free_metrics(
+    tower: ImageTower,
+    scenes: Iterable[tuple[np.ndarray, np.ndarray]],
+    text: np.ndarray,
+    class_list: ClassList,
+    value_path: bool,
+) -> dict:
+    """Segments pictures without any learning; every class counts alike, seen or not.
+
+    Args:
+        scenes: normalised pictures (3, H, W) float32 and their labels (H, W), 255 = ignored.
+        text: (C, D) float32 class embeddings, unit length, in the order of `class_list`.
+
+    Returns:
+        What `ConfusionMatrix.summary` gives.
+    """
+    matrix, text_var = ConfusionMatrix(len(class_list.names)), jt.array(text)
+    with jt.no_grad():
+        for image, labels in scenes:
+            scores = resize_bilinear(patch_scores(tower, jt.array(image[None]), text_var, value_path), labels.shape)
+            matrix.update(scores.numpy()[0].argmax(0), labels)
+    return matrix.summary(class_list.seen, class_list.unseen, class_list.names)

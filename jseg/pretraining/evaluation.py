@@ -1,0 +1,114 @@
+"""What a small CLIP has learned: zero-shot classification, retrieval, and segmentation without any learning.
+
+All on pictures from random streams that training does not use.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jittor as jt
+import numpy as np
+
+from jseg.clip.prompts import embed_class_names, unit_rows
+from jseg.clip.tokenizer import Tokenizer
+from jseg.data.class_names import SHAPES_NAMES, class_list
+from jseg.data.shapes import ShapesDataset
+from jseg.engine.config import DataConfig, ShapesConfig
+from jseg.engine.metrics import HEADLINE
+from jseg.engine.training_free import training_free_metrics
+from jseg.pretraining.pictures import HELD_OUT_STREAM, Picture, cut, drawn, normalised, true_captions
+from jseg.pretraining.settings import Stage
+from jseg.pretraining.small_clip import SmallClip
+
+TEMPLATES = (
+    "a photo of a {}.",
+    "a {}.",
+    "there is a {} in the picture.",
+    "this is a {}.",
+    "a picture of a {}.",
+    "a {} in the scene.",
+)
+CROPS = Stage(0, 0, 64, (1, 1), (1.0, 1.0))  # single-object crops: 64 of the 96 pixels of a scene a side
+SCENES = Stage(0, 0, 96, (2, 4), None)  # whole scenes of several objects, for retrieval
+_BATCH = 50
+
+
+def held_out(stage: Stage, count: int, seed: int) -> list[Picture]:
+    """Pictures that training never sees, the same for every run."""
+    pictures = []
+    for index in range(count):
+        scene, rng = drawn(stage.objects, HELD_OUT_STREAM, seed, stage.pixels, index)
+        pictures.append(cut(scene, stage, rng))
+    return pictures
+
+
+def class_embeddings(clip: SmallClip, tokenizer: Tokenizer) -> np.ndarray:
+    """(20, D) float32 unit rows: the classes of `shapes` in the ensemble of templates."""
+    return embed_class_names(SHAPES_NAMES, TEMPLATES, tokenizer, clip.text, "")
+
+
+def embed(clip: SmallClip, pictures: list[Picture]) -> np.ndarray:
+    """(N, D) float32 unit rows."""
+    rows = []
+    with jt.no_grad():
+        for start in range(0, len(pictures), _BATCH):
+            images = np.stack([picture.image for picture in pictures[start : start + _BATCH]])
+            rows.append(clip.embed_pictures(normalised(images)).numpy())
+    return unit_rows(np.concatenate(rows))
+
+
+def zero_shot_accuracy(clip: SmallClip, text: np.ndarray, stage: Stage, count: int) -> tuple[float, list[float | None]]:
+    """Percent of single-object pictures whose class name is the nearest of 20; over all, and per class."""
+    pictures = held_out(stage, count, 0)
+    right = (embed(clip, pictures) @ text.T).argmax(axis=1) == [picture.class_index for picture in pictures]
+    classes = np.array([picture.class_index for picture in pictures])
+    per_class = [float(100 * right[classes == index].mean()) if (classes == index).any() else None
+                 for index in range(len(SHAPES_NAMES))]  # fmt: skip
+    return float(100 * right.mean()), per_class
+
+
+def retrieval(clip: SmallClip, tokenizer: Tokenizer, count: int) -> dict[str, float]:
+    """Recall at 1 and 5 in percent, both ways, among `count` scenes; any caption that is true of a picture is right."""
+    pictures = held_out(SCENES, count, 1)
+    captions = [picture.caption for picture in pictures]
+    with jt.no_grad():
+        text = unit_rows(clip.text(tokenizer(captions, clip.settings.context_length)).numpy())
+    similarity = embed(clip, pictures) @ text.T
+    true = true_captions(captions, [picture.present for picture in pictures])
+    result = {}
+    for name, scores, answers in (("image to text", similarity, true), ("text to image", similarity.T, true.T)):
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :5]
+        hits = np.take_along_axis(answers, order, axis=1)
+        result |= {f"{name} R@{best}": float(100 * hits[:, :best].any(axis=1).mean()) for best in (1, 5)}
+    return result
+
+
+def validation_scenes(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The first scenes of the data set's validation split: normalised (3, H, W) float32, labels (H, W)."""
+    data = DataConfig(shapes=ShapesConfig(val_scenes=count))
+    dataset = ShapesDataset(data, "val")
+    scenes = [dataset.read(index) for index in range(count)]
+    return [(normalised(image[None])[0], labels) for image, labels, _ in scenes]
+
+
+def evaluate(clip: SmallClip, tokenizer: Tokenizer, count: int = 1000) -> dict[str, Any]:
+    """All figures in percent.
+
+    Args:
+        count: single-object pictures; a fifth of it are the scenes for retrieval, a tenth those for segmentation.
+    """
+    text = class_embeddings(clip, tokenizer)
+    accuracy, per_class = zero_shot_accuracy(clip, text, CROPS, count)
+    whole, _ = zero_shot_accuracy(clip, text, Stage(0, 0, 96, (1, 1), None), count)
+    shapes_list, scenes = class_list("shapes"), validation_scenes(max(count // 10, 1))
+    figures: dict[str, Any] = {
+        "zero-shot accuracy": accuracy,
+        "zero-shot accuracy, whole scenes": whole,
+        "per class": dict(zip(SHAPES_NAMES, per_class, strict=True)),
+        "retrieval": retrieval(clip, tokenizer, max(count // 5, 5)),
+    }
+    for name, value_path in (("patch features", False), ("value path", True)):
+        metrics = training_free_metrics(clip.image, scenes, text, shapes_list, value_path)
+        figures[f"training-free, {name}"] = {key: metrics[key] for key in HEADLINE}
+    return figures

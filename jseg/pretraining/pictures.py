@@ -1,0 +1,166 @@
+"""Captioned pictures for pre-training, cut out of `shapes` scenes: pure functions of (settings, iteration). No Jittor.
+
+A batch of a hundred pictures shows each of 20 classes many times over, so captions are often true of pictures that they
+were not written for. `true_captions` finds them; the loss must not take them for wrong answers.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from jseg.clip.tokenizer import Tokenizer
+from jseg.data import shapes
+from jseg.data.class_names import SHAPES_NAMES
+from jseg.data.shapes import Scene, SceneObject
+from jseg.data.shapes_drawing import COLOURS, PATTERNS, SHAPES
+from jseg.data.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise
+from jseg.pretraining.settings import SCENE_SIZE, Settings, Stage
+
+ATTRIBUTES = frozenset((*COLOURS, *PATTERNS, *SHAPES))
+TRAINING_STREAM, HELD_OUT_STREAM, VOCABULARY_STREAM = 201, 202, 203  # first word of the random seed
+_PRESENT = 4  # an object counts as present from this many pixels on
+_NAMED_OF_WINDOW, _NAMED_OF_OBJECT = 0.12, 0.4  # it may be named when it fills this share of the window, or this much
+_NAMED_LEAST = 0.02  # of it is in sight and it fills this share of the window
+_PHRASES = re.compile(r",| and ")
+_ROUND_TO = 8  # token columns of a batch come in multiples of this
+_MOST_PHRASES = 8
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A captioned picture."""
+
+    image: np.ndarray  # (S, S, 3) uint8 RGB
+    caption: str
+    present: int  # bit i: an object of class i is in sight
+    class_index: int  # of the object that the window was laid around
+
+
+@dataclass(frozen=True)
+class PictureBatch:
+    """What one step trains on."""
+
+    images: np.ndarray  # (B, S, S, 3) uint8 RGB
+    tokens: np.ndarray  # (B, L) int32
+    true: np.ndarray  # (B, B) bool: caption [column] is true of picture [row]
+    iteration: int
+
+    @property
+    def normalised(self) -> np.ndarray:
+        """(B, 3, S, S) float32, as the towers take pictures."""
+        return normalised(self.images)
+
+
+def normalised(images: np.ndarray) -> np.ndarray:
+    """(B, H, W, 3) uint8 RGB -> (B, 3, H, W) float32 with ImageNet's mean and spread."""
+    return np.ascontiguousarray(normalise(images, IMAGENET_MEAN, IMAGENET_STD).transpose(0, 3, 1, 2))
+
+
+def cut(scene: Scene, stage: Stage, rng: np.random.Generator) -> Picture:
+    """Cuts a picture out of a scene and describes what is in it."""
+    counts = _counts(scene.labels)
+    class_index = int(rng.choice(np.flatnonzero(counts)))
+    if stage.zoom is None:
+        window: tuple[slice, slice] = (slice(None), slice(None))
+    else:
+        zoom = np.exp(rng.uniform(*np.log(stage.zoom)))
+        window = window_around(scene.labels == class_index, round(stage.pixels / zoom), rng)
+    return describe_window(scene, window, class_index, stage.pixels, rng)
+
+
+def _counts(labels: np.ndarray) -> np.ndarray:
+    """(classes,) pixels of each class."""
+    return np.bincount(labels.ravel(), minlength=256)[: len(SHAPES_NAMES)]
+
+
+def window_around(mask: np.ndarray, side: int, rng: np.random.Generator) -> tuple[slice, slice]:
+    """A square window, `side` pixels wide, with a random pixel of `mask` in its middle half."""
+    places = np.flatnonzero(mask)
+    anchor = np.unravel_index(places[rng.integers(len(places))], mask.shape)
+    starts = [
+        int(np.clip(place - side * rng.uniform(0.25, 0.75), 0, max(length - side, 0)))
+        for place, length in zip(anchor, mask.shape, strict=True)
+    ]
+    return slice(starts[0], starts[0] + side), slice(starts[1], starts[1] + side)
+
+
+def describe_window(
+    scene: Scene, window: tuple[slice, slice], class_index: int, pixels: int, rng: np.random.Generator
+) -> Picture:
+    """The picture that a window shows, scaled to `pixels` a side, with a caption of what can be told in it."""
+    image, labels = scene.image[window], scene.labels[window]
+    counts, whole = _counts(labels), _counts(scene.labels)
+    share = counts / labels.size
+    telling = (share >= _NAMED_OF_WINDOW) | ((counts >= _NAMED_OF_OBJECT * whole) & (share >= _NAMED_LEAST))
+    telling[class_index] = True
+    named = tuple(item for item in scene.objects if telling[item.class_index])
+    if image.shape[0] != pixels:
+        method = cv2.INTER_AREA if image.shape[0] > pixels else cv2.INTER_LINEAR
+        image = cv2.resize(image, (pixels, pixels), interpolation=method)
+    present = sum(1 << int(index) for index in np.flatnonzero(counts >= _PRESENT))
+    return Picture(image, shapes.describe(named, rng), present | 1 << class_index, class_index)
+
+
+def drawn(objects: tuple[int, int], *seed: int) -> tuple[Scene, np.random.Generator]:
+    """A scene in which something can be seen, and the generator that it was drawn with."""
+    rng = np.random.default_rng(seed)
+    while True:
+        scene = shapes.draw_scene(SCENE_SIZE, objects, rng)
+        if _counts(scene.labels).any():
+            return scene, rng
+
+
+def phrase_classes(phrase: str) -> int:
+    """Classes that a phrase such as `a small dotted circle` may mean, a bit for each; 0 when it names no attribute."""
+    words = ATTRIBUTES.intersection(phrase.strip(" .").split())
+    if not words:
+        return 0
+    return sum(1 << index for index, name in enumerate(SHAPES_NAMES) if words <= set(name.split()))
+
+
+def true_captions(captions: list[str], present: list[int]) -> np.ndarray:
+    """Which captions are true of which pictures: each phrase may mean something that is there.
+
+    Args:
+        captions: N sentences.
+        present: classes in M pictures, a bit for each.
+
+    Returns:
+        (M, N) bool
+    """
+    phrases = np.full((len(captions), _MOST_PHRASES), -1, np.int64)
+    for row, caption in zip(phrases, captions, strict=True):
+        found = [classes for phrase in _PHRASES.split(caption) if (classes := phrase_classes(phrase))]
+        row[: len(found)] = found
+    return (np.array(present, np.int64)[:, None, None] & phrases != 0).all(-1)
+
+
+def picture_batch(settings: Settings, tokenizer: Tokenizer, iteration: int) -> PictureBatch:
+    """The batch of a step."""
+    stage = settings.stage(iteration)
+    pictures = []
+    for place in range(stage.batch_size):
+        scene, rng = drawn(stage.objects, TRAINING_STREAM, settings.seed, iteration, place)
+        pictures.append(cut(scene, stage, rng))
+    captions = [picture.caption for picture in pictures]
+    tokens = tokenizer(captions, settings.context_length)
+    longest = int((tokens.argmax(axis=1) + 1).max())
+    columns = min(-(-longest // _ROUND_TO) * _ROUND_TO, settings.context_length)
+    true = true_captions(captions, [picture.present for picture in pictures])
+    images = np.stack([picture.image for picture in pictures])
+    return PictureBatch(images, np.ascontiguousarray(tokens[:, :columns]), true, iteration)
+
+
+def sample_captions(count: int, seed: int) -> list[str]:
+    """Captions of imagined scenes, for learning a vocabulary: nothing is drawn."""
+    captions = []
+    for index in range(count):
+        rng = np.random.default_rng([VOCABULARY_STREAM, seed, index])
+        classes = rng.permutation(len(SHAPES_NAMES))[: rng.integers(1, 5)]
+        objects = tuple(SceneObject(int(item), rng.uniform(0.2, 0.8), 1.0) for item in classes)
+        captions.append(shapes.describe(objects, rng))
+    return captions

@@ -1,0 +1,94 @@
+"""What a pre-training run consists of: sizes of the towers, optimiser, and the stages that its pictures go through."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from jseg.engine.config import OptimizerConfig
+from jseg.errors import UserError
+
+SCENE_SIZE = (96, 96)  # height, width of the scenes that pictures are cut from
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of the run with pictures of one kind.
+
+    A picture is a square window of a scene, `pixels / zoom` scene pixels wide, around an object. A zoom of None takes
+    the whole scene.
+    """
+
+    iterations: int
+    batch_size: int
+    pixels: int  # side of the pictures
+    objects: tuple[int, int]  # least, most per scene
+    zoom: tuple[float, float] | None  # lowest, highest
+
+
+# Patches with a colour and a pattern first, then whole objects, then several of them. Small pictures have few patches,
+# so the early stages see many of them in the same time.
+STAGES = (
+    Stage(1200, 128, 32, (1, 1), (0.8, 2.0)),
+    Stage(1500, 96, 48, (1, 1), (0.7, 1.8)),
+    Stage(900, 72, 64, (1, 4), (0.75, 1.4)),
+    Stage(150, 40, 96, (1, 4), None),
+)
+
+
+def _optimizer() -> OptimizerConfig:
+    return OptimizerConfig(
+        lr=1e-3, lr_factor=1.0, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.05, groups="stated", power=1.0,
+        min_lr=1e-5, warmup_iterations=150, warmup_ratio=1e-2,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that shapes a run but the seed of its data. The defaults make the shipped file."""
+
+    stages: tuple[Stage, ...] = STAGES
+    image_size: int = 96  # the positional grid is stored for pictures of this side
+    patch_size: int = 8
+    image_width: int = 160
+    image_layers: int = 4
+    image_heads: int = 5
+    text_width: int = 96
+    text_layers: int = 3
+    text_heads: int = 4
+    context_length: int = 48
+    output_dim: int = 128
+    merges: int = 300  # of the byte-pair vocabulary, at most
+    vocabulary_captions: int = 5000  # that it is learned from
+    optimizer: OptimizerConfig = field(default_factory=_optimizer)
+    seed: int = 0
+    workers: int = 1  # processes that draw ahead; the pictures are the same for any number
+    log_every: int = 50
+    save_every: int = 250
+
+    @property
+    def iterations(self) -> int:
+        """Length of the run in steps."""
+        return sum(stage.iterations for stage in self.stages)
+
+    def stage(self, iteration: int) -> Stage:
+        """The stage of a step (0-based); past the end the last one."""
+        for stage in self.stages:
+            iteration -= stage.iterations
+            if iteration < 0:
+                return stage
+        return self.stages[-1]
+
+    def described(self) -> dict[str, Any]:
+        """What decides the result, JSON-ready."""
+        result = json.loads(json.dumps(dataclasses.asdict(self)))
+        return {key: value for key, value in result.items() if key not in ("workers", "log_every", "save_every")}
+
+    def check_same(self, described: dict[str, Any]) -> None:
+        """UserError when a checkpoint was made with other settings, naming the first that differs."""
+        own = self.described()
+        for key, value in own.items():
+            if described.get(key) != value:
+                raise UserError(f"the checkpoint was made with {key}={described.get(key)}, this run has {value}")
