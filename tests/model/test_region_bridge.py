@@ -1,0 +1,61 @@
+"""Which patches belong to a region, and who may attend to whom."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jseg.errors import UserError
+from jseg.model.region_bridge import attention_allowed, region_of_patch
+
+
+@pytest.mark.parity
+def test_recorded_masks(golden: Path) -> None:
+    paths = sorted((golden / "jseg_release").glob("attn_masks*.npz"))
+    assert paths
+    for path in paths:
+        file = np.load(path)
+        for name in file.files:
+            found = re.fullmatch(r"masked/spatial(\d+)_tokens(\d+)_rlb(\d+)", name)
+            assert found, name
+            side, prompts, regions = map(int, found.groups())
+            region_side = round(regions**0.5)
+            allowed = attention_allowed(1 + prompts, (side, side), (region_side, region_side))
+            np.testing.assert_array_equal(~allowed, file[name] == 1, err_msg=name)
+
+
+def test_blocks_follow_the_aspect() -> None:
+    np.testing.assert_array_equal(
+        region_of_patch((6, 4), (2, 2)).reshape(6, 4),
+        [[0, 0, 1, 1]] * 3 + [[2, 2, 3, 3]] * 3,
+    )
+
+
+def test_left_over_patches_belong_to_no_region() -> None:
+    np.testing.assert_array_equal(
+        region_of_patch((3, 5), (2, 2)).reshape(3, 5),
+        [[0, 0, 1, 1, -1], [2, 2, 3, 3, -1], [-1] * 5],
+    )
+
+
+@pytest.mark.parametrize(("patch_grid", "side"), [((6, 4), 2), ((4, 6), 1), ((7, 9), 3), ((4, 4), 4), ((5, 8), 4)])
+def test_mask_of_any_grid(patch_grid: tuple[int, int], side: int) -> None:
+    leading, patches, regions = 4, patch_grid[0] * patch_grid[1], side * side
+    allowed = attention_allowed(leading, patch_grid, (side, side))
+    first = leading + patches
+    np.testing.assert_array_equal(allowed, allowed.T)
+    assert allowed[:first, :first].all()
+    assert not allowed[first:, :leading].any()
+    np.testing.assert_array_equal(allowed[first:, first:], np.eye(regions, dtype=bool))
+    block = (patch_grid[0] // side) * (patch_grid[1] // side)
+    np.testing.assert_array_equal(allowed[first:, leading:first].sum(axis=1), block)
+    assert allowed[leading:first, first:].sum(axis=1).max() == 1
+
+
+@pytest.mark.parametrize("patch_grid", [(3, 8), (8, 3)])
+def test_grid_that_does_not_fit_is_refused(patch_grid: tuple[int, int]) -> None:
+    with pytest.raises(UserError, match=f"4x4 regions do not fit into an image of {patch_grid[0]}x{patch_grid[1]} pat"):
+        region_of_patch(patch_grid, (4, 4))

@@ -1,0 +1,77 @@
+"""The two-way decoder."""
+
+from __future__ import annotations
+
+import jittor as jt
+import numpy as np
+import pytest
+
+from jseg.clip.blocks import Dropout
+from jseg.errors import UserError
+from jseg.model.two_way_decoder import CrossAttention, DecoderLayer, decode
+
+
+def random_tokens(*shape: int, seed: int = 0) -> jt.Var:
+    return jt.array(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
+
+
+def layers(count: int) -> list[DecoderLayer]:
+    return [DecoderLayer(16, 4, 2, 0.1) for _ in range(count)]
+
+
+def test_both_sides_see_the_old_values_of_the_other() -> None:
+    q_layers, v_layers = layers(2), layers(2)
+    q, v = random_tokens(2, 6, 16), random_tokens(2, 9, 16, seed=1)
+    q1, v1 = q_layers[0](q, v), v_layers[0](v, q)
+    expected = q_layers[1](q1, v1).numpy(), v_layers[1](v1, q1).numpy()
+    trace: dict[str, jt.Var] = {}
+    computed = decode(q_layers, v_layers, q, v, trace)
+    for ours, theirs in zip(computed, expected, strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs, atol=1e-6)
+    assert sorted(trace) == ["q1", "q2", "v1", "v2"]
+    np.testing.assert_allclose(trace["v1"].numpy(), v1.numpy(), atol=1e-6)
+    in_turn = v_layers[0](v, q1).numpy()
+    assert np.abs(in_turn - v1.numpy()).max() > 1e-3  # updating one after the other would show
+
+
+def test_a_layer_equals_pytorch() -> None:
+    torch = pytest.importorskip("torch")
+    layer, x, memory = layers(1)[0], random_tokens(2, 6, 16), random_tokens(2, 9, 16, seed=1)
+    own = {name: torch.tensor(var.numpy()) for name, var in layer.state_dict().items()}
+    attention = torch.nn.MultiheadAttention(16, 4, batch_first=True)
+    attention.load_state_dict(
+        {
+            "in_proj_weight": torch.cat([own[f"multihead_attn.{name}.weight"] for name in "qkv"]),
+            "in_proj_bias": torch.cat([own[f"multihead_attn.{name}.bias"] for name in "qkv"]),
+            "out_proj.weight": own["multihead_attn.proj.weight"],
+            "out_proj.bias": own["multihead_attn.proj.bias"],
+        }
+    )
+    normalise = torch.nn.functional.layer_norm
+    linear = torch.nn.functional.linear
+    with torch.no_grad():
+        y, other = torch.tensor(x.numpy()), torch.tensor(memory.numpy())
+        y = normalise(y + attention(y, other, other)[0], (16,), own["norm2.weight"], own["norm2.bias"])
+        inner = torch.relu(linear(y, own["linear1.weight"], own["linear1.bias"]))
+        inner = linear(inner, own["linear2.weight"], own["linear2.bias"])
+        expected = normalise(y + inner, (16,), own["norm3.weight"], own["norm3.bias"])
+    np.testing.assert_allclose(layer(x, memory).numpy(), expected.numpy(), atol=5e-6)
+
+
+def test_four_dropouts_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = []
+    keep = Dropout.keep
+
+    def counted(self: Dropout, shape: tuple[int, ...]) -> jt.Var | None:
+        shapes.append(tuple(shape))
+        return keep(self, shape)
+
+    monkeypatch.setattr(Dropout, "keep", counted)
+    layers(1)[0](random_tokens(2, 6, 16), random_tokens(2, 9, 16, seed=1))
+    # attention weights; after proj; after ReLU; after linear2
+    assert sorted(shapes) == [(2, 4, 6, 9), (2, 6, 16), (2, 6, 16), (2, 6, 32)]
+
+
+def test_heads_that_do_not_divide_the_width_are_refused() -> None:
+    with pytest.raises(UserError, match=r"model\.decoder_heads=3"):
+        CrossAttention(16, 3, 0.0)
