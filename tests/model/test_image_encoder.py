@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import jittor as jt
@@ -137,7 +138,7 @@ def test_constant_image_gives_a_map_that_is_constant_within_each_region(
         block = tokens[:, regions == region]
         np.testing.assert_allclose(block, np.repeat(block[:, :1], block.shape[1], axis=1), atol=1e-5)
         means.append(block[:, 0])
-    for first, second in zip(means, means[1:], strict=False):  # and regions differ
+    for first, second in pairwise(means):  # and regions differ
         assert np.abs(first - second).max() > 1e-3
 
 

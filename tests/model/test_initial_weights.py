@@ -1,0 +1,133 @@
+"""What a model starts from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jseg.clip.image_tower import ImageTower, random_image_weights, resize_positions
+from jseg.engine.config import ModelConfig
+from jseg.errors import UserError
+from jseg.model.clip_rc import ClipRC, build_clip_rc, initialise, load_clip_image_weights
+from jseg.model.initial_weights import initial_bridge
+from jseg.model.state import state_arrays
+
+
+def tower_weights(config: ModelConfig, image_size: int, seed: int = 5) -> dict[str, np.ndarray]:
+    """Weights of a CLIP image tower under OpenAI's names."""
+    tower = ImageTower(image_size, config.patch_size, config.width, config.layers, config.heads, config.output_dim)
+    weights = random_image_weights(tower, np.random.default_rng(seed))
+    return {f"visual.{name}": value for name, value in weights.items()}
+
+
+def test_released_head_starts_from_uniform_copies(make_model: Callable[..., ClipRC]) -> None:
+    state = state_arrays(make_model(decoder_layers=3, recovery_layers=2, output_dim=64).decode_head)
+    for name, value in state.items():
+        if name.endswith((".norm2.weight", ".norm3.weight")):
+            assert (value == 1).all(), name
+        elif ".norm" in name or (name.startswith("recovery") and name.endswith(".bias")):
+            assert (value == 0).all(), name
+        elif name.startswith("recovery"):
+            assert 0.015 < value.std() < 0.025, name
+        else:
+            weight = state[name.removesuffix("bias") + "weight"] if name.endswith(".bias") else value
+            bound = weight.shape[1] ** -0.5
+            assert 0.8 * bound < np.abs(value).max() <= bound, name
+    for side in "qv":
+        for name in (n for n in state if n.startswith(f"decoder_{side}.layers.0.")):
+            for layer in "12":
+                np.testing.assert_array_equal(state[name], state[name.replace(".0.", f".{layer}.", 1)])
+    assert (state["decoder_q.layers.0.linear1.weight"] != state["decoder_v.layers.0.linear1.weight"]).any()
+    recovery = "recovery_decoder.decouple_q.{}.linear1.weight"
+    assert (state[recovery.format(0)] != state[recovery.format(1)]).any()  # no copies here
+
+
+def test_declared_head_starts_from_a_normal_distribution(make_model: Callable[..., ClipRC]) -> None:
+    state = state_arrays(make_model(head_init="declared", output_dim=64).decode_head)
+    for name, value in state.items():
+        if name.endswith((".norm2.weight", ".norm3.weight")):
+            assert (value == 1).all(), name
+        elif name.endswith(".bias") or (name.startswith("decoder_v") and "linear2" in name):
+            assert (value == 0).all(), name
+        else:
+            assert 0.015 < value.std() < 0.025, name
+    first, second = (state[f"decoder_q.layers.{layer}.linear1.weight"] for layer in "01")
+    assert (first != second).any()
+
+
+def test_random_tower_and_its_bridge(small_model: ClipRC) -> None:
+    state = state_arrays(small_model.backbone)
+    assert abs(state["positional_embedding"].std() - 32**-0.5) < 0.03
+    token = state["class_embedding"] + state["positional_embedding"][0]
+    np.testing.assert_array_equal(state["region_level_bridge"], np.tile(token, (4, 1)))
+    for name, value in state.items():
+        assert np.isfinite(value).all(), name
+
+
+def test_same_seed_same_weights(make_model: Callable[..., ClipRC]) -> None:
+    first, again, other = (state_arrays(make_model(seed=seed)) for seed in (1, 1, 2))
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, again[name])
+    assert (first["backbone.prompt_embeddings"] != other["backbone.prompt_embeddings"]).any()
+    assert (first["backbone.conv1.weight"] != other["backbone.conv1.weight"]).any()
+
+
+def test_clip_weights_leave_prompts_and_head_alone(small_config: ModelConfig) -> None:
+    model = build_clip_rc(small_config)
+    initialise(model, small_config, seed=0)
+    before, weights = state_arrays(model), tower_weights(small_config, 64)
+    load_clip_image_weights(model, weights | {"logit_scale": np.float32(4.6), "ln_final.weight": np.ones(3)})
+    after = state_arrays(model)
+    for name, value in weights.items():
+        np.testing.assert_array_equal(after[name.replace("visual.", "backbone.")], value)
+    for name in after:
+        if "prompt" in name or name.startswith("decode_head."):
+            np.testing.assert_array_equal(after[name], before[name])
+    token = weights["visual.class_embedding"] + weights["visual.positional_embedding"][0]
+    np.testing.assert_array_equal(after["backbone.region_level_bridge"], np.tile(token, (4, 1)))
+    assert model.backbone.conv1.weight.is_stop_grad()
+    assert not model.backbone.prompt_embeddings.is_stop_grad()
+
+
+def test_positions_of_clip_are_resized(small_config: ModelConfig) -> None:
+    model, weights = build_clip_rc(small_config), tower_weights(small_config, 112)
+    load_clip_image_weights(model, weights)
+    expected = resize_positions(weights["visual.positional_embedding"], (4, 4))
+    np.testing.assert_array_equal(model.backbone.positional_embedding.numpy(), expected)
+
+
+@pytest.mark.parity
+def test_recorded_start_from_clip(golden: Path) -> None:
+    paths = sorted((golden / "torch_release").glob("init_from_clip*.npz"))
+    assert paths
+    for path in paths:
+        file = np.load(path)
+        tower = {
+            "class_embedding": file["clip_class_embedding"],
+            "positional_embedding": file["clip_positional_embedding"],
+        }
+        bridge = file["region_level_bridge"]
+        np.testing.assert_allclose(initial_bridge(tower, len(bridge)), bridge, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"visual.ln_pre.bias": None}, "missing: ln_pre.bias"),
+        ({"visual.class_embedding": None}, "missing: class_embedding"),
+        ({"visual.extra": np.ones(2)}, "unknown: extra"),
+        ({"visual.proj": np.ones((32, 17))}, r"other shape: proj is \(32, 17\), expected \(32, 16\)"),
+    ],
+)
+def test_clip_weights_that_do_not_fit_are_refused(small_config: ModelConfig, change: dict, message: str) -> None:
+    weights = {name: w for name, w in (tower_weights(small_config, 64) | change).items() if w is not None}
+    with pytest.raises(UserError, match=message):
+        load_clip_image_weights(build_clip_rc(small_config), weights)
+
+
+def test_weights_without_an_image_tower_are_refused(small_config: ModelConfig) -> None:
+    with pytest.raises(UserError, match="hold no image tower"):
+        load_clip_image_weights(build_clip_rc(small_config), {"ln_final.weight": np.ones(3)})

@@ -1,0 +1,67 @@
+"""Taking over released checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from jseg.clip.image_tower import resize_positions
+from jseg.engine.config import ModelConfig
+from jseg.errors import UserError
+from jseg.model.clip_rc import ClipRC, build_clip_rc, load_released
+from jseg.model.state import state_arrays
+
+DEAD = {
+    "decode_head.decoder_q.layers.0.self_attn.in_proj_weight": np.ones((48, 16)),
+    "decode_head.decoder_v.layers.1.norm1.bias": np.ones(16),
+    "decode_head.recovery_decoder.decouple_q.0.self_attn.out_proj.bias": np.ones(16),
+}
+ELSEWHERE = {
+    "backbone.transformer.resblocks.0.attn_mask": np.ones((3, 3)),
+    "text_encoder.transformer.resblocks.0.attn_mask": np.ones((3, 3)),
+    "text_encoder.ln_final.weight": np.ones(3),
+    "texts": np.ones(3, np.int32),
+}
+
+
+def test_dead_weights_are_dropped_and_reported(small_model: ClipRC, small_config: ModelConfig) -> None:
+    tensors, fresh = state_arrays(small_model), build_clip_rc(small_config)
+    assert sorted(load_released(fresh, tensors | DEAD | ELSEWHERE)) == sorted(DEAD)
+    for name, value in state_arrays(fresh).items():
+        np.testing.assert_array_equal(value, tensors[name])
+
+
+def test_positions_of_another_grid_are_resized_and_reported(small_model: ClipRC, small_config: ModelConfig) -> None:
+    larger, tensors = build_clip_rc(replace(small_config, image_size=96)), state_arrays(small_model)
+    report = load_released(larger, tensors)
+    assert report == ["backbone.positional_embedding (resized from 4x4 to 6x6 patches)"]
+    expected = resize_positions(tensors["backbone.positional_embedding"], (6, 6))
+    np.testing.assert_array_equal(larger.backbone.positional_embedding.numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"decode_head.q_proj.bias": None}, "missing: decode_head.q_proj.bias"),
+        ({"decode_head.q_proj.extra": np.ones(1)}, "unknown: decode_head.q_proj.extra"),
+        ({"decode_head.lateral_proj.self_attn.bias": np.ones(1)}, "unknown: decode_head.lateral_proj.self_attn.bias"),
+        ({"backbone.proj": np.ones((32, 8))}, r"backbone.proj is \(32, 8\), expected \(32, 16\)"),
+        ({"backbone.positional_embedding": np.ones((17, 8))}, r"positional_embedding is \(17, 8\)"),
+        ({"backbone.positional_embedding": np.ones((18, 32))}, "positional embedding of 18 rows"),
+    ],
+)
+def test_what_does_not_fit_is_refused_by_name(
+    small_model: ClipRC, small_config: ModelConfig, change: dict, message: str
+) -> None:
+    tensors = {name: value for name, value in (state_arrays(small_model) | change).items() if value is not None}
+    with pytest.raises(UserError, match=message):
+        load_released(build_clip_rc(small_config), tensors)
+
+
+def test_weights_of_something_else_are_refused(small_config: ModelConfig) -> None:
+    with pytest.raises(UserError, match="hold no CLIP-RC model"):
+        load_released(build_clip_rc(small_config), {"text_encoder.ln_final.weight": np.ones(3)})
+    with pytest.raises(UserError, match="missing: backbone"):
+        load_released(build_clip_rc(small_config), {"visual.proj": np.ones(3)})
