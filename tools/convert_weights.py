@@ -83,7 +83,8 @@ def main(arguments: list[str] | None = None) -> None:
     if options.target is None:
         return
     config = heads(weights, options)
-    tensors = {name: array.astype(np.dtype(options.dtype)) for name, array in weights.tensors.items()}
+    with np.errstate(over="ignore"):  # what overflows is refused on the next lines
+        tensors = {name: array.astype(np.dtype(options.dtype)) for name, array in weights.tensors.items()}
     too_large = [name for name, array in tensors.items() if not np.isfinite(array).all()]
     if too_large:
         raise UserError(f"{options.source}: {too_large[0]} has numbers that are not finite as {options.dtype}")

@@ -46,8 +46,9 @@ EMBEDDINGS = "embeddings"  # name of the array in our embedding files
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:
-    """Rows (…, D) float32 scaled to length 1."""
-    return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
+    """Rows (…, D) float32 scaled to length 1; a row of zeros becomes NaN."""
+    with np.errstate(invalid="ignore"):
+        return rows / np.linalg.norm(rows, axis=-1, keepdims=True)
 
 
 def embed_class_names(

@@ -75,7 +75,7 @@ def clean(text: str) -> str:
 
 def _symbols(word: str) -> tuple[str, ...]:
     """A word as byte signs, the last one marked as the end of the word."""
-    signs = [SIGN_OF_BYTE[byte] for byte in word.encode("utf-8")]
+    signs = [SIGN_OF_BYTE[byte] for byte in word.encode("utf-8", errors="replace")]
     return (*signs[:-1], signs[-1] + WORD_END)
 
 

@@ -19,6 +19,7 @@ from jseg.weight_files import read_weight_file
 
 torch = pytest.importorskip("torch", reason="PyTorch is the oracle of these tests")
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 TYPES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 LEGACY = {"_use_new_zipfile_serialization": False}
 

@@ -1,0 +1,187 @@
+"""Class embeddings: ensembles against the release, the cache, and embedding files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from jseg.clip.prompts import COCO_TEMPLATES, VOC_TEMPLATES, embed_class_names, read_embeddings
+from jseg.clip.tokenizer import VOCABULARY_NAME, Tokenizer, generate_vocabulary
+from jseg.errors import UserError
+from jseg.weight_files import write_safetensors
+
+NAMES = ["cat", "dog", "traffic light"]
+TEMPLATES = ["a photo of a {}.", "the {} in the scene"]
+
+
+class CountingTower:
+    """A text tower that is a table of random vectors; counts its calls."""
+
+    context_length = 24
+
+    def __init__(self, seed: int = 0) -> None:
+        self.table = np.random.default_rng(seed).standard_normal((2000, 8)).astype(np.float32)
+        self.calls = 0
+
+    def __call__(self, token_ids: np.ndarray) -> SimpleNamespace:
+        assert token_ids.dtype == np.int32 and token_ids.shape[1] == self.context_length
+        self.calls += 1
+        rows = self.table[token_ids].sum(axis=1) * np.arange(1, len(token_ids) + 1)[:, None]  # lengths of all kinds
+        return SimpleNamespace(numpy=lambda: rows)
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer(generate_vocabulary(NAMES, 30))
+
+
+@pytest.mark.parity
+def test_ensembles_equal_the_release(golden: Path, test_data: Path) -> None:
+    """Tolerance 5e-5, as tolerances.json says for text*."""
+    from jseg.clip.text_tower import TextTower
+    from jseg.model.state import strict_load
+
+    for path in sorted((golden / "torch_release").glob("text*.npz")):
+        data = np.load(path)
+        config = json.loads(str(data["config_json"]))
+        tower = TextTower(
+            config["width"], config["layers"], config["heads"], config["embed"], config["context_length"],
+            config["vocab_size"],
+        )  # fmt: skip
+        weights = {name.removeprefix("weight."): data[name] for name in data.files if name.startswith("weight.")}
+        weights["token_embedding.weight"] = np.zeros((config["vocab_size"], config["width"]), np.float32)
+        weights["token_embedding.weight"][data["token_rows_idx"]] = data["token_rows"]
+        strict_load(tower, weights)
+        tokenizer = Tokenizer(test_data / VOCABULARY_NAME)
+        classes, templates = json.loads(str(data["classes_json"])), json.loads(str(data["templates_json"]))
+        assert tuple(templates) == COCO_TEMPLATES
+        for expected, used in (("ensemble15", COCO_TEMPLATES), ("single", VOC_TEMPLATES)):
+            rows = embed_class_names(classes, used, tokenizer, tower, "hash")
+            assert rows.dtype == np.float32
+            wanted = data[expected] / np.linalg.norm(data[expected], axis=1, keepdims=True)
+            np.testing.assert_allclose(rows, wanted, atol=5e-5)
+
+
+def test_mean_of_unit_vectors(tokenizer: Tokenizer) -> None:
+    rows = embed_class_names(NAMES, TEMPLATES, tokenizer, CountingTower(), "hash")
+    assert rows.shape == (3, 8)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
+    tower = CountingTower()
+    texts = [template.format(NAMES[1]) for template in TEMPLATES]
+    each = np.stack([tower(tokenizer(text, 24)).numpy()[0] for text in texts])
+    each /= np.linalg.norm(each, axis=1, keepdims=True)
+    mean = each.mean(axis=0)
+    np.testing.assert_allclose(rows[1], mean / np.linalg.norm(mean), atol=1e-6)
+
+
+def test_many_texts_go_in_batches(tokenizer: Tokenizer) -> None:
+    tower = CountingTower()
+    many = [f"cat {number}" for number in range(100)]
+    assert embed_class_names(many, TEMPLATES, tokenizer, tower, "hash").shape == (100, 8)
+    assert tower.calls == 4
+
+
+def test_cache_is_keyed_by_everything_that_matters(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tower = CountingTower()
+
+    def embed(**changes: object) -> np.ndarray:
+        arguments = {"names": NAMES, "templates": TEMPLATES, "tokenizer": tokenizer, "text_tower": tower,
+                     "weights_hash": "a", "cache_folder": tmp_path / "cache"}  # fmt: skip
+        return embed_class_names(**{**arguments, **changes})
+
+    first = embed()
+    assert tower.calls == 1 and np.array_equal(embed(), first) and tower.calls == 1
+    changes = (
+        {"names": NAMES[::-1]},
+        {"templates": TEMPLATES[:1]},
+        {"weights_hash": "b"},
+        {"tokenizer": Tokenizer(tokenizer.merges[:-1])},
+    )
+    for number, change in enumerate(changes, start=2):
+        embed(**change)
+        assert tower.calls == number, change
+    assert np.array_equal(embed(), first) and tower.calls == 5
+    assert len(list((tmp_path / "cache").iterdir())) == 5
+
+
+def test_a_damaged_cache_is_made_again(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    tower = CountingTower()
+    first = embed_class_names(NAMES, TEMPLATES, tokenizer, tower, "a", tmp_path)
+    (path,) = tmp_path.iterdir()
+    for content in (b"", path.read_bytes()[:-3]):
+        path.write_bytes(content)
+        again = embed_class_names(NAMES, TEMPLATES, tokenizer, tower, "a", tmp_path)
+        assert np.array_equal(again, first)
+    assert tower.calls == 3
+
+
+def test_wrong_prompts_are_user_errors(tokenizer: Tokenizer) -> None:
+    for names, templates, match in (
+        ([], TEMPLATES, "at least one"),
+        (NAMES, [], "at least one"),
+        (NAMES, ["a photo"], "must hold"),
+        (NAMES, ["{} and {}"], "must hold"),
+        (["zebra " * 30], TEMPLATES, "tokens where 24 fit"),
+    ):
+        with pytest.raises(UserError, match=match):
+            embed_class_names(names, templates, tokenizer, CountingTower(), "hash")
+
+
+def test_a_tower_of_zeros_is_a_user_error(tokenizer: Tokenizer) -> None:
+    tower = CountingTower()
+    tower.table[:] = 0
+    with pytest.raises(UserError, match="not finite"):
+        embed_class_names(NAMES, TEMPLATES, tokenizer, tower, "hash")
+
+
+def test_braces_in_a_class_name_are_no_format(tokenizer: Tokenizer) -> None:
+    assert embed_class_names(["{0.x}", "100%"], TEMPLATES, tokenizer, CountingTower(), "hash").shape == (2, 8)
+
+
+def test_embedding_files_are_used_as_they_are(tmp_path: Path) -> None:
+    rows = (np.random.default_rng(0).standard_normal((3, 8)) * 3).astype(np.float16)
+    np.save(tmp_path / "a.npy", rows)
+    write_safetensors(tmp_path / "a.safetensors", {"embeddings": rows}, {"names": NAMES})
+    for name in ("a.npy", "a.safetensors"):
+        found = read_embeddings(tmp_path / name, 3, 8)
+        assert found.dtype == np.float32 and np.array_equal(found, rows.astype(np.float32))
+
+
+def test_released_embeddings(test_data: Path) -> None:
+    for path, count in ((test_data / "voc12_single.npy", 20), (test_data / "coco_multi.npy", 171)):
+        rows = read_embeddings(path, count, 512)
+        np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=2e-3)  # float16 rows of unit length
+        with pytest.raises(UserError, match=f"for {count} classes, the class list has 5"):
+            read_embeddings(path, 5, 512)
+
+
+def test_wrong_embedding_files_are_user_errors(tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+
+    def refused(match: str, count: int = 3) -> None:
+        with pytest.raises(UserError, match=match):
+            read_embeddings(path, count, 8)
+
+    refused("do not exist")
+    np.save(path, np.ones((3, 8), np.float32))
+    refused("for 3 classes, the class list has 4", 4)
+    content = path.read_bytes()
+    for length in (0, 5, 60, len(content) - 4):
+        path.write_bytes(content[:length])
+        refused("truncated or no .npy")
+    path.write_bytes(content.replace(b"(3, 8)", b"(3, 8" + b"0" * 12 + b")"))
+    refused("truncated or no .npy")
+    np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    refused("truncated or no .npy")
+    for array, match in (
+        (np.ones((3, 9), np.float32), "length 9"),
+        (np.ones((3, 8), np.int64), "expected floats"),
+        (np.ones(3, np.float32), "expected floats"),
+        (np.full((3, 8), np.nan, np.float32), "not finite"),
+    ):
+        np.save(path, array)
+        refused(match)
