@@ -1,0 +1,69 @@
+"""Small weight files of the kinds that inference meets, with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from jseg.clip.tokenizer import Tokenizer, generate_vocabulary
+from jseg.clip.weights import FORMAT, clip_shapes
+from jseg.data.class_names import class_list
+from jseg.engine import checkpoint
+from jseg.engine.config import Config, ModelConfig
+from jseg.engine.text_features import class_embeddings
+from jseg.model.clip_rc import ClipRC, build_clip_rc, initialise
+from jseg.model.state import state_arrays
+from jseg.weight_files import write_safetensors
+
+OUTPUT_DIM = 16
+
+
+def small_config() -> Config:
+    """A model of 64 px; its sizes follow the released models' head sizes."""
+    config = Config()
+    config.model = ModelConfig(
+        image_size=64, width=64, layers=2, heads=1, output_dim=OUTPUT_DIM, prompts=3, region_grid=2, decoder_layers=2,
+        decoder_heads=8, ffn_factor=2, init="random",
+    )  # fmt: skip
+    config.text.vocabulary = "generated"
+    config.text.width, config.text.layers, config.text.heads, config.text.context_length = 32, 1, 2, 24
+    config.test.short_side, config.test.crop_size, config.test.stride = 64, (64, 64), (53, 53)
+    return config
+
+
+def small_model(config: Config) -> ClipRC:
+    model = build_clip_rc(config.model)
+    initialise(model, config.model, 3)
+    return model
+
+
+def write_ours(path: Path) -> Config:
+    """A weight file as the trainer leaves it: model, text tower with its vocabulary, embeddings, configuration."""
+    config, classes = small_config(), class_list("shapes")
+    text = class_embeddings(config, classes)
+    tensors = state_arrays(small_model(config)) | checkpoint.text_arrays(text)
+    checkpoint.save(path, tensors, {**checkpoint.describe(config, classes, text), "iteration": 1})
+    return config
+
+
+def write_released(path: Path) -> None:
+    """A PyTorch checkpoint like the released ones: no configuration, dead weights, here without a text tower."""
+    tensors = {name: torch.from_numpy(array) for name, array in state_arrays(small_model(small_config())).items()}
+    for side in "qv":
+        tensors[f"decode_head.decoder_{side}.layers.0.norm1.weight"] = torch.ones(OUTPUT_DIM)
+    torch.save({"meta": {"iter": 1, "CLASSES": ("cat", "dog")}, "state_dict": tensors}, path)
+
+
+def write_clip(path: Path, output_dim: int = OUTPUT_DIM) -> None:
+    """CLIP weights with both towers and a vocabulary of their own."""
+    merges = generate_vocabulary(["a photo of a cat", "a photo of a dog"], 20)
+    sizes = {
+        "image_size": 32, "patch_size": 16, "image_width": 64, "image_layers": 1, "image_heads": 1,
+        "context_length": 24, "vocab_size": Tokenizer(merges).vocab_size, "text_width": 64, "text_layers": 1,
+        "text_heads": 1, "output_dim": output_dim,
+    }  # fmt: skip
+    rng = np.random.default_rng(0)
+    tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in clip_shapes(sizes).items()}
+    write_safetensors(path, tensors, {"format": FORMAT, "clip": sizes, "vocabulary": [list(pair) for pair in merges]})

@@ -1,0 +1,180 @@
+"""Public inference: which files it takes, what it answers, what it refuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import jittor as jt
+import numpy as np
+import pytest
+
+import jseg
+from jseg.data import transforms
+from jseg.engine.config import to_dict
+from jseg.engine.sliding_window import PictureScores
+from jseg.errors import UserError
+from jseg.segmenter import Segmenter, check_class_names, model_config_of, seen_ids
+from jseg.weight_files import read_weight_file
+from tests.small_weights import small_config, write_clip, write_ours, write_released
+
+NAMES = ("red star", "green circle", "cat")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Class embeddings are not kept in the user's cache folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JSEG_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of ours, a released-like checkpoint without text tower, and CLIP weights that have one."""
+    result = tmp_path_factory.mktemp("weights")
+    write_ours(result / "ours.safetensors")
+    write_released(result / "released.pth")
+    write_clip(result / "clip.safetensors")
+    return result
+
+
+@pytest.fixture(scope="module")
+def segmenter(folder: Path) -> Segmenter:
+    return jseg.load_segmenter(folder / "ours.safetensors", device="cpu")
+
+
+def picture(height: int = 50, width: int = 70) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_importing_jseg_does_not_start_jittor() -> None:
+    code = "import sys, jseg; jseg.load_segmenter, jseg.Segmenter, jseg.read_config; print('jittor' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+    with pytest.raises(AttributeError, match="no_such_name"):
+        jseg.no_such_name  # noqa: B018
+
+
+def test_weights_of_ours_alone_are_enough(segmenter: Segmenter) -> None:
+    assert to_dict(segmenter.config) == to_dict(small_config())
+    result = segmenter(picture(), NAMES)
+    assert result.names == NAMES
+    assert result.labels.shape == (50, 70) and result.labels.dtype == np.int32
+    assert result.scores is None
+    assert sum(result.shares.values()) == pytest.approx(1)
+    assert list(result.shares) == list(NAMES)
+
+
+def test_result_is_that_of_the_evaluation_path(segmenter: Segmenter) -> None:
+    image, config = picture(), segmenter.config
+    result = segmenter.segment(image, NAMES, seen=NAMES[:1], with_scores=True)
+    resized = transforms.resize_image(image, transforms.short_side_size((50, 70), 64))
+    pixels = transforms.normalise(resized).transpose(2, 0, 1)
+    text = jt.array(segmenter.embeddings(NAMES))
+    expected = PictureScores(segmenter.model, pixels, text, (0,), 0.1, config.test)
+    np.testing.assert_allclose(result.scores, expected.scores((50, 70)), rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(result.labels, result.scores.argmax(axis=0))
+    np.testing.assert_array_equal(segmenter(image, NAMES, seen=NAMES[:1]).labels, result.labels)
+
+
+def test_no_calibration_unless_seen_classes_are_named(segmenter: Segmenter) -> None:
+    plain = segmenter(picture(), NAMES, with_scores=True).scores
+    shifted = segmenter(picture(), NAMES, seen=("cat",), with_scores=True).scores
+    np.testing.assert_allclose(plain[2] - shifted[2], 0.1, atol=1e-6)
+    np.testing.assert_allclose(plain[:2], shifted[:2], atol=1e-6)
+    explicit = segmenter(picture(), NAMES, seen=("cat",), gamma=0.3, with_scores=True).scores
+    np.testing.assert_allclose(plain[2] - explicit[2], 0.3, atol=1e-6)
+
+
+def test_embeddings_are_computed_once_per_list(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = segmenter.embeddings(NAMES)
+    assert first.shape == (3, 16)
+    np.testing.assert_allclose(np.linalg.norm(first, axis=1), 1, rtol=1e-5)
+    other = segmenter.embeddings(NAMES, "a drawing of a {}.")
+    assert np.abs(other - first).max() > 1e-3
+    monkeypatch.setattr(type(segmenter.side), "embed", lambda *_: pytest.fail("computed again"))
+    assert segmenter.embeddings(NAMES) is first
+    assert segmenter.embeddings([f" {NAMES[0]} ", *NAMES[1:]]) is first
+
+
+def test_sizes_of_a_released_checkpoint_are_inferred(folder: Path) -> None:
+    expected = small_config().model
+    expected.init = ""
+    assert model_config_of(read_weight_file(folder / "released.pth").tensors) == expected
+    with pytest.raises(UserError, match="--clip"):
+        jseg.load_segmenter(folder / "released.pth", device="cpu")
+    segmenter = jseg.load_segmenter(folder / "released.pth", device="cpu", clip=folder / "clip.safetensors")
+    assert segmenter.config.test.stride == (53, 53)
+    assert segmenter(picture(), ["cat", "dog"]).labels.shape == (50, 70)
+    assert any("2 weights that no computation uses were dropped" in note for note in segmenter.notes)
+    assert read_weight_file(folder / "released.pth").sha256 in segmenter.notes[0]
+
+
+def test_same_weights_from_both_files_segment_alike(folder: Path, segmenter: Segmenter) -> None:
+    clip = folder / "clip.safetensors"
+    released = jseg.load_segmenter(folder / "released.pth", device="cpu", clip=clip)
+    ours = jseg.load_segmenter(folder / "ours.safetensors", device="cpu", clip=clip, config=small_config())
+    scores = [item(picture(), ["cat", "dog"], with_scores=True).scores for item in (released, ours)]
+    np.testing.assert_allclose(scores[0], scores[1], rtol=0, atol=1e-6)
+    own_text = segmenter(picture(), ["cat", "dog"], with_scores=True).scores
+    assert np.abs(own_text - scores[0]).max() > 1e-3  # the text tower of --clip is used, not the file's own
+
+
+def test_clip_of_another_size_is_refused(folder: Path) -> None:
+    write_clip(folder / "wide.safetensors", output_dim=32)
+    segmenter = jseg.load_segmenter(folder / "released.pth", device="cpu", clip=folder / "wide.safetensors")
+    with pytest.raises(UserError, match="length 32, the model needs 16"):
+        segmenter(picture(), ["cat"])
+
+
+def test_files_that_are_no_model(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"missing\.pth does not exist"):
+        jseg.load_segmenter(tmp_path / "missing.pth")
+    with pytest.raises(UserError, match="no CLIP-RC weights"):
+        jseg.load_segmenter(folder / "clip.safetensors")
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes((folder / "ours.safetensors").read_bytes()[:-1000])
+    with pytest.raises(UserError, match=r"cut\.safetensors"):
+        jseg.load_segmenter(cut)
+
+
+def test_sizes_that_cannot_be_inferred(folder: Path) -> None:
+    tensors = read_weight_file(folder / "released.pth").tensors
+    with pytest.raises(UserError, match=r"backbone\.proj"):
+        model_config_of({name: array for name, array in tensors.items() if name != "backbone.proj"})
+    tensors["backbone.conv1.weight"] = np.zeros((48, 3, 16, 16), np.float32)
+    with pytest.raises(UserError, match="config file"):
+        model_config_of(tensors)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        [[0, 0, 0]],
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 4), np.uint8),
+        np.zeros((4, 4, 3), np.float32),
+        np.zeros((0, 4, 3), np.uint8),
+    ],
+)
+def test_images_of_another_form_are_refused(segmenter: Segmenter, image: object) -> None:
+    with pytest.raises(UserError, match="uint8 RGB"):
+        segmenter(image, NAMES)
+
+
+def test_class_names() -> None:
+    assert check_class_names([" cat ", "hot  dog"]) == ("cat", "hot dog")
+    assert check_class_names("cat") == ("cat",)
+    for names, message in (([], "at least one"), (["cat", " "], "no empty"), (["cat", "dog", "Cat"], "Cat .*twice")):
+        with pytest.raises(UserError, match=message):
+            check_class_names(names)
+    assert seen_ids(["dog"], ("cat", "dog")) == (1,)
+    assert seen_ids((), ("cat", "dog")) == ()
+    with pytest.raises(UserError, match="emu not among"):
+        seen_ids(["emu"], ("cat", "dog"))
+
+
+def test_one_pixel_and_one_class(segmenter: Segmenter) -> None:
+    assert segmenter(picture(1, 1), ["cat"]).labels.tolist() == [[0]]

@@ -1,0 +1,130 @@
+"""tools/segment.py: what it writes and prints, and its one-line errors."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jseg.runtime.command_line import run
+from jseg.segmenter import load_segmenter
+from tests.small_weights import write_clip, write_ours, write_released
+from tools.segment import main
+
+ROOT = Path(__file__).parents[2]
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with weight files; class embeddings are cached beside them."""
+    folder = tmp_path_factory.mktemp("weights")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JSEG_CACHE", str(folder / "cache"))
+        write_ours(folder / "ours.safetensors")
+        write_released(folder / "released.pth")
+        write_clip(folder / "clip.safetensors")
+        yield folder
+
+
+@pytest.fixture
+def segment(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs the tool in a folder with two pictures: (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for name, size in (("one.png", (40, 60)), ("two.jpg", (64, 64))):
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(name)
+
+    def call(*arguments: str, classes: str = "cat,dog,grass", file: str = "ours.safetensors") -> tuple[int, str, str]:
+        options = ["--classes", classes, "--weights", str(weights / file), "--device", "cpu"]
+        with pytest.raises(SystemExit) as ended:
+            run(lambda: main([*arguments, *options]))
+        return ended.value.code, *capsys.readouterr()
+
+    return call
+
+
+def test_writes_label_map_and_overlay(segment: Run, weights: Path) -> None:
+    code, printed, _ = segment("one.png", "two.jpg")
+    assert code == 0
+    names = sorted(path.name for path in Path("segmented").iterdir())
+    assert names == ["one.png", "one_overlay.png", "two.png", "two_overlay.png"]
+    expected = load_segmenter(weights / "ours.safetensors", "cpu")(
+        np.asarray(Image.open("one.png")), ["cat", "dog", "grass"]
+    )
+    with Image.open("segmented/one.png") as picture:
+        assert picture.mode == "P"
+        np.testing.assert_array_equal(np.asarray(picture), expected.labels)
+    line = next(line for line in printed.splitlines() if line.startswith("one.png: "))
+    assert line.endswith("-> segmented/one.png, segmented/one_overlay.png")
+    for name, share in expected.shares.items():
+        assert (f"{name} {100 * share:.1f} %" in line) == (share > 0)
+
+
+def test_templates_seen_classes_and_folder(segment: Run) -> None:
+    code, printed, errors = segment(
+        "one.png", "--template", "a drawing of a {}.", "--template", "{}", "--seen", "dog", "--save-dir", "deep/out"
+    )
+    assert (code, errors) == (0, "")
+    assert "weights: " in printed
+    assert sorted(path.name for path in Path("deep/out").iterdir()) == ["one.png", "one_overlay.png"]
+
+
+def test_released_weights_with_the_text_tower_of_clip(segment: Run, weights: Path) -> None:
+    code, printed, _ = segment("one.png", "--clip", str(weights / "clip.safetensors"), file="released.pth")
+    assert code == 0
+    assert "2 weights that no computation uses were dropped" in printed
+    assert Path("segmented/one.png").is_file()
+
+
+def mistakes() -> dict[str, tuple[list[str], dict[str, str], str]]:
+    """Arguments, class list or weight file of a mistake, and what its message names."""
+    return {
+        "missing picture": (["nothing.jpg"], {}, "nothing.jpg: missing"),
+        "text file": (["notes.txt"], {}, "notes.txt: not a picture"),
+        "truncated picture": (["cut.jpg"], {}, "cut.jpg: truncated"),
+        "folder": (["folder"], {}, "folder: a folder"),
+        "no class": (["one.png"], {"classes": ""}, "at least one"),
+        "blank class": (["one.png"], {"classes": "cat,,dog"}, "no empty ones"),
+        "class twice": (["one.png"], {"classes": "cat,dog,cat"}, "cat stands there twice"),
+        "unknown seen class": (["one.png", "--seen", "emu"], {}, "emu not among"),
+        "no text tower": (["one.png"], {"file": "released.pth"}, "--clip"),
+        "missing weights": (["one.png"], {"file": "nothing.pth"}, "nothing.pth does not exist"),
+        "template without place": (["one.png", "--template", "a photo"], {}, "must hold {}"),
+        "save folder is a file": (["one.png", "--save-dir", "notes.txt"], {}, "notes.txt"),
+        "same name twice": (["one.png", "other/one.jpg"], {}, "one.png"),
+        "input overwritten": (["one.png", "--save-dir", "."], {}, "one.png itself would be overwritten"),
+        "unknown option": (["one.png", "--sead-dir", "x"], {}, "--sead-dir"),
+    }
+
+
+@pytest.mark.parametrize(("arguments", "changes", "message"), mistakes().values(), ids=mistakes())
+def test_mistakes_are_told_in_one_line_and_nothing_is_written(
+    segment: Run, arguments: list[str], changes: dict[str, str], message: str
+) -> None:
+    Path("notes.txt").write_text("not a picture at all, only some text")
+    Path("cut.jpg").write_bytes(Path("two.jpg").read_bytes()[:900])
+    Path("folder").mkdir()
+    Path("other").mkdir()
+    Image.open("two.jpg").save("other/one.jpg")
+    before = sorted(Path().rglob("*"))
+    code, _, errors = segment(*arguments, **changes)
+    assert code == 2
+    assert errors.startswith("error: ") and errors.count("\n") == 1
+    assert message in errors
+    assert sorted(Path().rglob("*")) == before
+
+
+def test_as_a_command(segment: Run, weights: Path) -> None:
+    command = [sys.executable, str(ROOT / "tools" / "segment.py"), "nothing.png", "--classes", "cat"]
+    done = subprocess.run(
+        [*command, "--weights", str(weights / "ours.safetensors")],
+        capture_output=True, text=True, env={"PYTHONPATH": str(ROOT), "JSEG_CACHE": str(weights / "cache")},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
+    assert done.stderr.startswith("error: nothing.png: missing")
