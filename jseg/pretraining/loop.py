@@ -87,6 +87,7 @@ class Pretraining:
         self.clip.load(weights, str(file.path))
         self.optimizer.load_state(checkpoint.moments_of(file))
         self.iteration = int(file.meta["iteration"])
+        jt.sync_all(True)  # values that still wait to be copied would be fused into the first step, which rounds apart
 
 
 def train(

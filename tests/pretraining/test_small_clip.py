@@ -1,0 +1,54 @@
+"""The two towers: the shortened last block gives the image tower's own output, exported files are CLIP weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jittor as jt
+import numpy as np
+
+from jseg.clip.tokenizer import Tokenizer
+from jseg.clip.weights import read_clip_weights
+from jseg.pretraining.evaluation import TEMPLATES, evaluate
+from jseg.pretraining.loop import make_tokenizer
+from jseg.pretraining.settings import Settings
+from jseg.pretraining.small_clip import SmallClip, export
+
+
+def test_embeddings_are_those_of_the_image_tower(tiny: Settings) -> None:
+    clip = SmallClip(tiny, 600)
+    images = np.random.default_rng(0).standard_normal((2, 3, 24, 32)).astype(np.float32)
+    np.testing.assert_allclose(clip.embed_pictures(images).numpy(), clip.image(jt.array(images)).numpy(), atol=1e-5)
+
+
+def test_scale_is_bounded(tiny: Settings) -> None:
+    clip = SmallClip(tiny, 600)
+    np.testing.assert_allclose(clip.scale().item(), 1 / 0.07, rtol=1e-5)
+    clip.logit_scale.update(jt.array(np.float32([9])))
+    assert clip.scale().item() == 100
+
+
+def test_exported_file_is_a_clip(tiny: Settings, tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(tiny)
+    clip = SmallClip(tiny, tokenizer.vocab_size)
+    export(tmp_path / "clip.safetensors", clip, tokenizer, {"seed": 0})
+    read = read_clip_weights(tmp_path / "clip.safetensors")
+    assert read.config["image_heads"] == tiny.image_heads and read.config["text_heads"] == tiny.text_heads
+    assert read.config["image_size"] == tiny.image_size
+    assert Tokenizer(read.source.meta["vocabulary"]).fingerprint == tokenizer.fingerprint
+    for name, array in clip.tensors().items():
+        np.testing.assert_allclose(read.tensors[name], array, atol=1e-3, rtol=1e-3)
+    other = SmallClip(tiny, tokenizer.vocab_size)
+    other.load(read.tensors, "file")
+    np.testing.assert_array_equal(other.tensors()["visual.proj"], read.tensors["visual.proj"])
+
+
+def test_figures_are_percentages(tiny: Settings) -> None:
+    tokenizer = make_tokenizer(tiny)
+    figures = evaluate(SmallClip(tiny, tokenizer.vocab_size), tokenizer, 20)
+    assert 0 <= figures["zero-shot accuracy"] <= 60  # untrained: about one in 20
+    assert figures["retrieval"].keys() == {
+        f"{way} R@{best}" for way in ("image to text", "text to image") for best in (1, 5)
+    }
+    assert figures["training-free, value path"].keys() == {"pAcc", "mIoU(S)", "mIoU(U)", "hIoU"}
+    assert all(template.count("{}") == 1 for template in TEMPLATES)
