@@ -139,8 +139,8 @@ def legend(
     x, y = gap, gap
     for position, index in enumerate(present):
         unseen = index in classes.unseen
-        text = classes.names[index] + (" (unseen)" if unseen else "") + (f"  {notes[position]}" if notes else "")
-        text = _shortened(text, font, width - swatch - 3 * gap)
+        behind = (" (unseen)" if unseen else "") + (f"  {notes[position]}" if notes else "")
+        text = _shortened(classes.names[index], font, width - swatch - 3 * gap - font.getlength(behind)) + behind
         needed = swatch + gap + int(font.getlength(text) + 0.999)
         if x > gap and x + needed + gap > width:
             x, y = gap, y + line_height
