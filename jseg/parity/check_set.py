@@ -111,7 +111,9 @@ class GoldenFolder:
 
 
 def golden_folders(folder: Path) -> list[GoldenFolder]:
-    """The releases' folders in a golden set: `folder`/torch_release and jseg_release, or else `folder` itself.
+    """The releases' folders in a golden set: its folders torch_release and jseg_release, where they are.
+
+    Without a folder torch_release the set itself is taken for one (unless it is called jseg_release).
 
     Raises:
         UserError: no such folder, no tolerances.json, or nothing in it that can be checked.
@@ -119,8 +121,8 @@ def golden_folders(folder: Path) -> list[GoldenFolder]:
     if not folder.is_dir():
         raise UserError(f"golden folder {folder} does not exist: pass the folder with --golden")
     named = {path.name: path for path in (folder, *folder.iterdir()) if path.is_dir() and path.name in RELEASES}
-    if not named:
-        named = {"torch_release": folder}
+    if "torch_release" not in named and folder.name != "jseg_release":
+        named["torch_release"] = folder
     found = []
     for release, path in sorted(named.items(), reverse=True):
         kinds = RELEASES[release]

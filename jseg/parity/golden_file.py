@@ -29,7 +29,7 @@ class GoldenFile:
         path: .npz, .json (flattened: keys joined by "/"), or a file of another kind, which holds no arrays to us.
 
     Attributes:
-        arrays: everything in it by name; a check may replace it by what the file is to be compared with.
+        arrays: everything in it by name.
         read: names of the inputs.
 
     Raises:
@@ -64,13 +64,17 @@ class GoldenFile:
         return self.arrays[name]
 
     def json(self, name: str) -> Any:
-        """An array that holds JSON text, parsed."""
+        """An input that holds JSON text, parsed."""
         return json.loads(str(self[name]))
 
     def starting_with(self, prefix: str) -> dict[str, np.ndarray]:
         """Inputs whose names start with `prefix`, under the rest of the name."""
         names = [name for name in self.arrays if name.startswith(prefix)]
         return {name.removeprefix(prefix): self[name] for name in names}
+
+    def expect(self, name: str, value: np.ndarray) -> None:
+        """Adds an array to compare with that follows from the file, or replaces one by a form that can be compared."""
+        self.arrays[name] = np.asarray(value)
 
     def companion(self, name: str) -> GoldenFile:
         """Another file of the same folder.

@@ -58,10 +58,9 @@ class GoldenModel:
             focal_alpha=values.get("focal_alpha", LossConfig.focal_alpha),
             focal_gamma=values.get("focal_gamma", LossConfig.focal_gamma),
         )
-        stride = values["stride"]
         config.test = TestConfig(
             crop_size=self.crop,
-            stride=(stride, stride),
+            stride=(values["stride"], values["stride"]),
             gamma=values.get("gamma", 0.1) if setting == "inductive" else 0.0,
         )
         return config

@@ -106,7 +106,7 @@ def check_head(file: GoldenFile) -> dict[str, np.ndarray]:
                 f"out/{prefix}_lateral": outputs.recovered_pixels.numpy(),
                 f"out/{prefix}_ori_lateral": outputs.pixel_targets.numpy(),
             }
-    return {name: value for name, value in computed.items() if name in file}
+    return computed
 
 
 def _features(maps: np.ndarray, whole: np.ndarray, regions: np.ndarray) -> ImageFeatures:

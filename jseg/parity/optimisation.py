@@ -25,16 +25,18 @@ GROUPS_EXCLUDED = {
     "distinct_groups*": "the same as lr and weight_decay of each parameter",
     "frozen_groups_lr_wd*": "frozen parameters are in no group of ours",
     "trainable/*/matched_key": "how the released code came to its groups",
-    "trainable/*/dead": "read to leave out the dead weights of the released decoder",
-    "trainable/*": "dead weight of the released decoder",
 }
 SCHEDULE = re.compile(r"(?P<run>.*?)(?P<thousands>\d+)k_lr_(?P<group>trainable|base)")
 LIVE = re.compile(r"trainable/(?P<name>.*)/dead")
 
 
 def _live_names(file: GoldenFile) -> list[str]:
-    names = [(found.group("name"), found.group(0)) for key in file.arrays if (found := LIVE.fullmatch(key))]
-    return [name for name, key in names if not file[key]]
+    """Names that train and have an effect; all that is told about the others counts as read."""
+    names = [found.group("name") for key in file.arrays if (found := LIVE.fullmatch(key))]
+    dead = [name for name in names if file[f"trainable/{name}/dead"]]
+    for name in dead:
+        file.starting_with(f"trainable/{name}/")
+    return [name for name in names if name not in dead]
 
 
 def check_parameter_groups(file: GoldenFile) -> dict[str, np.ndarray]:
@@ -57,14 +59,14 @@ def check_parameter_groups(file: GoldenFile) -> dict[str, np.ndarray]:
         "live_without_recovery_decoder": np.array(sum(n for name, n in sizes.items() if "recovery" not in name)),
     }
     if "frozen_backbone_names" in file:
-        file.arrays["frozen_backbone_names"] = np.sort(file.arrays["frozen_backbone_names"])
+        file.expect("frozen_backbone_names", np.sort(file.arrays["frozen_backbone_names"]))
         computed["frozen_backbone_names"] = np.sort(np.array(frozen))
     for name, shape in ours.items():
         settings = group_settings(name, config)
         computed[f"trainable/{name}/shape"] = np.array(shape)
         computed[f"trainable/{name}/lr"] = np.array(settings.lr)
         computed[f"trainable/{name}/weight_decay"] = np.array(settings.weight_decay)
-    return {name: value for name, value in computed.items() if name in file}
+    return computed
 
 
 def check_schedule(file: GoldenFile) -> dict[str, np.ndarray]:

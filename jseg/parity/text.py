@@ -59,7 +59,7 @@ def check_text(file: GoldenFile) -> dict[str, np.ndarray]:
     encode, config = tokenizer(), file.json("config_json")
     length, strings = config["context_length"], file.json("strings_json")
     ids = encode(strings, length, truncate=True)
-    file.arrays["decoded_json"] = np.array(json.loads(str(file.arrays["decoded_json"])))
+    file.expect("decoded_json", np.array(json.loads(str(file.arrays["decoded_json"]))))
     weights = file.starting_with("weight.")
     rows = np.zeros((config["vocab_size"], config["width"]), np.float32)
     rows[file["token_rows_idx"]] = file["token_rows"]
@@ -75,6 +75,7 @@ def check_text(file: GoldenFile) -> dict[str, np.ndarray]:
     with jt.no_grad():
         out = tower(ids).numpy()
     classes, templates = file.json("classes_json"), file.json("templates_json")
+    ensemble = f"ensemble{len(templates)}"
     filled = [template.replace("{}", name) for name in classes for template in templates]
     return {
         "token_ids": ids,
@@ -83,8 +84,8 @@ def check_text(file: GoldenFile) -> dict[str, np.ndarray]:
         "decoded_json": np.array([encode.decode(encode.encode(text)) for text in strings]),
         "out": out,
         "out_normed": unit_rows(out),
-        "ensemble15_ids": encode(filled, length).reshape(len(classes), len(templates), length),
-        "ensemble15": embed_class_names(classes, templates, encode, tower, "golden"),
+        f"{ensemble}_ids": encode(filled, length).reshape(len(classes), len(templates), length),
+        ensemble: embed_class_names(classes, templates, encode, tower, "golden"),
         "single": embed_class_names(classes, VOC_TEMPLATES, encode, tower, "golden"),
     }
 
@@ -96,8 +97,8 @@ def check_tokenizer(file: GoldenFile) -> dict[str, np.ndarray]:
     ids = encode(texts["texts"], file.arrays["ids"].shape[1])
     # the last refused text stands there by a description only: it is the long one
     refused = [texts["long_text"] if text.startswith("LONG(") else text for text in texts["errors"]]
-    file.arrays["extra.decoded texts"] = np.array(texts["decode"])
-    file.arrays["extra.refused texts"] = np.ones(len(refused), dtype=bool)
+    file.expect("extra.decoded texts", np.array(texts["decode"]))
+    file.expect("extra.refused texts", np.ones(len(refused), dtype=bool))
     computed = {
         "ids": ids,
         "extra.decoded texts": _decoded(encode, ids),

@@ -75,11 +75,12 @@ def check_conversion(file: GoldenFile) -> dict[str, np.ndarray]:
         raise NotRun(f"{source.name} is missing")
     towers, ours = GoldenFile(source), read_clip_weights(file.path)
     sizes = _sizes(towers.json("config_json"))
-    computed = {**ours.tensors, "extra.sizes": np.array([ours.config[name] for name in sizes])}
-    file.arrays = {**towers.starting_with("weight."), "extra.sizes": np.array(list(sizes.values()))}
-    if unknown := ours.tensors.keys() - file.arrays.keys():
-        file.arrays |= {name: np.array("no such weight") for name in unknown}
-    return computed
+    file.expect("extra.sizes", np.array(list(sizes.values())))
+    for name, value in towers.starting_with("weight.").items():
+        file.expect(name, value)
+    for name in ours.tensors.keys() - file.arrays.keys():
+        file.expect(name, np.array("no such weight"))
+    return {**ours.tensors, "extra.sizes": np.array([ours.config[name] for name in sizes])}
 
 
 def check_taken_over(file: GoldenFile) -> dict[str, np.ndarray]:
