@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from jseg.data.class_names import ClassList
 from jseg.engine.config import Config, to_dict
 from jseg.errors import UserError
 from jseg.weight_files import WeightFile, read_weight_file, write_safetensors
+
+if TYPE_CHECKING:
+    from jseg.engine.text_features import TextFeatures
 
 FORMAT = "jseg checkpoint 1"
 WEIGHTS_NAME = "weights.safetensors"
@@ -39,15 +42,9 @@ class Moments:
     v: dict[str, np.ndarray] = field(default_factory=dict)  # running mean of squared gradients
 
 
-def describe(config: Config, class_list: ClassList, embeddings_sha256: str, merges: list | None) -> dict[str, Any]:
-    """What a checkpoint's metadata say about the run; `save` adds `iteration` and the checksum.
-
-    Args:
-        config: of the run.
-        class_list: its classes.
-        embeddings_sha256: of the class embeddings.
-        merges: the byte-pair vocabulary of the text tower when it is not CLIP's own.
-    """
+def describe(config: Config, class_list: ClassList, text: TextFeatures) -> dict[str, Any]:
+    """What a checkpoint's metadata say about the run; `save` adds the checksum, the trainer the iteration."""
+    merges = text.side.merges if text.side is not None else None
     return {
         "format": FORMAT,
         "dataset": class_list.dataset,
@@ -56,8 +53,9 @@ def describe(config: Config, class_list: ClassList, embeddings_sha256: str, merg
         "classes": list(class_list.names),
         "unseen": list(class_list.unseen),
         "templates": list(config.text.templates),
-        "embeddings_sha256": embeddings_sha256,
-        "vocabulary": merges,
+        "embeddings_sha256": text.sha256,
+        "text_heads": text.side.heads if text.side is not None else None,
+        "vocabulary": [list(merge) for merge in merges] if merges is not None else None,  # None = CLIP's own
         "config": to_dict(config),
     }
 
@@ -231,3 +229,36 @@ def _difference(theirs: Iterable[str], ours: Iterable[str]) -> str:
         return "the same names in another order"
     odd = [name for name in theirs if name not in ours][:3]
     return f"{len(theirs)} instead of {len(ours)}" + (f", among them {', '.join(odd)}" if odd else "")
+
+
+def text_arrays(text: TextFeatures) -> dict[str, np.ndarray]:
+    """Class embeddings and, where it is known, the text tower, under their names in a checkpoint."""
+    tower = text.side.tensors if text.side is not None else {}
+    return {FEATURES_NAME: text.matrix, **{TEXT_PREFIX + name: array for name, array in tower.items()}}
+
+
+def iteration_of(file: WeightFile) -> int:
+    """How many steps were finished when the checkpoint was written.
+
+    Raises:
+        UserError: the file does not say.
+    """
+    iteration = file.meta.get("iteration")
+    if type(iteration) is not int or iteration < 0:
+        raise UserError(f"{file.path} does not say at which iteration it was written: use --weights {file.path}")
+    return iteration
+
+
+def config_changes(file: WeightFile, config: Config) -> list[str]:
+    """`train.iterations 20 -> 40` for each key that differs from the config of the checkpoint."""
+    before, now = _flat(file.meta.get("config")), _flat(to_dict(config))
+    keys = sorted(before.keys() | now.keys())
+    return [f"{key} {before.get(key)!r} -> {now.get(key)!r}" for key in keys if before.get(key) != now.get(key)]
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, keys joined by dots."""
+    if not isinstance(value, dict):
+        return {prefix: value} if prefix else {}
+    parts = [_flat(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items()]
+    return {key: item for part in parts for key, item in part.items()}

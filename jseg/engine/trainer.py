@@ -18,17 +18,21 @@ from typing import Any
 import jittor as jt
 import numpy as np
 
+from jseg.data.class_names import ClassList
 from jseg.data.loader import Batch
+from jseg.engine import checkpoint
 from jseg.engine.checkpoint import Moments
 from jseg.engine.config import Config, OptimizerConfig
 from jseg.engine.learning_rate import learning_rate
 from jseg.engine.parameter_groups import parameter_groups
 from jseg.engine.run_log import RunLog
 from jseg.engine.seeds import seed_iteration
+from jseg.engine.text_features import TextFeatures
 from jseg.errors import UserError
 from jseg.losses.class_masks import count_masks
 from jseg.losses.segmentation_loss import LossSums, SegmentationLoss
 from jseg.model.clip_rc import ClipRC, set_training, trainable
+from jseg.model.state import state_arrays
 
 
 @dataclass
@@ -184,6 +188,35 @@ class Trainer:
         whole = LossSums(focal, dice, recovery_q / parts, recovery_v / parts, num_masks, None)
         terms = self.loss.terms(whole, num_masks)
         return {**terms, "total": sum(terms.values())}
+
+
+class Saver:
+    """Writes checkpoints of a run."""
+
+    def __init__(
+        self, work_dir: Path, config: Config, classes: ClassList, text: TextFeatures, trainer: Trainer
+    ) -> None:
+        self.work_dir, self.trainer, self.keep = work_dir, trainer, config.train.keep_checkpoints
+        self.text = text
+        self.meta = checkpoint.describe(config, classes, text)
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Model, text tower and class embeddings under their names in the file."""
+        return state_arrays(self.trainer.model) | checkpoint.text_arrays(self.text)
+
+    def checkpoint(self, iteration: int) -> Path:
+        """Writes the checkpoint after `iteration` finished steps and removes the oldest ones."""
+        path = checkpoint.checkpoint_path(self.work_dir, iteration)
+        meta = {**self.meta, "iteration": iteration}
+        checkpoint.save(path, self.tensors(), meta, self.trainer.optimizer.state())
+        checkpoint.prune(self.work_dir, self.keep)
+        return path
+
+    def weights(self) -> Path:
+        """Writes the final weights."""
+        path = self.work_dir / checkpoint.WEIGHTS_NAME
+        checkpoint.save(path, self.tensors(), {**self.meta, "iteration": self.trainer.config.train.iterations})
+        return path
 
 
 def train(

@@ -11,14 +11,10 @@ import pytest
 
 from jseg.data.loader import Batch
 from jseg.engine.config import Config, ModelConfig
+from jseg.engine.run_log import RunLog, read_log
+from jseg.engine.trainer import Trainer, train
 from jseg.errors import UserError
-from jseg.runtime.start import start
-
-start("cpu")
-
-from jseg.engine.run_log import RunLog, read_log  # noqa: E402
-from jseg.engine.trainer import Trainer, train  # noqa: E402
-from jseg.model.clip_rc import build_clip_rc, initialise, load_released, set_training  # noqa: E402
+from jseg.model.clip_rc import build_clip_rc, initialise, load_released, set_training
 
 CLASSES, UNSEEN = 5, (3, 4)
 

@@ -1,0 +1,173 @@
+"""Tests of jseg/engine/checkpoint.py: whole files, refusals, what belongs to which classes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jseg.data.class_names import class_list
+from jseg.engine import checkpoint
+from jseg.engine.checkpoint import Moments
+from jseg.engine.config import Config
+from jseg.engine.text_features import TextFeatures
+from jseg.errors import UserError
+from jseg.weight_files import WeightFile, write_safetensors
+
+SHAPES = class_list("shapes")
+
+
+def arrays(seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {"backbone.proj": rng.normal(size=(4, 3)).astype(np.float32), "decode_head.q": np.ones(2, np.float32)}
+
+
+def moments() -> Moments:
+    return Moments(7, {"decode_head.q": np.full(2, 0.5, np.float32)}, {"decode_head.q": np.full(2, 0.25, np.float32)})
+
+
+def description(**changes: Any) -> dict[str, Any]:
+    text = TextFeatures(np.eye(20, 8, dtype=np.float32), None)
+    return {**checkpoint.describe(Config(), SHAPES, text), "iteration": 5, **changes}
+
+
+def write(folder: Path, iteration: int) -> Path:
+    path = checkpoint.checkpoint_path(folder, iteration)
+    checkpoint.save(path, arrays(iteration), description(iteration=iteration), moments())
+    return path
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_checkpoint_gives_back_what_was_saved(tmp_path: Path) -> None:
+    file = checkpoint.read_checkpoint(write(tmp_path, 5))
+    stored = checkpoint.model_tensors(file)
+    assert stored.keys() == arrays().keys()
+    assert all(np.array_equal(stored[name], array) for name, array in arrays(5).items())
+    found = checkpoint.moments_of(file)
+    assert found.steps == 7 and np.array_equal(found.m["decode_head.q"], [0.5, 0.5])
+    assert np.array_equal(found.v["decode_head.q"], [0.25, 0.25])
+    assert checkpoint.iteration_of(file) == 5
+    assert checkpoint.recorded_classes(file) == SHAPES.names and checkpoint.recorded_unseen(file) == SHAPES.unseen
+    assert list(tmp_path.iterdir()) == [file.path]  # no temporary file stays
+
+
+def test_one_changed_bit_is_refused_by_name(tmp_path: Path) -> None:
+    path = write(tmp_path, 5)
+    damage(path)
+    with pytest.raises(UserError, match=rf"{path.name} is damaged"):
+        checkpoint.read_checkpoint(path)
+
+
+def test_the_newest_whole_checkpoint_is_found_and_refused_ones_are_named(tmp_path: Path) -> None:
+    for iteration in (5, 10, 15):
+        write(tmp_path, iteration)
+    damage(checkpoint.checkpoint_path(tmp_path, 15))
+    truncated = checkpoint.checkpoint_path(tmp_path, 10)
+    truncated.write_bytes(truncated.read_bytes()[:-10])
+    file, refused = checkpoint.newest_whole(tmp_path)
+    assert checkpoint.iteration_of(file) == 5
+    assert "checkpoint_0000015" in refused[0] and "checkpoint_0000010" in refused[1] and len(refused) == 2
+
+
+def test_no_whole_checkpoint_is_an_error_with_the_reasons(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no whole checkpoint"):
+        checkpoint.newest_whole(tmp_path / "nowhere")
+    damage(write(tmp_path, 5))
+    with pytest.raises(UserError, match=r"holds no whole checkpoint \(.*checkpoint_0000005.*damaged"):
+        checkpoint.newest_whole(tmp_path)
+
+
+def test_pruning_keeps_the_newest_by_number(tmp_path: Path) -> None:
+    for iteration in (9, 10, 12000000, 100):
+        write(tmp_path, iteration)
+    checkpoint.prune(tmp_path, keep=2)
+    assert [path.name for path in checkpoint.checkpoints_in(tmp_path)] == [
+        "checkpoint_0000100.safetensors",
+        "checkpoint_12000000.safetensors",
+    ]
+
+
+def test_weights_without_optimiser_cannot_be_resumed(tmp_path: Path) -> None:
+    path = tmp_path / checkpoint.WEIGHTS_NAME
+    checkpoint.save(path, arrays(), description())
+    with pytest.raises(UserError, match="use --weights"):
+        checkpoint.read_checkpoint(path)
+
+
+def test_a_folder_that_cannot_be_written_is_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write"):
+        checkpoint.save(tmp_path / "file" / "a.safetensors", arrays(), description())
+
+
+def ours(**changes: Any) -> WeightFile:
+    return WeightFile(arrays(), description(**changes), "safetensors", "", Path("ours.safetensors"))
+
+
+def test_weights_of_the_same_classes_pass_without_a_word() -> None:
+    assert checkpoint.check_classes(ours(), SHAPES, other_classes=False) == []
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"classes": [*SHAPES.names[:-1], "sheep"]}, ("20 instead of 20", "sheep", "--other-classes")),
+        ({"classes": list(SHAPES.names[::-1])}, ("another order",)),
+        ({"classes": ["cat"], "unseen": []}, ("1 instead of 20", "cat")),
+        ({"unseen": [0, 1]}, ("other unseen classes", SHAPES.names[0], "data.split")),
+    ],
+)
+def test_weights_of_other_classes_are_refused(changes: dict[str, Any], words: tuple[str, ...]) -> None:
+    with pytest.raises(UserError) as caught:
+        checkpoint.check_classes(ours(**changes), SHAPES, other_classes=False)
+    assert all(word in str(caught.value) for word in ("ours.safetensors", *words)), str(caught.value)
+    assert checkpoint.check_classes(ours(**changes), SHAPES, other_classes=True) == []
+
+
+def test_released_files_are_checked_by_their_own_class_names() -> None:
+    def released(meta: dict[str, Any]) -> WeightFile:
+        return WeightFile(arrays(), meta, "torch archive", "", Path("released.pth"))
+
+    voc = class_list("voc12")
+    assert checkpoint.check_classes(released({"CLASSES": list(voc.names)}), voc, False) == []
+    with pytest.raises(UserError, match="other classes"):
+        checkpoint.check_classes(released({"CLASSES": list(voc.names)}), SHAPES, False)
+    (warning,) = checkpoint.check_classes(released({}), voc, False)
+    assert "does not say which classes" in warning and "voc12" in warning
+
+
+def test_plain_clip_weights_are_not_taken_for_a_model() -> None:
+    file = WeightFile({"visual.proj": np.ones(3)}, {}, "", "", Path("clip.pt"))
+    with pytest.raises(UserError, match=r"no CLIP-RC weights.*model\.init"):
+        checkpoint.model_tensors(file)
+
+
+def test_changes_of_the_config_are_listed() -> None:
+    config = Config()
+    config.train.iterations, config.data.crop_size = 7, (64, 64)
+    assert checkpoint.config_changes(ours(), config) == [
+        "data.crop_size [512, 512] -> [64, 64]",
+        "train.iterations 40000 -> 7",
+    ]
+
+
+@pytest.mark.parametrize("meta", [{"classes": 3}, {"unseen": "x"}, {"unseen": [99]}, {"config": 4}, {"iteration": "x"}])
+def test_strange_metadata_do_not_crash(meta: dict[str, Any]) -> None:
+    file = ours(**meta)
+    checkpoint.recorded_classes(file), checkpoint.recorded_unseen(file)
+    checkpoint.config_changes(file, Config())
+    if meta.get("iteration"):
+        with pytest.raises(UserError, match="does not say at which iteration"):
+            checkpoint.iteration_of(file)
+
+
+def test_foreign_safetensors_are_not_ours(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "a.safetensors", arrays(), {"format": "other"})
+    assert not checkpoint.is_ours(checkpoint.read_whole(tmp_path / "a.safetensors"))

@@ -1,0 +1,262 @@
+"""Trains, evaluates and draws: one command for every task.
+
+    python tools/run_net.py --config-file configs/shapes_demo.py --task train
+    python tools/run_net.py --config-file configs/shapes_demo.py --task val --weights weights.safetensors
+    python tools/run_net.py --config-file configs/shapes_demo.py --task test --resume
+
+`key=value` at the end changes single keys of the config: `train.iterations=100 data.workers=0`. Exit codes: 0 fine; 1
+the numbers that the config expects were missed; 2 a mistake of the user, told in one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jseg.clip.weights import ClipWeights, read_clip_weights
+from jseg.data.class_names import ClassList, class_list
+from jseg.data.label_maps import training_classes
+from jseg.data.segmentation_dataset import Dataset, open_dataset
+from jseg.engine import checkpoint
+from jseg.engine.config import Config, read_config, to_dict
+from jseg.engine.text_features import TextFeatures, class_embeddings
+from jseg.errors import UserError
+from jseg.runtime.command_line import ArgumentParser, add_device_options, run
+from jseg.weight_files import WeightFile
+from jseg.whole_file import check_writable, write_json
+
+if TYPE_CHECKING:
+    from jseg.engine.trainer import Trainer
+    from jseg.model.clip_rc import ClipRC
+
+NEWEST = ""  # bare --resume
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command line -> options."""
+    parser = ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--config-file", required=True, help="configs/*.py, or the config.json of an earlier run")
+    parser.add_argument("--task", choices=("train", "val", "test"), default="train", help="default: train")
+    parser.add_argument("--work-dir", type=Path, help="folder of the run (default: work_dirs/<name of the config>)")
+    parser.add_argument(
+        "--resume", nargs="?", const=NEWEST, metavar="PATH",
+        help="train: go on from a checkpoint, without PATH from the newest whole one of the work folder; "
+        "val, test: the same as --weights",
+    )  # fmt: skip
+    parser.add_argument("--weights", type=Path, help="weights only: ours, or a released .pth or .pkl")
+    parser.add_argument("--other-classes", action="store_true", help="take weights made for other classes")
+    parser.add_argument("--save-dir", type=Path, help="folder for pictures (test; default: <work-dir>/pictures)")
+    parser.add_argument("--efficient-val", "--efficient_val", action="store_true", help="accepted; always on")
+    add_device_options(parser)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the config")
+    options = parser.parse_intermixed_args(arguments)
+    if options.resume and "=" in options.resume and not Path(options.resume).exists():
+        options.overrides.append(options.resume)  # `--resume train.seed=1`: an override after the bare flag
+        options.resume = NEWEST
+    if options.resume is not None and options.weights is not None:
+        raise UserError(
+            "--resume and --weights exclude each other: the first goes on with a run, the second starts one"
+        )
+    if options.work_dir is None:
+        options.work_dir = Path("work_dirs") / Path(options.config_file).stem
+    return options
+
+
+def weights_of(options: argparse.Namespace) -> WeightFile | None:
+    """The weight file that the command line names; None when it names none.
+
+    Raises:
+        UserError: it is missing or not whole; bare --resume without a whole checkpoint.
+    """
+    if options.resume is None:
+        return checkpoint.read_whole(options.weights) if options.weights is not None else None
+    if options.resume != NEWEST:
+        reader = checkpoint.read_checkpoint if options.task == "train" else checkpoint.read_whole
+        return reader(Path(options.resume))
+    file, refused = checkpoint.newest_whole(options.work_dir)
+    for reason in refused:
+        print(f"warning: {reason}")
+    print(f"--resume: newest whole checkpoint is {file.path}")
+    return file
+
+
+def refuse_used_work_dir(options: argparse.Namespace) -> None:
+    """Never goes on with a run by accident, nor writes over one.
+
+    Raises:
+        UserError: the work folder holds checkpoints and the run does not go on from them.
+    """
+    found = checkpoint.checkpoints_in(options.work_dir)
+    if found and options.resume is None:
+        raise UserError(
+            f"{options.work_dir} already holds {found[-1].name}: pass --resume to go on with that run, or another "
+            "--work-dir to start a new one"
+        )
+
+
+def clip_of(config: Config, file: WeightFile | None) -> ClipWeights | None:
+    """CLIP's weights, where the run needs them.
+
+    Raises:
+        UserError: the run has nothing to start from.
+    """
+    init = config.model.init
+    if file is not None and (config.text.embeddings or checkpoint.text_tensors(file) or init in ("", "random")):
+        return None
+    if not init:
+        raise UserError(
+            "nothing to start from: set model.init to CLIP weights (python tools/fetch_pretrained.py ViT-B-16), pass "
+            "--weights, or say model.init=random to train an untrained tower on purpose"
+        )
+    return None if init == "random" else read_clip_weights(init)
+
+
+def build_model(config: Config, file: WeightFile | None, clip: ClipWeights | None) -> ClipRC:
+    """The model with its weights, and a line for what was not taken from the file as it is."""
+    from jseg.model.clip_rc import build_clip_rc, initialise, load_clip_image_weights, load_released
+
+    model = build_clip_rc(config.model)
+    if file is None:
+        initialise(model, config.model, config.train.seed)
+        if clip is not None:
+            load_clip_image_weights(model, clip.tensors)
+        return model
+    changed = load_released(model, checkpoint.model_tensors(file))
+    print(f"weights: {file.path} ({file.kind}, SHA-256 {file.sha256})")
+    dead = [name for name in changed if name in file.tensors]
+    for line in [name for name in changed if name not in dead]:
+        print(f"weights: {line}")
+    if dead:
+        print(f"weights: {len(dead)} that no computation uses were dropped ({dead[0]}, …)")
+    return model
+
+
+def prepare(options: argparse.Namespace, config: Config) -> tuple[ClassList, WeightFile | None, ClipWeights | None]:
+    """What can be checked before Jittor starts: class list, weight file, CLIP weights, folder of the run."""
+    classes = class_list(config.data.dataset, config.data.split)
+    file = weights_of(options)
+    if file is not None:
+        checkpoint.model_tensors(file)  # refuses plain CLIP weights
+        for warning in checkpoint.check_classes(file, classes, options.other_classes or config.cross_dataset):
+            print(f"warning: {warning}")
+    elif options.task != "train":
+        raise UserError(
+            f"--task {options.task} needs weights: pass --weights PATH, or --resume for those of the work folder"
+        )
+    elif config.train.expected_weights:
+        raise UserError(f"this run starts from {config.train.expected_weights}: pass it as --weights PATH")
+    clip = clip_of(config, file)
+    check_writable(options.work_dir)
+    return classes, file, clip
+
+
+def start_on(options: argparse.Namespace) -> str:
+    """Starts Jittor and says where it computes."""
+    from jseg.runtime.start import start
+
+    device = start(options.device)
+    print(f"task {options.task}, device {device}, work folder {options.work_dir}", flush=True)
+    return device
+
+
+def train_task(options: argparse.Namespace, config: Config) -> int:
+    """Trains, and leaves `weights.safetensors` in the work folder."""
+    dataset = open_dataset(config.data, "train")
+    val_dataset = open_dataset(config.data, "val") if config.train.eval_every else None
+    refuse_used_work_dir(options)
+    classes, file, clip = prepare(options, config)
+    device = start_on(options)
+    from jseg.data.loader import training_batches
+    from jseg.engine.run_log import RunLog, command_line, environment
+    from jseg.engine.trainer import Saver, Trainer, train
+
+    text = class_embeddings(config, classes, file, clip, options.other_classes)
+    model = build_model(config, file, clip)
+    shown = list(training_classes(classes, config.data.setting))
+    unseen = classes.unseen if config.data.setting == "transductive" else ()
+    trainer = Trainer(model, text.matrix[shown], unseen, config)
+    first = resume(trainer, file, config) if options.resume is not None else 0
+    write_json(options.work_dir / "config.json", to_dict(config))
+    log = RunLog(options.work_dir, config.train.iterations, first)
+    log.write(
+        "start", first, command=command_line(), environment=environment(device), seed=config.train.seed,
+        weights=None if file is None else {"path": str(file.path), "sha256": file.sha256},
+    )  # fmt: skip
+    saver = Saver(options.work_dir, config, classes, text, trainer)
+
+    def evaluate_now() -> dict[str, Any]:
+        return evaluate_model(model, val_dataset, text, config, options)
+
+    with closing(training_batches(dataset, config, first)) as batches:
+        train(trainer, batches, log, saver.checkpoint, first, evaluate_now if val_dataset is not None else None)
+    print(f"weights: {saver.weights()}")
+    return 0
+
+
+def resume(trainer: Trainer, file: WeightFile, config: Config) -> int:
+    """Puts the optimiser where the checkpoint left it; returns the number of finished iterations."""
+    trainer.optimizer.load_state(checkpoint.moments_of(file))
+    first = checkpoint.iteration_of(file)
+    for line in checkpoint.config_changes(file, config):
+        print(f"warning: the config has changed since: {line}")
+    print(f"resuming after iteration {first} of {config.train.iterations}")
+    return first
+
+
+def evaluate_model(
+    model: ClipRC, dataset: Dataset, text: TextFeatures, config: Config, options: argparse.Namespace
+) -> dict[str, Any]:
+    """Metrics of the model on a data set; prints tables and writes metrics.json."""
+    from jseg.engine.evaluator import evaluate
+
+    return evaluate(model, dataset, text.matrix, dataset.class_list, config, options.work_dir, options.save_dir)
+
+
+def missed(metrics: dict[str, Any], expected: dict[str, Any]) -> list[str]:
+    """A line for each metric (in percent) that is not within its tolerance."""
+    lines = []
+    for name, (value, tolerance) in expected.items():
+        found = metrics[name]
+        if found is None or abs(found - value) > tolerance:
+            shown = "-" if found is None else f"{found:.2f}"
+            lines.append(f"{name} is {shown}, expected {value} within {tolerance}")
+    return lines
+
+
+def val_task(options: argparse.Namespace, config: Config) -> int:
+    """Evaluates; exit code 1 when the numbers that the config expects are missed."""
+    dataset = open_dataset(config.data, "val")
+    classes, file, clip = prepare(options, config)
+    start_on(options)
+    text = class_embeddings(config, classes, file, clip, options.other_classes)
+    metrics = evaluate_model(build_model(config, file, clip), dataset, text, config, options)
+    failures = missed(metrics, config.expected)
+    for line in failures:
+        print(f"check failed: {line}")
+    return 1 if failures else 0
+
+
+def test_task(options: argparse.Namespace, config: Config) -> int:
+    """Writes label PNG and overlay of every picture."""
+    dataset = open_dataset(config.data, "test")
+    classes, file, clip = prepare(options, config)
+    save_dir = check_writable(options.save_dir or options.work_dir / "pictures")
+    start_on(options)
+    from jseg.engine.evaluator import draw
+
+    text = class_embeddings(config, classes, file, clip, options.other_classes)
+    draw(build_model(config, file, clip), dataset, text.matrix, classes, config, save_dir)
+    return 0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one task; see the module docstring."""
+    options = parse_arguments(arguments)
+    config = read_config(options.config_file, options.overrides)
+    return {"train": train_task, "val": val_task, "test": test_task}[options.task](options, config)
+
+
+if __name__ == "__main__":
+    run(main)
