@@ -87,6 +87,19 @@ def predictions(
             bar.update()
 
 
+def reported(matrix: ConfusionMatrix, class_list: ClassList, config: Config) -> dict:
+    """The summary of `matrix`; a mean over classes that the ground truth does not hold at all is None (undefined).
+
+    Without this rule pixels wrongly predicted as unseen would make mIoU(U) 0 where there was nothing to find.
+    """
+    seen, unseen = seen_classes(class_list, config), unseen_classes(class_list, config)
+    metrics = matrix.summary(seen, unseen, class_list.names)
+    for key, ids in (("mIoU(S)", seen), ("mIoU(U)", unseen)):
+        if not matrix.label_area[list(ids)].any():
+            metrics[key] = metrics["hIoU"] = None
+    return metrics
+
+
 def evaluate(
     model: ClipRC,
     dataset: Dataset,
@@ -117,9 +130,8 @@ def evaluate(
         matrix.update(prediction.labels, prediction.truth)
         if painter is not None:
             painter.add(prediction)
-    unseen = unseen_classes(class_list, config)
-    metrics = matrix.summary(seen_classes(class_list, config), unseen, class_list.names)
-    print(class_table(matrix, class_list.names, unseen))
+    metrics = reported(matrix, class_list, config)
+    print(class_table(matrix, class_list.names, unseen_classes(class_list, config)))
     if painter is not None:
         painter.finish()
     write_json(Path(work_dir) / METRICS_NAME, metrics)
@@ -154,8 +166,7 @@ def draw(
             matrix.update(prediction.labels, prediction.truth)
             measured += 1
     if measured == len(dataset):
-        unseen = unseen_classes(class_list, config)
-        print(headline(matrix.summary(seen_classes(class_list, config), unseen, class_list.names)))
+        print(headline(reported(matrix, class_list, config)))
     return painter.finish()
 
 
