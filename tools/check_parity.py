@@ -37,7 +37,7 @@ def main() -> int:
         print(report.line(), flush=True)
     reasons = {why: name for report in reports for name, why in report.excluded.items()}
     for why, name in reasons.items():
-        print(f"left out on purpose: {name.split('/')[-1]}: {why}")
+        print(f"left out on purpose: {name}: {why}")
     passed, failed = sum(report.passed for report in reports), sum(report.failed for report in reports)
     unchecked = sum(len(report.unchecked) for report in reports)
     rest = len(reports) - passed - failed
