@@ -18,6 +18,7 @@ from jseg.errors import UserError
 
 SPLITS = ("train", "val", "test")
 _CHECK_THREADS = 8  # waiting for the disk, not computing
+_CHECK_PART = 256  # files per task of a thread
 _NAMED_FILES = 5
 
 
@@ -57,7 +58,12 @@ def _read_names(path: Path, key: str) -> list[str]:
     return names
 
 
-def describe_bad_files(problems: Iterable[tuple[Path, str]], root: Path) -> str:
+def _bad_files(files: list[tuple[Path, bool]]) -> list[tuple[Path, str]]:
+    problems = ((path, file_problem(path, labels)) for path, labels in files)
+    return [(path, problem) for path, problem in problems if problem]
+
+
+def _describe(problems: Iterable[tuple[Path, str]], root: Path) -> str:
     """`a.jpg (missing), b.png (truncated) and 7 more` for files below `root`."""
     problems = list(problems)
     shown = [
@@ -121,13 +127,13 @@ class SegmentationDataset:
         files = [(self.image_path(index), False) for index in range(len(self))]
         if self._files.labels:
             files += [(self.labels_path(index), True) for index in range(len(self))]
+        parts = [files[start : start + _CHECK_PART] for start in range(0, len(files), _CHECK_PART)]
         with ThreadPoolExecutor(_CHECK_THREADS) as threads:
-            found = threads.map(lambda file: file_problem(*file), files, chunksize=256)
-            problems = [(path, problem) for (path, _), problem in zip(files, found, strict=True) if problem]
+            problems = [item for found in threads.map(_bad_files, parts) for item in found]
         if problems:
             raise UserError(
                 f"{self.class_list.title} {self._section}: {len(problems)} of {len(files)} files below {self._root} "
-                f"cannot be used: {describe_bad_files(problems, self._root)}"
+                f"cannot be used: {_describe(problems, self._root)}"
             )
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None, str]:
