@@ -154,7 +154,9 @@ class Trainer:
         apart = bool(self.loss.unseen) and micro_batch < len(images)
         num_masks = None if self.loss.unseen else count_masks(labels)
         sums: list[np.ndarray] = []
-        accumulated: list[list[jt.Var]] = []
+        kept: list[
+            list[jt.Var]
+        ] = []  # per loss (one, or two apart): the gradients of the micro-batches so far, added up
         for first in range(0, len(images), micro_batch):
             picked = slice(first, first + micro_batch)
             part = self._sums(images[picked], labels[picked])
@@ -162,20 +164,21 @@ class Trainer:
                 losses = [self.loss.mask_part(part), self.loss.recovery_part(part, share)]
             else:
                 losses = [self.loss.total(part, part.num_masks if num_masks is None else num_masks, share)]
-            found = [jt.grad(loss, self.optimizer.parameters) for loss in losses]
-            if accumulated:
-                found = [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(accumulated, found, strict=True)]
-            accumulated = [[gradient.stop_grad() for gradient in gradients] for gradients in found]
+            added = [jt.grad(loss, self.optimizer.parameters) for loss in losses]
+            if kept:
+                added = [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(kept, added, strict=True)]
+            kept = [[gradient.stop_grad() for gradient in of_loss] for of_loss in added]
             numbers = jt.concat([part.focal, part.dice, part.recovery_q, part.recovery_v, part.num_masks])
-            jt.sync([numbers] + [gradient for gradients in accumulated for gradient in gradients])
+            jt.sync([numbers] + [gradient for of_loss in kept for gradient in of_loss])
             sums.append(numbers.numpy().astype(np.float64))
-            del part, losses, found  # the graph of this micro-batch: memory stays that of one
+            del part, losses, added  # the graph of this micro-batch: memory stays that of one
         total = np.sum(sums, axis=0)
         if num_masks is None:
             num_masks = float(total[4])
-        gradients = accumulated[0]
         if apart:
-            gradients = [mask / max(num_masks, 1) + recovery for mask, recovery in zip(*accumulated, strict=True)]
+            gradients = [mask / max(num_masks, 1) + recovery for mask, recovery in zip(*kept, strict=True)]
+        else:
+            (gradients,) = kept
         return gradients, self._terms(total, len(sums), num_masks), float(num_masks)
 
     def _sums(self, images: np.ndarray, labels: np.ndarray) -> LossSums:
