@@ -165,7 +165,7 @@ def paint_object(
     x, y = (part[window] - start for part, start in zip(drawing.coordinates(*mask.shape), middle, strict=True))
     angle = rng.uniform(0, 2 * np.pi)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    period = (3.8 * unit + 0.07 * diameter) * rng.uniform(0.85, 1.15)
+    period = (4 * unit + 0.11 * diameter) * rng.uniform(0.85, 1.15)
     cover = drawing.pattern_cover(pattern, cos * x + sin * y, cos * y - sin * x, period, rng.uniform(0.36, 0.5))
     first = drawing.family_colour(colour, rng)
     surface = first + (drawing.second_colour(first, rng) - first) * cover[..., None]
