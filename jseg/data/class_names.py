@@ -68,6 +68,19 @@ SHAPES_NAMES = _names(
 
 IGNORED = 255  # in label maps: no class, left out of training targets and metrics
 
+# Ids that COCO's stuffthingmaps leave out of 0..181; the other 171, in order, are the training labels 0..170.
+# https://github.com/nightrome/cocostuff (labels.txt, counted from 0)
+COCO_STUFF_ID_GAPS = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
+COCO_STUFF_IDS = tuple(value for value in range(182) if value not in COCO_STUFF_ID_GAPS)
+
+# Ids of CONTEXT_NAMES, in order, among the 459 categories of PASCAL-Context's label files; any other id is background.
+# https://cs.stanford.edu/~roozbeh/pascal-context
+CONTEXT_IDS = (
+    2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105, 113, 115, 144, 158, 159, 162,
+    187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308, 324, 326, 347, 349, 354, 355, 360, 366, 368, 397, 415,
+    416, 420, 424, 427, 440, 445, 454, 458,
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class ClassList:
