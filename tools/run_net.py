@@ -19,7 +19,7 @@ from jseg.clip.weights import ClipWeights, read_clip_weights
 from jseg.data.class_names import ClassList, class_list
 from jseg.data.label_maps import training_classes
 from jseg.data.segmentation_dataset import Dataset, open_dataset
-from jseg.engine import checkpoint
+from jseg.engine import checkpoint, recipe
 from jseg.engine.config import Config, read_config, to_dict
 from jseg.engine.text_features import TextFeatures, class_embeddings
 from jseg.errors import UserError
@@ -141,6 +141,7 @@ def prepare(options: argparse.Namespace, config: Config) -> tuple[ClassList, Wei
         checkpoint.model_tensors(file)  # refuses plain CLIP weights
         for warning in checkpoint.check_classes(file, classes, options.other_classes or config.cross_dataset):
             print(f"warning: {warning}")
+        check_recipe(options, config, file)
     elif options.task != "train":
         raise UserError(
             f"--task {options.task} needs weights: pass --weights PATH, or --resume for those of the work folder"
@@ -150,6 +151,20 @@ def prepare(options: argparse.Namespace, config: Config) -> tuple[ClassList, Wei
     clip = clip_of(config, file)
     check_writable(options.work_dir)
     return classes, file, clip
+
+
+def check_recipe(options: argparse.Namespace, config: Config, file: WeightFile) -> None:
+    """Checks weights against what the config says of a run: where it starts, with which batch it trains.
+
+    Raises:
+        UserError: a training run would start from other weights than its config expects.
+    """
+    if options.task != "train":
+        warnings = [recipe.weights_batch_warning(file, config)]
+    else:
+        warnings = recipe.check_start(file, config) if options.resume is None else []
+    for warning in filter(None, warnings):
+        print(f"warning: {warning}")
 
 
 def start_on(options: argparse.Namespace) -> str:
@@ -163,11 +178,19 @@ def start_on(options: argparse.Namespace) -> str:
 
 def train_task(options: argparse.Namespace, config: Config) -> int:
     """Trains, and leaves `weights.safetensors` in the work folder."""
+    if config.cross_dataset:
+        raise UserError(
+            f"{options.config_file} evaluates weights of another data set (cross_dataset): train with that one's "
+            "config, then pass its weights to --task val --weights PATH"
+        )
     dataset = open_dataset(config.data, "train")
     val_dataset = open_dataset(config.data, "val") if config.train.eval_every else None
     refuse_used_work_dir(options)
     classes, file, clip = prepare(options, config)
     device = start_on(options)
+    print(recipe.batch_line(config))
+    if warning := recipe.batch_warning(config.train.batch_size, config):
+        print(f"warning: {warning}", flush=True)
     from jseg.data.loader import training_batches
     from jseg.engine.run_log import RunLog, command_line, environment
     from jseg.engine.trainer import Saver, Trainer, train

@@ -97,10 +97,12 @@ def checkpoints_in(work_dir: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(CHECKPOINT_NAME.fullmatch(path.name).group(1)))
 
 
-def prune(work_dir: Path, keep: int) -> None:
-    """Removes all checkpoints but the `keep` newest."""
+def prune(work_dir: Path, keep: int, milestones: Iterable[int] = ()) -> None:
+    """Removes all checkpoints but the `keep` newest and those of the `milestones`."""
+    spared = {checkpoint_path(work_dir, iteration) for iteration in milestones}
     for path in checkpoints_in(work_dir)[:-keep]:
-        path.unlink(missing_ok=True)
+        if path not in spared:
+            path.unlink(missing_ok=True)
 
 
 def read_whole(path: Path) -> WeightFile:

@@ -140,13 +140,16 @@ class TrainConfig:
 
     iterations: int = 40000
     batch_size: int = 16  # pictures per optimiser step, in all
-    micro_batch: int = 0  # pictures per forward pass; 0 = the whole batch at once
+    recipe_batch: int = 0  # what batch_size is in the published recipe: another one is warned of; 0 = no recipe
+    micro_batch: int = 0  # pictures per forward pass, which changes memory only; 0 = the whole batch at once
     seed: int = 0
     log_every: int = 50
     save_every: int = 2000
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = 2  # newest ones; older ones are removed
+    milestones: tuple[int, ...] = ()  # iterations whose checkpoint is written and never removed
     eval_every: int = 0  # evaluate during training; 0 = never
     expected_weights: str = ""  # what --weights must be for this run, said when it is missing (transductive)
+    expected_iteration: int = 0  # iteration at which those weights must have been written; 0 = any
 
 
 @dataclass
@@ -159,6 +162,9 @@ class TestConfig:
     stride: tuple[int, int] = (426, 426)
     gamma: float | None = None  # subtracted from seen scores; None = 0.1 inductive, 0 otherwise
     window_batch: int = 4  # windows per forward pass
+    protocol: str = "generalised"  # or strict: pixels of unseen classes only, named among the unseen classes
+    scales: tuple[float, ...] = (1.0,)  # factors on short_side; several are averaged
+    flip: bool = False  # also mirrored, averaged
 
 
 @dataclass

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from jseg.engine.config import Config
 
 SETTINGS = ("inductive", "transductive", "supervised")
+PROTOCOLS = ("generalised", "strict")
 METRICS = ("pAcc", "mIoU(S)", "mIoU(U)", "hIoU")
 
 
@@ -43,6 +44,7 @@ def _check_choices(config: Config) -> None:
         ("model.head_init", config.model.head_init, ("released", "declared")),
         ("optimizer.groups", config.optimizer.groups, ("released", "stated")),
         ("test.mode", config.test.mode, ("slide", "whole")),
+        ("test.protocol", config.test.protocol, PROTOCOLS),
     )
     for key, value, allowed in choices:
         if value not in allowed:
@@ -66,6 +68,7 @@ def _check_ranges(config: Config) -> None:
     at_least_zero = {
         "data.workers": data.workers, "data.shapes.seed": data.shapes.seed, "train.seed": train.seed,
         "train.micro_batch": train.micro_batch, "train.eval_every": train.eval_every,
+        "train.recipe_batch": train.recipe_batch, "train.expected_iteration": train.expected_iteration,
         "optimizer.lr": optimizer.lr, "optimizer.lr_factor": optimizer.lr_factor, "optimizer.eps": optimizer.eps,
         "optimizer.weight_decay": optimizer.weight_decay, "optimizer.min_lr": optimizer.min_lr,
         "optimizer.warmup_iterations": optimizer.warmup_iterations, "optimizer.power": optimizer.power,
@@ -85,6 +88,20 @@ def _check_ranges(config: Config) -> None:
             raise UserError(f"{key}={value}: must lie between 0 and 1")
     if not 0 < data.ratio_range[0] <= data.ratio_range[1] < math.inf:
         raise UserError(f"data.ratio_range={data.ratio_range}: must be (lowest, highest), both above 0")
+    if any(milestone < 1 for milestone in train.milestones):
+        raise UserError(f"train.milestones={train.milestones}: must be numbers of finished iterations, 1 or more")
+    _check_protocol(config)
+
+
+def _check_protocol(config: Config) -> None:
+    test = config.test
+    if not test.scales or not all(0 < scale < math.inf for scale in test.scales):
+        raise UserError(f"test.scales={test.scales}: must be one or more factors above 0, such as (0.75, 1.0, 1.25)")
+    if test.protocol == "strict" and config.cross_dataset:
+        raise UserError(
+            "test.protocol='strict' evaluates unseen classes only, and with cross_dataset every class counts as seen: "
+            "use test.protocol='generalised'"
+        )
 
 
 def _check_divisions(config: Config) -> None:

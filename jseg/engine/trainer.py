@@ -199,7 +199,7 @@ class Saver:
     def __init__(
         self, work_dir: Path, config: Config, classes: ClassList, text: TextFeatures, trainer: Trainer
     ) -> None:
-        self.work_dir, self.trainer, self.keep = work_dir, trainer, config.train.keep_checkpoints
+        self.work_dir, self.trainer, self.config = work_dir, trainer, config.train
         self.text = text
         self.meta = checkpoint.describe(config, classes, text)
 
@@ -212,7 +212,7 @@ class Saver:
         path = checkpoint.checkpoint_path(self.work_dir, iteration)
         meta = {**self.meta, "iteration": iteration}
         checkpoint.save(path, self.tensors(), meta, self.trainer.optimizer.state())
-        checkpoint.prune(self.work_dir, self.keep)
+        checkpoint.prune(self.work_dir, self.config.keep_checkpoints, self.config.milestones)
         return path
 
     def weights(self) -> Path:
@@ -256,7 +256,7 @@ def train(
         log.add(report.losses, waited)
         if done % config.log_every == 0 or done == config.iterations:
             log.report(done, report.lr)
-        if done % config.save_every == 0 or done == config.iterations:
+        if done % config.save_every == 0 or done in (config.iterations, *config.milestones):
             log.write("saved", done, file=save(done).name)
         if evaluate is not None and config.eval_every and done % config.eval_every == 0:
             set_training(trainer.model, False)

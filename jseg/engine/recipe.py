@@ -1,0 +1,78 @@
+"""Whether a run keeps to the published recipe: what it starts from, and its batch.
+
+Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, section 4.1; the
+self-training of the transductive runs starts from an inductive run's half-way weights.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jseg.engine.checkpoint import is_ours
+from jseg.engine.config import Config
+from jseg.errors import UserError
+from jseg.weight_files import WeightFile
+
+
+def recorded_iteration(file: WeightFile) -> int | None:
+    """After how many iterations the weights were written (ours and PyTorch checkpoints say); None = unknown."""
+    iteration = file.meta.get("iteration" if is_ours(file) else "iter")
+    return iteration if type(iteration) is int and iteration >= 0 else None
+
+
+def check_start(file: WeightFile, config: Config) -> list[str]:
+    """Checks weights that a new run is to start from against what its config expects.
+
+    Returns:
+        Warnings, a line each.
+
+    Raises:
+        UserError: written after another number of iterations than `train.expected_iteration`, or a transductive run
+            from weights that have already learned the unseen classes' labels.
+    """
+    if config.data.setting == "transductive" and is_ours(file) and file.meta.get("setting") == "supervised":
+        raise UserError(
+            f"{file.path} was trained fully supervised, so it knows the labels of the unseen classes: start from "
+            f"{config.train.expected_weights or 'weights of an inductive run'}"
+        )
+    wanted = config.train.expected_iteration
+    if not wanted:
+        return []
+    found = recorded_iteration(file)
+    if found is None:
+        return [f"{file.path} does not say at which iteration it was written: this run expects iteration {wanted}"]
+    if found != wanted:
+        raise UserError(
+            f"{file.path} was written after iteration {found}, this run starts from iteration {wanted}: pass "
+            f"checkpoint_{wanted:07d}.safetensors of that run, or train.expected_iteration=0 to start from this file"
+        )
+    return []
+
+
+def batch_line(config: Config) -> str:
+    """How the batch of a training run is made up."""
+    train = config.train
+    parts = train.batch_size // (train.micro_batch or train.batch_size)
+    made = f" ({parts} x {train.micro_batch}, gradients added up)" if parts > 1 else ""
+    recipe = f", as the recipe has it{made}" if train.batch_size == train.recipe_batch else made
+    return f"batch: {train.batch_size} pictures in all{recipe}"
+
+
+def batch_warning(batch: Any, config: Config) -> str | None:
+    """A line when a batch (in all) is not the recipe's; None when it is, or when there is no recipe."""
+    recipe = config.train.recipe_batch
+    if not recipe or batch == recipe:
+        return None
+    return (
+        f"the effective batch is {batch}, the recipe's is {recipe}: results are not comparable with the published ones "
+        f"(train.batch_size={recipe} with a smaller train.micro_batch needs no more memory)"
+    )
+
+
+def weights_batch_warning(file: WeightFile, config: Config) -> str | None:
+    """The same for weights of ours, which record the batch that they were trained with."""
+    recorded = file.meta.get("config") if is_ours(file) else None
+    train = recorded.get("train") if isinstance(recorded, dict) else None
+    batch = train.get("batch_size") if isinstance(train, dict) else None
+    warning = batch_warning(batch, config) if batch is not None else None
+    return f"{file.path} was trained with another batch: {warning}" if warning else None
