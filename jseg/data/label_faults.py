@@ -22,7 +22,6 @@ from pathlib import Path
 import numpy as np
 
 from jseg.data.class_names import COCO_STUFF_ID_GAPS, COCO_STUFF_IDS, IGNORED, ClassList, voc_palette
-from jseg.data.label_maps import stored_lookup
 
 _SHOWN = 8  # values or names in a message
 _PERSON_MAPS = 50  # label maps from which the share of persons in COCO says something
@@ -31,7 +30,7 @@ _PERSON_SHARE = 0.2  # really 0.54
 PREPARE = {
     "voc12": "tools/prepare_voc12.py makes the masks and lists of trainaug from VOC 2012 and SBD",
     "coco_stuff": "tools/prepare_coco_stuff.py makes *_labelTrainIds.png from the stuffthingmaps",
-    "context": "tools/prepare_context.py makes SegmentationClassContext and its lists from PASCAL-Context's label files",
+    "context": "tools/prepare_context.py makes SegmentationClassContext and its lists from the .mat label files",
 }
 
 
@@ -84,8 +83,8 @@ def _cause_of_outside(outside: list[int], counts: ValueCounts, class_list: Class
             return "these are COCO's category ids, which count from 1; the PNGs of stuffthingmaps count from 0"
         if not gaps and outside[-1] <= COCO_STUFF_IDS[-1]:
             return (
-                "these are the ids of stuffthingmaps, not converted to training labels: run tools/prepare_coco_stuff.py "
-                "and read the files ending in _labelTrainIds.png"
+                "these are the ids of stuffthingmaps, not converted to training labels: run "
+                "tools/prepare_coco_stuff.py and read the files ending in _labelTrainIds.png"
             )
     if shifted_up:
         return f"labels are shifted by one: class 0 is stored as {class_list.stored[0] + 1}, one too high"
@@ -166,7 +165,7 @@ def missing_labels_fault(class_list: ClassList, root: Path, missing: Sequence[st
     if not missing or class_list.dataset not in PREPARE:
         return ""
     if class_list.dataset != "voc12":
-        return f"{PREPARE[class_list.dataset]}"
+        return PREPARE[class_list.dataset]
     own = {path.stem for path in (root / "SegmentationClass").glob("*.png")}
     from_voc = [name for name in missing if name in own]
     count = len(missing) - len(from_voc)
