@@ -2,9 +2,10 @@
 
     python tools/pretrain_clip.py --work-dir work_dirs/pretrain_clip --output pretrained/shapes_clip.safetensors
 
-The same with `--resume` goes on where a run was interrupted. Writes the weights (float16, both towers, vocabulary in the
-metadata) and, beside them, the byte-pair vocabulary as a file. Prints zero-shot accuracy, retrieval and segmentation without learning. The same seed gives the same weights on the same
-machine and number of threads. See pretrained/README.md for what the shipped file reaches, and how long it took.
+With `--resume` it goes on where a run was interrupted. Writes the weights (float16, both towers, vocabulary in the
+metadata) and, beside them, the byte-pair vocabulary as a file; prints zero-shot accuracy, retrieval and segmentation
+without learning. The same seed gives the same weights on the same machine and number of threads. What the shipped file
+reaches, and how long it took: pretrained/README.md.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 from pathlib import Path
+from typing import Any
 
-from jseg.engine.run_log import RunLog, command_line, environment
+from jseg.engine.run_log import RunLog, command_line, environment, read_log
 from jseg.errors import UserError
 from jseg.pretraining.settings import Settings
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
@@ -63,6 +64,19 @@ def check(options: argparse.Namespace, settings: Settings) -> int:
     return stop
 
 
+def recorded(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the log tells about how the weights were made: command, environment, settings, losses, hours."""
+    start = next(line for line in lines if line["event"] == "start")
+    steps = [line for line in lines if line["event"] == "train"]
+    first = [0, *(line["iteration"] for line in steps)]
+    seconds = sum(line["seconds"] * (line["iteration"] - before) for line, before in zip(steps, first, strict=False))
+    return {
+        **{key: start[key] for key in ("command", "environment", "settings")},
+        "losses": [[line["iteration"], round(line["losses"]["total"], 4)] for line in steps],
+        "hours": round(seconds / 3600, 2),
+    }
+
+
 def main() -> int:
     """Runs the tool."""
     options = parse_arguments()
@@ -101,15 +115,8 @@ def main() -> int:
     log.write("end", pretraining.iteration, metrics=figures)
     print(json.dumps(figures, indent=2))
     if options.output is not None:
-        facts = {
-            "command": command_line(),
-            "seed": settings.seed,
-            "threads": os.environ.get("OMP_NUM_THREADS"),
-            "iteration": pretraining.iteration,
-            "settings": settings.described(),
-            "figures": figures,
-        }
-        export(options.output, pretraining.clip, pretraining.tokenizer, facts)
+        facts = {"iteration": pretraining.iteration, "seed": settings.seed, "figures": figures}
+        export(options.output, pretraining.clip, pretraining.tokenizer, {**facts, **recorded(read_log(log.path))})
         write_vocabulary(options.output.parent / VOCABULARY_NAME, pretraining.tokenizer.merges)
         print(f"wrote {options.output} ({options.output.stat().st_size / 1e6:.2f} MB)")
     return 0

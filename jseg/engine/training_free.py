@@ -1,8 +1,10 @@
-"""Segmentation by a plain CLIP without any learning: patch features compared with class embeddings.
+"""Segmentation by a plain CLIP without any learning: features of patches compared with class embeddings.
 
-Two baselines. Patch features are the last layer's outputs, embedded like the class token. With the value path, the last
-attention layer passes every token its own value instead of mixing values, which keeps features in place (Zhou et al.,
-"Extract Free Dense Labels from CLIP", ECCV 2022, section 3.1).
+Patch features are the last layer's outputs, embedded like the class token. With the value path, the last attention
+layer passes every token its own value instead of mixing values, which keeps features in place (Zhou et al., "Extract
+Free Dense Labels from CLIP", ECCV 2022, section 3.1). A patch may also be read as the class token reads it: the last
+layer's class token, as it would come out if it attended to that patch alone. Contrastive training aligns the class
+token, not the patches, with text; what it takes from each patch shows how well the features below it are kept in place.
 """
 
 from __future__ import annotations
@@ -31,10 +33,13 @@ def before_last_block(tower: ImageTower, images: jt.Var) -> jt.Var:
     return trace[f"tokens_block{layers - 2}"] if layers > 1 else trace["tokens_in"]
 
 
-def patch_features(tower: ImageTower, images: jt.Var, value_path: bool) -> jt.Var:
-    """Embeddings of the patches of images (B, 3, H, W), unit length: (B, h, w, D)."""
+def patch_features(tower: ImageTower, images: jt.Var, value_path: bool, class_token: bool = False) -> jt.Var:
+    """Embeddings of the patches of images (B, 3, H, W), unit length: (B, h, w, D). See `patch_scores`."""
     if value_path:
-        tokens = tower.transformer.resblocks[-1](before_last_block(tower, images), _own_value)
+        tokens, block = before_last_block(tower, images), tower.transformer.resblocks[-1]
+        values = block.attn(block.ln_1(tokens), _own_value)
+        tokens = (tokens[:, :1] if class_token else tokens) + values
+        tokens = tokens + block.mlp(block.ln_2(tokens))
         embedded = jt.matmul(tower.ln_post(tokens), tower.proj)
     else:
         embedded = tower(images, dense=True)
@@ -42,13 +47,16 @@ def patch_features(tower: ImageTower, images: jt.Var, value_path: bool) -> jt.Va
     return unit_length(embedded[:, 1:].reshape(images.shape[0], height, width, -1))
 
 
-def patch_scores(tower: ImageTower, images: jt.Var, text: jt.Var, value_path: bool) -> jt.Var:
+def patch_scores(
+    tower: ImageTower, images: jt.Var, text: jt.Var, value_path: bool, class_token: bool = False
+) -> jt.Var:
     """How well each patch fits each class.
 
     Args:
         images: (B, 3, H, W) float32, normalised.
         text: (C, D) class embeddings, unit length.
-        value_path: see the module docstring.
+        value_path: the last attention layer passes each token its own value.
+        class_token: with the value path, each patch's value goes to the class token instead of the patch's own token.
 
     Returns:
         (B, C, h, w) cosines on the patch grid.
@@ -56,7 +64,8 @@ def patch_scores(tower: ImageTower, images: jt.Var, text: jt.Var, value_path: bo
     Raises:
         UserError: H or W is not a multiple of the patch size.
     """
-    return jt.matmul(patch_features(tower, images, value_path), text.transpose(1, 0)).transpose(0, 3, 1, 2)
+    features = patch_features(tower, images, value_path, class_token)
+    return jt.matmul(features, text.transpose(1, 0)).transpose(0, 3, 1, 2)
 
 
 def training_free_metrics(
@@ -65,12 +74,14 @@ def training_free_metrics(
     text: np.ndarray,
     class_list: ClassList,
     value_path: bool,
+    class_token: bool = False,
 ) -> dict:
     """Segments pictures without any learning; every class counts alike, seen or not.
 
     Args:
         scenes: normalised pictures (3, H, W) float32 and their labels (H, W), 255 = ignored.
         text: (C, D) float32 class embeddings, unit length, in the order of `class_list`.
+        value_path, class_token: as in `patch_scores`.
 
     Returns:
         What `ConfusionMatrix.summary` gives.
@@ -78,6 +89,8 @@ def training_free_metrics(
     matrix, text_var = ConfusionMatrix(len(class_list.names)), jt.array(text)
     with jt.no_grad():
         for image, labels in scenes:
-            scores = resize_bilinear(patch_scores(tower, jt.array(image[None]), text_var, value_path), labels.shape)
+            scores = resize_bilinear(
+                patch_scores(tower, jt.array(image[None]), text_var, value_path, class_token), labels.shape
+            )
             matrix.update(scores.numpy()[0].argmax(0), labels)
     return matrix.summary(class_list.seen, class_list.unseen, class_list.names)

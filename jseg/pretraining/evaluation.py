@@ -31,6 +31,11 @@ TEMPLATES = (
 )
 CROPS = Stage(0, 0, 64, (1, 1), (1.0, 1.0))  # single-object crops: 64 of the 96 pixels of a scene a side
 SCENES = Stage(0, 0, 96, (2, 4), None)  # whole scenes of several objects, for retrieval
+TRAINING_FREE = {  # name: value path, class token (see jseg/engine/training_free.py)
+    "patch features": (False, False),
+    "value path": (True, False),
+    "value path read by the class token": (True, True),
+}
 _BATCH = 50
 
 
@@ -108,7 +113,7 @@ def evaluate(clip: SmallClip, tokenizer: Tokenizer, count: int = 1000) -> dict[s
         "per class": dict(zip(SHAPES_NAMES, per_class, strict=True)),
         "retrieval": retrieval(clip, tokenizer, max(count // 5, 5)),
     }
-    for name, value_path in (("patch features", False), ("value path", True)):
-        metrics = training_free_metrics(clip.image, scenes, text, shapes_list, value_path)
+    for name, way in TRAINING_FREE.items():
+        metrics = training_free_metrics(clip.image, scenes, text, shapes_list, *way)
         figures[f"training-free, {name}"] = {key: metrics[key] for key in HEADLINE}
     return figures

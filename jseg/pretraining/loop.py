@@ -5,6 +5,7 @@ python tools/pretrain_clip.py --output pretrained/shapes_clip.safetensors
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -39,8 +40,13 @@ class Pretraining:
         self.settings = settings
         self.tokenizer = make_tokenizer(settings)
         self.clip = SmallClip(settings, self.tokenizer.vocab_size)
-        self.optimizer = AdamW(self.clip.parameters(), settings.optimizer)
         self.iteration = 0
+        self.optimizer = self._fresh_optimizer()
+
+    def _fresh_optimizer(self) -> AdamW:
+        """The optimiser of the round that the next step belongs to."""
+        lr = self.settings.round(min(self.iteration, self.settings.iterations - 1)).lr
+        return AdamW(self.clip.parameters(), dataclasses.replace(self.settings.optimizer, lr=lr))
 
     def step(self, batch: PictureBatch) -> tuple[float, float]:
         """One optimiser step; returns the loss before it and the learning rate.
@@ -49,7 +55,10 @@ class Pretraining:
             UserError: the loss is not finite.
         """
         settings = self.settings
-        lr = self.optimizer.set_learning_rate(self.iteration, settings.iterations, settings.optimizer)
+        start, length = settings.round_start(self.iteration), settings.round(self.iteration).iterations
+        if start == self.iteration:
+            self.optimizer = self._fresh_optimizer()
+        lr = self.optimizer.set_learning_rate(self.iteration - start, length, settings.optimizer)
         pictures, captions = self.clip.embed_pictures(batch.normalised), self.clip.text(batch.tokens)
         loss = contrastive_loss(pictures, captions, self.clip.scale(), batch.true)
         gradients = jt.grad(loss, self.optimizer.parameters)
@@ -85,8 +94,9 @@ class Pretraining:
         prefixes = tuple(checkpoint.MOMENT_PREFIXES.values())
         weights = {name: array for name, array in file.tensors.items() if not name.startswith(prefixes)}
         self.clip.load(weights, str(file.path))
-        self.optimizer.load_state(checkpoint.moments_of(file))
         self.iteration = int(file.meta["iteration"])
+        self.optimizer = self._fresh_optimizer()
+        self.optimizer.load_state(checkpoint.moments_of(file))
         jt.sync_all(True)  # values that still wait to be copied would be fused into the first step, which rounds apart
 
 

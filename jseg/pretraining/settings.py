@@ -28,19 +28,39 @@ class Stage:
     zoom: tuple[float, float] | None  # lowest, highest
 
 
+@dataclass(frozen=True)
+class Round:
+    """Stages under one arc of the learning rate: warm-up to `lr`, decay to nearly 0, with fresh moments of AdamW."""
+
+    lr: float
+    stages: tuple[Stage, ...]
+
+    @property
+    def iterations(self) -> int:
+        """Length in steps."""
+        return sum(stage.iterations for stage in self.stages)
+
+
 # Patches with a colour and a pattern first, then whole objects, then several of them. Small pictures have few patches,
-# so the early stages see many of them in the same time.
-STAGES = (
-    Stage(1200, 128, 32, (1, 1), (0.8, 2.0)),
-    Stage(1500, 96, 48, (1, 1), (0.7, 1.8)),
-    Stage(900, 72, 64, (1, 4), (0.75, 1.4)),
-    Stage(150, 40, 96, (1, 4), None),
+# so the early stages see many of them in the same time. The second round is for scenes as segmentation meets them.
+ROUNDS = (
+    Round(
+        1e-3,
+        (
+            Stage(1200, 128, 32, (1, 1), (0.8, 2.0)),
+            Stage(1500, 96, 48, (1, 1), (0.7, 1.8)),
+            Stage(900, 72, 64, (1, 4), (0.75, 1.4)),
+            Stage(150, 40, 96, (1, 4), None),
+        ),
+    ),
+    Round(6e-4, (Stage(1200, 72, 64, (1, 4), (0.75, 1.4)), Stage(500, 40, 96, (2, 4), None))),
 )
 
 
 def _optimizer() -> OptimizerConfig:
+    """The rate is that of the round."""
     return OptimizerConfig(
-        lr=1e-3, lr_factor=1.0, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.05, groups="stated", power=1.0,
+        lr_factor=1.0, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.05, groups="stated", power=1.0,
         min_lr=1e-5, warmup_iterations=150, warmup_ratio=1e-2,
     )  # fmt: skip
 
@@ -49,7 +69,7 @@ def _optimizer() -> OptimizerConfig:
 class Settings:
     """Everything that shapes a run but the seed of its data. The defaults make the shipped file."""
 
-    stages: tuple[Stage, ...] = STAGES
+    rounds: tuple[Round, ...] = ROUNDS
     image_size: int = 96  # the positional grid is stored for pictures of this side
     patch_size: int = 8
     image_width: int = 160
@@ -71,15 +91,33 @@ class Settings:
     @property
     def iterations(self) -> int:
         """Length of the run in steps."""
-        return sum(stage.iterations for stage in self.stages)
+        return sum(item.iterations for item in self.rounds)
+
+    def round_start(self, iteration: int) -> int:
+        """The first step of the round that a step (0-based) belongs to."""
+        start = 0
+        for item in self.rounds:
+            if iteration < start + item.iterations:
+                return start
+            start += item.iterations
+        raise IndexError(f"iteration {iteration} of {self.iterations}")
+
+    def round(self, iteration: int) -> Round:
+        """The round of a step (0-based)."""
+        for item in self.rounds:
+            iteration -= item.iterations
+            if iteration < 0:
+                return item
+        raise IndexError(f"iteration past the end of {self.iterations}")
 
     def stage(self, iteration: int) -> Stage:
         """The stage of a step (0-based); past the end the last one."""
-        for stage in self.stages:
+        stages = [stage for item in self.rounds for stage in item.stages]
+        for stage in stages:
             iteration -= stage.iterations
             if iteration < 0:
                 return stage
-        return self.stages[-1]
+        return stages[-1]
 
     def described(self) -> dict[str, Any]:
         """What decides the result, JSON-ready."""
@@ -87,8 +125,11 @@ class Settings:
         return {key: value for key, value in result.items() if key not in ("workers", "log_every", "save_every")}
 
     def check_same(self, described: dict[str, Any]) -> None:
-        """UserError when a checkpoint was made with other settings, naming the first that differs."""
-        own = self.described()
+        """UserError when a checkpoint was made with other settings; this run may have further rounds."""
+        own, theirs = self.described(), dict(described)
+        own_rounds, rounds = own.pop("rounds"), theirs.pop("rounds")
+        if own_rounds[: len(rounds)] != rounds:
+            raise UserError("the checkpoint was made with other rounds of training than this run's first ones")
         for key, value in own.items():
-            if described.get(key) != value:
-                raise UserError(f"the checkpoint was made with {key}={described.get(key)}, this run has {value}")
+            if theirs.get(key) != value:
+                raise UserError(f"the checkpoint was made with {key}={theirs.get(key)}, this run has {value}")

@@ -32,7 +32,9 @@ def linear(x: np.ndarray, weights: dict[str, np.ndarray], name: str) -> np.ndarr
     return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
 
 
-def last_block(x: np.ndarray, weights: dict[str, np.ndarray], layer: int, value_path: bool) -> np.ndarray:
+def last_block(
+    x: np.ndarray, weights: dict[str, np.ndarray], layer: int, value_path: bool, class_token: bool
+) -> np.ndarray:
     """Tokens (T, 12) through the last block in plain NumPy, 3 heads."""
     prefix = f"transformer.resblocks.{layer}."
     projected = (
@@ -46,13 +48,13 @@ def last_block(x: np.ndarray, weights: dict[str, np.ndarray], layer: int, value_
             scores = np.exp(q[:, part] @ k[:, part].T / 2)
             heads.append(scores / scores.sum(-1, keepdims=True) @ v[:, part])
         v = np.concatenate(heads, axis=-1)
-    x = x + linear(v, weights, prefix + "attn.out_proj")
+    x = (x[:1] if class_token else x) + linear(v, weights, prefix + "attn.out_proj")
     hidden = linear(layer_norm(x, weights, prefix + "ln_2"), weights, prefix + "mlp.c_fc")
     return x + linear(hidden / (1 + np.exp(-1.702 * hidden)), weights, prefix + "mlp.c_proj")
 
 
-@pytest.mark.parametrize("value_path", [False, True])
-def test_features_and_scores_as_computed_by_hand(tower: ImageTower, value_path: bool) -> None:
+@pytest.mark.parametrize("value_path, class_token", [(False, False), (True, False), (True, True)])
+def test_features_and_scores_as_computed_by_hand(tower: ImageTower, value_path: bool, class_token: bool) -> None:
     rng = np.random.default_rng(1)
     images, text = (
         rng.standard_normal((2, 3, 16, 24)).astype(np.float32),
@@ -60,12 +62,12 @@ def test_features_and_scores_as_computed_by_hand(tower: ImageTower, value_path: 
     )
     weights, layer = state_arrays(tower), len(tower.transformer.resblocks) - 1
     tokens = before_last_block(tower, jt.array(images)).numpy()
-    expected = np.stack([last_block(row, weights, layer, value_path) for row in tokens])
+    expected = np.stack([last_block(row, weights, layer, value_path, class_token) for row in tokens])
     embedded = (layer_norm(expected, weights, "ln_post") @ weights["proj"])[:, 1:]
     embedded /= np.linalg.norm(embedded, axis=-1, keepdims=True)
-    found = patch_features(tower, jt.array(images), value_path).numpy()
+    found = patch_features(tower, jt.array(images), value_path, class_token).numpy()
     np.testing.assert_allclose(found, embedded.reshape(2, 2, 3, 6), atol=2e-5)
-    scores = patch_scores(tower, jt.array(images), jt.array(text), value_path).numpy()
+    scores = patch_scores(tower, jt.array(images), jt.array(text), value_path, class_token).numpy()
     np.testing.assert_allclose(scores, np.einsum("bhwd,cd->bchw", found, text), atol=2e-5)
 
 

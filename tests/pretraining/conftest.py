@@ -6,14 +6,17 @@ import dataclasses
 
 import pytest
 
-from jseg.pretraining.settings import Settings, Stage
+from jseg.pretraining.settings import Round, Settings, Stage
 
 
 @pytest.fixture
 def tiny() -> Settings:
     return dataclasses.replace(
         Settings(),
-        stages=(Stage(3, 6, 16, (1, 1), (0.5, 1.0)), Stage(3, 4, 24, (1, 3), None)),
+        rounds=(
+            Round(1e-3, (Stage(3, 6, 16, (1, 1), (0.5, 1.0)), Stage(2, 4, 24, (1, 3), None))),
+            Round(5e-4, (Stage(3, 4, 24, (1, 3), None),)),
+        ),
         image_size=32,
         image_width=16,
         image_layers=2,
@@ -22,7 +25,7 @@ def tiny() -> Settings:
         text_layers=1,
         text_heads=2,
         output_dim=16,
-        merges=40,
+        merges=300,
         vocabulary_captions=50,
         workers=0,
         log_every=2,
