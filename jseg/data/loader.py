@@ -54,7 +54,8 @@ class Sample(NamedTuple):
 class EvaluationImage(NamedTuple):
     """One picture to evaluate."""
 
-    image: np.ndarray  # (3, h, w) float32, normalised RGB, resized so that the short side is test.short_side
+    images: tuple[np.ndarray, ...]  # one for each of test.scales: (3, h, w) float32, normalised RGB, resized so that
+    # the short side is test.short_side times the scale
     labels: np.ndarray | None  # (H, W) uint8 class numbers at the original size, 255 = ignored
     name: str
     size: tuple[int, int]  # original height, width
@@ -155,12 +156,15 @@ def _batches(samples: Iterator[Sample], size: int, iteration: int) -> Iterator[B
 
 
 def evaluation_image(dataset: Dataset, config: Config, index: int) -> EvaluationImage:
-    """Picture `index`, resized and normalised for the model."""
+    """Picture `index`, resized (to each scale) and normalised for the model."""
     image, labels, name = dataset.read(index)
-    size = image.shape[:2]
-    image = transforms.resize_image(image, transforms.short_side_size(size, config.test.short_side))
-    image = transforms.normalise(image, config.data.mean, config.data.std)
-    return EvaluationImage(np.ascontiguousarray(image.transpose(2, 0, 1)), labels, name, size)
+    size, images = image.shape[:2], []
+    for scale in config.test.scales:
+        short_side = max(1, round(config.test.short_side * scale))
+        resized = transforms.resize_image(image, transforms.short_side_size(size, short_side))
+        normalised = transforms.normalise(resized, config.data.mean, config.data.std)
+        images.append(np.ascontiguousarray(normalised.transpose(2, 0, 1)))
+    return EvaluationImage(tuple(images), labels, name, size)
 
 
 def evaluation_images(dataset: Dataset, config: Config) -> Iterator[EvaluationImage]:

@@ -1,6 +1,8 @@
 """Evaluation of a model on a data set: predictions, metrics, tables, pictures.
 
-Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, section 4.1.
+Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, section 4.1: every
+pixel is given one of all classes (generalised). The strict protocol is the older one of zero-shot learning (Xian et
+al., "Semantic Projection Network", CVPR 2019): only pixels of unseen classes count, and they are named among these.
 
     python tools/run_net.py --config-file configs/shapes_demo.py --task val --weights …
 """
@@ -17,13 +19,13 @@ import jittor as jt
 import numpy as np
 from tqdm import tqdm
 
-from jseg.data.class_names import ClassList
+from jseg.data.class_names import IGNORED, ClassList
 from jseg.data.label_maps import stored_labels
 from jseg.data.loader import evaluation_images
 from jseg.data.segmentation_dataset import Dataset
 from jseg.engine.config import Config
 from jseg.engine.metrics import ConfusionMatrix, class_table, headline
-from jseg.engine.sliding_window import predict
+from jseg.engine.views import predict_views
 from jseg.errors import UserError
 from jseg.model.clip_rc import ClipRC
 from jseg.pictures import (
@@ -40,6 +42,7 @@ from jseg.whole_file import write_json
 METRICS_NAME = "metrics.json"
 SHEET_NAME = "sheet.png"
 SHEET_ROWS = 6
+STRICT_PENALTY = 100.0  # subtracted from seen scores in the strict protocol: none of them can be the highest then
 SLOW_LOG = 20.0  # seconds between progress lines where there is no terminal
 
 
@@ -64,6 +67,23 @@ def seen_classes(class_list: ClassList, config: Config) -> tuple[int, ...]:
     return tuple(index for index in range(len(class_list.names)) if index not in unseen)
 
 
+def counted_labels(truth: np.ndarray, class_list: ClassList, config: Config) -> np.ndarray:
+    """The labels that count: all in the generalised protocol, those of unseen classes in the strict one."""
+    if config.test.protocol == "generalised":
+        return truth
+    return np.where(np.isin(truth, unseen_classes(class_list, config)), truth, np.uint8(IGNORED))
+
+
+def protocol_title(config: Config) -> str:
+    """How the evaluation differs from the usual one, for the line before the numbers; "" where it does not."""
+    test = config.test
+    notes = ["strict protocol (unseen classes among themselves)"] if test.protocol == "strict" else []
+    if test.scales != (1.0,) or test.flip:
+        scales = ", ".join(f"{scale:g}" for scale in test.scales)
+        notes.append(f"scales {scales}{', mirrored too' if test.flip else ''}")
+    return "".join(f", {note}" for note in notes)
+
+
 def predictions(
     model: ClipRC, dataset: Dataset, text: np.ndarray, class_list: ClassList, config: Config
 ) -> Iterator[Prediction]:
@@ -77,12 +97,13 @@ def predictions(
         UserError: a picture or label map that cannot be used.
     """
     features = jt.array(text)
-    seen, gamma = seen_classes(class_list, config), config.gamma()
+    seen = seen_classes(class_list, config)
+    gamma = STRICT_PENALTY if config.test.protocol == "strict" else config.gamma()
     interval = 0.2 if sys.stderr.isatty() else SLOW_LOG
     bar = tqdm(total=len(dataset), desc=class_list.title, unit="picture", mininterval=interval, dynamic_ncols=True)
     with bar, closing(evaluation_images(dataset, config)) as pictures:
         for index, picture in enumerate(pictures):
-            labels = predict(model, picture.image, features, seen, gamma, config.test, picture.size)
+            labels = predict_views(model, picture.images, features, seen, gamma, config.test, picture.size)
             yield Prediction(index, picture.name, labels, picture.labels)
             bar.update()
 
@@ -127,7 +148,7 @@ def evaluate(
     for prediction in predictions(model, dataset, text, class_list, config):
         if prediction.truth is None:
             raise UserError(f"{prediction.name} has no label map: set data.val.labels, or use --task test")
-        matrix.update(prediction.labels, prediction.truth)
+        matrix.update(prediction.labels, counted_labels(prediction.truth, class_list, config))
         if painter is not None:
             painter.add(prediction)
     metrics = reported(matrix, class_list, config)
@@ -135,7 +156,7 @@ def evaluate(
     if painter is not None:
         painter.finish()
     write_json(Path(work_dir) / METRICS_NAME, metrics)
-    print(f"{class_list.title}, {config.data.setting}, {len(dataset)} pictures")
+    print(f"{class_list.title}, {config.data.setting}, {len(dataset)} pictures{protocol_title(config)}")
     print(headline(metrics), flush=True)
     return metrics
 
@@ -163,7 +184,7 @@ def draw(
     for prediction in predictions(model, dataset, text, class_list, config):
         painter.add(prediction)
         if prediction.truth is not None:
-            matrix.update(prediction.labels, prediction.truth)
+            matrix.update(prediction.labels, counted_labels(prediction.truth, class_list, config))
             measured += 1
     if measured == len(dataset):
         print(headline(reported(matrix, class_list, config)))

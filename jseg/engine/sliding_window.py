@@ -9,7 +9,7 @@ are made a band of rows at a time and reduced to labels at once. So memory does 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -153,10 +153,14 @@ class PictureScores:
         rows = _between(self.band(first, last), 1, above - first, below - first, share)  # (C, stop - start, W)
         return _between(rows, 2, *interpolation_taps(self.width, size[1]))
 
-    def bands(self, size: tuple[int, int]) -> Iterable[tuple[int, jt.Var]]:
-        """(first row, scores (C, rows, W')) of all bands of the scores resized to `size`, from the top."""
+    def band_rows(self, size: tuple[int, int]) -> int:
+        """How many rows of the scores resized to `size` are made at a time."""
         rows = max(1, BAND_VALUES // (self.num_classes * max(size[1], self.width)))
-        rows = max(1, rows * size[0] // max(size[0], self.height))  # a shrunk row is made of several rows
+        return max(1, rows * size[0] // max(size[0], self.height))  # a shrunk row is made of several rows
+
+    def bands(self, size: tuple[int, int]) -> Iterator[tuple[int, jt.Var]]:
+        """(first row, scores (C, rows, W')) of all bands of the scores resized to `size`, from the top."""
+        rows = self.band_rows(size)
         for start in range(0, size[0], rows):
             with jt.no_grad():
                 band = self.resized_band(start, min(start + rows, size[0]), size)
@@ -173,10 +177,7 @@ class PictureScores:
     def labels(self, size: tuple[int, int] | None = None) -> np.ndarray:
         """Class of the highest score at each pixel, (H', W') int32; ties go to the lowest class."""
         size = size or (self.height, self.width)
-        result = np.empty(size, dtype=np.int32)
-        for start, band in self.bands(size):
-            result[start : start + band.shape[1]] = _highest_class(band).numpy()
-        return result
+        return highest_classes(self.bands(size), size)
 
 
 def _between(maps: jt.Var, axis: int, first: np.ndarray, second: np.ndarray, share: np.ndarray) -> jt.Var:
@@ -188,6 +189,14 @@ def _between(maps: jt.Var, axis: int, first: np.ndarray, second: np.ndarray, sha
     near, far = (maps.reindex(shape, indices, extras=[jt.array(taps)]) for taps in (first, second))
     weight = jt.array(share.astype(np.float32).reshape((-1, 1) if axis == 1 else (1, -1)))
     return near * (1 - weight) + far * weight
+
+
+def highest_classes(bands: Iterable[tuple[int, jt.Var]], size: tuple[int, int]) -> np.ndarray:
+    """Class of the highest score at each pixel, (H', W') int32, from the bands of a picture of that size."""
+    result = np.empty(size, dtype=np.int32)
+    for start, band in bands:
+        result[start : start + band.shape[1]] = _highest_class(band).numpy()
+    return result
 
 
 def _highest_class(scores: jt.Var) -> jt.Var:

@@ -173,7 +173,7 @@ def test_evaluation_images_come_once_in_order(workers: int) -> None:
     dataset = open_dataset(config.data, "val")
     found = list(evaluation_images(dataset, config))
     assert [item.name for item in found] == [dataset.read(index)[2] for index in range(5)]
-    for index, (image, labels, _, size) in enumerate(found):
+    for index, ((image,), labels, _, size) in enumerate(found):
         picture, expected, _ = dataset.read(index)
         resized = transforms.normalise(transforms.resize_image(picture, (80, 80))).transpose(2, 0, 1)
         np.testing.assert_array_equal(image, resized)
@@ -181,11 +181,19 @@ def test_evaluation_images_come_once_in_order(workers: int) -> None:
         assert size == (64, 64) == labels.shape
 
 
+def test_evaluation_images_at_several_scales() -> None:
+    config = small_config()
+    config.test.short_side, config.test.scales = 80, (0.5, 1.0, 1.3)
+    (item, *_) = evaluation_images(open_dataset(config.data, "val"), config)
+    assert [image.shape for image in item.images] == [(3, 40, 40), (3, 80, 80), (3, 104, 104)]
+    assert item.size == item.labels.shape == (64, 64)
+
+
 def test_evaluation_keeps_proportions_and_stops_at_a_bad_file(voc: DataConfig) -> None:
     config = Config(data=voc)
     config.test.short_side = 72
     dataset = SegmentationDataset(voc, "train")
-    image, labels, name, size = next(evaluation_images(dataset, config))
+    (image,), labels, name, size = next(evaluation_images(dataset, config))
     assert (
         image.shape == (3, 72, 96) and image.dtype == np.float32 and labels.shape == size == (36, 48) and name == "a1"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import jittor as jt
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from jseg.data.label_maps import class_labels
 from jseg.engine.config import Config, ModelConfig
 from jseg.engine.evaluator import METRICS_NAME, SHEET_NAME, draw, evaluate
 from jseg.engine.metrics import ConfusionMatrix, headline
-from jseg.engine.sliding_window import predict
+from jseg.engine.sliding_window import PictureScores, predict, window_scores
 from jseg.errors import UserError
 from jseg.model.clip_rc import ClipRC, build_clip_rc, initialise
 
@@ -95,6 +96,49 @@ def test_metrics_and_their_file(
     assert ("unseen" in printed.out) != cross_dataset
     assert "4/4" in printed.err  # the progress bar
     assert [path.name for path in tmp_path.iterdir()] == [METRICS_NAME]
+
+
+def test_strict_protocol(model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Only pixels of unseen classes count, and they get the best of the unseen classes, whatever gamma is."""
+    dataset, config = Pictures([(48, 64), (100, 64)]), small_config()
+    config.test.protocol, config.test.gamma = "strict", 0.0
+    metrics = evaluate(model, dataset, embeddings(), CLASSES, config, tmp_path)
+    matrix = ConfusionMatrix(20)
+    for index in range(len(dataset)):
+        image, truth, _ = dataset.read(index)
+        resized = transforms.resize_image(image, transforms.short_side_size(image.shape[:2], 64))
+        pixels = transforms.normalise(resized, config.data.mean, config.data.std).transpose(2, 0, 1)
+        scores = PictureScores(model, pixels, jt.array(embeddings()), (), 0.0, config.test).scores(image.shape[:2])
+        best_unseen = np.array(CLASSES.unseen)[scores[list(CLASSES.unseen)].argmax(axis=0)]
+        matrix.update(best_unseen, np.where(np.isin(truth, CLASSES.unseen), truth, 255))
+    assert metrics == {**matrix.summary((), CLASSES.unseen, CLASSES.names), "mIoU(S)": None, "hIoU": None}
+    assert metrics["mIoU(U)"] is not None and metrics["IoU"]["cow"] is None
+    assert "strict protocol" in capsys.readouterr().out.splitlines()[-2]
+
+
+def test_several_views(model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Softmax over the classes of each view at the picture's size, mirrored back, averaged."""
+    dataset, config = Pictures([(48, 64), (100, 64)]), small_config()
+    config.test.scales, config.test.flip = (1.0, 1.5), True
+    metrics = evaluate(model, dataset, embeddings(), CLASSES, config, tmp_path)
+    matrix = ConfusionMatrix(20)
+    for index in range(len(dataset)):
+        image, truth, _ = dataset.read(index)
+        total = np.zeros((20, *truth.shape))
+        for scale in (1.0, 1.5):
+            resized = transforms.resize_image(image, transforms.short_side_size(truth.shape, round(64 * scale)))
+            pixels = transforms.normalise(resized, config.data.mean, config.data.std).transpose(2, 0, 1)
+            for step in (1, -1):
+                view = np.ascontiguousarray(pixels[:, :, ::step])
+                part = window_scores(model, view, jt.array(embeddings()), CLASSES.seen, 0.1, config.test)
+                part = cv2.resize(part.transpose(1, 2, 0), truth.shape[::-1], interpolation=cv2.INTER_LINEAR)
+                powers = np.exp(part[:, ::step].transpose(2, 0, 1).astype(np.float64))
+                total += powers / powers.sum(axis=0)
+        matrix.update(total.argmax(axis=0), truth)
+    for key, value in matrix.summary(CLASSES.seen, CLASSES.unseen, CLASSES.names).items():
+        # the few ties of float32 and OpenCV's own rounding of resized scores
+        assert key == "IoU" or metrics[key] == pytest.approx(value, abs=0.5)
+    assert "scales 1, 1.5, mirrored too" in capsys.readouterr().out.splitlines()[-2]
 
 
 def test_pictures_of_a_data_set(model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
