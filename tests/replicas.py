@@ -1,0 +1,180 @@
+"""Small replicas of the paper's data sets in their real folder layouts and file formats, as they are downloaded.
+
+Every class occurs in train and in val; each picture shows its label map in one colour per class, so a model can learn
+it. What the preparation tools make is not there yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image
+from scipy import sparse
+from scipy.io import savemat
+
+from jseg.data.class_names import COCO_STUFF_IDS, CONTEXT_IDS, voc_palette
+
+SIZE = (72, 96)  # height, width of a picture
+_BLOCK = 12  # pixels a side of the smallest labelled block
+_SHOWN_COLOURS = voc_palette(256)
+
+
+@dataclass(frozen=True)
+class Voc12Replica:
+    """PASCAL VOC 2012 and SBD before preparation."""
+
+    root: Path  # VOCdevkit/VOC2012
+    sbd: Path  # benchmark_RELEASE
+    train: list[str]
+    aug: list[str]
+    val: list[str]
+
+
+@dataclass(frozen=True)
+class CocoStuffReplica:
+    """COCO 2017 with stuffthingmaps before preparation."""
+
+    root: Path
+    train: list[str]
+    val: list[str]
+
+
+@dataclass(frozen=True)
+class ContextReplica:
+    """PASCAL VOC 2010 and PASCAL-Context's label files before preparation."""
+
+    root: Path  # VOCdevkit/VOC2010
+    mat_files: Path
+    train: list[str]
+    val: list[str]
+
+
+def class_maps(
+    values: list[int], pictures: int, seed: int, background: int | None, size: tuple[int, int] = SIZE
+) -> list[np.ndarray]:
+    """Label maps, (H, W) int, made of blocks, in which each of `values` occurs at least once.
+
+    The values are dealt out to the pictures in turn, at least two to each. With a `background` value two thirds of each
+    picture hold it.
+    """
+    rng = np.random.default_rng(seed)
+    rows, columns = size[0] // _BLOCK, size[1] // _BLOCK
+    share = max(2, -(-len(values) // pictures))
+    filled = rows * columns if background is None else rows * columns // 3
+    if share > filled:
+        raise ValueError(f"{len(values)} values need more than {pictures} pictures")
+    found = []
+    for own in np.resize(rng.permutation(values), (pictures, share)):
+        cells = np.full(rows * columns, background if background is not None else 0, np.int32)
+        cells[:filled] = np.resize(own, filled)
+        cells = rng.permutation(cells).reshape(rows, columns)
+        found.append(cv2.resize(cells, size[::-1], interpolation=cv2.INTER_NEAREST))
+    return found
+
+
+def save_picture(path: Path, labels: np.ndarray, seed: int) -> None:
+    """Writes a JPEG that shows each label in a colour of its own, with noise."""
+    noise = np.random.default_rng(seed).integers(-20, 21, (*labels.shape, 3))
+    picture = np.clip(_SHOWN_COLOURS[labels % 256].astype(np.int32) + noise, 0, 255).astype(np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture).save(path, quality=95)
+
+
+def save_palette_png(path: Path, stored: np.ndarray) -> None:
+    """Writes a palette PNG as PASCAL VOC's masks are."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(stored.astype(np.uint8))
+    image.putpalette(voc_palette(256).tobytes())
+    image.save(path)
+
+
+def save_list(path: Path, names: list[str]) -> None:
+    """Writes names, one a line."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{name}\n" for name in names))
+
+
+def save_sbd_mask(path: Path, labels: np.ndarray) -> None:
+    """Writes a mask as SBD's cls/*.mat files hold it: a structure GTcls with boundaries, segmentation, categories."""
+    boundaries = np.empty((20, 1), object)
+    for index in range(20):
+        boundaries[index, 0] = sparse.csc_matrix(labels == index + 1, dtype=float)
+    present = np.setdiff1d(np.unique(labels), [0]).astype(np.uint8)[:, None]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {"Boundaries": boundaries, "Segmentation": labels.astype(np.uint8), "CategoriesPresent": present}
+    savemat(path, {"GTcls": content}, do_compression=True)
+
+
+def with_border(labels: np.ndarray) -> np.ndarray:
+    """The labels with VOC's border: 255 wherever the value changes from one column to the next."""
+    stored = labels.copy()
+    stored[:, 1:][labels[:, 1:] != labels[:, :-1]] = 255
+    return stored
+
+
+def make_voc12(folder: Path, train: int = 4, aug: int = 6, val: int = 8) -> Voc12Replica:
+    """VOC 2012 below `folder`/VOCdevkit and SBD in `folder`/benchmark_RELEASE.
+
+    SBD has all pictures of aug, some of train and val (half of each, as it lacks others), and two masks in val that VOC
+    keeps for evaluation.
+    """
+    root, sbd = folder / "VOCdevkit" / "VOC2012", folder / "benchmark_RELEASE"
+    names = {
+        "train": [f"2007_{index:06}" for index in range(1, train + 1)],
+        "aug": [f"2008_{index:06}" for index in range(1, aug + 1)],
+        "val": [f"2009_{index:06}" for index in range(1, val + 1)],
+    }
+    trained = class_maps(list(range(1, 21)), train + aug, seed=1, background=0)
+    maps = {"train": trained[:train], "aug": trained[train:], "val": class_maps(list(range(1, 21)), val, 2, 0)}
+    in_sbd = {"train": names["train"][::2], "aug": names["aug"], "val": names["val"][::2]}
+    for section, labels_of in maps.items():
+        for index, (name, labels) in enumerate(zip(names[section], labels_of, strict=True)):
+            save_picture(root / "JPEGImages" / f"{name}.jpg", labels, index)
+            if section != "aug":
+                save_palette_png(root / "SegmentationClass" / f"{name}.png", with_border(labels))
+            if name in in_sbd[section]:
+                save_sbd_mask(sbd / "dataset" / "cls" / f"{name}.mat", labels)
+    for section in ("train", "val"):
+        save_list(root / "ImageSets" / "Segmentation" / f"{section}.txt", names[section])
+    save_list(sbd / "dataset" / "train.txt", in_sbd["val"] + in_sbd["aug"][::2])
+    save_list(sbd / "dataset" / "val.txt", in_sbd["aug"][1::2] + in_sbd["train"])
+    return Voc12Replica(root, sbd, **names)
+
+
+def make_coco_stuff(folder: Path, train: int = 8, val: int = 8) -> CocoStuffReplica:
+    """COCO 2017 below `folder`/coco_stuff164k, label maps with the ids of stuffthingmaps."""
+    root, names = folder / "coco_stuff164k", {}
+    for section, count, seed in (("train", train, 3), ("val", val, 4)):
+        names[section] = [f"{1000 * seed + index:012}" for index in range(count)]
+        for index, (name, labels) in enumerate(
+            zip(names[section], class_maps(list(COCO_STUFF_IDS), count, seed, None), strict=True)
+        ):
+            stored = labels.astype(np.uint8)
+            stored[-5:] = 255
+            save_picture(root / "images" / f"{section}2017" / f"{name}.jpg", labels, index)
+            path = root / "annotations" / f"{section}2017" / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(stored).save(path)
+    return CocoStuffReplica(root, **names)
+
+
+def make_context(folder: Path, train: int = 6, val: int = 6) -> ContextReplica:
+    """VOC 2010 below `folder`/VOCdevkit, PASCAL-Context's label files in `folder`/trainval."""
+    root, mat_files, names = folder / "VOCdevkit" / "VOC2010", folder / "trainval", {}
+    mat_files.mkdir(parents=True)
+    other = [category for category in range(1, 460) if category not in CONTEXT_IDS]
+    for section, count, seed in (("train", train, 5), ("val", val, 6)):
+        names[section] = [f"20{seed + 3:02}_{index:06}" for index in range(1, count + 1)]
+        for index, (name, labels) in enumerate(
+            zip(names[section], class_maps(list(CONTEXT_IDS), count, seed, None), strict=True)
+        ):
+            categories = labels.copy()
+            categories[-5:] = other[(7 * index) % len(other)]
+            categories[-3:] = 0
+            save_picture(root / "JPEGImages" / f"{name}.jpg", labels, index)
+            savemat(mat_files / f"{name}.mat", {"LabelMap": categories.astype(np.uint16)}, do_compression=True)
+        save_list(root / "ImageSets" / "Main" / f"{section}.txt", names[section])
+    return ContextReplica(root, mat_files, **names)
