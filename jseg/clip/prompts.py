@@ -1,4 +1,4 @@
-"""Class names to class embeddings: prompt templates, their ensemble, an on-disk cache, and embeddings from files.
+"""Class names to class embeddings: prompt templates, their ensemble, an on-disk cache.
 
 Paper, section 4.1: one template for PASCAL VOC, an ensemble of 15 for COCO-Stuff; each text embedding is normalised,
 the mean over the templates is normalised again.
@@ -123,42 +123,3 @@ def _run_tower(text_tower: Callable[[np.ndarray], jt.Var], token_ids: np.ndarray
         for start in range(0, len(token_ids), BATCH):
             rows.append(text_tower(token_ids[start : start + BATCH]).numpy())
     return np.concatenate(rows).astype(np.float32)
-
-
-def read_embeddings(path: str | Path, count: int, output_dim: int) -> np.ndarray:
-    """Reads class embeddings from a file and uses them as they are: they are not normalised again.
-
-    Args:
-        path: .npy with one row per class (float16 in the releases), or a safetensors file with one such array.
-        count: number of classes expected.
-        output_dim: length of a row expected.
-
-    Returns:
-        (count, output_dim) float32.
-
-    Raises:
-        UserError: no such file, no such array, another number of classes or another length, or values not finite.
-    """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise UserError(f"class embeddings {path} do not exist: check text.embeddings")
-    if path.suffix == ".npy":
-        try:
-            rows = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
-        except (ValueError, OSError, EOFError, SyntaxError) as error:
-            raise UserError(f"class embeddings {path} are truncated or no .npy array ({error})") from error
-    else:
-        arrays = read_weight_file(path).tensors
-        if len(arrays) != 1:
-            raise UserError(f"class embeddings {path} hold {len(arrays)} arrays: expected one")
-        (rows,) = arrays.values()
-    if rows.ndim != 2 or rows.dtype.kind != "f":
-        raise UserError(f"class embeddings {path} are {rows.dtype} of shape {rows.shape}: expected floats (classes, D)")
-    if rows.shape[0] != count:
-        raise UserError(f"class embeddings {path} are for {rows.shape[0]} classes, the class list has {count}")
-    if rows.shape[1] != output_dim:
-        raise UserError(f"class embeddings {path} have length {rows.shape[1]}, the model's output_dim is {output_dim}")
-    rows = rows.astype(np.float32)
-    if not np.isfinite(rows).all():
-        raise UserError(f"class embeddings {path} hold values that are not finite")
-    return rows

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jseg.clip.prompts import embed_class_names, read_embeddings
+from jseg.clip.embedding_files import read_embeddings
+from jseg.clip.prompts import embed_class_names
 from jseg.clip.tokenizer import (
     VOCABULARY_SHA256,
     Merge,
@@ -188,7 +189,11 @@ def class_embeddings(
         side = side_of_clip(clip, config.text)
     stored = _stored_features(file, class_list)
     if config.text.embeddings:
-        matrix = read_embeddings(config.text.embeddings, len(class_list.names), config.model.output_dim)
+        matrix, warnings = read_embeddings(
+            config.text.embeddings, class_list, config.model.output_dim, config.text.templates
+        )
+        for warning in warnings:
+            print(f"warning: {warning}")
         if stored is not None and not other_classes:
             _check_same(matrix, stored, config.text.embeddings, file)
     elif stored is not None and file.meta.get("templates") == list(config.text.templates):

@@ -1,4 +1,4 @@
-"""Class embeddings: ensembles against the release, the cache, and embedding files."""
+"""Class embeddings: ensembles against the release, and the cache."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from jseg.clip.prompts import COCO_TEMPLATES, VOC_TEMPLATES, embed_class_names, read_embeddings
+from jseg.clip.prompts import COCO_TEMPLATES, VOC_TEMPLATES, embed_class_names
 from jseg.clip.tokenizer import VOCABULARY_NAME, Tokenizer, generate_vocabulary
 from jseg.errors import UserError
-from jseg.weight_files import write_safetensors
 
 NAMES = ["cat", "dog", "traffic light"]
 TEMPLATES = ["a photo of a {}.", "the {} in the scene"]
@@ -140,48 +139,3 @@ def test_a_tower_of_zeros_is_a_user_error(tokenizer: Tokenizer) -> None:
 
 def test_braces_in_a_class_name_are_no_format(tokenizer: Tokenizer) -> None:
     assert embed_class_names(["{0.x}", "100%"], TEMPLATES, tokenizer, CountingTower(), "hash").shape == (2, 8)
-
-
-def test_embedding_files_are_used_as_they_are(tmp_path: Path) -> None:
-    rows = (np.random.default_rng(0).standard_normal((3, 8)) * 3).astype(np.float16)
-    np.save(tmp_path / "a.npy", rows)
-    write_safetensors(tmp_path / "a.safetensors", {"embeddings": rows}, {"names": NAMES})
-    for name in ("a.npy", "a.safetensors"):
-        found = read_embeddings(tmp_path / name, 3, 8)
-        assert found.dtype == np.float32 and np.array_equal(found, rows.astype(np.float32))
-
-
-def test_released_embeddings(test_data: Path) -> None:
-    for path, count in ((test_data / "voc12_single.npy", 20), (test_data / "coco_multi.npy", 171)):
-        rows = read_embeddings(path, count, 512)
-        np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=2e-3)  # float16 rows of unit length
-        with pytest.raises(UserError, match=f"for {count} classes, the class list has 5"):
-            read_embeddings(path, 5, 512)
-
-
-def test_wrong_embedding_files_are_user_errors(tmp_path: Path) -> None:
-    path = tmp_path / "a.npy"
-
-    def refused(match: str, count: int = 3) -> None:
-        with pytest.raises(UserError, match=match):
-            read_embeddings(path, count, 8)
-
-    refused("do not exist")
-    np.save(path, np.ones((3, 8), np.float32))
-    refused("for 3 classes, the class list has 4", 4)
-    content = path.read_bytes()
-    for length in (0, 5, 60, len(content) - 4):
-        path.write_bytes(content[:length])
-        refused("truncated or no .npy")
-    path.write_bytes(content.replace(b"(3, 8)", b"(3, 8" + b"0" * 12 + b")"))
-    refused("truncated or no .npy")
-    np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    refused("truncated or no .npy")
-    for array, match in (
-        (np.ones((3, 9), np.float32), "length 9"),
-        (np.ones((3, 8), np.int64), "expected floats"),
-        (np.ones(3, np.float32), "expected floats"),
-        (np.full((3, 8), np.nan, np.float32), "not finite"),
-    ):
-        np.save(path, array)
-        refused(match)

@@ -84,7 +84,7 @@ def test_embeddings_from_a_file(tmp_path: Path) -> None:
     config.text.embeddings = str(tmp_path / "rows.npy")
     text = class_embeddings(config, SHAPES)
     assert np.array_equal(text.matrix, rows.astype(np.float32)) and text.side is None
-    with pytest.raises(UserError, match=r"rows\.npy are for 20 classes, the class list has 171"):
+    with pytest.raises(UserError, match=r"rows\.npy are for 20 classes, the class list of coco_stuff has 171"):
         class_embeddings(config, class_list("coco_stuff"))
     config.model.output_dim = 32
     with pytest.raises(UserError, match="length 16"):

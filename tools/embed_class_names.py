@@ -1,0 +1,152 @@
+"""Embeds class names with CLIP's text tower and writes a file that says what it is, for `text.embeddings`.
+
+    python tools/embed_class_names.py --dataset voc12 --weights pretrained/ViT-B-16.pt --output voc12.safetensors
+    python tools/embed_class_names.py --names "cat, dog, tree" --weights pretrained/ViT-B-16.pt --output own.safetensors
+    python tools/embed_class_names.py --dataset voc12 --npy voc12_single.npy --output voc12.safetensors
+
+The file holds names, templates, the checksum of the weights and the matrix; a run whose class list or templates differ
+refuses it. `--npy` takes the rows of a plain file, such as the released ones, instead of computing them.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from jseg.clip.embedding_files import read_embedding_file, read_embeddings, write_embeddings
+from jseg.clip.prompts import COCO_TEMPLATES, VOC_TEMPLATES
+from jseg.data.class_names import ClassList, class_list
+from jseg.engine.config import TextConfig
+from jseg.errors import UserError
+from jseg.runtime.command_line import ArgumentParser, add_device_options, run
+from jseg.weight_files import read_weight_file, sha256_of_file
+
+if TYPE_CHECKING:
+    from jseg.engine.text_features import TextSide
+
+TEMPLATES = {"voc": VOC_TEMPLATES, "coco": COCO_TEMPLATES}
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command line -> options."""
+    parser = ArgumentParser(description=__doc__.split("\n")[0])
+    names = parser.add_mutually_exclusive_group(required=True)
+    names.add_argument("--dataset", help="class list of a data set: voc12, coco_stuff, context, shapes")
+    names.add_argument("--names", help="class names, separated by commas")
+    names.add_argument("--names-file", type=Path, help="file with one class name a line")
+    parser.add_argument("--split", default="", help="of the data set, where it has several")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--weights", type=Path, help="CLIP weights, or CLIP-RC weights that hold the text tower")
+    source.add_argument("--npy", type=Path, help="rows to take as they are (with --dataset)")
+    parser.add_argument("--templates", choices=TEMPLATES, help="the paper's (default: coco for coco_stuff and context)")
+    parser.add_argument("--template", action="append", help="a template of your own with {} in it; may be repeated")
+    parser.add_argument("--vocabulary", default="", help="byte-pair vocabulary, where the weights need another")
+    parser.add_argument("--text-heads", type=int, default=0, help="attention heads of the tower (usual: width / 64)")
+    parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
+    parser.add_argument("--force", action="store_true", help="overwrite the output")
+    add_device_options(parser)
+    return parser.parse_args(arguments)
+
+
+def chosen_names(options: argparse.Namespace) -> tuple[list[str], ClassList | None]:
+    """Class names and, if they are those of a data set, its class list.
+
+    Raises:
+        UserError: unknown data set, a file that cannot be read, no names, a name twice.
+    """
+    if options.dataset:
+        classes = class_list(options.dataset, options.split)
+        return list(classes.names), classes
+    if options.split:
+        raise UserError("--split goes with --dataset")
+    if options.names_file:
+        try:
+            parts = options.names_file.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--names-file {options.names_file} cannot be read: {error}") from error
+    else:
+        parts = options.names.split(",")
+    names = [part.strip() for part in parts if part.strip()]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if not names or twice:
+        raise UserError(f"class name {twice[0]!r} is given twice" if twice else "no class names were given")
+    return names, None
+
+
+def chosen_templates(options: argparse.Namespace) -> tuple[str, ...]:
+    """Templates of the command line, else those of the paper for the data set.
+
+    Raises:
+        UserError: a template without its place, or both kinds of option.
+    """
+    if options.template and options.templates:
+        raise UserError("--template and --templates exclude each other")
+    for template in options.template or ():
+        if template.count("{}") != 1:
+            raise UserError(f"--template {template!r} must hold {{}} once, where the class name goes")
+    if options.template:
+        return tuple(options.template)
+    return TEMPLATES[options.templates or ("coco" if options.dataset in ("coco_stuff", "context") else "voc")]
+
+
+def tower_of(path: Path, text: TextConfig) -> TextSide:
+    """The text tower of CLIP or CLIP-RC weights.
+
+    Raises:
+        UserError: the file cannot be used, or holds no text tower.
+    """
+    from jseg.clip.weights import read_clip_weights
+    from jseg.engine.text_features import side_of_checkpoint, side_of_clip
+
+    return side_of_checkpoint(read_weight_file(path), text) or side_of_clip(read_clip_weights(path), text)
+
+
+def rows_of_npy(options: argparse.Namespace, classes: ClassList | None) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The rows of a plain file, and the templates that they are said to be made with (checked for released files).
+
+    Raises:
+        UserError: no data set was named, the rows do not fit it, or the templates are not the file's.
+    """
+    if classes is None:
+        raise UserError("--npy goes with --dataset: the file does not say which classes its rows are")
+    templates = chosen_templates(options)
+    length = read_embedding_file(options.npy).matrix.shape[1]
+    matrix, warnings = read_embeddings(options.npy, classes, length, templates)
+    for warning in warnings:
+        print(f"warning: {warning}; made with the templates {list(templates)}, as far as this tool can know")
+    return matrix, templates
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the tool."""
+    options = parse_arguments(arguments)
+    if options.output.suffix != ".safetensors":
+        raise UserError(f"--output {options.output}: its name must end in .safetensors")
+    if options.output.exists() and not options.force:
+        raise UserError(f"--output {options.output} exists: pass --force to overwrite it")
+    names, classes = chosen_names(options)
+    if options.npy:
+        matrix, templates = rows_of_npy(options, classes)
+        weights_sha256 = ""
+    else:
+        templates = chosen_templates(options)
+        side = tower_of(options.weights, TextConfig(vocabulary=options.vocabulary, heads=options.text_heads or 8))
+        weights_sha256 = sha256_of_file(options.weights)
+        side.tokenizer()  # a missing vocabulary is told before Jittor starts
+
+        from jseg.runtime.start import start
+
+        start(options.device)
+        matrix = side.embed(names, templates)
+    write_embeddings(options.output, matrix, names, templates, weights_sha256, classes)
+    title = classes.title if classes else "your own names"
+    print(f"{len(names)} classes ({title}), {len(templates)} templates, rows of length {matrix.shape[1]}")
+    print(f"weights: {f'{options.weights}, SHA-256 {weights_sha256}' if weights_sha256 else f'rows of {options.npy}'}")
+    print(f"written: {options.output}; use it by text.embeddings={options.output}")
+
+
+if __name__ == "__main__":
+    run(main)
