@@ -1,0 +1,128 @@
+"""PASCAL VOC 2012 aug: lists, masks, their sources, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import loadmat, savemat
+
+from jseg.data.class_names import voc_palette
+from jseg.data_preparation.voc12 import prepare, sbd_folder
+from jseg.errors import UserError
+from tests.replicas import Voc12Replica, make_voc12, save_list
+
+
+@pytest.fixture
+def voc(tmp_path: Path) -> Voc12Replica:
+    return make_voc12(tmp_path)
+
+
+def names_of(voc: Voc12Replica, name: str) -> list[str]:
+    return (voc.root / "ImageSets" / "Segmentation" / f"{name}.txt").read_text().split()
+
+
+def aug_mask(voc: Voc12Replica, name: str) -> Path:
+    return voc.root / "SegmentationClassAug" / f"{name}.png"
+
+
+def run(voc: Voc12Replica, **changes: object) -> int:
+    return prepare(**{"root": voc.root, "sbd": voc.sbd, "workers": 0, "allow_partial": True, **changes})
+
+
+def refused(voc: Voc12Replica, **changes: object) -> str:
+    with pytest.raises(UserError) as caught:
+        run(voc, **changes)
+    return str(caught.value)
+
+
+def test_lists_are_derived_from_sbd_without_voc(voc: Voc12Replica) -> None:
+    assert run(voc) == 0
+    assert names_of(voc, "aug") == voc.aug
+    assert names_of(voc, "trainaug") == voc.train + voc.aug
+    assert not set(names_of(voc, "trainaug")) & set(voc.val)
+
+
+def test_masks_of_train_are_vocs_own_and_the_others_sbds(voc: Voc12Replica) -> None:
+    assert run(voc) == 0
+    for name in voc.train:  # SBD has half of them: its masks have no border and must not be taken
+        own = (voc.root / "SegmentationClass" / f"{name}.png").read_bytes()
+        assert aug_mask(voc, name).read_bytes() == own
+    for name in voc.aug:
+        expected = loadmat(voc.sbd / "dataset" / "cls" / f"{name}.mat", squeeze_me=True, struct_as_record=False)
+        with Image.open(aug_mask(voc, name)) as mask:
+            assert mask.mode == "P"
+            np.testing.assert_array_equal(np.array(mask), expected["GTcls"].Segmentation)
+            np.testing.assert_array_equal(np.array(mask.getpalette()).reshape(-1, 3)[:21], voc_palette(21))
+    found = sorted(path.stem for path in (voc.root / "SegmentationClassAug").iterdir())
+    assert found == sorted(voc.train + voc.aug)
+
+
+def test_given_lists_are_kept(voc: Voc12Replica) -> None:
+    path = voc.root / "ImageSets" / "Segmentation" / "aug.txt"
+    save_list(path, voc.aug[:3])
+    assert run(voc) == 0
+    assert names_of(voc, "aug") == voc.aug[:3] and names_of(voc, "trainaug") == voc.train + voc.aug[:3]
+    path.unlink()
+    assert run(voc) == 0 and names_of(voc, "aug") == voc.aug[:3]  # from trainaug.txt
+    assert not aug_mask(voc, voc.aug[4]).exists()
+
+
+def test_lists_that_contradict_each_other_are_refused(voc: Voc12Replica) -> None:
+    lists = voc.root / "ImageSets" / "Segmentation"
+    save_list(lists / "aug.txt", voc.aug + voc.val[:2])
+    assert f"2 names are also in val.txt, first {voc.val[0]}" in refused(voc)
+    save_list(lists / "aug.txt", voc.aug)
+    save_list(lists / "trainaug.txt", voc.aug)
+    assert "trainaug.txt is not train.txt and aug.txt together" in refused(voc)
+
+
+def test_a_second_run_keeps_whole_masks_and_needs_no_sbd(voc: Voc12Replica, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(voc) == 0
+    cut, kept = aug_mask(voc, voc.aug[1]), aug_mask(voc, voc.aug[0])
+    whole, stamp = cut.read_bytes(), kept.stat().st_mtime_ns
+    assert run(voc, sbd=None) == 0
+    cut.write_bytes(whole[:-30])
+    assert "1 masks of aug.txt must be made from SBD: pass --sbd" in refused(voc, sbd=None)
+    capsys.readouterr()
+    assert run(voc) == 0 and "9 masks are there, 1 to make" in capsys.readouterr().out
+    assert cut.read_bytes() == whole and kept.stat().st_mtime_ns == stamp
+    assert run(voc, force=True) == 0 and kept.stat().st_mtime_ns != stamp
+
+
+def test_counts_are_compared_with_the_published_ones(voc: Voc12Replica, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(voc, allow_partial=False) == 1
+    shown = capsys.readouterr().out
+    assert (
+        "10 pictures, the published runs have 10,582" in shown and "8 pictures, the published runs have 1,449" in shown
+    )
+
+
+def test_bad_sources_are_named_and_the_others_made(voc: Voc12Replica, capsys: pytest.CaptureFixture[str]) -> None:
+    cls = voc.sbd / "dataset" / "cls"
+    (cls / f"{voc.aug[0]}.mat").unlink()
+    (cls / f"{voc.aug[1]}.mat").write_bytes(b"MATLAB 5.0 MAT-file")
+    savemat(cls / f"{voc.aug[2]}.mat", {"GTinst": {"Segmentation": np.zeros((72, 96), np.uint8)}})
+    savemat(cls / f"{voc.aug[3]}.mat", {"GTcls": {"Segmentation": np.full((72, 96), 21, np.uint8)}})
+    savemat(cls / f"{voc.aug[4]}.mat", {"GTcls": {"Segmentation": np.zeros((96, 72), np.uint8)}})
+    rgb = voc.root / "SegmentationClass" / f"{voc.train[0]}.png"
+    Image.open(rgb).convert("RGB").save(rgb)
+    assert run(voc) == 1
+    shown = capsys.readouterr().out
+    assert f"{voc.aug[0]}.mat: missing" in shown
+    assert f"{voc.aug[1]}.mat: not a .mat file" in shown
+    assert f"{voc.aug[2]}.mat: has no variable GTcls" in shown
+    assert f"{voc.aug[3]}.mat: label values from 21 to 21, expected whole numbers 0..20" in shown
+    assert f"{voc.aug[4]}.mat: labels of 72x96 pixels, picture" in shown
+    assert f"{voc.train[0]}.png: 8-bit RGB PNG" in shown
+    made = sorted(path.stem for path in (voc.root / "SegmentationClassAug").iterdir())
+    assert made == sorted([*voc.train[1:], voc.aug[5]])
+
+
+def test_folders_that_are_not_what_they_should_be(voc: Voc12Replica) -> None:
+    assert sbd_folder(voc.sbd) == sbd_folder(voc.sbd / "dataset") == voc.sbd / "dataset"
+    assert "no folder cls" in refused(voc, sbd=voc.root)
+    assert "VOCdevkit/VOC2012" in refused(voc, root=voc.root.parent)
+    assert "pass --sbd FOLDER, whose lists" in refused(voc, sbd=None)
