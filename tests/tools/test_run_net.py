@@ -16,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jseg.clip.embedding_files import write_embeddings
+from jseg.data.class_names import class_list
 from jseg.engine.run_log import read_log
 from jseg.runtime.command_line import run
 from jseg.weight_files import read_weight_file, write_safetensors
@@ -302,6 +304,63 @@ def test_a_checkpoint_of_another_class_list(voc: Path, trained: Path, capsys: py
     refused(arguments, capsys, "made for other classes", "20 instead of 20", "red striped circle", "--other-classes")
     assert run_net.main([*arguments, "--other-classes"]) == 0
     assert run_net.main([*arguments, "cross_dataset=True"]) == 0
+
+
+def test_a_checkpoint_of_another_split(voc: Path, trained: Path, capsys: pytest.CaptureFixture) -> None:
+    """Weights of ours for PASCAL Context's split A, used for split B: named for what it is."""
+    context = voc.parent / "context.py"
+    context.write_text('base = "voc.py"\ndata = dict(dataset="context")\ntrain = dict(iterations=1)\n')
+    assert run_net.main(command(context)) == 0
+    weights = str(context.parent / "run" / "weights.safetensors")
+    arguments = command(context, "--task", "val", "--weights", weights)
+    capsys.readouterr()
+    assert run_net.main(arguments) == 0
+    assert "context (split A), inductive" in capsys.readouterr().out
+    refused([*arguments, "data.split=B"], capsys, "other unseen classes (aeroplane, bird,", "set data.split")
+
+
+def test_embeddings_of_another_data_set(voc: Path, capsys: pytest.CaptureFixture) -> None:
+    """As many classes, as long rows, but not these classes: the file says whose they are."""
+    shapes, path = class_list("shapes"), voc.parent / "shapes.safetensors"
+    write_embeddings(path, np.ones((20, 16), np.float32), shapes.names, ("a photo of a {}",), "0" * 64, shapes)
+    refused(command(voc, f"text.embeddings={path}"), capsys, "other classes of shapes", "red striped", "of voc12")
+
+
+def test_a_batch_of_8_for_a_recipe_of_16_is_warned_of(trained: Path, capsys: pytest.CaptureFixture) -> None:
+    """The tiny run has a batch of 2: in training and when its weights are evaluated, the recipe's 4 is missed."""
+    config = trained.parent / "tiny.py"
+    arguments = ["--config-file", str(config), "--no-cuda", "--work-dir", str(trained.parent / "batch")]
+    assert run_net.main([*arguments, "train.recipe_batch=4", "train.iterations=1"]) == 0
+    assert "warning: the effective batch is 2, the recipe's is 4" in capsys.readouterr().out
+    weights = ["--task", "val", "--weights", str(trained.parent / "batch" / "weights.safetensors")]
+    assert run_net.main([*arguments, *weights, "train.recipe_batch=4"]) == 0
+    assert "trained with another batch: the effective batch is 2, the recipe's is 4" in capsys.readouterr().out
+    assert run_net.main([*arguments, *weights, "train.recipe_batch=2"]) == 0
+    assert "batch" not in capsys.readouterr().out.replace(str(trained.parent / "batch"), "")
+
+
+def test_a_transductive_run_names_the_iteration_that_it_starts_from(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    start = ["--config-file", str(trained.parent / "tiny.py"), "--no-cuda", "--work-dir", str(tmp_path / "new")]
+    changes = ["data.setting=transductive", "train.iterations=1", "train.expected_weights=x", "model.init="]
+    wanted = [*changes, "train.expected_iteration=2"]
+    refused([*start, *wanted], capsys, "starts from x")
+    refused(
+        [*start, *wanted, "--weights", str(trained / "weights.safetensors")], capsys, "after iteration 4", "iteration 2"
+    )
+    assert run_net.main([*start, *wanted, "--weights", str(trained / "checkpoint_0000002.safetensors")]) == 0
+
+
+def test_milestones_are_kept(tiny: Path) -> None:
+    changes = ["train.iterations=5", "train.save_every=2", "train.keep_checkpoints=1", "train.milestones=(1,)"]
+    assert run_net.main(command(tiny, *changes)) == 0
+    found = sorted(path.name for path in (tiny.parent / "run").glob("checkpoint_*"))
+    assert found == ["checkpoint_0000001.safetensors", "checkpoint_0000005.safetensors"]
+
+
+def test_a_cross_data_set_config_is_not_trained(tiny: Path, capsys: pytest.CaptureFixture) -> None:
+    refused(command(tiny, "cross_dataset=True"), capsys, "another data set", "--task val --weights")
 
 
 def test_a_checkpoint_of_another_model(trained: Path, capsys: pytest.CaptureFixture) -> None:

@@ -1,0 +1,84 @@
+"""Starting points and batches that keep to the recipe, or do not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from jseg.engine import recipe
+from jseg.engine.checkpoint import FORMAT
+from jseg.engine.config import Config
+from jseg.errors import UserError
+from jseg.weight_files import WeightFile
+
+
+def weights(**meta: object) -> WeightFile:
+    return WeightFile({}, meta, "", "", Path("run/weights.safetensors"))
+
+
+def transductive() -> Config:
+    config = Config()
+    config.data.setting = "transductive"
+    config.train.expected_iteration, config.train.expected_weights = 20000, "the inductive checkpoint"
+    return config
+
+
+@pytest.mark.parametrize("meta", [{"format": FORMAT, "iteration": 20000}, {"iter": 20000, "CLASSES": ("a",)}])
+def test_the_expected_iteration_passes(meta: dict) -> None:
+    assert recipe.check_start(weights(**meta), transductive()) == []
+
+
+@pytest.mark.parametrize("meta", [{"format": FORMAT, "iteration": 40000}, {"iter": 40000}])
+def test_another_iteration_is_refused_with_two_ways_out(meta: dict) -> None:
+    with pytest.raises(UserError, match=r"after iteration 40000.*20000.*checkpoint_0020000.*expected_iteration=0"):
+        recipe.check_start(weights(**meta), transductive())
+    config = transductive()
+    config.train.expected_iteration = 0
+    assert recipe.check_start(weights(**meta), config) == []
+
+
+@pytest.mark.parametrize("iteration", [None, "20000", -1, True])
+def test_an_unknown_iteration_is_warned_of(iteration: object) -> None:
+    (warning,) = recipe.check_start(weights(iter=iteration), transductive())
+    assert "does not say at which iteration" in warning and "20000" in warning
+
+
+def test_supervised_weights_are_no_start_for_a_transductive_run() -> None:
+    file = weights(format=FORMAT, iteration=20000, setting="supervised")
+    with pytest.raises(UserError, match="knows the labels of the unseen classes: start from the inductive checkpoint"):
+        recipe.check_start(file, transductive())
+    config = transductive()
+    config.data.setting = "supervised"
+    assert recipe.check_start(file, config) == []
+
+
+def test_batch() -> None:
+    config = Config()
+    config.train.recipe_batch = 16
+    assert recipe.batch_line(config) == "batch: 16 pictures in all, as the recipe has it"
+    assert recipe.batch_warning(16, config) is None
+    config.train.micro_batch = 4
+    assert recipe.batch_line(config) == "batch: 16 pictures in all, as the recipe has it (4 x 4, gradients added up)"
+    config.train.batch_size = 8
+    assert recipe.batch_line(config) == "batch: 8 pictures in all (2 x 4, gradients added up)"
+    warning = recipe.batch_warning(8, config)
+    assert "effective batch is 8, the recipe's is 16" in warning and "train.micro_batch" in warning
+    config.train.recipe_batch = 0
+    assert recipe.batch_warning(8, config) is None
+
+
+def test_the_batch_that_weights_record() -> None:
+    config = Config()
+    config.train.recipe_batch = 16
+    file = weights(format=FORMAT, config={"train": {"batch_size": 8}})
+    assert "weights.safetensors was trained with another batch: the effective batch is 8" in (
+        recipe.weights_batch_warning(file, config)
+    )
+    for meta in (
+        {"config": {"train": {"batch_size": 8}}},  # not ours: what its config says is not ours to read
+        {"format": FORMAT, "config": {"train": {"batch_size": 16}}},
+        {"format": FORMAT, "config": {}},
+        {"format": FORMAT},
+    ):
+        assert recipe.weights_batch_warning(weights(**meta), config) is None
