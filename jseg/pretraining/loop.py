@@ -15,12 +15,13 @@ import jittor as jt
 
 from jseg.clip.tokenizer import Tokenizer, generate_vocabulary
 from jseg.engine import checkpoint
+from jseg.engine.config import OptimizerConfig
 from jseg.engine.run_log import RunLog
 from jseg.engine.trainer import AdamW
 from jseg.errors import UserError
 from jseg.pretraining.contrastive import contrastive_loss
 from jseg.pretraining.pictures import PictureBatch, sample_captions
-from jseg.pretraining.settings import Settings
+from jseg.pretraining.settings import Round, Settings
 from jseg.pretraining.small_clip import SmallClip
 from jseg.weight_files import WeightFile
 
@@ -43,10 +44,14 @@ class Pretraining:
         self.iteration = 0
         self.optimizer = self._fresh_optimizer()
 
+    def _round(self) -> tuple[Round, OptimizerConfig]:
+        """The round that the next step belongs to, and what its optimiser is made of."""
+        current = self.settings.round(min(self.iteration, self.settings.iterations - 1))
+        config = dataclasses.replace(self.settings.optimizer, lr=current.lr, warmup_iterations=current.warmup)
+        return current, config
+
     def _fresh_optimizer(self) -> AdamW:
-        """The optimiser of the round that the next step belongs to."""
-        lr = self.settings.round(min(self.iteration, self.settings.iterations - 1)).lr
-        return AdamW(self.clip.parameters(), dataclasses.replace(self.settings.optimizer, lr=lr))
+        return AdamW(self.clip.parameters(), self._round()[1])
 
     def step(self, batch: PictureBatch) -> tuple[float, float]:
         """One optimiser step; returns the loss before it and the learning rate.
@@ -54,11 +59,11 @@ class Pretraining:
         Raises:
             UserError: the loss is not finite.
         """
-        settings = self.settings
-        start, length = settings.round_start(self.iteration), settings.round(self.iteration).iterations
+        start = self.settings.round_start(self.iteration)
         if start == self.iteration:
             self.optimizer = self._fresh_optimizer()
-        lr = self.optimizer.set_learning_rate(self.iteration - start, length, settings.optimizer)
+        current, config = self._round()
+        lr = self.optimizer.set_learning_rate(self.iteration - start, current.arc or current.iterations, config)
         pictures, captions = self.clip.embed_pictures(batch.normalised), self.clip.text(batch.tokens)
         loss = contrastive_loss(pictures, captions, self.clip.scale(), batch.true)
         gradients = jt.grad(loss, self.optimizer.parameters)

@@ -30,10 +30,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Round:
-    """Stages under one arc of the learning rate: warm-up to `lr`, decay to nearly 0, with fresh moments of AdamW."""
+    """Stages under one arc of the learning rate: warm-up to `lr`, linear decay to nearly 0, fresh moments of AdamW."""
 
     lr: float
+    warmup: int  # steps
     stages: tuple[Stage, ...]
+    arc: int = (
+        0  # steps that the decay is laid out for; 0 = all of the round's, more = the round ends before it is through
+    )
 
     @property
     def iterations(self) -> int:
@@ -42,26 +46,19 @@ class Round:
 
 
 # Patches with a colour and a pattern first, then whole objects, then several of them. Small pictures have few patches,
-# so the early stages see many of them in the same time. The second round is for scenes as segmentation meets them.
+# so the early stages see many of them in the same time. The last round is for scenes as segmentation meets them.
 ROUNDS = (
-    Round(
-        1e-3,
-        (
-            Stage(1200, 128, 32, (1, 1), (0.8, 2.0)),
-            Stage(1500, 96, 48, (1, 1), (0.7, 1.8)),
-            Stage(900, 72, 64, (1, 4), (0.75, 1.4)),
-            Stage(150, 40, 96, (1, 4), None),
-        ),
-    ),
-    Round(6e-4, (Stage(1200, 72, 64, (1, 4), (0.75, 1.4)), Stage(500, 40, 96, (2, 4), None))),
+    Round(1e-3, 150, (Stage(1200, 128, 32, (1, 1), (0.8, 2.0)), Stage(550, 96, 48, (1, 1), (0.7, 1.8))), arc=3750),
+    Round(7e-4, 50, (Stage(250, 72, 64, (1, 2), (0.75, 1.4)), Stage(550, 72, 64, (1, 4), (0.75, 1.4)))),
+    Round(3e-4, 30, (Stage(250, 40, 96, (1, 4), None),)),
 )
 
 
 def _optimizer() -> OptimizerConfig:
-    """The rate is that of the round."""
+    """Rate and warm-up are those of the round."""
     return OptimizerConfig(
         lr_factor=1.0, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.05, groups="stated", power=1.0,
-        min_lr=1e-5, warmup_iterations=150, warmup_ratio=1e-2,
+        min_lr=1e-5, warmup_ratio=1e-2,
     )  # fmt: skip
 
 

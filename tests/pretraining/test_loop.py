@@ -54,10 +54,8 @@ def test_every_weight_trains_and_the_loss_falls(tiny: Settings) -> None:
     run = Pretraining(tiny)
     before = run.clip.tensors()
     batch = picture_batch(tiny, run.tokenizer, 0)
-    arc = Round(3e-3, (dataclasses.replace(tiny.stage(0), iterations=20),))
-    run.settings = dataclasses.replace(
-        tiny, optimizer=dataclasses.replace(tiny.optimizer, warmup_iterations=0), rounds=(arc,)
-    )
+    arc = Round(3e-3, 0, (dataclasses.replace(tiny.stage(0), iterations=20),))
+    run.settings = dataclasses.replace(tiny, rounds=(arc,))
     losses = [run.step(batch)[0] for _ in range(20)]
     assert losses[-1] < 0.6 * losses[0]
     after = run.clip.tensors()
@@ -84,7 +82,8 @@ def test_stages_and_rounds_follow_each_other(tiny: Settings) -> None:
 
 
 def test_a_round_warms_up_and_decays(tiny: Settings) -> None:
-    run = Pretraining(dataclasses.replace(tiny, optimizer=dataclasses.replace(tiny.optimizer, warmup_iterations=1)))
+    first = dataclasses.replace(tiny.rounds[0], arc=10)
+    run = Pretraining(dataclasses.replace(tiny, rounds=(first, tiny.rounds[1])))
     rates = [run.step(picture_batch(run.settings, run.tokenizer, iteration))[1] for iteration in range(8)]
-    np.testing.assert_allclose(rates[:5], [1e-5, 8.02e-4, 6.04e-4, 4.06e-4, 2.08e-4], rtol=1e-6)
+    np.testing.assert_allclose(rates[:5], [1e-5, 9.01e-4, 8.02e-4, 7.03e-4, 6.04e-4], rtol=1e-6)
     np.testing.assert_allclose(rates[5:], [5e-6, 1e-5 + 4.9e-4 * 2 / 3, 1e-5 + 4.9e-4 / 3], rtol=1e-6)
