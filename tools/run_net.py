@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jseg.clip.weights import ClipWeights, read_clip_weights
-from jseg.data.class_names import ClassList, class_list
+from jseg.data.class_names import ClassList
+from jseg.data.held_out import classes_of
 from jseg.data.label_maps import training_classes
 from jseg.data.segmentation_dataset import Dataset, open_dataset
 from jseg.engine import checkpoint, recipe
@@ -135,7 +136,7 @@ def build_model(config: Config, file: WeightFile | None, clip: ClipWeights | Non
 
 def prepare(options: argparse.Namespace, config: Config) -> tuple[ClassList, WeightFile | None, ClipWeights | None]:
     """What can be checked before Jittor starts: class list, weight file, CLIP weights, folder of the run."""
-    classes = class_list(config.data.dataset, config.data.split)
+    classes = classes_of(config.data)
     file = weights_of(options)
     if file is not None:
         checkpoint.model_tensors(file)  # refuses plain CLIP weights

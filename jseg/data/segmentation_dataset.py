@@ -9,7 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from jseg.data.class_names import ClassList, class_list
+from jseg.data.class_names import ClassList
+from jseg.data.held_out import classes_of
 from jseg.data.image_files import file_problem, read_image, read_stored_labels
 from jseg.data.label_faults import PREPARE, missing_labels_fault
 from jseg.data.label_maps import class_labels
@@ -87,7 +88,7 @@ class SegmentationDataset:
             UserError: no data.root, missing folder or split file, empty split, missing or unreadable files (the first
                 ones are named), unknown class list.
         """
-        self.class_list = class_list(data.dataset, data.split)
+        self.class_list = classes_of(data)
         self.section = "train" if split == "train" else "val"
         self._files = data.train if split == "train" else data.val
         if not data.root:

@@ -16,7 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from jseg.data import shapes_drawing as drawing
-from jseg.data.class_names import IGNORED, SHAPES_NAMES, class_list
+from jseg.data.class_names import IGNORED, SHAPES_NAMES
+from jseg.data.held_out import classes_of
+from jseg.data.label_maps import class_labels
 from jseg.engine.config import DataConfig
 from jseg.errors import UserError
 
@@ -57,7 +59,7 @@ class ShapesDataset:
         Raises:
             UserError: no scenes, a scene too small to draw in, a negative seed, a range of objects out of order.
         """
-        self.class_list = class_list("shapes", data.split)
+        self.class_list = classes_of(data)
         self.config, self.split = data.shapes, split
         self._length = data.shapes.train_scenes if split == "train" else data.shapes.val_scenes
         if self._length < 1:
@@ -86,7 +88,8 @@ class ShapesDataset:
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
         """(H, W, 3) uint8 RGB picture, (H, W) uint8 class numbers (255 = background), and the scene's name."""
         scene = self.scene(index)
-        return scene.image, scene.labels, f"{self.split}_{index:06d}"
+        name = f"{self.split}_{index:06d}"
+        return scene.image, class_labels(scene.labels, self.class_list, name), name
 
     def caption(self, index: int, scene: Scene | None = None) -> str:
         """A sentence about scene `index`; pass the scene if it is at hand, else it is drawn again."""

@@ -1,0 +1,125 @@
+"""Chooses gamma without peeking: on seen classes that were held out of training, never on the unseen ones.
+
+    python tools/run_net.py --config-file configs/voc12_inductive.py --task train --work-dir work_dirs/voc12_held_out \\
+        data.held_out="('boat', 'cat', 'dog', 'horse')"
+    python tools/calibrate_gamma.py --config-file configs/voc12_inductive.py \\
+        --weights work_dirs/voc12_held_out/weights.safetensors
+
+The weights must come from a run with `data.held_out`: a model that has learned a class tells nothing about unseen ones.
+Pixels of the truly unseen classes are ignored in that run and here. Prints the metrics for every gamma and the choice
+beside the published 0.1, and writes them to <work-dir>/gamma.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jseg.data.class_names import ClassList, class_list
+from jseg.data.held_out import classes_of, suggestion
+from jseg.data.segmentation_dataset import open_dataset
+from jseg.engine import checkpoint
+from jseg.engine.config import Config, read_config
+from jseg.engine.text_features import class_embeddings
+from jseg.errors import UserError
+from jseg.runtime.command_line import ArgumentParser, add_device_options, run
+from jseg.weight_files import WeightFile
+from jseg.whole_file import check_writable, write_json
+
+if TYPE_CHECKING:
+    from jseg.model.clip_rc import ClipRC
+
+RESULT_NAME = "gamma.json"
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command line -> options."""
+    parser = ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--config-file", required=True, help="config of the run with data.held_out")
+    parser.add_argument("--weights", type=Path, required=True, help="weights of that run")
+    parser.add_argument("--split", choices=("train", "val"), default="train", help="pictures to use (default: train)")
+    parser.add_argument("--pictures", type=int, default=1000, help="how many, evenly spread (default 1000; 0 = all)")
+    parser.add_argument("--highest", type=float, default=0.5, help="highest gamma (default 0.5)")
+    parser.add_argument("--step", type=float, default=0.025, help="between two values, from 0 (default 0.025)")
+    parser.add_argument("--work-dir", type=Path, help="folder for gamma.json (default: that of the weights)")
+    add_device_options(parser)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the config")
+    options = parser.parse_intermixed_args(arguments)
+    if not 0 < options.step <= options.highest <= 1:
+        raise UserError(f"--step {options.step} --highest {options.highest}: must be 0 < step <= highest <= 1")
+    if options.pictures < 0:
+        raise UserError(f"--pictures {options.pictures}: must be 0 (all) or more")
+    return options
+
+
+def held_out_classes(config: Config, file: WeightFile) -> ClassList:
+    """The class list of the calibration, as the weights record it; `config.data.held_out` is set to it.
+
+    Raises:
+        UserError: another setting than inductive, weights that were trained on all seen classes or do not say, or that
+            were trained with other held-out classes than the config names.
+    """
+    if config.data.setting != "inductive":
+        raise UserError(f"data.setting={config.data.setting!r}: gamma has no effect there, it is for inductive runs")
+    recorded: Any = file.meta.get("config") if checkpoint.is_ours(file) else None
+    data = recorded.get("data") if isinstance(recorded, dict) else None
+    names = data.get("held_out") if isinstance(data, dict) else None
+    if not names:
+        classes = class_list(config.data.dataset, config.data.split)
+        raise UserError(
+            f"{file.path} was not trained with held-out classes, so it cannot tell how to treat unseen ones: train "
+            f'with, for example, data.held_out="{suggestion(classes)}" and pass those weights'
+        )
+    config.data = replace(config.data, held_out=config.data.held_out or tuple(map(str, names)))
+    classes = classes_of(config.data)
+    checkpoint.check_classes(file, classes, other_classes=False)
+    return classes
+
+
+def load_model(config: Config, file: WeightFile) -> ClipRC:
+    """The model with the weights of the file."""
+    from jseg.model.clip_rc import build_clip_rc, load_released
+
+    model = build_clip_rc(config.model)
+    load_released(model, checkpoint.model_tensors(file))
+    return model
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the tool."""
+    options = parse_arguments(arguments)
+    config = read_config(options.config_file, options.overrides)
+    file = checkpoint.read_whole(options.weights)
+    classes = held_out_classes(config, file)
+    dataset = open_dataset(config.data, options.split)
+    work_dir = check_writable(options.work_dir or options.weights.parent)
+
+    from jseg.runtime.start import start
+
+    start(options.device)
+    from jseg.engine.calibration import PUBLISHED_GAMMA, chosen, picture_indices, report, sweep
+
+    text = class_embeddings(config, classes, file)
+    steps = int(options.highest / options.step + 1e-6)
+    gammas = sorted({*(round(step * options.step, 6) for step in range(steps + 1)), PUBLISHED_GAMMA})
+    indices = picture_indices(len(dataset), options.pictures)
+    results = sweep(load_model(config, file), dataset, indices, text.matrix, config, gammas)
+    print(f"{classes.title}, {len(indices)} pictures of {options.split}")
+    print(report(results, classes))
+    result = {
+        "chosen": chosen(results)["gamma"],
+        "published": PUBLISHED_GAMMA,
+        "held_out": [classes.names[index] for index in classes.unseen],
+        "pictures": len(indices),
+        "split": options.split,
+        "weights_sha256": file.sha256,
+        "results": results,
+    }
+    write_json(work_dir / RESULT_NAME, result)
+    print(f"written: {work_dir / RESULT_NAME}")
+
+
+if __name__ == "__main__":
+    run(main)
