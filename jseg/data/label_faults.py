@@ -74,8 +74,13 @@ def value_fault(counts: ValueCounts, class_list: ClassList) -> str:
     return _cause_of_shift(counts, class_list)
 
 
+def _top(class_list: ClassList) -> int:
+    """The highest stored value but 255, classes that a run leaves out included."""
+    return max(value for value in (*class_list.stored, *class_list.stored_ignored) if value != IGNORED)
+
+
 def _cause_of_outside(outside: list[int], counts: ValueCounts, class_list: ClassList) -> str:
-    top = class_list.stored[-1]
+    top = _top(class_list)
     shifted_up = outside == [top + 1] and not (counts.maps[0] and counts.maps[IGNORED])
     if class_list.dataset == "coco_stuff":
         gaps = any(counts.maps[value] for value in COCO_STUFF_ID_GAPS)
@@ -103,7 +108,7 @@ def _cause_of_outside(outside: list[int], counts: ValueCounts, class_list: Class
 
 def _cause_of_shift(counts: ValueCounts, class_list: ClassList) -> str:
     """Shifts that stay within the class list; see the module docstring for what each rule needs."""
-    first, top = class_list.stored[0], class_list.stored[-1]
+    first, top = class_list.stored[0], _top(class_list)
     zero, ignored = counts.share(0), counts.share(IGNORED)
     told = f"0 is in {counts.maps[0]} and 255 in {counts.maps[IGNORED]} of {counts.total} label maps"
     if 0 in class_list.stored_ignored:

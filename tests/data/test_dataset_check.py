@@ -139,3 +139,12 @@ def test_quick_check_reads_fifty_pairs_and_names_three_files(voc: DataConfig) ->
     assert "train, 50 random pairs: label values 200 (over 50 label maps) are not in the class list" in message
     assert message.count("values 200)") == 3 and "and 47 more" in message
     assert message.endswith("tools/check_dataset.py looks at all of them")
+
+
+def test_opening_names_the_masks_that_sbd_has(voc: DataConfig) -> None:
+    labels_of(voc, "b2").unlink()
+    with pytest.raises(UserError, match=r"b2\.png \(missing\); 1 of the missing masks in SegmentationClass are SBD's"):
+        open_dataset(voc, "train")
+    voc.train.labels = "SegmentationClassAug"
+    with pytest.raises(UserError, match=r"SegmentationClassAug does not exist: .* \(tools/prepare_voc12\.py makes"):
+        open_dataset(voc, "train")
