@@ -163,7 +163,8 @@ def _look_at(
 
 def _problem_findings(dataset: SegmentationDataset, tally: Tally) -> list[Finding]:
     """One finding for each kind of problem, then what the values of all label maps say."""
-    findings, value_text = [], value_fault(tally.counts, dataset.class_list)
+    complete = not count_note(dataset.class_list.dataset, dataset.section, len(dataset))
+    findings, value_text = [], value_fault(tally.counts, dataset.class_list, complete)
     for kind, items in tally.problems.items():
         if kind == _VALUES:
             continue

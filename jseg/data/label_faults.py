@@ -6,9 +6,11 @@ Values alone decide some faults and not others. Each rule below states what it n
   none of the ids that the original files leave out), COCO's category ids (182 occurs), labels one too high (the value
   after the last class occurs; 0, or what means "no class", does not) and grey values of palette colours.
 - Labels one too low, i.e. already made into training labels: where 0 is background nearly every label map holds it.
-  Here fewer than half do, at least half hold 255, and the last class never occurs.
+  Here fewer than half do, at least half hold 255, and the last class never occurs; told from 5 label maps on, since a
+  single picture may well show no background. Background counted as class 0: no map holds 0, at least half hold class 0.
 - COCO has no background to go by, but more than half of its pictures show a person (class 0): in 50 label maps or more
-  a share below 20 % means that they are shifted or in another order.
+  of the whole data set a share below 20 % means that they are shifted or in another order. A part of COCO may well hold
+  fewer persons, so there the rule is not used.
 
 Not decidable from values: two classes exchanged, a class list in another order on data without such a mark.
 """
@@ -24,6 +26,7 @@ import numpy as np
 from jseg.data.class_names import COCO_STUFF_ID_GAPS, COCO_STUFF_IDS, IGNORED, ClassList, voc_palette
 
 _SHOWN = 8  # values or names in a message
+_SHIFT_MAPS = 5  # label maps from which missing background says something
 _PERSON_MAPS = 50  # label maps from which the share of persons in COCO says something
 _PERSON_SHARE = 0.2  # really 0.54
 
@@ -58,8 +61,11 @@ class ValueCounts:
         return float(self.maps[value]) / max(self.total, 1)
 
 
-def value_fault(counts: ValueCounts, class_list: ClassList) -> str:
-    """What the values of a split say is wrong with its labels, one sentence; "" when nothing."""
+def value_fault(counts: ValueCounts, class_list: ClassList, complete: bool = False) -> str:
+    """What the values of a split say is wrong with its labels, one sentence; "" when nothing.
+
+    `complete`: the label maps are all of the data set's, or drawn from all at random.
+    """
     if not counts.total:
         return ""
     known = set(class_list.stored) | set(class_list.stored_ignored)
@@ -71,7 +77,7 @@ def value_fault(counts: ValueCounts, class_list: ClassList) -> str:
         return f"{lead}: {cause}" if cause else lead
     if not any(counts.maps[value] for value in class_list.stored):
         return f"no label map holds any class of {class_list.title}: every pixel is ignored"
-    return _cause_of_shift(counts, class_list)
+    return _cause_of_shift(counts, class_list) or (_cause_of_order(counts, class_list) if complete else "")
 
 
 def _top(class_list: ClassList) -> int:
@@ -111,7 +117,7 @@ def _cause_of_shift(counts: ValueCounts, class_list: ClassList) -> str:
     first, top = class_list.stored[0], _top(class_list)
     zero, ignored = counts.share(0), counts.share(IGNORED)
     told = f"0 is in {counts.maps[0]} and 255 in {counts.maps[IGNORED]} of {counts.total} label maps"
-    if 0 in class_list.stored_ignored:
+    if 0 in class_list.stored_ignored and counts.total >= _SHIFT_MAPS:
         if zero < 0.5 and ignored >= 0.5 and not counts.maps[top]:
             return (
                 f"labels are shifted by one: {told}, {top} in none, so {class_list.names[0]} is stored as 0 (which "
@@ -122,7 +128,11 @@ def _cause_of_shift(counts: ValueCounts, class_list: ClassList) -> str:
                 f"labels are shifted by one: no label map holds 0 (background) and {counts.maps[first]} of "
                 f"{counts.total} hold {first}, so background is counted as class 0 ({class_list.names[0]})"
             )
-    elif class_list.dataset == "coco_stuff" and counts.total >= _PERSON_MAPS and zero < _PERSON_SHARE:
+    return ""
+
+
+def _cause_of_order(counts: ValueCounts, class_list: ClassList) -> str:
+    if class_list.dataset == "coco_stuff" and counts.total >= _PERSON_MAPS and counts.share(0) < _PERSON_SHARE:
         return (
             f"labels are shifted or in another order: person (0) is in {counts.maps[0]} of {counts.total} label maps, "
             "but in over half of COCO's pictures; make them again with tools/prepare_coco_stuff.py"

@@ -118,11 +118,14 @@ def test_quick_check_passes_right_data(voc: DataConfig) -> None:
 
 
 def test_quick_check_says_what_is_wrong_in_one_line(voc: DataConfig) -> None:
-    for name, value in (("a1", 6), ("b2", 14), ("c3", 15)):  # training labels: background has become 255
+    names = [f"n{value:02}" for value in range(2, 8)]
+    for value, name in enumerate(names, 2):  # training labels: background has become 255
         stored = np.full((36, 48), 255)
         stored[9:20, 9:30] = value
+        save_picture(Path(voc.root) / "JPEGImages" / f"{name}.jpg", stored, 0)
         save_palette_png(labels_of(voc, name), stored)
-    with pytest.raises(UserError, match=r"voc12 train, 3 random pairs: labels are shifted by one: 0 is in 0 and 255"):
+    (Path(voc.root) / "ImageSets" / "train.txt").write_text("\n".join(names))
+    with pytest.raises(UserError, match=r"voc12 train, 6 random pairs: labels are shifted by one: 0 is in 0 and 255"):
         quick_check(open_dataset(voc, "train"))
 
 
