@@ -193,8 +193,10 @@ def train_task(options: argparse.Namespace, config: Config) -> int:
     if warning := recipe.batch_warning(config.train.batch_size, config):
         print(f"warning: {warning}", flush=True)
     from jseg.data.loader import training_batches
+    from jseg.engine.loop import train
     from jseg.engine.run_log import RunLog, command_line, environment
-    from jseg.engine.trainer import Saver, Trainer, train
+    from jseg.engine.saver import Saver
+    from jseg.engine.trainer import Trainer
 
     text = class_embeddings(config, classes, file, clip, options.other_classes)
     model = build_model(config, file, clip)

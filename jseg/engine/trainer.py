@@ -1,38 +1,24 @@
-"""The training loop of CLIP-RC (Zhang et al., CVPR 2024, section 4.1).
+"""One optimiser step of CLIP-RC (Zhang et al., CVPR 2024, section 4.1) on a given batch.
 
-    python tools/run_net.py --config-file configs/shapes_demo.py --task train
-
-`train` is the loop: next batch, seed, step, log, save, evaluate. `Trainer.step` is one optimiser step on a given batch:
-set the learning rate, forward and backward over micro-batches, update.
+Set the learning rate, forward and backward over micro-batches, update. The loop around it is jseg/engine/loop.py.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import jittor as jt
 import numpy as np
 
-from jseg.data.class_names import ClassList
-from jseg.data.loader import Batch
-from jseg.engine import checkpoint
 from jseg.engine.checkpoint import Moments
 from jseg.engine.config import Config, OptimizerConfig
 from jseg.engine.learning_rate import learning_rate
 from jseg.engine.parameter_groups import parameter_groups
-from jseg.engine.run_log import RunLog
-from jseg.engine.seeds import seed_iteration
-from jseg.engine.text_features import TextFeatures
 from jseg.errors import UserError
 from jseg.losses.class_masks import count_masks
 from jseg.losses.segmentation_loss import LossSums, SegmentationLoss
-from jseg.model.clip_rc import ClipRC, set_training, trainable
-from jseg.model.state import state_arrays
+from jseg.model.clip_rc import ClipRC, trainable
 
 
 @dataclass
@@ -191,76 +177,3 @@ class Trainer:
         whole = LossSums(focal, dice, recovery_q / parts, recovery_v / parts, num_masks, None)
         terms = self.loss.terms(whole, num_masks)
         return {**terms, "total": sum(terms.values())}
-
-
-class Saver:
-    """Writes checkpoints of a run."""
-
-    def __init__(
-        self, work_dir: Path, config: Config, classes: ClassList, text: TextFeatures, trainer: Trainer
-    ) -> None:
-        self.work_dir, self.trainer, self.config = work_dir, trainer, config.train
-        self.text = text
-        self.meta = checkpoint.describe(config, classes, text)
-
-    def tensors(self) -> dict[str, np.ndarray]:
-        """Model, text tower and class embeddings under their names in the file."""
-        return state_arrays(self.trainer.model) | checkpoint.text_arrays(self.text)
-
-    def checkpoint(self, iteration: int) -> Path:
-        """Writes the checkpoint after `iteration` finished steps and removes the oldest ones."""
-        path = checkpoint.checkpoint_path(self.work_dir, iteration)
-        meta = {**self.meta, "iteration": iteration}
-        checkpoint.save(path, self.tensors(), meta, self.trainer.optimizer.state())
-        checkpoint.prune(self.work_dir, self.config.keep_checkpoints, self.config.milestones)
-        return path
-
-    def weights(self) -> Path:
-        """Writes the final weights."""
-        path = self.work_dir / checkpoint.WEIGHTS_NAME
-        checkpoint.save(path, self.tensors(), {**self.meta, "iteration": self.trainer.config.train.iterations})
-        return path
-
-
-def train(
-    trainer: Trainer,
-    batches: Iterator[Batch],
-    log: RunLog,
-    save: Callable[[int], Path],
-    start_iteration: int = 0,
-    evaluate: Callable[[], dict[str, Any]] | None = None,
-) -> None:
-    """Trains from iteration `start_iteration` to `train.iterations`.
-
-    Args:
-        batches: from that iteration on.
-        log: of the run.
-        save: writes a checkpoint after that many finished steps and returns its path.
-        evaluate: metrics of the model as it is, for `train.eval_every`.
-
-    Raises:
-        UserError: bad data, a loss that is not finite, a disk that cannot be written.
-    """
-    config = trainer.config.train
-    set_training(trainer.model, True)
-    asked = time.perf_counter()
-    for iteration in range(start_iteration, config.iterations):
-        batch = next(batches)
-        waited = time.perf_counter() - asked
-        seed_iteration(config.seed, iteration)
-        try:
-            report = trainer.step(batch.images, batch.labels, iteration)
-        except UserError as error:
-            raise UserError(f"iteration {iteration} ({', '.join(batch.names)}): {error}") from error
-        done = iteration + 1
-        log.add(report.losses, waited)
-        if done % config.log_every == 0 or done == config.iterations:
-            log.report(done, report.lr)
-        if done % config.save_every == 0 or done in (config.iterations, *config.milestones):
-            log.write("saved", done, file=save(done).name)
-        if evaluate is not None and config.eval_every and done % config.eval_every == 0:
-            set_training(trainer.model, False)
-            log.write("evaluation", done, metrics=evaluate())
-            set_training(trainer.model, True)
-            log.restart_clock(done)
-        asked = time.perf_counter()

@@ -1,57 +1,18 @@
-"""Tests of jseg/engine/trainer.py: recorded trajectories, micro-batches, moments, the loop."""
+"""Tests of jseg/engine/trainer.py: recorded trajectories, micro-batches, moments."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from jseg.data.loader import Batch
 from jseg.engine.config import Config, ModelConfig
-from jseg.engine.run_log import RunLog, read_log
-from jseg.engine.trainer import Trainer, train
+from jseg.engine.trainer import Trainer
 from jseg.errors import UserError
-from jseg.model.clip_rc import build_clip_rc, initialise, load_released, set_training
-
-CLASSES, UNSEEN = 5, (3, 4)
-
-
-def tiny_config(**train_values: Any) -> Config:
-    config = Config()
-    config.model = ModelConfig(
-        image_size=64, width=32, layers=2, heads=2, output_dim=16, prompts=2, region_grid=2, decoder_layers=2,
-        decoder_heads=4,
-    )  # fmt: skip
-    config.optimizer.warmup_iterations, config.optimizer.lr = 2, 1e-4
-    config.train.iterations = 10
-    for key, value in train_values.items():
-        setattr(config.train, key, value)
-    return config
-
-
-def tiny_trainer(config: Config, unseen: tuple[int, ...] = (), dropout: bool = False) -> Trainer:
-    model = build_clip_rc(config.model)
-    initialise(model, config.model, seed=1)
-    set_training(model, dropout)
-    text = np.random.default_rng(2).normal(size=(CLASSES, config.model.output_dim)).astype(np.float32)
-    return Trainer(model, text / np.linalg.norm(text, axis=1, keepdims=True), unseen, config)
-
-
-def tiny_batch(seed: int, size: int = 4, lowest: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures and labels in blocks, so that pictures differ in how many classes they hold."""
-    rng = np.random.default_rng(seed)
-    labels = rng.integers(lowest, CLASSES, (size, 2, 4)).astype(np.int32)
-    labels[0] = lowest + 1  # one class only
-    labels[-1, 0] = 255
-    images = rng.normal(size=(size, 3, 64, 64)).astype(np.float32)
-    return images, labels.repeat(32, axis=1).repeat(16, axis=2)
-
-
-def weights(trainer: Trainer) -> dict[str, np.ndarray]:
-    return {name: var.numpy() for name, var in trainer.model.state_dict().items()}
+from jseg.model.clip_rc import build_clip_rc, load_released
+from tests.engine.tiny_training import UNSEEN, tiny_batch, tiny_config, tiny_trainer, weights
 
 
 def recorded_run(golden: Path, lr_file: Path) -> tuple[Trainer, np.lib.npyio.NpzFile, np.ndarray, np.ndarray]:
@@ -181,47 +142,3 @@ def test_moments_of_another_model_are_refused() -> None:
     state.m["decode_head.q_proj.weight"] = np.zeros((2, 2), np.float32)
     with pytest.raises(UserError, match=r"decode_head\.q_proj\.weight"):
         trainer.optimizer.load_state(state)
-
-
-def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
-    trainer = tiny_trainer(tiny_config())
-    images, labels = tiny_batch(seed=1)
-    images[0] = np.nan
-    before = weights(trainer)
-    batches = iter([Batch(images, labels, ["bad_picture"] * 4, 0)])
-    with pytest.raises(UserError, match=r"iteration 0 \(bad_picture.*loss is nan"):
-        train(trainer, batches, RunLog(tmp_path, 10), save=lambda iteration: tmp_path)
-    assert all(np.array_equal(array, weights(trainer)[name]) for name, array in before.items())
-
-
-def test_the_loop_logs_saves_and_evaluates_at_its_intervals(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    config = tiny_config(iterations=5, log_every=2, save_every=3, eval_every=4)
-    trainer, saved = tiny_trainer(config), []
-
-    def save(iteration: int) -> Path:
-        saved.append(iteration)
-        return tmp_path / f"{iteration}.safetensors"
-
-    batches = (Batch(*tiny_batch(i), ["a"] * 4, i) for i in range(5))
-    train(trainer, batches, RunLog(tmp_path, 5), save, evaluate=lambda: {"pAcc": 50.0})
-    lines = read_log(tmp_path / "log.jsonl")
-    events = [(line["event"], line["iteration"]) for line in lines]
-    assert events == [("train", 2), ("saved", 3), ("train", 4), ("evaluation", 4), ("train", 5), ("saved", 5)]
-    assert saved == [3, 5]
-    shown = capsys.readouterr().out
-    assert "iteration 5/5" in shown and "lr " in shown and "memory" in shown and "left 0:00:00" in shown
-    first = lines[0]
-    assert first["losses"]["total"] == pytest.approx(sum(v for k, v in first["losses"].items() if k != "total"))
-
-
-def test_dropout_differs_between_iterations_and_repeats_for_the_same_seed(tmp_path: Path) -> None:
-    """Each iteration draws from its own seed: the same run twice is the same, bit for bit."""
-    runs = []
-    for _ in range(2):
-        trainer = tiny_trainer(tiny_config(iterations=3, log_every=1))
-        batches = (Batch(*tiny_batch(0), ["a"] * 4, i) for i in range(3))
-        train(trainer, batches, RunLog(tmp_path, 3), save=lambda iteration: tmp_path)
-        runs.append(weights(trainer))
-    assert all(np.array_equal(array, runs[1][name]) for name, array in runs[0].items())
-    trainer = tiny_trainer(tiny_config(), dropout=True)
-    assert trainer.gradients(*tiny_batch(0))[1] != trainer.gradients(*tiny_batch(0))[1]
