@@ -1,0 +1,135 @@
+"""Tests of tools/reproduce.py on a tiny suite of drawn shapes: trains, measures, resumes, says what is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from jseg.errors import UserError
+from jseg.reproduction.suites import SUITES, Row, Suite
+from tests.tools.test_run_net import TINY
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "reproduce.py"
+
+
+def load_tool() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("reproduce", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+reproduce = load_tool()
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A suite of an inductive row, a transductive one that starts from its half-way weights, and one of other data."""
+    inductive = TINY + 'train |= dict(iterations=2, save_every=1, milestones=(1,))\nexpected = {"pAcc": [50, 50]}\n'
+    (tmp_path / "inductive.py").write_text(inductive)
+    (tmp_path / "transductive.py").write_text(
+        'base = "inductive.py"\ndata = dict(setting="transductive")\n'
+        'train = dict(iterations=1, milestones=(), expected_iteration=1, expected_weights="the inductive run")\n'
+        'expected = {"mIoU(S)": [99, 0.5]}\n'
+    )
+    rows = (
+        Row("first", str(tmp_path / "inductive.py"), seeds=(0, 1)),
+        Row("second", str(tmp_path / "transductive.py"), start="first"),
+        Row("third", "voc12_supervised.py", (f"model.init={tmp_path}/ViT-B-16.pt",)),
+    )
+    monkeypatch.setitem(SUITES, "tiny", Suite("tiny", rows))
+    return tmp_path
+
+
+def arguments(folder: Path, *rest: str) -> list[str]:
+    return ["--suite", "tiny", "--checkpoints", str(folder / "runs"), "--no-cuda", *rest]
+
+
+def table(folder: Path) -> dict:
+    return json.loads((folder / "runs" / "results" / "tiny.json").read_text())
+
+
+def test_whole_recipe_then_nothing_is_done_twice(tiny: Path, capfd: pytest.CaptureFixture) -> None:
+    """Two seeds of the first row, the second from a kept checkpoint of the first, which misses its number."""
+    assert reproduce.main(arguments(tiny, "--rows", "first,second", "--train")) == 1
+    shown = capfd.readouterr().out
+    assert "check failed: mIoU(S)" in shown and "**missed**" in shown
+    first, second = table(tiny)["rows"]
+    assert first["sources"] == ["seed_0", "seed_1"] and second["sources"] == ["seed_0"]
+    accuracy = first["comparisons"][0]
+    assert accuracy["passed"] and accuracy["std"] is not None and len(accuracy["values"]) == 2
+    assert "second: shapes, transductive" in (tiny / "runs" / "results" / "tiny.md").read_text()
+
+    again = arguments(tiny, "--rows", "first,second", "--train")
+    assert reproduce.main(again) == 1
+    shown = capfd.readouterr().out
+    assert "$ python" not in shown and shown.count("on record in") == 3
+
+    folder = tiny / "runs" / "results" / "first" / "seed_1"
+    (folder / "record.json").write_text("{")  # cut off
+    assert reproduce.main(arguments(tiny, "--rows", "first")) == 0
+    assert capfd.readouterr().out.count("$ python") == 1 and (folder / "metrics.json").exists()
+    shutil.rmtree(folder)
+    (tiny / "inductive.py").write_text((tiny / "inductive.py").read_text() + "test |= dict(gamma=0.3)\n")
+    assert reproduce.main(arguments(tiny, "--rows", "first")) == 0
+    assert capfd.readouterr().out.count("$ python") == 2  # another gamma: the other seed is measured again, too
+
+    # an interrupted training goes on; a file from elsewhere is a row of its own
+    (tiny / "runs" / "first" / "seed_1" / "weights.safetensors").rename(tiny / "runs" / "first.safetensors")
+    assert reproduce.main(arguments(tiny, "--rows", "first", "--train")) == 0
+    shown = capfd.readouterr().out
+    assert "--resume" in shown and "newest whole checkpoint" in shown
+    assert [row["given"] for row in table(tiny)["rows"]] == [False, True]
+
+
+def test_what_is_missing_is_told_with_the_command(tiny: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(UserError, match="3 of 3 rows could not be measured"):
+        reproduce.main(arguments(tiny, "--data-root", str(tiny / "data")))
+    shown = capsys.readouterr().out
+    assert f"JPEGImages, SegmentationClass, ImageSets/Segmentation/val.txt in {tiny / 'data' / 'VOC2012'}" in shown
+    assert f"python tools/prepare_voc12.py {tiny / 'data' / 'VOC2012'} --sbd" in shown
+    assert "first/seed_0/weights.safetensors, or a released file as" in shown
+    assert "--rows first,second --data-root" in shown and "--train" in shown
+    assert set(table(tiny)["missing"]) == {"first", "second", "third"}
+
+
+def test_training_says_what_it_lacks(tiny: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(UserError, match="second, third"):
+        reproduce.main(arguments(tiny, "--rows", "second,third", "--train", "--data-root", str(tiny / "data")))
+    shown = capsys.readouterr().out
+    assert f"checkpoint to start from: {tiny}/runs/first/seed_0/checkpoint_0000001.safetensors" in shown
+    assert "SegmentationClassAug, ImageSets/Segmentation/trainaug.txt" in shown
+    assert "fetch_pretrained.py ViT-B-16" in shown
+
+
+def test_a_failed_evaluation_is_no_result(tiny: Path, capfd: pytest.CaptureFixture) -> None:
+    (tiny / "runs").mkdir()
+    (tiny / "runs" / "first.pth").write_bytes(b"no weights at all")
+    with pytest.raises(UserError, match="1 of 1 rows"):
+        reproduce.main(arguments(tiny, "--rows", "first"))
+    shown = capfd.readouterr()
+    assert "the evaluation failed" in shown.out and "error: weight file" in shown.err
+
+
+def test_rows_are_listed(capsys: pytest.CaptureFixture) -> None:
+    assert reproduce.main(["--list"]) == 0
+    shown = capsys.readouterr().out
+    assert "voc12_inductive " in shown and "cross_coco_to_context " in shown
+
+
+@pytest.mark.parametrize(
+    "rest, match",
+    [
+        (["--rows", "fisrt"], "'fisrt' is no row of suite tiny: did you mean 'first'"),
+        (["--seeds", "1,a", "--train"], "whole numbers"),
+        (["--seeds", "1"], "goes with --train"),
+    ],
+)
+def test_mistakes(tiny: Path, rest: list[str], match: str) -> None:
+    with pytest.raises(UserError, match=match):
+        reproduce.main(arguments(tiny, *rest))
