@@ -23,7 +23,7 @@ def test_links_and_named_files_exist(document: Path) -> None:
 
 def test_readme_names_every_tool_and_every_part() -> None:
     text = (ROOT / "README.md").read_text()
-    tools = [f"tools/{path.name}" for path in (ROOT / "tools").glob("*.py")]
+    tools = [path.name for path in (ROOT / "tools").glob("*.py")]
     parts = [f"jseg/{path.parent.name}" for path in (ROOT / "jseg").glob("*/__init__.py")]
     assert [name for name in tools + parts if name not in text] == []
 
