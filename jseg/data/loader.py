@@ -7,16 +7,13 @@ workers and ranks. Workers never import Jittor: they come from a fork server, wh
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
-from multiprocessing import connection
 from typing import NamedTuple
 
 import cv2
@@ -26,6 +23,7 @@ from jseg.data import transforms
 from jseg.data.label_maps import training_labels
 from jseg.data.sampling import augmentation_rng, endless_indices
 from jseg.data.segmentation_dataset import Dataset
+from jseg.data.worker_process import leave_with_parent
 from jseg.engine.config import Config, DataConfig
 from jseg.errors import UserError
 
@@ -84,14 +82,7 @@ def _start_worker(dataset: Dataset, data: DataConfig, seed: int) -> None:
     _work = (dataset, data, seed)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business: it ends its workers politely
     cv2.setNumThreads(1)
-    parent = multiprocessing.parent_process()
-    if parent is not None:  # without this, a killed parent would leave its workers waiting for ever
-        threading.Thread(target=_leave_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _leave_with(sentinel: int) -> None:
-    connection.wait([sentinel])
-    os._exit(0)
+    leave_with_parent()
 
 
 def _work_on(position: int, index: int) -> Sample:

@@ -9,15 +9,18 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from jseg.data.image_files import file_problem
+from jseg.data.worker_process import leave_with_parent
 from jseg.errors import UserError
 
 _PART = 16  # files per task of a worker
@@ -62,11 +65,13 @@ def convert_all(jobs: Sequence[Job], convert: Callable[[Path, Path], None], work
                 problems += _convert_part(convert, part)
                 bar.update(len(part))
             return problems
-        executor = ProcessPoolExecutor(
-            min(workers, len(parts)), multiprocessing.get_context("spawn"), initializer=_start_worker
-        )
+        context = multiprocessing.get_context("spawn")
+        executor = ProcessPoolExecutor(min(workers, len(parts)), context, initializer=leave_with_parent)
         try:
-            futures: dict[Future, int] = {executor.submit(_convert_part, convert, part): len(part) for part in parts}
+            with _interrupts_ignored():  # workers are started by the tasks
+                futures: dict[Future, int] = {
+                    executor.submit(_convert_part, convert, part): len(part) for part in parts
+                }
             for future in as_completed(futures):
                 problems += future.result()
                 bar.update(futures[future])
@@ -80,8 +85,17 @@ def convert_all(jobs: Sequence[Job], convert: Callable[[Path, Path], None], work
     return sorted(problems)
 
 
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business: it lets workers finish their part
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    """Processes started here ignore Ctrl-C for good: their parent hears it, and lets them finish their part."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may change signals
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _convert_part(convert: Callable[[Path, Path], None], jobs: Sequence[Job]) -> list[str]:
