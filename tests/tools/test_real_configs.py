@@ -1,0 +1,96 @@
+"""The paper's configs on small replicas of the data sets: prepare, check, train a few steps, evaluate, draw.
+
+Only sizes are overridden; folders, lists, label files, splits, losses and the way from run to run are the configs' own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from tests.replicas import make_coco_stuff, make_context, make_voc12
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+SIZES = [
+    "data.crop_size=(64, 64)", "data.resize_box=(256, 64)", "data.workers=0", "model.image_size=64", "model.width=32",
+    "model.layers=2", "model.heads=2", "model.output_dim=16", "model.prompts=2", "model.region_grid=2",
+    "model.decoder_layers=1", "model.decoder_heads=2", "text.width=32", "text.layers=1", "text.heads=2",
+    "text.context_length=32", "text.vocabulary=generated", "model.init=random", "train.batch_size=2",
+    "test.short_side=64", "test.crop_size=(64, 64)", "test.stride=(48, 48)", "expected={}",
+]  # fmt: skip
+FIRST = ["train.iterations=2", "train.milestones=(1,)"]
+START = ["train.iterations=1", "train.expected_iteration=1"]
+
+
+def load_tool(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+run_net, check_dataset = load_tool("run_net"), load_tool("check_dataset")
+
+
+def prepared(data_set: str, folder: Path) -> Path:
+    """Makes a replica, prepares it as a user would, and returns its root."""
+    if data_set == "voc12":
+        replica = make_voc12(folder)
+        rest = ["--sbd", str(replica.sbd)]
+    elif data_set == "context":
+        replica = make_context(folder)
+        rest = ["--mat", str(replica.mat_files)]
+    else:
+        replica, rest = make_coco_stuff(folder), []
+    tool = load_tool(f"prepare_{data_set}")
+    assert tool.main([str(replica.root), "--workers", "0", "--allow-partial", *rest]) == 0
+    return replica.root
+
+
+def run(config: str, task: str, work_dir: Path, root: Path, *rest: str) -> int:
+    arguments = ["--config-file", str(REPOSITORY / "configs" / f"{config}.py"), "--task", task, "--no-cuda"]
+    return run_net.main([*arguments, "--work-dir", str(work_dir), *rest, *SIZES, f"data.root={root}"])
+
+
+@pytest.mark.parametrize("data_set, classes", [("voc12", 20), ("coco_stuff", 171), ("context", 59)])
+def test_prepare_check_train_evaluate(
+    data_set: str, classes: int, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    root = prepared(data_set, tmp_path)
+    config = REPOSITORY / "configs" / f"{data_set}_inductive.py"
+    assert check_dataset.main(["--config-file", str(config), "--allow-partial", f"data.root={root}"]) == 0
+
+    inductive = tmp_path / "inductive"
+    assert run(f"{data_set}_inductive", "train", inductive, root, *FIRST) == 0
+    assert "warning: the effective batch is 2, the recipe's is 16" in capsys.readouterr().out
+    assert run(f"{data_set}_inductive", "val", inductive, root, "--resume", *FIRST) == 0
+    metrics = json.loads((inductive / "metrics.json").read_text())
+    assert len(metrics["IoU"]) == classes and metrics["mIoU(U)"] is not None
+    assert ("(split A)" in capsys.readouterr().out) == (data_set == "context")
+    assert run(f"{data_set}_inductive", "test", inductive, root, "--resume", *FIRST) == 0
+    assert len(list((inductive / "pictures").glob("*_overlay.png"))) >= 6
+
+    start = str(inductive / "checkpoint_0000001.safetensors")
+    transductive = tmp_path / "transductive"
+    assert run(f"{data_set}_transductive", "train", transductive, root, "--weights", start, *START) == 0
+    assert run(f"{data_set}_transductive", "val", transductive, root, "--resume", *START) == 0
+    assert json.loads((transductive / "metrics.json").read_text())["hIoU"] is not None
+
+    supervised = tmp_path / "supervised"
+    assert run(f"{data_set}_supervised", "train", supervised, root, "train.iterations=1") == 0
+    assert run(f"{data_set}_supervised", "val", supervised, root, "--resume") == 0
+
+
+def test_trained_on_coco_stuff_evaluated_on_the_others(tmp_path: Path) -> None:
+    coco = prepared("coco_stuff", tmp_path / "coco")
+    weights = str(tmp_path / "coco_run" / "weights.safetensors")
+    assert run("coco_stuff_inductive", "train", tmp_path / "coco_run", coco, "train.iterations=1") == 0
+    for data_set, classes in (("voc12", 20), ("context", 59)):
+        root, work_dir = prepared(data_set, tmp_path / data_set), tmp_path / f"cross_{data_set}"
+        assert run(f"cross_coco_to_{data_set}", "val", work_dir, root, "--weights", weights) == 0
+        metrics = json.loads((work_dir / "metrics.json").read_text())
+        assert len(metrics["IoU"]) == classes and metrics["mIoU(U)"] is None and metrics["mIoU(S)"] is not None
