@@ -20,7 +20,7 @@ from jseg.data.class_names import class_list
 from jseg.data.dataset_check import Finding, SplitReport, check_split, duplicates
 from jseg.data.published_counts import PUBLISHED
 from jseg.data.segmentation_dataset import SegmentationDataset
-from jseg.engine.config import DataConfig, read_config
+from jseg.engine.config import Config, read_config
 from jseg.errors import UserError
 from jseg.runtime.command_line import ArgumentParser, run
 from jseg.whole_file import write_json
@@ -49,14 +49,14 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def open_splits(data: DataConfig) -> list[SegmentationDataset]:
-    """The splits that the configuration describes, files not looked at yet.
+def open_splits(config: Config) -> list[SegmentationDataset]:
+    """The splits that a configuration uses, files not looked at yet; a cross-data-set one trains on another data set.
 
     Raises:
         UserError: no split at all, or what opening a split raises.
     """
-    splits = []
-    for section in ("train", "val"):
+    splits, data = [], config.data
+    for section in ("val",) if config.cross_dataset else ("train", "val"):
         files = getattr(data, section)
         if files.images:
             splits.append(SegmentationDataset(data, section if files.labels else "test", check_files=False))
@@ -139,11 +139,12 @@ def write_report(path: Path, reports: list[SplitReport], findings: list[Finding]
 def main(arguments: list[str] | None = None) -> int:
     """Checks; returns 1 when something was found."""
     options = parse_arguments(arguments)
-    data = read_config(options.config_file, options.overrides).data
+    config = read_config(options.config_file, options.overrides)
+    data = config.data
     if data.dataset == "shapes":
         print("shapes is drawn by the code itself: there are no files to check")
         return 0
-    splits, progress = open_splits(data), sys.stderr.isatty()
+    splits, progress = open_splits(config), sys.stderr.isatty()
     print(f"{class_list(data.dataset, data.split).title}: {data.root}")
     reports = [
         check_split(split, options.fraction, options.allow_partial, options.threads, progress) for split in splits

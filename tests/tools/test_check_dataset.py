@@ -18,14 +18,8 @@ from tests.replicas import make_coco_stuff, make_context, make_voc12, save_list,
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TOOL = REPOSITORY / "tools" / "check_dataset.py"
-LAYOUTS = {
-    "coco_stuff": """data = dict(dataset="coco_stuff", root={root!r},
-    train=dict(images="images/train2017", labels="annotations/train2017", label_suffix="_labelTrainIds.png"),
-    val=dict(images="images/val2017", labels="annotations/val2017", label_suffix="_labelTrainIds.png"))""",
-    "context": """data = dict(dataset="context", root={root!r},
-    train=dict(images="JPEGImages", labels="SegmentationClassContext", names="ImageSets/SegmentationContext/train.txt"),
-    val=dict(images="JPEGImages", labels="SegmentationClassContext", names="ImageSets/SegmentationContext/val.txt"))""",
-}
+CONFIGS = REPOSITORY / "configs"
+VOC_CONFIG = CONFIGS / "voc12_inductive.py"
 
 
 def check(config: Path, *arguments: object) -> subprocess.CompletedProcess:
@@ -65,28 +59,31 @@ def voc(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def coco(tmp_path: Path) -> tuple[Path, Path]:
-    """A config and a prepared COCO-Stuff."""
-    replica, config = make_coco_stuff(tmp_path), tmp_path / "coco.py"
+def coco(tmp_path: Path) -> Path:
+    """A prepared COCO-Stuff."""
+    replica = make_coco_stuff(tmp_path)
     assert coco_stuff.prepare(replica.root, workers=0, allow_partial=True) == 0
-    config.write_text(LAYOUTS["coco_stuff"].format(root=str(replica.root)))
-    return config, replica.root
+    return replica.root
 
 
 @pytest.fixture
-def context_set(tmp_path: Path) -> tuple[Path, Path]:
-    """A config and a prepared PASCAL Context."""
-    replica, config = make_context(tmp_path), tmp_path / "context.py"
+def context_set(tmp_path: Path) -> Path:
+    """A prepared PASCAL Context."""
+    replica = make_context(tmp_path)
     assert context.prepare(replica.root, replica.mat_files, workers=0, allow_partial=True) == 0
-    config.write_text(LAYOUTS["context"].format(root=str(replica.root)))
-    return config, replica.root
-
-
-VOC_CONFIG = REPOSITORY / "configs" / "voc12_inductive.py"
+    return replica.root
 
 
 def check_voc(root: Path, *arguments: object) -> subprocess.CompletedProcess:
     return check(VOC_CONFIG, "--allow-partial", *arguments, f"data.root={root}")
+
+
+def check_coco(root: Path, *arguments: object) -> subprocess.CompletedProcess:
+    return check(CONFIGS / "coco_stuff_inductive.py", "--allow-partial", *arguments, f"data.root={root}")
+
+
+def check_context(root: Path, *arguments: object) -> subprocess.CompletedProcess:
+    return check(CONFIGS / "context_inductive.py", "--allow-partial", *arguments, f"data.root={root}")
 
 
 def test_prepared_voc_passes(voc: Path) -> None:
@@ -112,9 +109,9 @@ def test_a_part_of_the_data_set_is_found_unless_allowed(voc: Path) -> None:
     found(check(VOC_CONFIG, f"data.root={voc}"), "train has 10 pictures, the published runs have 10,582", "2 findings")
 
 
-def test_prepared_coco_and_context_pass(coco: tuple[Path, Path], context_set: tuple[Path, Path]) -> None:
-    passed(check(coco[0], "--allow-partial"))
-    result = check(context_set[0], "--allow-partial", "--fraction", 0.5, "data.split=B")
+def test_prepared_coco_and_context_pass(coco: Path, context_set: Path) -> None:
+    passed(check_coco(coco))
+    result = check_context(context_set, "--fraction", 0.5, "data.split=B")
     passed(result)
     assert "context (split B): " in result.stdout and "train: 6 pairs (published: 4,998), 3 of them" in result.stdout
 
@@ -148,28 +145,27 @@ def test_rgb_encoded_labels(voc: Path) -> None:
     found(check_voc(voc), "RGB-encoded label map: 8", "2009_000001.png (8-bit RGB PNG, labels must be palette or")
 
 
-def test_coco_ids_not_converted(coco: tuple[Path, Path]) -> None:
-    result = check(coco[0], "--allow-partial", "data.train.label_suffix=.png")
+def test_coco_ids_not_converted(coco: Path) -> None:
+    result = check_coco(coco, "data.train.label_suffix=.png")
     found(result, "these are the ids of stuffthingmaps, not converted", "NOT IN THE CLASS LIST", "1 findings")
     assert "found: label values 171, 172, 173, 174, 175, 176, 177, 178 and 3 more (over 8 label maps)" in result.stdout
 
 
-def test_coco_labels_missing(coco: tuple[Path, Path]) -> None:
-    for path in coco[1].glob("annotations/val2017/*_labelTrainIds.png"):
+def test_coco_labels_missing(coco: Path) -> None:
+    for path in coco.glob("annotations/val2017/*_labelTrainIds.png"):
         path.unlink()
-    found(check(coco[0], "--allow-partial"), "label map missing: 8; tools/prepare_coco_stuff.py makes")
+    found(check_coco(coco), "label map missing: 8; tools/prepare_coco_stuff.py makes")
 
 
-def test_context_shifted_and_not_converted(context_set: tuple[Path, Path]) -> None:
-    config, root = context_set
-    folder = root / "SegmentationClassContext"
+def test_context_shifted_and_not_converted(context_set: Path) -> None:
+    folder = context_set / "SegmentationClassContext"
     whole = {path: path.read_bytes() for path in folder.iterdir()}
     rewrite(folder, "*.png", lambda stored: np.where(stored == 0, IGNORED, stored - 1))
-    found(check(config, "--allow-partial"), "labels are shifted by one: 0 is in")
+    found(check_context(context_set), "labels are shifted by one: 0 is in")
     for path, content in whole.items():
         path.write_bytes(content)
     rewrite(folder, "*.png", lambda stored: np.append(0, np.arange(2, 252, 4)[:59])[stored])
-    found(check(config, "--allow-partial"), "ids of PASCAL-Context's 459 categories, not converted")
+    found(check_context(context_set), "ids of PASCAL-Context's 459 categories, not converted")
 
 
 def test_val_pictures_in_train(voc: Path) -> None:
@@ -192,13 +188,11 @@ def test_report_names_every_file(voc: Path, tmp_path: Path) -> None:
     assert report["splits"]["val"]["label_maps"]["0"] == 8 and report["dataset"] == "voc12"
 
 
-def test_cross_data_set_configs_have_val_only(voc: Path, tmp_path: Path) -> None:
-    config = tmp_path / "cross.py"
-    val = 'val=dict(images="JPEGImages", labels="SegmentationClass", names="ImageSets/Segmentation/val.txt")'
-    config.write_text(f'cross_dataset = True\ndata = dict(dataset="voc12", root={str(voc)!r}, {val})')
-    result = check(config, "--allow-partial")
-    passed(result)
-    assert "train:" not in result.stdout
+def test_cross_data_set_configs_have_val_only(voc: Path, context_set: Path) -> None:
+    for name, root in (("voc12", voc), ("context", context_set)):
+        result = check(CONFIGS / f"cross_coco_to_{name}.py", "--allow-partial", f"data.root={root}")
+        passed(result)
+        assert f"{name}" in result.stdout.splitlines()[0] and "train:" not in result.stdout
 
 
 def test_user_errors(voc: Path, tmp_path: Path) -> None:
