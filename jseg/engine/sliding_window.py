@@ -216,16 +216,3 @@ def window_scores(
 ) -> np.ndarray:
     """Calibrated, averaged scores (C, H, W) float32 at the size of `image`; arguments as of `PictureScores`."""
     return PictureScores(model, image, text, seen, gamma, config).scores()
-
-
-def predict(
-    model: Callable[[jt.Var, jt.Var], jt.Var],
-    image: np.ndarray,
-    text: jt.Var,
-    seen: Iterable[int],
-    gamma: float,
-    config: TestConfig,
-    size: tuple[int, int],
-) -> np.ndarray:
-    """Class ids (H', W') int32 at `size`, usually the original size; arguments as of `PictureScores`."""
-    return PictureScores(model, image, text, seen, gamma, config).labels(size)

@@ -17,7 +17,7 @@ from jseg.data.label_maps import class_labels
 from jseg.engine.config import Config, ModelConfig
 from jseg.engine.evaluator import METRICS_NAME, SHEET_NAME, draw, evaluate
 from jseg.engine.metrics import ConfusionMatrix, headline
-from jseg.engine.sliding_window import PictureScores, predict, window_scores
+from jseg.engine.sliding_window import PictureScores, window_scores
 from jseg.errors import UserError
 from jseg.model.clip_rc import ClipRC, build_clip_rc, initialise
 
@@ -73,7 +73,7 @@ def expected_labels(model: ClipRC, dataset: Pictures, config: Config, seen: tupl
         image = transforms.resize_image(image, transforms.short_side_size(size, config.test.short_side))
         image = transforms.normalise(image, config.data.mean, config.data.std).transpose(2, 0, 1)
         gamma, text = config.gamma(), jt.array(embeddings(dataset.class_list))
-        result.append(predict(model, image, text, seen, gamma, config.test, size))
+        result.append(PictureScores(model, image, text, seen, gamma, config.test).labels(size))
     return result
 
 

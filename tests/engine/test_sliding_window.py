@@ -15,7 +15,7 @@ from torch.nn import functional
 from jseg.engine import sliding_window
 from jseg.engine.config import ModelConfig
 from jseg.engine.config import TestConfig as InferenceConfig  # pytest would take its own name for a test
-from jseg.engine.sliding_window import PictureScores, padded_length, predict, segments, window_scores, window_starts
+from jseg.engine.sliding_window import PictureScores, padded_length, segments, window_scores, window_starts
 from jseg.model.clip_rc import build_clip_rc, initialise
 
 PATCH, CLASSES, SEEN, GAMMA = 16, 6, (0, 2, 3), 0.1
@@ -109,7 +109,7 @@ def test_own_size_is_the_default_and_no_resizing_happens() -> None:
     image, model = picture(80, 90), PatchMeans()
     scores = window_scores(model, image, TEXT, SEEN, GAMMA, config)
     np.testing.assert_allclose(scores, oracle(model, image, config, (80, 90)), rtol=0, atol=TOLERANCE)
-    labels = predict(model, image, TEXT, SEEN, GAMMA, config, (80, 90))
+    labels = PictureScores(model, image, TEXT, SEEN, GAMMA, config).labels((80, 90))
     assert labels.dtype == np.int32
     np.testing.assert_array_equal(labels, scores.argmax(axis=0))
 
@@ -129,7 +129,7 @@ def test_saturated_scores_go_to_the_lowest_class() -> None:
     model.weights[3:5] = 1e4
     image = np.ones((3, 32, 32), np.float32)
     config = InferenceConfig(crop_size=(64, 64), stride=(53, 53))
-    assert (predict(model, image, TEXT, (), 0.0, config, (40, 40)) == 3).all()
+    assert (PictureScores(model, image, TEXT, (), 0.0, config).labels((40, 40)) == 3).all()
 
 
 def test_windows_are_run_in_batches_of_one_size() -> None:

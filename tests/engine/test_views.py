@@ -10,7 +10,7 @@ import pytest
 
 from jseg.engine import sliding_window
 from jseg.engine.config import TestConfig as InferenceConfig  # pytest would take its own name for a test
-from jseg.engine.sliding_window import PictureScores, predict
+from jseg.engine.sliding_window import PictureScores
 from jseg.engine.views import AveragedViews, predict_views
 
 PATCH, CLASSES, SEEN, GAMMA = 16, 5, (0, 2), 0.1
@@ -68,9 +68,9 @@ def test_mean_of_softmaxes(
 
 def test_one_view_is_the_plain_prediction() -> None:
     config = InferenceConfig(crop_size=(64, 64), stride=(48, 48))
-    arguments = (TEXT, SEEN, GAMMA, config, (77, 77))
-    found = predict_views(Patches(), [picture(80, 80)], *arguments)
-    np.testing.assert_array_equal(found, predict(Patches(), picture(80, 80), *arguments))
+    found = predict_views(Patches(), [picture(80, 80)], TEXT, SEEN, GAMMA, config, (77, 77))
+    plain = PictureScores(Patches(), picture(80, 80), TEXT, SEEN, GAMMA, config).labels((77, 77))
+    np.testing.assert_array_equal(found, plain)
 
 
 def test_a_seen_class_that_is_ruled_out_gets_no_share() -> None:
