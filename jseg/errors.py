@@ -12,3 +12,7 @@ class UserError(Exception):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.split()))
+
+
+class CannotWrite(UserError):
+    """A file could not be written: the disk is full, or the folder is read-only. A long run may go on without it."""

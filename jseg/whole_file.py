@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -10,7 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from jseg.errors import UserError
+from jseg.errors import CannotWrite, UserError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -18,10 +21,10 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     """A file to write to that appears at `path` when the `with` block ends, and not at all if it fails.
 
     What is written goes to a temporary file beside it, so that a reader never meets half of it. Missing parent folders
-    are made.
+    are made. Once the block has ended the file survives a loss of power.
 
     Raises:
-        UserError: the folder or the file cannot be written.
+        CannotWrite: the folder or the file cannot be written, or the disk is full.
     """
     path = Path(path)
     temporary = ""
@@ -34,9 +37,9 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only the owner may read
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     except OSError as error:
-        reason = error.strerror or error
-        raise UserError(f"cannot write {path} ({reason}): choose a folder that can be written") from error
+        raise CannotWrite(f"cannot write {path} ({error.strerror or error}): {mend(error)}") from error
     finally:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)
@@ -46,7 +49,7 @@ def write_whole(path: str | Path, data: bytes) -> None:
     """Writes `data` to `path`, whole or not at all.
 
     Raises:
-        UserError: the folder or the file cannot be written.
+        CannotWrite: the folder or the file cannot be written, or the disk is full.
     """
     with whole_file(path) as file:
         file.write(data)
@@ -71,6 +74,20 @@ def check_writable(folder: str | Path) -> Path:
     except OSError as error:
         raise UserError(f"folder {folder} cannot be written ({error.strerror or error}): choose another") from error
     return folder
+
+
+def mend(error: OSError) -> str:
+    """What to do about a file that could not be written."""
+    return "free some space there" if error.errno in _FULL else "choose a folder that can be written"
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the new name of a file as lasting as its content."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _umask() -> int:

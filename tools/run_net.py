@@ -11,22 +11,27 @@ the numbers that the config expects were missed; 2 a mistake of the user, told i
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jseg.clip.weights import ClipWeights, read_clip_weights
 from jseg.data.class_names import ClassList
+from jseg.data.dataset_check import quick_check
 from jseg.data.held_out import classes_of
 from jseg.data.label_maps import training_classes
 from jseg.data.segmentation_dataset import Dataset, open_dataset
 from jseg.engine import checkpoint, recipe
-from jseg.engine.config import Config, read_config, to_dict
+from jseg.engine.config import Config, read_config
+from jseg.engine.progress import Progress, best_metric, progress_of
 from jseg.engine.text_features import TextFeatures, class_embeddings
+from jseg.engine.work_folder import held
 from jseg.errors import UserError
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 from jseg.weight_files import WeightFile
-from jseg.whole_file import check_writable, write_json
+from jseg.whole_file import check_writable
 
 if TYPE_CHECKING:
     from jseg.engine.trainer import Trainer
@@ -114,8 +119,12 @@ def clip_of(config: Config, file: WeightFile | None) -> ClipWeights | None:
     return None if init == "random" else read_clip_weights(init)
 
 
-def build_model(config: Config, file: WeightFile | None, clip: ClipWeights | None) -> ClipRC:
-    """The model with its weights, and a line for what was not taken from the file as it is."""
+def build_model(config: Config, file: WeightFile | None, clip: ClipWeights | None, averaged: bool = True) -> ClipRC:
+    """The model with its weights, and a line for what was not taken from the file as it is.
+
+    Args:
+        averaged: take averaged weights where the file has them (`train.ema`).
+    """
     from jseg.model.clip_rc import build_clip_rc, initialise, load_clip_image_weights, load_released
 
     model = build_clip_rc(config.model)
@@ -124,7 +133,7 @@ def build_model(config: Config, file: WeightFile | None, clip: ClipWeights | Non
         if clip is not None:
             load_clip_image_weights(model, clip.tensors)
         return model
-    changed = load_released(model, checkpoint.model_tensors(file))
+    changed = load_released(model, checkpoint.model_tensors(file, averaged))
     print(f"weights: {file.path} ({file.kind}, SHA-256 {file.sha256})")
     dead = [name for name in changed if name in file.tensors]
     for line in [name for name in changed if name not in dead]:
@@ -177,6 +186,17 @@ def start_on(options: argparse.Namespace) -> str:
     return device
 
 
+def open_checked(config: Config, split: str) -> Dataset:
+    """The data set of a split, after a look at a sample of its pairs.
+
+    Raises:
+        UserError: files are missing or unreadable, or labels are not what the class list needs.
+    """
+    dataset = open_dataset(config.data, split)
+    quick_check(dataset)
+    return dataset
+
+
 def train_task(options: argparse.Namespace, config: Config) -> int:
     """Trains, and leaves `weights.safetensors` in the work folder."""
     if config.cross_dataset:
@@ -184,60 +204,115 @@ def train_task(options: argparse.Namespace, config: Config) -> int:
             f"{options.config_file} evaluates weights of another data set (cross_dataset): train with that one's "
             "config, then pass its weights to --task val --weights PATH"
         )
-    dataset = open_dataset(config.data, "train")
-    val_dataset = open_dataset(config.data, "val") if config.train.eval_every else None
+    dataset = open_checked(config, "train")
+    val_dataset = open_checked(config, "val") if config.train.eval_every else None
     refuse_used_work_dir(options)
     classes, file, clip = prepare(options, config)
+    with held(options.work_dir):
+        return train_run(options, config, (dataset, val_dataset), classes, file, clip)
+
+
+def train_run(
+    options: argparse.Namespace,
+    config: Config,
+    datasets: tuple[Dataset, Dataset | None],
+    classes: ClassList,
+    file: WeightFile | None,
+    clip: ClipWeights | None,
+) -> int:
+    """The part of `train_task` that needs Jittor; `datasets` are for training and for evaluations meanwhile."""
     device = start_on(options)
     print(recipe.batch_line(config))
     if warning := recipe.batch_warning(config.train.batch_size, config):
         print(f"warning: {warning}", flush=True)
     from jseg.data.loader import training_batches
-    from jseg.engine.loop import train
-    from jseg.engine.run_log import RunLog, command_line, environment
+    from jseg.engine.events import make_events
+    from jseg.engine.interruption import StopRequest
+    from jseg.engine.loop import Loop
+    from jseg.engine.run_log import RunLog
+    from jseg.engine.run_record import write_record
     from jseg.engine.saver import Saver
     from jseg.engine.trainer import Trainer
 
     text = class_embeddings(config, classes, file, clip, options.other_classes)
-    model = build_model(config, file, clip)
+    model = build_model(config, file, clip, averaged=options.resume is None)
     shown = list(training_classes(classes, config.data.setting))
     unseen = classes.unseen if config.data.setting == "transductive" else ()
     trainer = Trainer(model, text.matrix[shown], unseen, config)
-    first = resume(trainer, file, config) if options.resume is not None else 0
-    write_json(options.work_dir / "config.json", to_dict(config))
-    log = RunLog(options.work_dir, config.train.iterations, first)
-    log.write(
-        "start", first, command=command_line(), environment=environment(device), seed=config.train.seed,
-        weights=None if file is None else {"path": str(file.path), "sha256": file.sha256},
-    )  # fmt: skip
+    progress = resume(trainer, file, config) if options.resume is not None else Progress()
+    first = progress.iteration
+    log = RunLog(options.work_dir, config.train.iterations, first, progress.log)
+    log.events = make_events(config.train.tensorboard, options.work_dir, first)
+    log.write("start", first, **write_record(options.work_dir, config, device, first, file))
     saver = Saver(options.work_dir, config, classes, text, trainer)
 
     def evaluate_now() -> dict[str, Any]:
-        return evaluate_model(model, val_dataset, text, config, options)
+        return evaluate_model(model, datasets[1], text, config, options, work_dir=None)
 
-    with closing(training_batches(dataset, config, first)) as batches:
-        train(trainer, batches, log, saver.checkpoint, first, evaluate_now if val_dataset is not None else None)
-    print(f"weights: {saver.weights()}")
+    with StopRequest() as stop, closing(training_batches(datasets[0], config, first)) as batches:
+        loop = Loop(trainer, log, saver, progress, stop, evaluate_now if datasets[1] is not None else None)
+        ending = loop.run(batches)
+        if ending != "stopped":
+            print(f"weights: {saver.weights(progress.iteration)}")
+    for line in last_words(ending, stop.signal_name, progress, options, config):
+        print(line, flush=True)
     return 0
 
 
-def resume(trainer: Trainer, file: WeightFile, config: Config) -> int:
-    """Puts the optimiser where the checkpoint left it; returns the number of finished iterations."""
+def last_words(
+    ending: str, signal_name: str, progress: Progress, options: argparse.Namespace, config: Config
+) -> list[str]:
+    """What there is to say of a run that has ended."""
+    lines = []
+    if progress.best is not None:
+        name = best_metric(config)
+        lines.append(f"best {name}: {progress.best:.2f} after iteration {progress.best_iteration} (best.safetensors)")
+    if progress.bad_steps:
+        lines.append(f"warning: {progress.bad_steps} steps were skipped: see 'bad step' in log.jsonl")
+    if ending == "no gain":
+        evaluations = f"{progress.without_gain} evaluations in a row without gain"
+        lines.append(f"ended after iteration {progress.iteration} of {config.train.iterations}: {evaluations}")
+    if ending == "stopped":
+        saved = f"saved after iteration {progress.iteration} of {config.train.iterations}"
+        lines.append(f"{signal_name}: {saved}; go on with")
+        lines.append(f"  {resume_command(options)}")
+    return lines
+
+
+def resume_command(options: argparse.Namespace) -> str:
+    """The command that goes on with the run of `options`."""
+    parts = [Path(sys.executable).name, sys.argv[0], "--config-file", options.config_file]
+    parts += ["--work-dir", str(options.work_dir)]
+    parts += ["--device", options.device] if options.device != "auto" else []
+    parts += ["--other-classes"] if options.other_classes else []
+    return shlex.join([*parts, *options.overrides, "--resume"])
+
+
+def resume(trainer: Trainer, file: WeightFile, config: Config) -> Progress:
+    """Puts optimiser and averaged weights where the checkpoint left them; returns how far the run was."""
+    progress = progress_of(file.meta, file.path)
     trainer.optimizer.load_state(checkpoint.moments_of(file))
-    first = checkpoint.iteration_of(file)
+    averages = checkpoint.averages_of(file)
+    if trainer.average is not None and averages:
+        trainer.average.load_state(averages)
     for line in checkpoint.config_changes(file, config):
         print(f"warning: the config has changed since: {line}")
-    print(f"resuming after iteration {first} of {config.train.iterations}")
-    return first
+    print(f"resuming after iteration {progress.iteration} of {config.train.iterations}")
+    return progress
 
 
 def evaluate_model(
-    model: ClipRC, dataset: Dataset, text: TextFeatures, config: Config, options: argparse.Namespace
+    model: ClipRC,
+    dataset: Dataset,
+    text: TextFeatures,
+    config: Config,
+    options: argparse.Namespace,
+    work_dir: Path | None,
 ) -> dict[str, Any]:
-    """Metrics of the model on a data set; prints tables and writes metrics.json."""
+    """Metrics of the model on a data set; prints tables and writes metrics.json into `work_dir`, if any."""
     from jseg.engine.evaluator import evaluate
 
-    return evaluate(model, dataset, text.matrix, dataset.class_list, config, options.work_dir, options.save_dir)
+    return evaluate(model, dataset, text.matrix, dataset.class_list, config, work_dir, options.save_dir)
 
 
 def missed(metrics: dict[str, Any], expected: dict[str, Any]) -> list[str]:
@@ -253,11 +328,11 @@ def missed(metrics: dict[str, Any], expected: dict[str, Any]) -> list[str]:
 
 def val_task(options: argparse.Namespace, config: Config) -> int:
     """Evaluates; exit code 1 when the numbers that the config expects are missed."""
-    dataset = open_dataset(config.data, "val")
+    dataset = open_checked(config, "val")
     classes, file, clip = prepare(options, config)
     start_on(options)
     text = class_embeddings(config, classes, file, clip, options.other_classes)
-    metrics = evaluate_model(build_model(config, file, clip), dataset, text, config, options)
+    metrics = evaluate_model(build_model(config, file, clip), dataset, text, config, options, options.work_dir)
     failures = missed(metrics, config.expected)
     for line in failures:
         print(f"check failed: {line}")

@@ -2,12 +2,14 @@
 
 One safetensors file holds the model under its released names (`backbone.*`, `decode_head.*`), the text tower when it is
 known (`text_encoder.*`), the class embeddings (`text_features`) and, while training goes on, the state of AdamW
-(`optimizer.m.*`, `optimizer.v.*`). Its metadata record what the weights were made for: see `describe`.
+(`optimizer.m.*`, `optimizer.v.*`) and the averaged weights (`ema.*`). Its metadata record what the weights were made
+for (see `describe`), how far the run was, and two checksums: over the tensors and over the rest of the metadata.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -31,6 +33,8 @@ MODEL_PREFIXES = ("backbone.", "decode_head.")
 TEXT_PREFIX = "text_encoder."
 FEATURES_NAME = "text_features"
 MOMENT_PREFIXES = {"m": "optimizer.m.", "v": "optimizer.v."}
+AVERAGE_PREFIX = "ema."
+RECORD_KEY = "record_sha256"
 
 
 @dataclass
@@ -70,11 +74,17 @@ def tensors_sha256(tensors: dict[str, np.ndarray]) -> str:
     return digest.hexdigest()
 
 
+def record_sha256(meta: dict[str, Any]) -> str:
+    """Checksum over everything that the metadata say but this checksum itself."""
+    rest = {key: value for key, value in meta.items() if key != RECORD_KEY}
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(rest)), sort_keys=True).encode()).hexdigest()
+
+
 def save(path: Path, tensors: dict[str, np.ndarray], meta: dict[str, Any], moments: Moments | None = None) -> None:
     """Writes a checkpoint, or a weight file when there are no `moments`; whole or not at all.
 
     Raises:
-        UserError: the disk is full or cannot be written; what was there before is left as it was.
+        CannotWrite: the disk is full or cannot be written; what was there before is left as it was.
     """
     meta = dict(meta)
     if moments is not None:
@@ -83,6 +93,7 @@ def save(path: Path, tensors: dict[str, np.ndarray], meta: dict[str, Any], momen
             tensors |= {prefix + name: array for name, array in getattr(moments, key).items()}
         meta["optimizer_steps"] = moments.steps
     meta["tensors_sha256"] = tensors_sha256(tensors)
+    meta[RECORD_KEY] = record_sha256(meta)
     write_safetensors(path, tensors, meta)
 
 
@@ -106,14 +117,17 @@ def prune(work_dir: Path, keep: int, milestones: Iterable[int] = ()) -> None:
 
 
 def read_whole(path: Path) -> WeightFile:
-    """Reads a weight file of any kind; if it is ours, its checksum must hold.
+    """Reads a weight file of any kind; if it is ours, its checksums must hold.
 
     Raises:
         UserError: missing, truncated, damaged or of an unknown kind.
     """
     file = read_weight_file(path)
-    if is_ours(file) and tensors_sha256(file.tensors) != file.meta.get("tensors_sha256"):
-        raise UserError(f"{path} is damaged (its checksum does not hold): take another checkpoint")
+    if is_ours(file):
+        wanted = record_sha256(file.meta)  # older files have none of the record
+        record_holds = file.meta.get(RECORD_KEY, wanted) == wanted
+        if not record_holds or tensors_sha256(file.tensors) != file.meta.get("tensors_sha256"):
+            raise UserError(f"{path} is damaged (its checksum does not hold): take another checkpoint")
     return file
 
 
@@ -159,20 +173,29 @@ def moments_of(file: WeightFile) -> Moments:
     return Moments(steps=file.meta["optimizer_steps"], **parts)
 
 
-def model_tensors(file: WeightFile) -> dict[str, np.ndarray]:
+def averages_of(file: WeightFile) -> dict[str, np.ndarray]:
+    """The averaged weights of a checkpoint by parameter name; empty when the run kept none."""
+    return {name[len(AVERAGE_PREFIX) :]: a for name, a in file.tensors.items() if name.startswith(AVERAGE_PREFIX)}
+
+
+def model_tensors(file: WeightFile, averaged: bool = True) -> dict[str, np.ndarray]:
     """The tensors that concern CLIP-RC: all but the text side and the optimiser.
+
+    Args:
+        file: the weights.
+        averaged: whether averaged weights are taken where the file has them, as for everything but going on training.
 
     Raises:
         UserError: there are none, as in a plain CLIP file.
     """
-    others = (TEXT_PREFIX, *MOMENT_PREFIXES.values())
+    others = (TEXT_PREFIX, AVERAGE_PREFIX, *MOMENT_PREFIXES.values())
     found = {
         name: array for name, array in file.tensors.items() if not name.startswith(others) and name != FEATURES_NAME
     }
     if not any(name.startswith(MODEL_PREFIXES) for name in found):
         hint = ": that looks like CLIP, set model.init to it" if any("visual" in name for name in file.tensors) else ""
         raise UserError(f"{file.path} holds no CLIP-RC weights (no backbone.* and decode_head.*){hint}")
-    return found
+    return found | averages_of(file) if averaged else found
 
 
 def text_tensors(file: WeightFile) -> dict[str, np.ndarray]:

@@ -133,6 +133,7 @@ class OptimizerConfig:
     min_lr: float = 1e-6
     warmup_iterations: int = 1500
     warmup_ratio: float = 1e-6
+    clip_norm: float = 0.0  # gradients are scaled down to at most this norm, taken over all; 0 = never, as published
 
 
 @dataclass
@@ -149,6 +150,11 @@ class TrainConfig:
     keep_checkpoints: int = 2  # newest ones; older ones are removed
     milestones: tuple[int, ...] = ()  # iterations whose checkpoint is written and never removed
     eval_every: int = 0  # evaluate during training; 0 = never
+    best_metric: str = ""  # best.safetensors are the weights of its highest value; "" = hIoU, supervised: mIoU(S)
+    patience: int = 0  # evaluations in a row without a higher best_metric that end the run; 0 = none do
+    max_bad_steps: int = 10  # steps in a row with a loss or gradient that is not finite that end the run
+    ema: float = 0.0  # decay of a moving average of the trained weights, the one evaluated and delivered; 0 = none
+    tensorboard: bool | None = None  # TensorBoard events in the work folder; None = if tensorboardX is installed
     expected_weights: str = ""  # what --weights must be for this run, said when it is missing (transductive)
     expected_iteration: int = 0  # iteration at which those weights must have been written; 0 = any
 

@@ -43,6 +43,7 @@ def _check_choices(config: Config) -> None:
         ("data.setting", config.data.setting, SETTINGS),
         ("model.head_init", config.model.head_init, ("released", "declared")),
         ("optimizer.groups", config.optimizer.groups, ("released", "stated")),
+        ("train.best_metric", config.train.best_metric, ("", *METRICS)),
         ("test.mode", config.test.mode, ("slide", "whole")),
         ("test.protocol", config.test.protocol, PROTOCOLS),
     )
@@ -62,12 +63,14 @@ def _check_ranges(config: Config) -> None:
         "model.ffn_factor": model.ffn_factor, "text.layers": text.layers, "text.context_length": text.context_length,
         "train.iterations": train.iterations, "train.batch_size": train.batch_size, "train.log_every": train.log_every,
         "train.save_every": train.save_every, "train.keep_checkpoints": train.keep_checkpoints,
+        "train.max_bad_steps": train.max_bad_steps,
         "test.window_batch": test.window_batch, "test.short_side": test.short_side,
         "test.stride": min(test.stride), "data.resize_box": min(data.resize_box),
     }  # fmt: skip
     at_least_zero = {
         "data.workers": data.workers, "data.shapes.seed": data.shapes.seed, "train.seed": train.seed,
         "train.micro_batch": train.micro_batch, "train.eval_every": train.eval_every,
+        "train.patience": train.patience, "optimizer.clip_norm": optimizer.clip_norm,
         "train.recipe_batch": train.recipe_batch, "train.expected_iteration": train.expected_iteration,
         "optimizer.lr": optimizer.lr, "optimizer.lr_factor": optimizer.lr_factor, "optimizer.eps": optimizer.eps,
         "optimizer.weight_decay": optimizer.weight_decay, "optimizer.min_lr": optimizer.min_lr,
@@ -86,11 +89,15 @@ def _check_ranges(config: Config) -> None:
     for key, value in shares.items():
         if not 0 <= value <= 1:
             raise UserError(f"{key}={value}: must lie between 0 and 1")
+    if not 0 <= train.ema < 1:
+        raise UserError(f"train.ema={train.ema}: must be at least 0 and below 1, such as 0.999")
     if not 0 < data.ratio_range[0] <= data.ratio_range[1] < math.inf:
         raise UserError(f"data.ratio_range={data.ratio_range}: must be (lowest, highest), both above 0")
     if any(milestone < 1 for milestone in train.milestones):
         raise UserError(f"train.milestones={train.milestones}: must be numbers of finished iterations, 1 or more")
     _check_protocol(config)
+    if train.patience and not train.eval_every:
+        raise UserError(f"train.patience={train.patience} counts evaluations: set train.eval_every too")
 
 
 def _check_protocol(config: Config) -> None:

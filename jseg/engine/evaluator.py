@@ -127,7 +127,7 @@ def evaluate(
     text: np.ndarray,
     class_list: ClassList,
     config: Config,
-    work_dir: Path,
+    work_dir: Path | None,
     save_dir: Path | None = None,
 ) -> dict:
     """Metrics over a data set; prints a table and the summary line, writes `<work_dir>/metrics.json`.
@@ -135,6 +135,7 @@ def evaluate(
     Args:
         model: in evaluation mode.
         text: (C, D) float32 embeddings of all classes of the list.
+        work_dir: where metrics.json goes; None = nowhere.
         save_dir: where to draw the pictures as well; None = not at all.
 
     Returns:
@@ -155,7 +156,8 @@ def evaluate(
     print(class_table(matrix, class_list.names, unseen_classes(class_list, config)))
     if painter is not None:
         painter.finish()
-    write_json(Path(work_dir) / METRICS_NAME, metrics)
+    if work_dir is not None:
+        write_json(Path(work_dir) / METRICS_NAME, metrics)
     print(f"{class_list.title}, {config.data.setting}, {len(dataset)} pictures{protocol_title(config)}")
     print(headline(metrics), flush=True)
     return metrics

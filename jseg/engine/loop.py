@@ -1,62 +1,160 @@
-"""The training loop: next batch, seed, step, log, save, evaluate.
+"""The training loop: next batch, seed, step, log, evaluate, save.
 
-python tools/run_net.py --config-file configs/shapes_demo.py --task train
+    python tools/run_net.py --config-file configs/shapes_demo.py --task train
+
+A checkpoint is written after everything else that belongs to its iteration, so what was logged before it need not be
+done again. What a crash leaves undone after it (an evaluation that a signal broke off) is told by `Progress`.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from jseg.data.loader import Batch
+from jseg.engine.interruption import Interrupted, StopRequest
+from jseg.engine.progress import Progress, best_metric
 from jseg.engine.run_log import RunLog
+from jseg.engine.saver import Saver
 from jseg.engine.seeds import seed_iteration
-from jseg.engine.trainer import Trainer
-from jseg.errors import UserError
+from jseg.engine.trainer import StepReport, Trainer
+from jseg.errors import CannotWrite, UserError
 from jseg.model.clip_rc import set_training
 
 
-def train(
-    trainer: Trainer,
-    batches: Iterator[Batch],
-    log: RunLog,
-    save: Callable[[int], Path],
-    start_iteration: int = 0,
-    evaluate: Callable[[], dict[str, Any]] | None = None,
-) -> None:
-    """Trains from iteration `start_iteration` to `train.iterations`.
+class Loop:
+    """Trains from where `progress` is until the run ends.
 
     Args:
-        batches: from that iteration on.
+        trainer: its model is in training mode except during evaluations.
         log: of the run.
-        save: writes a checkpoint after that many finished steps and returns its path.
+        saver: of the run.
+        progress: how far the run is; changed in place.
+        stop: asks for an early end (signals).
         evaluate: metrics of the model as it is, for `train.eval_every`.
-
-    Raises:
-        UserError: bad data, a loss that is not finite, a disk that cannot be written.
     """
-    config = trainer.config.train
-    set_training(trainer.model, True)
-    asked = time.perf_counter()
-    for iteration in range(start_iteration, config.iterations):
-        batch = next(batches)
-        waited = time.perf_counter() - asked
-        seed_iteration(config.seed, iteration)
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        log: RunLog,
+        saver: Saver,
+        progress: Progress,
+        stop: StopRequest,
+        evaluate: Callable[[], dict[str, Any]] | None = None,
+    ) -> None:
+        self.trainer, self.log, self.saver, self.progress = trainer, log, saver, progress
+        self.stop, self._metrics = stop, evaluate
+        self.config = trainer.config.train
+        self._saved = progress.iteration  # a run starts from a checkpoint, or has nothing to save
+        self._lr = 0.0
+
+    def run(self, batches: Iterator[Batch]) -> str:
+        """Trains; returns why it ended: "finished", "no gain" (`train.patience`) or "stopped" (a signal).
+
+        Args:
+            batches: from iteration `progress.iteration` on.
+
+        Raises:
+            UserError: bad data; too many bad steps in a row; the last checkpoint cannot be written.
+        """
+        set_training(self.trainer.model, True)
+        self._evaluate_if_due()  # a signal may have broken it off
+        while not (ending := self._ending()):
+            asked = time.perf_counter()
+            batch = next(batches)
+            self._step(batch, time.perf_counter() - asked)
+            self._report_if_due()
+            self._evaluate_if_due()
+            self._save_if_due()
+        if self._saved != self.progress.iteration:
+            self._save()
+        self.log.write(ending, self.progress.iteration)
+        return ending
+
+    def _ending(self) -> str:
+        """Why the run is to end now; "" = it goes on."""
+        if self.progress.iteration >= self.config.iterations:
+            return "finished"
+        if self.config.patience and self.progress.without_gain >= self.config.patience:
+            return "no gain"
+        return "stopped" if self.stop.requested else ""
+
+    def _step(self, batch: Batch, waited: float) -> None:
+        seed_iteration(self.config.seed, batch.iteration)
+        report = self.trainer.step(batch.images, batch.labels, batch.iteration)
+        self._lr = report.lr
+        if report.problem:
+            self._skipped(batch, report)
+        else:
+            self.log.add(report.losses, waited, report.gradient_norm)
+            self.progress.bad_in_a_row = 0
+        self.progress.iteration += 1
+
+    def _skipped(self, batch: Batch, report: StepReport) -> None:
+        """Counts and logs a step without an update; gives up after too many in a row."""
+        progress, names = self.progress, ", ".join(batch.names)
+        progress.bad_steps += 1
+        progress.bad_in_a_row += 1
+        print(f"warning: iteration {batch.iteration + 1} is skipped ({names}): {report.problem}", flush=True)
+        losses = {name: value if math.isfinite(value) else str(value) for name, value in report.losses.items()}
+        self.log.write(
+            "bad step", batch.iteration + 1, problem=report.problem, names=batch.names, losses=losses,
+            bad_steps=progress.bad_steps, in_a_row=progress.bad_in_a_row,
+        )  # fmt: skip
+        if progress.bad_in_a_row >= self.config.max_bad_steps:
+            path = self.saver.bad_step(batch, progress, report.problem)
+            raise UserError(
+                f"{progress.bad_in_a_row} steps in a row were not finite, the last one at iteration "
+                f"{batch.iteration + 1} ({names}): {report.problem}; lower optimizer.lr or set optimizer.clip_norm, or "
+                f"look at these pictures; python tools/repeat_step.py {path} repeats the step"
+            )
+
+    def _report_if_due(self) -> None:
+        done = self.progress.iteration
+        if done % self.config.log_every == 0 or done == self.config.iterations:
+            self.log.report(done, self._lr)
+
+    def _evaluate_if_due(self) -> None:
+        done = self.progress.iteration
+        due = self.config.eval_every and done and done % self.config.eval_every == 0
+        if self._metrics is None or not due or self.progress.evaluated == done:
+            return
+        average = self.trainer.average
+        set_training(self.trainer.model, False)
         try:
-            report = trainer.step(batch.images, batch.labels, iteration)
-        except UserError as error:
-            raise UserError(f"iteration {iteration} ({', '.join(batch.names)}): {error}") from error
-        done = iteration + 1
-        log.add(report.losses, waited)
-        if done % config.log_every == 0 or done == config.iterations:
-            log.report(done, report.lr)
-        if done % config.save_every == 0 or done in (config.iterations, *config.milestones):
-            log.write("saved", done, file=save(done).name)
-        if evaluate is not None and config.eval_every and done % config.eval_every == 0:
-            set_training(trainer.model, False)
-            log.write("evaluation", done, metrics=evaluate())
-            set_training(trainer.model, True)
-            log.restart_clock(done)
-        asked = time.perf_counter()
+            with average.in_place() if average is not None else nullcontext(), self.stop.breaks():
+                metrics = self._metrics()
+        except Interrupted:
+            return
+        finally:
+            set_training(self.trainer.model, True)
+        self.progress.evaluated = done
+        self.log.write("evaluation", done, metrics=metrics)
+        self._tolerantly(lambda: self.saver.metrics(metrics))
+        if self.progress.take(metrics[best_metric(self.trainer.config)]):
+            self._tolerantly(lambda: self.saver.best(done, metrics))
+        self.log.restart_clock(done)
+
+    def _save_if_due(self) -> None:
+        done = self.progress.iteration
+        if done < self.config.iterations and (done % self.config.save_every == 0 or done in self.config.milestones):
+            self._tolerantly(self._save)
+
+    def _save(self) -> None:
+        self.progress.log = self.log.open_means()
+        path: Path = self.saver.checkpoint(self.progress)
+        self._saved = self.progress.iteration
+        self.log.write("saved", self.progress.iteration, file=path.name)
+
+    def _tolerantly(self, write: Callable[[], Any]) -> None:
+        """Writes files that the run can go on without; the next interval is the next try."""
+        try:
+            write()
+        except CannotWrite as error:
+            print(f"warning: {error}; training goes on and tries again later", flush=True)
+            self.log.write("not saved", self.progress.iteration, reason=str(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -12,11 +13,14 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jseg
 from jseg.errors import UserError
-from jseg.whole_file import write_whole
+from jseg.whole_file import mend, write_whole
+
+if TYPE_CHECKING:
+    from jseg.engine.events import Events
 
 LOG_NAME = "log.jsonl"
 
@@ -72,69 +76,125 @@ def duration(seconds: float) -> str:
 class RunLog:
     """Writes one run's log.
 
-    Every line of `log.jsonl` is a dictionary with `event` (start, train, evaluation, saved, end) and `iteration`, the
-    number of finished steps.
+    Every line of `log.jsonl` is a dictionary with `event` (start, train, evaluation, saved, bad step, …) and
+    `iteration`, the number of finished steps. A line that cannot be written (disk full) is kept and written later.
 
     Args:
         work_dir: the run's folder.
         iterations: length of the run, for the console lines.
         start_iteration: finished steps of the run that is continued; lines past them, and a line that a crash cut
             short, are dropped.
+        open_means: of the run that is continued: see `open_means`.
     """
 
-    def __init__(self, work_dir: Path, iterations: int, start_iteration: int = 0) -> None:
+    def __init__(
+        self, work_dir: Path, iterations: int, start_iteration: int = 0, open_means: dict[str, Any] | None = None
+    ) -> None:
         self.path = work_dir / LOG_NAME
         self.iterations = iterations
-        self._last_time, self._last_iteration = time.perf_counter(), start_iteration
-        self._waited = 0.0
-        self._sums: dict[str, float] = {}
+        self.events: Events | None = None  # TensorBoard gets the same numbers
+        self._kept = ""  # lines that could not be written
+        self._start_afresh()
+        self.restart_clock(start_iteration)
+        if open_means:
+            self._sums, self._norms, self._steps = read_open_means(open_means)
         kept = [line for line in read_log(self.path) if line["iteration"] <= start_iteration] if start_iteration else []
         write_whole(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def write(self, event: str, iteration: int, **values: Any) -> None:
         """Appends one line to `log.jsonl`."""
         line = json.dumps({"event": event, "iteration": iteration, **values}, allow_nan=False)
+        text, self._kept = self._kept + line + "\n", ""
         try:
-            with self.path.open("a") as file:
-                file.write(line + "\n")
+            append_whole(self.path, text.encode())
         except OSError as error:
-            raise UserError(f"cannot write {self.path} ({error.strerror}): free the disk or choose a folder") from error
+            self._kept = text
+            print(f"warning: cannot write {self.path} ({error.strerror}): {mend(error)}; it is tried again later")
+        if self.events is not None:
+            self.events.write(event, iteration, values)
 
-    def add(self, losses: dict[str, float], waited: float) -> None:
+    def add(self, losses: dict[str, float], waited: float, gradient_norm: float | None = None) -> None:
         """Counts one step in.
 
         Args:
             losses: its loss terms and `total`.
             waited: seconds that it waited for data.
+            gradient_norm: over all trained weights, before clipping.
         """
         self._waited += waited
+        self._steps += 1
         for name, value in losses.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
+        if gradient_norm is not None:
+            self._norms.append(gradient_norm)
+
+    def open_means(self) -> dict[str, Any]:
+        """What has been added since the last report, JSON-ready: a checkpoint keeps it."""
+        return {"sums": dict(self._sums), "norms": list(self._norms), "steps": self._steps}
 
     def report(self, iteration: int, lr: float) -> None:
         """Prints and writes the mean of the steps since the last report, and starts afresh."""
-        steps = iteration - self._last_iteration
-        seconds = (time.perf_counter() - self._last_time) / steps
-        losses = {name: value / steps for name, value in self._sums.items()}
-        waited, memory, gpu = self._waited / steps, peak_memory_gb(), gpu_memory_gb()
+        steps = max(iteration - self._last_iteration, 1)
+        seconds, waited = (time.perf_counter() - self._last_time) / steps, self._waited / steps
+        losses = {name: value / self._steps for name, value in self._sums.items()}
+        norm = {"gradient_norm": sum(self._norms) / len(self._norms)} if self._norms else {}
+        memory, gpu = peak_memory_gb(), gpu_memory_gb()
         left = duration(seconds * (self.iterations - iteration))
         terms = " ".join(f"{name} {value:.4g}" for name, value in losses.items() if name != "total")
+        norm_text = f"norm {norm['gradient_norm']:.3g}  " if norm else ""
         gpu_text = f" gpu {gpu:.2f} GB" if gpu is not None else ""
+        loss_text = f"{losses['total']:.4f} ({terms})" if losses else "of no step was finite"
         print(
-            f"iteration {iteration}/{self.iterations}  loss {losses['total']:.4f} ({terms})  lr {lr:.2e}  "
+            f"iteration {iteration}/{self.iterations}  loss {loss_text}  {norm_text}lr {lr:.2e}  "
             f"{seconds:.3f} s/it (data {waited:.3f})  left {left}  memory {memory:.2f} GB{gpu_text}",
             flush=True,
         )
         self.write(
-            "train", iteration, losses=losses, lr=lr, seconds=round(seconds, 4), waited=round(waited, 4),
+            "train", iteration, losses=losses, **norm, lr=lr, seconds=round(seconds, 4), waited=round(waited, 4),
             memory_gb=round(memory, 3), gpu_memory_gb=gpu,
         )  # fmt: skip
+        self._start_afresh()
         self.restart_clock(iteration)
 
     def restart_clock(self, iteration: int) -> None:
-        """Leaves what has passed since the last report out of the next one's time."""
-        self._last_time, self._last_iteration = time.perf_counter(), iteration
-        self._waited, self._sums = 0.0, {}
+        """Leaves the time that has passed since the last report out of the next one's."""
+        self._last_time, self._last_iteration, self._waited = time.perf_counter(), iteration, 0.0
+
+    def _start_afresh(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._norms: list[float] = []
+        self._steps = 0
+
+
+def read_open_means(means: dict[str, Any]) -> tuple[dict[str, float], list[float], int]:
+    """The three parts of `RunLog.open_means`.
+
+    Raises:
+        UserError: they are no such parts.
+    """
+    sums, norms, steps = means.get("sums"), means.get("norms"), means.get("steps")
+    fits = isinstance(sums, dict) and isinstance(norms, list) and type(steps) is int
+    if not fits or any(type(value) is not float for value in (*sums.values(), *norms)):
+        raise UserError("the checkpoint holds no log position: use another one")
+    return dict(sums), list(norms), steps
+
+
+def append_whole(path: Path, data: bytes) -> None:
+    """Appends `data`; when that fails half-way, what was written of it is taken back.
+
+    Raises:
+        OSError: the disk is full, or the file cannot be written.
+    """
+    with path.open("ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        try:
+            written = file.write(data)
+            if written != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)
+            raise
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

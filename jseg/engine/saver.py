@@ -1,21 +1,31 @@
-"""Writes the files of a run: checkpoints, the final weights."""
+"""Writes the files of a run: checkpoints, the best and the final weights, a step that can be repeated."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from jseg.data.class_names import ClassList
+from jseg.data.loader import Batch
 from jseg.engine import checkpoint
+from jseg.engine.checkpoint import WEIGHTS_NAME
 from jseg.engine.config import Config
+from jseg.engine.progress import Progress
 from jseg.engine.text_features import TextFeatures
 from jseg.engine.trainer import Trainer
 from jseg.model.state import state_arrays
+from jseg.whole_file import write_json
+
+BEST_NAME = "best.safetensors"
+BEST_METRICS_NAME = "best_metrics.json"
+METRICS_NAME = "metrics.json"
+BATCH_PREFIX = "batch."
 
 
 class Saver:
-    """Writes checkpoints of a run."""
+    """Writes files of a run; every method raises CannotWrite when the disk is full, and leaves older files alone."""
 
     def __init__(
         self, work_dir: Path, config: Config, classes: ClassList, text: TextFeatures, trainer: Trainer
@@ -24,20 +34,52 @@ class Saver:
         self.text = text
         self.meta = checkpoint.describe(config, classes, text)
 
-    def tensors(self) -> dict[str, np.ndarray]:
+    def _model(self) -> dict[str, np.ndarray]:
         """Model, text tower and class embeddings under their names in the file."""
         return state_arrays(self.trainer.model) | checkpoint.text_arrays(self.text)
 
-    def checkpoint(self, iteration: int) -> Path:
-        """Writes the checkpoint after `iteration` finished steps and removes the oldest ones."""
-        path = checkpoint.checkpoint_path(self.work_dir, iteration)
-        meta = {**self.meta, "iteration": iteration}
-        checkpoint.save(path, self.tensors(), meta, self.trainer.optimizer.state())
+    def _averages(self) -> dict[str, np.ndarray]:
+        average = self.trainer.average
+        return average.state() if average is not None else {}
+
+    def _all(self) -> dict[str, np.ndarray]:
+        averages = {checkpoint.AVERAGE_PREFIX + name: array for name, array in self._averages().items()}
+        return self._model() | averages
+
+    def checkpoint(self, progress: Progress) -> Path:
+        """Writes a checkpoint and removes the oldest ones."""
+        path = checkpoint.checkpoint_path(self.work_dir, progress.iteration)
+        checkpoint.save(path, self._all(), {**self.meta, **progress.meta()}, self.trainer.optimizer.state())
         checkpoint.prune(self.work_dir, self.config.keep_checkpoints, self.config.milestones)
         return path
 
-    def weights(self) -> Path:
-        """Writes the final weights."""
-        path = self.work_dir / checkpoint.WEIGHTS_NAME
-        checkpoint.save(path, self.tensors(), {**self.meta, "iteration": self.trainer.config.train.iterations})
+    def weights(self, iteration: int, name: str = WEIGHTS_NAME) -> Path:
+        """Writes weights to use: the averaged ones where the run keeps them."""
+        path = self.work_dir / name
+        checkpoint.save(path, self._model() | self._averages(), {**self.meta, "iteration": iteration})
+        return path
+
+    def metrics(self, metrics: dict[str, Any]) -> None:
+        """Writes the metrics of the last evaluation."""
+        write_json(self.work_dir / METRICS_NAME, metrics)
+
+    def best(self, iteration: int, metrics: dict[str, Any]) -> Path:
+        """Writes the best weights so far, and their metrics."""
+        path = self.weights(iteration, BEST_NAME)
+        write_json(self.work_dir / BEST_METRICS_NAME, {"iteration": iteration, **metrics})
+        return path
+
+    def bad_step(self, batch: Batch, progress: Progress, problem: str) -> Path:
+        """Writes everything that a step depends on, for tools/repeat_step.py.
+
+        Args:
+            batch: the step's.
+            progress: before the step.
+            problem: what was wrong with it.
+        """
+        path = self.work_dir / f"bad_step_{batch.iteration:07d}.safetensors"
+        tensors = {BATCH_PREFIX + "images": batch.images, BATCH_PREFIX + "labels": batch.labels}
+        record = {"names": batch.names, "problem": problem, "seed": self.config.seed}
+        meta = {**self.meta, **progress.meta(), "bad_step": record}
+        checkpoint.save(path, self._all() | tensors, meta, self.trainer.optimizer.state())
         return path

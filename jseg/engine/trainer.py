@@ -13,12 +13,15 @@ import numpy as np
 
 from jseg.engine.checkpoint import Moments
 from jseg.engine.config import Config, OptimizerConfig
+from jseg.engine.gradients import clip, gradient_norm, not_finite
 from jseg.engine.learning_rate import learning_rate
+from jseg.engine.moving_average import MovingAverage
 from jseg.engine.parameter_groups import parameter_groups
 from jseg.errors import UserError
 from jseg.losses.class_masks import count_masks
 from jseg.losses.segmentation_loss import LossSums, SegmentationLoss
 from jseg.model.clip_rc import ClipRC, trainable
+from jseg.model.state import named_list
 
 
 @dataclass
@@ -28,6 +31,8 @@ class StepReport:
     losses: dict[str, float]  # mask, dice, recovery_q, recovery_v (weighted) and total, before the update
     num_masks: float  # present (image, class) pairs of the batch
     lr: float  # of the first parameter group
+    gradient_norm: float  # over all trained weights, before clipping
+    problem: str = ""  # why nothing was updated; "" = the step is fine
 
 
 class AdamW:
@@ -111,6 +116,7 @@ class Trainer:
         self.loss = SegmentationLoss(config.loss, unseen)
         self.config = config
         self.optimizer = AdamW(trainable(model), config.optimizer)
+        self.average = MovingAverage(trainable(model), config.train.ema) if config.train.ema else None
 
     def step(self, images: np.ndarray, labels: np.ndarray, iteration: int) -> StepReport:
         """One optimiser step, in micro-batches of `train.micro_batch` pictures that add up to exactly the batch.
@@ -120,16 +126,26 @@ class Trainer:
             labels: (B, H, W) int32 training targets.
             iteration: 0-based number of the step, which decides the learning rate.
 
-        Raises:
-            UserError: the loss is not finite; nothing is updated then.
+        Returns:
+            Its report; when the loss or the gradient is not finite, nothing is updated and `problem` says so.
         """
         iterations = self.config.train.iterations
         lr = self.optimizer.set_learning_rate(iteration, iterations, self.config.optimizer)
         gradients, losses, num_masks = self.gradients(images, labels)
-        if not math.isfinite(losses["total"]):
-            raise UserError(f"the loss is {losses['total']}: lower optimizer.lr, or look at the pictures of this batch")
-        self.optimizer.step(gradients)
-        return StepReport(losses, num_masks, lr)
+        norm = gradient_norm(gradients)
+        problem = self._problem(losses["total"], norm, gradients)
+        if not problem:
+            self.optimizer.step(clip(gradients, norm, self.config.optimizer.clip_norm))
+            if self.average is not None:
+                self.average.update(self.optimizer.steps)
+        return StepReport(losses, num_masks, lr, norm, problem)
+
+    def _problem(self, loss: float, norm: float, gradients: list[jt.Var]) -> str:
+        if math.isfinite(loss) and math.isfinite(norm):
+            return ""
+        names = not_finite(self.optimizer.names, gradients)
+        gradient = f"the gradient of {named_list(names[:3])} ({len(names)} in all)" if names else "the gradient"
+        return f"the loss is {loss}" if not math.isfinite(loss) else f"{gradient} is not finite"
 
     def gradients(self, images: np.ndarray, labels: np.ndarray) -> tuple[list[jt.Var], dict[str, float], float]:
         """Gradients in the order of `optimizer.names`, loss terms and number of masks of a batch."""

@@ -1,57 +1,195 @@
-"""Tests of jseg/engine/loop.py: what the loop does when, and what it does about bad numbers."""
+"""Tests of jseg/engine/loop.py: what the loop does when, and what it does about bad numbers, full disks and signals."""
 
 from __future__ import annotations
 
+import os
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from jseg.data.loader import Batch
-from jseg.engine.loop import train
+from jseg.engine.interruption import StopRequest
+from jseg.engine.loop import Loop
+from jseg.engine.progress import Progress
 from jseg.engine.run_log import RunLog, read_log
-from jseg.errors import UserError
+from jseg.engine.trainer import Trainer
+from jseg.errors import CannotWrite, UserError
 from tests.engine.tiny_training import tiny_batch, tiny_config, tiny_trainer, weights
 
 
-def test_a_loss_that_is_not_finite_stops_before_the_update(tmp_path: Path) -> None:
-    trainer = tiny_trainer(tiny_config())
-    images, labels = tiny_batch(seed=1)
-    images[0] = np.nan
-    before = weights(trainer)
-    batches = iter([Batch(images, labels, ["bad_picture"] * 4, 0)])
-    with pytest.raises(UserError, match=r"iteration 0 \(bad_picture.*loss is nan"):
-        train(trainer, batches, RunLog(tmp_path, 10), save=lambda iteration: tmp_path)
-    assert all(np.array_equal(array, weights(trainer)[name]) for name, array in before.items())
+class NotedSaver:
+    """Writes nothing and remembers what it should have written; `full` says after which iterations the disk is full."""
+
+    def __init__(self, full: tuple[int, ...] = ()) -> None:
+        self.full, self.checkpoints, self.bests, self.bad = full, [], [], []
+        self.progress: list[dict[str, Any]] = []
+
+    def checkpoint(self, progress: Progress) -> Path:
+        if progress.iteration in self.full:
+            raise CannotWrite("cannot write x (No space left on device): free some space there")
+        self.checkpoints.append(progress.iteration)
+        self.progress.append(progress.meta()["progress"])
+        return Path(f"{progress.iteration}.safetensors")
+
+    def metrics(self, metrics: dict[str, Any]) -> None:
+        pass
+
+    def best(self, iteration: int, metrics: dict[str, Any]) -> None:
+        self.bests.append(iteration)
+
+    def bad_step(self, batch: Batch, progress: Progress, problem: str) -> Path:
+        self.bad.append((batch.iteration, problem))
+        return Path("bad.safetensors")
 
 
-def test_the_loop_logs_saves_and_evaluates_at_its_intervals(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    config = tiny_config(iterations=5, log_every=2, save_every=3, eval_every=4)
-    trainer, saved = tiny_trainer(config), []
+def batches(bad: tuple[int, ...] = (), first: int = 0, each: Callable[[int], None] = lambda i: None) -> Iterator[Batch]:
+    """Batches from iteration `first` on; those of iterations `bad` hold a NaN."""
+    iteration = first
+    while True:
+        images, labels = tiny_batch(iteration)
+        if iteration in bad:
+            images[0, 0, 0, 0] = np.nan
+        each(iteration)
+        yield Batch(images, labels, [f"picture_{iteration}"], iteration)
+        iteration += 1
 
-    def save(iteration: int) -> Path:
-        saved.append(iteration)
-        return tmp_path / f"{iteration}.safetensors"
 
-    batches = (Batch(*tiny_batch(i), ["a"] * 4, i) for i in range(5))
-    train(trainer, batches, RunLog(tmp_path, 5), save, evaluate=lambda: {"pAcc": 50.0})
-    lines = read_log(tmp_path / "log.jsonl")
-    events = [(line["event"], line["iteration"]) for line in lines]
-    assert events == [("train", 2), ("saved", 3), ("train", 4), ("evaluation", 4), ("train", 5), ("saved", 5)]
-    assert saved == [3, 5]
+def run(
+    folder: Path, trainer: Trainer, source: Iterator[Batch], saver: NotedSaver, progress: Progress | None = None,
+    evaluate: Callable[[], dict[str, Any]] | None = None,
+) -> tuple[str, list[tuple[str, int]]]:  # fmt: skip
+    """Why the run ended, and (event, iteration) of every line of the log."""
+    progress = progress or Progress()
+    log = RunLog(folder, trainer.config.train.iterations, progress.iteration, progress.log)
+    with StopRequest() as stop:
+        ending = Loop(trainer, log, saver, progress, stop, evaluate).run(source)
+    return ending, [(line["event"], line["iteration"]) for line in read_log(log.path)]
+
+
+def test_the_loop_logs_evaluates_and_saves_at_its_intervals(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    config = tiny_config(iterations=5, log_every=2, save_every=2, eval_every=4, best_metric="pAcc")
+    saver = NotedSaver()
+    ending, events = run(tmp_path, tiny_trainer(config), batches(), saver, evaluate=lambda: {"pAcc": 50.0})
+    assert ending == "finished" and saver.checkpoints == [2, 4, 5] and saver.bests == [4]
+    assert events == [
+        ("train", 2), ("saved", 2), ("train", 4), ("evaluation", 4), ("saved", 4), ("train", 5), ("saved", 5),
+        ("finished", 5),
+    ]  # fmt: skip
     shown = capsys.readouterr().out
     assert "iteration 5/5" in shown and "lr " in shown and "memory" in shown and "left 0:00:00" in shown
-    first = lines[0]
+    first = read_log(tmp_path / "log.jsonl")[0]
     assert first["losses"]["total"] == pytest.approx(sum(v for k, v in first["losses"].items() if k != "total"))
+    assert first["gradient_norm"] > 0
 
 
-def test_dropout_differs_between_iterations_and_repeats_for_the_same_seed(tmp_path: Path) -> None:
+def test_a_bad_step_is_skipped_counted_and_logged_with_its_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """The weights are those of a run that never saw the bad batches; the moments' step count too."""
+    results = []
+    for bad in ((1, 2), (1, 2, 4)):
+        trainer, saver = tiny_trainer(tiny_config(iterations=5, log_every=5, max_bad_steps=3)), NotedSaver()
+        run(tmp_path, trainer, batches(bad), saver)
+        results.append((weights(trainer), trainer.optimizer.steps))
+    assert [steps for _, steps in results] == [3, 2]
+    assert saver.progress[-1]["bad_steps"] == 3 and saver.progress[-1]["bad_in_a_row"] == 1
+    lines = [line for line in read_log(tmp_path / "log.jsonl") if line["event"] == "bad step"]
+    assert [(line["iteration"], line["names"]) for line in lines] == [(i + 1, [f"picture_{i}"]) for i in (1, 2, 4)]
+    assert all("loss is nan" in line["problem"] for line in lines) and lines[0]["losses"]["total"] == "nan"
+    assert "iteration 2 is skipped (picture_1): the loss is nan" in capsys.readouterr().out
+    trained = next(line for line in read_log(tmp_path / "log.jsonl") if line["event"] == "train")
+    assert np.isfinite(list(trained["losses"].values())).all()
+    assert any(not np.array_equal(array, results[1][0][name]) for name, array in results[0][0].items())
+
+
+def test_too_many_bad_steps_in_a_row_end_the_run_with_a_dump(tmp_path: Path) -> None:
+    trainer, saver = tiny_trainer(tiny_config(iterations=9, max_bad_steps=2)), NotedSaver()
+    before = weights(trainer)
+    with pytest.raises(UserError, match=r"2 steps in a row.*iteration 2 \(picture_1\).*repeat_step.py bad.safetensors"):
+        run(tmp_path, trainer, batches((0, 1, 3)), saver)
+    assert saver.bad == [(1, "the loss is nan")]
+    assert all(np.array_equal(array, weights(trainer)[name]) for name, array in before.items())
+    every_other, saver = tiny_trainer(tiny_config(iterations=4, max_bad_steps=2)), NotedSaver()
+    assert run(tmp_path, every_other, batches((0, 2)), saver)[0] == "finished" and not saver.bad
+
+
+def test_a_full_disk_does_not_end_the_run_but_the_last_checkpoint_must_be_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    config = tiny_config(iterations=5, save_every=1)
+    saver = NotedSaver(full=(2, 3))
+    _, events = run(tmp_path, tiny_trainer(config), batches(), saver)
+    assert saver.checkpoints == [1, 4, 5] and ("not saved", 2) in events and ("not saved", 3) in events
+    assert "No space left on device" in capsys.readouterr().out
+    with pytest.raises(CannotWrite, match="No space left"):
+        run(tmp_path, tiny_trainer(config), batches(), NotedSaver(full=(5,)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(tmp_path: Path, number: int) -> None:
+    """Open means of the log go on in the resumed run: its logged losses are those of the undisturbed one."""
+    config = tiny_config(iterations=6, log_every=4, save_every=100)
+    whole = tiny_trainer(config)
+    (tmp_path / "whole").mkdir()
+    run(tmp_path / "whole", whole, batches(), NotedSaver())
+    (tmp_path / "halves").mkdir()
+    trainer, saver = tiny_trainer(config), NotedSaver()
+    source = batches(each=lambda i: os.kill(os.getpid(), number) if i == 2 else None)
+    ending, events = run(tmp_path / "halves", trainer, source, saver)
+    assert ending == "stopped" and saver.checkpoints == [3] and events == [("saved", 3), ("stopped", 3)]
+    progress = Progress(**saver.progress[-1])
+    assert run(tmp_path / "halves", trainer, batches(first=3), saver, progress)[0] == "finished"
+    first, second = (
+        [(line["iteration"], line["losses"], line["gradient_norm"]) for line in read_log(folder / "log.jsonl")
+         if line["event"] == "train"] for folder in (tmp_path / "whole", tmp_path / "halves")
+    )  # fmt: skip
+    assert first == second and len(first) == 2
+    assert all(np.array_equal(array, weights(trainer)[name]) for name, array in weights(whole).items())
+
+
+def test_a_signal_breaks_an_evaluation_off_and_the_resumed_run_makes_it_up(tmp_path: Path) -> None:
+    config = tiny_config(iterations=4, eval_every=2, save_every=100, best_metric="pAcc")
+    trainer, saver = tiny_trainer(config), NotedSaver()
+
+    def broken() -> dict[str, Any]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("the evaluation went on")
+
+    ending, events = run(tmp_path, trainer, batches(), saver, evaluate=broken)
+    assert ending == "stopped" and events == [("saved", 2), ("stopped", 2)]
+    progress = Progress(**saver.progress[-1])
+    _, events = run(tmp_path, trainer, batches(first=2), saver, progress, evaluate=lambda: {"pAcc": 1.0})
+    assert [event for event in events if event[0] == "evaluation"] == [("evaluation", 2), ("evaluation", 4)]
+
+
+def test_the_best_is_kept_and_patience_ends_the_run(tmp_path: Path) -> None:
+    values = iter([None, 10.0, 30.0, 20.0, 30.0, 99.0])
+    config = tiny_config(iterations=9, eval_every=1, patience=2)
+    trainer, saver = tiny_trainer(config), NotedSaver()
+    ending, _ = run(tmp_path, trainer, batches(), saver, evaluate=lambda: {"hIoU": next(values)})
+    assert ending == "no gain" and saver.bests == [2, 3] and saver.checkpoints == [5]
+    assert saver.progress[-1]["best"] == 30.0 and saver.progress[-1]["best_iteration"] == 3
+
+
+def test_evaluations_see_the_averaged_weights(tmp_path: Path) -> None:
+    config = tiny_config(iterations=3, eval_every=3, ema=0.9, best_metric="pAcc")
+    trainer, seen = tiny_trainer(config), []
+    run(tmp_path, trainer, batches(), NotedSaver(), evaluate=lambda: seen.append(weights(trainer)) or {"pAcc": 1.0})
+    averages, own = trainer.average.state(), weights(trainer)
+    assert all(np.array_equal(seen[0][name], array) for name, array in averages.items())
+    assert any(not np.array_equal(own[name], array) for name, array in averages.items())
+
+
+def test_dropout_repeats_for_the_same_seed(tmp_path: Path) -> None:
     """Each iteration draws from its own seed: the same run twice is the same, bit for bit."""
     runs = []
     for _ in range(2):
-        trainer = tiny_trainer(tiny_config(iterations=3, log_every=1))
-        batches = (Batch(*tiny_batch(0), ["a"] * 4, i) for i in range(3))
-        train(trainer, batches, RunLog(tmp_path, 3), save=lambda iteration: tmp_path)
+        trainer = tiny_trainer(tiny_config(iterations=3))
+        run(tmp_path, trainer, batches(), NotedSaver())
         runs.append(weights(trainer))
     assert all(np.array_equal(array, runs[1][name]) for name, array in runs[0].items())
     trainer = tiny_trainer(tiny_config(), dropout=True)

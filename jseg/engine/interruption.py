@@ -1,0 +1,62 @@
+"""SIGTERM and Ctrl-C during training: finish the step and save, instead of ending where the run happens to be.
+
+Schedulers send SIGTERM some seconds before they end a job for good. Handlers are set when training begins, after
+Jittor's import has set its own.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType, TracebackType
+
+
+class Interrupted(Exception):
+    """A stop was asked for during work that is not worth finishing (see `StopRequest.breaks`)."""
+
+
+class StopRequest:
+    """While entered, SIGTERM and SIGINT only set `signal_name`; a second Ctrl-C ends the process as usual."""
+
+    def __init__(self) -> None:
+        self.signal_name = ""  # of the signal that came; "" = none yet
+        self._breaking = False
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> StopRequest:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    @property
+    def requested(self) -> bool:
+        """Whether a signal has come."""
+        return bool(self.signal_name)
+
+    @contextmanager
+    def breaks(self) -> Iterator[None]:
+        """A signal inside the `with` block raises Interrupted at once: for long work that can be done again."""
+        if self.requested:
+            raise Interrupted
+        self._breaking = True
+        try:
+            yield
+        finally:
+            self._breaking = False
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
+        self.signal_name = signal.Signals(number).name
+        # not print: the signal may have come in the middle of one
+        os.write(2, f"\n{self.signal_name}: finishing this step, then saving (Ctrl-C ends at once)\n".encode())
+        if self._breaking:
+            raise Interrupted
