@@ -8,8 +8,11 @@
 Data: 118,287 training pictures, 5,000 for evaluation; 171 classes, 15 of them unseen. The batch of 16 is inferred: the
 published config says 2 per GPU, without the number of GPUs.
 
-Expected: the published numbers, below (their seeds were never fixed, hence the tolerances). Time and memory: not
-measured; estimates with their basis are in docs/reproduce.md.
+Expected: the published numbers, below (their seeds were never fixed, hence the tolerances).
+
+Time and memory, not measured: an estimate of 32 h on a GPU that sustains 10 TFLOP/s in float32 (a step of 16 crops is
+14 TFLOP, counted in multiply-adds), and of 30-50 GB for 16 crops at once or 8-13 GB with `train.micro_batch=4`, which
+gives the same gradients. Basis: docs/reproduce.md, section 4.
 """
 
 from jseg.clip.prompts import COCO_TEMPLATES as _COCO_TEMPLATES

@@ -5,8 +5,11 @@
     python tools/run_net.py --config-file configs/coco_stuff_supervised.py --task val --resume \\
         data.root=/path/to/coco_stuff164k
 
-Expected: the published numbers, below. Time and memory: not measured; estimates with their basis are in
-docs/reproduce.md.
+Expected: the published numbers, below.
+
+Time and memory, not measured: an estimate of 33 h on a GPU that sustains 10 TFLOP/s in float32 (a step of 16 crops is
+15 TFLOP, counted in multiply-adds), and of 30-50 GB for 16 crops at once or 8-13 GB with `train.micro_batch=4`, which
+gives the same gradients. Basis: docs/reproduce.md, section 4.
 """
 
 base = "coco_stuff_inductive.py"

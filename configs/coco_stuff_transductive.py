@@ -9,8 +9,11 @@ Weights only are taken over: optimiser, iteration and warm-up start afresh. The 
 inferred from the sibling project ZegCLIP. That a pixel is of some unseen class comes from the ground truth, as in the
 published runs.
 
-Expected: the published numbers, below. Time and memory: not measured; estimates with their basis are in
-docs/reproduce.md.
+Expected: the published numbers, below.
+
+Time and memory, not measured: an estimate of 17 h on a GPU that sustains 10 TFLOP/s in float32 (a step of 16 crops is
+15 TFLOP, counted in multiply-adds), and of 30-50 GB for 16 crops at once or 8-13 GB with `train.micro_batch=4`, which
+gives the same gradients. Basis: docs/reproduce.md, section 4.
 """
 
 base = "coco_stuff_inductive.py"

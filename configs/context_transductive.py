@@ -8,8 +8,11 @@ Split A by default, B by `data.split=B` (with the weights of an inductive run on
 iterations of the inductive run, from its half-way weights, as on the other data sets. That a pixel is of some unseen
 class comes from the ground truth.
 
-Expected: nothing was published for 59 classes and either split, so no number is checked. Time and memory: not measured;
-estimates with their basis are in docs/reproduce.md.
+Expected: nothing was published for 59 classes and either split, so no number is checked.
+
+Time and memory, not measured: an estimate of 6 h on a GPU that sustains 10 TFLOP/s in float32 (a step of 16 crops is 11
+TFLOP, counted in multiply-adds), and of 30-50 GB for 16 crops at once or 8-13 GB with `train.micro_batch=4`, which
+gives the same gradients. Basis: docs/reproduce.md, section 4.
 """
 
 base = "context_inductive.py"

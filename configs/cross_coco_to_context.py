@@ -6,8 +6,10 @@
 All 59 classes count as seen, so mIoU(S) is the mean over all of them, mIoU(U) and hIoU are undefined, and gamma and
 split have no effect. The templates are those of the training.
 
-Expected: no published number of CLIP-RC is at hand, so none is checked. Time and memory: an evaluation only; not
-measured, see docs/reproduce.md.
+Expected: no published number of CLIP-RC is at hand, so none is checked.
+
+Time and memory, not measured: an estimate of minutes on a GPU that sustains 10 TFLOP/s (two windows a picture, 0.3
+TFLOP each), and of 2 GB. Basis: docs/reproduce.md, section 4.
 """
 
 base = "context_inductive.py"

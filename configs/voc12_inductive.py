@@ -11,8 +11,9 @@ as the published runs did.
 Expected: the published numbers, below. Seeds differ by a point or more, unseen classes most; the published seeds were
 never fixed, hence the tolerances.
 
-Time and memory: not measured; estimates with their basis are in docs/reproduce.md. On a GPU with less memory set
-`train.micro_batch`, which gives the same gradients.
+Time and memory, not measured: an estimate of 10 h on a GPU that sustains 10 TFLOP/s in float32 (a step of 16 crops is 9
+TFLOP, counted in multiply-adds), and of 30-50 GB for 16 crops at once or 8-13 GB with `train.micro_batch=4`, which
+gives the same gradients. Basis: docs/reproduce.md, section 4.
 """
 
 data = dict(

@@ -8,8 +8,11 @@ Weights only are taken over: optimiser, iteration and warm-up start afresh. That
 from the ground truth, as in the published runs; which one, the model says itself. A smaller batch than 16 is known to
 ruin self-training: keep `train.batch_size` and lower `train.micro_batch`.
 
-Expected: the published numbers, below. Time and memory: not measured; estimates with their basis are in
-docs/reproduce.md.
+Expected: the published numbers, below.
+
+Time and memory, not measured: an estimate of 5 h on a GPU that sustains 10 TFLOP/s in float32 (a step of 16 crops is 9
+TFLOP, counted in multiply-adds), and of 30-50 GB for 16 crops at once or 8-13 GB with `train.micro_batch=4`, which
+gives the same gradients. Basis: docs/reproduce.md, section 4.
 """
 
 base = "voc12_inductive.py"
