@@ -6,6 +6,7 @@ import importlib.util
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", str(min(os.cpu_count() or 1, 4)))  # oversubscribed threads make tests crawl
@@ -17,6 +18,12 @@ if importlib.util.find_spec("torch"):
 
 from jseg.runtime import prepare
 from jseg.runtime.start import start
+
+# the first call of a test may compile kernels, so its time says nothing
+hypothesis.settings.register_profile(
+    "jseg", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
+)
+hypothesis.settings.load_profile("jseg")
 
 start("auto")  # quiet, and Ctrl-C works; the first time this compiles Jittor's core
 start("cpu")  # tests marked gpu choose otherwise themselves
