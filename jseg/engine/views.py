@@ -43,7 +43,7 @@ class AveragedViews:
             if config.flip:
                 mirrored = np.ascontiguousarray(image[:, :, ::-1])
                 self.views.append((PictureScores(model, mirrored, text, seen, gamma, config), True))
-        jt.gc()  # Jittor keeps freed memory for arrays of the same size, and every view has sizes of its own
+        jt.gc()  # Jittor keeps freed memory for arrays of the same size; none of the forward passes' is needed again
 
     def bands(self, size: tuple[int, int]) -> Iterator[tuple[int, jt.Var]]:
         """(first row, mean softmax (C, rows, W')) of all bands of the picture at `size` = (H', W'), from the top."""
@@ -57,7 +57,6 @@ class AveragedViews:
                     total = band if total is None else total + band
                     total.sync()  # or the bands of all views would be alive at once
                 yield start, total / len(self.views)
-            jt.gc()
 
     def labels(self, size: tuple[int, int]) -> np.ndarray:
         """Class of the highest mean at each pixel, (H', W') int32; ties go to the lowest class."""
