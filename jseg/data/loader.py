@@ -23,7 +23,7 @@ from jseg.data import transforms
 from jseg.data.label_maps import training_labels
 from jseg.data.sampling import augmentation_rng, endless_indices
 from jseg.data.segmentation_dataset import Dataset
-from jseg.data.worker_process import leave_with_parent
+from jseg.data.worker_process import leave_with_parent, start_fork_server
 from jseg.engine.config import Config, DataConfig
 from jseg.errors import UserError
 
@@ -97,6 +97,7 @@ def _samples_from_workers(
     context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
     if context.get_start_method() == "forkserver":
         context.set_forkserver_preload([__name__])  # imported once, not once per worker
+        start_fork_server()
     work = (dataset, config.data, config.train.seed)
     executor = ProcessPoolExecutor(config.data.workers, context, initializer=_start_worker, initargs=work)
     pending: deque = deque()

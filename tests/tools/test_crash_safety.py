@@ -1,0 +1,125 @@
+"""Tests of training with real processes: killed at any moment, stopped by signals, with a disk that fills up."""
+
+from __future__ import annotations
+
+import os
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jseg.engine import checkpoint
+from jseg.engine.run_log import read_log
+from tests.tools.training_process import SECONDS, TrainingProcess, assert_same_run
+
+ITERATIONS = 18
+LONG = 260  # enough for 20 kills of up to 16 steps each, mostly fewer
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and prlimit")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Work folder of a whole run."""
+    work_dir = tmp_path_factory.mktemp("undisturbed") / "run"
+    TrainingProcess(work_dir, f"train.iterations={ITERATIONS}").finish()
+    return work_dir
+
+
+def test_steps_before_and_after_a_kill_equal_a_run_without(undisturbed: Path, tmp_path: Path) -> None:
+    """About half of the steps, kill -9, resume, the other half; a rare log and rare checkpoints this time."""
+    killed = TrainingProcess(tmp_path / "run", f"train.iterations={ITERATIONS}", "train.save_every=10")
+    path = checkpoint.checkpoint_path(killed.work_dir, 10)
+    assert killed.wait_until(path.exists)
+    killed.kill()
+    assert checkpoint.checkpoints_in(killed.work_dir) == [path]
+    resumed = TrainingProcess(killed.work_dir, f"train.iterations={ITERATIONS}", "train.save_every=10", "--resume")
+    shown = resumed.finish()
+    assert f"newest whole checkpoint is {path}" in shown and f"resuming after iteration 10 of {ITERATIONS}" in shown
+    assert_same_run(undisturbed, killed.work_dir, ITERATIONS)
+    assert [line["iteration"] for line in resumed.events("start")] == [0, 10]
+
+
+def kill_at_a_random_moment(running: TrainingProcess, moment: str, rng: random.Random) -> bool:
+    """Kills while starting, between any two instructions of a step or an evaluation, or in the middle of a save.
+
+    Returns:
+        Whether it left a half-written checkpoint behind.
+    """
+    if moment == "start":
+        time.sleep(rng.uniform(0, 4))
+    else:
+        before = len(running.events("train"))
+        steps = rng.randint(0, 16)
+        assert running.wait_until(lambda: len(running.events("train")) >= before + steps), running.shown()
+        if moment == "save":
+            assert running.wait_until(running.is_saving), running.shown()
+            time.sleep(rng.uniform(0, 0.003))
+        else:
+            time.sleep(rng.uniform(0, 0.2))
+    running.kill()
+    return running.is_saving()
+
+
+@pytest.mark.parametrize(
+    "kills, iterations", [(2, ITERATIONS), pytest.param(20, LONG, marks=pytest.mark.slow)], ids=["2", "20"]
+)
+def test_a_run_survives_being_killed_at_random_moments(
+    undisturbed: Path, tmp_path: Path, kills: int, iterations: int
+) -> None:
+    """The final weights, moments and logs equal those of an undisturbed run, bit for bit."""
+    whole, work_dir, rng = undisturbed, tmp_path / "run", random.Random(5)
+    if iterations != ITERATIONS:
+        whole = tmp_path / "whole" / "run"
+        TrainingProcess(whole, f"train.iterations={iterations}").finish()
+    moments = ["save", "step", "save", "start", "step"] if kills > 2 else ["save", "start"]
+    cut_off, begun = 0, []
+    for number in range(kills):
+        resume = ["--resume"] if checkpoint.checkpoints_in(work_dir) else []
+        running = TrainingProcess(work_dir, f"train.iterations={iterations}", *resume)
+        cut_off += kill_at_a_random_moment(running, moments[number % len(moments)], rng)
+        begun.append(len(read_log(work_dir / "log.jsonl")))
+    shown = TrainingProcess(work_dir, f"train.iterations={iterations}", "--resume").finish()
+    print(f"{kills} kills, {cut_off} of them with a half-written checkpoint; lines of the log then: {begun}")
+    print(next(line for line in shown.splitlines() if line.startswith("resuming")))
+    assert_same_run(whole, work_dir, iterations)
+
+
+@linux_only
+def test_sigterm_to_every_process_of_the_job_saves_and_tells_how_to_go_on(undisturbed: Path, tmp_path: Path) -> None:
+    """What a scheduler does: the workers and the fork server get the signal as well, and must not die of it."""
+    running = TrainingProcess(tmp_path / "run", f"train.iterations={ITERATIONS}", "train.save_every=1000")
+    assert running.wait_until(lambda: len(running.events("train")) >= 3)
+    os.killpg(running.process.pid, signal.SIGTERM)
+    shown = running.finish()
+    saved = checkpoint.checkpoints_in(running.work_dir)
+    assert len(saved) == 1 and "SIGTERM: finishing this step" in shown and "SIGTERM: saved after iteration" in shown
+    assert "Traceback" not in shown and not (running.work_dir / checkpoint.WEIGHTS_NAME).exists()
+    command = shlex.split(shown.splitlines()[-1])
+    assert command[1].endswith("run_net.py") and command[-1] == "--resume"
+    resumed = subprocess.run([sys.executable, *command[1:]], capture_output=True, text=True, timeout=SECONDS)
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_run(undisturbed, running.work_dir, ITERATIONS)
+
+
+@linux_only
+def test_a_disk_that_is_full_for_a_while_costs_only_the_checkpoints_of_that_while(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    size = checkpoint.checkpoint_path(undisturbed, ITERATIONS).stat().st_size
+    running = TrainingProcess(tmp_path / "run", f"train.iterations={ITERATIONS}")
+    assert running.wait_until(lambda: len(running.events("saved")) >= 2)
+    running.limit_file_size(size // 2)
+    assert running.wait_until(lambda: len(running.events("not saved")) >= 2), running.shown()
+    older = checkpoint.checkpoints_in(running.work_dir)
+    assert len(older) == 2 and all(checkpoint.read_checkpoint(path) for path in older)
+    running.limit_file_size(100 * size)
+    shown = running.finish()
+    assert "cannot write" in shown and "training goes on and tries again later" in shown
+    assert running.events("saved")[-1]["iteration"] == ITERATIONS
+    assert_same_run(undisturbed, running.work_dir, ITERATIONS)

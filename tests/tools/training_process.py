@@ -1,0 +1,114 @@
+"""Real training processes on a configuration that trains in milliseconds a step: to be killed, stopped and compared."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from jseg.engine import checkpoint
+from jseg.engine.run_log import read_log
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TOOL = REPOSITORY / "tools" / "run_net.py"
+SECONDS = 300  # a machine that does many things at once starts a process in a minute
+
+# Everything random is on: workers, augmentation, dropout, evaluations, an average of the weights.
+TINY = """
+data = dict(
+    dataset="shapes", crop_size=(64, 64), resize_box=(256, 64), workers=2,
+    shapes=dict(size=(64, 64), train_scenes=40, val_scenes=2),
+)
+model = dict(
+    image_size=64, width=32, layers=2, heads=2, output_dim=16, prompts=2, region_grid=2, decoder_layers=2,
+    decoder_heads=4, init="random",
+)
+text = dict(vocabulary="generated", width=32, layers=1, heads=2, context_length=16)
+optimizer = dict(lr=1e-4, warmup_iterations=0)
+train = dict(batch_size=2, log_every=1, save_every=1, eval_every=9, best_metric="pAcc", ema=0.9)
+test = dict(short_side=64, crop_size=(64, 64), stride=(64, 64))
+"""
+
+
+class TrainingProcess:
+    """`python tools/run_net.py --task train` in a session of its own."""
+
+    def __init__(self, work_dir: Path, *rest: str) -> None:
+        work_dir.mkdir(parents=True, exist_ok=True)
+        self.work_dir = work_dir
+        (work_dir.parent / "tiny.py").write_text(TINY)
+        arguments = ["--config-file", str(work_dir.parent / "tiny.py"), "--work-dir", str(work_dir), "--no-cuda"]
+        self._start([sys.executable, str(TOOL), *arguments, *rest])
+
+    def _start(self, command: list[str]) -> None:
+        self.output = (self.work_dir.parent / f"{self.work_dir.name}.txt").open("w+")
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+        self.process = subprocess.Popen(
+            command, env=environment, stdout=self.output, stderr=subprocess.STDOUT, start_new_session=True
+        )
+
+    def finish(self, code: int = 0) -> str:
+        """Waits for the end and returns what was printed."""
+        found = self.process.wait(timeout=SECONDS)
+        shown = self.shown()
+        assert found == code, shown
+        return shown
+
+    def shown(self) -> str:
+        self.output.flush()
+        return Path(self.output.name).read_text()
+
+    def wait_until(self, happened: Callable[[], bool]) -> bool:
+        """Polls as fast as it can; False when the process ended before it happened."""
+        until = time.monotonic() + SECONDS
+        while not happened():
+            if self.process.poll() is not None:
+                return False
+            assert time.monotonic() < until, self.shown()
+            time.sleep(0.0005)
+        return True
+
+    def events(self, event: str) -> list[dict]:
+        return [line for line in read_log(self.work_dir / "log.jsonl") if line["event"] == event]
+
+    def is_saving(self) -> bool:
+        """Whether a checkpoint is being written just now."""
+        return any(name.startswith(".checkpoint") for name in os.listdir(self.work_dir))
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        assert self.process.wait(timeout=SECONDS) == -signal.SIGKILL, self.shown()
+
+    def limit_file_size(self, limit: int) -> None:
+        """The system then refuses to write past `limit` bytes, as a full disk would."""
+        hard = resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE)[1]
+        resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (limit, hard))
+
+
+def assert_same_run(first: Path, second: Path, iterations: int) -> None:
+    """Weights, moments, averages, best weights and logged numbers are equal, bit for bit; nothing is logged twice."""
+    names = [checkpoint.checkpoint_path(first, iterations).name, checkpoint.WEIGHTS_NAME, "best.safetensors"]
+    for name in names:
+        files = [checkpoint.read_whole(folder / name) for folder in (first, second)]
+        assert files[0].tensors.keys() == files[1].tensors.keys()
+        assert all(np.array_equal(array, files[1].tensors[key]) for key, array in files[0].tensors.items()), name
+        assert files[0].meta["iteration"] == files[1].meta["iteration"]
+    assert any(key.startswith("optimizer.v.") for key in checkpoint.read_whole(first / names[0]).tensors)
+    logs = []
+    for folder in (first, second):
+        lines = read_log(folder / "log.jsonl")
+        assert len((folder / "log.jsonl").read_text().splitlines()) == len(lines)
+        trained = [line for line in lines if line["event"] == "train"]
+        assert [line["iteration"] for line in trained] == list(range(1, iterations + 1))
+        evaluated = [(line["iteration"], line["metrics"]) for line in lines if line["event"] == "evaluation"]
+        logs.append(([(line["losses"], line["lr"], line["gradient_norm"]) for line in trained], evaluated))
+    assert logs[0] == logs[1] and logs[0][1]
+    assert (first / "best_metrics.json").read_text() == (second / "best_metrics.json").read_text()
+    assert not list(second.glob(".*.tmp"))
