@@ -34,6 +34,7 @@ TEXT_PREFIX = "text_encoder."
 FEATURES_NAME = "text_features"
 MOMENT_PREFIXES = {"m": "optimizer.m.", "v": "optimizer.v."}
 AVERAGE_PREFIX = "ema."
+BATCH_PREFIX = "batch."  # of a step that is kept to be repeated
 RECORD_KEY = "record_sha256"
 
 
@@ -188,7 +189,7 @@ def model_tensors(file: WeightFile, averaged: bool = True) -> dict[str, np.ndarr
     Raises:
         UserError: there are none, as in a plain CLIP file.
     """
-    others = (TEXT_PREFIX, AVERAGE_PREFIX, *MOMENT_PREFIXES.values())
+    others = (TEXT_PREFIX, AVERAGE_PREFIX, BATCH_PREFIX, *MOMENT_PREFIXES.values())
     found = {
         name: array for name, array in file.tensors.items() if not name.startswith(others) and name != FEATURES_NAME
     }

@@ -21,7 +21,6 @@ from jseg.whole_file import write_json
 BEST_NAME = "best.safetensors"
 BEST_METRICS_NAME = "best_metrics.json"
 METRICS_NAME = "metrics.json"
-BATCH_PREFIX = "batch."
 
 
 class Saver:
@@ -78,7 +77,7 @@ class Saver:
             problem: what was wrong with it.
         """
         path = self.work_dir / f"bad_step_{batch.iteration:07d}.safetensors"
-        tensors = {BATCH_PREFIX + "images": batch.images, BATCH_PREFIX + "labels": batch.labels}
+        tensors = {checkpoint.BATCH_PREFIX + "images": batch.images, checkpoint.BATCH_PREFIX + "labels": batch.labels}
         record = {"names": batch.names, "problem": problem, "seed": self.config.seed}
         meta = {**self.meta, **progress.meta(), "bad_step": record}
         checkpoint.save(path, self._all() | tensors, meta, self.trainer.optimizer.state())

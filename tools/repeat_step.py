@@ -1,0 +1,81 @@
+"""Repeats a training step whose loss or gradient was not finite, from the file that the run left.
+
+    python tools/repeat_step.py work_dirs/my_run/bad_step_0000120.safetensors
+    python tools/repeat_step.py bad_step_0000120.safetensors train.micro_batch=1
+
+The file holds weights, moments, batch, seed and configuration. Exit codes: 0 the step is fine now; 1 it is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jseg.data.class_names import class_list
+from jseg.data.label_maps import training_classes
+from jseg.engine import checkpoint
+from jseg.engine.config import apply_overrides, from_dict
+from jseg.engine.config_checks import check
+from jseg.errors import UserError
+from jseg.runtime.command_line import ArgumentParser, add_device_options, run
+from jseg.weight_files import WeightFile
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command line -> options."""
+    parser = ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("file", type=Path, help="bad_step_*.safetensors of a run")
+    add_device_options(parser)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the run's config")
+    return parser.parse_intermixed_args(arguments)
+
+
+def read_step(path: Path) -> tuple[WeightFile, dict[str, Any], np.ndarray, np.ndarray]:
+    """The file, what it records of the step, its pictures and its labels.
+
+    Raises:
+        UserError: damaged, or no such file.
+    """
+    file = checkpoint.read_checkpoint(path)
+    record = file.meta.get("bad_step")
+    images, labels = (file.tensors.get(checkpoint.BATCH_PREFIX + name) for name in ("images", "labels"))
+    if not isinstance(record, dict) or images is None or labels is None or checkpoint.FEATURES_NAME not in file.tensors:
+        raise UserError(f"{path} holds no step to repeat: pass a bad_step_*.safetensors of a work folder")
+    return file, record, images, labels
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Repeats the step; see the module docstring."""
+    options = parse_arguments(arguments)
+    file, record, images, labels = read_step(options.file)
+    config = from_dict(file.meta.get("config"), options.file)
+    apply_overrides(config, options.overrides)
+    check(config)
+    classes, iteration = class_list(config.data.dataset, config.data.split), checkpoint.iteration_of(file)
+    from jseg.runtime.start import start
+
+    device = start(options.device)
+    from jseg.engine.seeds import seed_iteration
+    from jseg.engine.trainer import Trainer
+    from jseg.model.clip_rc import build_clip_rc, load_released, set_training
+
+    model = build_clip_rc(config.model)
+    load_released(model, checkpoint.model_tensors(file, averaged=False))
+    text = file.tensors[checkpoint.FEATURES_NAME][list(training_classes(classes, config.data.setting))]
+    trainer = Trainer(model, text, classes.unseen if config.data.setting == "transductive" else (), config)
+    trainer.optimizer.load_state(checkpoint.moments_of(file))
+    set_training(model, True)
+    print(f"iteration {iteration + 1} on {device}, pictures {', '.join(map(str, record.get('names', [])))}")
+    print(f"pictures: {int((~np.isfinite(images)).sum())} values that are not finite; labels: {np.unique(labels)}")
+    print(f"in the run: {record.get('problem')}")
+    seed_iteration(config.train.seed, iteration)
+    report = trainer.step(images, labels, iteration)
+    print(f"now: {report.problem or 'fine'}; {report.losses}, gradient norm {report.gradient_norm}")
+    return int(bool(report.problem))
+
+
+if __name__ == "__main__":
+    run(main)
