@@ -12,33 +12,16 @@ import numpy as np
 from jittor import nn
 
 from jseg.errors import UserError
+from jseg.ops.layer_norm import dropout, layer_norm
+from jseg.ops.linear import linear
 
-Attend = Callable[[jt.Var, jt.Var, jt.Var], jt.Var]  # q, k, v (B, heads, T, d) -> (B, heads, T, d)
+# q, k and v side by side (B, T, 3 * width), number of heads -> (B, T, width)
+Attend = Callable[[jt.Var, int], jt.Var]
 Trace = dict[str, jt.Var]  # where `execute` methods leave named intermediates, when they are given one
 
 
-class Standardise(jt.Function):
-    """`(x - mean) / sqrt(variance + eps)` over the last axis, its gradient by hand."""
-
-    def execute(self, x: jt.Var, eps: float) -> jt.Var:
-        """Any shape; returns the same shape."""
-        centred = x - x.mean(-1, keepdims=True)
-        self.inverse = 1.0 / ((centred * centred).mean(-1, keepdims=True) + eps).sqrt()
-        self.output = centred * self.inverse
-        return self.output
-
-    def grad(self, grad_output: jt.Var) -> tuple[jt.Var, None]:
-        """Gradient of x."""
-        along = (grad_output * self.output).mean(-1, keepdims=True)
-        return (grad_output - grad_output.mean(-1, keepdims=True) - self.output * along) * self.inverse, None
-
-
 class LayerNorm(nn.Module):
-    """Layer normalisation over the last axis.
-
-    Jittor's own takes the variance as `E[x^2] - E[x]^2`, which loses the digits of a variance that is small beside the
-    mean, and CLIP's hidden states have channels far above the rest; this one centres first.
-    """
+    """Layer normalisation over the last axis (jseg/ops/layer_norm.py)."""
 
     def __init__(self, width: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -48,7 +31,15 @@ class LayerNorm(nn.Module):
 
     def execute(self, x: jt.Var) -> jt.Var:
         """(…, width) -> (…, width)"""
-        return Standardise.apply(x, self.eps) * self.weight + self.bias
+        return layer_norm(x, self.weight, self.bias, self.eps)
+
+
+class Linear(nn.Linear):
+    """Jittor's linear layer, computed by jseg/ops/linear.py."""
+
+    def execute(self, x: jt.Var, activation: str = "none", residual: jt.Var | None = None) -> jt.Var:
+        """`activation(x @ weight^T + bias) + residual`, (…, in) -> (…, out)."""
+        return linear(x, self.weight, self.bias, activation, residual)
 
 
 class Dropout(nn.Module):
@@ -59,38 +50,19 @@ class Dropout(nn.Module):
         self.rate = rate
         self.active = False
 
-    def keep(self, shape: tuple[int, ...]) -> jt.Var | None:
-        """Factors 0 or 1 / (1 - rate) of this shape, drawn from Jittor's generator; None when nothing is dropped."""
-        if not self.active or self.rate == 0:
-            return None
-        return (jt.random(shape) >= self.rate).float32() / (1 - self.rate)
+    def rate_now(self) -> float:
+        """The share that is dropped as things stand: 0 while not active."""
+        return self.rate if self.active else 0.0
 
     def execute(self, x: jt.Var) -> jt.Var:
-        """Any shape; every element has its own draw."""
-        keep = self.keep(x.shape)
-        return x if keep is None else x * keep
-
-
-def quick_gelu(x: jt.Var) -> jt.Var:
-    """The approximation of GELU that CLIP was trained with."""
-    return x * jt.sigmoid(1.702 * x)
+        """Any shape; every element has its own draw, from Jittor's generator."""
+        rate = self.rate_now()
+        return dropout(x, rate) if rate else x
 
 
 def unit_length(x: jt.Var) -> jt.Var:
     """Vectors along the last axis, divided by their length."""
     return x / (x * x).sum(-1, keepdims=True).sqrt()
-
-
-def split_heads(x: jt.Var, heads: int) -> jt.Var:
-    """(B, T, W) -> (B, heads, T, W / heads)"""
-    batch, length, width = x.shape
-    return x.reshape(batch, length, heads, width // heads).transpose(0, 2, 1, 3)
-
-
-def merge_heads(x: jt.Var) -> jt.Var:
-    """(B, heads, T, d) -> (B, T, heads * d)"""
-    batch, heads, length, depth = x.shape
-    return x.transpose(0, 2, 1, 3).reshape(batch, length, heads * depth)
 
 
 class SelfAttention(nn.Module):
@@ -101,14 +73,15 @@ class SelfAttention(nn.Module):
         self.heads = heads
         self.in_proj_weight = jt.zeros((3 * width, width))
         self.in_proj_bias = jt.zeros(3 * width)
-        self.out_proj = nn.Linear(width, width)
+        self.out_proj = Linear(width, width)
 
-    def execute(self, x: jt.Var, attend: Attend) -> jt.Var:
-        """(B, T, width) -> (B, T, width)"""
-        width = x.shape[-1]
-        projected = nn.matmul_transpose(x, self.in_proj_weight) + self.in_proj_bias  # (B, T, 3 * width)
-        q, k, v = (split_heads(projected[:, :, i * width : (i + 1) * width], self.heads) for i in range(3))
-        return self.out_proj(merge_heads(attend(q, k, v)))
+    def project(self, x: jt.Var) -> jt.Var:
+        """Queries, keys and values side by side: (B, T, width) -> (B, T, 3 * width)."""
+        return linear(x, self.in_proj_weight, self.in_proj_bias)
+
+    def execute(self, x: jt.Var, attend: Attend, residual: jt.Var | None = None) -> jt.Var:
+        """(B, T, width) -> (B, T, width), plus `residual` if given."""
+        return self.out_proj(attend(self.project(x), self.heads), residual=residual)
 
 
 class Mlp(nn.Module):
@@ -116,12 +89,12 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.c_fc = nn.Linear(width, 4 * width)
-        self.c_proj = nn.Linear(4 * width, width)
+        self.c_fc = Linear(width, 4 * width)
+        self.c_proj = Linear(4 * width, width)
 
-    def execute(self, x: jt.Var) -> jt.Var:
-        """(…, width) -> (…, width)"""
-        return self.c_proj(quick_gelu(self.c_fc(x)))
+    def execute(self, x: jt.Var, residual: jt.Var | None = None) -> jt.Var:
+        """(…, width) -> (…, width), plus `residual` if given."""
+        return self.c_proj(self.c_fc(x, activation="quick_gelu"), residual=residual)
 
 
 class ResidualBlock(nn.Module):
@@ -136,8 +109,8 @@ class ResidualBlock(nn.Module):
 
     def execute(self, x: jt.Var, attend: Attend) -> jt.Var:
         """(B, T, width) -> (B, T, width)"""
-        x = x + self.attn(self.ln_1(x), attend)
-        return x + self.mlp(self.ln_2(x))
+        x = self.attn(self.ln_1(x), attend, residual=x)
+        return self.mlp(self.ln_2(x), residual=x)
 
 
 class Transformer(nn.Module):

@@ -12,8 +12,9 @@ from jittor import nn
 
 from jseg.clip.blocks import LayerNorm, Trace, Transformer, normal, uniform
 from jseg.errors import UserError
-from jseg.ops.attention import cross_attention
+from jseg.ops.attention import self_attention
 from jseg.ops.bilinear import grid_interpolation_matrix, resize_bilinear
+from jseg.ops.linear import linear
 
 
 def side_of_grid(positions: np.ndarray | jt.Var) -> int:
@@ -74,7 +75,7 @@ class PatchEmbedding(nn.Module):
         batch, (rows, columns), size = images.shape[0], self.grid(images), self.patch_size
         patches = images.reshape(batch, 3, rows, size, columns, size).transpose(0, 2, 4, 1, 3, 5)
         patches = patches.reshape(batch, rows * columns, 3 * size * size)
-        return nn.matmul_transpose(patches, self.weight.reshape(-1, 3 * size * size))
+        return linear(patches, self.weight.reshape(-1, 3 * size * size))
 
 
 class ImageTower(nn.Module):
@@ -131,7 +132,7 @@ class ImageTower(nn.Module):
         tokens = self.ln_pre(jt.concat([first, tokens], dim=1))
         trace["tokens_in"] = tokens
         for index, block in enumerate(self.transformer.resblocks):
-            tokens = block(tokens, cross_attention)
+            tokens = block(tokens, self_attention)
             trace[f"tokens_block{index}"] = tokens
         return jt.matmul(self.ln_post(tokens if dense else tokens[:, 0]), self.proj)
 

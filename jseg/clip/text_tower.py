@@ -5,13 +5,15 @@ https://github.com/openai/CLIP. With a `trace` dictionary, `execute` leaves `tex
 
 from __future__ import annotations
 
+from functools import partial
+
 import jittor as jt
 import numpy as np
 from jittor import nn
 
 from jseg.clip.blocks import LayerNorm, Trace, Transformer, normal, uniform
 from jseg.errors import UserError
-from jseg.ops.attention import causal_attention
+from jseg.ops.attention import self_attention
 
 
 class TextTower(nn.Module):
@@ -59,7 +61,7 @@ class TextTower(nn.Module):
                 f"{self.vocab_size}: use the vocabulary that its weights were trained with"
             )
         x = self.token_embedding(jt.array(ids)) + self.positional_embedding[:length]
-        x = self.ln_final(self.transformer(x, causal_attention))
+        x = self.ln_final(self.transformer(x, partial(self_attention, causal=True)))
         if trace is not None:
             trace["text_last_hidden"] = x
         last = jt.array((np.arange(count) * length + ids.argmax(axis=1)).astype(np.int32))

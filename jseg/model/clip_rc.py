@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import jittor as jt
 from jittor import nn
 
-from jseg.clip.blocks import Dropout, Trace
+from jseg.clip.blocks import Dropout, Linear, Trace
 from jseg.engine.config import ModelConfig
 from jseg.errors import UserError
 from jseg.model.image_encoder import ImageEncoder, ImageFeatures, as_maps
@@ -117,8 +117,8 @@ class DecodeHead(nn.Module):
         self.decoder_q = DecoderSide(layers(config.decoder_layers))
         self.decoder_v = DecoderSide(layers(config.decoder_layers))
         self.recovery_decoder = RecoveryDecoder(layers(config.recovery_layers), layers(config.recovery_layers), depth)
-        self.lateral_proj = nn.Linear(3 * depth, depth)
-        self.q_proj = nn.Linear(2 * depth, depth)
+        self.lateral_proj = Linear(3 * depth, depth)
+        self.q_proj = Linear(2 * depth, depth)
 
     def decode(self, features: ImageFeatures, text: jt.Var, trace: Trace | None = None) -> tuple[jt.Var, jt.Var]:
         """Class queries (B, M * C, D), index m * C + c, and pixels (B, N, D) after the decoder."""

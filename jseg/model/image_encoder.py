@@ -1,25 +1,27 @@
 """The image encoder: CLIP's image tower with prompts and region tokens; image -> patches, regions, global.
 
 Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, figure 2. Token order:
-`[class token | K prompts | N patches | M regions]`. With a `trace` dictionary, `execute` leaves in it: `tokens_in`
-(B, T, width) = input of block 0, `tokens_block<i>` (B, T, width) = output of block i, `visual` (B, D, h, w),
-`cls` (B, D) and `region` (B, D, rh, rw).
+`[class token | N patches | M regions]`; the K prompts of a layer are keys and values of its attention and nothing else,
+because what a layer makes of them is thrown away. With a `trace` dictionary, `execute` leaves in it: `tokens_in`
+(B, 1 + K + N + M, width) = input of block 0 with prompts after the class token, `tokens_block<i>` (B, 1 + N + M, width)
+= output of block i, `visual` (B, D, h, w), `cls` (B, D) and `region` (B, D, rh, rw).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import jittor as jt
-from jittor import nn
 
-from jseg.clip.blocks import Dropout, LayerNorm, Trace, unit_length
+from jseg.clip.blocks import Dropout, LayerNorm, Linear, Trace, unit_length
 from jseg.clip.image_tower import ImageTower
 from jseg.engine.config import ModelConfig
 from jseg.errors import UserError
-from jseg.model.prompt_tokens import insert_prompts, project_prompts, replace_prompts
+from jseg.model.prompt_tokens import project_prompts
 from jseg.model.region_bridge import check_region_grid
 from jseg.ops.attention import region_attention
+from jseg.ops.linear import linear
 
 
 @dataclass
@@ -55,7 +57,7 @@ class ImageEncoder(ImageTower):
         self.prompt_embeddings = jt.zeros((1, config.prompts, width))
         if config.layers > 1:
             self.deep_prompt_embeddings = jt.zeros((config.layers - 1, config.prompts, width))
-        self.prompt_proj = nn.Linear(width, width)
+        self.prompt_proj = Linear(width, width)
         self.prompt_norm = LayerNorm(width, prompt_norm_eps)
         self.prompt_dropout = Dropout(config.prompt_dropout)
 
@@ -70,22 +72,20 @@ class ImageEncoder(ImageTower):
         return self.ln_pre(jt.concat([first, patches, regions], dim=1))
 
     def layer_prompts(self, layer: int, batch: int) -> jt.Var:
-        """The prompts that go into a layer, (B, K, width)."""
+        """The prompts that go into a layer, (B, K, width), in evaluation (1, K, width)."""
         embeddings = self.prompt_embeddings[0] if layer == 0 else self.deep_prompt_embeddings[layer - 1]
         return project_prompts(embeddings, self.prompt_proj, self.prompt_dropout, batch)
 
     def run_layers(self, tokens: jt.Var, grid: tuple[int, int], trace: Trace) -> jt.Var:
-        """`[class token | patches | regions]` -> `[class token | prompts | patches | regions]` after the last layer."""
-        leading = 1 + self.prompts
-
-        def attend(q: jt.Var, k: jt.Var, v: jt.Var) -> jt.Var:
-            return region_attention(q, k, v, leading, grid, self.region_grid)
-
+        """`[class token | patches | regions]` (B, 1 + N + M, width) through all layers."""
         for layer, block in enumerate(self.transformer.resblocks):
-            place = insert_prompts if layer == 0 else replace_prompts
-            tokens = place(tokens, self.layer_prompts(layer, tokens.shape[0]))
+            prompts = self.layer_prompts(layer, tokens.shape[0])
             if layer == 0:
-                trace["tokens_in"] = tokens
+                repeated = prompts.broadcast((tokens.shape[0], *prompts.shape[1:]))
+                trace["tokens_in"] = jt.concat([tokens[:, :1], repeated, tokens[:, 1:]], dim=1)
+            attend = partial(
+                _attend, prompts=block.attn.project(block.ln_1(prompts)), patch_grid=grid, region_grid=self.region_grid
+            )
             tokens = block(tokens, attend)
             trace[f"tokens_block{layer}"] = tokens
         return tokens
@@ -104,12 +104,10 @@ class ImageEncoder(ImageTower):
         grid = self.conv1.grid(images)
         check_region_grid(grid, self.region_grid)
         tokens = self.run_layers(self.input_tokens(images, grid), grid, trace)
-        first_patch, count = 1 + self.prompts, grid[0] * grid[1]
-        first_region = first_patch + count
+        count = grid[0] * grid[1]
         # the released models leave the region tokens out of prompt_norm
-        kept = self.prompt_norm(jt.concat([tokens[:, :1], tokens[:, first_patch:first_region]], dim=1))
-        outputs = jt.concat([kept, tokens[:, first_region:]], dim=1)  # [class token | patches | regions]
-        outputs = unit_length(jt.matmul(self.ln_post(outputs), self.proj))
+        outputs = jt.concat([self.prompt_norm(tokens[:, : 1 + count]), tokens[:, 1 + count :]], dim=1)
+        outputs = unit_length(linear(self.ln_post(outputs), self.proj.transpose(1, 0)))
         features = ImageFeatures(
             whole=outputs[:, 0],
             regions=outputs[:, 1 + count :],
@@ -121,6 +119,13 @@ class ImageEncoder(ImageTower):
         trace["visual"] = as_maps(features.patches, grid)
         trace["region"] = as_maps(features.regions, self.region_grid)
         return features
+
+
+def _attend(
+    projected: jt.Var, heads: int, prompts: jt.Var, patch_grid: tuple[int, int], region_grid: tuple[int, int]
+) -> jt.Var:
+    """`region_attention` with the class token as the only leading one."""
+    return region_attention(projected, prompts, heads, 1, patch_grid, region_grid)
 
 
 def as_maps(tokens: jt.Var, grid: tuple[int, int]) -> jt.Var:

@@ -21,20 +21,12 @@ def project_prompts(embeddings: jt.Var, projection: nn.Linear, dropout: Dropout,
         dropout: applied after the prompts are repeated for the batch, so that each image has its own mask.
 
     Returns:
-        (B, K, width)
+        (B, K, width); in evaluation (1, K, width), as all images have the same.
     """
-    projected = projection(embeddings)
-    return dropout(projected.unsqueeze(0).broadcast((batch, *projected.shape)))
-
-
-def insert_prompts(tokens: jt.Var, prompts: jt.Var) -> jt.Var:
-    """`[class token | others]` -> `[class token | prompts | others]`, (B, T, width) -> (B, T + K, width)."""
-    return jt.concat([tokens[:, :1], prompts, tokens[:, 1:]], dim=1)
-
-
-def replace_prompts(tokens: jt.Var, prompts: jt.Var) -> jt.Var:
-    """Puts new prompts in the place of those of the layer before, (B, T, width) -> (B, T, width)."""
-    return jt.concat([tokens[:, :1], prompts, tokens[:, 1 + prompts.shape[1] :]], dim=1)
+    projected = projection(embeddings).unsqueeze(0)
+    if not dropout.rate_now() and jt.flags.no_grad:
+        return projected  # the same for all images
+    return dropout(projected.broadcast((batch, *projected.shape[1:])))
 
 
 def random_prompt_weights(

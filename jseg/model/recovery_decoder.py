@@ -10,6 +10,7 @@ from __future__ import annotations
 import jittor as jt
 from jittor import nn
 
+from jseg.clip.blocks import Linear
 from jseg.model.two_way_decoder import DecoderLayer, decode
 
 
@@ -20,10 +21,10 @@ class RecoveryDecoder(nn.Module):
         super().__init__()
         self.decouple_q = nn.ModuleList(q_layers)
         self.decouple_v = nn.ModuleList(v_layers)
-        self.linear_q_in = nn.Linear(width, width)
-        self.linear_k_in = nn.Linear(width, width)
-        self.linear_q_out = nn.Linear(width, 2 * width)
-        self.linear_k_out = nn.Linear(width, width)
+        self.linear_q_in = Linear(width, width)
+        self.linear_k_in = Linear(width, width)
+        self.linear_q_out = Linear(width, 2 * width)
+        self.linear_k_out = Linear(width, width)
 
     def execute(self, q: jt.Var, v: jt.Var) -> tuple[jt.Var, jt.Var]:
         """Decoded queries (B, M * C, D) and pixels (B, N, D) -> recovered (B, M * C, 2D) and (B, N, D)."""

@@ -12,6 +12,7 @@ from jittor import nn
 
 from jseg.model.image_encoder import ImageFeatures
 from jseg.ops.bilinear import grid_interpolation_matrix
+from jseg.ops.linear import linear
 
 
 def region_texts(features: ImageFeatures, text: jt.Var) -> jt.Var:
@@ -45,8 +46,8 @@ def pixel_features(features: ImageFeatures) -> jt.Var:
 def class_queries(features: ImageFeatures, text: jt.Var, q_proj: nn.Linear) -> jt.Var:
     """`q_proj(query_features(...))`, (B, M * C, D); the term of the text alone is computed once, not per region."""
     classes, depth = text.shape
-    weighted = nn.matmul_transpose(region_texts(features, text), q_proj.weight[:, :depth])
-    alone = nn.matmul_transpose(text, q_proj.weight[:, depth:]) + q_proj.bias  # (C, D)
+    weighted = linear(region_texts(features, text), q_proj.weight[:, :depth])
+    alone = linear(text, q_proj.weight[:, depth:], q_proj.bias)  # (C, D)
     batch, length, _ = weighted.shape
     return (weighted.reshape(batch, length // classes, classes, depth) + alone).reshape(batch, length, depth)
 
@@ -55,7 +56,7 @@ def pixels(features: ImageFeatures, lateral_proj: nn.Linear) -> jt.Var:
     """`lateral_proj(pixel_features(...))`, (B, N, D); regions and global are projected before they are repeated."""
     depth = features.whole.shape[-1]
     weight = lateral_proj.weight  # (D, 3D)
-    regions = nn.matmul_transpose(features.regions, weight[:, :depth])
-    whole = nn.matmul_transpose(features.whole, weight[:, depth : 2 * depth]) + lateral_proj.bias
-    patches = nn.matmul_transpose(features.patches, weight[:, 2 * depth :])
+    regions = linear(features.regions, weight[:, :depth])
+    whole = linear(features.whole, weight[:, depth : 2 * depth], lateral_proj.bias)
+    patches = linear(features.patches, weight[:, 2 * depth :])
     return patches + region_maps(regions, features) + whole.unsqueeze(1)

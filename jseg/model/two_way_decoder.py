@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import jittor as jt
 from jittor import nn
 
-from jseg.clip.blocks import Dropout, LayerNorm, Trace, merge_heads, split_heads
+from jseg.clip.blocks import Dropout, LayerNorm, Linear, Trace
 from jseg.errors import UserError
 from jseg.ops.attention import cross_attention
 
@@ -24,17 +24,16 @@ class CrossAttention(nn.Module):
         if heads < 1 or width % heads:
             raise UserError(f"model.decoder_heads={heads}: must divide model.output_dim={width}")
         self.heads = heads
-        self.q = nn.Linear(width, width)
-        self.k = nn.Linear(width, width)
-        self.v = nn.Linear(width, width)
-        self.proj = nn.Linear(width, width)
+        self.q = Linear(width, width)
+        self.k = Linear(width, width)
+        self.v = Linear(width, width)
+        self.proj = Linear(width, width)
         self.weight_dropout = Dropout(dropout)
 
     def execute(self, x: jt.Var, memory: jt.Var) -> jt.Var:
         """x (B, Tx, width) attends to memory (B, Tm, width); returns (B, Tx, width)."""
-        keep = self.weight_dropout.keep((x.shape[0], self.heads, x.shape[1], memory.shape[1]))
-        q, k, v = (split_heads(y, self.heads) for y in (self.q(x), self.k(memory), self.v(memory)))
-        return self.proj(merge_heads(cross_attention(q, k, v, keep)))
+        q, k, v = self.q(x), self.k(memory), self.v(memory)
+        return self.proj(cross_attention(q, k, v, self.heads, self.weight_dropout.rate_now()))
 
 
 class DecoderLayer(nn.Module):
@@ -42,8 +41,8 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, width: int, heads: int, ffn_factor: int, dropout: float, eps: float = 1e-5) -> None:
         super().__init__()
-        self.linear1 = nn.Linear(width, ffn_factor * width)
-        self.linear2 = nn.Linear(ffn_factor * width, width)
+        self.linear1 = Linear(width, ffn_factor * width)
+        self.linear2 = Linear(ffn_factor * width, width)
         self.norm2 = LayerNorm(width, eps)
         self.norm3 = LayerNorm(width, eps)
         self.multihead_attn = CrossAttention(width, heads, dropout)
@@ -52,7 +51,7 @@ class DecoderLayer(nn.Module):
     def execute(self, x: jt.Var, memory: jt.Var) -> jt.Var:
         """x (B, Tx, width) with memory (B, Tm, width) -> (B, Tx, width)."""
         x = self.norm2(x + self.dropout(self.multihead_attn(x, memory)))
-        inner = self.dropout(nn.relu(self.linear1(x)))
+        inner = self.dropout(self.linear1(x, activation="relu"))
         return self.norm3(x + self.dropout(self.linear2(inner)))
 
 

@@ -1,8 +1,10 @@
-"""Attention of the encoder (with region tokens), of the text tower (causal) and of the decoder (queries and pixels).
+"""Attention of the encoder (with region tokens), of the towers and of the decoder (queries and pixels).
 
-The formulae are those of `jseg.ops.attention_reference`. The backward pass is written out, because Jittor's automatic
-one runs the softmax in many unfused passes; measured at 12 heads x 1051 tokens x 64 on one CPU core, forward and
-backward together: 1.8 s with automatic differentiation, 0.26 s like this.
+All take and give tokens (B, T, width) whose heads are neighbouring channels: nothing is transposed. On CPU the kernels
+of jseg/ops/kernels/attention.h run: scores never reach memory, the region structure is computed, dropped weights are
+drawn again for the gradient. Elsewhere (see `jseg.ops.compiled`) it is `SoftmaxAttention` in plain operators, whose
+gradient is written out because Jittor's automatic one runs the softmax in many unfused passes. The formulae are those
+of `jseg.ops.attention_reference`.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import jittor as jt
 import numpy as np
 
 from jseg.model.region_bridge import attention_allowed
+from jseg.ops import compiled
 
 LARGE_PRODUCT = 2**22  # multiply-adds
 MASKED = -1e30  # exp(MASKED - maximum) is 0; finite, so that fast-math kernels need not know infinities
@@ -68,13 +71,41 @@ class SoftmaxAttention(jt.Function):
         return grad_q, grad_k, grad_v, None, None
 
 
+def split_heads(x: jt.Var, heads: int) -> jt.Var:
+    """(B, T, W) -> (B, heads, T, W / heads)"""
+    batch, length, width = x.shape
+    return x.reshape(batch, length, heads, width // heads).transpose(0, 2, 1, 3)
+
+
+def merge_heads(x: jt.Var) -> jt.Var:
+    """(B, heads, T, d) -> (B, T, heads * d)"""
+    batch, heads, length, depth = x.shape
+    return x.transpose(0, 2, 1, 3).reshape(batch, length, heads * depth)
+
+
+def split_projected(projected: jt.Var, heads: int) -> tuple[jt.Var, ...]:
+    """q, k and v (B, heads, T, d) of a joint projection (B, T, 3 * width)."""
+    width = projected.shape[-1] // 3
+    return tuple(split_heads(projected[:, :, i * width : (i + 1) * width], heads) for i in range(3))
+
+
+def allowed_with_prompts(
+    leading: int, prompts: int, patch_grid: tuple[int, int], region_grid: tuple[int, int]
+) -> np.ndarray:
+    """Who may attend to whom, bool (T, T + K): `attention_allowed`, and prompts as keys of all but the regions."""
+    allowed = attention_allowed(leading, patch_grid, region_grid)
+    prompted = np.zeros((len(allowed), prompts), dtype=bool)
+    prompted[: leading + patch_grid[0] * patch_grid[1]] = True
+    return np.concatenate([allowed, prompted], axis=1)
+
+
 def _additive(allowed: np.ndarray) -> jt.Var:
     return jt.array(np.where(allowed, 0.0, MASKED).astype(np.float32)).stop_grad()
 
 
 @lru_cache(maxsize=8)
-def _region_mask(leading: int, patch_grid: tuple[int, int], region_grid: tuple[int, int]) -> jt.Var:
-    return _additive(attention_allowed(leading, patch_grid, region_grid))
+def _region_mask(leading: int, prompts: int, patch_grid: tuple[int, int], region_grid: tuple[int, int]) -> jt.Var:
+    return _additive(allowed_with_prompts(leading, prompts, patch_grid, region_grid))
 
 
 @lru_cache(maxsize=8)
@@ -83,37 +114,163 @@ def _causal_mask(length: int) -> jt.Var:
 
 
 def region_attention(
-    q: jt.Var, k: jt.Var, v: jt.Var, leading: int, patch_grid: tuple[int, int], region_grid: tuple[int, int]
+    projected: jt.Var,
+    prompts: jt.Var,
+    heads: int,
+    leading: int,
+    patch_grid: tuple[int, int],
+    region_grid: tuple[int, int],
 ) -> jt.Var:
-    """Self-attention of the image encoder over tokens in the order `[leading | patches | regions]`.
+    """Self-attention of the image encoder over tokens in the order `[leading | patches | regions]`, with prompts.
 
-    A region sees the patches of its own block and itself; a patch sees all leading tokens, all patches and its own
-    region; a leading token (class token, prompts) sees leading tokens and patches.
+    A region sees the patches of its own block and itself; a patch sees all leading tokens, all patches, all prompts and
+    its own region; a leading token sees leading tokens, patches and prompts. Prompts are seen only: they have keys and
+    values, and no output.
 
     Args:
-        q, k, v: (B, heads, T, d) with T = leading + h * w + rh * rw.
+        projected: (B, T, 3 * width), queries, keys and values side by side; T = leading + h * w + rh * rw.
+        prompts: (B, K, 3 * width), likewise; or (1, K, 3 * width), the same for all images, without gradient.
         leading: number of tokens before the patches.
         patch_grid: (h, w), patches in row-major order.
         region_grid: (rh, rw), regions in row-major order.
 
     Returns:
-        (B, heads, T, d)
+        (B, T, width)
     """
-    return SoftmaxAttention.apply(q, k, v, _region_mask(leading, tuple(patch_grid), tuple(region_grid)), None)
+    patch_grid, region_grid = tuple(patch_grid), tuple(region_grid)
+    if compiled.compiled():
+        return _JointAttention.apply(projected, prompts, heads, (leading, *patch_grid, *region_grid), False)
+    q, k, v = split_projected(projected, heads)
+    prompts = prompts.broadcast((projected.shape[0], *prompts.shape[1:]))
+    _, prompt_k, prompt_v = split_projected(prompts, heads)
+    k, v = jt.concat([k, prompt_k], dim=2), jt.concat([v, prompt_v], dim=2)
+    mask = _region_mask(leading, prompts.shape[1], patch_grid, region_grid)
+    return merge_heads(SoftmaxAttention.apply(q, k, v, mask, None))
 
 
-def causal_attention(q: jt.Var, k: jt.Var, v: jt.Var) -> jt.Var:
-    """Self-attention over (B, heads, T, d) in which a token sees itself and those before it."""
-    return SoftmaxAttention.apply(q, k, v, _causal_mask(q.shape[2]), None)
-
-
-def cross_attention(q: jt.Var, k: jt.Var, v: jt.Var, keep: jt.Var | None = None) -> jt.Var:
-    """Every query (B, heads, Tq, d) attends to every key (B, heads, Tk, d).
+def self_attention(projected: jt.Var, heads: int, causal: bool = False) -> jt.Var:
+    """Every token attends to every token, or, `causal`, to itself and those before it.
 
     Args:
-        keep: (B, heads, Tq, Tk) factors on the attention weights (dropout mask over the share kept); None = no dropout.
+        projected: (B, T, 3 * width), queries, keys and values side by side.
 
     Returns:
-        (B, heads, Tq, d)
+        (B, T, width)
     """
-    return SoftmaxAttention.apply(q, k, v, None, keep)
+    if compiled.compiled():
+        return _JointAttention.apply(projected, None, heads, (0, 0, 0, 0, 0), causal)
+    mask = _causal_mask(projected.shape[1]) if causal else None
+    return merge_heads(SoftmaxAttention.apply(*split_projected(projected, heads), mask, None))
+
+
+def cross_attention(q: jt.Var, k: jt.Var, v: jt.Var, heads: int, dropout: float = 0.0) -> jt.Var:
+    """Every query (B, Tq, width) attends to every key (B, Tk, width).
+
+    Args:
+        dropout: share of the attention weights that is dropped, in [0, 1); drawn from Jittor's generator.
+
+    Returns:
+        (B, Tq, width)
+    """
+    if compiled.compiled():
+        seed = compiled.draw_seed() if dropout else jt.zeros((2,)).stop_grad()
+        return _CrossAttention.apply(q, k, v, seed, heads, dropout)
+    keep = None
+    if dropout:
+        shape = (q.shape[0], heads, q.shape[1], k.shape[1])
+        keep = (jt.random(shape) >= dropout).float32() / (1 - dropout)
+    return merge_heads(SoftmaxAttention.apply(*(split_heads(x, heads) for x in (q, k, v)), None, keep))
+
+
+PROBLEM = """Problem p{(long)number("batch"), (long)number("heads"), (long)number("depth"),
+    (long)number("queries"), (long)number("keys")};
+"""
+
+
+class _JointAttention(jt.Function):
+    """`region_attention` and `self_attention` through jseg/ops/kernels."""
+
+    SETUP = (
+        PROBLEM
+        + """p.prompts = number("prompts"); p.causal = number("causal"); p.leading = number("leading");
+    p.rows = number("rows"); p.columns = number("columns");
+    p.region_rows = number("region_rows"); p.region_columns = number("region_columns");
+    const long width = p.heads * p.depth, row = 3 * width, batch = (p.queries + p.regions()) * row;
+    const long prompt_batch = number("shared") ? 0 : p.prompts * row;
+    const Input q{in0_p, batch, row}, k{in0_p + width, batch, row}, v{in0_p + 2 * width, batch, row};
+    const Input prompt_k{in1_p + width, prompt_batch, row}, prompt_v{in1_p + 2 * width, prompt_batch, row};
+    """
+    )
+
+    def execute(
+        self, projected: jt.Var, prompts: jt.Var | None, heads: int, structure: tuple[int, ...], causal: bool
+    ) -> jt.Var:
+        batch, length, width = projected.shape[0], projected.shape[1], projected.shape[2] // 3
+        names = ("leading", "rows", "columns", "region_rows", "region_columns")
+        dense = length - structure[3] * structure[4]
+        self.numbers = {"batch": batch, "heads": heads, "depth": width // heads, "queries": dense, "keys": dense}
+        count, of_images = (0, batch) if prompts is None else (prompts.shape[1], prompts.shape[0])
+        self.numbers |= {"prompts": count, "causal": causal, "shared": of_images < batch}
+        self.numbers |= dict(zip(names, structure, strict=True))
+        self.prompts = projected if prompts is None else prompts
+        body = (
+            self.SETUP
+            + """attention_forward(p, q, k, v, prompt_k, prompt_v,
+            Output{out0_p, (p.queries + p.regions()) * width, width}, out1_p);"""
+        )
+        shapes = [(batch, length, width), (batch, heads, length)]
+        output, log_sums = compiled.call("attention.h", body, [projected, self.prompts], shapes, self.numbers)
+        self.saved = projected, output, log_sums
+        return output
+
+    def grad(self, grad_out: jt.Var) -> tuple[jt.Var | None, ...]:
+        projected, output, log_sums = self.saved
+        prompted = self.numbers["prompts"] > 0
+        # queries of prompts are never used: their gradient is 0
+        body = (
+            self.SETUP
+            + """const long out_batch = (p.queries + p.regions()) * width;
+        for (long i = 0; i < p.batch * p.prompts; i++) std::fill_n(out1_p + i * row, width, 0.0f);
+        if (p.prompts == 0) out1_p[0] = 0;
+        attention_backward(p, q, k, v, prompt_k, prompt_v, Input{in2_p, out_batch, width},
+            Input{in4_p, out_batch, width}, in3_p,
+            Gradients{{out0_p, batch, row}, {out0_p + width, batch, row}, {out0_p + 2 * width, batch, row},
+                      {out1_p + width, prompt_batch, row}, {out1_p + 2 * width, prompt_batch, row}});"""
+        )
+        inputs = [projected, self.prompts, output, log_sums, grad_out]
+        shapes = [projected.shape, self.prompts.shape if prompted else (1, 1, 1)]
+        of_projected, of_prompts = compiled.call("attention_backward.h", body, inputs, shapes, self.numbers)
+        return of_projected, of_prompts if prompted else None, None, None, None
+
+
+class _CrossAttention(jt.Function):
+    """`cross_attention` through jseg/ops/kernels."""
+
+    SETUP = (
+        PROBLEM
+        + """p.dropout = number("dropout"); p.seed = seed_of(in3_p);
+    const long width = p.heads * p.depth, of_queries = p.queries * width, of_keys = p.keys * width;
+    const Input q{in0_p, of_queries, width}, k{in1_p, of_keys, width}, v{in2_p, of_keys, width};
+    """
+    )
+
+    def execute(self, q: jt.Var, k: jt.Var, v: jt.Var, seed: jt.Var, heads: int, dropout: float) -> jt.Var:
+        batch, queries, width = q.shape
+        self.numbers = {"batch": batch, "heads": heads, "depth": width // heads, "queries": queries}
+        self.numbers |= {"keys": k.shape[1], "dropout": dropout}
+        body = self.SETUP + "attention_forward(p, q, k, v, k, v, Output{out0_p, of_queries, width}, out1_p);"
+        inputs, shapes = [q, k, v, seed], [q.shape, (batch, heads, queries)]
+        output, log_sums = compiled.call("attention.h", body, inputs, shapes, self.numbers)
+        self.saved = *inputs, output, log_sums
+        return output
+
+    def grad(self, grad_out: jt.Var) -> tuple[jt.Var | None, ...]:
+        body = (
+            self.SETUP
+            + """attention_backward(p, q, k, v, k, v, Input{in4_p, of_queries, width},
+            Input{in6_p, of_queries, width}, in5_p,
+            Gradients{{out0_p, of_queries, width}, {out1_p, of_keys, width}, {out2_p, of_keys, width}, {}, {}});"""
+        )
+        inputs = [*self.saved, grad_out]
+        shapes = [x.shape for x in inputs[:3]]
+        return *compiled.call("attention_backward.h", body, inputs, shapes, self.numbers), None, None, None

@@ -10,8 +10,6 @@ import jittor as jt
 import numpy as np
 from jittor import nn
 
-from jseg.model.region_bridge import attention_allowed
-
 
 def masked_attention(
     q: jt.Var, k: jt.Var, v: jt.Var, allowed: np.ndarray | None = None, keep: jt.Var | None = None
@@ -27,10 +25,3 @@ def masked_attention(
         scores = scores + jt.array(np.where(allowed, 0.0, -1e30).astype(np.float32))
     weights = nn.softmax(scores, dim=-1)
     return jt.matmul(weights if keep is None else weights * keep, v)
-
-
-def region_attention(
-    q: jt.Var, k: jt.Var, v: jt.Var, leading: int, patch_grid: tuple[int, int], region_grid: tuple[int, int]
-) -> jt.Var:
-    """Plain form of `jseg.ops.attention.region_attention`."""
-    return masked_attention(q, k, v, attention_allowed(leading, patch_grid, region_grid))

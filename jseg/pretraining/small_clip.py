@@ -22,6 +22,14 @@ FIRST_SCALE, LARGEST_SCALE = 1 / 0.07, 100.0  # of cosines: at the start, and wh
 _WEIGHTS = 3  # second word of the seed
 
 
+def _first_only(projected: jt.Var, heads: int) -> jt.Var:
+    """The first token alone attends to all."""
+    width = projected.shape[-1] // 3
+    return cross_attention(
+        projected[:, :1, :width], projected[:, :, width : 2 * width], projected[:, :, 2 * width :], heads
+    )
+
+
 class SmallClip:
     """The two towers and the temperature; weights start as CLIP's do."""
 
@@ -56,8 +64,8 @@ class SmallClip:
         """
         tokens = before_last_block(self.image, jt.array(images))
         block = self.image.transformer.resblocks[-1]
-        first = tokens[:, :1] + block.attn(block.ln_1(tokens), lambda q, k, v: cross_attention(q[:, :, :1], k, v))
-        first = first + block.mlp(block.ln_2(first))
+        first = block.attn(block.ln_1(tokens), _first_only, residual=tokens[:, :1])
+        first = block.mlp(block.ln_2(first), residual=first)
         return jt.matmul(self.image.ln_post(first[:, 0]), self.image.proj)
 
     def tensors(self) -> dict[str, np.ndarray]:

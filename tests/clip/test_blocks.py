@@ -6,7 +6,7 @@ import jittor as jt
 import numpy as np
 import pytest
 
-from jseg.clip.blocks import Dropout, LayerNorm, Transformer, merge_heads, quick_gelu, split_heads, unit_length
+from jseg.clip.blocks import Dropout, LayerNorm, Transformer, unit_length
 from jseg.errors import UserError
 
 
@@ -41,22 +41,10 @@ def test_layer_norm_and_its_gradients_equal_pytorch(eps: float, scale: float) ->
         np.testing.assert_allclose(gradient.numpy(), reference.grad.numpy(), atol=5e-6 * largest, rtol=1e-5)
 
 
-def test_quick_gelu() -> None:
-    x = np.linspace(-8, 8, 101, dtype=np.float32)
-    np.testing.assert_allclose(quick_gelu(jt.array(x)).numpy(), x / (1 + np.exp(-1.702 * x)), atol=1e-6)
-
-
 def test_unit_length() -> None:
     x = np.random.default_rng(0).standard_normal((3, 4, 8)).astype(np.float32)
     expected = x / np.linalg.norm(x, axis=-1, keepdims=True)
     np.testing.assert_allclose(unit_length(jt.array(x)).numpy(), expected, atol=1e-6)
-
-
-def test_heads_are_neighbouring_channels() -> None:
-    x = np.arange(2 * 3 * 8, dtype=np.float32).reshape(2, 3, 8)
-    heads = split_heads(jt.array(x), 2)
-    np.testing.assert_array_equal(heads.numpy()[:, 1], x[:, :, 4:])
-    np.testing.assert_array_equal(merge_heads(heads).numpy(), x)
 
 
 def test_transformer_refuses_heads_that_do_not_divide_the_width() -> None:
@@ -104,4 +92,5 @@ def test_dropout_gives_the_same_mask_to_the_gradient() -> None:
 def test_dropout_with_rate_zero_costs_nothing() -> None:
     dropout = Dropout(0.0)
     dropout.active = True
-    assert dropout.keep((2, 3)) is None
+    x = jt.ones((2, 3))
+    assert dropout(x) is x

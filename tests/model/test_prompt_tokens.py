@@ -7,19 +7,7 @@ import numpy as np
 from jittor import nn
 
 from jseg.clip.blocks import Dropout
-from jseg.model.prompt_tokens import insert_prompts, project_prompts, random_prompt_weights, replace_prompts
-
-
-def numbered(batch: int, length: int, first: int) -> jt.Var:
-    """Tokens of width 1 whose value tells their place."""
-    return jt.array(np.tile(np.arange(first, first + length, dtype=np.float32), (batch, 1))[:, :, None])
-
-
-def test_prompts_stand_after_the_class_token() -> None:
-    tokens = insert_prompts(numbered(2, 4, 0), numbered(2, 3, 10))
-    np.testing.assert_array_equal(tokens.numpy()[1, :, 0], [0, 10, 11, 12, 1, 2, 3])
-    replaced = replace_prompts(tokens, numbered(2, 3, 20))
-    np.testing.assert_array_equal(replaced.numpy()[0, :, 0], [0, 20, 21, 22, 1, 2, 3])
+from jseg.model.prompt_tokens import project_prompts, random_prompt_weights
 
 
 def test_dropout_differs_between_images() -> None:
@@ -47,3 +35,11 @@ def test_initial_prompts() -> None:
 
 def test_a_single_layer_has_no_deep_prompts() -> None:
     assert "deep_prompt_embeddings" not in random_prompt_weights(1, 5, 8, 16, np.random.default_rng(0))
+
+
+def test_in_evaluation_all_images_share_their_prompts() -> None:
+    projection, dropout, embeddings = nn.Linear(8, 8), Dropout(0.5), jt.ones((4, 8))
+    with jt.no_grad():
+        assert project_prompts(embeddings, projection, dropout, batch=3).shape == (1, 4, 8)
+        dropout.active = True
+        assert project_prompts(embeddings, projection, dropout, batch=3).shape == (3, 4, 8)

@@ -6,8 +6,10 @@ import jittor as jt
 import numpy as np
 import pytest
 
-from jseg.clip.blocks import Dropout
+from jseg.clip import blocks
 from jseg.errors import UserError
+from jseg.model import two_way_decoder
+from jseg.model.clip_rc import set_training
 from jseg.model.two_way_decoder import CrossAttention, DecoderLayer, decode
 
 
@@ -59,17 +61,20 @@ def test_a_layer_equals_pytorch() -> None:
 
 
 def test_four_dropouts_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    shapes = []
-    keep = Dropout.keep
-
-    def counted(self: Dropout, shape: tuple[int, ...]) -> jt.Var | None:
-        shapes.append(tuple(shape))
-        return keep(self, shape)
-
-    monkeypatch.setattr(Dropout, "keep", counted)
-    layers(1)[0](random_tokens(2, 6, 16), random_tokens(2, 9, 16, seed=1))
-    # attention weights; after proj; after ReLU; after linear2
-    assert sorted(shapes) == [(2, 4, 6, 9), (2, 6, 16), (2, 6, 16), (2, 6, 32)]
+    """Attention weights; after proj; after ReLU; after linear2."""
+    rates = []
+    monkeypatch.setattr(blocks, "dropout", lambda x, rate: rates.append((tuple(x.shape), rate)) or x)
+    attention = two_way_decoder.cross_attention
+    monkeypatch.setattr(
+        two_way_decoder, "cross_attention", lambda *inputs: rates.append(("weights", inputs[-1])) or attention(*inputs)
+    )
+    layer = layers(1)[0]
+    layer(random_tokens(2, 6, 16), random_tokens(2, 9, 16, seed=1))
+    assert rates == [("weights", 0.0)]
+    rates.clear()
+    set_training(layer, True)
+    layer(random_tokens(2, 6, 16), random_tokens(2, 9, 16, seed=1))
+    assert rates == [("weights", 0.1), ((2, 6, 16), 0.1), ((2, 6, 32), 0.1), ((2, 6, 16), 0.1)]
 
 
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:

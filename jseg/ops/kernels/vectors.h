@@ -1,0 +1,147 @@
+// Vectors of floats in the widest registers of the machine, through GCC's vector extensions.
+//
+// Everything in this folder compiles on its own (g++ -O3 -march=native -fopenmp) and knows nothing of Jittor.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+namespace jseg {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+constexpr int TILE_ROWS = 12;  // with two vectors of columns: 24 sums of 32 registers
+#elif defined(__AVX__)
+constexpr int LANES = 8;
+constexpr int TILE_ROWS = 6;  // 12 sums of 16 registers
+#else
+constexpr int LANES = 4;
+constexpr int TILE_ROWS = 6;
+#endif
+constexpr int TILE_COLUMNS = 2 * LANES;
+
+typedef float Vector __attribute__((vector_size(LANES * 4)));
+typedef int32_t Integers __attribute__((vector_size(LANES * 4)));
+typedef uint32_t Unsigned __attribute__((vector_size(LANES * 4)));
+
+static inline Vector load(const float* from) {
+    Vector x;
+    std::memcpy(&x, from, sizeof(x));
+    return x;
+}
+
+static inline void store(float* to, Vector x) { std::memcpy(to, &x, sizeof(x)); }
+
+static inline Vector every(float x) { return Vector{} + x; }
+
+// The first `count` lanes, at most LANES; the others are 0.
+static inline Vector load_some(const float* from, long count) {
+    if (count == LANES) return load(from);
+    Vector x = {};
+    std::memcpy(&x, from, count * sizeof(float));
+    return x;
+}
+
+static inline void store_some(float* to, Vector x, long count) {
+    if (count == LANES) return store(to, x);
+    std::memcpy(to, &x, count * sizeof(float));
+}
+
+static inline Vector larger(Vector x, Vector y) { return x > y ? x : y; }
+static inline Vector smaller(Vector x, Vector y) { return x < y ? x : y; }
+
+static inline float sum_of(Vector x) {
+    float sum = 0;
+    for (int i = 0; i < LANES; i++) sum += x[i];
+    return sum;
+}
+
+static inline float largest_of(Vector x) {
+    float largest = x[0];
+    for (int i = 1; i < LANES; i++) largest = x[i] > largest ? x[i] : largest;
+    return largest;
+}
+
+static inline Integers lane_numbers() {
+    Integers lanes;
+    for (int i = 0; i < LANES; i++) lanes[i] = i;
+    return lanes;
+}
+
+// 2^x, relative error below 2e-7; 0 below -126, and x must not be above 127.
+static inline Vector exp2_of(Vector x) {
+    x = larger(x, every(-127.0f));
+    // the nearest integer, by cutting off a positive number: fast-math flags cannot rearrange a conversion
+    const Integers biased = __builtin_convertvector(x + 127.5f, Integers), bits = biased << 23;
+    const Vector part = x - __builtin_convertvector(biased - 127, Vector);  // in [-0.5, 0.5]
+    Vector power = every(1.5403530e-4f);
+    power = power * part + 1.3333558e-3f;
+    power = power * part + 9.6181291e-3f;
+    power = power * part + 5.5504109e-2f;
+    power = power * part + 2.4022651e-1f;
+    power = power * part + 6.9314718e-1f;
+    power = power * part + 1.0f;
+    Vector scale;
+    std::memcpy(&scale, &bits, sizeof(scale));
+    return power * scale;
+}
+
+constexpr float LOG2_E = 1.44269504f;
+
+static inline Vector exp_of(Vector x) { return exp2_of(x * LOG2_E); }
+
+// Natural logarithm of normal positive numbers, absolute error below 1e-7 * max(1, |log x|).
+static inline Vector log_of(Vector x) {
+    Integers bits;
+    std::memcpy(&bits, &x, sizeof(bits));
+    // split x = 2^e * m with m in [sqrt(1/2), sqrt(2))
+    const Integers exponent = (bits - 0x3F3504F3) >> 23;
+    bits -= exponent << 23;
+    Vector m;
+    std::memcpy(&m, &bits, sizeof(m));
+    // log m = 2 atanh(s), s = (m - 1) / (m + 1), |s| < 0.172
+    const Vector s = (m - 1.0f) / (m + 1.0f), square = s * s;
+    Vector series = every(1.0f / 9);
+    series = series * square + 1.0f / 7;
+    series = series * square + 1.0f / 5;
+    series = series * square + 1.0f / 3;
+    series = series * square + 1.0f;
+    return __builtin_convertvector(exponent, Vector) * 0.693147181f + 2.0f * s * series;
+}
+
+// Counter-based random numbers: 32 well mixed bits per (key, counter).
+static inline Unsigned random_bits(uint32_t key_low, uint32_t key_high, Unsigned counter) {
+    Unsigned x = counter * 0x9E3779B9u + key_low;
+    x ^= x >> 16;
+    x *= 0x7FEB352Du;
+    x ^= x >> 15;
+    x = (x + key_high) * 0x846CA68Bu;
+    x ^= x >> 16;
+    x *= 0x7FEB352Du;
+    x ^= x >> 15;
+    return x;
+}
+
+// A key of 64 well mixed bits for a stream of random numbers (one step of splitmix64).
+static inline uint64_t stream_key(uint64_t seed, uint64_t stream) {
+    uint64_t x = seed + (stream + 1) * 0x9E3779B97F4A7C15ull;
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
+    return x ^ (x >> 31);
+}
+
+// The seed that two floats hold in their bits.
+static inline uint64_t seed_of(const float* numbers) {
+    uint64_t seed;
+    std::memcpy(&seed, numbers, sizeof(seed));
+    return seed;
+}
+
+// Factors 0 or `scale` = 1 / (1 - rate) for LANES neighbours; `threshold` = rate * 2^32.
+static inline Vector kept(uint64_t key, uint32_t first, uint32_t threshold, float scale) {
+    const Unsigned counters = (Unsigned)lane_numbers() + first;
+    const Unsigned bits = random_bits((uint32_t)key, (uint32_t)(key >> 32), counters);
+    return bits >= threshold ? every(scale) : every(0.0f);
+}
+
+}  // namespace jseg

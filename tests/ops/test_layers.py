@@ -1,0 +1,127 @@
+"""Linear layers, layer normalisation and dropout: compiled kernels against plain operators."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import jittor as jt
+import numpy as np
+import pytest
+
+from jseg.errors import UserError
+from jseg.ops import compiled
+from jseg.ops.layer_norm import dropout, layer_norm
+from jseg.ops.linear import ACTIVATIONS, activate, linear
+
+
+def random_vars(*shapes: tuple[int, ...], seed: int = 0) -> list[jt.Var]:
+    generator = np.random.default_rng(seed)
+    return [jt.array(generator.standard_normal(shape).astype(np.float32)) for shape in shapes]
+
+
+def compare(form: Callable[..., jt.Var], inputs: list[jt.Var], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiled form against the plain one: outputs and all gradients, to 1e-5 of the largest value."""
+    results = []
+    for choice in ("auto", "plain"):
+        monkeypatch.setenv(compiled.VARIABLE, choice)
+        output = form(*inputs)
+        (weight,) = random_vars(tuple(output.shape), seed=1)
+        gradients = jt.grad((output * weight).sum(), inputs)
+        results.append([output.numpy(), *(gradient.numpy() for gradient in gradients)])
+    for computed, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(computed, expected, atol=1e-5 * max(1, np.abs(expected).max()), rtol=0)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("added", [False, True])
+@pytest.mark.parametrize("biased", [False, True])
+def test_linear_equals_plain(activation: str, added: bool, biased: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, weight, bias, residual = random_vars((2, 37, 40), (70, 40), (70,), (2, 37, 70))
+
+    def form(x: jt.Var, weight: jt.Var, *rest: jt.Var) -> jt.Var:
+        return linear(x, weight, bias if biased else None, activation, residual if added else None)
+
+    compare(form, [x, weight, *([bias] if biased else []), *([residual] if added else [])], monkeypatch)
+
+
+# more than a block of depth, of rows, of columns; a row stride of 4 KB; less than a register
+@pytest.mark.parametrize("sizes", [(1, 3, 2), (101, 1024, 33), (7, 1600, 65), (200, 31, 257)])
+def test_linear_of_awkward_sizes(sizes: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, depth, columns = sizes
+    compare(linear, random_vars((rows, depth), (columns, depth), (columns,)), monkeypatch)
+
+
+def test_frozen_weights_get_no_gradient_and_others_do() -> None:
+    x, weight, bias = random_vars((5, 8), (4, 8), (4,))
+    weight.stop_grad()
+    of_x, of_bias = jt.grad(linear(x, weight, bias, "quick_gelu").sum(), [x, bias])
+    expected = jt.grad(activate(jt.matmul(x, weight.transpose(1, 0)) + bias, "quick_gelu").sum(), [x, bias])
+    np.testing.assert_allclose(of_x.numpy(), expected[0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(of_bias.numpy(), expected[1].numpy(), atol=1e-5)
+
+
+def test_quick_gelu(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.concatenate([np.linspace(-8, 8, 1001), [-1e4, -90, 90, 1e4]]).astype(np.float32)
+    expected = x / (1 + np.exp(np.minimum(-1.702 * x.astype(np.float64), 700)))
+    for choice in ("auto", "plain"):
+        monkeypatch.setenv(compiled.VARIABLE, choice)
+        computed = linear(jt.array(x[:, None]), jt.ones((1, 1)), None, "quick_gelu").numpy()[:, 0]
+        np.testing.assert_allclose(computed, expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("width", [5, 64, 770])
+def test_layer_norm_equals_plain(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    compare(lambda *inputs: layer_norm(*inputs, 1e-5), random_vars((3, 67, width), (width,), (width,)), monkeypatch)
+
+
+def test_dropout_is_the_same_in_the_gradient_and_follows_the_seed() -> None:
+    draws = []
+    for seed in (3, 3, 4):
+        jt.set_global_seed(seed)
+        x = jt.ones((100, 1001))
+        draws.append(dropout(x, 0.1))
+        np.testing.assert_array_equal(jt.grad(draws[-1].sum(), x).numpy(), draws[-1].numpy())
+    first, again, other = (draw.numpy() for draw in draws)
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+    assert abs((first == 0).mean() - 0.1) < 0.005  # five standard deviations of 100,000 draws
+    # neighbours and rows are independent
+    assert abs(np.corrcoef(first[:, 1:].ravel(), first[:, :-1].ravel())[0, 1]) < 0.02
+    assert abs(np.corrcoef(first[1:].ravel(), first[:-1].ravel())[0, 1]) < 0.02
+
+
+def test_which_implementation_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(compiled.VARIABLE, raising=False)
+    assert compiled.implementation() == "compiled"
+    monkeypatch.setenv(compiled.VARIABLE, "plain")
+    assert compiled.implementation() == "plain"
+    monkeypatch.setenv(compiled.VARIABLE, "fast")
+    with pytest.raises(UserError, match="JSEG_KERNELS='fast': choose from auto, plain"):
+        compiled.implementation()
+
+
+@pytest.mark.parametrize("flags", ["-O3 -march=native", "-Ofast -mavx2 -mfma", "-O2"])
+def test_kernels_compile_on_their_own_without_warnings(flags: str, tmp_path: Path) -> None:
+    compiler = shutil.which("g++")
+    if compiler is None:
+        pytest.skip("no g++ on PATH")
+    headers = sorted(compiled.FOLDER.glob("*.h"))
+    assert headers
+    source = tmp_path / "all.cc"
+    source.write_text("".join(f'#include "{header.name}"\n' for header in headers))
+    warnings = "-std=c++14 -fopenmp -Wall -Wextra -Werror -Wno-unused-function -Wno-psabi"
+    command = [
+        compiler,
+        *flags.split(),
+        *warnings.split(),
+        f"-I{compiled.FOLDER}",
+        "-c",
+        str(source),
+        "-o",
+        "/dev/null",
+    ]
+    finished = subprocess.run(command, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
