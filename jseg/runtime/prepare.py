@@ -1,9 +1,8 @@
 """Sets what Jittor reads from the environment, before the first `import jittor`. Imports nothing heavy itself.
 
 Facts about Jittor 1.3.11 used here: it downloads oneDNN, cutt, nccl and cutlass at import unless told otherwise; it
-aborts when nvcc is installed but no NVIDIA driver is; it remembers the last JITTOR_HOME for later runs that set none
-(in `~/.cache/jittor/config.json`) and fails when it cannot write there; it builds its CPU kernels with -Ofast, under
-which `nan != nan` is false.
+aborts when nvcc is installed but no NVIDIA driver is; it remembers the last JITTOR_HOME for later runs that set none;
+it builds its CPU kernels with -Ofast, under which `nan != nan` is false.
 """
 
 from __future__ import annotations
@@ -122,12 +121,6 @@ def _prepare_home(found: Preparation) -> None:
             f"cannot write the cache folder {found.jittor_home}: set JSEG_CACHE to a folder that can be written"
         )
         return
-    home = os.path.expanduser("~")
-    if not _can_write(Path(home, ".cache", "jittor")):
-        os.environ["HOME"] = str(found.jittor_home)  # also for the processes in which Jittor compiles
-        found.notes.append(
-            f"Jittor cannot write its settings into the home folder {home}: HOME={found.jittor_home} for now"
-        )
     if not found.onednn:
         os.environ.setdefault("use_mkl", "0")
         found.notes.append(f"oneDNN is missing, matrix products are many times slower: {onednn.INSTALL}")

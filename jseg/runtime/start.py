@@ -3,7 +3,9 @@
 Facts about Jittor 1.3.11 used here. Its import replaces the SIGINT handler by one that ends the process at once (no
 KeyboardInterrupt, no `finally`), and the SIGCHLD handler by one that does the same when any child process dies of a
 signal other than SIGTERM, so that a killed data worker could not be reported. It switches the check of TLS certificates
-off for the whole process, and leaves its pool of compile processes running.
+off for the whole process, and leaves its pool of compile processes running. The import and each of the processes in
+which it compiles kernels read `~/.cache/jittor/config.json`, and rewrite it, not atomically, when another JITTOR_HOME
+stands there: two programs with different ones make each other's compiles fail. So these get a home folder of ours.
 """
 
 from __future__ import annotations
@@ -11,7 +13,9 @@ from __future__ import annotations
 import atexit
 import ctypes
 import hashlib
+import json
 import os
+import shlex
 import signal
 import ssl
 import subprocess
@@ -25,6 +29,7 @@ from pathlib import Path
 from jseg.errors import UserError
 from jseg.runtime import toolchain
 from jseg.runtime.prepare import Preparation, has_gpu_device, prepare
+from jseg.whole_file import write_whole
 
 DEVICES = ("auto", "cpu", "cuda")
 FILTER_SOURCE = Path(__file__).with_name("cerr_filter.cc")
@@ -79,7 +84,8 @@ def notice(jittor_home: Path) -> str:
 def _import_jittor(preparation: Preparation, nvcc: str) -> None:
     os.environ["python_config_path"] = toolchain.find_python_config()
     os.environ["nvcc_path"] = nvcc
-    with _process_state_kept(), warnings.catch_warnings():
+    _write_settings(preparation.jittor_home)
+    with _process_state_kept(preparation.jittor_home), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Jittor's own sources, when Python compiles them
         try:
             import jittor_utils
@@ -88,22 +94,47 @@ def _import_jittor(preparation: Preparation, nvcc: str) -> None:
             core_is_there = any(Path(jittor_utils.cache_path).glob(pattern))
             if not core_is_there:
                 print(notice(preparation.jittor_home) + " (a few minutes)", file=sys.stderr, flush=True)
-            import jittor  # noqa: F401
+            import jittor
         except SystemExit as error:  # Jittor ends the process, with code 0, after it has rebuilt a part of itself
             raise UserError("Jittor rebuilt itself for other compiler settings: run the same command again") from error
     os.environ["nvcc_path"] = preparation.nvcc  # what child processes inherit does not depend on the device of this one
+    jittor.flags.python_path = f'"{_compile_python(Path(jittor_utils.cache_path), preparation.jittor_home)}"'
     _close_compile_pool()
     _filter_cerr(Path(jittor_utils.cache_path), notice(preparation.jittor_home) if core_is_there else "")
 
 
+def _write_settings(jittor_home: Path) -> None:
+    """Writes the settings that Jittor would write into its home folder, so that it only ever reads them."""
+    path = jittor_home / ".cache" / "jittor" / "config.json"
+    settings = json.dumps({"JITTOR_HOME": str(jittor_home)})
+    if not path.exists() or path.read_text() != settings:
+        write_whole(path, settings.encode())
+
+
+def _compile_python(folder: Path, jittor_home: Path) -> Path:
+    """A Python for Jittor's compile processes whose home folder is `jittor_home`."""
+    path = folder / "python"
+    script = f'#!/bin/sh\nHOME={shlex.quote(str(jittor_home))} exec {shlex.quote(sys.executable)} "$@"\n'
+    if not path.exists() or path.read_text() != script:
+        write_whole(path, script.encode())
+        path.chmod(0o755)
+    return path
+
+
 @contextmanager
-def _process_state_kept() -> Iterator[None]:
-    """Keeps the signal handlers and the check of TLS certificates as they were before Jittor's import."""
+def _process_state_kept(jittor_home: Path) -> Iterator[None]:
+    """Keeps from Jittor's import the user's home folder, the signal handlers and the check of TLS certificates."""
+    home = os.environ.get("HOME")
     context = ssl._create_default_https_context
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGCHLD)}
+    os.environ["HOME"] = str(jittor_home)
     try:
         yield
     finally:
+        if home is None:
+            del os.environ["HOME"]
+        else:
+            os.environ["HOME"] = home
         ssl._create_default_https_context = context
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():

@@ -63,9 +63,8 @@ def problem() -> str:
     """Why Jittor cannot be imported here, with the command that mends it; "" when it can."""
     if not jittor_version():
         return f"Jittor is not installed in {sys.executable}: pip install {JITTOR}"
-    for path in (sys.executable, jittor_folder()):
-        if " " in path:
-            return f"Jittor cannot compile where its own path holds a blank ({path}): move the virtual environment"
+    if " " in jittor_folder():
+        return f"Jittor cannot compile in a path that holds a blank ({jittor_folder()}): move the virtual environment"
     if not find_compiler():
         named = os.environ.get("cc_path")
         missing = f"the compiler {named} (cc_path) does not exist" if named else "there is no g++"

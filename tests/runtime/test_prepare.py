@@ -124,15 +124,6 @@ def test_read_only_cache_folder_is_found(fresh: Callable, monkeypatch: pytest.Mo
     assert "cannot write the cache folder" in fresh().problem
 
 
-def test_unwritable_home_folder_is_replaced(fresh: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("HOME", str(tmp_path / "file"))
-    found = fresh()
-    assert found.problem == ""
-    assert os.environ["HOME"] == str(found.jittor_home)
-    assert any(str(tmp_path / "file") in note for note in found.notes)
-
-
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
     monkeypatch.setenv("JSEG_CACHE", "~/cache")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from jseg.runtime import prepare, toolchain
 
 start_module = importlib.import_module("jseg.runtime.start")
 
-# Runs in a process of its own, without network and with an empty home folder; every line is checked below.
+# Runs in a process of its own, without network and without a home folder; every line is checked below.
 PROGRAM = """
 import os, signal, socket, ssl, subprocess, sys
 
@@ -37,6 +38,7 @@ x = jittor.array(numpy.array([numpy.nan, 1.0], dtype=numpy.float32))
 print("nan", (x != x).numpy().tolist(), (x == x).numpy().tolist(), jittor.isfinite(x).numpy().tolist())
 print("handlers", handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGCHLD)])
 print("certificates", ssl._create_default_https_context is context)
+print("home", os.environ["HOME"])
 try:
     os.kill(os.getpid(), signal.SIGINT)
 except KeyboardInterrupt:
@@ -51,12 +53,12 @@ except RuntimeError:
 """
 
 
-def test_start_in_a_process_of_its_own(tmp_path: Path) -> None:
+def test_start_in_a_process_of_its_own() -> None:
     if toolchain.problem():
         pytest.fail(toolchain.problem())
     environment = {
         **os.environ,
-        "HOME": str(tmp_path),
+        "HOME": "/dev/null/nobody",  # cannot be made: Jittor must not touch it, not even for a kernel
         "JITTOR_HOME": str(prepare().jittor_home),  # the warm cache
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "nvcc_path": "",
@@ -68,6 +70,7 @@ def test_start_in_a_process_of_its_own(tmp_path: Path) -> None:
         "nan [True, False] [False, True] [False, True]",
         "handlers True",
         "certificates True",
+        "home /dev/null/nobody",
         "interrupt caught",
         "child -9",
         "bad kernel raises",
@@ -77,6 +80,27 @@ def test_start_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert bad_kernel  # what g++ says about a bad kernel is not hidden
     lines = [line for line in quiet.splitlines() if not line.startswith(("jseg: compiling", "\x1b[01m"))]
     assert lines == []  # no log line of Jittor's
+
+
+def test_python_of_compile_processes(tmp_path: Path) -> None:
+    home = tmp_path / "it's home"
+    for _ in range(2):  # made, then found
+        python = start_module._compile_python(tmp_path, home)
+    code = "import os, sys; print(os.environ['HOME'], sys.argv[1:])"
+    done = subprocess.run([str(python), "-c", code, "a b"], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == f"{home} ['a b']\n"
+
+
+def test_settings_of_jittor_are_left_alone_when_right(tmp_path: Path) -> None:
+    start_module._write_settings(tmp_path)
+    path = tmp_path / ".cache" / "jittor" / "config.json"
+    assert json.loads(path.read_text()) == {"JITTOR_HOME": str(tmp_path)}
+    inode = path.stat().st_ino
+    start_module._write_settings(tmp_path)
+    assert path.stat().st_ino == inode
+    path.write_text("")
+    start_module._write_settings(tmp_path)
+    assert json.loads(path.read_text()) == {"JITTOR_HOME": str(tmp_path)}
 
 
 def test_unknown_device() -> None:
