@@ -10,6 +10,7 @@ from typing import Any
 from jseg.engine.config import OptimizerConfig
 from jseg.errors import UserError
 
+OPTIMIZER_KEYS = ("betas", "eps", "weight_decay", "power", "min_lr", "warmup_ratio")  # beside what a round says
 SCENE_SIZE = (96, 96)  # height, width of the scenes that pictures are cut from
 
 
@@ -119,6 +120,7 @@ class Settings:
     def described(self) -> dict[str, Any]:
         """What decides the result, JSON-ready."""
         result = json.loads(json.dumps(dataclasses.asdict(self)))
+        result["optimizer"] = {key: result["optimizer"][key] for key in OPTIMIZER_KEYS}
         return {key: value for key, value in result.items() if key not in ("workers", "log_every", "save_every")}
 
     def check_same(self, described: dict[str, Any]) -> None:
