@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 from pathlib import Path
 
 import cv2
@@ -21,6 +22,41 @@ _TAIL_BYTES = 64
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 _PNG_COLOUR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
+
+
+_MOST_PIXELS = 2 * 89_478_485  # where Pillow refuses too
+_MOST_PIXELS_PER_BYTE = 8500  # a blank PNG of one bit a pixel has 8256, the most that its compression gives
+
+
+def _size_problem(content: bytes) -> str:
+    """Why a picture of the size that its header claims cannot be, or is too large to decode; "" when it is fine.
+
+    Without it a header that lies would cost gigabytes of memory before the data turn out to be missing.
+    """
+    if content.startswith(_PNG_START) and len(content) >= 24:
+        width, height = struct.unpack(">II", content[16:24])
+    elif content.startswith(_JPEG_START):
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                width, height = image.size
+        except Exception as error:  # decoders raise many types
+            return f"damaged: {error}"
+    else:
+        return ""
+    if width * height > min(_MOST_PIXELS, _MOST_PIXELS_PER_BYTE * len(content)):
+        return f"damaged: {width}x{height} pixels cannot lie in {len(content)} bytes"
+    return ""
+
+
+def _chunk_problem(content: bytes) -> str:
+    """Whether the parts of a PNG have the lengths that they claim; OpenCV takes memory for them before it looks."""
+    place, kind = len(_PNG_START), b""
+    while content.startswith(_PNG_START) and kind != b"IEND":
+        length, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
+        if place + 12 + length > len(content) or (kind == b"IHDR") != (place == len(_PNG_START)):
+            return "damaged: its parts do not fit together"
+        place += 12 + length
+    return ""
 
 
 def _ends_early(header: bytes, tail: bytes) -> bool:
@@ -94,10 +130,10 @@ def read_image(path: str | Path) -> np.ndarray:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    problem = "" if content else "empty"
-    if content and _ends_early(content[:_HEADER_BYTES], content[-_TAIL_BYTES:]):
+    problem = _size_problem(content) if content else "empty"
+    if content and not problem and _ends_early(content[:_HEADER_BYTES], content[-_TAIL_BYTES:]):
         problem = _decoding_problem(content)
-    if problem:
+    if problem := problem or _chunk_problem(content):
         raise UserError(f"{path}: {problem}")
     try:
         image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
@@ -119,7 +155,7 @@ def read_stored_labels(path: str | Path) -> np.ndarray:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    problem = _label_kind_problem(content[:_HEADER_BYTES]) or _decoding_problem(content)
+    problem = _label_kind_problem(content[:_HEADER_BYTES]) or _size_problem(content) or _decoding_problem(content)
     if problem:
         raise UserError(f"{path}: {problem}")
     with Image.open(io.BytesIO(content)) as image:

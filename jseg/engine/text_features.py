@@ -116,8 +116,10 @@ def _vocabulary(text: TextConfig) -> tuple[Merge, ...] | None:
 
 def _stored_vocabulary(meta: Mapping[str, Any], text: TextConfig) -> tuple[Merge, ...] | None:
     """The vocabulary that a weight file of ours brings along, else that of the config; None for CLIP's own."""
-    if meta.get("vocabulary"):
-        return Tokenizer(meta["vocabulary"]).merges
+    if stored := meta.get("vocabulary"):
+        if not isinstance(stored, (list, tuple)):
+            raise UserError(f"a weight file records the vocabulary {str(stored)[:80]!r}, which is none")
+        return Tokenizer(stored).merges
     return None if text.vocabulary == "generated" else _vocabulary(text)
 
 

@@ -1,0 +1,340 @@
+"""Readers of untrusted files against mutated ones: an answer or one clear line, in little time and memory.
+
+`JSEG_FUZZ_CASES=5000 python -m pytest tests/test_fuzzing.py` tries more cases of each kind than the usual run.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import io
+import os
+import pickle
+import resource
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from jseg.data.class_names import class_list
+from jseg.data.image_files import read_image, read_stored_labels
+from jseg.engine import checkpoint, recipe
+from jseg.engine.config import Config, apply_overrides, from_dict, parse_override, to_dict
+from jseg.engine.config_checks import check
+from jseg.engine.progress import Progress, progress_of
+from jseg.engine.run_log import read_open_means
+from jseg.engine.text_features import TextFeatures, class_embeddings
+from jseg.errors import UserError
+from jseg.weight_files import read_weight_file, write_safetensors
+
+CASES = int(os.environ.get("JSEG_FUZZ_CASES", "40"))
+CPU_SECONDS = 5.0  # for one case; usual ones take milliseconds
+MEMORY_KIB = 200 * 1024  # that all cases of a test may add to the peak of the process
+
+many = settings(
+    max_examples=CASES, deadline=None, derandomize=CASES <= 100,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
+)  # fmt: skip
+SHAPES = class_list("shapes")
+
+
+def refused_in_one_line(read: Callable[[], Any]) -> bool:
+    """Runs `read`; any error but a UserError is a failure, and so is a long time.
+
+    Returns:
+        Whether it raised UserError.
+    """
+    begin, refused = time.process_time(), False
+    try:
+        read()
+    except UserError as error:
+        assert str(error) and "\n" not in str(error) and str(error).isprintable() and len(str(error)) < 3000
+        refused = True
+    assert time.process_time() - begin < CPU_SECONDS
+    return refused
+
+
+@contextmanager
+def little_memory() -> Iterator[None]:
+    gc.collect()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MEMORY_KIB
+
+
+# --- files ---
+
+ARRAYS = {
+    "backbone.proj": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "decode_head.q": np.ones(3, np.float16),
+    "ids": np.arange(4, dtype=np.int64),
+}
+
+
+def meta_of_a_run() -> dict[str, Any]:
+    """Metadata of a checkpoint, whole."""
+    text = TextFeatures(np.eye(20, 512, dtype=np.float32), None)
+    progress = Progress(iteration=5, log={"sums": {"total": 1.0}, "norms": [1.0], "steps": 1})
+    return {**checkpoint.describe(Config(), SHAPES, text), **progress.meta(), "vocabulary": [["a", "b</w>"]]}
+
+
+def checkpoint_bytes(meta: dict[str, Any] | None = None) -> bytes:
+    """A small checkpoint whose checksums hold, with these metadata."""
+    meta = meta_of_a_run() if meta is None else meta
+    tensors = dict(ARRAYS)
+    tensors["text_features"] = np.eye(20, 512, dtype=np.float32)
+    tensors["text_encoder.ln_final.weight"] = np.ones(64, np.float32)
+    moments = {"optimizer.m.decode_head.q": np.ones(3, np.float32), "optimizer.v.decode_head.q": np.ones(3, np.float32)}
+    tensors |= moments
+    meta = {"optimizer_steps": 5, **meta, "tensors_sha256": checkpoint.tensors_sha256(tensors)}
+    meta[checkpoint.RECORD_KEY] = checkpoint.record_sha256(meta)
+    with tempfile.TemporaryDirectory() as folder:
+        write_safetensors(Path(folder) / "a.safetensors", tensors, meta)
+        return (Path(folder) / "a.safetensors").read_bytes()
+
+
+def torch_bytes(**options: Any) -> bytes:
+    """A PyTorch checkpoint, an archive or (`_use_new_zipfile_serialization=False`) of the old kind."""
+    torch = pytest.importorskip("torch")
+    tensors = {name: torch.from_numpy(array) for name, array in ARRAYS.items()}
+    buffer = io.BytesIO()
+    torch.save(
+        {"state_dict": {**tensors, "turned": tensors["ids"].reshape(2, 2).T}, "meta": {"iter": 3}}, buffer, **options
+    )
+    return buffer.getvalue()
+
+
+def jittor_bytes() -> bytes:
+    """What `jt.save` writes."""
+    content = pickle.dumps(ARRAYS, protocol=4)
+    return content + hashlib.sha1(content).digest() + b"HCAJSLHD"
+
+
+def png_bytes() -> bytes:
+    """A label map with a palette."""
+    labels = Image.fromarray(np.arange(30, dtype=np.uint8).reshape(5, 6) % 21, "P")
+    labels.putpalette(bytes(range(256)) * 3)
+    buffer = io.BytesIO()
+    labels.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def jpeg_bytes() -> bytes:
+    """A photo with EXIF."""
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.arange(1200, dtype=np.uint32).astype(np.uint8).reshape(20, 20, 3)).save(
+        buffer, "JPEG", exif=exif
+    )
+    return buffer.getvalue()
+
+
+SOURCES: dict[str, Callable[[], bytes]] = {
+    "checkpoint": checkpoint_bytes,
+    "torch archive": torch_bytes,
+    "old torch file": lambda: torch_bytes(_use_new_zipfile_serialization=False),
+    "Jittor pickle": jittor_bytes,
+    "label PNG": png_bytes,
+    "JPEG": jpeg_bytes,
+}
+
+
+@cache
+def source(kind: str) -> bytes:
+    """A whole file of that kind."""
+    return SOURCES[kind]()
+
+
+@st.composite
+def mutations(draw: st.DrawFn, kind: str) -> bytes:
+    """A file that was cut, spliced, overwritten in a few places, or filled with a huge number; or mere noise."""
+    content = bytearray(source(kind))
+    if draw(st.integers(0, 19)) == 0:
+        return draw(st.binary(max_size=300))
+    for _ in range(draw(st.integers(1, 4))):
+        place = draw(st.integers(0, max(len(content) - 1, 0)))
+        piece = draw(st.integers(1, 64))
+        match draw(st.sampled_from(["bit", "bytes", "huge", "cut", "remove", "repeat", "insert"])):
+            case "bit" if content:
+                content[place] ^= 1 << draw(st.integers(0, 7))
+            case "bytes":
+                new = draw(st.binary(min_size=1, max_size=8))
+                content[place : place + len(new)] = new
+            case "huge":
+                content[place : place + 8] = draw(st.sampled_from([b"\xff" * 8, b"\x7f" + b"\xff" * 7, b"9" * 12]))
+            case "cut":
+                del content[place:]
+            case "remove":
+                del content[place : place + piece]
+            case "repeat":
+                content[place:place] = content[place : place + piece] * draw(st.integers(1, 40))
+            case "insert":
+                content[place:place] = draw(st.binary(max_size=64))
+    return bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "torch archive", "old torch file", "Jittor pickle"])
+def test_mutated_weight_files(kind: str, tmp_path: Path) -> None:
+    path, answers = tmp_path / "file", []
+
+    @many
+    @given(mutations(kind))
+    def try_one(content: bytes) -> None:
+        path.write_bytes(content)
+        answers.append(refused_in_one_line(lambda: read_weight_file(path)))
+
+    assert not refused_in_one_line(lambda: path.write_bytes(source(kind)) and read_weight_file(path))
+    with little_memory():
+        try_one()
+    assert any(answers)
+
+
+def test_a_mutated_checkpoint_is_refused_or_equal(tmp_path: Path) -> None:
+    """The checksums see every change that could matter."""
+    path = tmp_path / "checkpoint_0000005.safetensors"
+    path.write_bytes(source("checkpoint"))
+    whole = checkpoint.read_checkpoint(path)
+
+    @many
+    @given(mutations("checkpoint"))
+    def try_one(content: bytes) -> None:
+        path.write_bytes(content)
+        found: list[Any] = []
+        if not refused_in_one_line(lambda: found.append(checkpoint.read_checkpoint(path))):
+            drop = {checkpoint.RECORD_KEY}  # the key's own name is not part of what it sums up
+            assert {k: v for k, v in found[0].meta.items() if k in whole.meta.keys() - drop} == {
+                k: v for k, v in whole.meta.items() if k not in drop
+            }
+            assert all(np.array_equal(array, found[0].tensors[name]) for name, array in whole.tensors.items())
+
+    with little_memory():
+        try_one()
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 2**70) | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@st.composite
+def strange_metadata(draw: st.DrawFn) -> dict[str, Any]:
+    """Metadata of a run in which some values, also deep inside, are something else or missing."""
+    meta = meta_of_a_run() | {"optimizer_steps": 5}
+    for _ in range(draw(st.integers(1, 3))):
+        section: Any = meta
+        while True:
+            key = draw(st.sampled_from(sorted(section)))
+            if not (isinstance(section[key], dict) and section[key]) or draw(st.booleans()):
+                break
+            section = section[key]
+        if draw(st.integers(0, 4)) == 0:
+            del section[key]
+        else:
+            section[key] = draw(json_values)
+        if not meta:
+            break
+    return meta
+
+
+def use_checkpoint(path: Path) -> None:
+    """What resuming, evaluation and inference read from a checkpoint."""
+    file = checkpoint.read_checkpoint(path)
+    config = Config()
+    config.text.templates = (
+        tuple(file.meta["templates"]) if file.meta.get("templates") == ["a photo of a {}"] else ("{}",)
+    )
+    with redirect_stdout(io.StringIO()):
+        checkpoint.moments_of(file), checkpoint.averages_of(file), checkpoint.model_tensors(file)
+        checkpoint.iteration_of(file)
+        progress = progress_of(file.meta, path)
+        if progress.log:
+            read_open_means(progress.log)
+        checkpoint.config_changes(file, config)
+        recipe.weights_batch_warning(file, config), recipe.check_start(file, config)
+        from_dict(file.meta.get("config"), path)
+        checkpoint.check_classes(file, SHAPES, other_classes=False)
+        class_embeddings(config, SHAPES, file, None, False)
+
+
+def test_checkpoints_that_record_nonsense(tmp_path: Path) -> None:
+    """Their checksums hold, so only what the values mean can be refused: a malicious file, not a damaged one."""
+    path = tmp_path / "checkpoint_0000005.safetensors"
+    path.write_bytes(source("checkpoint"))
+    use_checkpoint(path)
+
+    @many
+    @given(strange_metadata())
+    def try_one(meta: dict[str, Any]) -> None:
+        path.write_bytes(checkpoint_bytes(meta))
+        refused_in_one_line(lambda: use_checkpoint(path))
+
+    with little_memory():
+        try_one()
+
+
+@pytest.mark.parametrize(
+    "kind, read", [("label PNG", read_stored_labels), ("JPEG", read_image), ("label PNG", read_image)]
+)
+def test_mutated_pictures(kind: str, read: Callable[[Path], np.ndarray], tmp_path: Path) -> None:
+    path, answers = tmp_path / "file.png", []
+
+    @many
+    @given(mutations(kind))
+    def try_one(content: bytes) -> None:
+        path.write_bytes(content)
+        answers.append(refused_in_one_line(lambda: read(path)))
+
+    path.write_bytes(source(kind))
+    assert read(path).size
+    with little_memory():
+        try_one()
+    assert any(answers)
+
+
+# --- overrides ---
+
+KEYS = sorted(f"{section}.{key}" for section, values in to_dict(Config()).items() if isinstance(values, dict)
+              for key in values)  # fmt: skip
+literals = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),
+    lambda inner: st.lists(inner, max_size=4) | st.tuples(inner, inner) | st.dictionaries(st.text(max_size=6), inner),
+    max_leaves=6,
+)
+overrides = (
+    st.builds("{}={}".format, st.sampled_from(KEYS), literals.map(repr))
+    | st.builds("{}={}".format, st.sampled_from(KEYS), st.text(max_size=40))
+    | st.builds("{}={}".format, st.text(max_size=20), literals.map(repr))
+    | st.builds(
+        lambda key, n, c: f"{key}={c * n}", st.sampled_from(KEYS), st.integers(1, 100_000), st.sampled_from("([{-9~")
+    )
+    | st.text(max_size=60)
+)
+
+
+def test_overrides() -> None:
+    @many
+    @given(st.lists(overrides, min_size=1, max_size=3))
+    def try_one(texts: list[str]) -> None:
+        def use() -> None:
+            config = Config()
+            apply_overrides(config, texts)
+            check(config)
+            to_dict(config)
+
+        refused_in_one_line(use)
+
+    assert parse_override("train.seed=3") == ("train.seed", 3)
+    with little_memory():
+        try_one()
