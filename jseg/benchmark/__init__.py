@@ -1,0 +1,1 @@
+"""How fast jseg is: work by formula, timed workloads, comparison with other programs."""

@@ -1,0 +1,65 @@
+"""Times jseg and says how far it is from what the arithmetic allows.
+
+    python tools/benchmark.py forward --size voc
+    python tools/benchmark.py train --size coco --json
+    python tools/benchmark.py forward --compare "python peer.py"
+
+`--compare` runs the other command in turn with ours (A B A B …), each in a process of its own; it has to print one line
+of JSON with `seconds`, and may add `peak_gib`. Exit code 2: a user's mistake.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from jseg.benchmark.report import as_text, compare, result
+from jseg.benchmark.workloads import SIZES, TASKS, measure, prepare, product_rate
+from jseg.errors import UserError
+from jseg.runtime.command_line import ArgumentParser, add_device_options, run
+from jseg.runtime.start import start
+
+
+def main() -> int:
+    """Runs one task."""
+    parser = ArgumentParser(prog="benchmark.py", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("--size", choices=tuple(SIZES), default="voc", help="sizes of which data set (default: voc)")
+    parser.add_argument("--batch", type=int, default=1, help="pictures at once (default: 1)")
+    parser.add_argument("--classes", type=int, help="classes (default: of the data set; in training the seen ones)")
+    parser.add_argument("--repeats", type=int, default=5, help="timed runs after two for warming up (default: 5)")
+    parser.add_argument("--precision", choices=("fp32",), default="fp32")
+    parser.add_argument("--json", action="store_true", help="print one line of JSON")
+    parser.add_argument("--compare", metavar="COMMAND", help="another program to run in turn with this one")
+    parser.add_argument("--pairs", type=int, default=3, help="how many times both run (default: 3)")
+    add_device_options(parser)
+    args = parser.parse_args()
+    for name in ("batch", "repeats", "pairs", "classes"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise UserError(f"--{name} {getattr(args, name)}: must be at least 1")
+    if args.compare:
+        ours = [sys.executable, __file__, args.task, "--json", "--device", args.device]
+        for name in ("size", "batch", "repeats", "classes", "precision"):
+            if getattr(args, name) is not None:
+                ours += [f"--{name}", str(getattr(args, name))]
+        silent = args.json
+        summary = compare(ours, args.compare, args.pairs, lambda line: None if silent else print(line, flush=True))
+        if args.json:
+            print(json.dumps(summary))
+        return 0
+    device = start(args.device)
+    from jseg.ops.compiled import implementation
+
+    workload, sizes = prepare(args.task, args.size, args.batch, args.classes)
+    timing = measure(workload.run, args.repeats)
+    settings = {"task": args.task, "size": args.size, "batch": args.batch, "classes": sizes.classes}
+    threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
+    settings |= {"device": device, "precision": args.precision, "threads": threads, "kernels": implementation()}
+    values = result(settings, workload, timing, product_rate() if workload.operations else 0.0)
+    print(json.dumps(values) if args.json else as_text(values))
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
