@@ -215,6 +215,8 @@ def _coerce(value: Any, hint: Any, where: str) -> Any:
         if len(value) != len(args):
             raise wrong
         return tuple(_coerce(item, arg, where) for item, arg in zip(value, args, strict=True))
+    if type(value) is int and abs(value) >= 2**63:
+        raise UserError(f"{where}: a number of {value.bit_length()} bits is too large")
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if (isinstance(value, bool) and hint is not bool) or not isinstance(value, hint):
