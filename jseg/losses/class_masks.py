@@ -40,6 +40,13 @@ def _small_integers(labels: np.ndarray) -> np.ndarray:
     return np.asarray(labels).astype(np.int16)
 
 
+def map_sizes(logits: jt.Var) -> tuple[dict[str, float], str]:
+    """What the kernels of jseg/ops/kernels/losses.h need of logits (B, C, H, W): numbers, and a `Maps` made of them."""
+    images, classes, height, width = logits.shape
+    numbers = {"images": images, "classes": classes, "pixels": height * width}
+    return numbers, 'Maps{(long)number("images"), (long)number("classes"), (long)number("pixels")}'
+
+
 def sigmoid_parts(x: jt.Var) -> tuple[jt.Var, jt.Var]:
     """`(exp(-|x|), sigmoid(x))`, element-wise; exact to rounding for every finite x.
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import jittor as jt
 
-from jseg.losses.class_masks import class_masks, sigmoid_parts
+from jseg.losses.class_masks import class_masks, map_sizes, sigmoid_parts
+from jseg.ops import compiled
 
 
 class _FocalSum(jt.Function):
@@ -19,6 +20,12 @@ class _FocalSum(jt.Function):
 
     def execute(self, logits: jt.Var, labels: jt.Var, alpha: float, gamma: float) -> jt.Var:
         self.inputs = logits, labels, alpha, gamma
+        if compiled.compiled():
+            numbers, maps = map_sizes(logits)
+            body = f'focal_forward({maps}, in0_p, in1_p, number("alpha"), number("gamma"), out0_p);'
+            numbers |= {"alpha": alpha, "gamma": gamma}
+            (sums,) = compiled.call("losses.h", body, [logits, labels], [logits.shape[:2]], numbers)
+            return sums.sum() / numbers["pixels"]
         _, error, cost, weight = _pixel_terms(logits, labels, alpha)
         height, width = logits.shape[2:]
         rows = (weight * cost * jt.pow(error, gamma)).sum(dim=3)  # summed in two steps: float32 keeps its digits
@@ -26,6 +33,13 @@ class _FocalSum(jt.Function):
 
     def grad(self, grad_sum: jt.Var) -> tuple[jt.Var, None, None, None]:
         logits, labels, alpha, gamma = self.inputs
+        if compiled.compiled():
+            numbers, maps = map_sizes(logits)
+            numbers |= {"alpha": alpha, "gamma": gamma}
+            body = f"""focal_backward({maps}, in0_p, in1_p, number("alpha"), number("gamma"),
+                in2_p[0] / number("pixels"), out0_p);"""
+            (grad,) = compiled.call("losses.h", body, [logits, labels, grad_sum], [logits.shape], numbers)
+            return grad, None, None, None
         sign, error, cost, weight = _pixel_terms(logits, labels, alpha)
         height, width = logits.shape[2:]
         slope = weight * jt.pow(error, gamma) * (error + gamma * (1 - error) * cost)

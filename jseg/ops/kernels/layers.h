@@ -10,10 +10,10 @@ namespace jseg {
 
 enum Activation { NONE = 0, RELU = 1, QUICK_GELU = 2 };
 
-static inline Vector quick_gelu_gate(Vector x) { return 1.0f / (1.0f + exp2_of(smaller(x * (-1.702f * LOG2_E), every(126.0f)))); }
+static inline Vector quick_gelu_gate(Vector x) { return 1.0f / (1.0f + exp2_of(smaller(every(126.0f), x * (-1.702f * LOG2_E)))); }
 
 static inline Vector activated(Vector x, Activation activation) {
-    if (activation == RELU) return larger(x, every(0.0f));
+    if (activation == RELU) return larger(every(0.0f), x);
     if (activation == QUICK_GELU) return x * quick_gelu_gate(x);
     return x;
 }

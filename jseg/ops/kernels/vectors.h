@@ -47,6 +47,7 @@ static inline void store_some(float* to, Vector x, long count) {
     std::memcpy(to, &x, count * sizeof(float));
 }
 
+// y where either is NaN: put the value that may be one last, so that it is not lost.
 static inline Vector larger(Vector x, Vector y) { return x > y ? x : y; }
 static inline Vector smaller(Vector x, Vector y) { return x < y ? x : y; }
 
@@ -68,9 +69,9 @@ static inline Integers lane_numbers() {
     return lanes;
 }
 
-// 2^x, relative error below 2e-7; 0 below -126, and x must not be above 127.
+// 2^x, relative error below 2e-7; 0 below -126, NaN of NaN; x must not be above 127.
 static inline Vector exp2_of(Vector x) {
-    x = larger(x, every(-127.0f));
+    x = larger(every(-127.0f), x);
     // the nearest integer, by cutting off a positive number: fast-math flags cannot rearrange a conversion
     const Integers biased = __builtin_convertvector(x + 127.5f, Integers), bits = biased << 23;
     const Vector part = x - __builtin_convertvector(biased - 127, Vector);  // in [-0.5, 0.5]
