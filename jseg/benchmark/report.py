@@ -53,13 +53,13 @@ def as_text(values: dict[str, Any]) -> str:
     """A few lines for people."""
     lines = [
         f"{values['task']} {values['size']}, batch {values['batch']}, {values['device']}, {values['threads']} threads: "
-        f"{values['seconds']:.4f} s (from {values['min']:.4f} to {values['max']:.4f}; the first {values['first']:.2f}), "
-        f"peak memory of the process {values['peak_gib']:.2f} GiB"
+        f"{values['seconds']:.4f} s (from {values['min']:.4f} to {values['max']:.4f}; the first {values['first']:.2f})"
+        f", peak memory of the process {values['peak_gib']:.2f} GiB"
     ]
     if values["operations"]:
         lines.append(
-            f"{values['operations'] / 1e9:.1f} GFLOP, at least {values['bytes'] / 2**20:.0f} MiB; large products run at "
-            f"{values['product_gflops']:.0f} GFLOP/s: floor {values['floor_seconds']:.4f} s, of which "
+            f"{values['operations'] / 1e9:.1f} GFLOP, at least {values['bytes'] / 2**20:.0f} MiB; large products run "
+            f"at {values['product_gflops']:.0f} GFLOP/s: floor {values['floor_seconds']:.4f} s, of which "
             f"{100 * values['achieved']:.0f} % is reached"
         )
     return "\n".join(lines)
