@@ -14,7 +14,7 @@ import pytest
 prepare_module = importlib.import_module("jseg.runtime.prepare")
 onednn = importlib.import_module("jseg.runtime.onednn")
 VARIABLES = ("JITTOR_HOME", "JSEG_CACHE", "XDG_CACHE_HOME", "nvcc_path", "use_mkl", "kernel_flags", "cache_name",
-             "log_silent", "CUDA_VISIBLE_DEVICES", *prepare_module.CUDA_VARIABLES)  # fmt: skip
+             "log_silent", "GOMP_SPINCOUNT", "CUDA_VISIBLE_DEVICES", *prepare_module.CUDA_VARIABLES)  # fmt: skip
 
 
 @pytest.fixture
@@ -47,6 +47,7 @@ def test_everything_jittor_reads_is_set(fresh: Callable, tmp_path: Path, monkeyp
     assert "-fno-finite-math-only" in os.environ["kernel_flags"]
     assert os.environ["cache_name"] == "jseg"
     assert os.environ["log_silent"] == "1"
+    assert os.environ["GOMP_SPINCOUNT"] == prepare_module.SPIN_COUNT
     assert prepare_module.prepare() is found
 
 
