@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import subprocess
@@ -59,6 +60,13 @@ def _toolkit() -> str:
     return f"{version[0]}.{version[1]}, {nvcc}" if version else ""
 
 
+def _operators(preparation: Preparation) -> str:
+    """Which form of the operators of jseg/ops runs; JSEG_KERNELS=plain forces the plain one."""
+    if os.environ.get("JSEG_KERNELS") == "plain":
+        return "plain Jittor operators (JSEG_KERNELS=plain)"
+    return "compiled kernels on CPU" + (", plain Jittor operators on CUDA" if preparation.nvcc else "")
+
+
 def findings(preparation: Preparation) -> list[Finding]:
     """Looks at everything that Jittor needs or can use.
 
@@ -80,6 +88,7 @@ def findings(preparation: Preparation) -> list[Finding]:
         Finding("NVIDIA driver", driver_version()),
         Finding("GPU", gpu_names()),
         Finding("CUDA", "used" if preparation.nvcc else "", cuda),
+        Finding("operators", _operators(preparation)),
         Finding("cache folder", "" if preparation.problem else str(preparation.jittor_home), preparation.problem,
                 needed=True),
     ]  # fmt: skip

@@ -51,3 +51,13 @@ def test_gpu_that_nvidia_smi_cannot_list(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(report, "has_gpu_device", lambda: True)
     monkeypatch.setenv("PATH", "")
     assert report.gpu_names() == "present, but nvidia-smi does not list it"
+
+
+def test_report_tells_which_operators_run(found: Preparation, monkeypatch: pytest.MonkeyPatch) -> None:
+    def operators() -> str:
+        return next(line.found for line in report.findings(found) if line.name == "operators")
+
+    monkeypatch.delenv("JSEG_KERNELS", raising=False)
+    assert operators() == "compiled kernels on CPU"
+    monkeypatch.setenv("JSEG_KERNELS", "plain")
+    assert operators() == "plain Jittor operators (JSEG_KERNELS=plain)"
