@@ -19,8 +19,8 @@ from pathlib import Path
 from jseg.runtime import onednn
 
 KERNEL_FLAGS = " -fno-finite-math-only "  # NaN checks must hold in compiled kernels; the blanks are needed by Jittor
-# OpenMP threads that wait spin this often before they sleep. The default of 300,000 takes the cores from whoever is to be
-# waited for when other programs compute too: a training step on `shapes` took 4.3 s instead of 0.6 s beside one other.
+# OpenMP threads that wait spin this often before they sleep. The default of 300,000 takes the cores from those that are
+# waited for when other programs compute too: a training step on `shapes` took 4.3 s instead of 0.6 s beside another.
 SPIN_COUNT = "2000"
 CACHE_NAME = "jseg"  # kernels built with these flags do not mix with those of other Jittor programs
 NEWEST_CUDA = 12  # the newest major version that an unmodified Jittor 1.3.11 compiles with
