@@ -22,10 +22,13 @@ _TAIL_BYTES = 64
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 _PNG_COLOUR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
-
-
 _MOST_PIXELS = 2 * 89_478_485  # where Pillow refuses too
 _MOST_PIXELS_PER_BYTE = 8500  # a blank PNG of one bit a pixel has 8256, the most that its compression gives
+
+
+def _decoder_complaint(error: Exception) -> str:
+    """What a decoder's exception says of the file; Pillow words a file that is cut off in several ways."""
+    return "truncated" if "truncated" in str(error).lower() else f"damaged: {error}"
 
 
 def _size_problem(content: bytes) -> str:
@@ -40,7 +43,7 @@ def _size_problem(content: bytes) -> str:
             with Image.open(io.BytesIO(content)) as image:
                 width, height = image.size
         except Exception as error:  # decoders raise many types
-            return f"damaged: {error}"
+            return _decoder_complaint(error)
     else:
         return ""
     if width * height > min(_MOST_PIXELS, _MOST_PIXELS_PER_BYTE * len(content)):
@@ -77,7 +80,7 @@ def _decoding_problem(content: bytes) -> str:
     except Image.UnidentifiedImageError:
         return "not a picture"
     except Exception as error:  # decoders raise many types on damaged data; all of them are the file's fault
-        return "truncated" if "truncated" in str(error).lower() else f"damaged: {error}"
+        return _decoder_complaint(error)
     return ""
 
 
