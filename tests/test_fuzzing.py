@@ -212,7 +212,7 @@ def test_a_mutated_checkpoint_is_refused_or_equal(tmp_path: Path) -> None:
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-5, 2**70) | st.floats(allow_nan=False) | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers(-5, 2**70) | st.floats(allow_nan=False, allow_subnormal=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
     max_leaves=8,
 )
@@ -296,7 +296,7 @@ def test_mutated_pictures(kind: str, read: Callable[[Path], np.ndarray], tmp_pat
 KEYS = sorted(f"{section}.{key}" for section, values in to_dict(Config()).items() if isinstance(values, dict)
               for key in values)  # fmt: skip
 literals = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_subnormal=False) | st.text(max_size=12),
     lambda inner: st.lists(inner, max_size=4) | st.tuples(inner, inner) | st.dictionaries(st.text(max_size=6), inner),
     max_leaves=6,
 )

@@ -190,7 +190,7 @@ def test_flip_happens_below_the_probability_only() -> None:
     assert transforms.random_flip(image, labels, Script(0.5))[0] is image
 
 
-@given(st.floats(0.5, 1.5), st.floats(-32, 32))
+@given(st.floats(0.5, 1.5), st.floats(-32, 32, allow_subnormal=False))  # Jittor flushes subnormals
 def test_values_are_clipped_and_cut_to_whole_numbers(gain: float, shift: float) -> None:
     values = np.arange(256, dtype=np.uint8).reshape(16, 16)
     expected = np.clip(values.astype(np.float32) * np.float32(gain) + np.float32(shift), 0, 255).astype(np.uint8)
