@@ -8,7 +8,7 @@
 
 A short version of shapes_inductive.py: 15 classes are trained with masks, the other 5 are segmented by their names.
 
-Hardware: 2 CPU cores. Time: 0.3 s an iteration on idle cores, 3 to 4 minutes of training. Expected numbers: as measured
+Hardware: 2 CPU cores. Time: 0.3 to 0.6 s an iteration as seen, 3 to 6 minutes (estimate). Expected numbers: measured
 with seed 0 on an AMD EPYC (2026-11-22); the tolerance allows for other processors, which add up in another order.
 """
 
