@@ -1,6 +1,7 @@
 """Attention of the encoder (with region tokens), of the towers and of the decoder (queries and pixels).
 
-All take and give tokens (B, T, width) whose heads are neighbouring channels: nothing is transposed. On CPU the kernels
+All take and give tokens (B, T, width) whose heads are neighbouring channels: nothing is transposed. All inputs are of one
+type, float32, bfloat16 or float16, which is that of the output as well. On CPU the kernels
 of jseg/ops/kernels/attention.h run: scores never reach memory, the region structure is computed, dropped weights are
 drawn again for the gradient. Elsewhere (see `jseg.ops.compiled`) it is `SoftmaxAttention` in plain operators, whose
 gradient is written out because Jittor's automatic one runs the softmax in many unfused passes. The formulae are those
@@ -9,7 +10,9 @@ of `jseg.ops.attention_reference`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import jittor as jt
 import numpy as np
@@ -17,6 +20,7 @@ import numpy as np
 from jseg.model.region_bridge import attention_allowed
 from jseg.ops import compiled
 
+FLOAT = "float32"
 LARGE_PRODUCT = 2**22  # multiply-adds
 MASKED = -1e30  # exp(MASKED - maximum) is 0; finite, so that fast-math kernels need not know infinities
 
@@ -113,6 +117,11 @@ def _causal_mask(length: int) -> jt.Var:
     return _additive(np.tril(np.ones((length, length), dtype=bool)))
 
 
+def _through_float32(attend: Callable[..., jt.Var], inputs: tuple[jt.Var, ...], *arguments: Any) -> jt.Var:
+    """`attend` on half-precision inputs where no kernel takes them: products that add up in 16 bits lose too much."""
+    return attend(*(x.cast(FLOAT) for x in inputs), *arguments).cast(inputs[0].dtype)
+
+
 def region_attention(
     projected: jt.Var,
     prompts: jt.Var,
@@ -137,6 +146,8 @@ def region_attention(
     Returns:
         (B, T, width)
     """
+    if projected.dtype != FLOAT:
+        return _through_float32(region_attention, (projected, prompts), heads, leading, patch_grid, region_grid)
     patch_grid, region_grid = tuple(patch_grid), tuple(region_grid)
     if compiled.compiled():
         return _JointAttention.apply(projected, prompts, heads, (leading, *patch_grid, *region_grid), False)
@@ -157,6 +168,8 @@ def self_attention(projected: jt.Var, heads: int, causal: bool = False) -> jt.Va
     Returns:
         (B, T, width)
     """
+    if projected.dtype != FLOAT:
+        return _through_float32(self_attention, (projected,), heads, causal)
     if compiled.compiled():
         return _JointAttention.apply(projected, None, heads, (0, 0, 0, 0, 0), causal)
     mask = _causal_mask(projected.shape[1]) if causal else None
@@ -172,6 +185,8 @@ def cross_attention(q: jt.Var, k: jt.Var, v: jt.Var, heads: int, dropout: float 
     Returns:
         (B, Tq, width)
     """
+    if q.dtype != FLOAT:
+        return _through_float32(cross_attention, (q, k, v), heads, dropout)
     if compiled.compiled():
         seed = compiled.draw_seed() if dropout else jt.zeros((2,)).stop_grad()
         return _CrossAttention.apply(q, k, v, seed, heads, dropout)
