@@ -1,10 +1,11 @@
-"""Files that are there whole or not at all."""
+"""Files and folders that are there whole or not at all."""
 
 from __future__ import annotations
 
 import errno
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -58,6 +59,35 @@ def write_whole(path: str | Path, data: bytes) -> None:
 def write_json(path: str | Path, value: object) -> None:
     """Writes `value` as indented JSON, whole or not at all; NaN and infinities are refused (JSON has none)."""
     write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path | None]:
+    """Gives a new folder to fill, which becomes `folder` when the `with` block ends; None when `folder` is there.
+
+    Of several processes that make the same folder at once, one's stays and the others' are dropped.
+
+    Raises:
+        CannotWrite: the folder cannot be made, or the disk is full.
+    """
+    if folder.is_dir():
+        yield None
+        return
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        try:
+            yield temporary
+            temporary.chmod(0o777 & ~_umask())
+            try:
+                os.rename(temporary, folder)
+            except OSError:
+                if not folder.is_dir():  # else another process was first
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise CannotWrite(f"cannot make {folder} ({error.strerror or error}): {mend(error)}") from error
 
 
 def check_writable(folder: str | Path) -> Path:

@@ -31,7 +31,7 @@ start("cpu")  # tests marked gpu choose otherwise themselves
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skips tests marked `gpu` where CUDA cannot work, and says why."""
-    if not prepare().nvcc:
+    if not prepare().toolkit:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason=f"no CUDA: {prepare().cuda_note}"))

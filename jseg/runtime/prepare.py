@@ -7,23 +7,18 @@ it builds its CPU kernels with -Ofast, under which `nan != nan` is false.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import re
-import shutil
-import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jseg.runtime import onednn
+from jseg.runtime import cuda_home, onednn
 
 KERNEL_FLAGS = " -fno-finite-math-only "  # NaN checks must hold in compiled kernels; the blanks are needed by Jittor
 # OpenMP threads that wait spin this often before they sleep. The default of 300,000 takes the cores from those that are
 # waited for when other programs compute too: a training step on `shapes` took 4.3 s instead of 0.6 s beside another.
 SPIN_COUNT = "2000"
 CACHE_NAME = "jseg"  # kernels built with these flags do not mix with those of other Jittor programs
-NEWEST_CUDA = 12  # the newest major version that an unmodified Jittor 1.3.11 compiles with
 CUDA_VARIABLES = {"conv_opt": "1", "use_cutt": "0", "use_nccl": "0", "use_cutlass": "0"}  # no cuDNN 8, no downloads
 
 
@@ -33,7 +28,7 @@ class Preparation:
 
     jittor_home: Path
     onednn: bool = False
-    nvcc: str = ""  # what Jittor compiles CUDA kernels with; "" = CPU only
+    toolkit: cuda_home.Toolkit | None = None  # what Jittor compiles CUDA kernels with; None = CPU only
     cuda_note: str = ""  # why CUDA is not used, and the command that mends it
     notes: list[str] = field(default_factory=list)  # what is missing but not needed
     problem: str = ""  # why Jittor cannot run at all
@@ -46,61 +41,6 @@ def cache_folder() -> Path:
     """Folder for everything jseg caches: `JSEG_CACHE`, else `$XDG_CACHE_HOME/jseg`, else `~/.cache/jseg`."""
     named, base = os.environ.get("JSEG_CACHE"), os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(os.path.abspath(os.path.expanduser(named or f"{base}/jseg")))
-
-
-def has_driver_library() -> bool:
-    """Whether the NVIDIA driver's library can be loaded; loading alone starts nothing on the GPU."""
-    try:
-        ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    return True
-
-
-def has_gpu_device() -> bool:
-    """Whether this system (or container) shows a GPU: `/dev/nvidia0`…, or `/dev/dxg` under Windows' WSL."""
-    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
-
-
-def find_nvcc() -> str:
-    """Path of nvcc: `nvcc_path` (Jittor's own variable), then PATH, then /usr/local/cuda; "" when there is none."""
-    if os.environ.get("nvcc_path"):
-        return os.environ["nvcc_path"]
-    default = Path("/usr/local/cuda/bin/nvcc")
-    return shutil.which("nvcc") or (str(default) if default.exists() else "")
-
-
-def nvcc_version(nvcc: str) -> tuple[int, int] | None:
-    """(major, minor) of the CUDA toolkit of `nvcc`; None when it cannot be run."""
-    try:
-        text = subprocess.run([nvcc, "--version"], capture_output=True, text=True, timeout=30).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-    found = re.search(r"release (\d+)\.(\d+)", text)
-    return (int(found.group(1)), int(found.group(2))) if found else None
-
-
-def choose_nvcc() -> tuple[str, str]:
-    """Decides between CUDA and CPU.
-
-    Returns:
-        (nvcc, ""), or ("", why CUDA cannot be used and what mends it).
-    """
-    if os.environ.get("nvcc_path") == "":
-        return "", "nvcc_path is set to nothing, which asks for CPU only (unset it to use a GPU)"
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        return "", "CUDA_VISIBLE_DEVICES hides all GPUs (unset it to use them)"
-    if not (has_driver_library() and has_gpu_device()):
-        return "", "no NVIDIA driver or no GPU (install the driver; in a container, pass the GPU in)"
-    nvcc, wanted = find_nvcc(), f"a CUDA 11.8-{NEWEST_CUDA} toolkit"
-    if not nvcc:
-        return "", f"no nvcc (install {wanted}, or set nvcc_path=/…/bin/nvcc)"
-    version = nvcc_version(nvcc)
-    if version is None:
-        return "", f"{nvcc} does not run (install {wanted}, or set nvcc_path=/…/bin/nvcc)"
-    if version[0] > NEWEST_CUDA:
-        return "", f"{nvcc} is CUDA {version[0]}.{version[1]}, Jittor 1.3.11 needs {wanted}: set nvcc_path=/…/bin/nvcc"
-    return nvcc, ""
 
 
 def _can_write(folder: Path) -> bool:
@@ -132,8 +72,9 @@ def _prepare_home(found: Preparation) -> None:
 def prepare() -> Preparation:
     """Prepares the environment of this process for `import jittor`; later calls return the first call's findings.
 
-    Variables that the user has set are kept, but for `nvcc_path` where CUDA cannot work. Never raises, so that
-    `import jseg` works everywhere: `Preparation.problem` says why Jittor will not run, and `start` raises it.
+    Variables that the user has set are kept, but for `nvcc_path`, which follows the toolkit that is used. Never
+    raises, so that `import jseg` works everywhere: `Preparation.problem` says why Jittor will not run, and `start`
+    raises it.
     """
     global _prepared
     if _prepared is not None:
@@ -141,10 +82,11 @@ def prepare() -> Preparation:
     home = Path(os.path.abspath(os.path.expanduser(os.environ.get("JITTOR_HOME") or cache_folder() / "jittor")))
     found = Preparation(jittor_home=home)
     _prepare_home(found)
-    found.nvcc, found.cuda_note = choose_nvcc()
+    found.toolkit, found.cuda_note = cuda_home.choose()
     os.environ["JITTOR_HOME"] = str(home)  # always set: Jittor remembers the last one otherwise
-    os.environ["nvcc_path"] = found.nvcc
-    if found.nvcc:
+    os.environ["nvcc_path"] = ""  # `start` sets it where CUDA is used; nvcc without a driver would abort Jittor
+    if found.toolkit:
+        os.environ["JSEG_CUDA_HOME"] = str(found.toolkit.home)  # child processes need not search
         for name, value in CUDA_VARIABLES.items():
             os.environ.setdefault(name, value)
     if "kernel_flags" not in os.environ:

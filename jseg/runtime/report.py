@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jseg.runtime import onednn, toolchain
-from jseg.runtime.prepare import Preparation, find_nvcc, has_driver_library, has_gpu_device, nvcc_version, prepare
+from jseg.runtime.cuda_driver import driver_cuda, has_gpu_device
+from jseg.runtime.prepare import Preparation, prepare
 from jseg.runtime.start import start
 
 
@@ -30,15 +31,12 @@ class Finding:
 
 
 def driver_version() -> str:
-    """Version of the NVIDIA driver, "present" when it tells none, "" when there is none."""
-    if not has_driver_library():
+    """Version of the NVIDIA driver and the newest CUDA that it runs, "" when there is no driver."""
+    cuda, path = driver_cuda(), Path("/proc/driver/nvidia/version")
+    if cuda is None:
         return ""
-    try:
-        text = Path("/proc/driver/nvidia/version").read_text(errors="replace")
-    except OSError:
-        return "present"
-    found = re.search(r"\b(\d{3}\.\d+(?:\.\d+)?)\b", text)
-    return found.group(1) if found else "present"
+    found = re.search(r"\b(\d{3}\.\d+(?:\.\d+)?)\b", path.read_text(errors="replace") if path.is_file() else "")
+    return f"{found.group(1) if found else 'present'}, runs CUDA up to {cuda[0]}.{cuda[1]}"
 
 
 def gpu_names() -> str:
@@ -53,18 +51,11 @@ def gpu_names() -> str:
     return "; ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
-def _toolkit() -> str:
-    """The CUDA toolkit that was found, used or not."""
-    nvcc = find_nvcc()
-    version = nvcc_version(nvcc) if nvcc else None
-    return f"{version[0]}.{version[1]}, {nvcc}" if version else ""
-
-
 def _operators(preparation: Preparation) -> str:
     """Which form of the operators of jseg/ops runs; JSEG_KERNELS=plain forces the plain one."""
     if os.environ.get("JSEG_KERNELS") == "plain":
         return "plain Jittor operators (JSEG_KERNELS=plain)"
-    return "compiled kernels on CPU" + (", plain Jittor operators on CUDA" if preparation.nvcc else "")
+    return "compiled kernels on CPU" + (", plain Jittor operators on CUDA" if preparation.toolkit else "")
 
 
 def findings(preparation: Preparation) -> list[Finding]:
@@ -76,7 +67,8 @@ def findings(preparation: Preparation) -> list[Finding]:
     compiler = toolchain.find_compiler()
     python_config = toolchain.find_python_config()
     version = f"python3.{sys.version_info.minor}"
-    cuda = "" if preparation.nvcc else preparation.cuda_note
+    toolkit = preparation.toolkit
+    cuda = f"{toolkit.version[0]}.{toolkit.version[1]}, {toolkit.nvcc}" if toolkit else ""
     return [
         Finding("Python", f"{platform.python_version()}, {sys.executable}"),
         Finding("Jittor", toolchain.jittor_version(), f"pip install {toolchain.JITTOR}", needed=True),
@@ -84,10 +76,9 @@ def findings(preparation: Preparation) -> list[Finding]:
                 "apt-get install g++, or set cc_path=/…/bin/g++", needed=True),
         Finding("Python headers", python_config, f"apt-get install {version}-dev", needed=True),
         Finding("oneDNN", onednn.VERSION if preparation.onednn else "", onednn.INSTALL),
-        Finding("CUDA toolkit", _toolkit()),
         Finding("NVIDIA driver", driver_version()),
         Finding("GPU", gpu_names()),
-        Finding("CUDA", "used" if preparation.nvcc else "", cuda),
+        Finding("CUDA toolkit", cuda, preparation.cuda_note),
         Finding("operators", _operators(preparation)),
         Finding("cache folder", "" if preparation.problem else str(preparation.jittor_home), preparation.problem,
                 needed=True),

@@ -27,8 +27,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jseg.errors import UserError
-from jseg.runtime import toolchain
-from jseg.runtime.prepare import Preparation, has_gpu_device, prepare
+from jseg.runtime import cuda_home, toolchain
+from jseg.runtime.cuda_driver import has_gpu_device
+from jseg.runtime.prepare import CACHE_NAME, Preparation, prepare
 from jseg.whole_file import write_whole
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -57,15 +58,16 @@ def start(device: str = "auto") -> str:
         problem = preparation.problem or toolchain.problem()
         if problem:
             raise UserError(problem)
-    if device == "cuda" and not preparation.nvcc:
+    if device == "cuda" and not preparation.toolkit:
         raise UserError(f"device cuda is not possible: {preparation.cuda_note}")
     if not _started and "jittor" not in sys.modules:
+        # for the CPU alone nothing is compiled for CUDA and no GPU memory is taken
+        ready = _make_cuda_ready(preparation, device) if device != "cpu" and preparation.toolkit else None
         for note in preparation.notes:
             print(f"jseg: {note}", file=sys.stderr)
-        if device == "auto" and not preparation.nvcc and has_gpu_device():
+        if device == "auto" and not ready and has_gpu_device():
             print(f"jseg: the GPU is not used: {preparation.cuda_note}", file=sys.stderr)
-        # for the CPU alone nothing is compiled for CUDA and no GPU memory is taken
-        _import_jittor(preparation, nvcc="" if device == "cpu" else preparation.nvcc)
+        _import_jittor(preparation, ready)
         _started = True
     import jittor
 
@@ -81,23 +83,55 @@ def notice(jittor_home: Path) -> str:
     return f"jseg: compiling Jittor kernels for this machine, once; kept in {jittor_home}"
 
 
-def _import_jittor(preparation: Preparation, nvcc: str) -> None:
+def _make_cuda_ready(preparation: Preparation, device: str) -> cuda_home.Ready | None:
+    """The toolkit made ready, or None with the reason in `preparation` where the CPU will do instead."""
+    try:
+        return cuda_home.make_ready(preparation.toolkit, preparation.jittor_home / "cuda")
+    except UserError as error:
+        if device == "cuda":
+            raise UserError(f"device cuda is not possible: {error}") from error
+        preparation.toolkit, preparation.cuda_note = None, str(error)
+        return None
+
+
+@contextmanager
+def _variables_set(ready: cuda_home.Ready | None) -> Iterator[None]:
+    """The environment of Jittor's import; what child processes inherit does not depend on the device of this one."""
+    before = dict(os.environ)
+    if ready:
+        own_cache = before.get("cache_name") == CACHE_NAME  # not one that the user has chosen
+        if own_cache:
+            os.environ["cache_name"] = f"{CACHE_NAME}_{ready.kind}"
+        os.environ["nvcc_path"] = str(ready.nvcc)
+        os.environ.setdefault("cuda_archs", ready.kind.replace("_", " "))
+    if ready and ready.python_path:
+        sys.path.insert(0, str(ready.python_path))
+    try:
+        yield
+    finally:
+        if ready and ready.python_path:
+            sys.path.remove(str(ready.python_path))
+        for name in ("cache_name", "nvcc_path", "cuda_archs"):
+            os.environ.pop(name, None)
+            if name in before:
+                os.environ[name] = before[name]
+
+
+def _import_jittor(preparation: Preparation, ready: cuda_home.Ready | None) -> None:
     os.environ["python_config_path"] = toolchain.find_python_config()
-    os.environ["nvcc_path"] = nvcc
     _write_settings(preparation.jittor_home)
-    with _process_state_kept(preparation.jittor_home), warnings.catch_warnings():
+    with _process_state_kept(preparation.jittor_home), _variables_set(ready), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Jittor's own sources, when Python compiles them
         try:
             import jittor_utils
 
-            pattern = "cu*/jittor_core*.so" if nvcc else "jittor_core*.so"
+            pattern = "cu*/jittor_core*.so" if ready else "jittor_core*.so"
             core_is_there = any(Path(jittor_utils.cache_path).glob(pattern))
             if not core_is_there:
                 print(notice(preparation.jittor_home) + " (a few minutes)", file=sys.stderr, flush=True)
             import jittor
         except SystemExit as error:  # Jittor ends the process, with code 0, after it has rebuilt a part of itself
             raise UserError("Jittor rebuilt itself for other compiler settings: run the same command again") from error
-    os.environ["nvcc_path"] = preparation.nvcc  # what child processes inherit does not depend on the device of this one
     jittor.flags.python_path = f'"{_compile_python(Path(jittor_utils.cache_path), preparation.jittor_home)}"'
     _close_compile_pool()
     _filter_cerr(Path(jittor_utils.cache_path), notice(preparation.jittor_home) if core_is_there else "")

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from jseg.runtime import cuda_home
+
 prepare_module = importlib.import_module("jseg.runtime.prepare")
 onednn = importlib.import_module("jseg.runtime.onednn")
 VARIABLES = ("JITTOR_HOME", "JSEG_CACHE", "XDG_CACHE_HOME", "nvcc_path", "use_mkl", "kernel_flags", "cache_name",
-             "log_silent", "GOMP_SPINCOUNT", "CUDA_VISIBLE_DEVICES", *prepare_module.CUDA_VARIABLES)  # fmt: skip
+             "log_silent", "GOMP_SPINCOUNT", "JSEG_CUDA_HOME", *prepare_module.CUDA_VARIABLES)  # fmt: skip
 
 
 @pytest.fixture
@@ -29,21 +31,17 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], prepa
     return prepare_module.prepare
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, driver: bool, nvcc: str, version: tuple[int, int] | None) -> None:
-    """Fakes what is found of CUDA."""
-    monkeypatch.setattr(prepare_module, "has_driver_library", lambda: driver)
-    monkeypatch.setattr(prepare_module, "has_gpu_device", lambda: driver)
-    monkeypatch.setattr(prepare_module, "find_nvcc", lambda: nvcc)
-    monkeypatch.setattr(prepare_module, "nvcc_version", lambda _: version)
+TOOLKIT = cuda_home.Toolkit(Path("/cuda/bin/nvcc"), Path("/cuda"), (12, 4), (), ())
 
 
 def test_everything_jittor_reads_is_set(fresh: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pretend(monkeypatch, driver=False, nvcc="/usr/local/cuda/bin/nvcc", version=(12, 4))
+    monkeypatch.setattr(cuda_home, "choose", lambda: (None, "no NVIDIA driver (install it)"))
     found = fresh()
     assert found.problem == ""
     assert os.environ["JITTOR_HOME"] == str(tmp_path / "cache" / "jittor") == str(found.jittor_home)
     assert os.environ["nvcc_path"] == ""  # nvcc without a driver would abort Jittor
-    assert "no NVIDIA driver" in found.cuda_note
+    assert found.cuda_note == "no NVIDIA driver (install it)"
+    assert not set(prepare_module.CUDA_VARIABLES) & set(os.environ)
     assert "-fno-finite-math-only" in os.environ["kernel_flags"]
     assert os.environ["cache_name"] == "jseg"
     assert os.environ["log_silent"] == "1"
@@ -63,44 +61,14 @@ def test_variables_of_the_user_are_kept(fresh: Callable, tmp_path: Path, monkeyp
     assert os.environ["use_mkl"] == "1"
 
 
-@pytest.mark.parametrize(
-    ("driver", "nvcc", "version", "used", "note"),
-    [
-        (True, "/cuda/bin/nvcc", (12, 4), "/cuda/bin/nvcc", ""),
-        (True, "/cuda/bin/nvcc", (11, 8), "/cuda/bin/nvcc", ""),
-        (True, "/cuda/bin/nvcc", (13, 0), "", "is CUDA 13.0"),
-        (True, "/cuda/bin/nvcc", None, "", "does not run"),
-        (True, "", None, "", "no nvcc"),
-        (False, "/cuda/bin/nvcc", (12, 4), "", "no NVIDIA driver"),
-    ],
-)
-def test_cuda_is_used_only_where_it_works(
-    fresh: Callable,
-    monkeypatch: pytest.MonkeyPatch,
-    driver: bool,
-    nvcc: str,
-    version: tuple[int, int] | None,
-    used: str,
-    note: str,
-) -> None:
-    pretend(monkeypatch, driver, nvcc, version)
+def test_toolkit_that_was_chosen_is_passed_on(fresh: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_home, "choose", lambda: (TOOLKIT, ""))
     found = fresh()
-    assert os.environ["nvcc_path"] == found.nvcc == used
-    assert note in found.cuda_note
-    assert bool(found.cuda_note) != bool(used)
+    assert found.toolkit == TOOLKIT
+    assert os.environ["JSEG_CUDA_HOME"] == "/cuda"  # child processes choose the same one
+    assert os.environ["nvcc_path"] == ""
     for name in prepare_module.CUDA_VARIABLES:  # Jittor would download these libraries
-        assert (name in os.environ) == bool(used)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("nvcc_path", ""), ("CUDA_VISIBLE_DEVICES", ""), ("CUDA_VISIBLE_DEVICES", "-1")]
-)
-def test_gpu_can_be_declined(fresh: Callable, monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
-    pretend(monkeypatch, driver=True, nvcc="/cuda/bin/nvcc", version=(12, 4))
-    monkeypatch.setenv(name, value)
-    found = fresh()
-    assert found.nvcc == ""
-    assert name in found.cuda_note
+        assert name in os.environ
 
 
 def test_missing_onednn_is_said_and_not_downloaded(fresh: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,16 +102,6 @@ def test_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert prepare_module.cache_folder() == Path("/xdg/jseg")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert prepare_module.cache_folder() == Path("/home/somebody/.cache/jseg")
-
-
-def test_nvcc_version_is_read(tmp_path: Path) -> None:
-    nvcc = tmp_path / "nvcc"
-    nvcc.write_text("#!/bin/sh\necho 'Cuda compilation tools, release 12.4, V12.4.131'\n")
-    nvcc.chmod(0o755)
-    assert prepare_module.nvcc_version(str(nvcc)) == (12, 4)
-    nvcc.write_text("#!/bin/sh\nexit 3\n")
-    assert prepare_module.nvcc_version(str(nvcc)) is None
-    assert prepare_module.nvcc_version(str(tmp_path / "none")) is None
 
 
 def test_import_of_jseg_imports_no_jittor_and_survives_an_unusable_cache() -> None:

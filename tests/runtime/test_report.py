@@ -24,7 +24,7 @@ def test_report_names_every_part(
     for name in ("Python", "Jittor", "C++ compiler", "oneDNN", "CUDA toolkit", "NVIDIA driver", "GPU", "cache folder"):
         assert f"{name}:" in text
     assert str(found.jittor_home) in text
-    assert "optional: CUDA: no nvcc (install it)" in text
+    assert "optional: CUDA toolkit: no nvcc (install it)" in text
     assert code == (1 if toolchain.problem() else 0)
 
 

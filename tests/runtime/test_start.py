@@ -109,7 +109,7 @@ def test_unknown_device() -> None:
 
 
 def test_cuda_that_cannot_work_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare(), "nvcc", "")
+    monkeypatch.setattr(prepare(), "toolkit", None)
     monkeypatch.setattr(prepare(), "cuda_note", "no nvcc (install it)")
     with pytest.raises(UserError, match=r"device cuda is not possible: no nvcc \(install it\)"):
         start_module.start("cuda")

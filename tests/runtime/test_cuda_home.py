@@ -1,0 +1,276 @@
+"""Tests of the search for a CUDA toolkit, on toolkits that are made up: a script for nvcc, empty libraries."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jseg.errors import UserError
+from jseg.runtime import cuda_driver, cuda_home, toolchain
+
+ALL = tuple(cuda_home.PARTS)
+NVCC = "#!/bin/sh\necho 'Cuda compilation tools, release {}.{}, V{}.{}.88'\n"
+
+
+def make_toolkit(home: Path, version: tuple[int, int] = (13, 0), parts: tuple[str, ...] = ALL, **other: object) -> Path:
+    """Makes a toolkit as NVIDIA's installers lay it out; `nvcc=False`, `npp=False`, `lib="lib"`, `gnu=11` change it."""
+    include, library = home / "include", home / str(other.get("lib", "lib64"))
+    for folder in (home / "bin", include / "crt", library):
+        folder.mkdir(parents=True, exist_ok=True)
+    if other.get("nvcc", True):
+        nvcc = home / "bin" / "nvcc"
+        nvcc.write_text(NVCC.format(*version, *version))
+        nvcc.chmod(0o755)
+    if other.get("npp", True):
+        (include / "npp.h").write_text("")
+    for part in parts:
+        (include / cuda_home.PARTS[part]).write_text("")
+        soname = f"lib{part}.so.{10 if part == 'curand' else version[0]}"
+        (library / soname).write_text("")
+        if library.name == "lib64":
+            (library / f"lib{part}.so").symlink_to(soname)
+    if "cudart" in parts:
+        number = 1000 * version[0] + 10 * version[1]
+        (include / "cuda_runtime_api.h").write_text(f"#define CUDART_VERSION  {number}\n")
+        (include / "crt" / "host_config.h").write_text(
+            f"#if __GNUC__ > {other.get('gnu', 99)}\n#error too new\n#endif\n"
+        )
+    return home
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A machine with an H100, a driver for CUDA 13.0, g++, and no CUDA toolkit."""
+    for name in ("JSEG_CUDA_HOME", "nvcc_path", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site-packages")])
+    monkeypatch.setattr(cuda_home, "SYSTEM_FOLDERS", (tmp_path / "local",))
+    monkeypatch.setattr(cuda_home.shutil, "which", lambda _: None)
+    monkeypatch.setattr(cuda_driver, "driver_cuda", lambda: (13, 0))
+    monkeypatch.setattr(cuda_driver, "has_gpu_device", lambda: True)
+    monkeypatch.setattr(cuda_driver, "capabilities", lambda: [90])
+    monkeypatch.setattr(toolchain, "find_compiler", lambda: "/usr/bin/g++")
+
+
+def chosen() -> Path:
+    """Home of the toolkit that is chosen; fails when there is none."""
+    toolkit, note = cuda_home.choose()
+    assert toolkit is not None, note
+    assert note == ""
+    return toolkit.home
+
+
+def refusal() -> str:
+    """Why there is no CUDA; fails when there is."""
+    toolkit, note = cuda_home.choose()
+    assert toolkit is None
+    assert note and "\n" not in note and "(" in note  # in brackets: what mends it
+    return note
+
+
+def test_no_driver_and_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    make_toolkit(tmp_path / "local" / "cuda")
+    monkeypatch.setattr(cuda_driver, "driver_cuda", lambda: None)
+    assert "no NVIDIA driver" in refusal()
+    monkeypatch.setattr(cuda_driver, "driver_cuda", lambda: (13, 0))
+    monkeypatch.setattr(cuda_driver, "has_gpu_device", lambda: False)  # a login node of a cluster
+    assert "no GPU" in refusal()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("nvcc_path", ""), ("CUDA_VISIBLE_DEVICES", ""), ("CUDA_VISIBLE_DEVICES", "-1")]
+)
+def test_gpu_can_be_declined(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str) -> None:
+    make_toolkit(tmp_path / "local" / "cuda")
+    monkeypatch.setenv(name, value)
+    assert name in refusal()
+
+
+def test_nothing_is_installed() -> None:
+    assert refusal().startswith("no nvcc (pip install 'jseg[cuda13]'")
+
+
+@pytest.mark.parametrize("version", [(11, 8), (12, 0), (12, 9)])
+def test_system_toolkit_is_used_as_it_is(tmp_path: Path, version: tuple[int, int]) -> None:
+    home = make_toolkit(tmp_path / "local" / "cuda", version)
+    ready = cuda_home.make_ready(cuda_home.choose()[0], tmp_path / "cache")
+    assert ready == cuda_home.Ready(home / "bin" / "nvcc", "90", None)
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(("version", "said"), [((10, 2), "CUDA 10.2"), ((11, 7), "CUDA 11.7"), ((14, 0), "CUDA 14.0")])
+def test_versions_that_jittor_does_not_know(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: tuple[int, int], said: str
+) -> None:
+    monkeypatch.setattr(cuda_driver, "driver_cuda", lambda: (14, 0))
+    make_toolkit(tmp_path / "local" / "cuda", version)
+    assert said in refusal()
+    assert "install a CUDA 11.8-13 toolkit" in refusal()
+
+
+def test_driver_too_old(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cuda_driver, "driver_cuda", lambda: (12, 4))
+    make_toolkit(tmp_path / "local" / "cuda", (13, 0))
+    assert "runs CUDA up to 12.4 (update the driver to 580 or newer, or install a CUDA 12 toolkit)" in refusal()
+    older = make_toolkit(tmp_path / "local" / "cuda-12.6", (12, 6))  # within one major version any driver does
+    assert chosen() == older
+
+
+def test_of_two_toolkits_the_complete_one_is_used(tmp_path: Path) -> None:
+    make_toolkit(tmp_path / "local" / "cuda-13.0", (13, 0), parts=("cudart",))
+    complete = make_toolkit(tmp_path / "local" / "cuda-12.8", (12, 8))
+    assert chosen() == complete
+    first = make_toolkit(tmp_path / "local" / "cuda", (12, 2))
+    assert chosen() == first
+
+
+def test_named_toolkit_goes_first_and_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    make_toolkit(tmp_path / "local" / "cuda")
+    mine = make_toolkit(tmp_path / "mine", (12, 4))
+    monkeypatch.setenv("nvcc_path", str(mine / "bin" / "nvcc"))
+    assert chosen() == mine
+    other = make_toolkit(tmp_path / "other", (12, 4))
+    monkeypatch.setenv("JSEG_CUDA_HOME", str(other))
+    assert chosen() == other
+    monkeypatch.setenv("nvcc_path", "")  # left by a parent process
+    assert chosen() == other
+    monkeypatch.setenv("JSEG_CUDA_HOME", str(tmp_path / "none"))
+    assert f"{tmp_path}/none/bin/nvcc does not run" in refusal()
+
+
+def test_nvcc_that_is_a_script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    home = make_toolkit(tmp_path / "deep" / "cuda")
+    script = tmp_path / "bin" / "nvcc"
+    script.parent.mkdir()
+    told = f"echo '#$ TOP={home}/bin/..' >&2\n"  # as `nvcc --dryrun` tells it
+    script.write_text(NVCC.format(13, 0, 13, 0) + told)
+    script.chmod(0o755)
+    monkeypatch.setattr(cuda_home.shutil, "which", lambda _: str(script))
+    assert chosen() == home
+
+
+def test_wheels_of_cuda_13(tmp_path: Path) -> None:
+    home = make_toolkit(tmp_path / "site-packages" / "nvidia" / "cu13", lib="lib", npp=False)
+    assert chosen() == home
+
+
+@pytest.mark.parametrize("missing", ALL)
+def test_missing_part_is_named(tmp_path: Path, missing: str) -> None:
+    parts = tuple(part for part in ALL if part != missing)
+    home = make_toolkit(tmp_path / "local" / "cuda", (12, 4), parts)
+    package = cuda_home.PACKAGES[missing]
+    assert f"comes without {missing} (pip install {package}-cu12, or install the whole toolkit)" in refusal()
+    shutil.rmtree(home)
+    make_toolkit(home, (13, 0), parts)
+    assert f"comes without {missing} (pip install 'jseg[cuda13]', or install the whole toolkit)" in refusal()
+
+
+def test_library_without_its_header_is_not_enough(tmp_path: Path) -> None:
+    home = make_toolkit(tmp_path / "local" / "cuda")
+    (home / "include" / "cublas_v2.h").unlink()
+    assert "comes without cublas" in refusal()
+
+
+def test_parts_from_wheels_of_the_same_cuda(tmp_path: Path) -> None:
+    home = make_toolkit(tmp_path / "local" / "cuda", (12, 4), ("cudart",))
+    wheels = tmp_path / "site-packages" / "nvidia"
+    make_toolkit(wheels / "cu13", (13, 0), nvcc=False, lib="lib")  # PyTorch's, for another CUDA
+    assert "comes without cublas" in refusal()
+    make_toolkit(wheels / "cublas", (12, 4), ("cublas", "cublasLt"), nvcc=False, lib="lib")
+    make_toolkit(wheels / "curand", (12, 4), ("curand",), nvcc=False, lib="lib")
+    assert chosen() == home
+    nvcc = cuda_home.make_ready(cuda_home.choose()[0], tmp_path / "cache").nvcc
+    assert (nvcc.parents[1] / "lib64" / "libcublas.so.12").resolve() == wheels / "cublas" / "lib" / "libcublas.so.12"
+
+
+def test_headers_of_another_release(tmp_path: Path) -> None:
+    home = make_toolkit(tmp_path / "site-packages" / "nvidia" / "cu13", (13, 0), lib="lib")
+    (home / "bin" / "nvcc").write_text(NVCC.format(13, 2, 13, 2))
+    assert "does not fit the headers of CUDA 13.0" in refusal()
+
+
+def test_compiler_too_new_for_nvcc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiler = tmp_path / "g++"
+    compiler.write_text("#!/bin/sh\necho 13\n")
+    compiler.chmod(0o755)
+    monkeypatch.setattr(toolchain, "find_compiler", lambda: str(compiler))
+    make_toolkit(tmp_path / "local" / "cuda", (12, 2), gnu=12)
+    assert "cannot use g++ 13 (apt-get install g++-12, and set cc_path=/usr/bin/g++-12)" in refusal()
+    newer = make_toolkit(tmp_path / "local" / "cuda-12.4", (12, 4), gnu=13)
+    assert chosen() == newer
+
+
+def test_assembled_folder_is_what_jittor_looks_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    home = make_toolkit(tmp_path / "with a blank" / "cuda", (12, 4), npp=False)
+    monkeypatch.setenv("JSEG_CUDA_HOME", str(home))
+    toolkit, _ = cuda_home.choose()
+    nvcc = cuda_home.make_ready(toolkit, tmp_path / "cache").nvcc
+    assert " " not in str(nvcc)
+    assert cuda_home.nvcc_version(nvcc) == (12, 4)
+    folder = nvcc.parents[1]
+    for part, header in cuda_home.PARTS.items():
+        assert (folder / "include" / header).samefile(home / "include" / header)
+        for name in (f"lib{part}.so", f"lib{part}.so.{10 if part == 'curand' else 12}"):
+            assert (folder / "lib64" / name).resolve().parent == home / "lib64"
+    assert "NPP_MAX_64U" in (folder / "include" / "npp.h").read_text()
+    before = nvcc.stat().st_mtime_ns
+    assert cuda_home.make_ready(toolkit, tmp_path / "cache").nvcc.stat().st_mtime_ns == before  # found, not made anew
+    (home / "include" / "npp.h").write_text("")  # the toolkit was changed
+    assert cuda_home.make_ready(toolkit, tmp_path / "cache").nvcc != nvcc
+
+
+@pytest.mark.parametrize(
+    ("version", "capability", "said"),
+    [
+        ((13, 0), 70, "compute capability 7.0 needs CUDA 12 or older"),
+        ((12, 4), 35, "compute capability 3.5 needs CUDA 12 or older"),
+        ((12, 4), 100, "compute capability 10.0 needs CUDA 12.8 or newer"),
+        ((11, 8), 120, "compute capability 12.0 needs CUDA 12.8 or newer"),
+    ],
+)
+def test_gpus_that_the_toolkit_cannot_compile_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: tuple[int, int], capability: int, said: str
+) -> None:
+    make_toolkit(tmp_path / "local" / "cuda", version)
+    monkeypatch.setattr(cuda_driver, "capabilities", lambda: [80, capability])
+    with pytest.raises(UserError, match=said):
+        cuda_home.make_ready(cuda_home.choose()[0], tmp_path / "cache")
+
+
+def test_driver_that_shows_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    make_toolkit(tmp_path / "local" / "cuda")
+    monkeypatch.setattr(cuda_driver, "capabilities", list)
+    with pytest.raises(UserError, match="the driver shows no GPU"):
+        cuda_home.make_ready(cuda_home.choose()[0], tmp_path / "cache")
+
+
+def test_cache_folder_with_a_blank(tmp_path: Path) -> None:
+    make_toolkit(tmp_path / "local" / "cuda", (13, 0))
+    with pytest.raises(UserError, match=r"holds a blank .*: set JSEG_CACHE"):
+        cuda_home.make_ready(cuda_home.choose()[0], tmp_path / "my cache")
+
+
+def test_cache_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    make_toolkit(tmp_path / "local" / "cuda", (13, 0))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot make .*: choose a folder that can be written"):
+        cuda_home.make_ready(cuda_home.choose()[0], tmp_path / "file" / "cache")
+
+
+def test_driver_is_asked_through_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Path(__file__).parents[1] / "standin_gpu" / "driver.c"
+    library = tmp_path / "libcuda.so.1"
+    subprocess.run(["g++", "-x", "c", "-w", "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
+    monkeypatch.undo()  # the functions themselves
+    code = "from jseg.runtime import cuda_driver as d; print(d.driver_cuda(), d.capabilities())"
+    for capability in (80, 120):
+        environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "STANDIN_CAPABILITY": str(capability),
+                       "PYTHONPATH": str(Path(__file__).parents[2])}  # fmt: skip
+        done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout == f"(13, 0) [{capability}]\n"

@@ -1,0 +1,70 @@
+"""A CUDA 13 toolkit and driver without a GPU: nvcc is real, the libraries are stand-ins that compute nothing.
+
+With it Jittor compiles, through its own JIT and nvcc, all that a run on a GPU would compile. This proves that it
+compiles, and nothing about results or speed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+from pathlib import Path
+
+from jseg.runtime import cuda_home, toolchain
+from jseg.runtime.prepare import cache_folder
+from jseg.whole_file import whole_folder
+
+HERE = Path(__file__).parent
+# stand-in -> (its sources, its place, its other name)
+LIBRARIES = {
+    "libcudart.so.13": ("cudart.c", "toolkit/lib64", "libcudart.so"),
+    "libcublas.so.13": ("cublas.c", "toolkit/lib64", "libcublas.so"),
+    "libcublasLt.so.13": ("cublas.c", "toolkit/lib64", "libcublasLt.so"),
+    "libcurand.so.10": ("curand.c", "toolkit/lib64", "libcurand.so"),
+    "libcuda.so.1": ("driver.c", "driver", "libcuda.so"),
+}
+
+
+def find_nvcc() -> Path | None:
+    """nvcc of a CUDA 13 toolkit or wheel; None when there is none."""
+    found = (nvcc for nvcc in cuda_home.installed() if (cuda_home.nvcc_version(nvcc) or (0, 0))[0] == 13)
+    return next(found, None)
+
+
+def real_headers() -> Path | None:
+    """Headers of the nvidia-cublas wheel, None when it is not installed."""
+    found = (folder / "include" for folder in cuda_home.wheel_folders())
+    return next((include for include in found if (include / "cublas_v2.h").is_file()), None)
+
+
+def standin_gpu(nvcc: Path) -> dict[str, str]:
+    """Builds driver and toolkit, or finds them in the cache; returns the environment in which jseg finds them."""
+    headers = [cuda_home.home_of(nvcc) / "include", *filter(None, [real_headers()]), HERE / "include"]
+    sources = sorted(path for path in HERE.rglob("*") if path.suffix in (".c", ".h"))
+    state = repr((str(nvcc), [str(path) for path in headers], [path.read_text() for path in sources]))
+    folder = cache_folder() / f"standin_gpu-{hashlib.sha256(state.encode()).hexdigest()[:8]}"
+    with whole_folder(folder) as new:
+        if new:
+            _build(new, nvcc, headers)
+    return {"JSEG_CUDA_HOME": str(folder / "toolkit"), "LD_LIBRARY_PATH": str(folder / "driver")}
+
+
+def _build(folder: Path, nvcc: Path, headers: list[Path]) -> None:
+    include = folder / "toolkit" / "include"
+    include.mkdir(parents=True)
+    (folder / "toolkit" / "bin").mkdir()
+    script = folder / "toolkit" / "bin" / "nvcc"
+    script.write_text(f'#!/bin/sh\nexec "{nvcc}" "$@"\n')
+    script.chmod(0o755)
+    for entry in (entry for place in headers for entry in place.iterdir()):
+        if not (include / entry.name).exists():
+            (include / entry.name).symlink_to(entry)
+    for name, (source, place, other) in LIBRARIES.items():
+        library = folder / place / name
+        library.parent.mkdir(exist_ok=True)
+        symbols = folder / "symbols"  # programs ask for the symbols with the library's name as their version
+        symbols.write_text(f"{name} {{ global: *; }};\n")
+        command = [toolchain.find_compiler(), "-x", "c", "-shared", "-fPIC", "-w", f"-I{include}", str(HERE / source),
+                   "-o", str(library), f"-Wl,-soname,{name}", f"-Wl,--version-script={symbols}"]  # fmt: skip
+        subprocess.run(command, check=True)
+        (library.parent / other).symlink_to(name)
