@@ -11,13 +11,10 @@ from dataclasses import dataclass
 import jittor as jt
 import numpy as np
 
-from jseg.engine.checkpoint import Moments
-from jseg.engine.config import Config, OptimizerConfig
+from jseg.engine.adamw import AdamW
+from jseg.engine.config import Config
 from jseg.engine.gradients import clip, gradient_norm, not_finite
-from jseg.engine.learning_rate import learning_rate
 from jseg.engine.moving_average import MovingAverage
-from jseg.engine.parameter_groups import parameter_groups
-from jseg.errors import UserError
 from jseg.losses.class_masks import count_masks
 from jseg.losses.segmentation_loss import LossSums, SegmentationLoss
 from jseg.model.clip_rc import ClipRC, trainable
@@ -33,71 +30,6 @@ class StepReport:
     lr: float  # of the first parameter group
     gradient_norm: float  # over all trained weights, before clipping
     problem: str = ""  # why nothing was updated; "" = the step is fine
-
-
-class AdamW:
-    """Jittor's AdamW with named parameters, fed with gradients that were accumulated elsewhere.
-
-    Jittor's own accumulation counts every backward pass as a step, which breaks the bias correction; and it cannot keep
-    two sums apart.
-    """
-
-    def __init__(self, parameters: list[tuple[str, jt.Var]], config: OptimizerConfig) -> None:
-        by_name = dict(parameters)
-        groups = parameter_groups(by_name, config)
-        self.names = [name for names in groups.values() for name in names]
-        self.parameters = [by_name[name] for name in self.names]
-        self.steps = 0
-        self._initial_rates = [settings.lr for settings in groups]
-        described = [
-            {"params": [by_name[name] for name in names], "lr": settings.lr, "weight_decay": settings.weight_decay}
-            for settings, names in groups.items()
-        ]
-        self._optimizer = jt.optim.AdamW(described, lr=config.lr, eps=config.eps, betas=config.betas)
-
-    def set_learning_rate(self, iteration: int, iterations: int, config: OptimizerConfig) -> float:
-        """Sets the rates of step `iteration` (0-based) and returns that of the first group."""
-        for group, initial in zip(self._optimizer.param_groups, self._initial_rates, strict=True):
-            group["lr"] = learning_rate(iteration, iterations, initial, config)
-        return self._optimizer.param_groups[0]["lr"]
-
-    def step(self, gradients: list[jt.Var]) -> None:
-        """Updates the parameters; `gradients` in the order of `names`."""
-        rest = iter(gradients)
-        for group in self._optimizer.param_groups:
-            group["grads"] = [next(rest) for _ in group["params"]]
-        self.steps += 1
-        self._optimizer.n_step = self.steps
-        self._optimizer.step()
-        for group in self._optimizer.param_groups:
-            del group["grads"]  # or they would be held through the next step
-        jt.sync_all(True)
-
-    def _moments(self, key: str) -> dict[str, jt.Var]:
-        variables = [variable for group in self._optimizer.param_groups for variable in group[key]]
-        return dict(zip(self.names, variables, strict=True))
-
-    def state(self) -> Moments:
-        """A copy of the state."""
-        m, v = self._moments("m"), self._moments("values")
-        return Moments(self.steps, {k: x.numpy() for k, x in m.items()}, {k: x.numpy() for k, x in v.items()})
-
-    def load_state(self, moments: Moments) -> None:
-        """Goes on from `moments`.
-
-        Raises:
-            UserError: they belong to other parameters.
-        """
-        for key, stored in (("m", moments.m), ("values", moments.v)):
-            own = self._moments(key)
-            wrong = sorted(own.keys() ^ stored.keys()) + [
-                name for name in own.keys() & stored.keys() if tuple(own[name].shape) != stored[name].shape
-            ]
-            if wrong:
-                raise UserError(f"the optimiser state does not fit this model: {', '.join(wrong[:10])}")
-            for name, variable in own.items():
-                variable.update(jt.array(stored[name]).stop_grad())
-        self.steps = moments.steps
 
 
 class Trainer:

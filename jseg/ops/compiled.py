@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
 import jittor as jt
+import numpy as np
 
 from jseg.errors import UserError
+from jseg.runtime.prepare import cache_folder
+from jseg.whole_file import write_whole
 
 FOLDER = Path(__file__).parent / "kernels"
 VARIABLE = "JSEG_KERNELS"
@@ -45,16 +49,31 @@ def compiled(cuda: bool = False) -> bool:
     return implementation(cuda) == "compiled"
 
 
-@lru_cache(maxsize=2)
-def _version(files: str) -> str:
-    """Hash of the kernel files whose names match `files`: edited ones are compiled anew."""
-    texts = b"".join(path.read_bytes() for path in sorted(FOLDER.glob(files)))
-    return hashlib.sha256(texts).hexdigest()[:15]
+def _with_included(name: str) -> set[str]:
+    """Names of a kernel file and of all files of the same folder that it includes."""
+    included = re.findall(r'^#include "(.+)"', (FOLDER / name).read_text(), re.MULTILINE)
+    return {name}.union(*map(_with_included, included))
 
 
-def _source(body: str, files: str) -> str:
+@lru_cache
+def _laid_out(name: str) -> tuple[str, Path]:
+    """Hash of a kernel file with what it includes, and a folder of the cache that holds a copy of these files.
+
+    Jittor compiles anew when the path of an included file changes: with copies, all checkouts of the same kernels share
+    what was compiled.
+    """
+    texts = {included: (FOLDER / included).read_bytes() for included in sorted(_with_included(name))}
+    version = hashlib.sha256(b"".join(texts.values())).hexdigest()[:15]
+    folder = cache_folder() / "kernels" / version
+    for included, text in texts.items():
+        if not (folder / included).exists():
+            write_whole(folder / included, text)
+    return version, folder
+
+
+def _source(body: str, version: str) -> str:
     source = "using namespace jseg;\nconst auto number = [&](const char* name) { return data[name]; };\n(void)number;\n"
-    return source + "\n".join([f"constexpr int64 kernels = 0x{_version(files)};", "(void)kernels;", body])
+    return source + "\n".join([f"constexpr int64 kernels = 0x{version};", "(void)kernels;", body])
 
 
 def call(
@@ -79,10 +98,12 @@ def call(
     Returns:
         The outputs.
     """
-    sources = {"cpu_header": f'#include "{header}"\n', "cpu_src": _source(body, "*.h")}
-    if jt.flags.use_cuda and cuda is not None:
-        sources = {"cuda_header": f'#include "{cuda[0]}"\n', "cuda_src": _source(cuda[1], "*.cuh")}
-    with jt.flag_scope(compile_options={f"FLAGS: -I{FOLDER} ": 1}):
+    on_cuda = jt.flags.use_cuda and cuda is not None
+    name, body = cuda if on_cuda else (header, body)
+    version, folder = _laid_out(name)
+    device = "cuda" if on_cuda else "cpu"
+    sources = {f"{device}_header": f'#include "{name}"\n', f"{device}_src": _source(body, version)}
+    with jt.flag_scope(compile_options={f'FLAGS: -I"{folder}" ': 1}):
         outputs = jt.code(
             [list(shape) for shape in shapes],
             list(dtypes or ["float32"] * len(shapes)),
@@ -91,6 +112,16 @@ def call(
             **sources,
         )
     return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+
+
+def addresses(variables: Sequence[jt.Var]) -> np.ndarray:
+    """int64 addresses of computed Vars in main memory, for kernels that work on many of them; keep them alive."""
+    return np.array([variable.data.__array_interface__["data"][0] for variable in variables], np.int64)
+
+
+def whole_numbers(table: np.ndarray) -> jt.Var:
+    """An int64 array for a kernel, which reads it as `(const int64_t*)in0_p`: Jittor has no 64-bit integers."""
+    return jt.array(np.ascontiguousarray(table, np.int64).view(np.float32)).stop_grad()
 
 
 def draw_seed() -> jt.Var:

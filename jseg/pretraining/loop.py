@@ -15,9 +15,9 @@ import jittor as jt
 
 from jseg.clip.tokenizer import Tokenizer, generate_vocabulary
 from jseg.engine import checkpoint
+from jseg.engine.adamw import AdamW
 from jseg.engine.config import OptimizerConfig
 from jseg.engine.run_log import RunLog
-from jseg.engine.trainer import AdamW
 from jseg.errors import UserError
 from jseg.pretraining.contrastive import contrastive_loss
 from jseg.pretraining.pictures import PictureBatch, sample_captions
