@@ -1,8 +1,8 @@
 """Attention of the encoder (with region tokens), of the towers and of the decoder (queries and pixels).
 
-All take and give tokens (B, T, width) whose heads are neighbouring channels: nothing is transposed. All inputs are of one
-type, float32, bfloat16 or float16, which is that of the output as well. On CPU the kernels
-of jseg/ops/kernels/attention.h run: scores never reach memory, the region structure is computed, dropped weights are
+All take and give tokens (B, T, width) whose heads are neighbouring channels: nothing is transposed. All inputs are of
+one type, float32, bfloat16 or float16, which is that of the output as well. On CPU the kernels of
+jseg/ops/kernels/attention.h run: scores never reach memory, the region structure is computed, dropped weights are
 drawn again for the gradient. Elsewhere (see `jseg.ops.compiled`) it is `SoftmaxAttention` in plain operators, whose
 gradient is written out because Jittor's automatic one runs the softmax in many unfused passes. The formulae are those
 of `jseg.ops.attention_reference`.
