@@ -1,21 +1,30 @@
-"""`python -m jseg.runtime [--check] [--device D]`: what was found here, what is missing, the command that mends it."""
+"""`python -m jseg.runtime [--check]`: what was found here, what is missing, the command that mends it; checks."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
-from jseg.runtime.report import check, write_report
+from jseg.runtime.report import write_report
 
 
 def main() -> int:
-    """Prints the report and, with `--check`, runs Jittor."""
+    """Prints the report and, with `--check`, computes."""
     parser = ArgumentParser(prog="python -m jseg.runtime", description="What jseg found on this machine.")
     parser.add_argument(
-        "--check", action="store_true", help="also run Jittor; the first time this compiles it (minutes)"
+        "--check", action="store_true", help="also compute with Jittor; the first time this compiles it (minutes)"
+    )
+    parser.add_argument(
+        "--golden", type=Path, metavar="DIR", help="golden set to compare with (default: that of the checkout)"
     )
     add_device_options(parser)
     args = parser.parse_args()
     code = write_report()
-    return check(args.device) if args.check and not code else code
+    if not args.check or code:
+        return code
+    from jseg.runtime.self_check import check
+
+    return check(args.device, args.golden)
 
 
 if __name__ == "__main__":

@@ -10,14 +10,12 @@ import platform
 import re
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from jseg.runtime import onednn, toolchain
 from jseg.runtime.cuda_driver import driver_cuda, has_gpu_device
 from jseg.runtime.prepare import Preparation, prepare
-from jseg.runtime.start import start
 
 
 @dataclass
@@ -95,23 +93,3 @@ def write_report() -> int:
         if not line.found and line.mend:
             print(f"{'missing' if line.needed else 'optional'}: {line.name}: {line.mend}")
     return int(any(line.needed and not line.found for line in lines))
-
-
-def check(device: str) -> int:
-    """Runs a product and a NaN check in Jittor and prints how that went; returns 0, or 1 when a result is wrong."""
-    begin = time.perf_counter()
-    device = start(device)
-    import jittor
-    import numpy as np
-
-    left = np.random.default_rng(0).standard_normal((256, 512), dtype=np.float32)
-    product = (jittor.array(left) @ jittor.array(left.T)).numpy()
-    error = float(np.abs(product - left.astype(np.float64) @ left.T).max())
-    probe = jittor.array(np.array([np.nan, 1.0], dtype=np.float32))
-    nan_holds = (probe != probe).numpy().tolist() == [True, False]
-    fine = error < 1e-2 and (nan_holds or device == "cuda")  # CUDA kernels are always built with fast math
-    print(
-        f"check:          {'fine' if fine else 'WRONG RESULTS'} on {device}: product off by {error:.1e}, "
-        f"nan != nan is {nan_holds}, {time.perf_counter() - begin:.1f} s"
-    )
-    return int(not fine)
