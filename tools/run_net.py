@@ -4,8 +4,9 @@
     python tools/run_net.py --config-file configs/shapes_demo.py --task val --weights weights.safetensors
     python tools/run_net.py --config-file configs/shapes_demo.py --task test --resume
 
-`key=value` at the end changes single keys of the config: `train.iterations=100 data.workers=0`. Exit codes: 0 fine; 1
-the numbers that the config expects were missed; 2 a mistake of the user, told in one line.
+`key=value` at the end changes single keys of the config: `train.iterations=100 data.workers=0`. Processes that
+`mpirun -np 4` or srun starts share the work. Exit codes: 0 fine; 1 the numbers that the config expects were missed; 2 a
+mistake of the user, told in one line.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from jseg.data.segmentation_dataset import Dataset, open_dataset
 from jseg.engine import checkpoint, recipe
 from jseg.engine.config import Config, read_config
 from jseg.engine.progress import Progress, best_metric, progress_of
+from jseg.engine.ranks import Ranks, claim_gpu, joined
 from jseg.engine.text_features import TextFeatures, class_embeddings
 from jseg.engine.work_folder import held
 from jseg.errors import UserError
@@ -34,6 +36,7 @@ from jseg.weight_files import WeightFile
 from jseg.whole_file import check_writable
 
 if TYPE_CHECKING:
+    from jseg.engine.loop import Breaks
     from jseg.engine.trainer import Trainer
     from jseg.model.clip_rc import ClipRC
 
@@ -177,12 +180,14 @@ def check_recipe(options: argparse.Namespace, config: Config, file: WeightFile) 
         print(f"warning: {warning}")
 
 
-def start_on(options: argparse.Namespace) -> str:
+def start_on(options: argparse.Namespace, ranks: Ranks) -> str:
     """Starts Jittor and says where it computes."""
     from jseg.runtime.start import start
 
+    claim_gpu(ranks, options.device)
     device = start(options.device)
-    print(f"task {options.task}, device {device}, work folder {options.work_dir}", flush=True)
+    together = f", {ranks.world} processes" if ranks.world > 1 else ""
+    print(f"task {options.task}, device {device}{together}, work folder {options.work_dir}", flush=True)
     return device
 
 
@@ -197,7 +202,7 @@ def open_checked(config: Config, split: str) -> Dataset:
     return dataset
 
 
-def train_task(options: argparse.Namespace, config: Config) -> int:
+def train_task(options: argparse.Namespace, config: Config, ranks: Ranks) -> int:
     """Trains, and leaves `weights.safetensors` in the work folder."""
     if config.cross_dataset:
         raise UserError(
@@ -208,21 +213,23 @@ def train_task(options: argparse.Namespace, config: Config) -> int:
     val_dataset = open_checked(config, "val") if config.train.eval_every else None
     refuse_used_work_dir(options)
     classes, file, clip = prepare(options, config)
-    with held(options.work_dir):
-        return train_run(options, config, (dataset, val_dataset), classes, file, clip)
+    recipe.check_shares(config, ranks.world)
+    with held(options.work_dir) if ranks.first else nullcontext():
+        return train_run(options, config, ranks, (dataset, val_dataset), classes, file, clip)
 
 
 def train_run(
     options: argparse.Namespace,
     config: Config,
+    ranks: Ranks,
     datasets: tuple[Dataset, Dataset | None],
     classes: ClassList,
     file: WeightFile | None,
     clip: ClipWeights | None,
 ) -> int:
     """The part of `train_task` that needs Jittor; `datasets` are for training and for evaluations meanwhile."""
-    device = start_on(options)
-    print(recipe.batch_line(config))
+    device = start_on(options, ranks)
+    print(recipe.batch_line(config, ranks.world))
     if warning := recipe.batch_warning(config.train.batch_size, config):
         print(f"warning: {warning}", flush=True)
     from jseg.data.loader import training_batches
@@ -238,29 +245,31 @@ def train_run(
     model = build_model(config, file, clip, averaged=options.resume is None)
     shown = list(training_classes(classes, config.data.setting))
     unseen = classes.unseen if config.data.setting == "transductive" else ()
-    trainer = Trainer(model, text.matrix[shown], unseen, config)
+    trainer = Trainer(model, text.matrix[shown], unseen, config, ranks)
     progress = resume(trainer, file, config) if options.resume is not None else Progress()
     first = progress.iteration
-    log = RunLog(options.work_dir, config.train.iterations, first, progress.log)
-    log.events = make_events(config.train.tensorboard, options.work_dir, first)
-    log.write("start", first, **write_record(options.work_dir, config, device, first, file))
+    log = RunLog(options.work_dir if ranks.first else None, config.train.iterations, first, progress.log)
+    if ranks.first:
+        log.events = make_events(config.train.tensorboard, options.work_dir, first)
+        log.write("start", first, **write_record(options.work_dir, config, device, first, file, ranks.world))
     saver = Saver(options.work_dir, config, classes, text, trainer)
 
-    def evaluate_now() -> dict[str, Any]:
-        return evaluate_model(model, datasets[1], text, config, options, work_dir=None)
+    def evaluate_now(breaks: Breaks) -> dict[str, Any]:
+        return evaluate_model(model, datasets[1], text, config, options, None, ranks, breaks)
 
-    with StopRequest() as stop, closing(training_batches(datasets[0], config, first)) as batches:
+    source = training_batches(datasets[0], config, first, ranks.rank, ranks.world)
+    with StopRequest() as stop, closing(source) as batches:
         loop = Loop(trainer, log, saver, progress, stop, evaluate_now if datasets[1] is not None else None)
         ending = loop.run(batches)
-        if ending != "stopped":
+        if ending != "stopped" and ranks.first:
             print(f"weights: {saver.weights(progress.iteration)}")
-    for line in last_words(ending, stop.signal_name, progress, options, config):
+    for line in last_words(ending, stop.signal_name, progress, options, config, ranks.world):
         print(line, flush=True)
     return 0
 
 
 def last_words(
-    ending: str, signal_name: str, progress: Progress, options: argparse.Namespace, config: Config
+    ending: str, signal_name: str, progress: Progress, options: argparse.Namespace, config: Config, world: int = 1
 ) -> list[str]:
     """What there is to say of a run that has ended."""
     lines = []
@@ -274,14 +283,15 @@ def last_words(
         lines.append(f"ended after iteration {progress.iteration} of {config.train.iterations}: {evaluations}")
     if ending == "stopped":
         saved = f"saved after iteration {progress.iteration} of {config.train.iterations}"
-        lines.append(f"{signal_name}: {saved}; go on with")
-        lines.append(f"  {resume_command(options)}")
+        lines.append(f"{signal_name or 'a signal to another process'}: {saved}; go on with")
+        lines.append(f"  {resume_command(options, world)}")
     return lines
 
 
-def resume_command(options: argparse.Namespace) -> str:
+def resume_command(options: argparse.Namespace, world: int = 1) -> str:
     """The command that goes on with the run of `options`."""
-    parts = [Path(sys.executable).name, sys.argv[0], "--config-file", options.config_file]
+    parts = ["mpirun", "-np", str(world)] if world > 1 else []
+    parts += [Path(sys.executable).name, sys.argv[0], "--config-file", options.config_file]
     parts += ["--work-dir", str(options.work_dir)]
     parts += ["--device", options.device] if options.device != "auto" else []
     parts += ["--other-classes"] if options.other_classes else []
@@ -308,11 +318,14 @@ def evaluate_model(
     config: Config,
     options: argparse.Namespace,
     work_dir: Path | None,
+    ranks: Ranks,
+    breaks: Breaks = nullcontext,
 ) -> dict[str, Any]:
     """Metrics of the model on a data set; prints tables and writes metrics.json into `work_dir`, if any."""
     from jseg.engine.evaluator import evaluate
 
-    return evaluate(model, dataset, text.matrix, dataset.class_list, config, work_dir, options.save_dir)
+    classes, save_dir = dataset.class_list, options.save_dir
+    return evaluate(model, dataset, text.matrix, classes, config, work_dir, save_dir, ranks, breaks)
 
 
 def missed(metrics: dict[str, Any], expected: dict[str, Any]) -> list[str]:
@@ -326,37 +339,39 @@ def missed(metrics: dict[str, Any], expected: dict[str, Any]) -> list[str]:
     return lines
 
 
-def val_task(options: argparse.Namespace, config: Config) -> int:
+def val_task(options: argparse.Namespace, config: Config, ranks: Ranks) -> int:
     """Evaluates; exit code 1 when the numbers that the config expects are missed."""
     dataset = open_checked(config, "val")
     classes, file, clip = prepare(options, config)
-    start_on(options)
+    start_on(options, ranks)
     text = class_embeddings(config, classes, file, clip, options.other_classes)
-    metrics = evaluate_model(build_model(config, file, clip), dataset, text, config, options, options.work_dir)
+    model = build_model(config, file, clip)
+    metrics = evaluate_model(model, dataset, text, config, options, options.work_dir, ranks)
     failures = missed(metrics, config.expected)
     for line in failures:
         print(f"check failed: {line}")
     return 1 if failures else 0
 
 
-def test_task(options: argparse.Namespace, config: Config) -> int:
+def test_task(options: argparse.Namespace, config: Config, ranks: Ranks) -> int:
     """Writes label PNG and overlay of every picture."""
     dataset = open_dataset(config.data, "test")
     classes, file, clip = prepare(options, config)
     save_dir = check_writable(options.save_dir or options.work_dir / "pictures")
-    start_on(options)
+    start_on(options, ranks)
     from jseg.engine.evaluator import draw
 
     text = class_embeddings(config, classes, file, clip, options.other_classes)
-    draw(build_model(config, file, clip), dataset, text.matrix, classes, config, save_dir)
+    draw(build_model(config, file, clip), dataset, text.matrix, classes, config, save_dir, ranks)
     return 0
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one task; see the module docstring."""
     options = parse_arguments(arguments)
-    config = read_config(options.config_file, options.overrides)
-    return {"train": train_task, "val": val_task, "test": test_task}[options.task](options, config)
+    with joined() as ranks:
+        config = read_config(options.config_file, options.overrides)
+        return {"train": train_task, "val": val_task, "test": test_task}[options.task](options, config, ranks)
 
 
 if __name__ == "__main__":

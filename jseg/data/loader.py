@@ -123,11 +123,9 @@ def training_batches(
     `train.batch_size / world` samples; together they are the batch of a single process.
 
     Raises:
-        UserError: the batch cannot be split over `world` processes; while iterating, what `dataset.read` raises.
+        UserError: while iterating, what `dataset.read` raises.
     """
     batch_size, workers = config.train.batch_size, config.data.workers
-    if batch_size % world:
-        raise UserError(f"train.batch_size={batch_size}: must be a multiple of the number of processes, {world}")
     share = batch_size // world
     stream = endless_indices(len(dataset), config.train.seed, start_iteration * batch_size, rank, world)
     if workers:
@@ -147,6 +145,16 @@ def _batches(samples: Iterator[Sample], size: int, iteration: int) -> Iterator[B
         samples.close()
 
 
+def whole_batch(shares: list[Batch]) -> Batch:
+    """The batch that the shares of all ranks make up, in the order of the stream."""
+    images, labels = (
+        np.stack([getattr(share, name) for share in shares], axis=1).reshape(-1, *getattr(shares[0], name).shape[1:])
+        for name in ("images", "labels")
+    )
+    names = [name for together in zip(*(share.names for share in shares), strict=True) for name in together]
+    return Batch(images, labels, names, shares[0].iteration)
+
+
 def evaluation_image(dataset: Dataset, config: Config, index: int) -> EvaluationImage:
     """Picture `index`, resized (to each scale) and normalised for the model."""
     image, labels, name = dataset.read(index)
@@ -159,14 +167,14 @@ def evaluation_image(dataset: Dataset, config: Config, index: int) -> Evaluation
     return EvaluationImage(tuple(images), labels, name, size)
 
 
-def evaluation_images(dataset: Dataset, config: Config) -> Iterator[EvaluationImage]:
-    """Every picture once, in order, a few of them decoded ahead by threads (OpenCV runs beside the interpreter).
+def evaluation_images(dataset: Dataset, config: Config, rank: int = 0, world: int = 1) -> Iterator[EvaluationImage]:
+    """Every `world`-th picture from `rank` on, in order, a few of them decoded ahead by threads (OpenCV needs no GIL).
 
     Raises:
         UserError: while iterating, what `dataset.read` raises.
     """
     count = max(1, min(config.data.workers, _EVALUATION_THREADS))
-    indices = iter(range(len(dataset)))
+    indices = iter(range(rank, len(dataset), world))
     threads = ThreadPoolExecutor(count)
     try:
         pending = deque(threads.submit(evaluation_image, dataset, config, i) for i in islice(indices, count + 1))

@@ -10,8 +10,8 @@ al., "Semantic Projection Network", CVPR 2019): only pixels of unseen classes co
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,9 @@ from jseg.data.label_maps import stored_labels
 from jseg.data.loader import evaluation_images
 from jseg.data.segmentation_dataset import Dataset
 from jseg.engine.config import Config
+from jseg.engine.interruption import Interrupted
 from jseg.engine.metrics import ConfusionMatrix, class_table, headline
+from jseg.engine.ranks import ALONE, Ranks
 from jseg.engine.views import predict_views
 from jseg.errors import UserError
 from jseg.model.clip_rc import ClipRC
@@ -85,9 +87,9 @@ def protocol_title(config: Config) -> str:
 
 
 def predictions(
-    model: ClipRC, dataset: Dataset, text: np.ndarray, class_list: ClassList, config: Config
+    model: ClipRC, dataset: Dataset, text: np.ndarray, class_list: ClassList, config: Config, ranks: Ranks = ALONE
 ) -> Iterator[Prediction]:
-    """Predictions for all pictures in the order of the data set, with a progress bar.
+    """Predictions for this rank's share of the pictures in the order of the data set, with a progress bar.
 
     Args:
         model: in evaluation mode.
@@ -100,9 +102,13 @@ def predictions(
     seen = seen_classes(class_list, config)
     gamma = STRICT_PENALTY if config.test.protocol == "strict" else config.gamma()
     interval = 0.2 if sys.stderr.isatty() else SLOW_LOG
-    bar = tqdm(total=len(dataset), desc=class_list.title, unit="picture", mininterval=interval, dynamic_ncols=True)
-    with bar, closing(evaluation_images(dataset, config)) as pictures:
-        for index, picture in enumerate(pictures):
+    own = range(ranks.rank, len(dataset), ranks.world)
+    bar = tqdm(
+        total=len(own), desc=class_list.title, unit="picture", mininterval=interval, dynamic_ncols=True,
+        disable=not ranks.first,
+    )  # fmt: skip
+    with bar, closing(evaluation_images(dataset, config, ranks.rank, ranks.world)) as pictures:
+        for index, picture in zip(own, pictures, strict=True):
             labels = predict_views(model, picture.images, features, seen, gamma, config.test, picture.size)
             yield Prediction(index, picture.name, labels, picture.labels)
             bar.update()
@@ -129,6 +135,8 @@ def evaluate(
     config: Config,
     work_dir: Path | None,
     save_dir: Path | None = None,
+    ranks: Ranks = ALONE,
+    breaks: Callable[[], AbstractContextManager] = nullcontext,
 ) -> dict:
     """Metrics over a data set; prints a table and the summary line, writes `<work_dir>/metrics.json`.
 
@@ -137,26 +145,37 @@ def evaluate(
         text: (C, D) float32 embeddings of all classes of the list.
         work_dir: where metrics.json goes; None = nowhere.
         save_dir: where to draw the pictures as well; None = not at all.
+        ranks: the processes that share the pictures.
+        breaks: context in which Interrupted may be raised.
 
     Returns:
         The content of metrics.json: see `ConfusionMatrix.summary`.
 
     Raises:
         UserError: pictures without labels or that cannot be used, a folder that cannot be written.
+        Interrupted: on all ranks, when it was raised on any.
     """
     matrix = ConfusionMatrix(len(class_list.names))
-    painter = Painter(save_dir, dataset, class_list, config) if save_dir is not None else None
-    for prediction in predictions(model, dataset, text, class_list, config):
-        if prediction.truth is None:
-            raise UserError(f"{prediction.name} has no label map: set data.val.labels, or use --task test")
-        matrix.update(prediction.labels, counted_labels(prediction.truth, class_list, config))
-        if painter is not None:
-            painter.add(prediction)
+    painter = Painter(save_dir, dataset, class_list, config, ranks) if save_dir is not None else None
+    broken_off = False
+    try:
+        with breaks():
+            for prediction in predictions(model, dataset, text, class_list, config, ranks):
+                if prediction.truth is None:
+                    raise UserError(f"{prediction.name} has no label map: set data.val.labels, or use --task test")
+                matrix.update(prediction.labels, counted_labels(prediction.truth, class_list, config))
+                if painter is not None:
+                    painter.add(prediction)
+    except Interrupted:
+        broken_off = True
+    if ranks.any(broken_off):
+        raise Interrupted
+    matrix.counts = ranks.sum(matrix.counts)
     metrics = reported(matrix, class_list, config)
     print(class_table(matrix, class_list.names, unseen_classes(class_list, config)))
     if painter is not None:
         painter.finish()
-    if work_dir is not None:
+    if work_dir is not None and ranks.first:
         write_json(Path(work_dir) / METRICS_NAME, metrics)
     print(f"{class_list.title}, {config.data.setting}, {len(dataset)} pictures{protocol_title(config)}")
     print(headline(metrics), flush=True)
@@ -164,7 +183,13 @@ def evaluate(
 
 
 def draw(
-    model: ClipRC, dataset: Dataset, text: np.ndarray, class_list: ClassList, config: Config, save_dir: Path
+    model: ClipRC,
+    dataset: Dataset,
+    text: np.ndarray,
+    class_list: ClassList,
+    config: Config,
+    save_dir: Path,
+    ranks: Ranks = ALONE,
 ) -> Path:
     """Writes label map and overlay of every picture and a sheet of examples; prints where.
 
@@ -173,6 +198,7 @@ def draw(
     Args:
         model: in evaluation mode.
         text: (C, D) float32 embeddings of all classes of the list.
+        ranks: the processes that share the pictures.
 
     Returns:
         Path of the sheet.
@@ -181,13 +207,14 @@ def draw(
         UserError: a picture that cannot be used, a folder that cannot be written.
     """
     matrix = ConfusionMatrix(len(class_list.names))
-    painter = Painter(save_dir, dataset, class_list, config)
+    painter = Painter(save_dir, dataset, class_list, config, ranks)
     measured = 0
-    for prediction in predictions(model, dataset, text, class_list, config):
+    for prediction in predictions(model, dataset, text, class_list, config, ranks):
         painter.add(prediction)
         if prediction.truth is not None:
             matrix.update(prediction.labels, counted_labels(prediction.truth, class_list, config))
             measured += 1
+    matrix.counts, measured = ranks.sum(matrix.counts), int(ranks.sum(np.int64(measured)))
     if measured == len(dataset):
         print(headline(reported(matrix, class_list, config)))
     return painter.finish()
@@ -196,8 +223,11 @@ def draw(
 class Painter:
     """Writes `<name>.png` (label map in the data set's own numbering), `<name>_overlay.png` and a sheet of examples."""
 
-    def __init__(self, save_dir: Path, dataset: Dataset, class_list: ClassList, config: Config) -> None:
+    def __init__(
+        self, save_dir: Path, dataset: Dataset, class_list: ClassList, config: Config, ranks: Ranks = ALONE
+    ) -> None:
         self.save_dir = Path(save_dir)
+        self.ranks = ranks
         self.dataset = dataset
         self.class_list = class_list
         trained = config.data.setting == "supervised"  # then no class was hidden in training
@@ -209,7 +239,7 @@ class Painter:
         self.stored_palette[stored] = class_list.palette
         rows = np.linspace(0, len(dataset) - 1, min(len(dataset), SHEET_ROWS))
         self.in_sheet = set(np.round(rows).astype(int).tolist())
-        self.examples: list[Example] = []
+        self.examples: dict[int, Example] = {}  # by index in the data set
         self.count = 0
 
     def add(self, prediction: Prediction) -> None:
@@ -221,13 +251,16 @@ class Painter:
             self.save_dir / f"{name}_overlay.png", overlay_with_legend(image, prediction.labels, self.classes)
         )
         if prediction.index in self.in_sheet:
-            self.examples.append(thumbnail(Example(name, image, prediction.labels, prediction.truth)))
+            self.examples[prediction.index] = thumbnail(Example(name, image, prediction.labels, prediction.truth))
         self.count += 1
 
     def finish(self) -> Path:
         """Writes the sheet, prints where everything is, and returns the sheet's path."""
         path = self.save_dir / SHEET_NAME
-        write_picture(path, sheet(self.examples, self.classes, self.title))
-        print(f"label maps and overlays of {self.count} pictures: {self.save_dir}")
+        found = sorted(item for share in self.ranks.gathered(self.examples) for item in share.items())
+        count = int(self.ranks.sum(np.int64(self.count)))
+        if self.ranks.first:
+            write_picture(path, sheet([example for _, example in found], self.classes, self.title))
+        print(f"label maps and overlays of {count} pictures: {self.save_dir}")
         print(f"sheet: {path}", flush=True)
         return path

@@ -4,18 +4,23 @@
 
 A checkpoint is written after everything else that belongs to its iteration, so what was logged before it need not be
 done again. What a crash leaves undone after it (an evaluation that a signal broke off) is told by `Progress`.
+
+Every rank runs this loop and takes the same turns, for each decides from what all of them share. The first one writes.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from jseg.data.loader import Batch
+from jseg.data.loader import Batch, whole_batch
+from jseg.engine.checkpoint import tensors_sha256
+from jseg.engine.config import to_dict
 from jseg.engine.interruption import Interrupted, StopRequest
 from jseg.engine.progress import Progress, best_metric
 from jseg.engine.run_log import RunLog
@@ -23,7 +28,9 @@ from jseg.engine.saver import Saver
 from jseg.engine.seeds import seed_iteration
 from jseg.engine.trainer import StepReport, Trainer
 from jseg.errors import CannotWrite, UserError
-from jseg.model.clip_rc import set_training
+from jseg.model.clip_rc import set_training, trainable
+
+Breaks = Callable[[], AbstractContextManager]
 
 
 class Loop:
@@ -35,7 +42,8 @@ class Loop:
         saver: of the run.
         progress: how far the run is; changed in place.
         stop: asks for an early end (signals).
-        evaluate: metrics of the model as it is, for `train.eval_every`.
+        evaluate: metrics of the model as it is, for `train.eval_every`. It is given the context in which a signal
+            may break it off, and raises Interrupted on all ranks then.
     """
 
     def __init__(
@@ -45,11 +53,11 @@ class Loop:
         saver: Saver,
         progress: Progress,
         stop: StopRequest,
-        evaluate: Callable[[], dict[str, Any]] | None = None,
+        evaluate: Callable[[Breaks], dict[str, Any]] | None = None,
     ) -> None:
         self.trainer, self.log, self.saver, self.progress = trainer, log, saver, progress
         self.stop, self._metrics = stop, evaluate
-        self.config = trainer.config.train
+        self.config, self.ranks = trainer.config.train, trainer.ranks
         self._saved = progress.iteration  # a run starts from a checkpoint, or has nothing to save
         self._lr = 0.0
 
@@ -63,6 +71,7 @@ class Loop:
             UserError: bad data; too many bad steps in a row; the last checkpoint cannot be written.
         """
         set_training(self.trainer.model, True)
+        self._check_ranks()
         self._evaluate_if_due()  # a signal may have broken it off
         while not (ending := self._ending()):
             asked = time.perf_counter()
@@ -71,21 +80,23 @@ class Loop:
             self._report_if_due()
             self._evaluate_if_due()
             self._save_if_due()
-        if self._saved != self.progress.iteration:
+        self._check_ranks()
+        if self._saved != self.progress.iteration and self.ranks.first:
             self._save()
         self.log.write(ending, self.progress.iteration)
         return ending
 
     def _ending(self) -> str:
         """Why the run is to end now; "" = it goes on."""
+        stop = self.ranks.any(self.stop.requested)
         if self.progress.iteration >= self.config.iterations:
             return "finished"
         if self.config.patience and self.progress.without_gain >= self.config.patience:
             return "no gain"
-        return "stopped" if self.stop.requested else ""
+        return "stopped" if stop else ""
 
     def _step(self, batch: Batch, waited: float) -> None:
-        seed_iteration(self.config.seed, batch.iteration)
+        seed_iteration(self.config.seed, batch.iteration, self.ranks.rank)
         report = self.trainer.step(batch.images, batch.labels, batch.iteration)
         self._lr = report.lr
         if report.problem:
@@ -97,6 +108,7 @@ class Loop:
 
     def _skipped(self, batch: Batch, report: StepReport) -> None:
         """Counts and logs a step without an update; gives up after too many in a row."""
+        batch = whole_batch(self.ranks.gathered(batch))
         progress, names = self.progress, ", ".join(batch.names)
         progress.bad_steps += 1
         progress.bad_in_a_row += 1
@@ -107,7 +119,7 @@ class Loop:
             bad_steps=progress.bad_steps, in_a_row=progress.bad_in_a_row,
         )  # fmt: skip
         if progress.bad_in_a_row >= self.config.max_bad_steps:
-            path = self.saver.bad_step(batch, progress, report.problem)
+            path = self.saver.bad_step(batch, progress, report.problem) if self.ranks.first else ""
             raise UserError(
                 f"{progress.bad_in_a_row} steps in a row were not finite, the last one at iteration "
                 f"{batch.iteration + 1} ({names}): {report.problem}; lower optimizer.lr or set optimizer.clip_norm, or "
@@ -127,8 +139,8 @@ class Loop:
         average = self.trainer.average
         set_training(self.trainer.model, False)
         try:
-            with average.in_place() if average is not None else nullcontext(), self.stop.breaks():
-                metrics = self._metrics()
+            with average.in_place() if average is not None else nullcontext():
+                metrics = self._metrics(self.stop.breaks)
         except Interrupted:
             return
         finally:
@@ -143,7 +155,15 @@ class Loop:
     def _save_if_due(self) -> None:
         done = self.progress.iteration
         if done < self.config.iterations and (done % self.config.save_every == 0 or done in self.config.milestones):
+            self._check_ranks()
             self._tolerantly(self._save)
+
+    def _check_ranks(self) -> None:
+        """Ranks that differ would train nothing of use: they must have begun alike and stay so."""
+        if self.ranks.world > 1:
+            weights = {name: variable.numpy() for name, variable in trainable(self.trainer.model)}
+            state = [self.progress.iteration, tensors_sha256(weights), to_dict(self.trainer.config)]
+            self.ranks.check_same("configuration and weights", json.dumps(state))
 
     def _save(self) -> None:
         self.progress.log = self.log.open_means()
@@ -153,6 +173,8 @@ class Loop:
 
     def _tolerantly(self, write: Callable[[], Any]) -> None:
         """Writes files that the run can go on without; the next interval is the next try."""
+        if not self.ranks.first:
+            return
         try:
             write()
         except CannotWrite as error:

@@ -49,11 +49,28 @@ def check_start(file: WeightFile, config: Config) -> list[str]:
     return []
 
 
-def batch_line(config: Config) -> str:
-    """How the batch of a training run is made up."""
-    train = config.train
-    parts = train.batch_size // (train.micro_batch or train.batch_size)
-    made = f" ({parts} x {train.micro_batch}, gradients added up)" if parts > 1 else ""
+def check_shares(config: Config, world: int) -> None:
+    """Checks that the batch can be split over `world` processes.
+
+    Raises:
+        UserError: it cannot, or a process's share not into micro-batches.
+    """
+    batch, micro_batch = config.train.batch_size, config.train.micro_batch
+    if batch % world:
+        raise UserError(f"train.batch_size={batch}: must be a multiple of the number of processes, {world}")
+    if micro_batch and batch // world % micro_batch:
+        raise UserError(
+            f"train.micro_batch={micro_batch}: must divide each process's share of the batch, {batch} / {world} = "
+            f"{batch // world}"
+        )
+
+
+def batch_line(config: Config, world: int = 1) -> str:
+    """How the batch of a training run on `world` processes is made up."""
+    train, share = config.train, config.train.batch_size // world
+    parts = share // (train.micro_batch or share)
+    factors = [f"{world} processes"] * (world > 1) + [str(parts)] * (parts > 1) + [str(share // parts)]
+    made = f" ({' x '.join(factors)}, gradients added up)" if len(factors) > 1 else ""
     recipe = f", as the recipe has it{made}" if train.batch_size == train.recipe_batch else made
     return f"batch: {train.batch_size} pictures in all{recipe}"
 

@@ -80,7 +80,7 @@ class RunLog:
     `iteration`, the number of finished steps. A line that cannot be written (disk full) is kept and written later.
 
     Args:
-        work_dir: the run's folder.
+        work_dir: the run's folder; None = nothing is written, as by other ranks than the first.
         iterations: length of the run, for the console lines.
         start_iteration: finished steps of the run that is continued; lines past them, and a line that a crash cut
             short, are dropped.
@@ -88,9 +88,9 @@ class RunLog:
     """
 
     def __init__(
-        self, work_dir: Path, iterations: int, start_iteration: int = 0, open_means: dict[str, Any] | None = None
+        self, work_dir: Path | None, iterations: int, start_iteration: int = 0, open_means: dict[str, Any] | None = None
     ) -> None:
-        self.path = work_dir / LOG_NAME
+        self.path = work_dir / LOG_NAME if work_dir is not None else None
         self.iterations = iterations
         self.events: Events | None = None  # TensorBoard gets the same numbers
         self._kept = ""  # lines that could not be written
@@ -98,11 +98,15 @@ class RunLog:
         self.restart_clock(start_iteration)
         if open_means:
             self._sums, self._norms, self._steps = read_open_means(open_means)
+        if self.path is None:
+            return
         kept = [line for line in read_log(self.path) if line["iteration"] <= start_iteration] if start_iteration else []
         write_whole(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def write(self, event: str, iteration: int, **values: Any) -> None:
         """Appends one line to `log.jsonl`."""
+        if self.path is None:
+            return
         line = json.dumps({"event": event, "iteration": iteration, **values}, allow_nan=False)
         text, self._kept = self._kept + line + "\n", ""
         try:

@@ -19,7 +19,7 @@ RECORD_NAME = "record.json"
 
 
 def write_record(
-    work_dir: Path, config: Config, device: str, iteration: int, file: WeightFile | None
+    work_dir: Path, config: Config, device: str, iteration: int, file: WeightFile | None, ranks: int = 1
 ) -> dict[str, Any]:
     """Writes `config.json` (a config file again) and adds this start to those in `record.json`; returns its entry.
 
@@ -29,9 +29,11 @@ def write_record(
         device: what it computes on.
         iteration: finished steps; 0 begins a new record.
         file: the weights that it starts from.
+        ranks: how many processes train.
     """
     entry = {
         "command": command_line(),
+        "ranks": ranks,
         "environment": environment(device),
         # every other seed follows from this one, the iteration and the stream position (seeds.py, sampling.py)
         "seed": config.train.seed,

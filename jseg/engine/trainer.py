@@ -15,6 +15,7 @@ from jseg.engine.adamw import AdamW
 from jseg.engine.config import Config
 from jseg.engine.gradients import clip, gradient_norm, not_finite
 from jseg.engine.moving_average import MovingAverage
+from jseg.engine.ranks import ALONE, Ranks
 from jseg.losses.class_masks import count_masks
 from jseg.losses.segmentation_loss import LossSums, SegmentationLoss
 from jseg.model.clip_rc import ClipRC, trainable
@@ -40,13 +41,16 @@ class Trainer:
         text: (C, D) float32 embeddings of the classes that training uses, in the order of its training targets.
         unseen: transductive setting: the unseen class ids, whose pixels are -1 in the labels; empty otherwise.
         config: of the whole run.
+        ranks: the processes that share each batch.
     """
 
-    def __init__(self, model: ClipRC, text: np.ndarray, unseen: tuple[int, ...], config: Config) -> None:
+    def __init__(
+        self, model: ClipRC, text: np.ndarray, unseen: tuple[int, ...], config: Config, ranks: Ranks = ALONE
+    ) -> None:
         self.model = model
         self.text = jt.array(text).stop_grad()
         self.loss = SegmentationLoss(config.loss, unseen)
-        self.config = config
+        self.config, self.ranks = config, ranks
         self.optimizer = AdamW(trainable(model), config.optimizer)
         self.average = MovingAverage(trainable(model), config.train.ema) if config.train.ema else None
 
@@ -54,7 +58,7 @@ class Trainer:
         """One optimiser step, in micro-batches of `train.micro_batch` pictures that add up to exactly the batch.
 
         Args:
-            images: (B, 3, H, W) float32, normalised.
+            images: (B, 3, H, W) float32, normalised: this rank's share of the batch, as large as the others'.
             labels: (B, H, W) int32 training targets.
             iteration: 0-based number of the step, which decides the learning rate.
 
@@ -64,7 +68,7 @@ class Trainer:
         iterations = self.config.train.iterations
         lr = self.optimizer.set_learning_rate(iteration, iterations, self.config.optimizer)
         gradients, losses, num_masks = self.gradients(images, labels)
-        norm = gradient_norm(gradients)
+        norm = self.ranks.of_first(gradient_norm(gradients))  # its last bits decide, so all must have the same
         problem = self._problem(losses["total"], norm, gradients)
         if not problem:
             self.optimizer.step(clip(gradients, norm, self.config.optimizer.clip_norm))
@@ -80,13 +84,13 @@ class Trainer:
         return f"the loss is {loss}" if not math.isfinite(loss) else f"{gradient} is not finite"
 
     def gradients(self, images: np.ndarray, labels: np.ndarray) -> tuple[list[jt.Var], dict[str, float], float]:
-        """Gradients in the order of `optimizer.names`, loss terms and number of masks of a batch."""
+        """Gradients in the order of `optimizer.names`, loss terms and number of masks of the batch of all ranks."""
         micro_batch = self.config.train.micro_batch or len(images)
-        share = micro_batch / len(images)
+        parts = len(images) // micro_batch * self.ranks.world
         # With pseudo labels the number of masks is known only after the last forward pass. Until then the gradients of
         # the terms that are divided by it are kept apart from the others.
         apart = bool(self.loss.unseen) and micro_batch < len(images)
-        num_masks = None if self.loss.unseen else count_masks(labels)
+        num_masks = None if self.loss.unseen else int(self.ranks.sum(count_masks(labels)))
         sums: list[np.ndarray] = []
         kept: list[
             list[jt.Var]
@@ -95,9 +99,10 @@ class Trainer:
             picked = slice(first, first + micro_batch)
             part = self._sums(images[picked], labels[picked])
             if apart:
-                losses = [self.loss.mask_part(part), self.loss.recovery_part(part, share)]
+                losses = [self.loss.mask_part(part), self.loss.recovery_part(part, 1 / parts)]
             else:
-                losses = [self.loss.total(part, part.num_masks if num_masks is None else num_masks, share)]
+                masks = self._all_masks(part) if num_masks is None else num_masks
+                losses = [self.loss.total(part, masks, 1 / parts)]
             added = [jt.grad(loss, self.optimizer.parameters) for loss in losses]
             if kept:
                 added = [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(kept, added, strict=True)]
@@ -107,13 +112,19 @@ class Trainer:
             sums.append(numbers.numpy().astype(np.float64))
             del part, losses, added  # the graph of this micro-batch: memory stays that of one
         total = np.sum(sums, axis=0)
-        if num_masks is None:
-            num_masks = float(total[4])
         if apart:
+            num_masks = float(self.ranks.sum(total[4]))
             gradients = [mask / max(num_masks, 1) + recovery for mask, recovery in zip(*kept, strict=True)]
         else:
             (gradients,) = kept
-        return gradients, self._terms(total, len(sums), num_masks), float(num_masks)
+        gradients, total = self.ranks.sum_gradients(gradients, total)
+        if num_masks is None:
+            num_masks = float(total[4])
+        return gradients, self._terms(total, parts, num_masks), float(num_masks)
+
+    def _all_masks(self, part: LossSums) -> jt.Var | float:
+        """Number of masks of all ranks when `part` is the whole share of this one."""
+        return part.num_masks if self.ranks.world == 1 else float(self.ranks.sum(part.num_masks.numpy())[0])
 
     def _sums(self, images: np.ndarray, labels: np.ndarray) -> LossSums:
         outputs = self.model.training_outputs(jt.array(images), self.text)

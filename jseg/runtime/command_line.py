@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import traceback
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -35,10 +36,18 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     """Runs a tool's `main` and exits: with its return value (None = 0), 2 on UserError, 130 on Ctrl-C."""
     try:
         code = main() or 0
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        code = 130
+    except (UserError, KeyboardInterrupt) as error:
+        code = exit_code(error)
     sys.exit(code)
+
+
+def exit_code(error: BaseException) -> int:
+    """Tells an error as its kind is told, and returns the exit code that goes with it."""
+    if isinstance(error, UserError):
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if isinstance(error, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        return 130
+    traceback.print_exception(error)
+    return 1

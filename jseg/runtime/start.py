@@ -6,6 +6,8 @@ signal other than SIGTERM, so that a killed data worker could not be reported. I
 off for the whole process, and leaves its pool of compile processes running. The import and each of the processes in
 which it compiles kernels read `~/.cache/jittor/config.json`, and rewrite it, not atomically, when another JITTOR_HOME
 stands there: two programs with different ones make each other's compiles fail. So these get a home folder of ours.
+Where it finds a compiler for MPI it builds operators of its own, and under mpirun it takes MPI over; our ranks talk
+through mpi4py (jseg/engine/ranks.py), so none of this is wanted.
 """
 
 from __future__ import annotations
@@ -157,18 +159,19 @@ def _compile_python(folder: Path, jittor_home: Path) -> Path:
 
 @contextmanager
 def _process_state_kept(jittor_home: Path) -> Iterator[None]:
-    """Keeps from Jittor's import the user's home folder, the signal handlers and the check of TLS certificates."""
-    home = os.environ.get("HOME")
+    """Keeps from Jittor's import the user's home folder, MPI, the signal handlers and the check of TLS certificates."""
+    hidden = {name: os.environ.get(name) for name in ("HOME", "OMPI_COMM_WORLD_SIZE", "use_mpi")}
     context = ssl._create_default_https_context
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGCHLD)}
-    os.environ["HOME"] = str(jittor_home)
+    os.environ |= {"HOME": str(jittor_home), "use_mpi": "0"}
+    os.environ.pop("OMPI_COMM_WORLD_SIZE", None)
     try:
         yield
     finally:
-        if home is None:
-            del os.environ["HOME"]
-        else:
-            os.environ["HOME"] = home
+        for name, value in hidden.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
         ssl._create_default_https_context = context
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():

@@ -17,7 +17,7 @@ import pytest
 from jseg.data import transforms
 from jseg.data.class_names import ClassList, class_list
 from jseg.data.label_maps import UNSEEN_PIXEL
-from jseg.data.loader import Batch, evaluation_images, training_batches
+from jseg.data.loader import Batch, evaluation_images, training_batches, whole_batch
 from jseg.data.segmentation_dataset import SegmentationDataset, open_dataset
 from jseg.engine.config import Config, DataConfig, ShapesConfig, TrainConfig
 from jseg.errors import UserError
@@ -93,8 +93,17 @@ def test_ranks_share_the_batch_of_one_process() -> None:
     for step in range(3):
         for rank in range(2):
             np.testing.assert_array_equal(parts[rank][step].images, whole[step].images[rank::2])
-    with pytest.raises(UserError, match="multiple of the number of processes"):
-        training_batches(open_dataset(small_config().data, "train"), small_config(), world=3)
+        together = whole_batch([part[step] for part in parts])
+        np.testing.assert_array_equal(together.images, whole[step].images)
+        np.testing.assert_array_equal(together.labels, whole[step].labels)
+        assert together.names == whole[step].names and together.iteration == step
+
+
+def test_ranks_share_the_pictures_of_an_evaluation() -> None:
+    dataset = open_dataset(small_config().data, "val")
+    names = [image.name for image in evaluation_images(dataset, small_config())]
+    for rank in range(3):
+        assert [image.name for image in evaluation_images(dataset, small_config(), rank, 3)] == names[rank::3]
 
 
 def test_seeds_and_positions_differ() -> None:

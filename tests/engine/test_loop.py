@@ -13,7 +13,7 @@ import pytest
 
 from jseg.data.loader import Batch
 from jseg.engine.interruption import StopRequest
-from jseg.engine.loop import Loop
+from jseg.engine.loop import Breaks, Loop
 from jseg.engine.progress import Progress
 from jseg.engine.run_log import RunLog, read_log
 from jseg.engine.trainer import Trainer
@@ -60,7 +60,7 @@ def batches(bad: tuple[int, ...] = (), first: int = 0, each: Callable[[int], Non
 
 def run(
     folder: Path, trainer: Trainer, source: Iterator[Batch], saver: NotedSaver, progress: Progress | None = None,
-    evaluate: Callable[[], dict[str, Any]] | None = None,
+    evaluate: Callable[[Breaks], dict[str, Any]] | None = None,
 ) -> tuple[str, list[tuple[str, int]]]:  # fmt: skip
     """Why the run ended, and (event, iteration) of every line of the log."""
     progress = progress or Progress()
@@ -73,7 +73,7 @@ def run(
 def test_the_loop_logs_evaluates_and_saves_at_its_intervals(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     config = tiny_config(iterations=5, log_every=2, save_every=2, eval_every=4, best_metric="pAcc")
     saver = NotedSaver()
-    ending, events = run(tmp_path, tiny_trainer(config), batches(), saver, evaluate=lambda: {"pAcc": 50.0})
+    ending, events = run(tmp_path, tiny_trainer(config), batches(), saver, evaluate=lambda breaks: {"pAcc": 50.0})
     assert ending == "finished" and saver.checkpoints == [2, 4, 5] and saver.bests == [4]
     assert events == [
         ("train", 2), ("saved", 2), ("train", 4), ("evaluation", 4), ("saved", 4), ("train", 5), ("saved", 5),
@@ -155,14 +155,15 @@ def test_a_signal_breaks_an_evaluation_off_and_the_resumed_run_makes_it_up(tmp_p
     config = tiny_config(iterations=4, eval_every=2, save_every=100, best_metric="pAcc")
     trainer, saver = tiny_trainer(config), NotedSaver()
 
-    def broken() -> dict[str, Any]:
-        os.kill(os.getpid(), signal.SIGTERM)
-        pytest.fail("the evaluation went on")
+    def broken(breaks: Breaks) -> dict[str, Any]:
+        with breaks():
+            os.kill(os.getpid(), signal.SIGTERM)
+            pytest.fail("the evaluation went on")
 
     ending, events = run(tmp_path, trainer, batches(), saver, evaluate=broken)
     assert ending == "stopped" and events == [("saved", 2), ("stopped", 2)]
     progress = Progress(**saver.progress[-1])
-    _, events = run(tmp_path, trainer, batches(first=2), saver, progress, evaluate=lambda: {"pAcc": 1.0})
+    _, events = run(tmp_path, trainer, batches(first=2), saver, progress, evaluate=lambda breaks: {"pAcc": 1.0})
     assert [event for event in events if event[0] == "evaluation"] == [("evaluation", 2), ("evaluation", 4)]
 
 
@@ -170,7 +171,7 @@ def test_the_best_is_kept_and_patience_ends_the_run(tmp_path: Path) -> None:
     values = iter([None, 10.0, 30.0, 20.0, 30.0, 99.0])
     config = tiny_config(iterations=9, eval_every=1, patience=2)
     trainer, saver = tiny_trainer(config), NotedSaver()
-    ending, _ = run(tmp_path, trainer, batches(), saver, evaluate=lambda: {"hIoU": next(values)})
+    ending, _ = run(tmp_path, trainer, batches(), saver, evaluate=lambda breaks: {"hIoU": next(values)})
     assert ending == "no gain" and saver.bests == [2, 3] and saver.checkpoints == [5]
     assert saver.progress[-1]["best"] == 30.0 and saver.progress[-1]["best_iteration"] == 3
 
@@ -178,7 +179,8 @@ def test_the_best_is_kept_and_patience_ends_the_run(tmp_path: Path) -> None:
 def test_evaluations_see_the_averaged_weights(tmp_path: Path) -> None:
     config = tiny_config(iterations=3, eval_every=3, ema=0.9, best_metric="pAcc")
     trainer, seen = tiny_trainer(config), []
-    run(tmp_path, trainer, batches(), NotedSaver(), evaluate=lambda: seen.append(weights(trainer)) or {"pAcc": 1.0})
+    saver = NotedSaver()
+    run(tmp_path, trainer, batches(), saver, evaluate=lambda breaks: seen.append(weights(trainer)) or {"pAcc": 1.0})
     averages, own = trainer.average.state(), weights(trainer)
     assert all(np.array_equal(seen[0][name], array) for name, array in averages.items())
     assert any(not np.array_equal(own[name], array) for name, array in averages.items())

@@ -68,6 +68,19 @@ def test_batch() -> None:
     assert recipe.batch_warning(8, config) is None
 
 
+def test_the_batch_on_several_processes() -> None:
+    config = Config()
+    assert recipe.batch_line(config, 4) == "batch: 16 pictures in all (4 processes x 4, gradients added up)"
+    config.train.micro_batch = 2
+    assert recipe.batch_line(config, 4) == "batch: 16 pictures in all (4 processes x 2 x 2, gradients added up)"
+    recipe.check_shares(config, 4)
+    with pytest.raises(UserError, match="batch_size=16: must be a multiple of the number of processes, 3"):
+        recipe.check_shares(config, 3)
+    config.train.micro_batch = 8
+    with pytest.raises(UserError, match="micro_batch=8: must divide each process's share of the batch, 16 / 4 = 4"):
+        recipe.check_shares(config, 4)
+
+
 def test_the_batch_that_weights_record() -> None:
     config = Config()
     config.train.recipe_batch = 16

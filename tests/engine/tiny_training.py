@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from jseg.engine.config import Config, ModelConfig
+from jseg.engine.ranks import ALONE, Ranks
 from jseg.engine.trainer import Trainer
 from jseg.model.clip_rc import build_clip_rc, initialise, set_training
 
@@ -26,12 +27,12 @@ def tiny_config(**train_values: Any) -> Config:
     return config
 
 
-def tiny_trainer(config: Config, unseen: tuple[int, ...] = (), dropout: bool = False) -> Trainer:
+def tiny_trainer(config: Config, unseen: tuple[int, ...] = (), dropout: bool = False, ranks: Ranks = ALONE) -> Trainer:
     model = build_clip_rc(config.model)
     initialise(model, config.model, seed=1)
     set_training(model, dropout)
     text = np.random.default_rng(2).normal(size=(CLASSES, config.model.output_dim)).astype(np.float32)
-    return Trainer(model, text / np.linalg.norm(text, axis=1, keepdims=True), unseen, config)
+    return Trainer(model, text / np.linalg.norm(text, axis=1, keepdims=True), unseen, config, ranks)
 
 
 def tiny_batch(seed: int, size: int = 4, lowest: int = 0) -> tuple[np.ndarray, np.ndarray]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from jseg.engine import checkpoint
 from jseg.engine.run_log import read_log
@@ -37,19 +40,32 @@ test = dict(short_side=64, crop_size=(64, 64), stride=(64, 64))
 """
 
 
-class TrainingProcess:
-    """`python tools/run_net.py --task train` in a session of its own."""
+MPI_VARIABLES = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 
-    def __init__(self, work_dir: Path, *rest: str) -> None:
+needs_mpirun = pytest.mark.skipif(
+    not shutil.which("mpirun") or importlib.util.find_spec("mpi4py") is None,
+    reason="no mpirun (apt-get install openmpi-bin) or no mpi4py",
+)
+
+
+def mpirun(ranks: int) -> list[str]:
+    """What starts a command on several ranks, more than there are cores if need be; nothing for one."""
+    return ["mpirun", "-np", str(ranks), "--oversubscribe", "--bind-to", "none"] if ranks > 1 else []
+
+
+class TrainingProcess:
+    """`python tools/run_net.py --task train` in a session of its own; with more than one rank, under mpirun."""
+
+    def __init__(self, work_dir: Path, *rest: str, ranks: int = 1) -> None:
         work_dir.mkdir(parents=True, exist_ok=True)
         self.work_dir = work_dir
         (work_dir.parent / "tiny.py").write_text(TINY)
         arguments = ["--config-file", str(work_dir.parent / "tiny.py"), "--work-dir", str(work_dir), "--no-cuda"]
-        self._start([sys.executable, str(TOOL), *arguments, *rest])
+        self._start([*mpirun(ranks), sys.executable, str(TOOL), *arguments, *rest])
 
     def _start(self, command: list[str]) -> None:
         self.output = (self.work_dir.parent / f"{self.work_dir.name}.txt").open("w+")
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+        environment = {**os.environ, **MPI_VARIABLES, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
         self.process = subprocess.Popen(
             command, env=environment, stdout=self.output, stderr=subprocess.STDOUT, start_new_session=True
         )

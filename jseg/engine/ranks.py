@@ -1,0 +1,206 @@
+"""Several processes ("ranks") that train and evaluate as one: who is who, and everything they exchange.
+
+    mpirun -np 4 python tools/run_net.py --config-file …
+
+Ranks are to the mathematics what micro-batches are: each computes a share of the batch, and sums are added up. They
+talk through MPI (mpi4py), in main memory. Jittor's own MPI support stays off: it averages every gradient in a call of
+its own, knows Open MPI alone, needs a compiler for MPI at import, and writes past an array when it starts.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jseg.errors import UserError
+from jseg.runtime.command_line import exit_code
+
+if TYPE_CHECKING:
+    import jittor as jt
+    from mpi4py import MPI
+
+INSTALL = "apt-get install openmpi-bin, pip install 'jseg[mpi]'"
+# What launchers tell the processes that they start: mpirun of Open MPI, mpiexec of MPICH and Intel, srun.
+SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+PATIENCE = 1.0  # seconds for which other ranks leave the first one alone with an error that all of them have
+
+
+class Ranks:
+    """This process among those of a run. Every method but `end_all` must be called by all of them, in the same order.
+
+    Args:
+        communicator: of MPI; None = this process is the only one.
+    """
+
+    def __init__(self, communicator: MPI.Intracomm | None = None) -> None:
+        self._communicator = communicator
+        self.rank = communicator.rank if communicator is not None else 0
+        self.world = communicator.size if communicator is not None else 1
+        self._buffer = np.empty(0, np.float32)
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that prints and writes files."""
+        return self.rank == 0
+
+    def sum(self, array: np.ndarray) -> np.ndarray:
+        """The sum over all ranks, the same on each of them; `array` keeps its value."""
+        total = np.array(array)
+        if self.world > 1:
+            from mpi4py import MPI
+
+            self._communicator.Allreduce(MPI.IN_PLACE, total)
+        return total
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is true on any rank."""
+        return bool(self.sum(np.int32(flag)))
+
+    def of_first(self, value: Any) -> Any:
+        """The first rank's value."""
+        return self._communicator.bcast(value) if self.world > 1 else value
+
+    def gathered(self, value: Any) -> list[Any]:
+        """The values of all ranks in their order."""
+        return self._communicator.allgather(value) if self.world > 1 else [value]
+
+    def sum_gradients(self, gradients: list[jt.Var], numbers: np.ndarray) -> tuple[list[jt.Var], np.ndarray]:
+        """Sums over all ranks, in one exchange.
+
+        Args:
+            gradients: float32.
+            numbers: (N,) a few more to be added up, at the accuracy of float32.
+        """
+        if self.world == 1:
+            return gradients, numbers
+        import jittor as jt
+        from mpi4py import MPI
+
+        ends = np.cumsum([gradient.numel() for gradient in gradients])
+        total = int(ends[-1])
+        if self._buffer.size != total + numbers.size:
+            self._buffer = np.empty(total + numbers.size, np.float32)
+        for gradient, end in zip(gradients, ends, strict=True):
+            self._buffer[end - gradient.numel() : end] = gradient.numpy().ravel()
+        self._buffer[total:] = numbers
+        self._communicator.Allreduce(MPI.IN_PLACE, self._buffer)
+        parts = np.split(self._buffer, ends)
+        summed = [jt.array(part.reshape(gradient.shape)) for part, gradient in zip(parts, gradients, strict=False)]
+        return [gradient.stop_grad() for gradient in summed], parts[-1].astype(np.float64)
+
+    def check_same(self, what: str, fingerprint: str) -> None:
+        """Checks that every rank has the same `fingerprint`.
+
+        Raises:
+            UserError: they differ; says which from the first one.
+        """
+        others = [rank for rank, other in enumerate(self.gathered(fingerprint)) if other != self.of_first(fingerprint)]
+        if others:
+            raise UserError(
+                f"{what} of rank {', '.join(map(str, others))} differ from those of rank 0: give all processes the "
+                "same files and packages, and the same kind of processor or GPU"
+            )
+
+    def place(self) -> tuple[int, int]:
+        """(number of this process on its machine, processes on this machine)."""
+        if self.world == 1:
+            return 0, 1
+        from mpi4py import MPI
+
+        machine = self._communicator.Split_type(MPI.COMM_TYPE_SHARED)
+        return machine.rank, machine.size
+
+    def end_all(self, error: BaseException) -> None:
+        """Tells the error and ends the processes of all ranks; a plain exit would leave the others waiting for ever."""
+        if not self.first:
+            time.sleep(PATIENCE)
+            print(f"rank {self.rank}: ", end="", file=sys.stderr)
+        code = exit_code(error)
+        sys.stderr.flush()
+        self._communicator.Abort(code)
+
+
+ALONE = Ranks()
+
+
+def launched() -> int:
+    """How many processes the launcher says it has started; 1 = there is no launcher."""
+    for name in SIZE_VARIABLES:
+        if os.environ.get(name, "").isdecimal():
+            return int(os.environ[name])
+    return 1
+
+
+@contextmanager
+def joined() -> Iterator[Ranks]:
+    """Meets the other processes of the launch; an exception inside the `with` block ends them all.
+
+    Only the first rank prints to standard output from then on.
+
+    Raises:
+        UserError: they cannot meet.
+    """
+    ranks = _join()
+    if ranks.world == 1:
+        yield ranks
+        return
+    output = sys.stdout
+    if not ranks.first:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # closed below
+    try:
+        yield ranks
+    except BaseException as error:
+        output.flush()
+        ranks.end_all(error)
+        raise
+    finally:
+        if not ranks.first:
+            sys.stdout.close()
+        sys.stdout = output
+
+
+def _join() -> Ranks:
+    started = launched()
+    if started == 1:
+        return ALONE
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"{started} processes were started, but MPI cannot be used ({reason}): {INSTALL}") from error
+    if MPI.COMM_WORLD.size != started:
+        library = MPI.Get_library_version().split(",")[0]
+        raise UserError(
+            f"{started} processes were started, but {library} sees {MPI.COMM_WORLD.size}: start them with its own "
+            "mpirun, or with srun --mpi=pmix"
+        )
+    return Ranks(MPI.COMM_WORLD)
+
+
+def claim_gpu(ranks: Ranks, device: str) -> None:
+    """Leaves this process one GPU of its machine; call it before Jittor starts.
+
+    Raises:
+        UserError: more processes on this machine than GPUs.
+    """
+    number, count = ranks.place()
+    if ranks.world == 1 or device == "cpu":
+        return
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = visible.split(",") if visible else [str(n) for n in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
+    if not gpus:
+        return  # start() says what is missing
+    if len(gpus) == 1 and "SLURM_STEP_ID" in os.environ:
+        return  # srun has given every process a GPU of its own
+    if count > len(gpus):
+        raise UserError(
+            f"{count} processes on a machine with {len(gpus)} GPUs: start one for each GPU, or use --device cpu"
+        )
+    os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number]

@@ -1,0 +1,137 @@
+"""Tests of jseg/engine/ranks.py: several ranks compute what one does, an error on one ends all, GPUs are shared out."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jseg.engine.ranks import ALONE, Ranks, claim_gpu, joined, launched
+from jseg.errors import UserError
+from tests.engine.rank_gradients import SETTINGS, batch_gradients
+from tests.tools.training_process import MPI_VARIABLES, REPOSITORY, SECONDS, mpirun, needs_mpirun
+
+
+def run_ranks(*arguments: str, ranks: int = 2) -> subprocess.CompletedProcess:
+    environment = {**os.environ, **MPI_VARIABLES, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    command = [*mpirun(ranks), sys.executable, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS)
+
+
+Gradients = dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module")
+def gradients(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Gradients], Gradients]:
+    """By setting, those of one rank; and those of two ranks with half of the batch each, which both hold alike."""
+    alone = {setting: batch_gradients(setting, micro_batch=0) for setting in SETTINGS}
+    path = tmp_path_factory.mktemp("ranks") / "gradients.npz"
+    done = run_ranks("-m", "tests.engine.rank_gradients", str(path))
+    assert done.returncode == 0, done.stderr
+    return alone, dict(np.load(path))
+
+
+@needs_mpirun
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_two_ranks_have_the_gradients_of_one(gradients: tuple[dict[str, Gradients], Gradients], setting: str) -> None:
+    """2 x 2 pictures, at once and one by one, against 1 x 4: within 1e-6 of each tensor's largest value.
+
+    The true gradient of key biases is 0: they are within 1e-6.
+    """
+    alone, two_ranks = gradients
+    whole = dict(alone[setting])
+    numbers = whole.pop("numbers")
+    assert numbers[-1] > 4 and max(np.abs(gradient).max() for gradient in whole.values()) > 1
+    for micro_batch in (0, 1):
+        assert two_ranks[f"{setting}/{micro_batch}/numbers"] == pytest.approx(numbers, rel=1e-6)
+        for name, gradient in whole.items():
+            allowed = 1e-6 if name.endswith("multihead_attn.k.bias") else 1e-6 * np.abs(gradient).max()
+            assert np.abs(two_ranks[f"{setting}/{micro_batch}/{name}"] - gradient).max() <= allowed, name
+
+
+@needs_mpirun
+@pytest.mark.parametrize(
+    "error, code, told",
+    [("ValueError('spoilt')", 1, "rank 1: Traceback"), ("UserError('spoilt')", 2, "rank 1: error: spoilt")],
+)
+def test_an_error_on_one_rank_ends_all_of_them(tmp_path: Path, error: str, code: int, told: str) -> None:
+    program = f"""
+        from jseg.engine.ranks import joined
+        from jseg.errors import UserError
+        import numpy as np
+
+        with joined() as ranks:
+            print("printed by the first rank alone", flush=True)
+            if ranks.rank == 1:
+                raise {error}
+            ranks.sum(np.zeros(1))
+        """
+    (tmp_path / "program.py").write_text(textwrap.dedent(program))
+    done = run_ranks(str(tmp_path / "program.py"))
+    assert done.returncode == code and told in done.stderr and "spoilt" in done.stderr
+    assert done.stdout.count("alone") == 1
+
+
+@needs_mpirun
+def test_ranks_that_differ_are_named() -> None:
+    program = """
+        from jseg.engine.ranks import joined
+
+        with joined() as ranks:
+            ranks.check_same("weights", "the same")
+            ranks.check_same("weights", str(ranks.rank))
+        """
+    done = run_ranks("-c", textwrap.dedent(program))
+    assert done.returncode == 2 and "error: weights of rank 1 differ from those of rank 0" in done.stderr
+
+
+def test_one_process_needs_no_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mpi4py", None)
+    monkeypatch.delenv("OMPI_COMM_WORLD_SIZE", raising=False)
+    with joined() as ranks:
+        assert ranks is ALONE and ranks.first and not ranks.any(False) and ranks.any(True)
+        assert ranks.sum(np.arange(3)).tolist() == [0, 1, 2] and ranks.gathered("x") == ["x"]
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    with pytest.raises(UserError, match=r"2 processes were started, but MPI cannot be used.*pip install"), joined():
+        pass
+
+
+def test_what_launchers_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"):
+        monkeypatch.delenv(name, raising=False)
+    assert launched() == 1
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
+    assert launched() == 2
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "8")  # mpirun inside a job step: srun has started its two daemons
+    assert launched() == 8
+
+
+class PlacedRanks(Ranks):
+    """The `number`-th of `count` processes on a machine."""
+
+    def __init__(self, number: int, count: int) -> None:
+        super().__init__()
+        self.rank, self.world, self._place = number, count, (number, count)
+
+    def place(self) -> tuple[int, int]:
+        return self._place
+
+
+def test_every_process_claims_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_STEP_ID", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,GPU-7")
+    claim_gpu(PlacedRanks(1, 2), "cpu")
+    claim_gpu(PlacedRanks(0, 1), "cuda")  # alone: Jittor takes the first that it sees
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "2,GPU-7"
+    with pytest.raises(UserError, match="3 processes on a machine with 2 GPUs"):
+        claim_gpu(PlacedRanks(0, 3), "cuda")
+    claim_gpu(PlacedRanks(1, 2), "auto")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-7"
+    monkeypatch.setenv("SLURM_STEP_ID", "0")  # srun has shared them out already
+    claim_gpu(PlacedRanks(1, 2), "cuda")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-7"

@@ -1,0 +1,71 @@
+"""Tests of training on several ranks with real processes: the run of one, stops, kills, another number on resume."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+from pathlib import Path
+
+import pytest
+
+from jseg.engine import checkpoint
+from tests.tools.training_process import TrainingProcess, needs_mpirun
+
+ITERATIONS = 8
+OPTIONS = (
+    f"train.iterations={ITERATIONS}", "train.batch_size=4", "train.eval_every=4", "model.prompt_dropout=0.0",
+    "model.decoder_dropout=0.0",
+)  # fmt: skip
+
+
+def ranks_of(running: TrainingProcess) -> list[int]:
+    """Process ids of the ranks in their order: mpirun starts them one after the other."""
+    tasks = Path(f"/proc/{running.process.pid}/task").iterdir()
+    return sorted(int(pid) for task in tasks for pid in (task / "children").read_text().split())
+
+
+def assert_close_runs(first: TrainingProcess, second: TrainingProcess) -> None:
+    """The same losses, rates and metrics but for the rounding of sums in another order."""
+    for event in ("train", "evaluation"):
+        assert [line["iteration"] for line in first.events(event)] == [
+            line["iteration"] for line in second.events(event)
+        ]
+    for one, other in zip(first.events("train"), second.events("train"), strict=True):
+        assert one["losses"] == pytest.approx(other["losses"], rel=1e-4) and one["lr"] == other["lr"]
+    for one, other in zip(first.events("evaluation"), second.events("evaluation"), strict=True):
+        assert one["metrics"]["pAcc"] == pytest.approx(other["metrics"]["pAcc"], abs=0.5)
+
+
+@needs_mpirun
+def test_two_ranks_stop_together_and_one_goes_on_with_their_run(tmp_path: Path) -> None:
+    """SIGTERM to the second rank; then the same stream of pictures on one rank; all like a run of one rank."""
+    whole = TrainingProcess(tmp_path / "whole", *OPTIONS)
+    together = TrainingProcess(tmp_path / "run", *OPTIONS, "train.save_every=1000", ranks=2)
+    assert together.wait_until(lambda: len(together.events("evaluation")) >= 1), together.shown()
+    os.kill(ranks_of(together)[1], signal.SIGTERM)
+    shown = together.finish()
+    assert "2 processes" in shown and "batch: 4 pictures in all (2 processes x 2, gradients added up)" in shown
+    assert shown.count("resuming") == 0 and shown.count("iteration 1/") == 1  # one process prints
+    (saved,) = checkpoint.checkpoints_in(together.work_dir)
+    assert (
+        f"a signal to another process: saved after iteration {checkpoint.read_checkpoint(saved).meta['iteration']}"
+        in shown
+    )
+    command = shlex.split(shown.splitlines()[-1])
+    assert command[:3] == ["mpirun", "-np", "2"] and command[-1] == "--resume"
+    alone = TrainingProcess(together.work_dir, *OPTIONS, "--resume")
+    alone.finish()
+    whole.finish()
+    assert [line["ranks"] for line in alone.events("start")] == [2, 1]
+    assert_close_runs(whole, alone)
+
+
+@needs_mpirun
+def test_the_death_of_a_rank_ends_the_run(tmp_path: Path) -> None:
+    running = TrainingProcess(tmp_path / "run", *OPTIONS, "train.iterations=100000", ranks=2)
+    assert running.wait_until(lambda: len(running.events("train")) >= 2), running.shown()
+    os.kill(ranks_of(running)[1], signal.SIGKILL)
+    assert running.process.wait(timeout=120) != 0
+    assert "signal 9 (Killed)" in running.shown()
+    assert checkpoint.newest_whole(running.work_dir)
