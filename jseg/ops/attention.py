@@ -2,10 +2,10 @@
 
 All take and give tokens (B, T, width) whose heads are neighbouring channels: nothing is transposed. All inputs are of
 one type, float32, bfloat16 or float16, which is that of the output as well. On CPU the kernels of
-jseg/ops/kernels/attention.h run: scores never reach memory, the region structure is computed, dropped weights are
-drawn again for the gradient. Elsewhere (see `jseg.ops.compiled`) it is `SoftmaxAttention` in plain operators, whose
-gradient is written out because Jittor's automatic one runs the softmax in many unfused passes. The formulae are those
-of `jseg.ops.attention_reference`.
+jseg/ops/kernels/attention.h run, on CUDA those of attention.cuh: scores never reach memory, the region structure is
+computed, dropped weights are drawn again for the gradient. Elsewhere (see `jseg.ops.compiled`) it is `SoftmaxAttention`
+in plain operators, whose gradient is written out because Jittor's automatic one runs the softmax in many passes. The
+formulae are those of `jseg.ops.attention_reference`.
 """
 
 from __future__ import annotations
@@ -117,6 +117,20 @@ def _causal_mask(length: int) -> jt.Var:
     return _additive(np.tril(np.ones((length, length), dtype=bool)))
 
 
+CUDA_DEPTH = 128  # the deepest heads that the CUDA kernels have registers for
+
+
+def cuda_type(x: jt.Var) -> str:
+    """The number type of jseg/ops/kernels/fragments.cuh for tokens x; TF32 where Jittor's products use it too."""
+    single = "TensorFloat32" if jt.flags.use_tensorcore == 1 else "Float32"
+    return {"float32": single, "bfloat16": "BFloat16", "float16": "Float16"}[str(x.dtype)]
+
+
+def _compiled(x: jt.Var, depth: int) -> bool:
+    """Whether kernels run for tokens x with heads of `depth` channels."""
+    return compiled.compiled(depth <= CUDA_DEPTH) and (x.dtype == FLOAT or bool(jt.flags.use_cuda))
+
+
 def _through_float32(attend: Callable[..., jt.Var], inputs: tuple[jt.Var, ...], *arguments: Any) -> jt.Var:
     """`attend` on half-precision inputs where no kernel takes them: products that add up in 16 bits lose too much."""
     return attend(*(x.cast(FLOAT) for x in inputs), *arguments).cast(inputs[0].dtype)
@@ -146,11 +160,11 @@ def region_attention(
     Returns:
         (B, T, width)
     """
+    patch_grid, region_grid = tuple(patch_grid), tuple(region_grid)
+    if _compiled(projected, projected.shape[-1] // (3 * heads)):
+        return _JointAttention.apply(projected, prompts, heads, (leading, *patch_grid, *region_grid), "REGIONS")
     if projected.dtype != FLOAT:
         return _through_float32(region_attention, (projected, prompts), heads, leading, patch_grid, region_grid)
-    patch_grid, region_grid = tuple(patch_grid), tuple(region_grid)
-    if compiled.compiled():
-        return _JointAttention.apply(projected, prompts, heads, (leading, *patch_grid, *region_grid), False)
     q, k, v = split_projected(projected, heads)
     prompts = prompts.broadcast((projected.shape[0], *prompts.shape[1:]))
     _, prompt_k, prompt_v = split_projected(prompts, heads)
@@ -168,10 +182,10 @@ def self_attention(projected: jt.Var, heads: int, causal: bool = False) -> jt.Va
     Returns:
         (B, T, width)
     """
+    if _compiled(projected, projected.shape[-1] // (3 * heads)):
+        return _JointAttention.apply(projected, None, heads, (0, 0, 0, 0, 0), "CAUSAL" if causal else "FULL")
     if projected.dtype != FLOAT:
         return _through_float32(self_attention, (projected,), heads, causal)
-    if compiled.compiled():
-        return _JointAttention.apply(projected, None, heads, (0, 0, 0, 0, 0), causal)
     mask = _causal_mask(projected.shape[1]) if causal else None
     return merge_heads(SoftmaxAttention.apply(*split_projected(projected, heads), mask, None))
 
@@ -185,11 +199,11 @@ def cross_attention(q: jt.Var, k: jt.Var, v: jt.Var, heads: int, dropout: float 
     Returns:
         (B, Tq, width)
     """
-    if q.dtype != FLOAT:
-        return _through_float32(cross_attention, (q, k, v), heads, dropout)
-    if compiled.compiled():
+    if _compiled(q, q.shape[-1] // heads):
         seed = compiled.draw_seed() if dropout else jt.zeros((2,)).stop_grad()
         return _CrossAttention.apply(q, k, v, seed, heads, dropout)
+    if q.dtype != FLOAT:
+        return _through_float32(cross_attention, (q, k, v), heads, dropout)
     keep = None
     if dropout:
         shape = (q.shape[0], heads, q.shape[1], k.shape[1])
@@ -197,17 +211,24 @@ def cross_attention(q: jt.Var, k: jt.Var, v: jt.Var, heads: int, dropout: float 
     return merge_heads(SoftmaxAttention.apply(*(split_heads(x, heads) for x in (q, k, v)), None, keep))
 
 
-PROBLEM = """Problem p{(long)number("batch"), (long)number("heads"), (long)number("depth"),
-    (long)number("queries"), (long)number("keys")};
-"""
+def _cuda(call: str, x: jt.Var, depth: int, variant: str, arguments: str) -> tuple[str, str]:
+    """Header and body of a call of attention_calls.cuh for tokens x; depths are padded to a multiple of 16."""
+    padded = (depth + 15) // 16 * 16
+    return "attention_calls.cuh", f"{call}<{cuda_type(x)}, {padded}, {variant}>(number, {arguments});"
+
+
+def _row_sums(log_sums: jt.Var) -> list[tuple[int, ...]]:
+    """Shapes of outputs that a gradient has besides: the CUDA kernels keep sums of rows in memory."""
+    return [log_sums.shape] if jt.flags.use_cuda else []
 
 
 class _JointAttention(jt.Function):
     """`region_attention` and `self_attention` through jseg/ops/kernels."""
 
-    SETUP = (
-        PROBLEM
-        + """p.prompts = number("prompts"); p.causal = number("causal"); p.leading = number("leading");
+    SETUP = """
+    const long dense = number("tokens") - number("region_rows") * number("region_columns");
+    Problem p{(long)number("batch"), (long)number("heads"), (long)number("depth"), dense, dense};
+    p.prompts = number("prompts"); p.causal = number("causal"); p.leading = number("leading");
     p.rows = number("rows"); p.columns = number("columns");
     p.region_rows = number("region_rows"); p.region_columns = number("region_columns");
     const long width = p.heads * p.depth, row = 3 * width, batch = (p.queries + p.regions()) * row;
@@ -215,26 +236,27 @@ class _JointAttention(jt.Function):
     const Input q{in0_p, batch, row}, k{in0_p + width, batch, row}, v{in0_p + 2 * width, batch, row};
     const Input prompt_k{in1_p + width, prompt_batch, row}, prompt_v{in1_p + 2 * width, prompt_batch, row};
     """
-    )
 
     def execute(
-        self, projected: jt.Var, prompts: jt.Var | None, heads: int, structure: tuple[int, ...], causal: bool
+        self, projected: jt.Var, prompts: jt.Var | None, heads: int, structure: tuple[int, ...], mask: str
     ) -> jt.Var:
         batch, length, width = projected.shape[0], projected.shape[1], projected.shape[2] // 3
         names = ("leading", "rows", "columns", "region_rows", "region_columns")
-        dense = length - structure[3] * structure[4]
-        self.numbers = {"batch": batch, "heads": heads, "depth": width // heads, "queries": dense, "keys": dense}
+        self.mask, self.prompts = mask, projected if prompts is None else prompts
+        self.numbers = {"batch": batch, "heads": heads, "depth": width // heads, "tokens": length}
         count, of_images = (0, batch) if prompts is None else (prompts.shape[1], prompts.shape[0])
-        self.numbers |= {"prompts": count, "causal": causal, "shared": of_images < batch}
+        self.numbers |= {"prompts": count, "causal": mask == "CAUSAL", "shared": of_images < batch}
         self.numbers |= dict(zip(names, structure, strict=True))
-        self.prompts = projected if prompts is None else prompts
         body = (
             self.SETUP
             + """attention_forward(p, q, k, v, prompt_k, prompt_v,
             Output{out0_p, (p.queries + p.regions()) * width, width}, out1_p);"""
         )
-        shapes = [(batch, length, width), (batch, heads, length)]
-        output, log_sums = compiled.call("attention.h", body, [projected, self.prompts], shapes, self.numbers)
+        output, log_sums = compiled.call(
+            "attention.h", body, [projected, self.prompts], [(batch, length, width), (batch, heads, length)],
+            self.numbers, [str(projected.dtype), FLOAT],
+            _cuda("joint_forward", projected, width // heads, mask, "in0_p, in1_p, out0_p, out1_p"),
+        )  # fmt: skip
         self.saved = projected, output, log_sums
         return output
 
@@ -252,30 +274,39 @@ class _JointAttention(jt.Function):
             Gradients{{out0_p, batch, row}, {out0_p + width, batch, row}, {out0_p + 2 * width, batch, row},
                       {out1_p + width, prompt_batch, row}, {out1_p + 2 * width, prompt_batch, row}});"""
         )
-        inputs = [projected, self.prompts, output, log_sums, grad_out]
-        shapes = [projected.shape, self.prompts.shape if prompted else (1, 1, 1)]
-        of_projected, of_prompts = compiled.call("attention_backward.h", body, inputs, shapes, self.numbers)
+        dtype, row_sums = str(projected.dtype), _row_sums(log_sums)
+        arguments = "in0_p, in1_p, in2_p, in3_p, in4_p, out0_p, out1_p, out2_p"
+        of_projected, of_prompts, *_ = compiled.call(
+            "attention_backward.h", body, [projected, self.prompts, output, log_sums, grad_out],
+            [projected.shape, self.prompts.shape if prompted else (1, 1, 1), *row_sums], self.numbers,
+            [dtype] * 2 + [FLOAT] * len(row_sums),
+            _cuda("joint_backward", projected, self.numbers["depth"], self.mask, arguments),
+        )  # fmt: skip
         return of_projected, of_prompts if prompted else None, None, None, None
 
 
 class _CrossAttention(jt.Function):
     """`cross_attention` through jseg/ops/kernels."""
 
-    SETUP = (
-        PROBLEM
-        + """p.dropout = number("dropout"); p.seed = seed_of(in3_p);
+    SETUP = """
+    Problem p{(long)number("batch"), (long)number("heads"), (long)number("depth"), (long)number("queries"),
+        (long)number("keys")};
+    p.dropout = number("dropout"); p.seed = seed_of(in3_p);
     const long width = p.heads * p.depth, of_queries = p.queries * width, of_keys = p.keys * width;
     const Input q{in0_p, of_queries, width}, k{in1_p, of_keys, width}, v{in2_p, of_keys, width};
     """
-    )
 
     def execute(self, q: jt.Var, k: jt.Var, v: jt.Var, seed: jt.Var, heads: int, dropout: float) -> jt.Var:
         batch, queries, width = q.shape
         self.numbers = {"batch": batch, "heads": heads, "depth": width // heads, "queries": queries}
         self.numbers |= {"keys": k.shape[1], "dropout": dropout}
+        self.drops = "true" if dropout else "false"
         body = self.SETUP + "attention_forward(p, q, k, v, k, v, Output{out0_p, of_queries, width}, out1_p);"
-        inputs, shapes = [q, k, v, seed], [q.shape, (batch, heads, queries)]
-        output, log_sums = compiled.call("attention.h", body, inputs, shapes, self.numbers)
+        inputs, arguments = [q, k, v, seed], "in0_p, in1_p, in2_p, in3_p, out0_p, out1_p"
+        output, log_sums = compiled.call(
+            "attention.h", body, inputs, [q.shape, (batch, heads, queries)], self.numbers, [str(q.dtype), FLOAT],
+            _cuda("cross_forward", q, width // heads, self.drops, arguments),
+        )  # fmt: skip
         self.saved = *inputs, output, log_sums
         return output
 
@@ -287,5 +318,11 @@ class _CrossAttention(jt.Function):
             Gradients{{out0_p, of_queries, width}, {out1_p, of_keys, width}, {out2_p, of_keys, width}, {}, {}});"""
         )
         inputs = [*self.saved, grad_out]
-        shapes = [x.shape for x in inputs[:3]]
-        return *compiled.call("attention_backward.h", body, inputs, shapes, self.numbers), None, None, None
+        dtype, row_sums = str(inputs[0].dtype), _row_sums(self.saved[-1])
+        arguments = "in0_p, in1_p, in2_p, in3_p, in4_p, in5_p, in6_p, out0_p, out1_p, out2_p, out3_p"
+        gradients = compiled.call(
+            "attention_backward.h", body, inputs, [*(x.shape for x in inputs[:3]), *row_sums], self.numbers,
+            [dtype] * 3 + [FLOAT] * len(row_sums),
+            _cuda("cross_backward", inputs[0], self.numbers["depth"], self.drops, arguments),
+        )  # fmt: skip
+        return *gradients[:3], None, None, None

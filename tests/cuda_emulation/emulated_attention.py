@@ -1,0 +1,118 @@
+"""Attention by the CUDA kernels of jseg/ops/kernels, run on the CPU by emulation.h, on NumPy arrays."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+
+HERE = Path(__file__).parent
+KERNELS = HERE.parents[1] / "jseg/ops/kernels"
+ORDERS = range(4)  # emulation::Order
+# number type of the kernels: type of the tensors, as NumPy holds them (bfloat16 as bits), bytes of a number
+TYPES = {
+    "Float32": torch.float32,
+    "TensorFloat32": torch.float32,
+    "BFloat16": torch.bfloat16,
+    "Float16": torch.float16,
+}
+FULL, CAUSAL, REGIONS = range(3)
+
+
+@cache
+def library(number_type: str, padded_depth: int, folder: Path) -> ctypes.CDLL:
+    """Compiles the kernels for one type and depth."""
+    target = folder / f"attention_{number_type}_{padded_depth}.so"
+    command = [os.environ.get("cc_path", "g++"), "-std=c++17", "-O2", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
+    command += ["-fno-strict-aliasing", "-shared", "-fPIC", "-DJSEG_EMULATION", f"-DNUMBER_TYPE={number_type}"]
+    command += [f"-DPADDED_DEPTH={padded_depth}", f"-I{HERE}", f"-I{KERNELS}", str(HERE / "attention.cpp")]
+    subprocess.run([*command, "-o", str(target)], check=True)
+    return ctypes.CDLL(str(target))
+
+
+class Emulation:
+    """Runs kernels of one number type and depth; tensors are torch tensors on the CPU."""
+
+    def __init__(self, number_type: str, depth: int, folder: Path, offset: int = 0, order: int = 0) -> None:
+        """`offset`: bytes by which all tensors miss an alignment of 16."""
+        self.type = TYPES[number_type]
+        self.depth = depth
+        self.library = library(number_type, (depth + 15) // 16 * 16, folder)
+        self.offset = offset
+        self.order = order
+        self.barriers = True
+
+    def run(
+        self, kind: str, numbers: dict[str, float], inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]
+    ) -> list[torch.Tensor]:
+        """Runs one of the functions of attention_calls.cuh."""
+        names = (ctypes.c_char_p * len(numbers))(*(name.encode() for name in numbers))
+        values = (ctypes.c_double * len(numbers))(*numbers.values())
+        inputs = [x.contiguous() for x in inputs]
+
+        def places(tensors: Sequence[torch.Tensor]) -> tuple:
+            count = len(tensors)
+            sizes = (ctypes.c_size_t * count)(*(x.numel() * x.element_size() for x in tensors))
+            return count, (ctypes.c_void_p * count)(*(x.data_ptr() for x in tensors)), sizes
+
+        self.library.run(
+            kind.encode(), len(numbers), names, values, *places(inputs), *places(outputs),
+            ctypes.c_size_t(self.offset), self.order, int(self.barriers),
+        )  # fmt: skip
+        return list(outputs)
+
+    def empty(self, *shape: int, statistics: bool = False) -> torch.Tensor:
+        return torch.empty(shape, dtype=torch.float32 if statistics else self.type)
+
+    def joint(
+        self,
+        projected: torch.Tensor,
+        prompts: torch.Tensor | None,
+        heads: int,
+        mask: int,
+        structure: tuple[int, ...],
+        grad_out: torch.Tensor,
+    ) -> list[torch.Tensor]:
+        """Output and gradients of `projected` and `prompts`; structure: leading, rows, columns, region rows, columns."""
+        batch, length, width = projected.shape[0], projected.shape[1], projected.shape[2] // 3
+        numbers = {"batch": batch, "heads": heads, "depth": self.depth, "queries": length, "keys": length}
+        numbers |= {"prompts": 0, "shared": 0} if prompts is None else {"prompts": prompts.shape[1]}
+        numbers |= {} if prompts is None else {"shared": prompts.shape[0] < batch}
+        names = ("leading", "rows", "columns", "region_rows", "region_columns")
+        numbers |= {"mask": mask, **dict(zip(names, structure, strict=True))}
+        of_prompts = self.empty(1) if prompts is None else prompts
+        inputs = [projected, of_prompts]
+        outputs = [self.empty(batch, length, width), self.empty(batch, heads, length, statistics=True)]
+        out, log_sums = self.run("joint_forward", numbers, inputs, outputs)
+        inputs += [out, log_sums, grad_out]
+        outputs = [torch.empty_like(x) for x in (projected, of_prompts, log_sums)]
+        grad_projected, grad_prompts, _ = self.run("joint_backward", numbers, inputs, outputs)
+        return [out, grad_projected] if prompts is None else [out, grad_projected, grad_prompts]
+
+    def cross(
+        self,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        heads: int,
+        grad_out: torch.Tensor,
+        dropout: float = 0.0,
+        seed: int = 0,
+    ) -> list[torch.Tensor]:
+        """Output and gradients of q, k and v."""
+        batch, queries, _ = q.shape
+        numbers = {"batch": batch, "heads": heads, "depth": self.depth, "queries": queries, "keys": k.shape[1]}
+        numbers |= {"dropout": dropout}
+        seeds = torch.from_numpy(np.array([seed], np.uint64).view(np.float32).copy())
+        inputs = [q, k, v, seeds]
+        outputs = [torch.empty_like(q), self.empty(batch, heads, queries, statistics=True)]
+        out, log_sums = self.run("cross_forward", numbers, inputs, outputs)
+        inputs += [out, log_sums, grad_out]
+        outputs = [torch.empty_like(x) for x in (q, k, v, log_sums)]
+        return [out, *self.run("cross_backward", numbers, inputs, outputs)[:3]]
