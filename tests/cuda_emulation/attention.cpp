@@ -42,8 +42,8 @@ class Guarded {
 
 // kind: joint_forward, joint_backward, cross_forward, cross_backward; inputs and outputs in the order of those functions.
 extern "C" void run(const char* kind, int names, const char** name, const double* value, int inputs, const void** input,
-                    const size_t* input_bytes, int outputs, void** output, const size_t* output_bytes, size_t offset,
-                    int order, int barriers) {
+                    const size_t* input_bytes, const size_t* input_offset, int outputs, void** output,
+                    const size_t* output_bytes, const size_t* output_offset, int order, int barriers, int waits) {
     const auto number = [&](const char* wanted) {
         for (int i = 0; i < names; i++)
             if (std::strcmp(name[i], wanted) == 0) return value[i];
@@ -51,15 +51,15 @@ extern "C" void run(const char* kind, int names, const char** name, const double
     };
     emulation::order() = (emulation::Order)order;
     emulation::has_barriers() = barriers;
+    emulation::has_waits() = waits;
     std::vector<std::unique_ptr<Guarded>> memory;
     std::vector<unsigned char*> in, out;
     for (int i = 0; i < inputs; i++) {
-        // float32 tensors beside those of NUMBER_TYPE (statistics, seeds) are aligned as float32 is
-        memory.emplace_back(new Guarded(input[i], input_bytes[i], offset));
+        memory.emplace_back(new Guarded(input[i], input_bytes[i], input_offset[i]));
         in.push_back(memory.back()->start);
     }
     for (int i = 0; i < outputs; i++) {
-        memory.emplace_back(new Guarded(nullptr, output_bytes[i], offset));
+        memory.emplace_back(new Guarded(nullptr, output_bytes[i], output_offset[i]));
         out.push_back(memory.back()->start);
     }
     const auto joint = [&](auto mask) {

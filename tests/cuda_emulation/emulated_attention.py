@@ -15,7 +15,7 @@ import torch
 HERE = Path(__file__).parent
 KERNELS = HERE.parents[1] / "jseg/ops/kernels"
 ORDERS = range(4)  # emulation::Order
-# number type of the kernels: type of the tensors, as NumPy holds them (bfloat16 as bits), bytes of a number
+# number type of the kernels: type of the tensors
 TYPES = {
     "Float32": torch.float32,
     "TensorFloat32": torch.float32,
@@ -26,13 +26,12 @@ FULL, CAUSAL, REGIONS = range(3)
 
 
 @cache
-def library(number_type: str, padded_depth: int, folder: Path) -> ctypes.CDLL:
-    """Compiles the kernels for one type and depth."""
-    target = folder / f"attention_{number_type}_{padded_depth}.so"
+def compile_library(source: str, folder: Path, options: tuple[str, ...]) -> ctypes.CDLL:
+    """Compiles a file of this folder with the kernels at hand."""
+    target = folder / ("_".join([Path(source).stem, *options]).replace("=", "_") + ".so")
     command = [os.environ.get("cc_path", "g++"), "-std=c++17", "-O2", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
-    command += ["-fno-strict-aliasing", "-shared", "-fPIC", "-DJSEG_EMULATION", f"-DNUMBER_TYPE={number_type}"]
-    command += [f"-DPADDED_DEPTH={padded_depth}", f"-I{HERE}", f"-I{KERNELS}", str(HERE / "attention.cpp")]
-    subprocess.run([*command, "-o", str(target)], check=True)
+    command += ["-fno-strict-aliasing", "-shared", "-fPIC", "-DJSEG_EMULATION", f"-I{HERE}", f"-I{KERNELS}"]
+    subprocess.run([*command, *options, str(HERE / source), "-o", str(target)], check=True)
     return ctypes.CDLL(str(target))
 
 
@@ -40,13 +39,14 @@ class Emulation:
     """Runs kernels of one number type and depth; tensors are torch tensors on the CPU."""
 
     def __init__(self, number_type: str, depth: int, folder: Path, offset: int = 0, order: int = 0) -> None:
-        """`offset`: bytes by which all tensors miss an alignment of 16."""
+        """`offset`: numbers by which the start of every tensor misses an alignment of 16 bytes."""
         self.type = TYPES[number_type]
         self.depth = depth
-        self.library = library(number_type, (depth + 15) // 16 * 16, folder)
+        options = f"-DNUMBER_TYPE={number_type}", f"-DPADDED_DEPTH={(depth + 15) // 16 * 16}"
+        self.library = compile_library("attention.cpp", folder, options)
         self.offset = offset
         self.order = order
-        self.barriers = True
+        self.barriers = self.waits = True  # False: they do nothing, to see that their absence is noticed
 
     def run(
         self, kind: str, numbers: dict[str, float], inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]
@@ -59,11 +59,12 @@ class Emulation:
         def places(tensors: Sequence[torch.Tensor]) -> tuple:
             count = len(tensors)
             sizes = (ctypes.c_size_t * count)(*(x.numel() * x.element_size() for x in tensors))
-            return count, (ctypes.c_void_p * count)(*(x.data_ptr() for x in tensors)), sizes
+            offsets = (ctypes.c_size_t * count)(*(self.offset * x.element_size() for x in tensors))
+            return count, (ctypes.c_void_p * count)(*(x.data_ptr() for x in tensors)), sizes, offsets
 
         self.library.run(
             kind.encode(), len(numbers), names, values, *places(inputs), *places(outputs),
-            ctypes.c_size_t(self.offset), self.order, int(self.barriers),
+            self.order, int(self.barriers), int(self.waits),
         )  # fmt: skip
         return list(outputs)
 
@@ -79,9 +80,9 @@ class Emulation:
         structure: tuple[int, ...],
         grad_out: torch.Tensor,
     ) -> list[torch.Tensor]:
-        """Output and gradients of `projected` and `prompts`; structure: leading, rows, columns, region rows, columns."""
+        """Output and gradients of `projected` and `prompts`; structure: leading, patch and region grid."""
         batch, length, width = projected.shape[0], projected.shape[1], projected.shape[2] // 3
-        numbers = {"batch": batch, "heads": heads, "depth": self.depth, "queries": length, "keys": length}
+        numbers = {"batch": batch, "heads": heads, "depth": self.depth, "tokens": length}
         numbers |= {"prompts": 0, "shared": 0} if prompts is None else {"prompts": prompts.shape[1]}
         numbers |= {} if prompts is None else {"shared": prompts.shape[0] < batch}
         names = ("leading", "rows", "columns", "region_rows", "region_columns")

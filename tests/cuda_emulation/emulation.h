@@ -81,6 +81,11 @@ inline bool& has_barriers() {
     return chosen;
 }
 
+inline bool& has_waits() {
+    static bool chosen = true;  // likewise for waiting for asynchronous copies
+    return chosen;
+}
+
 inline Fiber& fiber() { return block()->fibers[block()->current]; }
 
 [[noreturn]] inline void fail(const std::string& what) {
@@ -194,6 +199,7 @@ inline void check_shared(const void* at, size_t bytes, size_t alignment) {
 }
 
 inline void finish_copies(int pending) {
+    if (!has_waits()) return;
     Fiber& f = fiber();
     std::vector<Copy> later;
     for (const Copy& copy : f.copies) {

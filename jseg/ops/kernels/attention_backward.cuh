@@ -113,7 +113,7 @@ __global__ void __launch_bounds__(THREADS, (Shape<T, DEPTH>::BLOCKS)) query_grad
             grad_rows.keep();
         }
         const bool masked = needs_mask<MASK>(p, own, Sizes::WARP_ROWS, first_key, COLUMNS);
-#pragma unroll
+#pragma unroll 1  // one body: more at once would not fit into the registers
         for (int part = 0; part < COLUMNS; part += 16) {
             float weights[LEFTS][2][4] = {}, slopes[LEFTS][2][4] = {};
             multiply_rows(&weights[0][0], 2, query_rows, key_tiles + stage + part * STRIDE);
@@ -192,7 +192,7 @@ __global__ void __launch_bounds__(THREADS, (Shape<T, DEPTH>::BLOCKS)) key_gradie
     Number* const key_rows = own_keys + warp_index() * Sizes::WARP_ROWS * STRIDE;
     Number* const value_rows = own_values + warp_index() * Sizes::WARP_ROWS * STRIDE;
     LeftRows<T, DEPTH, LEFTS> left_keys{key_rows};
-    LeftRows<T, DEPTH, LEFTS> left_values{value_rows};
+    LeftRows<T, DEPTH, LEFTS, T::KEEP_LEFT && DEPTH <= 32> left_values{value_rows};
     float grad_keys[LEFTS][DEPTH / 8][4] = {}, grad_values[LEFTS][DEPTH / 8][4] = {};
     float key_factors[LEFTS][2], value_factors[LEFTS][2];
     int marks[LEFTS][2];
@@ -217,7 +217,7 @@ __global__ void __launch_bounds__(THREADS, (Shape<T, DEPTH>::BLOCKS)) key_gradie
         const Number* const tile_queries = query_tiles + tile % 2 * Sizes::TILE;
         const Number* const tile_grads = grad_tiles + tile % 2 * Sizes::TILE;
         const bool masked = needs_mask<MASK>(p, tile * COLUMNS, COLUMNS, own, Sizes::WARP_ROWS);
-#pragma unroll
+#pragma unroll 1  // one body: more at once would not fit into the registers
         for (int part = 0; part < COLUMNS; part += 16) {
             float weights[LEFTS][2][4] = {}, slopes[LEFTS][2][4] = {};
             multiply_rows(&weights[0][0], 2, left_keys, tile_queries + part * STRIDE);

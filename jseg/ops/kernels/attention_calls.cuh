@@ -9,12 +9,12 @@
 
 namespace jseg {
 
-// `number(name)` gives the sizes; queries and keys count regions as well.
+// `number(name)` gives a size.
 template <class Numbers>
-Problem problem_of(const Numbers& number) {
+Problem problem_of(const Numbers& number, const char* queries, const char* keys) {
     Problem p;
     p.batch = number("batch"), p.heads = number("heads"), p.depth = number("depth");
-    p.queries = number("queries"), p.keys = number("keys");
+    p.queries = number(queries), p.keys = number(keys);
     p.gradient_scale = 1 / std::sqrt((float)p.depth);
     p.score_scale = 1.44269504f * p.gradient_scale;
     return p;
@@ -25,7 +25,7 @@ Problem problem_of(const Numbers& number) {
 template <class T, Mask MASK, class Numbers, class Arguments>
 void set_joint(const Numbers& number, const void* projected, const void* prompts, Arguments& a) {
     typedef typename T::Number Number;
-    Problem& p = a.problem = problem_of(number);
+    Problem& p = a.problem = problem_of(number, "tokens", "tokens");
     p.prompts = number("prompts");
     if (MASK == REGIONS) {
         p.leading = number("leading"), p.columns = number("columns");
@@ -70,7 +70,7 @@ void joint_backward(const Numbers& number, const void* projected, const void* pr
 template <class T, class Numbers, class Arguments>
 void set_cross(const Numbers& number, const void* q, const void* k, const void* v, const float* seed, Arguments& a) {
     typedef typename T::Number Number;
-    Problem& p = a.problem = problem_of(number);
+    Problem& p = a.problem = problem_of(number, "queries", "keys");
     const float dropout = number("dropout");
     p.threshold = (uint32_t)std::min(4294967295.0, dropout * 4294967296.0);
     p.kept = 1 / (1 - dropout);

@@ -1,0 +1,237 @@
+"""The CUDA attention kernels, run by the emulation in tests/cuda_emulation, against PyTorch in float64.
+
+Indices, register layouts, masks, barriers and waits are proved here; what only hardware shows is not.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from jseg.model.region_bridge import attention_allowed  # noqa: E402
+from tests.cuda_emulation.emulated_attention import (  # noqa: E402
+    CAUSAL,
+    FULL,
+    HERE,
+    KERNELS,
+    ORDERS,
+    REGIONS,
+    Emulation,
+    compile_library,
+)
+
+# norm of the error over the norm of the result; measured: 4e-7, 6e-4, 2.5e-3, 3.4e-4
+TOLERANCES = {"Float32": 2e-6, "TensorFloat32": 2e-3, "BFloat16": 5e-3, "Float16": 1e-3}
+# number type, depth of a head, numbers by which tensors miss an alignment of 16 bytes
+KERNEL_TYPES = [("BFloat16", 64, 0), ("Float16", 32, 0), ("Float16", 30, 1), ("Float32", 32, 0), ("Float32", 24, 1)]
+MORE_TYPES = [
+    ("BFloat16", 64, 4), ("BFloat16", 32, 0), ("BFloat16", 128, 0), ("BFloat16", 72, 0), ("Float16", 64, 0),
+    ("Float16", 8, 0), ("Float32", 64, 0), ("Float32", 8, 0), ("Float32", 120, 2), ("TensorFloat32", 64, 0),
+]  # fmt: skip
+ALL_TYPES = [*KERNEL_TYPES, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE_TYPES)]
+# leading tokens, patches, regions, prompts, images that have prompts of their own
+REGION_CASES = [
+    (1, (8, 8), (4, 4), 10, 2),
+    (3, (5, 7), (2, 2), 0, 2),
+    (1, (9, 7), (1, 1), 1, 1),
+    (5, (9, 11), (3, 3), 100, 2),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cuda_emulation")
+
+
+def random_tensors(emulation: Emulation, seed: int, *shapes: tuple[int, ...]) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator).to(emulation.type) for shape in shapes]
+
+
+def in_float64(*tensors: torch.Tensor) -> list[torch.Tensor]:
+    return [x.double().requires_grad_() for x in tensors]
+
+
+def attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    heads: int,
+    allowed: np.ndarray | None = None,
+    keep: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Softmax attention of tokens (B, T, width), `keep` (B, heads, Tq, Tk) multiplies the weights."""
+    q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
+    scores = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
+    if allowed is not None:
+        scores = scores.masked_fill(~torch.from_numpy(allowed), -torch.inf)
+    weights = scores.softmax(-1)
+    return ((weights if keep is None else weights * keep) @ v).transpose(1, 2).flatten(2)
+
+
+def compare(computed: list[torch.Tensor], expected: list[torch.Tensor], tolerance: float) -> None:
+    for ours, theirs in zip(computed, expected, strict=True):
+        assert torch.isfinite(ours).all()
+        error, size = (ours.double() - theirs).norm(), theirs.norm()
+        assert error <= tolerance * max(float(size), 1.0), f"{float(error)} of {float(size)}"
+
+
+def region_mask(leading: int, patches: tuple[int, int], regions: tuple[int, int], prompts: int) -> np.ndarray:
+    allowed = attention_allowed(leading, patches, regions)
+    seen = np.arange(len(allowed)) < leading + patches[0] * patches[1]
+    return np.concatenate([allowed, np.repeat(seen[:, None], prompts, 1)], 1)
+
+
+def check_regions(emulation: Emulation, tolerance: float, case: tuple, heads: int = 2, seed: int = 0) -> None:
+    leading, patches, regions, prompt_count, of_images = case
+    batch, width = 2, heads * emulation.depth
+    length = leading + int(np.prod(patches)) + int(np.prod(regions))
+    shapes = (batch, length, 3 * width), (of_images, prompt_count, 3 * width), (batch, length, width)
+    projected, prompts, grad = random_tensors(emulation, seed, *shapes)
+    structure = (leading, *patches, *regions)
+    given = prompts if prompt_count else None
+    computed = emulation.joint(projected, given, heads, REGIONS, structure, grad)
+    of_tokens, of_prompts = in_float64(projected, prompts)
+    q, k, v = of_tokens.split(width, 2)
+    _, prompt_k, prompt_v = of_prompts.expand(batch, -1, -1).split(width, 2)
+    k, v = torch.cat([k, prompt_k], 1), torch.cat([v, prompt_v], 1)
+    out = attention(q, k, v, heads, region_mask(leading, patches, regions, prompt_count))
+    out.backward(grad.double())
+    expected = [out.detach(), of_tokens.grad]
+    if prompt_count and of_images == batch:
+        expected.append(of_prompts.grad)
+    compare(computed[: len(expected)], expected, tolerance)  # prompts that images share are frozen: no gradient
+
+
+@pytest.mark.parametrize("case", REGION_CASES)
+@pytest.mark.parametrize("number_type,depth,offset", ALL_TYPES)
+def test_region_attention(number_type: str, depth: int, offset: int, case: tuple, folder: Path) -> None:
+    check_regions(Emulation(number_type, depth, folder, offset), TOLERANCES[number_type], case)
+
+
+@pytest.mark.parametrize("length", [1, 64, 131])
+@pytest.mark.parametrize("mask", [FULL, CAUSAL])
+@pytest.mark.parametrize("number_type,depth,offset", ALL_TYPES)
+def test_self_attention(number_type: str, depth: int, offset: int, mask: int, length: int, folder: Path) -> None:
+    emulation, heads = Emulation(number_type, depth, folder, offset), 1
+    shapes = (2, length, 3 * heads * depth), (2, length, heads * depth)
+    projected, grad = random_tensors(emulation, 1, *shapes)
+    computed = emulation.joint(projected, None, heads, mask, (0,) * 5, grad)
+    (tokens,) = in_float64(projected)
+    allowed = np.tril(np.ones((length, length), dtype=bool)) if mask == CAUSAL else None
+    out = attention(*tokens.split(heads * depth, 2), heads, allowed)
+    out.backward(grad.double())
+    compare(computed, [out.detach(), tokens.grad], TOLERANCES[number_type])
+
+
+def check_cross(emulation: Emulation, tolerance: float, lengths: tuple[int, int], dropout: float, folder: Path) -> None:
+    heads, batch, seed = 3, 2, 0x123456789ABCDEF
+    width = heads * emulation.depth
+    sizes = (
+        (batch, lengths[0], width),
+        (batch, lengths[1], width),
+        (batch, lengths[1], width),
+        (batch, lengths[0], width),
+    )
+    q, k, v, grad = random_tensors(emulation, 2, *sizes)
+    computed = emulation.cross(q, k, v, heads, grad, dropout, seed)
+    keep = None
+    if dropout:
+        factors = np.full((batch, heads, *lengths), np.nan, np.float32)
+        dropped = compile_library("dropped.cpp", folder, ("-march=native",))
+        place = factors.ctypes.data_as(ctypes.c_void_p)
+        dropped.keep_factors(
+            ctypes.c_uint64(seed), ctypes.c_long(batch * heads * lengths[0]), ctypes.c_long(lengths[1]),
+            ctypes.c_float(dropout), place,
+        )  # fmt: skip
+        assert abs((factors == 0).mean() - dropout) < 0.05
+        keep = torch.from_numpy(factors).double()
+    inputs = in_float64(q, k, v)
+    out = attention(*inputs, heads, None, keep)
+    out.backward(grad.double())
+    compare(computed, [out.detach(), *(x.grad for x in inputs)], tolerance)
+
+
+@pytest.mark.parametrize("lengths,dropout", [((1, 1), 0.0), ((20, 150), 0.0), ((150, 20), 0.1), ((65, 33), 0.5)])
+@pytest.mark.parametrize("number_type,depth,offset", ALL_TYPES)
+def test_cross_attention(
+    number_type: str, depth: int, offset: int, lengths: tuple[int, int], dropout: float, folder: Path
+) -> None:
+    """Weights are dropped as the C++ kernels drop them, and the same ones in the gradient."""
+    check_cross(Emulation(number_type, depth, folder, offset), TOLERANCES[number_type], lengths, dropout, folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number_type,depth", [("BFloat16", 64), ("Float32", 64)])
+def test_region_attention_of_the_real_size(number_type: str, depth: int, folder: Path) -> None:
+    emulation = Emulation(number_type, depth, folder, order=1)
+    check_regions(emulation, TOLERANCES[number_type], (1, (32, 32), (4, 4), 10, 2), heads=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(20))
+def test_fresh_sizes(seed: int, folder: Path) -> None:
+    """Random structure, depth, type, alignment and order of the threads."""
+    draw = np.random.default_rng(seed)
+    number_type = str(draw.choice(["BFloat16", "Float16", "Float32"]))
+    depth = int(draw.choice([16, 32, 64])) - int(draw.integers(0, 16))
+    offset, order = int(draw.integers(0, 4)), int(draw.choice(ORDERS))
+    emulation = Emulation(number_type, depth, folder, offset, order)
+    regions = tuple(int(n) for n in draw.integers(1, 5, 2))
+    patches = tuple(int(n) + int(draw.integers(0, 12)) for n in regions)
+    case = (int(draw.integers(0, 4)), patches, regions, int(draw.integers(0, 80)), 2)
+    check_regions(emulation, TOLERANCES[number_type], case, int(draw.integers(1, 4)), seed)
+    lengths = tuple(int(n) for n in draw.integers(1, 200, 2))
+    check_cross(emulation, TOLERANCES[number_type], lengths, float(draw.choice([0.0, 0.2])), folder)
+
+
+def some_results(emulation: Emulation) -> list[torch.Tensor]:
+    leading, patches, regions, prompts, _ = REGION_CASES[3]
+    length, width = leading + int(np.prod(patches)) + int(np.prod(regions)), emulation.depth
+    shapes = (1, length, 3 * width), (1, prompts, 3 * width), (1, length, width)
+    projected, of_prompts, grad = random_tensors(emulation, 3, *shapes)
+    return emulation.joint(projected, of_prompts, 1, REGIONS, (leading, *patches, *regions), grad)
+
+
+@pytest.mark.parametrize("number_type,depth", [("BFloat16", 64), ("Float32", 24)])
+def test_order_of_threads_changes_no_bit(number_type: str, depth: int, folder: Path) -> None:
+    results = [some_results(Emulation(number_type, depth, folder, order=order)) for order in ORDERS]
+    for others in results[1:]:
+        for ours, theirs in zip(results[0], others, strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_missing_barriers_and_waits_are_noticed(folder: Path) -> None:
+    """The proof of the test above: without them some order gives another result."""
+    right = some_results(Emulation("BFloat16", 64, folder))
+    for order, missing in ((1, "barriers"), (2, "barriers"), (1, "waits")):
+        emulation = Emulation("BFloat16", 64, folder, order=order)
+        setattr(emulation, missing, False)
+        wrong = some_results(emulation)
+        assert not all(torch.equal(ours, theirs) for ours, theirs in zip(right, wrong, strict=True)), missing
+
+
+def test_large_scores_stay_finite(folder: Path) -> None:
+    emulation = Emulation("BFloat16", 64, folder)
+    projected, grad = random_tensors(emulation, 4, (1, 90, 192), (1, 90, 64))
+    out, grad_projected = emulation.joint(projected * 1000, None, 1, FULL, (0,) * 5, grad)
+    assert torch.isfinite(out).all() and torch.isfinite(grad_projected).all()
+    assert out.abs().max() < 1e4  # weights add up to 1
+
+
+def test_kernels_are_all_tested_here() -> None:
+    """Every source of the folder is reached from the one that the emulation compiles."""
+    reached, waiting = set(), ["attention_calls.cuh"]
+    while waiting:
+        name = waiting.pop()
+        reached.add(name)
+        lines = (KERNELS / name).read_text().splitlines()
+        included = [line.split('"')[1] for line in lines if line.startswith('#include "') and line.endswith('.cuh"')]
+        waiting += [other for other in included if other not in reached]
+    assert reached == {path.name for path in KERNELS.glob("*.cuh")}
+    assert (HERE / "attention.cpp").read_text().count("attention_calls.cuh") == 1
