@@ -1,0 +1,128 @@
+"""Tests of the folder for machines without Internet: a small one of made-up wheels, and the real one (slow)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from jseg.errors import UserError
+from tools import pack_wheels
+
+PYTHON = f"3.{sys.version_info.minor}"
+LIBRARY = bytes(range(256)) * 4096
+
+
+def make_wheel(folder: Path, name: str, files: dict[str, bytes]) -> None:
+    """A wheel of a made-up release 0.0.1 of `name`."""
+    info = f"{name}-0.0.1.dist-info"
+    files = {
+        **files,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 0.0.1\n".encode(),
+        f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    files[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"]).encode()
+    with zipfile.ZipFile(folder / f"{name}-0.0.1-py3-none-any.whl", "w", zipfile.ZIP_DEFLATED) as wheel:
+        for path, data in files.items():
+            wheel.writestr(path, data)
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Path:
+    """A folder with a made-up jseg and its install.sh."""
+    folder = tmp_path / "air gap"
+    folder.mkdir()
+    make_wheel(folder, "jseg", {"jseg/__init__.py": b"", "jseg/runtime/__main__.py": b"print('report')",
+                                "jseg/a.so": LIBRARY, "jseg/b.so": LIBRARY})  # fmt: skip
+    make_wheel(folder, "other", {"other.py": b"x = 1"})
+    (folder / "install.sh").write_text(pack_wheels.install_script(PYTHON, ["jseg", "other<1"]))
+    return folder
+
+
+def install(folder: Path, target: Path, **variables: str) -> subprocess.CompletedProcess:
+    """Runs install.sh as on the other machine: no package index, no settings of pip's."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHON"))}
+    environment |= {"PYTHON": sys.executable, "PIP_CONFIG_FILE": os.devnull, **variables}
+    command = ["sh", str(folder / "install.sh"), str(target)]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, cwd="/", timeout=1800)
+
+
+def test_pip_is_asked_for_the_other_machines_wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr(pack_wheels, "pip", lambda *arguments: calls.append(arguments))
+    wanted = pack_wheels.pack(tmp_path / "out", "3.12", ["cuda13"], ["pytest"])
+    assert wanted == ["jseg[cuda13]", "pytest"]
+    built, downloaded = calls
+    assert built[0] == "wheel" and built[-2:] == (str(pack_wheels.REPOSITORY), "jittor==1.3.11.0")
+    assert downloaded[0] == "download" and downloaded[-2:] == ("jseg[cuda13]", "pytest")
+    text = " ".join(downloaded)
+    for words in ("--only-binary :all:", "--python-version 3.12", "--abi cp312 ", "--platform manylinux_2_28_x86_64",
+                  f"--find-links {tmp_path / 'out'}"):  # fmt: skip
+        assert words in text
+    (tmp_path / "out" / "x.whl").write_bytes(b"")
+    with pytest.raises(UserError, match="holds wheels already"):
+        pack_wheels.pack(tmp_path / "out", "3.12", [], [])
+
+
+def test_failure_of_pip_is_one_line() -> None:
+    with pytest.raises(UserError, match="pip failed"):
+        pack_wheels.pip("no-such-command")
+
+
+def test_install_script_needs_nothing_else(packed: Path, tmp_path: Path) -> None:
+    done = install(packed, tmp_path / "venv")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "report"
+    code = "import other; print(other.x)"
+    done = subprocess.run([str(tmp_path / "venv/bin/python"), "-c", code], capture_output=True, text=True, cwd="/")
+    assert done.stdout == "1\n"
+
+
+def test_install_script_refuses_another_python(packed: Path, tmp_path: Path) -> None:
+    (packed / "install.sh").write_text(pack_wheels.install_script("3.9", ["jseg"]))
+    done = install(packed, tmp_path / "venv")
+    assert done.returncode == 2
+    assert done.stderr == "these wheels are for Python 3.9: set PYTHON=/path/python3.9\n"
+    assert not (tmp_path / "venv").exists()
+
+
+def test_archive_holds_the_same_and_is_smaller(packed: Path, tmp_path: Path) -> None:
+    path = pack_wheels.archive(packed)
+    assert path.name == "air gap.tar.xz"
+    assert path.stat().st_size < sum(file.stat().st_size for file in packed.iterdir()) + 10_000
+    with tarfile.open(path) as tar:
+        tar.extractall(tmp_path / "there", filter="data")
+    for file in packed.iterdir():
+        other = tmp_path / "there" / packed.name / file.name
+        if file.suffix == ".whl":
+            with zipfile.ZipFile(file) as here, zipfile.ZipFile(other) as there:
+                assert there.testzip() is None
+                assert {n: here.read(n) for n in here.namelist()} == {n: there.read(n) for n in there.namelist()}
+        else:
+            assert other.read_bytes() == file.read_bytes()
+
+
+def test_size_report(packed: Path) -> None:
+    lines = pack_wheels.size_report(packed).splitlines()
+    assert [line.split()[-1] for line in lines[:2]] == ["jseg-0.0.1-py3-none-any.whl", "other-0.0.1-py3-none-any.whl"]
+    assert lines[2].split()[1:] == ["MiB", "2", "wheels"]
+
+
+@pytest.mark.slow
+def test_real_folder_installs_without_an_index(tmp_path: Path) -> None:
+    """Downloads 140 MB, builds Jittor's wheel, installs and imports it offline."""
+    folder = tmp_path / "wheels"
+    command = [sys.executable, "tools/pack_wheels.py", "--python", PYTHON, str(folder)]
+    subprocess.run(command, check=True, timeout=1800, cwd=pack_wheels.REPOSITORY)
+    done = install(folder, tmp_path / "venv", JSEG_CACHE=str(tmp_path / "cache"), nvcc_path="")
+    assert done.returncode == 0, done.stderr
+    assert "Jittor:         1.3.11.0" in done.stdout
+    assert "oneDNN:         2021.2.0" in done.stdout
+    code = "import jseg, cv2, numpy, PIL, ftfy, regex, tqdm, safetensors; print(jseg.__file__)"
+    done = subprocess.run([str(tmp_path / "venv/bin/python"), "-c", code], capture_output=True, text=True, cwd="/")
+    assert str(tmp_path / "venv") in done.stdout, done.stderr
