@@ -22,6 +22,7 @@ from jseg.clip.weights import read_clip_weights
 from jseg.data import transforms
 from jseg.engine.checkpoint import is_ours, model_tensors, read_whole
 from jseg.engine.config import Config, ModelConfig, from_dict, read_config
+from jseg.engine.config_checks import PRECISIONS, suggestion
 from jseg.engine.text_features import TextSide, side_of_checkpoint, side_of_clip
 from jseg.errors import UserError
 
@@ -144,7 +145,11 @@ def config_of(file: WeightFile) -> Config:
 
 
 def load_segmenter(
-    weights: str | Path, device: str = "auto", clip: str | Path = "", config: str | Path | Config = ""
+    weights: str | Path,
+    device: str = "auto",
+    clip: str | Path = "",
+    config: str | Path | Config = "",
+    precision: str = "fp32",
 ) -> Segmenter:
     """Loads a model for pictures and class names of any kind.
 
@@ -153,10 +158,14 @@ def load_segmenter(
         device: auto, cpu or cuda.
         clip: CLIP weights with the text tower, for weights that do not bring one along.
         config: the configuration of the weights, where the file does not tell it.
+        precision: fp32, tf32, bf16 or fp16, whatever the weights were trained in.
 
     Raises:
-        UserError: files that are missing, damaged or do not fit together; CUDA demanded where it cannot work.
+        UserError: files that are missing, damaged or do not fit together; CUDA demanded where it cannot work; a
+            precision that the device does not have.
     """
+    if precision not in PRECISIONS:
+        raise UserError(f"precision={precision!r}{suggestion(precision, PRECISIONS)}")
     file = read_whole(Path(weights))
     if not config:
         config = config_of(file)
@@ -169,6 +178,7 @@ def load_segmenter(
 
     start(device)
     from jseg.model.clip_rc import build_clip_rc, load_released
+    from jseg.model.precision import note, set_precision
 
     model = build_clip_rc(config.model)
     tensors = model_tensors(file)
@@ -177,6 +187,8 @@ def load_segmenter(
     notes = [f"{file.path} ({file.kind}, SHA-256 {file.sha256})", *(name for name in changed if name not in dead)]
     if dead:
         notes.append(f"{len(dead)} weights that no computation uses were dropped ({dead[0]}, …)")
+    set_precision(model, precision)
+    notes += filter(None, [note(precision)])
     return Segmenter(model, side, config, tuple(notes))
 
 
@@ -185,7 +197,7 @@ class Segmenter:
 
     Attributes:
         config: of the model and of inference (`config.test`), which may be changed.
-        notes: where the weights come from, and what was not taken as it is; a line each.
+        notes: where the weights come from, what was not taken as it is, what the precision means here; a line each.
     """
 
     def __init__(self, model: ClipRC, side: TextSide, config: Config, notes: tuple[str, ...] = ()) -> None:

@@ -16,6 +16,7 @@ import sys
 
 from jseg.benchmark.report import as_text, compare, result
 from jseg.benchmark.workloads import SIZES, TASKS, measure, prepare, product_rate
+from jseg.engine.config_checks import PRECISIONS
 from jseg.errors import UserError
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 from jseg.runtime.start import start
@@ -29,7 +30,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=1, help="pictures at once (default: 1)")
     parser.add_argument("--classes", type=int, help="classes (default: of the data set; in training the seen ones)")
     parser.add_argument("--repeats", type=int, default=5, help="timed runs after two for warming up (default: 5)")
-    parser.add_argument("--precision", choices=("fp32",), default="fp32")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: fp32")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.add_argument("--compare", metavar="COMMAND", help="another program to run in turn with this one")
     parser.add_argument("--pairs", type=int, default=3, help="how many times both run (default: 3)")
@@ -51,12 +52,12 @@ def main() -> int:
     device = start(args.device)
     from jseg.ops.compiled import implementation
 
-    workload, sizes = prepare(args.task, args.size, args.batch, args.classes)
+    workload, sizes = prepare(args.task, args.size, args.batch, args.classes, args.precision)
     timing = measure(workload.run, args.repeats)
     settings = {"task": args.task, "size": args.size, "batch": args.batch, "classes": sizes.classes}
     threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
     settings |= {"device": device, "precision": args.precision, "threads": threads, "kernels": implementation()}
-    values = result(settings, workload, timing, product_rate() if workload.operations else 0.0)
+    values = result(settings, workload, timing, product_rate(args.precision) if workload.operations else 0.0)
     print(json.dumps(values) if args.json else as_text(values))
     return 0
 

@@ -81,9 +81,11 @@ def held_out_classes(config: Config, file: WeightFile) -> ClassList:
 def load_model(config: Config, file: WeightFile) -> ClipRC:
     """The model with the weights of the file."""
     from jseg.model.clip_rc import build_clip_rc, load_released
+    from jseg.model.precision import set_precision
 
     model = build_clip_rc(config.model)
     load_released(model, checkpoint.model_tensors(file))
+    set_precision(model, config.precision)
     return model
 
 

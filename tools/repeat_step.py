@@ -19,6 +19,7 @@ from jseg.data.label_maps import training_classes
 from jseg.engine import checkpoint
 from jseg.engine.config import apply_overrides, from_dict
 from jseg.engine.config_checks import check
+from jseg.engine.loss_scale import loss_scale_of
 from jseg.errors import UserError
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 from jseg.weight_files import WeightFile
@@ -67,6 +68,8 @@ def main(arguments: list[str] | None = None) -> int:
     text = file.tensors[checkpoint.FEATURES_NAME][list(training_classes(classes, config.data.setting))]
     trainer = Trainer(model, text, classes.unseen if config.data.setting == "transductive" else (), config)
     trainer.optimizer.load_state(checkpoint.moments_of(file))
+    if trainer.loss_scale is not None:
+        trainer.loss_scale = loss_scale_of(file.meta, file.path)
     set_training(model, True)
     print(f"iteration {iteration + 1} on {device}, pictures {', '.join(map(str, record.get('names', [])))}")
     print(f"pictures: {int((~np.isfinite(images)).sum())} values that are not finite; labels: {np.unique(labels)}")

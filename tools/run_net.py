@@ -26,6 +26,7 @@ from jseg.data.label_maps import training_classes
 from jseg.data.segmentation_dataset import Dataset, open_dataset
 from jseg.engine import checkpoint, recipe
 from jseg.engine.config import Config, read_config
+from jseg.engine.loss_scale import loss_scale_of
 from jseg.engine.progress import Progress, best_metric, progress_of
 from jseg.engine.ranks import Ranks, claim_gpu, joined
 from jseg.engine.text_features import TextFeatures, class_embeddings
@@ -240,12 +241,14 @@ def train_run(
     from jseg.engine.run_record import write_record
     from jseg.engine.saver import Saver
     from jseg.engine.trainer import Trainer
+    from jseg.model.precision import note
 
     text = class_embeddings(config, classes, file, clip, options.other_classes)
     model = build_model(config, file, clip, averaged=options.resume is None)
     shown = list(training_classes(classes, config.data.setting))
     unseen = classes.unseen if config.data.setting == "transductive" else ()
     trainer = Trainer(model, text.matrix[shown], unseen, config, ranks)
+    print_if_any(note(config.precision))
     progress = resume(trainer, file, config) if options.resume is not None else Progress()
     first = progress.iteration
     log = RunLog(options.work_dir if ranks.first else None, config.train.iterations, first, progress.log)
@@ -302,6 +305,8 @@ def resume(trainer: Trainer, file: WeightFile, config: Config) -> Progress:
     """Puts optimiser and averaged weights where the checkpoint left them; returns how far the run was."""
     progress = progress_of(file.meta, file.path)
     trainer.optimizer.load_state(checkpoint.moments_of(file))
+    if trainer.loss_scale is not None:
+        trainer.loss_scale = loss_scale_of(file.meta, file.path)
     averages = checkpoint.averages_of(file)
     if trainer.average is not None and averages:
         trainer.average.load_state(averages)
@@ -309,6 +314,21 @@ def resume(trainer: Trainer, file: WeightFile, config: Config) -> Progress:
         print(f"warning: the config has changed since: {line}")
     print(f"resuming after iteration {progress.iteration} of {config.train.iterations}")
     return progress
+
+
+def in_precision(model: ClipRC, config: Config) -> ClipRC:
+    """The model, made to compute in `config.precision`, for everything but training."""
+    from jseg.model.precision import note, set_precision
+
+    set_precision(model, config.precision)
+    print_if_any(note(config.precision))
+    return model
+
+
+def print_if_any(line: str) -> None:
+    """Prints a line, unless there is nothing to say."""
+    if line:
+        print(line, flush=True)
 
 
 def evaluate_model(
@@ -345,7 +365,7 @@ def val_task(options: argparse.Namespace, config: Config, ranks: Ranks) -> int:
     classes, file, clip = prepare(options, config)
     start_on(options, ranks)
     text = class_embeddings(config, classes, file, clip, options.other_classes)
-    model = build_model(config, file, clip)
+    model = in_precision(build_model(config, file, clip), config)
     metrics = evaluate_model(model, dataset, text, config, options, options.work_dir, ranks)
     failures = missed(metrics, config.expected)
     for line in failures:
@@ -362,7 +382,8 @@ def test_task(options: argparse.Namespace, config: Config, ranks: Ranks) -> int:
     from jseg.engine.evaluator import draw
 
     text = class_embeddings(config, classes, file, clip, options.other_classes)
-    draw(build_model(config, file, clip), dataset, text.matrix, classes, config, save_dir, ranks)
+    model = in_precision(build_model(config, file, clip), config)
+    draw(model, dataset, text.matrix, classes, config, save_dir, ranks)
     return 0
 
 

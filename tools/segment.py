@@ -13,6 +13,7 @@ from collections import Counter
 from pathlib import Path
 
 from jseg.data.image_files import file_problem, read_image
+from jseg.engine.config_checks import PRECISIONS
 from jseg.errors import UserError
 from jseg.pictures import Classes, distinct_palette, overlay_with_legend, write_label_map, write_picture
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
@@ -34,6 +35,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seen", default="", help="those of the classes that the model was trained on (calibration)")
     parser.add_argument("--save-dir", type=Path, default=Path("segmented"), help="default: segmented")
     parser.add_argument("--config-file", default="", help="config of the weights, where they do not tell it")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: fp32")
     add_device_options(parser)
     return parser.parse_args(arguments)
 
@@ -77,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     seen = seen_ids(listed(options.seen), names)
     templates = tuple(options.template or DEFAULT_TEMPLATES)
     check_files(options.images, options.save_dir)
-    segmenter = load_segmenter(options.weights, options.device, options.clip, options.config_file)
+    segmenter = load_segmenter(options.weights, options.device, options.clip, options.config_file, options.precision)
     for note in segmenter.notes:
         print(f"weights: {note}")
     segmenter.embeddings(names, templates)  # what can be wrong with them shows before the folder is made

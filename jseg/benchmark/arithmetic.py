@@ -22,6 +22,7 @@ class Sizes:
     classes: int
     image: int  # pixels a side
     batch: int = 1
+    precision: str = "fp32"
 
     @property
     def patches(self) -> int:
@@ -32,6 +33,11 @@ class Sizes:
     def regions(self) -> int:
         """M."""
         return self.model.region_grid**2
+
+    @property
+    def tower_bytes(self) -> int:
+        """A weight of the frozen tower; those of the head are float32 in any precision."""
+        return 2 if self.precision in ("bf16", "fp16") else FLOAT
 
 
 def attention_operations(sizes: Sizes) -> float:
@@ -112,10 +118,10 @@ def forward_bytes(sizes: Sizes) -> float:
     """Bytes that any evaluation pass moves: weights once, pictures in, label maps out."""
     tower, head = parameter_count(sizes.model)
     pixels = sizes.batch * sizes.image**2
-    return FLOAT * (tower + head) + FLOAT * 3 * pixels + FLOAT * pixels
+    return sizes.tower_bytes * tower + FLOAT * head + FLOAT * 3 * pixels + FLOAT * pixels
 
 
 def training_bytes(sizes: Sizes) -> float:
     """Bytes that any training step moves: weights forward and backward, and what AdamW reads and writes of the head."""
     tower, head = parameter_count(sizes.model)
-    return FLOAT * (2 * tower + 2 * head + 8 * head) + FLOAT * 4 * sizes.batch * sizes.image**2
+    return sizes.tower_bytes * 2 * tower + FLOAT * (2 * head + 8 * head) + FLOAT * 4 * sizes.batch * sizes.image**2

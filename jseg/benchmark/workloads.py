@@ -37,7 +37,7 @@ class Workload:
 
 
 def _model(sizes: Sizes) -> tuple:
-    """A model with random weights and random class embeddings (C, D)."""
+    """A model with random weights, not yet in another precision, and random class embeddings (C, D)."""
     from jseg.model.clip_rc import build_clip_rc, initialise
 
     sizes.model.init = "random"
@@ -58,8 +58,10 @@ def forward(sizes: Sizes) -> Workload:
 
     from jseg.engine.sliding_window import highest_classes
     from jseg.model.clip_rc import upsample
+    from jseg.model.precision import set_precision
 
     (model, text), images, size = _model(sizes), _images(sizes), (sizes.image, sizes.image)
+    set_precision(model, sizes.precision)
     text = jt.array(text)
 
     def run() -> None:
@@ -77,7 +79,7 @@ def train(sizes: Sizes) -> Workload:
     from jseg.model.clip_rc import set_training
 
     (model, text), images = _model(sizes), _images(sizes)
-    config = Config(model=sizes.model)
+    config = Config(model=sizes.model, precision=sizes.precision)
     trainer = Trainer(model, text, (), config)
     set_training(model, True)
     shape = (sizes.batch, sizes.image, sizes.image)
@@ -93,13 +95,16 @@ def attention(sizes: Sizes) -> Workload:
     """Region attention of one layer, forward and backward."""
     import jittor as jt
 
+    from jseg.model.precision import COMPUTE_TYPES, check_device
     from jseg.ops.attention import region_attention
+    from jseg.ops.half import cast, widen
 
+    check_device(sizes.precision)
     model, side = sizes.model, sizes.image // sizes.model.patch_size
-    generator = np.random.default_rng(0)
+    generator, dtype = np.random.default_rng(0), COMPUTE_TYPES[sizes.precision]
     tokens = 1 + sizes.patches + sizes.regions
     projected, prompts, outer = (
-        jt.array(generator.standard_normal((sizes.batch, rows, columns), dtype=np.float32))
+        cast(jt.array(generator.standard_normal((sizes.batch, rows, columns), dtype=np.float32)), dtype)
         for rows, columns in (
             (tokens, 3 * model.width),
             (model.prompts, 3 * model.width),
@@ -110,7 +115,7 @@ def attention(sizes: Sizes) -> Workload:
 
     def run() -> None:
         output = region_attention(projected, prompts, model.heads, *structure)
-        jt.sync(jt.grad((output * outer).sum(), [projected, prompts]), device_sync=True)
+        jt.sync(jt.grad((widen(output) * widen(outer)).sum(), [projected, prompts]), device_sync=True)
 
     one = sizes.batch * arithmetic.attention_operations(sizes)
     moved = arithmetic.FLOAT * sizes.batch * model.width * (8 * tokens + 6 * model.prompts)
@@ -123,8 +128,10 @@ def evaluate(sizes: Sizes) -> Workload:
 
     from jseg.engine.config import TestConfig
     from jseg.engine.sliding_window import PictureScores
+    from jseg.model.precision import set_precision
 
     model, text = _model(sizes)
+    set_precision(model, sizes.precision)
     text, width = jt.array(text), sizes.image * 4 // 3
     image = np.random.default_rng(1).standard_normal((3, sizes.image, width), dtype=np.float32)
     stride = sizes.image * 5 // 6
@@ -143,11 +150,13 @@ def startup(sizes: Sizes) -> Workload:
     return Workload(lambda: subprocess.run([sys.executable, "-c", code], check=True) and None)
 
 
-def prepare(task: str, size: str, batch: int, classes: int | None = None) -> tuple[Workload, Sizes]:
+def prepare(
+    task: str, size: str, batch: int, classes: int | None = None, precision: str = "fp32"
+) -> tuple[Workload, Sizes]:
     """The workload of a task at one of `SIZES`; `classes` None = those of the data set (seen ones in training)."""
     base = SIZES[size]
     count = classes or (SEEN[size] if task == "train" else base.classes)
-    sizes = Sizes(base.model, count, base.image, batch)
+    sizes = Sizes(base.model, count, base.image, batch, precision)
     makers = {"forward": forward, "train": train, "attention": attention, "evaluate": evaluate, "startup": startup}
     return makers[task](sizes), sizes
 
@@ -177,13 +186,16 @@ def measure(run: Callable[[], None], repeats: int, warm_up: int = 2) -> Timing:
     return Timing(seconds[0], tuple(seconds[warm_up:]), peak)
 
 
-def product_rate(size: int = 1536) -> float:
+def product_rate(precision: str, size: int = 1536) -> float:
     """Floating-point operations a second of a large matrix product, the best of five; the floor is counted with it."""
     import jittor as jt
 
+    from jseg.model.precision import COMPUTE_TYPES
+    from jseg.ops.half import cast
     from jseg.ops.linear import linear
 
     x = jt.array(np.random.default_rng(0).standard_normal((size, size), dtype=np.float32))
+    x = cast(x, COMPUTE_TYPES[precision])
 
     def run() -> None:
         with jt.no_grad():

@@ -12,6 +12,7 @@ import numpy as np
 from jittor import nn
 
 from jseg.errors import UserError
+from jseg.ops.half import cast
 from jseg.ops.layer_norm import dropout, layer_norm
 from jseg.ops.linear import linear
 
@@ -35,11 +36,13 @@ class LayerNorm(nn.Module):
 
 
 class Linear(nn.Linear):
-    """Jittor's linear layer, computed by jseg/ops/linear.py."""
+    """Jittor's linear layer, computed by jseg/ops/linear.py in the type `compute` (see jseg/model/precision.py)."""
+
+    compute = "float32"
 
     def execute(self, x: jt.Var, activation: str = "none", residual: jt.Var | None = None) -> jt.Var:
-        """`activation(x @ weight^T + bias) + residual`, (…, in) -> (…, out)."""
-        return linear(x, self.weight, self.bias, activation, residual)
+        """`activation(x @ weight^T + bias) + residual`, (…, in) -> (…, out); of type `compute`, or the residual's."""
+        return linear(cast(x, self.compute), self.weight, self.bias, activation, residual)
 
 
 class Dropout(nn.Module):
@@ -68,6 +71,8 @@ def unit_length(x: jt.Var) -> jt.Var:
 class SelfAttention(nn.Module):
     """Projections around an attention operator that the caller chooses."""
 
+    compute = "float32"
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
@@ -76,8 +81,8 @@ class SelfAttention(nn.Module):
         self.out_proj = Linear(width, width)
 
     def project(self, x: jt.Var) -> jt.Var:
-        """Queries, keys and values side by side: (B, T, width) -> (B, T, 3 * width)."""
-        return linear(x, self.in_proj_weight, self.in_proj_bias)
+        """Queries, keys and values side by side, of type `compute`: (B, T, width) -> (B, T, 3 * width)."""
+        return linear(cast(x, self.compute), self.in_proj_weight, self.in_proj_bias)
 
     def execute(self, x: jt.Var, attend: Attend, residual: jt.Var | None = None) -> jt.Var:
         """(B, T, width) -> (B, T, width), plus `residual` if given."""

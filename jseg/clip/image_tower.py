@@ -14,6 +14,7 @@ from jseg.clip.blocks import LayerNorm, Trace, Transformer, normal, uniform
 from jseg.errors import UserError
 from jseg.ops.attention import self_attention
 from jseg.ops.bilinear import grid_interpolation_matrix, resize_bilinear
+from jseg.ops.half import cast, widen
 from jseg.ops.linear import linear
 
 
@@ -52,6 +53,8 @@ def resize_positions(positions: np.ndarray, grid: tuple[int, int]) -> np.ndarray
 class PatchEmbedding(nn.Module):
     """Linear projection of square patches; the weight has the shape of the convolution that it stands for."""
 
+    compute = "float32"
+
     def __init__(self, patch_size: int, width: int) -> None:
         super().__init__()
         self.patch_size = patch_size
@@ -75,7 +78,7 @@ class PatchEmbedding(nn.Module):
         batch, (rows, columns), size = images.shape[0], self.grid(images), self.patch_size
         patches = images.reshape(batch, 3, rows, size, columns, size).transpose(0, 2, 4, 1, 3, 5)
         patches = patches.reshape(batch, rows * columns, 3 * size * size)
-        return linear(patches, self.weight.reshape(-1, 3 * size * size))
+        return widen(linear(cast(patches, self.compute), self.weight.reshape(-1, 3 * size * size)))
 
 
 class ImageTower(nn.Module):

@@ -178,6 +178,7 @@ class TestConfig:
 class Config:
     """Everything that shapes a run."""
 
+    precision: str = "fp32"  # or tf32, bf16, fp16: what the large products are computed in (jseg/model/precision.py)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     text: TextConfig = field(default_factory=TextConfig)

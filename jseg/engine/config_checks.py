@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SETTINGS = ("inductive", "transductive", "supervised")
 PROTOCOLS = ("generalised", "strict")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 METRICS = ("pAcc", "mIoU(S)", "mIoU(U)", "hIoU")
 
 
@@ -40,6 +41,7 @@ def check(config: Config) -> None:
 
 def _check_choices(config: Config) -> None:
     choices = (
+        ("precision", config.precision, PRECISIONS),
         ("data.setting", config.data.setting, SETTINGS),
         ("model.head_init", config.model.head_init, ("released", "declared")),
         ("optimizer.groups", config.optimizer.groups, ("released", "stated")),

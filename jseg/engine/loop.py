@@ -99,12 +99,20 @@ class Loop:
         seed_iteration(self.config.seed, batch.iteration, self.ranks.rank)
         report = self.trainer.step(batch.images, batch.labels, batch.iteration)
         self._lr = report.lr
-        if report.problem:
+        if report.overflow:
+            self._overflowed(report)
+        elif report.problem:
             self._skipped(batch, report)
         else:
             self.log.add(report.losses, waited, report.gradient_norm)
             self.progress.bad_in_a_row = 0
         self.progress.iteration += 1
+
+    def _overflowed(self, report: StepReport) -> None:
+        """Logs a step without an update that says nothing of data or model: a part of float16 training."""
+        done, scale = self.progress.iteration + 1, self.trainer.loss_scale
+        print(f"iteration {done}: float16 overflowed, loss scale is {scale.scale:g} now", flush=True)
+        self.log.write("overflow", done, problem=report.problem, loss_scale=scale.scale, overflows=scale.overflows)
 
     def _skipped(self, batch: Batch, report: StepReport) -> None:
         """Counts and logs a step without an update; gives up after too many in a row."""

@@ -35,7 +35,7 @@ class Saver:
 
     def _model(self) -> dict[str, np.ndarray]:
         """Model, text tower and class embeddings under their names in the file."""
-        return state_arrays(self.trainer.model) | checkpoint.text_arrays(self.text)
+        return state_arrays(self.trainer.model) | self.trainer.frozen | checkpoint.text_arrays(self.text)
 
     def _averages(self) -> dict[str, np.ndarray]:
         average = self.trainer.average
@@ -45,10 +45,15 @@ class Saver:
         averages = {checkpoint.AVERAGE_PREFIX + name: array for name, array in self._averages().items()}
         return self._model() | averages
 
+    def _record(self, progress: Progress) -> dict[str, Any]:
+        """The metadata of a file that a run can go on from."""
+        scale = self.trainer.loss_scale
+        return {**self.meta, **progress.meta(), **(scale.meta() if scale is not None else {})}
+
     def checkpoint(self, progress: Progress) -> Path:
         """Writes a checkpoint and removes the oldest ones."""
         path = checkpoint.checkpoint_path(self.work_dir, progress.iteration)
-        checkpoint.save(path, self._all(), {**self.meta, **progress.meta()}, self.trainer.optimizer.state())
+        checkpoint.save(path, self._all(), self._record(progress), self.trainer.optimizer.state())
         checkpoint.prune(self.work_dir, self.config.keep_checkpoints, self.config.milestones)
         return path
 
@@ -79,6 +84,6 @@ class Saver:
         path = self.work_dir / f"bad_step_{batch.iteration:07d}.safetensors"
         tensors = {checkpoint.BATCH_PREFIX + "images": batch.images, checkpoint.BATCH_PREFIX + "labels": batch.labels}
         record = {"names": batch.names, "problem": problem, "seed": self.config.seed}
-        meta = {**self.meta, **progress.meta(), "bad_step": record}
+        meta = {**self._record(progress), "bad_step": record}
         checkpoint.save(path, self._all() | tensors, meta, self.trainer.optimizer.state())
         return path

@@ -14,11 +14,13 @@ import numpy as np
 from jseg.engine.adamw import AdamW
 from jseg.engine.config import Config
 from jseg.engine.gradients import clip, gradient_norm, not_finite
+from jseg.engine.loss_scale import LossScale
 from jseg.engine.moving_average import MovingAverage
 from jseg.engine.ranks import ALONE, Ranks
 from jseg.losses.class_masks import count_masks
 from jseg.losses.segmentation_loss import LossSums, SegmentationLoss
 from jseg.model.clip_rc import ClipRC, trainable
+from jseg.model.precision import set_precision
 from jseg.model.state import named_list
 
 
@@ -31,13 +33,14 @@ class StepReport:
     lr: float  # of the first parameter group
     gradient_norm: float  # over all trained weights, before clipping
     problem: str = ""  # why nothing was updated; "" = the step is fine
+    overflow: bool = False  # the problem was the loss scale of float16 alone, and it is lower now
 
 
 class Trainer:
     """Model, loss and optimiser of a run.
 
     Args:
-        model: its trainable parameters are updated in place.
+        model: with its weights; is made to compute in `config.precision`. Trainable ones are updated in place.
         text: (C, D) float32 embeddings of the classes that training uses, in the order of its training targets.
         unseen: transductive setting: the unseen class ids, whose pixels are -1 in the labels; empty otherwise.
         config: of the whole run.
@@ -51,6 +54,8 @@ class Trainer:
         self.text = jt.array(text).stop_grad()
         self.loss = SegmentationLoss(config.loss, unseen)
         self.config, self.ranks = config, ranks
+        self.frozen = set_precision(model, config.precision)  # float32 values of weights that the model holds in half
+        self.loss_scale = LossScale() if config.precision == "fp16" else None
         self.optimizer = AdamW(trainable(model), config.optimizer)
         self.average = MovingAverage(trainable(model), config.train.ema) if config.train.ema else None
 
@@ -70,11 +75,18 @@ class Trainer:
         gradients, losses, num_masks = self.gradients(images, labels)
         norm = self.ranks.of_first(gradient_norm(gradients))  # its last bits decide, so all must have the same
         problem = self._problem(losses["total"], norm, gradients)
+        overflow = bool(problem) and self._overflowed(losses["total"])
         if not problem:
             self.optimizer.step(clip(gradients, norm, self.config.optimizer.clip_norm))
             if self.average is not None:
                 self.average.update(self.optimizer.steps)
-        return StepReport(losses, num_masks, lr, norm, problem)
+            if self.loss_scale is not None:
+                self.loss_scale.step()
+        return StepReport(losses, num_masks, lr, norm, problem, overflow)
+
+    def _overflowed(self, loss: float) -> bool:
+        """Lowers the loss scale if it can be to blame for a gradient that is not finite."""
+        return self.loss_scale is not None and math.isfinite(loss) and self.loss_scale.lower()
 
     def _problem(self, loss: float, norm: float, gradients: list[jt.Var]) -> str:
         if math.isfinite(loss) and math.isfinite(norm):
@@ -103,6 +115,8 @@ class Trainer:
             else:
                 masks = self._all_masks(part) if num_masks is None else num_masks
                 losses = [self.loss.total(part, masks, 1 / parts)]
+            if self.loss_scale is not None:
+                losses = [loss * self.loss_scale.scale for loss in losses]
             added = [jt.grad(loss, self.optimizer.parameters) for loss in losses]
             if kept:
                 added = [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(kept, added, strict=True)]
@@ -120,6 +134,8 @@ class Trainer:
         gradients, total = self.ranks.sum_gradients(gradients, total)
         if num_masks is None:
             num_masks = float(total[4])
+        if self.loss_scale is not None:
+            gradients = [gradient * (1 / self.loss_scale.scale) for gradient in gradients]
         return gradients, self._terms(total, parts, num_masks), float(num_masks)
 
     def _all_masks(self, part: LossSums) -> jt.Var | float:

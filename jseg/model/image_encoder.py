@@ -21,6 +21,7 @@ from jseg.errors import UserError
 from jseg.model.prompt_tokens import project_prompts
 from jseg.model.region_bridge import check_region_grid
 from jseg.ops.attention import region_attention
+from jseg.ops.half import cast, widen
 from jseg.ops.linear import linear
 
 
@@ -37,6 +38,8 @@ class ImageFeatures:
 
 class ImageEncoder(ImageTower):
     """CLIP's image tower (frozen) with learned prompts in every layer and region tokens (frozen)."""
+
+    compute = "float32"
 
     def __init__(self, config: ModelConfig, norm_eps: float = 1e-5, prompt_norm_eps: float = 1e-6) -> None:
         super().__init__(
@@ -107,7 +110,8 @@ class ImageEncoder(ImageTower):
         count = grid[0] * grid[1]
         # the released models leave the region tokens out of prompt_norm
         outputs = jt.concat([self.prompt_norm(tokens[:, : 1 + count]), tokens[:, 1 + count :]], dim=1)
-        outputs = unit_length(linear(self.ln_post(outputs), self.proj.transpose(1, 0)))
+        outputs = cast(self.ln_post(outputs), self.compute)
+        outputs = unit_length(widen(linear(outputs, self.proj.transpose(1, 0))))
         features = ImageFeatures(
             whole=outputs[:, 0],
             regions=outputs[:, 1 + count :],

@@ -10,6 +10,7 @@ import numpy as np
 from jittor import nn
 
 from jseg.clip.blocks import Dropout, normal, uniform
+from jseg.ops.half import widen
 
 
 def project_prompts(embeddings: jt.Var, projection: nn.Linear, dropout: Dropout, batch: int) -> jt.Var:
@@ -23,7 +24,7 @@ def project_prompts(embeddings: jt.Var, projection: nn.Linear, dropout: Dropout,
     Returns:
         (B, K, width); in evaluation (1, K, width), as all images have the same.
     """
-    projected = projection(embeddings).unsqueeze(0)
+    projected = widen(projection(embeddings)).unsqueeze(0)
     if not dropout.rate_now() and jt.flags.no_grad:
         return projected  # the same for all images
     return dropout(projected.broadcast((batch, *projected.shape[1:])))

@@ -12,6 +12,7 @@ from jittor import nn
 
 from jseg.clip.blocks import Linear
 from jseg.model.two_way_decoder import DecoderLayer, decode
+from jseg.ops.half import widen
 
 
 class RecoveryDecoder(nn.Module):
@@ -28,5 +29,6 @@ class RecoveryDecoder(nn.Module):
 
     def execute(self, q: jt.Var, v: jt.Var) -> tuple[jt.Var, jt.Var]:
         """Decoded queries (B, M * C, D) and pixels (B, N, D) -> recovered (B, M * C, 2D) and (B, N, D)."""
-        q, v = decode(self.decouple_q, self.decouple_v, self.linear_q_in(q), self.linear_k_in(v))
-        return self.linear_q_out(q), self.linear_k_out(v)
+        q, v = widen(self.linear_q_in(q)), widen(self.linear_k_in(v))
+        q, v = decode(self.decouple_q, self.decouple_v, q, v)
+        return widen(self.linear_q_out(q)), widen(self.linear_k_out(v))

@@ -8,10 +8,11 @@ repeated or interpolated; `query_features` and `pixel_features` are what they st
 from __future__ import annotations
 
 import jittor as jt
-from jittor import nn
 
+from jseg.clip.blocks import Linear
 from jseg.model.image_encoder import ImageFeatures
 from jseg.ops.bilinear import grid_interpolation_matrix
+from jseg.ops.half import cast, widen
 from jseg.ops.linear import linear
 
 
@@ -43,20 +44,25 @@ def pixel_features(features: ImageFeatures) -> jt.Var:
     return jt.concat([region_maps(features.regions, features), whole, features.patches], dim=2)
 
 
-def class_queries(features: ImageFeatures, text: jt.Var, q_proj: nn.Linear) -> jt.Var:
+def partial_projection(x: jt.Var, layer: Linear, first: int, bias: bool = False) -> jt.Var:
+    """What `layer` makes of x (…, width), which is part of its input from channel `first` on; float32."""
+    weight = layer.weight[:, first : first + x.shape[-1]]
+    return widen(linear(cast(x, layer.compute), weight, layer.bias if bias else None))
+
+
+def class_queries(features: ImageFeatures, text: jt.Var, q_proj: Linear) -> jt.Var:
     """`q_proj(query_features(...))`, (B, M * C, D); the term of the text alone is computed once, not per region."""
     classes, depth = text.shape
-    weighted = linear(region_texts(features, text), q_proj.weight[:, :depth])
-    alone = linear(text, q_proj.weight[:, depth:], q_proj.bias)  # (C, D)
+    weighted = partial_projection(region_texts(features, text), q_proj, 0)
+    alone = partial_projection(text, q_proj, depth, bias=True)  # (C, D)
     batch, length, _ = weighted.shape
     return (weighted.reshape(batch, length // classes, classes, depth) + alone).reshape(batch, length, depth)
 
 
-def pixels(features: ImageFeatures, lateral_proj: nn.Linear) -> jt.Var:
+def pixels(features: ImageFeatures, lateral_proj: Linear) -> jt.Var:
     """`lateral_proj(pixel_features(...))`, (B, N, D); regions and global are projected before they are repeated."""
     depth = features.whole.shape[-1]
-    weight = lateral_proj.weight  # (D, 3D)
-    regions = linear(features.regions, weight[:, :depth])
-    whole = linear(features.whole, weight[:, depth : 2 * depth], lateral_proj.bias)
-    patches = linear(features.patches, weight[:, 2 * depth :])
+    regions = partial_projection(features.regions, lateral_proj, 0)
+    whole = partial_projection(features.whole, lateral_proj, depth, bias=True)
+    patches = partial_projection(features.patches, lateral_proj, 2 * depth)
     return patches + region_maps(regions, features) + whole.unsqueeze(1)

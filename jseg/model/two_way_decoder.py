@@ -14,6 +14,7 @@ from jittor import nn
 from jseg.clip.blocks import Dropout, LayerNorm, Linear, Trace
 from jseg.errors import UserError
 from jseg.ops.attention import cross_attention
+from jseg.ops.half import widen
 
 
 class CrossAttention(nn.Module):
@@ -31,7 +32,7 @@ class CrossAttention(nn.Module):
         self.weight_dropout = Dropout(dropout)
 
     def execute(self, x: jt.Var, memory: jt.Var) -> jt.Var:
-        """x (B, Tx, width) attends to memory (B, Tm, width); returns (B, Tx, width)."""
+        """x (B, Tx, width) attends to memory (B, Tm, width); returns (B, Tx, width), as `proj` gives it."""
         q, k, v = self.q(x), self.k(memory), self.v(memory)
         return self.proj(cross_attention(q, k, v, self.heads, self.weight_dropout.rate_now()))
 
@@ -50,9 +51,9 @@ class DecoderLayer(nn.Module):
 
     def execute(self, x: jt.Var, memory: jt.Var) -> jt.Var:
         """x (B, Tx, width) with memory (B, Tm, width) -> (B, Tx, width)."""
-        x = self.norm2(x + self.dropout(self.multihead_attn(x, memory)))
+        x = self.norm2(x + widen(self.dropout(self.multihead_attn(x, memory))))
         inner = self.dropout(self.linear1(x, activation="relu"))
-        return self.norm3(x + self.dropout(self.linear2(inner)))
+        return self.norm3(x + widen(self.dropout(self.linear2(inner))))
 
 
 class DecoderSide(nn.Module):

@@ -10,15 +10,14 @@ formulae are those of `jseg.ops.attention_reference`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import jittor as jt
 import numpy as np
 
 from jseg.model.region_bridge import attention_allowed
 from jseg.ops import compiled
+from jseg.ops.half import in_float32
 
 FLOAT = "float32"
 LARGE_PRODUCT = 2**22  # multiply-adds
@@ -131,11 +130,6 @@ def _compiled(x: jt.Var, depth: int) -> bool:
     return compiled.compiled(depth <= CUDA_DEPTH) and (x.dtype == FLOAT or bool(jt.flags.use_cuda))
 
 
-def _through_float32(attend: Callable[..., jt.Var], inputs: tuple[jt.Var, ...], *arguments: Any) -> jt.Var:
-    """`attend` on half-precision inputs where no kernel takes them: products that add up in 16 bits lose too much."""
-    return attend(*(x.cast(FLOAT) for x in inputs), *arguments).cast(inputs[0].dtype)
-
-
 def region_attention(
     projected: jt.Var,
     prompts: jt.Var,
@@ -164,7 +158,7 @@ def region_attention(
     if _compiled(projected, projected.shape[-1] // (3 * heads)):
         return _JointAttention.apply(projected, prompts, heads, (leading, *patch_grid, *region_grid), "REGIONS")
     if projected.dtype != FLOAT:
-        return _through_float32(region_attention, (projected, prompts), heads, leading, patch_grid, region_grid)
+        return in_float32(region_attention, (projected, prompts), heads, leading, patch_grid, region_grid)
     q, k, v = split_projected(projected, heads)
     prompts = prompts.broadcast((projected.shape[0], *prompts.shape[1:]))
     _, prompt_k, prompt_v = split_projected(prompts, heads)
@@ -185,7 +179,7 @@ def self_attention(projected: jt.Var, heads: int, causal: bool = False) -> jt.Va
     if _compiled(projected, projected.shape[-1] // (3 * heads)):
         return _JointAttention.apply(projected, None, heads, (0, 0, 0, 0, 0), "CAUSAL" if causal else "FULL")
     if projected.dtype != FLOAT:
-        return _through_float32(self_attention, (projected,), heads, causal)
+        return in_float32(self_attention, (projected,), heads, causal)
     mask = _causal_mask(projected.shape[1]) if causal else None
     return merge_heads(SoftmaxAttention.apply(*split_projected(projected, heads), mask, None))
 
@@ -203,7 +197,7 @@ def cross_attention(q: jt.Var, k: jt.Var, v: jt.Var, heads: int, dropout: float 
         seed = compiled.draw_seed() if dropout else jt.zeros((2,)).stop_grad()
         return _CrossAttention.apply(q, k, v, seed, heads, dropout)
     if q.dtype != FLOAT:
-        return _through_float32(cross_attention, (q, k, v), heads, dropout)
+        return in_float32(cross_attention, (q, k, v), heads, dropout)
     keep = None
     if dropout:
         shape = (q.shape[0], heads, q.shape[1], k.shape[1])

@@ -11,6 +11,8 @@ from functools import lru_cache
 import jittor as jt
 import numpy as np
 
+from jseg.ops.half import in_float32, is_half
+
 
 def interpolation_taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The two samples that each of `target` samples is made of: left, right (target,) int32, share of right float32."""
@@ -39,10 +41,12 @@ def grid_interpolation_matrix(source: tuple[int, int], target: tuple[int, int]) 
 
 
 def resize_bilinear(maps: jt.Var, size: tuple[int, int]) -> jt.Var:
-    """Resizes maps (B, C, h, w) to (B, C, H, W) with `size` = (H, W)."""
+    """Resizes maps (B, C, h, w), float32 or half, to (B, C, H, W) with `size` = (H, W); in float32 in any case."""
     batch, channels, height, width = maps.shape
     if (height, width) == tuple(size):
         return maps
+    if is_half(maps):
+        return in_float32(resize_bilinear, (maps,), size)
     down = jt.array(interpolation_matrix(height, size[0]).T.copy())  # (h, H)
     across = jt.array(interpolation_matrix(width, size[1]).T.copy())  # (w, W)
     # rows first: the transposes then touch the small maps only

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jittor as jt
 
 from jseg.ops import compiled
+from jseg.ops.half import in_float32, is_half
 
 
 def layer_norm(x: jt.Var, weight: jt.Var, bias: jt.Var, eps: float) -> jt.Var:
@@ -14,10 +15,15 @@ def layer_norm(x: jt.Var, weight: jt.Var, bias: jt.Var, eps: float) -> jt.Var:
     mean, and CLIP's hidden states have channels far above the rest; this one centres first.
 
     Args:
-        x: (…, width) float32.
-        weight, bias: (width,).
+        x: (…, width), float32 or half; statistics are float32 in any case.
+        weight, bias: (width,), float32 or the type of x.
         eps: added to the variance.
+
+    Returns:
+        The shape and type of x.
     """
+    if is_half(x):
+        return in_float32(layer_norm, (x, weight, bias), eps)
     if compiled.compiled():
         return _LayerNorm.apply(x, weight, bias, eps)
     return Standardise.apply(x, eps) * weight + bias
@@ -66,10 +72,12 @@ class _LayerNorm(jt.Function):
 
 
 def dropout(x: jt.Var, rate: float) -> jt.Var:
-    """x (any shape) with a share `rate` of its elements 0 and the others divided by `1 - rate`.
+    """x (any shape, float32 or half) with a share `rate` of its elements 0 and the others divided by `1 - rate`.
 
     The draws come from Jittor's generator; the compiled form stores only a seed and makes them again for the gradient.
     """
+    if is_half(x):
+        return in_float32(dropout, (x,), rate)
     if compiled.compiled():
         return _Dropout.apply(x, compiled.draw_seed(), rate)
     return x * ((jt.random(x.shape) >= rate).float32() / (1 - rate))

@@ -6,6 +6,7 @@ import jittor as jt
 from jittor import nn
 
 from jseg.ops import compiled
+from jseg.ops.half import cast, is_half, product, rounded, widen
 
 ACTIVATIONS = ("none", "relu", "quick_gelu")
 
@@ -27,15 +28,23 @@ def linear(
     """`activation(x @ weight^T + bias) + residual`.
 
     Args:
-        x: (…, depth) float32.
-        weight: (columns, depth).
-        bias: (columns,).
+        x: (…, depth), float32 or half (`jseg.ops.half`).
+        weight: (columns, depth), rounded to the type of a half x.
+        bias: (columns,) float32.
         activation: one of `ACTIVATIONS`.
-        residual: (…, columns).
+        residual: (…, columns) float32.
 
     Returns:
-        (…, columns)
+        (…, columns); of the type of x, or with a residual float32.
     """
+    if is_half(x):
+        weight = cast(weight, str(x.dtype))
+        if compiled.compiled():
+            y = cast(_Linear.apply(widen(x), widen(weight), bias, None, activation), str(x.dtype))
+        else:
+            y = _HalfLinear.apply(x, weight, bias, activation)
+        return y if residual is None else widen(y) + residual
+    weight = widen(weight)
     if compiled.compiled():
         return _Linear.apply(x, weight, bias, residual, activation)
     y = nn.matmul_transpose(x, weight)
@@ -86,3 +95,35 @@ class _Linear(jt.Function):
         of_x, of_weight, of_bias = (next(found) if wanted else None for wanted in self.wanted[:3])
         of_x = of_x if of_x is None else of_x.reshape(self.shape)
         return of_x, of_weight, of_bias, grad_out if self.wanted[3] else None, None
+
+
+def activation_slope(before: jt.Var, activation: str) -> jt.Var:
+    """Derivative of the activation at `before`."""
+    if activation == "relu":
+        return (before > 0).float32()
+    gate = jt.sigmoid(1.702 * before)
+    return gate * (1 + 1.702 * before * (1 - gate))
+
+
+class _HalfLinear(jt.Function):
+    """`linear` of half x and weight in plain operators: only the products are of 16 bits, what is kept is half too."""
+
+    def execute(self, x: jt.Var, weight: jt.Var, bias: jt.Var | None, activation: str) -> jt.Var:
+        self.wanted = [isinstance(var, jt.Var) and not var.is_stop_grad() for var in (x, weight, bias)]
+        self.dtype, self.shape, self.activation = str(x.dtype), x.shape, activation
+        flat = x.reshape(-1, x.shape[-1])
+        y = product(flat, weight, transpose_b=True)
+        if bias is not None:
+            y = rounded(y.float32() + bias, self.dtype)
+        self.saved = flat if self.wanted[1] else None, weight, y if activation != "none" else None
+        y = y if activation == "none" else rounded(activate(y.float32(), activation), self.dtype)
+        return y.reshape(*self.shape[:-1], -1)
+
+    def grad(self, grad_out: jt.Var) -> tuple[jt.Var | None, ...]:
+        x, weight, before = self.saved
+        grad = grad_out.reshape(-1, grad_out.shape[-1])
+        if before is not None:
+            grad = rounded(grad.float32() * activation_slope(before.float32(), self.activation), self.dtype)
+        of_x = product(grad, weight).reshape(self.shape) if self.wanted[0] else None
+        of_weight = product(grad, x, transpose_a=True) if self.wanted[1] else None
+        return of_x, of_weight, grad.float32().sum(0) if self.wanted[2] else None, None

@@ -5,9 +5,8 @@ from __future__ import annotations
 import jittor as jt
 import numpy as np
 import pytest
-from jittor import nn
 
-from jseg.clip.blocks import unit_length
+from jseg.clip.blocks import Linear, unit_length
 from jseg.model.image_encoder import ImageFeatures
 from jseg.model.region_alignment import class_queries, pixel_features, pixels, query_features
 
@@ -51,7 +50,7 @@ def test_pixel_features_are_region_whole_patch() -> None:
 @pytest.mark.parametrize("classes", [1, 5])
 def test_projecting_parts_equals_projecting_the_whole(grids: tuple, classes: int) -> None:
     features, text = random_features(*grids), random_text(classes)
-    q_proj, lateral_proj = nn.Linear(2 * DEPTH, DEPTH), nn.Linear(3 * DEPTH, DEPTH)
+    q_proj, lateral_proj = Linear(2 * DEPTH, DEPTH), Linear(3 * DEPTH, DEPTH)
     np.testing.assert_allclose(
         class_queries(features, text, q_proj).numpy(), q_proj(query_features(features, text)).numpy(), atol=1e-6
     )

@@ -11,6 +11,7 @@ import pytest
 from jseg.model.region_bridge import attention_allowed
 from jseg.ops import attention, attention_reference
 from jseg.ops.attention import allowed_with_prompts, merge_heads, split_heads, split_projected
+from jseg.ops.half import cast
 
 # leading, patch grid, region grid, prompts: odd grids, one region, one patch a region; many keys make several blocks
 REGIONS = [
@@ -128,18 +129,18 @@ def test_dropped_weights_follow_the_seed(kernels: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_inputs_give_half_outputs_of_float32_arithmetic(kernels: str, dtype: str) -> None:
-    projected, prompts, weight = (x.cast(dtype) for x in random_vars((2, 25, 24), (2, 3, 24), (2, 25, 8)))
+    projected, prompts, weight = (cast(x, dtype) for x in random_vars((2, 25, 24), (2, 3, 24), (2, 25, 8)))
     arguments = (2, *REGIONS[0][:3])
     half = attention.region_attention(projected, prompts, *arguments)
     full = attention.region_attention(projected.float32(), prompts.float32(), *arguments)
     assert str(half.dtype) == dtype
-    np.testing.assert_array_equal(half.float32().numpy(), full.cast(dtype).float32().numpy())
+    np.testing.assert_array_equal(half.float32().numpy(), cast(full, dtype).float32().numpy())
     gradients = jt.grad((half * weight).sum(), [projected, prompts])
     expected = jt.grad((full * weight.float32()).sum(), [projected, prompts])
     for computed, wanted in zip(gradients, expected, strict=True):
         assert str(computed.dtype) == dtype
         np.testing.assert_allclose(computed.float32().numpy(), wanted.float32().numpy(), atol=1e-2)
-    q, k, v = (x.cast(dtype) for x in random_vars(*[(2, 6, 8)] * 3))
+    q, k, v = (cast(x, dtype) for x in random_vars(*[(2, 6, 8)] * 3))
     assert str(attention.cross_attention(q, k, v, 2).dtype) == dtype
     assert str(attention.self_attention(projected, 2, causal=True).dtype) == dtype
 

@@ -1,0 +1,75 @@
+"""In which precision a model computes: float32, TF32, bfloat16 or float16 (mixed, with float32 masters).
+
+Micikevicius et al., "Mixed Precision Training", ICLR 2018. Of 16 bits are the inputs, weights and results of linear
+layers and attention. Float32 stay: trained weights and their gradients, normalisation, the softmax inside attention,
+text features, class embeddings, logits, losses, and the sum that runs through the residual blocks: CLIP's hidden states
+have channels a hundred times larger than the rest, beside which 8 bits of bfloat16 would lose what a block adds.
+"""
+
+from __future__ import annotations
+
+import jittor as jt
+import numpy as np
+from jittor import nn
+
+from jseg.errors import UserError
+from jseg.ops.half import rounded
+
+COMPUTE_TYPES = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+LOWEST_ARCHITECTURE = {"tf32": 80, "bf16": 80}  # compute capability x 10: NVIDIA Ampere
+# the frozen weights that large products are made with: ends of their names
+PRODUCT_WEIGHTS = ("conv1.weight", "in_proj_weight", "out_proj.weight", "c_fc.weight", "c_proj.weight", "backbone.proj")
+
+
+def check_device(precision: str) -> None:
+    """Refuses what the device that Jittor computes on does not have.
+
+    Raises:
+        UserError: TF32 on a CPU, TF32 or bfloat16 on a GPU before Ampere.
+    """
+    if not jt.flags.use_cuda:
+        if precision == "tf32":
+            raise UserError("precision=tf32 needs a GPU: on a CPU use fp32, or bf16 to see what rounding does")
+        return
+    lowest, own = LOWEST_ARCHITECTURE.get(precision, 0), min(jt.flags.cuda_archs, default=0)
+    if own < lowest:
+        capability = f"compute capability {own / 10}, {precision} needs {lowest / 10}"
+        raise UserError(f"precision={precision}: this GPU has {capability}: use precision=fp16 or fp32")
+
+
+def note(precision: str) -> str:
+    """What a user should know of this precision on this device; "" = nothing."""
+    if COMPUTE_TYPES[precision] == "float32" or jt.flags.use_cuda:
+        return ""
+    return f"precision {precision}: on a CPU, float32 kernels with numbers rounded to {precision}; slower than fp32"
+
+
+def set_precision(model: nn.Module, precision: str) -> dict[str, np.ndarray]:
+    """Makes a model compute in `precision`, once its weights are set.
+
+    Frozen weights of large products are kept in that type alone; trained ones stay float32 and are rounded where they
+    are used.
+
+    Args:
+        precision: a key of `COMPUTE_TYPES`.
+
+    Returns:
+        float32 values of the weights that are no longer held as such, by state name: what a checkpoint has to store.
+
+    Raises:
+        UserError: the device does not have it.
+    """
+    check_device(precision)
+    # 1 = TF32 for products of float32; with anything but 0, Jittor lets cuBLAS add products of halves up in 16 bits
+    jt.flags.use_tensorcore = int(precision == "tf32")
+    dtype = COMPUTE_TYPES[precision]
+    for module in model.modules():
+        if hasattr(module, "compute"):
+            module.compute = dtype
+    replaced = {}
+    for name, var in model.state_dict().items():
+        if dtype != "float32" and var.is_stop_grad() and name.endswith(PRODUCT_WEIGHTS):
+            replaced[name] = var.numpy()
+            var.update(rounded(var, dtype))
+            var.stop_grad()
+    return replaced

@@ -1,0 +1,177 @@
+"""Half-precision operators against float64 and PyTorch: inputs and results rounded to nearest, the rest exact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jittor as jt
+import numpy as np
+import pytest
+import torch
+
+from jseg.ops import compiled
+from jseg.ops.attention import cross_attention, region_attention, self_attention
+from jseg.ops.bilinear import resize_bilinear
+from jseg.ops.half import HALVES, cast, widen
+from jseg.ops.layer_norm import dropout, layer_norm
+from jseg.ops.linear import ACTIVATIONS, activation_slope, linear
+
+STEP = {"bfloat16": 2.0**-8, "float16": 2.0**-11}  # largest relative error of rounding to nearest
+
+
+def half_grid(shape: tuple[int, ...], dtype: str, seed: int = 0) -> np.ndarray:
+    """float32 values that `dtype` has, normally distributed."""
+    values = torch.from_numpy(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
+    return values.to(getattr(torch, dtype)).float().numpy()
+
+
+def close(computed: jt.Var, expected: np.ndarray, dtype: str, steps: float = 1.01) -> None:
+    """Within `steps` roundings of `dtype`, and 1e-5 of the largest value for the float32 sums inside."""
+    assert str(computed.dtype) == dtype
+    allowed = steps * STEP.get(dtype, 0) * np.abs(expected) + 1e-5 * np.abs(expected).max()
+    excess = np.abs(widen(computed).numpy() - expected) - allowed
+    assert excess.max() <= 0, excess.max()
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_rounding_is_that_of_pytorch(dtype: str) -> None:
+    """Jittor's own cuts bfloat16 off on CPU: half of the values would differ."""
+    special = [0.0, 1.0, 1 + 2**-8, 1 + 3 * 2**-8, 65504.0, 65519.0, 65520.0, 3.3e38, 3.4e38, 7e-8, np.inf, np.nan]
+    values = np.concatenate([np.random.default_rng(0).standard_normal(10001) * 100, special])
+    values = np.concatenate([values, -values]).astype(np.float32)
+    expected = torch.from_numpy(values).to(getattr(torch, dtype)).float().numpy()
+    np.testing.assert_array_equal(widen(cast(jt.array(values), dtype)).numpy(), expected)
+    assert (widen(cast(jt.array(values), dtype)).numpy()[:10001] != values[:10001]).mean() > 0.9
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_gradients_of_casts_are_rounded_to_nearest_too(dtype: str) -> None:
+    x, slope = (half_grid((50,), "float16" if dtype == "bfloat16" else dtype, seed) for seed in (0, 1))
+    variable = jt.array(x)
+    (gradient,) = jt.grad((widen(cast(variable, dtype)) * jt.array(slope)).sum(), [variable])
+    expected = torch.from_numpy(slope).to(getattr(torch, dtype)).float().numpy()
+    assert str(gradient.dtype) == "float32"
+    np.testing.assert_array_equal(gradient.numpy(), expected)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("choice", ["auto", "plain"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_linear(dtype: str, choice: str, activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward and gradients against float64; the plain form rounds product, sum and activation one by one."""
+    monkeypatch.setenv(compiled.VARIABLE, choice)
+    x, weight, grad = half_grid((2, 37, 40), dtype), half_grid((70, 40), dtype, 1), half_grid((2, 37, 70), dtype, 2)
+    bias = np.random.default_rng(3).standard_normal(70).astype(np.float32)
+    inputs = [cast(jt.array(x), dtype), jt.array(weight), jt.array(bias)]
+    output = linear(*inputs, activation)
+    gradients = jt.grad((widen(output) * jt.array(grad)).sum(), inputs)
+    wide = [torch.from_numpy(value.astype(np.float64)).requires_grad_() for value in (x, weight, bias)]
+    before = wide[0] @ wide[1].T + wide[2]
+    act = {"none": lambda y: y, "relu": torch.relu, "quick_gelu": lambda y: y * torch.sigmoid(1.702 * y)}[activation]
+    expected = act(before)
+    expected.backward(torch.from_numpy(grad.astype(np.float64)))
+    if choice == "auto":
+        close(output, expected.detach().numpy(), dtype)
+    else:  # roundings of the product and of its sum with the bias show where these cancel
+        largest = (np.abs(widen(output).numpy() - expected.detach().numpy())).max()
+        assert str(output.dtype) == dtype and largest <= 3 * STEP[dtype] * before.detach().abs().max().item()
+    for gradient, variable, kind in zip(gradients, wide, (dtype, "float32", "float32"), strict=True):
+        assert str(gradient.dtype) == kind
+        error = np.abs(widen(gradient).numpy() - variable.grad.numpy()).max()
+        assert error <= (1 if choice == "auto" else 3) * STEP[dtype] * variable.grad.abs().max().item()
+
+
+def test_linear_adds_a_float32_residual_without_rounding_it() -> None:
+    x, weight = cast(jt.array(half_grid((5, 8), "bfloat16")), "bfloat16"), jt.array(half_grid((4, 8), "bfloat16", 1))
+    residual = jt.array(np.random.default_rng(2).standard_normal((5, 4)).astype(np.float32) * 100)
+    (gradient,) = jt.grad(linear(x, weight, residual=residual).sum(), [residual])
+    np.testing.assert_array_equal(
+        linear(x, weight, residual=residual).numpy(), (widen(linear(x, weight)) + residual).numpy()
+    )
+    np.testing.assert_array_equal(gradient.numpy(), 1)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS[1:])
+def test_slopes_of_activations(activation: str) -> None:
+    before = np.linspace(-6, 6, 101).astype(np.float32)  # 0 among them
+    variable = torch.from_numpy(before.astype(np.float64)).requires_grad_()
+    act = {"relu": torch.relu, "quick_gelu": lambda y: y * torch.sigmoid(1.702 * y)}[activation]
+    act(variable).sum().backward()
+    np.testing.assert_allclose(activation_slope(jt.array(before), activation).numpy(), variable.grad, atol=1e-6)
+
+
+def double_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> torch.Tensor:
+    q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
+    return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("choice", ["auto", "plain"])
+def test_attention(dtype: str, choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outputs to one rounding, gradients to two of their largest value (the output that they use was rounded too)."""
+    monkeypatch.setenv(compiled.VARIABLE, choice)
+    grad = half_grid((2, 9, 16), dtype, 5)
+    joint, separate = half_grid((2, 9, 48), dtype), [half_grid((2, n, 16), dtype, n) for n in (9, 7, 6)]
+    separate[2] = half_grid((2, 7, 16), dtype, 6)
+    for arrays, ours, theirs in (
+        ([joint], lambda x: self_attention(x, 2), lambda x: double_attention(*x.split(16, 2), 2)),
+        (separate, lambda q, k, v: cross_attention(q, k, v, 2), lambda q, k, v: double_attention(q, k, v, 2)),
+    ):
+        inputs = [cast(jt.array(array), dtype) for array in arrays]
+        output = ours(*inputs)
+        gradients = jt.grad((widen(output) * jt.array(grad)).sum(), inputs)
+        wide = [torch.from_numpy(array.astype(np.float64)).requires_grad_() for array in arrays]
+        expected = theirs(*wide)
+        expected.backward(torch.from_numpy(grad.astype(np.float64)))
+        close(output, expected.detach().numpy(), dtype)
+        for gradient, variable in zip(gradients, wide, strict=True):
+            assert str(gradient.dtype) == dtype
+            error = np.abs(widen(gradient).numpy() - variable.grad.numpy()).max()
+            assert error <= 2 * STEP[dtype] * variable.grad.abs().max().item()
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_region_attention_is_that_of_rounded_inputs(dtype: str) -> None:
+    projected, prompts = half_grid((2, 1 + 16 + 4, 24), dtype), half_grid((2, 3, 24), dtype, 1)
+    structure = (2, 1, (4, 4), (2, 2))
+    expected = region_attention(jt.array(projected), jt.array(prompts), *structure).numpy()
+    halves = [cast(jt.array(x), dtype) for x in (projected, prompts)]
+    output = region_attention(*halves, *structure)
+    close(output, expected, dtype)
+    assert all(str(gradient.dtype) == dtype for gradient in jt.grad(widen(output).sum(), halves))
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("parameters", ["float32", "half"])
+def test_layer_norm(dtype: str, parameters: str) -> None:
+    """Statistics keep float32: channels far above the rest, as in CLIP's hidden states, would drown the others."""
+    x, weight, bias = half_grid((3, 11, 64), dtype), half_grid((64,), dtype, 1), half_grid((64,), dtype, 2)
+    x[..., 5] = 64.0
+    kind = dtype if parameters == "half" else "float32"
+    inputs = [cast(jt.array(x), dtype), *(cast(jt.array(value), kind) for value in (weight, bias))]
+    grad = half_grid((3, 11, 64), dtype, 3)
+    output = layer_norm(*inputs, 1e-5)
+    gradients = jt.grad((widen(output) * jt.array(grad)).sum(), inputs)
+    wide = [torch.from_numpy(value.astype(np.float64)).requires_grad_() for value in (x, weight, bias)]
+    expected = torch.nn.functional.layer_norm(wide[0], (64,), wide[1], wide[2], 1e-5)
+    expected.backward(torch.from_numpy(grad.astype(np.float64)))
+    close(output, expected.detach().numpy(), dtype)
+    for gradient, variable, name in zip(gradients, wide, (dtype, kind, kind), strict=True):
+        close(gradient, variable.grad.numpy(), name)
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize(
+    "operator", [lambda x: dropout(x, 0.25), lambda x: resize_bilinear(x, (7, 9))], ids=["dropout", "bilinear"]
+)
+def test_operators_without_weights(dtype: str, operator: Callable[[jt.Var], jt.Var]) -> None:
+    x, results = half_grid((2, 3, 4, 5), dtype), []
+    for kind in ("float32", dtype):
+        jt.set_global_seed(3)
+        variable = cast(jt.array(x), kind)
+        output = operator(variable)
+        (gradient,) = jt.grad(widen(output).sum(), [variable])
+        jt.sync([output, gradient])  # draws before the seed is set again
+        results.append((output, gradient))
+    for wide, half in zip(*results, strict=True):
+        close(half, wide.numpy(), dtype)
