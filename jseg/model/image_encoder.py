@@ -72,7 +72,8 @@ class ImageEncoder(ImageTower):
         # the released models add the class embedding twice
         first = (2 * self.class_embedding + positions[0]).broadcast((batch, 1, width))
         regions = self.region_level_bridge.unsqueeze(0).broadcast((batch, *self.region_level_bridge.shape))
-        return self.ln_pre(jt.concat([first, patches, regions], dim=1))
+        tokens = self.ln_pre(jt.concat([first, patches, regions], dim=1))
+        return tokens.stop_grad()  # nothing up to here trains
 
     def layer_prompts(self, layer: int, batch: int) -> jt.Var:
         """The prompts that go into a layer, (B, K, width), in evaluation (1, K, width)."""

@@ -17,6 +17,7 @@ import numpy as np
 
 from jseg.model.region_bridge import attention_allowed
 from jseg.ops import compiled
+from jseg.ops.draws import draw_seed, draw_uniform
 from jseg.ops.half import in_float32
 
 FLOAT = "float32"
@@ -194,14 +195,14 @@ def cross_attention(q: jt.Var, k: jt.Var, v: jt.Var, heads: int, dropout: float 
         (B, Tq, width)
     """
     if _compiled(q, q.shape[-1] // heads):
-        seed = compiled.draw_seed() if dropout else jt.zeros((2,)).stop_grad()
+        seed = draw_seed() if dropout else jt.zeros((2,)).stop_grad()
         return _CrossAttention.apply(q, k, v, seed, heads, dropout)
     if q.dtype != FLOAT:
         return in_float32(cross_attention, (q, k, v), heads, dropout)
     keep = None
     if dropout:
         shape = (q.shape[0], heads, q.shape[1], k.shape[1])
-        keep = (jt.random(shape) >= dropout).float32() / (1 - dropout)
+        keep = (draw_uniform(shape) >= dropout).float32() / (1 - dropout)
     return merge_heads(SoftmaxAttention.apply(*(split_heads(x, heads) for x in (q, k, v)), None, keep))
 
 
@@ -222,8 +223,8 @@ class _JointAttention(jt.Function):
     SETUP = """
     const long dense = number("tokens") - number("region_rows") * number("region_columns");
     Problem p{(long)number("batch"), (long)number("heads"), (long)number("depth"), dense, dense};
-    p.prompts = number("prompts"); p.causal = number("causal"); p.leading = number("leading");
-    p.rows = number("rows"); p.columns = number("columns");
+    p.prompts = number("prompts"); p.causal = number("causal"); p.frozen = number("frozen");
+    p.leading = number("leading"); p.rows = number("rows"); p.columns = number("columns");
     p.region_rows = number("region_rows"); p.region_columns = number("region_columns");
     const long width = p.heads * p.depth, row = 3 * width, batch = (p.queries + p.regions()) * row;
     const long prompt_batch = number("shared") ? 0 : p.prompts * row;
@@ -240,6 +241,8 @@ class _JointAttention(jt.Function):
         self.numbers = {"batch": batch, "heads": heads, "depth": width // heads, "tokens": length}
         count, of_images = (0, batch) if prompts is None else (prompts.shape[1], prompts.shape[0])
         self.numbers |= {"prompts": count, "causal": mask == "CAUSAL", "shared": of_images < batch}
+        # in the first layer, where nothing before the prompts trains, only theirs are wanted of all gradients
+        self.numbers["frozen"] = projected.is_stop_grad() and not jt.flags.use_cuda
         self.numbers |= dict(zip(names, structure, strict=True))
         body = (
             self.SETUP
@@ -270,13 +273,14 @@ class _JointAttention(jt.Function):
         )
         dtype, row_sums = str(projected.dtype), _row_sums(log_sums)
         arguments = "in0_p, in1_p, in2_p, in3_p, in4_p, out0_p, out1_p, out2_p"
-        of_projected, of_prompts, *_ = compiled.call(
-            "attention_backward.h", body, [projected, self.prompts, output, log_sums, grad_out],
-            [projected.shape, self.prompts.shape if prompted else (1, 1, 1), *row_sums], self.numbers,
+        given, wanted = [projected, self.prompts, output, log_sums, grad_out], (not self.numbers["frozen"], prompted)
+        shapes = [x.shape if flag else (1, 1, 1) for x, flag in zip(given[:2], wanted, strict=True)]
+        gradients = compiled.call(
+            "attention_backward.h", body, given, [*shapes, *row_sums], self.numbers,
             [dtype] * 2 + [FLOAT] * len(row_sums),
             _cuda("joint_backward", projected, self.numbers["depth"], self.mask, arguments),
         )  # fmt: skip
-        return of_projected, of_prompts if prompted else None, None, None, None
+        return *(x if flag else None for x, flag in zip(gradients[:2], wanted, strict=True)), None, None, None
 
 
 class _CrossAttention(jt.Function):

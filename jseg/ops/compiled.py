@@ -122,8 +122,3 @@ def addresses(variables: Sequence[jt.Var]) -> np.ndarray:
 def whole_numbers(table: np.ndarray) -> jt.Var:
     """An int64 array for a kernel, which reads it as `(const int64_t*)in0_p`: Jittor has no 64-bit integers."""
     return jt.array(np.ascontiguousarray(table, np.int64).view(np.float32)).stop_grad()
-
-
-def draw_seed() -> jt.Var:
-    """(2,) float32 from Jittor's generator, whose bits seed a kernel's random numbers (`seed_of` in C++)."""
-    return jt.random((2,)).stop_grad()

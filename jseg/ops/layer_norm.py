@@ -5,9 +5,12 @@ from __future__ import annotations
 import jittor as jt
 
 from jseg.ops import compiled
+from jseg.ops.draws import draw_seed, draw_uniform
+from jseg.ops.frozen import spares_gradients
 from jseg.ops.half import in_float32, is_half
 
 
+@spares_gradients
 def layer_norm(x: jt.Var, weight: jt.Var, bias: jt.Var, eps: float) -> jt.Var:
     """`(x - mean) / sqrt(variance + eps) * weight + bias` over the last axis.
 
@@ -79,8 +82,8 @@ def dropout(x: jt.Var, rate: float) -> jt.Var:
     if is_half(x):
         return in_float32(dropout, (x,), rate)
     if compiled.compiled():
-        return _Dropout.apply(x, compiled.draw_seed(), rate)
-    return x * ((jt.random(x.shape) >= rate).float32() / (1 - rate))
+        return _Dropout.apply(x, draw_seed(), rate)
+    return x * ((draw_uniform(x.shape) >= rate).float32() / (1 - rate))
 
 
 class _Dropout(jt.Function):

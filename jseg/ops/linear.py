@@ -6,6 +6,7 @@ import jittor as jt
 from jittor import nn
 
 from jseg.ops import compiled
+from jseg.ops.frozen import spares_gradients
 from jseg.ops.half import cast, is_half, product, rounded, widen
 
 ACTIVATIONS = ("none", "relu", "quick_gelu")
@@ -18,6 +19,7 @@ def activate(x: jt.Var, activation: str) -> jt.Var:
     return nn.relu(x) if activation == "relu" else x
 
 
+@spares_gradients
 def linear(
     x: jt.Var,
     weight: jt.Var,

@@ -168,6 +168,16 @@ def test_frozen_inputs_get_no_gradient_and_others_do(kernels: str) -> None:
     np.testing.assert_allclose(gradient.sum(), 6 * 8, rtol=1e-5)  # weights of a query add up to 1
 
 
+def test_prompts_get_the_same_gradient_beside_frozen_tokens(kernels: str) -> None:
+    projected, prompts, weight = random_vars((2, 25, 24), (2, 3, 24), (2, 25, 8))
+    gradients = []
+    for tokens in (projected, projected.clone().stop_grad()):
+        output = attention.region_attention(tokens, prompts, 2, *REGIONS[0][:3])
+        gradients.append(jt.grad((output * weight).sum(), prompts).numpy())
+    np.testing.assert_allclose(gradients[1], gradients[0], atol=1e-6)
+    assert np.abs(gradients[0]).max() > 0.01
+
+
 def test_reference_equals_pytorch() -> None:
     torch = pytest.importorskip("torch")
     qkv = random_vars(*[(2, 3, 25, 8)] * 3)

@@ -33,6 +33,7 @@ struct Problem {
     long queries, keys;            // without regions and prompts
     long prompts = 0;              // keys that are in tensors of their own
     bool causal = false;           // a query sees the keys up to its own place
+    bool frozen = false;           // backward: only prompts get a gradient
     long leading = 0, rows = 0, columns = 0, region_rows = 0, region_columns = 0;
     float dropout = 0;             // share of the weights that is dropped
     uint64_t seed = 0;

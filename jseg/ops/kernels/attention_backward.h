@@ -96,8 +96,9 @@ static inline void backward_block(const Problem& p, Workspace& work, Input q, In
         scores_of(work.grads.get(), work.packed_v.get(), height, count, depth, work.slopes.get(), work.stride, false);
         if (p.causal) hide_later_keys(work.weights.get(), work.stride, height, count, query, first);
         weights_and_slopes(p, work, height, columns, image, head, query, first, log_sums, row_sums);
-        accumulate<ROWS>(work.slopes.get(), work.stride, work.keys.get(), height, count, depth,
-                         grad_q.at(image, query, head, depth), grad_q.row);
+        if (!p.frozen)
+            accumulate<ROWS>(work.slopes.get(), work.stride, work.keys.get(), height, count, depth,
+                             grad_q.at(image, query, head, depth), grad_q.row);
         accumulate<COLUMNS>(work.slopes.get(), work.stride, work.packed_q.get(), count, height, depth, work.sum_k.get(),
                             work.depth_columns);
         accumulate<COLUMNS>(work.weights.get(), work.stride, work.packed_grad.get(), count, height, depth,
@@ -126,9 +127,9 @@ static inline void backward_head(const Problem& p, const std::vector<long>& regi
     std::vector<float> row_sums(all);
     for (long query = 0; query < all; query++) {
         row_sums[query] = dot(grad_out.at(image, query, head, depth), out.at(image, query, head, depth), depth);
-        std::fill_n(to.q.at(image, query, head, depth), depth, 0.0f);
+        if (!p.frozen) std::fill_n(to.q.at(image, query, head, depth), depth, 0.0f);
     }
-    for (long first = 0; first < p.all_keys(); first += BACKWARD_KEYS) {
+    for (long first = p.frozen ? p.keys : 0; first < p.all_keys(); first += BACKWARD_KEYS) {
         const long count = std::min(BACKWARD_KEYS, p.all_keys() - first);
         gather_keys(p, k, prompt_k, image, head, first, count, work.rows.get());
         pack_columns(work.rows.get(), depth, depth, count, work.packed_k.get());
@@ -147,6 +148,7 @@ static inline void backward_head(const Problem& p, const std::vector<long>& regi
                         prompt ? to.prompt_v.at(image, key - p.keys, head, depth) : to.v.at(image, key, head, depth));
         }
     }
+    if (p.frozen) return;
     for (long token = p.queries; token < all; token++) {
         std::fill_n(to.k.at(image, token, head, depth), depth, 0.0f);
         std::fill_n(to.v.at(image, token, head, depth), depth, 0.0f);
@@ -160,7 +162,7 @@ static inline void backward_head(const Problem& p, const std::vector<long>& regi
         each_key_of_region(p, own, [&](long key) { pair(p.queries + own, key); });
 }
 
-// Gradients of everything that `attention_forward` reads; every element of `to` is written.
+// Gradients of everything that `attention_forward` reads; every element of `to` is written. With `frozen`, of prompts only.
 static inline void attention_backward(const Problem& p, Input q, Input k, Input v, Input prompt_k, Input prompt_v,
                                       Input out, Input grad_out, const float* log_sums, const Gradients& to) {
     const std::vector<long> region = region_of_query(p);

@@ -132,14 +132,27 @@ static inline void pack_columns(const float* from, long stride, long depth, long
     }
 }
 
+// Copies columns [0, columns) of (depth, …) with row stride `stride` into tiles (columns / TILE_ROWS, depth, TILE_ROWS).
+static inline void pack_tiles(const float* from, long stride, long depth, long columns, float* tiles) {
+    for (long k = 0; k < depth; k++, from += stride)
+        for (long first = 0; first < columns; first += TILE_ROWS) {
+            float* to = tiles + first * depth + k * TILE_ROWS;
+            if (columns - first >= TILE_ROWS) {
+                std::memcpy(to, from + first, TILE_ROWS * sizeof(float));
+            } else {
+                for (long r = 0; r < TILE_ROWS; r++) to[r] = first + r < columns ? from[first + r] : 0;
+            }
+        }
+}
+
 constexpr long DEPTH_BLOCK = 768;  // packed panel of 96 KB and ROW_BLOCK rows of a: both stay in a 1 MB cache
 constexpr long ROW_BLOCK = 8 * TILE_ROWS;
 
 // out(m, n) = finish(sum over k of a(m, k) * b(k, n)).
 //
 // a: (rows, depth), as SIDE says, stride `a_stride`. b: (depth, columns) with row stride `b_stride`; when `b_transposed`
-// (columns, depth). out: (rows, columns), row stride `out_stride`. `finish(row, column, x)` gets each sum (Vector of
-// LANES columns, of which those beyond `columns` are to be ignored) and returns what is to be stored.
+// (columns, depth). out: (rows, columns), row stride `out_stride`. `finish(row, column, x, lanes)` gets each sum
+// (Vector of LANES columns, of which the first `lanes` count) and returns what is to be stored.
 template <Side SIDE, class Finish>
 static __attribute__((noinline)) void product(long rows, long columns, long depth, const float* a, long a_stride, const float* b, long b_stride,
                     bool b_transposed, float* out, long out_stride, const Finish& finish) {
@@ -167,31 +180,39 @@ static __attribute__((noinline)) void product(long rows, long columns, long dept
         for (long task = 0; task < row_blocks * groups; task++) {
             const long row_start = task / groups * ROW_BLOCK, row_end = std::min(rows, row_start + ROW_BLOCK);
             const long panel_start = task % groups * group, panel_end = std::min(panels, panel_start + group);
-            // rows a multiple of 4 KB apart would all fall into the same few places of the first cache
-            const bool copied = SIDE == ROWS && a_stride % 1024 == 0;
-            const long copy_stride = rounded_up(length, LANES) + LANES;
-            const Buffer copy = new_buffer(copied ? ROW_BLOCK * copy_stride : 0);
-            for (long row = row_start; copied && row < row_end; row++)
+            // Rows a multiple of 4 KB apart would all fall into the same few places of the first cache, and columns
+            // far apart would each take a page of the address cache.
+            const bool copied = SIDE == COLUMNS || a_stride % 1024 == 0;
+            const long copy_stride = SIDE == COLUMNS ? TILE_ROWS : rounded_up(length, LANES) + LANES;
+            const Buffer copy = new_buffer(copied ? ROW_BLOCK * std::max(copy_stride, length) : 0);
+            for (long row = row_start; copied && SIDE == ROWS && row < row_end; row++)
                 std::memcpy(copy.get() + (row - row_start) * copy_stride, a + row * a_stride + from, length * 4);
+            if (SIDE == COLUMNS) pack_tiles(a + from * a_stride + row_start, a_stride, length, row_end - row_start, copy.get());
             for (long panel = panel_start; panel < panel_end; panel++) {
                 const float* b_panel = packed.get() + panel * length * TILE_COLUMNS;
                 const long column = panel * TILE_COLUMNS, width = columns - column;
                 for (long row = row_start; row < row_end; row += TILE_ROWS) {
-                    const float* a_tile = SIDE == COLUMNS ? a + from * a_stride + row
+                    const float* a_tile = SIDE == COLUMNS ? copy.get() + (row - row_start) * length
                                           : copied        ? copy.get() + (row - row_start) * copy_stride
                                                           : a + row * a_stride + from;
                     const long count = std::min<long>(TILE_ROWS, row_end - row);
                     Sums sums;
                     tile<SIDE>(count, a_tile, copied ? copy_stride : a_stride, b_panel, length, sums);
-                    for (long r = 0; r < count; r++)
-                        for (long half = 0; half < 2 && half * LANES < width; half++) {
-                            const long here = column + half * LANES, lanes = std::min<long>(columns - here, LANES);
-                            float* to = out + (row + r) * out_stride + here;
-                            Vector sum = half ? sums.right(r) : sums.left(r);
-                            if (!first_block) sum += load_some(to, lanes);
-                            if (last_block) sum = finish(row + r, here, sum);
-                            store_some(to, sum, lanes);
+                    const auto put = [&](long r, long here, Vector sum, auto lanes) {
+                        float* to = out + (row + r) * out_stride + here;
+                        if (!first_block) sum += load_some(to, lanes);
+                        if (last_block) sum = finish(row + r, here, sum, lanes);
+                        store_some(to, sum, lanes);
+                    };
+                    for (long r = 0; r < count; r++) {
+                        if (width >= TILE_COLUMNS) {
+                            put(r, column, sums.left(r), ALL_LANES());
+                            put(r, column + LANES, sums.right(r), ALL_LANES());
+                        } else {
+                            put(r, column, sums.left(r), std::min<long>(width, LANES));
+                            if (width > LANES) put(r, column + LANES, sums.right(r), width - LANES);
                         }
+                    }
                 }
             }
         }

@@ -34,8 +34,8 @@ static inline void linear_forward(long rows, long columns, long depth, const flo
                                   const float* bias, const float* residual, Activation activation, float* before,
                                   float* out) {
     product<ROWS>(rows, columns, depth, x, depth, weight, depth, true, out, columns,
-                  [=](long row, long column, Vector sum) {
-                      const long place = row * columns + column, count = std::min<long>(LANES, columns - column);
+                  [=](long row, long column, Vector sum, auto count) {
+                      const long place = row * columns + column;
                       if (bias) sum += load_some(bias + column, count);
                       if (before) store_some(before + place, sum, count);
                       sum = activated(sum, activation);
@@ -75,7 +75,7 @@ static inline void linear_backward(long rows, long columns, long depth, const fl
         }
         grad = inner.get();
     }
-    const auto as_is = [](long, long, Vector sum) { return sum; };
+    const auto as_is = [](long, long, Vector sum, auto) { return sum; };
     if (grad_x) product<ROWS>(rows, depth, columns, grad, columns, weight, depth, false, grad_x, depth, as_is);
     if (grad_weight) product<COLUMNS>(columns, depth, rows, grad, columns, x, depth, false, grad_weight, depth, as_is);
     if (grad_bias) column_sums(rows, columns, grad, grad_bias);

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 namespace jseg {
 
@@ -33,6 +34,8 @@ static inline Vector load(const float* from) {
 static inline void store(float* to, Vector x) { std::memcpy(to, &x, sizeof(x)); }
 
 static inline Vector every(float x) { return Vector{} + x; }
+
+typedef std::integral_constant<long, LANES> ALL_LANES;  // a number of lanes that the compiler knows
 
 // The first `count` lanes, at most LANES; the others are 0.
 static inline Vector load_some(const float* from, long count) {
