@@ -22,6 +22,7 @@ from jseg.losses.segmentation_loss import LossSums, SegmentationLoss
 from jseg.model.clip_rc import ClipRC, trainable
 from jseg.model.precision import set_precision
 from jseg.model.state import named_list
+from jseg.ops.recompute import recomputing
 
 
 @dataclass
@@ -143,7 +144,8 @@ class Trainer:
         return part.num_masks if self.ranks.world == 1 else float(self.ranks.sum(part.num_masks.numpy())[0])
 
     def _sums(self, images: np.ndarray, labels: np.ndarray) -> LossSums:
-        outputs = self.model.training_outputs(jt.array(images), self.text)
+        with recomputing(self.config.train.checkpoint_activations):
+            outputs = self.model.training_outputs(jt.array(images), self.text)
         return self.loss.sums(outputs, labels, labels.shape[1:])
 
     def _terms(self, total: np.ndarray, parts: int, num_masks: float) -> dict[str, float]:

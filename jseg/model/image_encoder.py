@@ -23,6 +23,7 @@ from jseg.model.region_bridge import check_region_grid
 from jseg.ops.attention import region_attention
 from jseg.ops.half import cast, widen
 from jseg.ops.linear import linear
+from jseg.ops.recompute import recomputed
 
 
 @dataclass
@@ -82,17 +83,22 @@ class ImageEncoder(ImageTower):
 
     def run_layers(self, tokens: jt.Var, grid: tuple[int, int], trace: Trace) -> jt.Var:
         """`[class token | patches | regions]` (B, 1 + N + M, width) through all layers."""
-        for layer, block in enumerate(self.transformer.resblocks):
-            prompts = self.layer_prompts(layer, tokens.shape[0])
-            if layer == 0:
-                repeated = prompts.broadcast((tokens.shape[0], *prompts.shape[1:]))
-                trace["tokens_in"] = jt.concat([tokens[:, :1], repeated, tokens[:, 1:]], dim=1)
-            attend = partial(
-                _attend, prompts=block.attn.project(block.ln_1(prompts)), patch_grid=grid, region_grid=self.region_grid
-            )
-            tokens = block(tokens, attend)
+        for layer in range(len(self.transformer.resblocks)):
+            embeddings = self.prompt_embeddings if layer == 0 else self.deep_prompt_embeddings
+            parameters = [embeddings, self.prompt_proj.weight, self.prompt_proj.bias]
+            (tokens,) = recomputed(partial(self._run_layer, layer, grid, trace), [tokens], parameters)
             trace[f"tokens_block{layer}"] = tokens
         return tokens
+
+    def _run_layer(self, layer: int, grid: tuple[int, int], trace: Trace, tokens: jt.Var) -> tuple[jt.Var]:
+        block, prompts = self.transformer.resblocks[layer], self.layer_prompts(layer, tokens.shape[0])
+        if layer == 0:
+            repeated = prompts.broadcast((tokens.shape[0], *prompts.shape[1:]))
+            trace["tokens_in"] = jt.concat([tokens[:, :1], repeated, tokens[:, 1:]], dim=1)
+        attend = partial(
+            _attend, prompts=block.attn.project(block.ln_1(prompts)), patch_grid=grid, region_grid=self.region_grid
+        )
+        return (block(tokens, attend),)
 
     def execute(self, images: jt.Var, trace: Trace | None = None) -> ImageFeatures:
         """Features of images of any size and aspect whose patch grid the region grid fits.

@@ -7,6 +7,7 @@ No self-attention runs in it; the released PyTorch checkpoints carry weights of 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 
 import jittor as jt
 from jittor import nn
@@ -15,6 +16,7 @@ from jseg.clip.blocks import Dropout, LayerNorm, Linear, Trace
 from jseg.errors import UserError
 from jseg.ops.attention import cross_attention
 from jseg.ops.half import widen
+from jseg.ops.recompute import recomputed
 
 
 class CrossAttention(nn.Module):
@@ -64,6 +66,10 @@ class DecoderSide(nn.Module):
         self.layers = nn.ModuleList(layers)
 
 
+def _two_way(q_layer: DecoderLayer, v_layer: DecoderLayer, q: jt.Var, v: jt.Var) -> tuple[jt.Var, jt.Var]:
+    return q_layer(q, v), v_layer(v, q)
+
+
 def decode(
     q_layers: Iterable[DecoderLayer],
     v_layers: Iterable[DecoderLayer],
@@ -76,7 +82,8 @@ def decode(
     With a `trace` dictionary, `q<i>` and `v<i>` are left in it for the outputs of layers i = 1...
     """
     for index, (q_layer, v_layer) in enumerate(zip(q_layers, v_layers, strict=True), start=1):
-        q, v = q_layer(q, v), v_layer(v, q)
+        parameters = [*q_layer.parameters(), *v_layer.parameters()]
+        q, v = recomputed(partial(_two_way, q_layer, v_layer), [q, v], parameters)
         if trace is not None:
             trace[f"q{index}"], trace[f"v{index}"] = q, v
     return q, v
