@@ -1,5 +1,6 @@
 # make demo   train, evaluate and draw on the built-in data set: one command on a bare machine
 # make test   all tests but the slow ones
+# make test-gpu   all that needs an NVIDIA GPU, with a report: checks, tests, demo, speed, memory
 #
 # Needs Python 3.10-3.12 with venv and headers, g++ and make. `make test PYTHON=python3.11` chooses the interpreter,
 # VENV=folder another virtual environment, PIP_ARGS="--index-url …" where packages come from, ARGS="-k word" the tests.
@@ -12,7 +13,7 @@ ARGS ?=
 RUN := $(VENV)/bin/python
 DEMO := $(RUN) tools/run_net.py --config-file configs/shapes_demo.py
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow test-gpu lint clean
 
 demo: $(VENV)/installed
 	rm -rf work_dirs/shapes_demo
@@ -25,6 +26,9 @@ test: $(VENV)/installed-test
 
 test-slow: $(VENV)/installed-test
 	$(RUN) -m pytest -m slow $(ARGS)
+
+test-gpu: $(VENV)/installed-test
+	$(RUN) tools/gpu_report.py $(ARGS)
 
 lint: $(VENV)/installed-test
 	$(RUN) -m ruff check

@@ -47,3 +47,12 @@ def capabilities() -> list[int]:
         library.cuDeviceGetAttribute(ctypes.byref(minor), _CAPABILITY_MINOR, device)
         found.add(10 * major.value + minor.value)
     return sorted(found)
+
+
+def used_memory() -> int:
+    """Bytes of the GPU's memory that are taken, by any process; to be asked once Jittor computes on it."""
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    library = _library()
+    if library is None or library.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)) != 0:
+        return 0
+    return total.value - free.value

@@ -53,7 +53,7 @@ def _operators(preparation: Preparation) -> str:
     """Which form of the operators of jseg/ops runs; JSEG_KERNELS=plain forces the plain one."""
     if os.environ.get("JSEG_KERNELS") == "plain":
         return "plain Jittor operators (JSEG_KERNELS=plain)"
-    return "compiled kernels on CPU" + (", plain Jittor operators on CUDA" if preparation.toolkit else "")
+    return "compiled kernels on CPU" + (", on CUDA those of attention" if preparation.toolkit else "")
 
 
 def findings(preparation: Preparation) -> list[Finding]:

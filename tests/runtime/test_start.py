@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jseg.errors import UserError
-from jseg.runtime import prepare, toolchain
+from jseg.runtime import cuda_home, prepare, toolchain
 
 start_module = importlib.import_module("jseg.runtime.start")
 
@@ -113,6 +113,40 @@ def test_cuda_that_cannot_work_is_an_error(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(prepare(), "cuda_note", "no nvcc (install it)")
     with pytest.raises(UserError, match=r"device cuda is not possible: no nvcc \(install it\)"):
         start_module.start("cuda")
+
+
+def test_toolkit_that_cannot_be_made_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` takes the CPU and remembers why; `cuda` is an error."""
+
+    def fail(*_: object) -> None:
+        raise UserError("a GPU of compute capability 7.0 needs CUDA 12 or older")
+
+    monkeypatch.setattr(cuda_home, "make_ready", fail)
+    monkeypatch.setattr(prepare(), "cuda_note", "")
+    monkeypatch.setattr(prepare(), "toolkit", cuda_home.Toolkit(Path("nvcc"), Path("cuda"), (13, 0), (), ()))
+    with pytest.raises(UserError, match=r"device cuda is not possible: a GPU of compute capability 7\.0 needs"):
+        start_module._make_cuda_ready(prepare(), "cuda")
+    assert start_module._make_cuda_ready(prepare(), "auto") is None
+    assert prepare().toolkit is None
+    assert "needs CUDA 12" in prepare().cuda_note
+
+
+def test_environment_of_an_import_for_cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in {"cache_name": "jseg", "nvcc_path": ""}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("cuda_archs", raising=False)
+    before, path = dict(os.environ), list(sys.path)
+    with start_module._variables_set(cuda_home.Ready(Path("/cuda/bin/nvcc"), "80_90", tmp_path)):
+        assert os.environ["nvcc_path"] == "/cuda/bin/nvcc"
+        assert os.environ["cuda_archs"] == "80 90"
+        assert os.environ["cache_name"] == "jseg_80_90"  # machines with other GPUs may share the folder
+        assert sys.path == [str(tmp_path), *path]
+    assert (dict(os.environ), sys.path) == (before, path)
+    with start_module._variables_set(None):  # for the CPU
+        assert (dict(os.environ), sys.path) == (before, path)
+    monkeypatch.setenv("cache_name", "mine")
+    with start_module._variables_set(cuda_home.Ready(Path("/cuda/bin/nvcc"), "90", None)):
+        assert os.environ["cache_name"] == "mine"
 
 
 def test_what_is_missing_is_told_before_jittor_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,56 @@
+"""Tests of `make test-gpu` on parts that need no GPU."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from jseg.errors import UserError
+from jseg.runtime import prepare
+from jseg.runtime.cuda_home import Toolkit
+from tools import gpu_report
+from tools.gpu_report import Part
+
+PARTS = [
+    Part("good one", ("-c", "print('first'); print('a | b')")),
+    Part("bad one", ("-c", "import os; print('so far', flush=True); os.abort()")),
+    Part("last one", ("-c", "pass")),
+]
+
+
+def test_every_part_is_tried_and_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(prepare(), "toolkit", Toolkit(Path("/cuda/bin/nvcc"), Path("/cuda"), (13, 0), (), ()))
+    monkeypatch.setattr(gpu_report, "parts", lambda _: PARTS)
+    report = tmp_path / "folder" / "report.md"
+    monkeypatch.setattr(sys, "argv", ["gpu_report.py", "--report", str(report)])
+    assert gpu_report.main() == 1
+    head, *_, good, bad, last = report.read_text().splitlines()
+    assert "CUDA 13.0 (/cuda/bin/nvcc)" in head
+    assert good.startswith("| good one | ok |") and good.endswith("| a / b |")
+    assert bad.startswith("| bad one | FAILED (-6) |") and bad.endswith("| so far |")
+    assert last.startswith("| last one | ok |")
+    assert "first" in (tmp_path / "folder" / "00_good_one.log").read_text()
+    assert len(capsys.readouterr().out.splitlines()) == 4
+    monkeypatch.setattr(sys, "argv", ["gpu_report.py", "--report", str(report), "--only", "last"])
+    assert gpu_report.main() == 0
+    monkeypatch.setattr(sys, "argv", ["gpu_report.py", "--only", "nothing"])
+    with pytest.raises(UserError, match="no part"):
+        gpu_report.main()
+
+
+def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare(), "toolkit", None)
+    monkeypatch.setattr(prepare(), "cuda_note", "no NVIDIA driver (install it)")
+    monkeypatch.setattr(sys, "argv", ["gpu_report.py"])
+    with pytest.raises(UserError, match=r"no GPU to try: no NVIDIA driver \(install it\)"):
+        gpu_report.main()
+
+
+def test_parts_name_what_exists(tmp_path: Path) -> None:
+    for part in gpu_report.parts(tmp_path):
+        for argument in part.arguments:
+            assert not argument.startswith(str(gpu_report.ROOT)) or Path(argument).exists()

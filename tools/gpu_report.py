@@ -1,0 +1,140 @@
+"""Tries all that needs an NVIDIA GPU and writes what came of it into one table.
+
+    python tools/gpu_report.py [--report FILE] [--only WORDS]      # the command of `make test-gpu`
+
+Checks of the runtime, tests marked `gpu`, comparison with the released models, the demo, speed, the memory of a full-
+size training step and whether it stays flat. Each part is a process of its own, so that one that fails or crashes does
+not stop the others; its output lies beside the report. Exit code 1 when a part failed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from jseg.errors import UserError
+from jseg.runtime import cuda_driver
+from jseg.runtime.command_line import ArgumentParser, run
+from jseg.runtime.prepare import prepare
+from jseg.runtime.report import driver_version, gpu_names
+from jseg.whole_file import check_writable, write_whole
+
+ROOT = Path(__file__).parents[1]
+TOOLS = ROOT / "tools"
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+WARM_UP = 20  # steps after which the memory must not grow
+ALLOWED_GROWTH = 64 * 2**20  # bytes: other programs use the GPU too
+MINUTES = 60  # a part may take; the first one compiles Jittor
+
+
+@dataclass(frozen=True)
+class Part:
+    """One line of the table."""
+
+    name: str
+    arguments: tuple[str, ...]  # of Python
+
+
+def parts(work: Path) -> list[Part]:
+    """All there is to try, in the order of how much depends on it; runs lie below `work`."""
+    cuda = ("--device", "cuda")
+    demo = (str(TOOLS / "run_net.py"), "--config-file", str(ROOT / "configs" / "shapes_demo.py"), "--work-dir",
+            str(work / "demo"), *cuda)  # fmt: skip
+    found = [
+        Part("runtime check", ("-m", "jseg.runtime", "--check", *cuda, "--golden", str(ROOT / "tests" / "golden"))),
+        Part("released models", (str(TOOLS / "check_parity.py"), "--golden", str(ROOT / "tests" / "golden"), *cuda)),
+        Part("tests marked gpu", ("-m", "pytest", "-q", "-rs", "-m", "gpu", str(ROOT / "tests"))),
+        Part("demo, training", (*demo, "--task", "train")),
+        Part("demo, evaluation", (*demo, "--task", "val", "--resume")),
+    ]
+    for precision in PRECISIONS:
+        settings = ("--size", "voc", "--precision", precision, *cuda)
+        for task, batch in (("forward", "1"), ("forward", "16"), ("attention", "16"), ("train", "16")):
+            arguments = (str(TOOLS / "benchmark.py"), task, "--batch", batch, *settings)
+            found.append(Part(f"{task}, VOC, batch {batch}, {precision}", arguments))
+    found.append(Part("200 training steps, memory", (__file__, "--steps", "200")))
+    return found
+
+
+def try_part(part: Part, log: Path) -> tuple[str, float, str]:
+    """Runs a part with its output in `log`; returns ok or FAILED, the seconds, and its last line."""
+    begin = time.perf_counter()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    try:
+        with log.open("w") as output:
+            done = subprocess.run([sys.executable, *part.arguments], stdout=output, stderr=subprocess.STDOUT, cwd=ROOT,
+                                  env=environment, timeout=60 * MINUTES)  # fmt: skip
+        state = "ok" if done.returncode == 0 else f"FAILED ({done.returncode})"
+    except subprocess.TimeoutExpired:
+        state = f"FAILED (over {MINUTES} minutes)"
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return state, time.perf_counter() - begin, (lines or [""])[-1]
+
+
+def table(rows: list[tuple[str, str, float, str]]) -> str:
+    """The report in Markdown."""
+    toolkit = prepare().toolkit
+    head = [
+        f"{gpu_names()}; driver {driver_version()}; CUDA {toolkit.version[0]}.{toolkit.version[1]} ({toolkit.nvcc}); "
+        f"Python {platform.python_version()}; {time.strftime('%Y-%m-%d')}",
+        "",
+        "| what | state | seconds | last line |",
+        "|---|---|---|---|",
+    ]
+    lines = [f"| {name} | {state} | {seconds:.0f} | {last.replace('|', '/')} |" for name, state, seconds, last in rows]
+    return "\n".join([*head, *lines]) + "\n"
+
+
+def long_run(steps: int) -> int:
+    """Full-size training steps on one batch of 16; the GPU's memory must not grow after the first ones."""
+    from jseg.benchmark.workloads import prepare as prepare_workload
+    from jseg.runtime.start import start
+
+    start("cuda")
+    workload, _ = prepare_workload("train", "voc", 16)
+    used, begin = {}, 0.0
+    for step in range(1, steps + 1):
+        workload.run()
+        if step % WARM_UP == 0 or step == steps:
+            used[step] = cuda_driver.used_memory()
+        begin = begin or time.perf_counter()  # after the first step, which compiles
+    seconds = (time.perf_counter() - begin) / max(steps - 1, 1)
+    growth = max(used.values()) - used[min(used)]
+    gib = {step: round(value / 2**30, 3) for step, value in used.items()}
+    print(json.dumps({"seconds per step": round(seconds, 4), "used GiB after step": gib, "growth": growth}))
+    return int(growth > ALLOWED_GROWTH)
+
+
+def main() -> int:
+    """Runs all parts; see the module docstring."""
+    parser = ArgumentParser(prog="gpu_report.py", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--report", type=Path, default=Path("work_dirs/gpu/report.md"), help="file to write")
+    parser.add_argument("--only", default="", metavar="WORDS", help="only parts whose name holds this")
+    parser.add_argument("--steps", type=int, help="only the long run, of so many steps, in this process")
+    args = parser.parse_args()
+    if not prepare().toolkit:
+        raise UserError(f"no GPU to try: {prepare().cuda_note}")
+    if args.steps:
+        return long_run(args.steps)
+    folder = check_writable(args.report.absolute().parent)
+    chosen = [part for part in parts(folder) if args.only in part.name]
+    if not chosen:
+        raise UserError(f"--only {args.only!r}: no part has such a name")
+    rows: list[tuple[str, str, float, str]] = []
+    for number, part in enumerate(chosen):
+        state, seconds, last = try_part(part, folder / f"{number:02}_{part.name.replace(' ', '_')}.log")
+        rows.append((part.name, state, seconds, last))
+        print(f"{state:12} {seconds:7.0f} s  {part.name}: {last}", flush=True)
+        write_whole(args.report, table(rows).encode())  # after each part: a crash of the machine loses nothing
+    print(f"report: {args.report}")
+    return int(any(state != "ok" for _, state, _, _ in rows))
+
+
+if __name__ == "__main__":
+    run(main)
