@@ -1,0 +1,65 @@
+"""nvcc compiles the CUDA kernels without a GPU: registers, spills and shared memory as ptxas reports them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from jseg.runtime import cuda_home
+
+KERNELS = Path(__file__).parents[2] / "jseg/ops/kernels"
+REGISTERS, THREADS = 65536, 128  # of a multiprocessor; of a block
+SHARED = {80: 164 * 1024, 90: 228 * 1024}  # of a multiprocessor, 1 KB of it for each block
+# what the released models run: the encoder, the text tower, the decoder in training and in evaluation
+MAIN = [
+    ("BFloat16, 64, REGIONS, false", "c++17"),
+    ("BFloat16, 64, FULL, false", "c++17"),
+    ("BFloat16, 32, FULL, true", "c++17"),
+    ("Float32, 64, REGIONS, false", "c++14"),  # Jittor's standard for nvcc before 13
+]
+NVCC = next(iter(cuda_home.installed()), None)
+
+
+@dataclass
+class Kernel:
+    """What ptxas says of one kernel."""
+
+    name: str
+    registers: int
+    spilled: int  # bytes
+
+
+def compile_kernels(folder: Path, variant: str, standard: str, architecture: int) -> list[Kernel]:
+    """Compiles forward and backward of one variant as Jittor would."""
+    element = variant.split(",")[0]
+    source = folder / "kernels.cu"
+    source.write_text(
+        '#include "attention_calls.cuh"\nusing namespace jseg;\n'
+        f"template void jseg::attention_forward<{variant}>(ForwardArguments<{element}>);\n"
+        f"template void jseg::attention_backward<{variant}>(BackwardArguments<{element}>);\n"
+    )
+    command = [str(NVCC), f"-std={standard}", "--use_fast_math", "-w", f"-arch=compute_{architecture}"]
+    command += [f"-code=sm_{architecture}", "-Xptxas", "-v", f"-I{KERNELS}", "-c", str(source)]
+    done = subprocess.run([*command, "-o", str(folder / "kernels.o")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    pattern = (
+        r"Compiling entry function '(\w+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers"
+    )
+    found = re.findall(pattern, done.stderr, re.DOTALL)
+    return [Kernel(name, int(registers), int(stores) + int(loads)) for name, stores, loads, registers in found]
+
+
+@pytest.mark.skipif(NVCC is None, reason="no nvcc")
+@pytest.mark.parametrize("architecture", [80, 90])
+@pytest.mark.parametrize("variant,standard", MAIN)
+def test_main_kernels_compile_without_spills(variant: str, standard: str, architecture: int, tmp_path: Path) -> None:
+    kernels = compile_kernels(tmp_path, variant, standard, architecture)
+    assert len(kernels) == 3
+    for kernel in kernels:
+        print(f"sm_{architecture} {variant}: {kernel}")
+        assert kernel.spilled == 0, kernel
+        assert REGISTERS // (kernel.registers * THREADS) >= 2, kernel  # blocks at once, as the launch bounds ask
