@@ -25,13 +25,14 @@ from tests.cuda_emulation.emulated_attention import (  # noqa: E402
     compile_library,
 )
 
-# norm of the error over the norm of the result; measured: 4e-7, 6e-4, 2.5e-3, 3.4e-4
-TOLERANCES = {"Float32": 2e-6, "TensorFloat32": 2e-3, "BFloat16": 5e-3, "Float16": 1e-3}
+# norm of the error over the norm of the result, or over 1 where that is less (the gradient of a score is a difference
+# of products: 0 if there is one key); measured: 4e-7 (3e-6 for that 0), 6e-4, 2.5e-3, 3.4e-4
+TOLERANCES = {"Float32": 5e-6, "TensorFloat32": 2e-3, "BFloat16": 5e-3, "Float16": 1e-3}
 # number type, depth of a head, numbers by which tensors miss an alignment of 16 bytes
 KERNEL_TYPES = [("BFloat16", 64, 0), ("Float16", 32, 0), ("Float16", 30, 1), ("Float32", 32, 0), ("Float32", 24, 1)]
 MORE_TYPES = [
-    ("BFloat16", 64, 4), ("BFloat16", 32, 0), ("BFloat16", 128, 0), ("BFloat16", 72, 0), ("Float16", 64, 0),
-    ("Float16", 8, 0), ("Float32", 64, 0), ("Float32", 8, 0), ("Float32", 120, 2), ("TensorFloat32", 64, 0),
+    ("BFloat16", 64, 4), ("BFloat16", 32, 0), ("BFloat16", 80, 0), ("BFloat16", 72, 0), ("Float16", 64, 0),
+    ("Float16", 8, 0), ("Float32", 64, 0), ("Float32", 8, 0), ("Float32", 75, 2), ("TensorFloat32", 64, 0),
 ]  # fmt: skip
 ALL_TYPES = [*KERNEL_TYPES, *(pytest.param(*case, marks=pytest.mark.slow) for case in MORE_TYPES)]
 # leading tokens, patches, regions, prompts, images that have prompts of their own
