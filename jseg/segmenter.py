@@ -179,7 +179,9 @@ def load_segmenter(
     start(device)
     from jseg.model.clip_rc import build_clip_rc, load_released
     from jseg.model.precision import note, set_precision
+    from jseg.ops.compiled import choose
 
+    choose(config.kernels)
     model = build_clip_rc(config.model)
     tensors = model_tensors(file)
     changed = load_released(model, tensors)

@@ -102,7 +102,9 @@ def main(arguments: list[str] | None = None) -> None:
 
     start(options.device)
     from jseg.engine.calibration import PUBLISHED_GAMMA, chosen, picture_indices, report, sweep
+    from jseg.ops.compiled import choose
 
+    choose(config.kernels)
     text = class_embeddings(config, classes, file)
     steps = int(options.highest / options.step + 1e-6)
     gammas = sorted({*(round(step * options.step, 6) for step in range(steps + 1)), PUBLISHED_GAMMA})

@@ -62,7 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
     from jseg.engine.seeds import seed_iteration
     from jseg.engine.trainer import Trainer
     from jseg.model.clip_rc import build_clip_rc, load_released, set_training
+    from jseg.ops.compiled import choose
 
+    choose(config.kernels)
     model = build_clip_rc(config.model)
     load_released(model, checkpoint.model_tensors(file, averaged=False))
     text = file.tensors[checkpoint.FEATURES_NAME][list(training_classes(classes, config.data.setting))]

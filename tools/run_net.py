@@ -181,12 +181,15 @@ def check_recipe(options: argparse.Namespace, config: Config, file: WeightFile) 
         print(f"warning: {warning}")
 
 
-def start_on(options: argparse.Namespace, ranks: Ranks) -> str:
+def start_on(options: argparse.Namespace, config: Config, ranks: Ranks) -> str:
     """Starts Jittor and says where it computes."""
     from jseg.runtime.start import start
 
     claim_gpu(ranks, options.device)
     device = start(options.device)
+    from jseg.ops.compiled import choose
+
+    choose(config.kernels)
     together = f", {ranks.world} processes" if ranks.world > 1 else ""
     print(f"task {options.task}, device {device}{together}, work folder {options.work_dir}", flush=True)
     return device
@@ -229,7 +232,7 @@ def train_run(
     clip: ClipWeights | None,
 ) -> int:
     """The part of `train_task` that needs Jittor; `datasets` are for training and for evaluations meanwhile."""
-    device = start_on(options, ranks)
+    device = start_on(options, config, ranks)
     print(recipe.batch_line(config, ranks.world))
     if warning := recipe.batch_warning(config.train.batch_size, config):
         print(f"warning: {warning}", flush=True)
@@ -363,7 +366,7 @@ def val_task(options: argparse.Namespace, config: Config, ranks: Ranks) -> int:
     """Evaluates; exit code 1 when the numbers that the config expects are missed."""
     dataset = open_checked(config, "val")
     classes, file, clip = prepare(options, config)
-    start_on(options, ranks)
+    start_on(options, config, ranks)
     text = class_embeddings(config, classes, file, clip, options.other_classes)
     model = in_precision(build_model(config, file, clip), config)
     metrics = evaluate_model(model, dataset, text, config, options, options.work_dir, ranks)
@@ -378,7 +381,7 @@ def test_task(options: argparse.Namespace, config: Config, ranks: Ranks) -> int:
     dataset = open_dataset(config.data, "test")
     classes, file, clip = prepare(options, config)
     save_dir = check_writable(options.save_dir or options.work_dir / "pictures")
-    start_on(options, ranks)
+    start_on(options, config, ranks)
     from jseg.engine.evaluator import draw
 
     text = class_embeddings(config, classes, file, clip, options.other_classes)

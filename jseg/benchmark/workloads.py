@@ -9,6 +9,8 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +18,7 @@ from jseg.benchmark import arithmetic
 from jseg.benchmark.arithmetic import Sizes
 from jseg.engine.config import Config, ModelConfig
 
-TASKS = ("forward", "train", "attention", "evaluate", "startup")
+TASKS = ("forward", "train", "attention", "attention-forward", "evaluate", "startup")
 SIZES = {
     "voc": Sizes(ModelConfig(), 20, 512),
     "coco": Sizes(ModelConfig(prompts=100), 171, 512),
@@ -91,8 +93,8 @@ def train(sizes: Sizes) -> Workload:
     )
 
 
-def attention(sizes: Sizes) -> Workload:
-    """Region attention of one layer, forward and backward."""
+def attention(sizes: Sizes, backward: bool = True) -> Workload:
+    """Region attention of one layer, forward and (unless told otherwise) backward."""
     import jittor as jt
 
     from jseg.model.precision import COMPUTE_TYPES, check_device
@@ -113,13 +115,19 @@ def attention(sizes: Sizes) -> Workload:
     )
     structure = (1, (side, side), (model.region_grid, model.region_grid))
 
-    def run() -> None:
+    def forward() -> None:
+        with jt.no_grad():
+            region_attention(projected, prompts, model.heads, *structure).sync(True)
+
+    def both() -> None:
         output = region_attention(projected, prompts, model.heads, *structure)
         jt.sync(jt.grad((widen(output) * widen(outer)).sum(), [projected, prompts]), device_sync=True)
 
     one = sizes.batch * arithmetic.attention_operations(sizes)
-    moved = arithmetic.FLOAT * sizes.batch * model.width * (8 * tokens + 6 * model.prompts)
-    return Workload(run, one * (1 + arithmetic.BACKWARD_ATTENTION), moved)
+    moved = arithmetic.FLOAT * sizes.batch * model.width * (4 * tokens + 3 * model.prompts)
+    if backward:
+        return Workload(both, one * (1 + arithmetic.BACKWARD_ATTENTION), 2 * moved)
+    return Workload(forward, one, moved)
 
 
 def evaluate(sizes: Sizes) -> Workload:
@@ -157,7 +165,10 @@ def prepare(
     base = SIZES[size]
     count = classes or (SEEN[size] if task == "train" else base.classes)
     sizes = Sizes(base.model, count, base.image, batch, precision)
-    makers = {"forward": forward, "train": train, "attention": attention, "evaluate": evaluate, "startup": startup}
+    makers = {
+        "forward": forward, "train": train, "attention": attention, "evaluate": evaluate, "startup": startup,
+        "attention-forward": partial(attention, backward=False),
+    }  # fmt: skip
     return makers[task](sizes), sizes
 
 
@@ -181,9 +192,28 @@ def measure(run: Callable[[], None], repeats: int, warm_up: int = 2) -> Timing:
     for _ in range(warm_up + repeats):
         start = time.perf_counter()
         run()
+        wait()
         seconds.append(time.perf_counter() - start)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Timing(seconds[0], tuple(seconds[warm_up:]), peak)
+    return Timing(seconds[0], tuple(seconds[warm_up:]), peak())
+
+
+def _jittor_on_cuda() -> Any | None:
+    """Jittor, when it runs on a GPU in this process; a workload may not have started it."""
+    jittor = sys.modules.get("jittor")
+    return jittor if jittor is not None and jittor.flags.use_cuda else None
+
+
+def wait() -> None:
+    """Returns when the GPU has done all that it was given."""
+    if (jittor := _jittor_on_cuda()) is not None:
+        jittor.sync_all(True)
+
+
+def peak() -> int:
+    """Peak memory in bytes: of the process, or on a GPU what Jittor has taken from it, which only grows."""
+    if (jittor := _jittor_on_cuda()) is not None:
+        return jittor.get_mem_info().total_cuda_used
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def product_rate(precision: str, size: int = 1536) -> float:

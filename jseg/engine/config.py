@@ -187,6 +187,7 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     test: TestConfig = field(default_factory=TestConfig)
+    kernels: str = "auto"  # plain: Jittor's own operators only, as with the environment variable JSEG_KERNELS
     cross_dataset: bool = False  # trained on another class list: every class counts as seen
     expected: dict = field(default_factory=dict)  # metric -> [value, tolerance] in percent; a miss exits with code 1
 

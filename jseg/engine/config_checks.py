@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SETTINGS = ("inductive", "transductive", "supervised")
 PROTOCOLS = ("generalised", "strict")
+KERNELS = ("auto", "plain")  # as in jseg/ops/compiled.py, which imports Jittor
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 METRICS = ("pAcc", "mIoU(S)", "mIoU(U)", "hIoU")
 
@@ -48,6 +49,7 @@ def _check_choices(config: Config) -> None:
         ("train.best_metric", config.train.best_metric, ("", *METRICS)),
         ("test.mode", config.test.mode, ("slide", "whole")),
         ("test.protocol", config.test.protocol, PROTOCOLS),
+        ("kernels", config.kernels, KERNELS),
     )
     for key, value, allowed in choices:
         if value not in allowed:
