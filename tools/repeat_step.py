@@ -3,7 +3,8 @@
     python tools/repeat_step.py work_dirs/my_run/bad_step_0000120.safetensors
     python tools/repeat_step.py bad_step_0000120.safetensors train.micro_batch=1
 
-The file holds weights, moments, batch, seed and configuration. Exit codes: 0 the step is fine now; 1 it is not.
+The file holds weights, moments, batch, seed and configuration. A step of several ranks is repeated with its dropout by
+as many: `mpirun -np 2 python tools/repeat_step.py …`. Exit codes: 0 the step is fine now; 1 it is not.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from jseg.engine import checkpoint
 from jseg.engine.config import apply_overrides, from_dict
 from jseg.engine.config_checks import check
 from jseg.engine.loss_scale import loss_scale_of
+from jseg.engine.ranks import Ranks, claim_gpu, joined
+from jseg.engine.recipe import check_shares
 from jseg.errors import UserError
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 from jseg.weight_files import WeightFile
@@ -51,13 +54,21 @@ def read_step(path: Path) -> tuple[WeightFile, dict[str, Any], np.ndarray, np.nd
 def main(arguments: list[str] | None = None) -> int:
     """Repeats the step; see the module docstring."""
     options = parse_arguments(arguments)
+    with joined() as ranks:
+        return repeat(options, ranks)
+
+
+def repeat(options: argparse.Namespace, ranks: Ranks) -> int:
+    """What `main` does, on the ranks of this launch."""
     file, record, images, labels = read_step(options.file)
     config = from_dict(file.meta.get("config"), options.file)
     apply_overrides(config, options.overrides)
     check(config)
+    check_shares(config, ranks.world)
     classes, iteration = class_list(config.data.dataset, config.data.split), checkpoint.iteration_of(file)
     from jseg.runtime.start import start
 
+    claim_gpu(ranks, options.device)
     device = start(options.device)
     from jseg.engine.seeds import seed_iteration
     from jseg.engine.trainer import Trainer
@@ -68,7 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
     model = build_clip_rc(config.model)
     load_released(model, checkpoint.model_tensors(file, averaged=False))
     text = file.tensors[checkpoint.FEATURES_NAME][list(training_classes(classes, config.data.setting))]
-    trainer = Trainer(model, text, classes.unseen if config.data.setting == "transductive" else (), config)
+    trainer = Trainer(model, text, classes.unseen if config.data.setting == "transductive" else (), config, ranks)
     trainer.optimizer.load_state(checkpoint.moments_of(file))
     if trainer.loss_scale is not None:
         trainer.loss_scale = loss_scale_of(file.meta, file.path)
@@ -76,8 +87,11 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"iteration {iteration + 1} on {device}, pictures {', '.join(map(str, record.get('names', [])))}")
     print(f"pictures: {int((~np.isfinite(images)).sum())} values that are not finite; labels: {np.unique(labels)}")
     print(f"in the run: {record.get('problem')}")
-    seed_iteration(config.train.seed, iteration)
-    report = trainer.step(images, labels, iteration)
+    if (then := record.get("ranks", 1)) != ranks.world:
+        print(f"warning: the run had {then} ranks, which drew another dropout: mpirun -np {then} repeats it")
+    seed_iteration(config.train.seed, iteration, ranks.rank)
+    share = slice(ranks.rank, None, ranks.world)
+    report = trainer.step(images[share], labels[share], iteration)
     print(f"now: {report.problem or 'fine'}; {report.losses}, gradient norm {report.gradient_norm}")
     return int(bool(report.problem))
 

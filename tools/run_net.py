@@ -234,6 +234,8 @@ def train_run(
     """The part of `train_task` that needs Jittor; `datasets` are for training and for evaluations meanwhile."""
     device = start_on(options, config, ranks)
     print(recipe.batch_line(config, ranks.world))
+    if device == "cuda" and ranks.world > 1:
+        print(f"gradients go through {ranks.connect_gpus()}", flush=True)
     if warning := recipe.batch_warning(config.train.batch_size, config):
         print(f"warning: {warning}", flush=True)
     from jseg.data.loader import training_batches

@@ -127,7 +127,9 @@ class Loop:
             bad_steps=progress.bad_steps, in_a_row=progress.bad_in_a_row,
         )  # fmt: skip
         if progress.bad_in_a_row >= self.config.max_bad_steps:
-            path = self.saver.bad_step(batch, progress, report.problem) if self.ranks.first else ""
+            path = self.ranks.of_first(
+                self.saver.bad_step(batch, progress, report.problem) if self.ranks.first else None
+            )
             raise UserError(
                 f"{progress.bad_in_a_row} steps in a row were not finite, the last one at iteration "
                 f"{batch.iteration + 1} ({names}): {report.problem}; lower optimizer.lr or set optimizer.clip_norm, or "

@@ -3,8 +3,9 @@
     mpirun -np 4 python tools/run_net.py --config-file …
 
 Ranks are to the mathematics what micro-batches are: each computes a share of the batch, and sums are added up. They
-talk through MPI (mpi4py), in main memory. Jittor's own MPI support stays off: it averages every gradient in a call of
-its own, knows Open MPI alone, needs a compiler for MPI at import, and writes past an array when it starts.
+talk through MPI (mpi4py), in main memory; between GPUs gradients go through NCCL where it is installed. Jittor's own
+MPI support stays off: it averages every gradient in a call of its own, knows Open MPI alone, needs a compiler for MPI
+at import, and writes past an array when it starts.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ if TYPE_CHECKING:
     import jittor as jt
     from mpi4py import MPI
 
+    from jseg.engine.nccl import Nccl
+
 INSTALL = "apt-get install openmpi-bin, pip install 'jseg[mpi]'"
 # What launchers tell the processes that they start: mpirun of Open MPI, mpiexec of MPICH and Intel, srun.
 SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
-PATIENCE = 1.0  # seconds for which other ranks leave the first one alone with an error that all of them have
+PATIENCE = 3.0  # seconds for which other ranks leave the first one alone with an error that all of them have
 
 
 class Ranks:
@@ -44,6 +47,7 @@ class Ranks:
         self.rank = communicator.rank if communicator is not None else 0
         self.world = communicator.size if communicator is not None else 1
         self._buffer = np.empty(0, np.float32)
+        self._nccl: Nccl | None = None
 
     @property
     def first(self) -> bool:
@@ -80,6 +84,8 @@ class Ranks:
         """
         if self.world == 1:
             return gradients, numbers
+        if self._nccl is not None:
+            return self._nccl.sum(gradients), self.sum(numbers)
         import jittor as jt
         from mpi4py import MPI
 
@@ -94,6 +100,16 @@ class Ranks:
         parts = np.split(self._buffer, ends)
         summed = [jt.array(part.reshape(gradient.shape)) for part, gradient in zip(parts, gradients, strict=False)]
         return [gradient.stop_grad() for gradient in summed], parts[-1].astype(np.float64)
+
+    def connect_gpus(self) -> str:
+        """Lets gradients go from GPU to GPU where all ranks have NCCL; returns the way that they take, in words."""
+        from jseg.engine.nccl import WHEELS, Nccl, load
+
+        library = load()
+        if self.any(library is None):
+            return f"main memory (NCCL is missing: pip install {WHEELS})"
+        self._nccl = Nccl(library, self.rank, self.world, self.of_first)
+        return "NCCL"
 
     def check_same(self, what: str, fingerprint: str) -> None:
         """Checks that every rank has the same `fingerprint`.

@@ -77,13 +77,13 @@ class Saver:
         """Writes everything that a step depends on, for tools/repeat_step.py.
 
         Args:
-            batch: the step's.
+            batch: the step's, of all ranks.
             progress: before the step.
             problem: what was wrong with it.
         """
         path = self.work_dir / f"bad_step_{batch.iteration:07d}.safetensors"
         tensors = {checkpoint.BATCH_PREFIX + "images": batch.images, checkpoint.BATCH_PREFIX + "labels": batch.labels}
-        record = {"names": batch.names, "problem": problem, "seed": self.config.seed}
+        record = {"names": batch.names, "problem": problem, "seed": self.config.seed, "ranks": self.trainer.ranks.world}
         meta = {**self._record(progress), "bad_step": record}
         checkpoint.save(path, self._all() | tensors, meta, self.trainer.optimizer.state())
         return path

@@ -1,4 +1,4 @@
-"""What tests/engine/test_ranks.py lets several ranks do: gradients of a batch that they share.
+"""What tests/engine/test_ranks.py lets several ranks do: gradients of a batch that they share, a step gone bad on one.
 
 mpirun -np 2 python -m tests.engine.rank_gradients OUTPUT.npz
 """
@@ -42,8 +42,37 @@ def main(output: str) -> None:
                 for other in ranks.gathered(own):
                     assert all(np.array_equal(array, other[name]) for name, array in own.items())
                 found |= {f"{setting}/{micro_batch}/{name}": array for name, array in own.items()}
+        found["nccl"], found["main_memory"] = both_ways(ranks)
+        found["problems"] = np.array(ranks.gathered(bad_step(ranks)))
         if ranks.first:
             np.savez(output, **found)
+
+
+def both_ways(ranks: Ranks) -> tuple[np.ndarray, np.ndarray]:
+    """The same gradients added up through (a stand-in of) NCCL and through main memory."""
+    import jittor as jt
+
+    arrays = [np.random.default_rng(ranks.rank).normal(size=size).astype(np.float32) for size in [(3, 5), (70,)]]
+    own = Ranks(ranks._communicator)
+    assert own.connect_gpus() == "NCCL"
+    results = []
+    for way in (own, ranks):
+        sums, numbers = way.sum_gradients([jt.array(array) for array in arrays], np.arange(2.0))
+        results.append(np.concatenate([*(x.numpy().ravel() for x in sums), numbers]))
+    return results[0], results[1]
+
+
+def bad_step(ranks: Ranks) -> str:
+    """What each rank says of a step when only the last one's pictures are bad."""
+    from tests.engine.tiny_training import tiny_batch, tiny_config, tiny_trainer, weights
+
+    trainer = tiny_trainer(tiny_config(), ranks=ranks)
+    before, (images, labels) = weights(trainer), tiny_batch(seed=5)
+    if ranks.rank == ranks.world - 1:
+        images[:] = np.nan
+    report = trainer.step(images, labels, 0)
+    assert all(np.array_equal(array, before[name]) for name, array in weights(trainer).items())
+    return report.problem
 
 
 if __name__ == "__main__":

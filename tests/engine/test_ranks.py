@@ -17,8 +17,10 @@ from tests.engine.rank_gradients import SETTINGS, batch_gradients
 from tests.tools.training_process import MPI_VARIABLES, REPOSITORY, SECONDS, mpirun, needs_mpirun
 
 
-def run_ranks(*arguments: str, ranks: int = 2) -> subprocess.CompletedProcess:
+def run_ranks(*arguments: str, ranks: int = 2, libraries: str = "") -> subprocess.CompletedProcess:
     environment = {**os.environ, **MPI_VARIABLES, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    if libraries:
+        environment["LD_LIBRARY_PATH"] = libraries
     command = [*mpirun(ranks), sys.executable, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS)
 
@@ -30,8 +32,11 @@ Gradients = dict[str, np.ndarray]
 def gradients(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Gradients], Gradients]:
     """By setting, those of one rank; and those of two ranks with half of the batch each, which both hold alike."""
     alone = {setting: batch_gradients(setting, micro_batch=0) for setting in SETTINGS}
-    path = tmp_path_factory.mktemp("ranks") / "gradients.npz"
-    done = run_ranks("-m", "tests.engine.rank_gradients", str(path))
+    folder = tmp_path_factory.mktemp("ranks")
+    path, standin = folder / "gradients.npz", Path(__file__).with_name("standin_nccl.c")
+    build = ["gcc", "-shared", "-fPIC", "-O1", str(standin), "-o", str(folder / "libnccl.so.2"), "-lpthread", "-lrt"]
+    subprocess.run(build, check=True)
+    done = run_ranks("-m", "tests.engine.rank_gradients", str(path), libraries=str(folder))
     assert done.returncode == 0, done.stderr
     return alone, dict(np.load(path))
 
@@ -52,6 +57,21 @@ def test_two_ranks_have_the_gradients_of_one(gradients: tuple[dict[str, Gradient
         for name, gradient in whole.items():
             allowed = 1e-6 if name.endswith("multihead_attn.k.bias") else 1e-6 * np.abs(gradient).max()
             assert np.abs(two_ranks[f"{setting}/{micro_batch}/{name}"] - gradient).max() <= allowed, name
+
+
+@needs_mpirun
+def test_gradients_take_the_same_way_through_nccl(gradients: tuple[dict[str, Gradients], Gradients]) -> None:
+    """A stand-in of NCCL on CPUs, with its calling conventions: what is asked of it, and that sums come back."""
+    sums = gradients[1]["nccl"]
+    draws = [np.random.default_rng(rank).normal(size=size).astype(np.float32) for size in [15, 70] for rank in range(2)]
+    assert sums[-2:].tolist() == [0, 2] and np.array_equal(sums, gradients[1]["main_memory"])
+    assert sums[:15] == pytest.approx(draws[0] + draws[1], abs=1e-6)
+
+
+@needs_mpirun
+def test_bad_numbers_on_one_rank_are_bad_for_all(gradients: tuple[dict[str, Gradients], Gradients]) -> None:
+    """Both skip the step (the helper looks at the weights) and say the same."""
+    assert gradients[1]["problems"].tolist() == ["the loss is nan"] * 2
 
 
 @needs_mpirun

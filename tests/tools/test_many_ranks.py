@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shlex
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from jseg.engine import checkpoint
-from tests.tools.training_process import TrainingProcess, needs_mpirun
+from tests.tools.training_process import MPI_VARIABLES, REPOSITORY, SECONDS, TrainingProcess, mpirun, needs_mpirun
 
 ITERATIONS = 8
 OPTIONS = (
@@ -59,6 +63,12 @@ def test_two_ranks_stop_together_and_one_goes_on_with_their_run(tmp_path: Path) 
     whole.finish()
     assert [line["ranks"] for line in alone.events("start")] == [2, 1]
     assert_close_runs(whole, alone)
+    weights = ["--task", "val", "--weights", str(alone.work_dir / checkpoint.WEIGHTS_NAME)]
+    evaluated = TrainingProcess(tmp_path / "val", *OPTIONS, *weights, "--save-dir", str(tmp_path / "pictures"), ranks=2)
+    assert evaluated.finish().count("label maps and overlays of 2 pictures") == 1
+    metrics = json.loads((evaluated.work_dir / "metrics.json").read_text())
+    assert metrics == alone.events("evaluation")[-1]["metrics"]  # not one pixel's difference: matrices are added up
+    assert len(list((tmp_path / "pictures").iterdir())) == 2 * 2 + 1
 
 
 @needs_mpirun
@@ -69,3 +79,40 @@ def test_the_death_of_a_rank_ends_the_run(tmp_path: Path) -> None:
     assert running.process.wait(timeout=120) != 0
     assert "signal 9 (Killed)" in running.shown()
     assert checkpoint.newest_whole(running.work_dir)
+
+
+@needs_mpirun
+@pytest.mark.slow
+def test_sigterm_to_mpirun_saves_and_another_number_of_ranks_goes_on(tmp_path: Path) -> None:
+    """One rank first, then two, then one again; mpirun passes the signal on and waits as long as it is told to."""
+    options = [*OPTIONS, "train.save_every=1000", "train.iterations=40"]
+    whole, begun = TrainingProcess(tmp_path / "whole", *options), TrainingProcess(tmp_path / "run", *options)
+    assert begun.wait_until(lambda: len(begun.events("train")) >= 2), begun.shown()
+    begun.process.terminate()
+    begun.finish()
+    together = TrainingProcess(begun.work_dir, *options, "--resume", ranks=2, patience=60)
+    assert together.wait_until(lambda: len(together.events("train")) >= 5), together.shown()
+    together.process.terminate()
+    together.process.wait(timeout=SECONDS)
+    assert "SIGTERM: saved after iteration" in together.shown(), together.shown()
+    TrainingProcess(begun.work_dir, *options, "--resume").finish()
+    whole.finish()
+    assert [line["ranks"] for line in begun.events("start")] == [1, 2, 1]
+    assert_close_runs(whole, begun)
+
+
+@needs_mpirun
+@pytest.mark.slow
+def test_a_bad_step_of_two_ranks_repeats_on_two(tmp_path: Path) -> None:
+    spoilt = ["train.max_bad_steps=2", "loss.mask=3e38", "loss.focal_gamma=0.0", "train.batch_size=4"]
+    shown = TrainingProcess(tmp_path / "run", *spoilt, ranks=2).finish(code=2)
+    assert shown.count("error: 2 steps in a row were not finite") == 1
+    names = re.search(r"iteration 2 \(([^)]*)\): ", shown).group(1)
+    assert len(names.split(", ")) == 4
+    file = tmp_path / "run" / "bad_step_0000001.safetensors"
+    command = [*mpirun(2), sys.executable, "tools/repeat_step.py", str(file), "--no-cuda"]
+    environment = {**os.environ, **MPI_VARIABLES, "PYTHONPATH": str(REPOSITORY)}
+    repeated = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, timeout=SECONDS)
+    assert repeated.returncode == 1, repeated.stderr
+    before, now = re.findall(r"(?:in the run|now): ([^;\n]*)", repeated.stdout)
+    assert before == now and names in repeated.stdout and "warning" not in repeated.stdout
