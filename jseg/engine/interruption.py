@@ -1,7 +1,7 @@
-"""SIGTERM and Ctrl-C during training: finish the step and save, instead of ending where the run happens to be.
+"""SIGTERM, SIGUSR1 and Ctrl-C during training: finish the step and save, instead of ending where the run happens to be.
 
-Schedulers send SIGTERM some seconds before they end a job for good. Handlers are set when training begins, after
-Jittor's import has set its own.
+Schedulers send SIGTERM some seconds before they end a job for good; SIGUSR1 is the one that mpirun passes on. Handlers
+are set when training begins, after Jittor's import has set its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """While entered, SIGTERM and SIGINT only set `signal_name`; a second Ctrl-C ends the process as usual."""
+    """While entered, SIGTERM, SIGUSR1 and SIGINT only set `signal_name`; a second Ctrl-C ends the process as usual."""
 
     def __init__(self) -> None:
         self.signal_name = ""  # of the signal that came; "" = none yet
@@ -26,7 +26,7 @@ class StopRequest:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
             self._previous[number] = signal.signal(number, self._receive)
         return self
 

@@ -129,7 +129,7 @@ def test_a_full_disk_does_not_end_the_run_but_the_last_checkpoint_must_be_writte
         run(tmp_path, tiny_trainer(config), batches(), NotedSaver(full=(5,)))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
 def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(tmp_path: Path, number: int) -> None:
     """Open means of the log go on in the resumed run: its logged losses are those of the undisturbed one."""
     config = tiny_config(iterations=6, log_every=4, save_every=100)

@@ -54,22 +54,14 @@ def mpirun(ranks: int) -> list[str]:
 
 
 class TrainingProcess:
-    """`python tools/run_net.py --task train` in a session of its own; with more than one rank, under mpirun.
+    """`python tools/run_net.py --task train` in a session of its own; with more than one rank, under mpirun."""
 
-    Args:
-        work_dir: of the run.
-        rest: further arguments.
-        ranks: how many processes.
-        patience: seconds that mpirun leaves them after SIGTERM.
-    """
-
-    def __init__(self, work_dir: Path, *rest: str, ranks: int = 1, patience: int = 1) -> None:
+    def __init__(self, work_dir: Path, *rest: str, ranks: int = 1) -> None:
         work_dir.mkdir(parents=True, exist_ok=True)
         self.work_dir = work_dir
         (work_dir.parent / "tiny.py").write_text(TINY)
         arguments = ["--config-file", str(work_dir.parent / "tiny.py"), "--work-dir", str(work_dir), "--no-cuda"]
-        patient = ["--mca", "odls_base_sigkill_timeout", str(patience)] if ranks > 1 else []
-        self._start([*mpirun(ranks), *patient, sys.executable, str(TOOL), *arguments, *rest])
+        self._start([*mpirun(ranks), sys.executable, str(TOOL), *arguments, *rest])
 
     def _start(self, command: list[str]) -> None:
         self.output = (self.work_dir.parent / f"{self.work_dir.name}.txt").open("w+")
