@@ -4,9 +4,8 @@
     python tools/run_net.py --config-file configs/shapes_demo.py --task val --weights weights.safetensors
     python tools/run_net.py --config-file configs/shapes_demo.py --task test --resume
 
-`key=value` at the end changes single keys of the config: `train.iterations=100 data.workers=0`. Processes that
-`mpirun -np 4` or srun starts share the work. Exit codes: 0 fine; 1 the numbers that the config expects were missed; 2 a
-mistake of the user, told in one line.
+`key=value` at the end changes single keys of the config: `train.iterations=100`. Processes that `mpirun -np 4` or srun
+starts share the work. Exit codes: 0 fine; 1 the expected numbers were missed; 2 a mistake of the user, told in one line.
 """
 
 from __future__ import annotations
@@ -234,8 +233,7 @@ def train_run(
     """The part of `train_task` that needs Jittor; `datasets` are for training and for evaluations meanwhile."""
     device = start_on(options, config, ranks)
     print(recipe.batch_line(config, ranks.world))
-    if device == "cuda" and ranks.world > 1:
-        print(f"gradients go through {ranks.connect_gpus()}", flush=True)
+    print_if_any(ranks.connect_gpus(device))
     if warning := recipe.batch_warning(config.train.batch_size, config):
         print(f"warning: {warning}", flush=True)
     from jseg.data.loader import training_batches

@@ -101,15 +101,17 @@ class Ranks:
         summed = [jt.array(part.reshape(gradient.shape)) for part, gradient in zip(parts, gradients, strict=False)]
         return [gradient.stop_grad() for gradient in summed], parts[-1].astype(np.float64)
 
-    def connect_gpus(self) -> str:
-        """Lets gradients go from GPU to GPU where all ranks have NCCL; returns the way that they take, in words."""
+    def connect_gpus(self, device: str) -> str:
+        """Lets gradients go from GPU to GPU where all ranks have NCCL; returns a line about it (or "")."""
+        if self.world == 1 or device != "cuda":
+            return ""
         from jseg.engine.nccl import WHEELS, Nccl, load
 
         library = load()
         if self.any(library is None):
-            return f"main memory (NCCL is missing: pip install {WHEELS})"
+            return f"gradients go through main memory (NCCL is missing: pip install {WHEELS})"
         self._nccl = Nccl(library, self.rank, self.world, self.of_first)
-        return "NCCL"
+        return "gradients go through NCCL"
 
     def check_same(self, what: str, fingerprint: str) -> None:
         """Checks that every rank has the same `fingerprint`.
