@@ -5,7 +5,7 @@
     python tools/run_net.py --config-file configs/shapes_demo.py --task test --resume
 
 `key=value` at the end changes single keys of the config: `train.iterations=100`. Processes that `mpirun -np 4` or srun
-starts share the work. Exit codes: 0 fine; 1 the expected numbers were missed; 2 a mistake of the user, told in one line.
+starts share the work. Exit codes: 0 fine; 1 the expected numbers were missed; 2 a mistake of the user, in one line.
 """
 
 from __future__ import annotations
