@@ -8,11 +8,12 @@
 
 A short version of shapes_inductive.py: 15 classes are trained with masks, the other 5 are segmented by their names.
 
-Hardware: 2 CPU cores. Time: 0.3 to 0.6 s an iteration as seen, 3 to 6 minutes (estimate). Expected numbers: measured
-with seed 0 on an AMD EPYC (2026-11-22); the tolerance allows for other processors, which add up in another order.
+Hardware: one core of a busy AMD EPYC (Zen 4), kernels compiled: training 2 min 15 s, all three commands 2 min 40 s. The
+first run on a machine also compiles them. Expected numbers: seed 0 (2026-11-25); the tolerance allows for other
+processors, which add up in another order.
 """
 
 base = "shapes_inductive.py"
 data = dict(shapes=dict(val_scenes=100))
-train = dict(iterations=600, log_every=20, save_every=300)
-expected = {"pAcc": (65.1, 8.0), "mIoU(S)": (51.2, 8.0), "mIoU(U)": (44.6, 10.0), "hIoU": (47.7, 8.0)}
+train = dict(iterations=300, log_every=20, milestones=())
+expected = {"pAcc": (61.1, 8.0), "mIoU(S)": (44.2, 8.0), "mIoU(U)": (40.6, 10.0), "hIoU": (42.3, 8.0)}

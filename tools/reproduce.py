@@ -1,18 +1,21 @@
 """Reproduces the rows of a suite: what is missing, what can be measured, published numbers beside ours.
 
+    python tools/reproduce.py --suite shapes --seeds 3
     python tools/reproduce.py --suite paper --data-root /path/to/data --checkpoints /path/to/checkpoints
     python tools/reproduce.py --suite paper --rows voc12_inductive,voc12_transductive --seeds 0,1,2 --train \\
         --data-root /path/to/data --checkpoints /path/to/checkpoints
 
 `--checkpoints` holds `<row>/seed_<n>/weights.safetensors` (that is where `--train` puts them) or a released file as
 `<row>.pth` or `.pkl`. `--data-root` holds the folders VOC2012, coco_stuff164k and VOC2010. What was measured or trained
-before is not done again. Exit codes: 0 fine, 1 a tolerance was missed, 2 a row that was asked for could not be
-measured, or none could.
+before is not done again. Suite `shapes` needs nothing from elsewhere: it trains its rows without being asked, first
+seed 0 of all of them, then seed 1, and so on, and writes its tables after each. Exit codes: 0 fine, 1 a tolerance was
+missed, 2 a row that was asked for could not be measured, or none could.
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 from jseg.errors import UserError
@@ -40,46 +43,60 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data-root", type=Path, help="folder of the data sets (default: where the configs say)")
     parser.add_argument("--checkpoints", type=Path, help="default: work_dirs/reproduce_<suite>")
     parser.add_argument("--results", type=Path, help="folder for tables (default: <checkpoints>/results)")
-    parser.add_argument("--train", action="store_true", help="also train what has no weights yet: the whole recipe")
-    parser.add_argument("--seeds", default="", help="seeds for --train, separated by commas (default: the row's)")
+    parser.add_argument(
+        "--train", action=argparse.BooleanOptionalAction,
+        help="also train what has no weights yet: the whole recipe (default: only the rows of suite shapes)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seeds", default="",
+        help="seeds for training: how many, or the seeds themselves separated by commas (default: the row's)",
+    )  # fmt: skip
     add_device_options(parser)
     options = parser.parse_args(arguments)
     options.checkpoints = options.checkpoints or Path("work_dirs") / f"reproduce_{options.suite}"
     options.results = options.results or options.checkpoints / "results"
     options.rows = [name.strip() for name in options.rows.split(",") if name.strip()]
-    try:
-        options.seeds = sorted({int(seed) for seed in options.seeds.split(",") if seed.strip()})
-    except ValueError as error:
-        raise UserError(f"--seeds {options.seeds}: must be whole numbers, such as 0,1,2") from error
+    if options.train is None:
+        options.train = not SUITES[options.suite].published
+    options.seeds = seeds_of(options.seeds)
     if options.seeds and (options.seeds[0] < 0 or not options.train):
         raise UserError("--seeds must be 0 or more, and goes with --train")
     return options
 
 
-def train_row(row: Row, options: argparse.Namespace, suite: Suite, places: Places) -> list[Missing]:
-    """Trains what the row lacks; returns what the training lacks."""
-    lacking: list[Missing] = []
-    if row.weights_of:
-        return lacking
-    for seed in options.seeds or row.seeds:
-        if (run_folder(row, seed, places) / runs.WEIGHTS_NAME).is_file():
-            continue
-        if found := missing_for_training(row, seed, suite, places):
-            lacking += found
-        elif not runs.train(row, seed, suite, places, options.device):
-            lacking.append(Missing(f"training of {row.name}, seed {seed}: it failed, see above", "the same again"))
-    return lacking
+def seeds_of(text: str) -> list[int]:
+    """`3` -> 0, 1, 2; `0,2` or `2,` -> the seeds themselves; empty -> none.
+
+    Raises:
+        UserError: anything else.
+    """
+    try:
+        if text.strip() and "," not in text and int(text) > 0:
+            return list(range(int(text)))
+        return sorted({int(seed) for seed in text.split(",") if seed.strip()})
+    except ValueError as error:
+        raise UserError(f"--seeds {text}: must be whole numbers, such as 3 or 0,1,2") from error
 
 
-def reproduce_row(
-    row: Row, options: argparse.Namespace, suite: Suite, places: Places
+def train_seed(row: Row, seed: int, suite: Suite, places: Places, device: str) -> list[Missing]:
+    """Trains a seed of a row unless it is there; returns what the training lacks."""
+    if (run_folder(row, seed, places) / runs.WEIGHTS_NAME).is_file():
+        return []
+    if found := missing_for_training(row, seed, suite, places):
+        return found
+    if runs.train(row, seed, suite, places, device):
+        return []
+    return [Missing(f"training of {row.name}, seed {seed}: it failed, see above", "the same again")]
+
+
+def measure_row(
+    row: Row, options: argparse.Namespace, suite: Suite, places: Places, missing: list[Missing]
 ) -> tuple[list[RowResult], list[Missing]]:
-    """Trains, where asked to, and measures a row; its results and what it lacks."""
-    missing = train_row(row, options, suite, places) if options.train else []
+    """Measures a row; its results and what it lacks, `missing` from its training included."""
     lacking = missing_for_evaluation(row, suite, places)
     if lacking:
         return [], missing or lacking
-    measured = []
+    measured, missing = [], [*missing]
     for weights in weights_found(row, places):
         measurement = runs.measure(row, weights, places, options.results, options.device)
         if measurement is None:
@@ -87,6 +104,23 @@ def reproduce_row(
         else:
             measured.append(measurement)
     return report.row_results(row, measured), missing
+
+
+def measure_rows(
+    rows: Sequence[Row], options: argparse.Namespace, suite: Suite, places: Places, lacking: dict[str, list[Missing]]
+) -> tuple[list[RowResult], dict[str, list[Missing]]]:
+    """Measures rows, prints and writes the tables; results, and by row what is missing."""
+    results, missing = [], {}
+    for row in rows:
+        found, of_row = measure_row(row, options, suite, places, lacking[row.name])
+        results += found
+        if of_row:
+            missing[row.name] = of_row
+    table = [report.markdown(results, suite.published)] if results else []
+    print("\n".join([*report.missing_lines(missing), *table]))
+    for path in report.write(results, missing, suite, options.results):
+        print(f"written: {path}", flush=True)
+    return results, missing
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -98,15 +132,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     rows, places = suite.chosen(options.rows), Places(options.data_root, options.checkpoints)
     check_writable(options.results)
-    results, missing = [], {}
-    for row in rows:
-        found, lacking = reproduce_row(row, options, suite, places)
-        results += found
-        if lacking:
-            missing[row.name] = lacking
-    print("\n".join([*report.missing_lines(missing), *([report.markdown(results)] if results else [])]))
-    for path in report.write(results, missing, suite.name, options.results):
-        print(f"written: {path}")
+    lacking: dict[str, list[Missing]] = {row.name: [] for row in rows}
+    seeds = {row.name: options.seeds or row.seeds if options.train and row.trains else () for row in rows}
+    rounds = sorted({seed for of_row in seeds.values() for seed in of_row}) or [0]
+    for seed in rounds:  # a seed of all rows, then the next: an early end leaves rows that compare
+        for row in rows:
+            if seed in seeds[row.name]:
+                lacking[row.name] += train_seed(row, seed, suite, places, options.device)
+        if not suite.published or seed == rounds[-1]:
+            results, missing = measure_rows(rows, options, suite, places, lacking)
     if any(item.passed is False for result in results for item in result.comparisons):
         return 1
     if missing and (options.rows or not results):

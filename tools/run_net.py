@@ -38,6 +38,7 @@ from jseg.whole_file import check_writable
 if TYPE_CHECKING:
     from jseg.engine.loop import Breaks
     from jseg.engine.trainer import Trainer
+    from jseg.engine.training_free import PlainClip
     from jseg.model.clip_rc import ClipRC
 
 NEWEST = ""  # bare --resume
@@ -122,7 +123,9 @@ def clip_of(config: Config, file: WeightFile | None) -> ClipWeights | None:
     return None if init == "random" else read_clip_weights(init)
 
 
-def build_model(config: Config, file: WeightFile | None, clip: ClipWeights | None, averaged: bool = True) -> ClipRC:
+def build_model(
+    config: Config, file: WeightFile | None, clip: ClipWeights | None, averaged: bool = True
+) -> ClipRC | PlainClip:
     """The model with its weights, and a line for what was not taken from the file as it is.
 
     Args:
@@ -130,6 +133,10 @@ def build_model(config: Config, file: WeightFile | None, clip: ClipWeights | Non
     """
     from jseg.model.clip_rc import build_clip_rc, initialise, load_clip_image_weights, load_released
 
+    if config.test.training_free:
+        from jseg.engine.training_free import PlainClip
+
+        return PlainClip(config.model, clip.tensors, config.test.training_free)
     model = build_clip_rc(config.model)
     if file is None:
         initialise(model, config.model, config.train.seed)
@@ -149,13 +156,18 @@ def build_model(config: Config, file: WeightFile | None, clip: ClipWeights | Non
 def prepare(options: argparse.Namespace, config: Config) -> tuple[ClassList, WeightFile | None, ClipWeights | None]:
     """What can be checked before Jittor starts: class list, weight file, CLIP weights, folder of the run."""
     classes = classes_of(config.data)
+    if config.test.training_free and (options.task == "train" or options.weights or options.resume is not None):
+        raise UserError(
+            f"{options.config_file} measures CLIP as it is (test.training_free): nothing is trained and no other "
+            "weights than model.init are read; use --task val or test alone"
+        )
     file = weights_of(options)
     if file is not None:
         checkpoint.model_tensors(file)  # refuses plain CLIP weights
         for warning in checkpoint.check_classes(file, classes, options.other_classes or config.cross_dataset):
             print(f"warning: {warning}")
         check_recipe(options, config, file)
-    elif options.task != "train":
+    elif options.task != "train" and not config.test.training_free:
         raise UserError(
             f"--task {options.task} needs weights: pass --weights PATH, or --resume for those of the work folder"
         )
@@ -335,7 +347,7 @@ def print_if_any(line: str) -> None:
 
 
 def evaluate_model(
-    model: ClipRC,
+    model: ClipRC | PlainClip,
     dataset: Dataset,
     text: TextFeatures,
     config: Config,

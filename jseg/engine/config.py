@@ -84,7 +84,7 @@ class ModelConfig:
     heads: int = 12
     output_dim: int = 512
     prompts: int = 10  # learned tokens per layer
-    region_grid: int = 4  # regions a side: 4 = 16 regions
+    region_grid: int = 4  # regions a side: 4 = 16 regions; 0 = none, which leaves ZegCLIP's descriptors
     decoder_layers: int = 3
     decoder_heads: int = 8
     ffn_factor: int = 4
@@ -92,7 +92,7 @@ class ModelConfig:
     prompt_dropout: float = 0.1
     decoder_dropout: float = 0.1
     init: str = path_field()  # CLIP weights to start from, or the word random
-    head_init: str = "released"  # released: what the published runs started from; declared: what the code declares
+    head_init: str = "released"  # or declared, aligned: see jseg/model/initial_weights.py
 
 
 @dataclass
@@ -168,11 +168,12 @@ class TestConfig:
     short_side: int = 512  # pixels; pictures are resized so that their short side is this, in proportion
     crop_size: tuple[int, int] = (512, 512)
     stride: tuple[int, int] = (426, 426)
-    gamma: float | None = None  # subtracted from seen scores; None = 0.1 inductive, 0 otherwise
+    gamma: float | None = None  # subtracted from seen scores; None = 0.1 for inductive models, 0 otherwise
     window_batch: int = 4  # windows per forward pass
     protocol: str = "generalised"  # or strict: pixels of unseen classes only, named among the unseen classes
     scales: tuple[float, ...] = (1.0,)  # factors on short_side; several are averaged
     flip: bool = False  # also mirrored, averaged
+    training_free: str = ""  # no model but CLIP's own features: patch_features, value_path, class_token; "" = the model
 
 
 @dataclass
@@ -195,7 +196,8 @@ class Config:
         """What is subtracted from the scores of seen classes."""
         if self.test.gamma is not None:
             return self.test.gamma
-        return 0.1 if self.data.setting == "inductive" and not self.cross_dataset else 0.0
+        has_unseen = self.data.setting == "inductive" and not self.cross_dataset and not self.test.training_free
+        return 0.1 if has_unseen else 0.0
 
 
 def _type_name(hint: Any) -> str:

@@ -16,6 +16,11 @@ SETTINGS = ("inductive", "transductive", "supervised")
 PROTOCOLS = ("generalised", "strict")
 KERNELS = ("auto", "plain")  # as in jseg/ops/compiled.py, which imports Jittor
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+TRAINING_FREE = {  # name: value path, class token (see jseg/engine/training_free.py)
+    "patch_features": (False, False),
+    "value_path": (True, False),
+    "class_token": (True, True),
+}
 METRICS = ("pAcc", "mIoU(S)", "mIoU(U)", "hIoU")
 
 
@@ -44,12 +49,13 @@ def _check_choices(config: Config) -> None:
     choices = (
         ("precision", config.precision, PRECISIONS),
         ("data.setting", config.data.setting, SETTINGS),
-        ("model.head_init", config.model.head_init, ("released", "declared")),
+        ("model.head_init", config.model.head_init, ("released", "declared", "aligned")),
         ("optimizer.groups", config.optimizer.groups, ("released", "stated")),
         ("train.best_metric", config.train.best_metric, ("", *METRICS)),
         ("test.mode", config.test.mode, ("slide", "whole")),
         ("test.protocol", config.test.protocol, PROTOCOLS),
         ("kernels", config.kernels, KERNELS),
+        ("test.training_free", config.test.training_free, ("", *TRAINING_FREE)),
     )
     for key, value, allowed in choices:
         if value not in allowed:
@@ -61,7 +67,7 @@ def _check_ranges(config: Config) -> None:
         config.data, config.model, config.text, config.optimizer, config.train, config.test,
     )  # fmt: skip
     at_least_one = {
-        "model.patch_size": model.patch_size, "model.region_grid": model.region_grid, "model.layers": model.layers,
+        "model.patch_size": model.patch_size, "model.layers": model.layers,
         "model.width": model.width, "model.output_dim": model.output_dim, "model.prompts": model.prompts,
         "model.decoder_layers": model.decoder_layers, "model.recovery_layers": model.recovery_layers,
         "model.ffn_factor": model.ffn_factor, "text.layers": text.layers, "text.context_length": text.context_length,
@@ -72,6 +78,7 @@ def _check_ranges(config: Config) -> None:
         "test.stride": min(test.stride), "data.resize_box": min(data.resize_box),
     }  # fmt: skip
     at_least_zero = {
+        "model.region_grid": model.region_grid,
         "data.workers": data.workers, "data.shapes.seed": data.shapes.seed, "train.seed": train.seed,
         "train.micro_batch": train.micro_batch, "train.eval_every": train.eval_every,
         "train.patience": train.patience, "optimizer.clip_norm": optimizer.clip_norm,
@@ -106,6 +113,10 @@ def _check_ranges(config: Config) -> None:
 
 def _check_protocol(config: Config) -> None:
     test = config.test
+    if test.training_free and config.model.init in ("", "random"):
+        raise UserError(f"test.training_free={test.training_free!r} needs CLIP weights: set model.init to them")
+    if test.training_free and config.precision != "fp32":
+        raise UserError(f"precision={config.precision!r}: test.training_free is measured in fp32 alone")
     if not test.scales or not all(0 < scale < math.inf for scale in test.scales):
         raise UserError(f"test.scales={test.scales}: must be one or more factors above 0, such as (0.75, 1.0, 1.25)")
     if test.protocol == "strict" and config.cross_dataset:

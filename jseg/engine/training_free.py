@@ -5,20 +5,58 @@ layer passes every token its own value instead of mixing values, which keeps fea
 Free Dense Labels from CLIP", ECCV 2022, section 3.1). A patch may also be read as the class token reads it: the last
 layer's class token, as it would come out if it attended to that patch alone. Contrastive training aligns the class
 token, not the patches, with text; what it takes from each patch shows how well the features below it are kept in place.
+
+    python tools/run_net.py --config-file configs/shapes_value_path.py --task val
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import jittor as jt
 import numpy as np
+from jittor import nn
 
 from jseg.clip.blocks import Trace, unit_length
-from jseg.clip.image_tower import ImageTower
+from jseg.clip.image_tower import ImageTower, resize_positions
 from jseg.data.class_names import ClassList
+from jseg.engine.config import ModelConfig
+from jseg.engine.config_checks import TRAINING_FREE
 from jseg.engine.metrics import ConfusionMatrix
+from jseg.model.state import strict_load
 from jseg.ops.bilinear import resize_bilinear
+
+
+class PlainClip(nn.Module):
+    """A plain CLIP where evaluation expects a trained model: images and text -> scores on the patch grid.
+
+    Args:
+        config: sizes of the tower.
+        tensors: CLIP weights under OpenAI's names.
+        features: a key of `TRAINING_FREE`: which features of the patches are compared with the text.
+
+    Raises:
+        UserError: weights that do not make this tower.
+    """
+
+    def __init__(self, config: ModelConfig, tensors: Mapping[str, np.ndarray], features: str) -> None:
+        super().__init__()
+        tower = ImageTower(
+            config.image_size, config.patch_size, config.width, config.layers, config.heads, config.output_dim
+        )
+        own = {name.removeprefix("visual."): value for name, value in tensors.items() if name.startswith("visual.")}
+        if "positional_embedding" in own:
+            side = config.image_size // config.patch_size
+            own["positional_embedding"] = resize_positions(
+                np.asarray(own["positional_embedding"], np.float32), (side, side)
+            )
+        strict_load(tower, own, "CLIP image weights")
+        tower.region_grid = (0, 0)  # windows need not hold a patch for each region
+        self.backbone, self.features = tower, TRAINING_FREE[features]
+
+    def execute(self, images: jt.Var, text: jt.Var) -> jt.Var:
+        """Cosines (B, C, h, w) of patches and classes; images (B, 3, H, W) float32, text (C, D) unit rows."""
+        return patch_scores(self.backbone, images, text, *self.features)
 
 
 def _own_value(projected: jt.Var, heads: int) -> jt.Var:

@@ -32,7 +32,7 @@ class LossSums:
 
     focal: jt.Var  # sum over (image, class) pairs
     dice: jt.Var  # sum over the present (image, class) pairs
-    recovery_q: jt.Var  # mean over the elements of this batch
+    recovery_q: jt.Var  # mean over the elements of this batch; 0 where the term has no weight
     recovery_v: jt.Var
     num_masks: jt.Var  # present (image, class) pairs, pseudo labels counted; may be 0
     labels: jt.Var  # (B, H, W) int32, as used: pseudo labels filled in
@@ -62,7 +62,8 @@ class SegmentationLoss:
         labels = labels if isinstance(labels, jt.Var) else jt.array(np.asarray(labels, dtype=np.int32))
         if self.unseen:
             labels = pseudo_labels(logits, labels, self.unseen)
-        recovery_q, recovery_v = recovery_loss(outputs)
+        # without weight the recovery decoder is not computed at all
+        recovery_q, recovery_v = recovery_loss(outputs) if self.config.recovery else (jt.zeros(1), jt.zeros(1))
         return LossSums(
             focal=focal_sum(logits, labels, self.config.focal_alpha, self.config.focal_gamma),
             dice=dice_sum(logits, labels),

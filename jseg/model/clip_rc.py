@@ -117,7 +117,7 @@ class DecodeHead(nn.Module):
         self.decoder_q = DecoderSide(layers(config.decoder_layers))
         self.decoder_v = DecoderSide(layers(config.decoder_layers))
         self.recovery_decoder = RecoveryDecoder(layers(config.recovery_layers), layers(config.recovery_layers), depth)
-        self.lateral_proj = Linear(3 * depth, depth)
+        self.lateral_proj = Linear((3 if config.region_grid else 2) * depth, depth)
         self.q_proj = Linear(2 * depth, depth)
 
     def decode(self, features: ImageFeatures, text: jt.Var, trace: Trace | None = None) -> tuple[jt.Var, jt.Var]:

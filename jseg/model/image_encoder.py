@@ -4,7 +4,7 @@ Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentat
 `[class token | N patches | M regions]`; the K prompts of a layer are keys and values of its attention and nothing else,
 because what a layer makes of them is thrown away. With a `trace` dictionary, `execute` leaves in it: `tokens_in`
 (B, 1 + K + N + M, width) = input of block 0 with prompts after the class token, `tokens_block<i>` (B, 1 + N + M, width)
-= output of block i, `visual` (B, D, h, w), `cls` (B, D) and `region` (B, D, rh, rw).
+= output of block i, `visual` (B, D, h, w), `cls` (B, D) and, where there are regions, `region` (B, D, rh, rw).
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class ImageFeatures:
     """What the encoder tells about a batch of images; all vectors have unit length."""
 
     whole: jt.Var  # (B, D) one vector for the image
-    regions: jt.Var  # (B, M, D), row-major in region_grid
+    regions: jt.Var | None  # (B, M, D), row-major in region_grid; None = the model has none
     patches: jt.Var  # (B, N, D), row-major in patch_grid
     patch_grid: tuple[int, int]  # (h, w)
-    region_grid: tuple[int, int]  # (rh, rw)
+    region_grid: tuple[int, int]  # (rh, rw), (0, 0) without regions
 
 
 class ImageEncoder(ImageTower):
@@ -57,7 +57,8 @@ class ImageEncoder(ImageTower):
         width = config.width
         self.region_grid = (config.region_grid, config.region_grid)
         self.prompts = config.prompts
-        self.region_level_bridge = jt.zeros((config.region_grid**2, width))
+        if config.region_grid:
+            self.region_level_bridge = jt.zeros((config.region_grid**2, width))
         self.prompt_embeddings = jt.zeros((1, config.prompts, width))
         if config.layers > 1:
             self.deep_prompt_embeddings = jt.zeros((config.layers - 1, config.prompts, width))
@@ -72,9 +73,11 @@ class ImageEncoder(ImageTower):
         batch, _, width = patches.shape
         # the released models add the class embedding twice
         first = (2 * self.class_embedding + positions[0]).broadcast((batch, 1, width))
-        regions = self.region_level_bridge.unsqueeze(0).broadcast((batch, *self.region_level_bridge.shape))
-        tokens = self.ln_pre(jt.concat([first, patches, regions], dim=1))
-        return tokens.stop_grad()  # nothing up to here trains
+        tokens = [first, patches]
+        if self.region_grid[0]:
+            bridge = self.region_level_bridge
+            tokens.append(bridge.unsqueeze(0).broadcast((batch, *bridge.shape)))
+        return self.ln_pre(jt.concat(tokens, dim=1)).stop_grad()  # nothing up to here trains
 
     def layer_prompts(self, layer: int, batch: int) -> jt.Var:
         """The prompts that go into a layer, (B, K, width), in evaluation (1, K, width)."""
@@ -115,20 +118,22 @@ class ImageEncoder(ImageTower):
         check_region_grid(grid, self.region_grid)
         tokens = self.run_layers(self.input_tokens(images, grid), grid, trace)
         count = grid[0] * grid[1]
-        # the released models leave the region tokens out of prompt_norm
-        outputs = jt.concat([self.prompt_norm(tokens[:, : 1 + count]), tokens[:, 1 + count :]], dim=1)
+        outputs, has_regions = self.prompt_norm(tokens[:, : 1 + count]), bool(self.region_grid[0])
+        if has_regions:  # the released models leave the region tokens out of prompt_norm
+            outputs = jt.concat([outputs, tokens[:, 1 + count :]], dim=1)
         outputs = cast(self.ln_post(outputs), self.compute)
         outputs = unit_length(widen(linear(outputs, self.proj.transpose(1, 0))))
         features = ImageFeatures(
             whole=outputs[:, 0],
-            regions=outputs[:, 1 + count :],
+            regions=outputs[:, 1 + count :] if has_regions else None,
             patches=outputs[:, 1 : 1 + count],
             patch_grid=grid,
             region_grid=self.region_grid,
         )
         trace["cls"] = features.whole
         trace["visual"] = as_maps(features.patches, grid)
-        trace["region"] = as_maps(features.regions, self.region_grid)
+        if has_regions:
+            trace["region"] = as_maps(features.regions, self.region_grid)
         return features
 
 

@@ -3,7 +3,10 @@
 `head_init="released"` is what the published runs started from (https://github.com/uyzhang/CLIP-RC): PyTorch's defaults
 for decoder and projections, with the layers of each decoder side copies of one, and a normal distribution for the
 recovery decoder. `head_init="declared"` is what the released code declares but never calls: a normal distribution
-throughout, and 0 for the second MLP layer of the pixel side.
+throughout, and 0 for the second MLP layer of the pixel side. `head_init="aligned"` is for short runs: as
+`released`, but (1) mask logits start low and close together, as most pixels are of no given class (Lin et al., "Focal
+Loss for Dense Object Detection", ICCV 2017, section 3.3), and (2) text and patch features, of one space, are
+passed on as they are at first, so that classes and pixels differ from the first step.
 """
 
 from __future__ import annotations
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from jseg.model.clip_rc import ClipRC
 
 DECLARED_STD = 0.02
+PRIOR = 0.02  # `aligned`: the probability that a mask logit gives a pixel at the start
+PRIOR_SPREAD = 2.0  # standard deviation of the mask logits at the start, about
 
 
 def initialise(model: ClipRC, config: ModelConfig, seed: int) -> None:
@@ -40,10 +45,9 @@ def initialise(model: ClipRC, config: ModelConfig, seed: int) -> None:
     tower = random_image_weights(model.backbone, np.random.default_rng([seed, 1]))
     prompts = random_prompt_weights(config.layers, config.prompts, config.width, config.patch_size, prompts_and_head)
     shapes = {name: tuple(var.shape) for name, var in model.decode_head.state_dict().items()}
-    draw = {"released": released_head, "declared": declared_head}[config.head_init]
+    draw = {"released": released_head, "declared": declared_head, "aligned": aligned_head}[config.head_init]
     head = draw(shapes, prompts_and_head)
-    bridge = {"region_level_bridge": initial_bridge(tower, len(model.backbone.region_level_bridge))}
-    strict_load(model.backbone, tower | bridge | prompts, "initial weights")
+    strict_load(model.backbone, tower | initial_bridge(tower, config.region_grid) | prompts, "initial weights")
     strict_load(model.decode_head, head, "initial weights")
 
 
@@ -68,14 +72,14 @@ def load_clip_image_weights(model: ClipRC, tensors: Mapping[str, np.ndarray]) ->
         tower["positional_embedding"] = resize_positions(positions, (side, side))
     own = {name: var.numpy() for name, var in backbone.state_dict().items() if "prompt" in name}
     if {"class_embedding", "positional_embedding"} <= tower.keys():
-        tower["region_level_bridge"] = initial_bridge(tower, len(backbone.region_level_bridge))
+        tower |= initial_bridge(tower, backbone.region_grid[0])
     strict_load(backbone, tower | own, "CLIP image weights")
 
 
-def initial_bridge(tower: Mapping[str, np.ndarray], regions: int) -> np.ndarray:
-    """Region tokens (M, width): class token with its position, M times."""
+def initial_bridge(tower: Mapping[str, np.ndarray], region_grid: int) -> dict[str, np.ndarray]:
+    """Region tokens (M, width) by state name, M = region_grid**2 times class token with position; none where M = 0."""
     token = np.asarray(tower["class_embedding"], np.float32) + np.asarray(tower["positional_embedding"][0], np.float32)
-    return np.tile(token, (regions, 1))
+    return {"region_level_bridge": np.tile(token, (region_grid**2, 1))} if region_grid else {}
 
 
 def _constant(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -98,6 +102,22 @@ def released_head(shapes: Mapping[str, tuple[int, ...]], generator: np.random.Ge
         else:
             fan_in = shapes[re.sub(r"\.bias$", ".weight", name)][1]
             weights[name] = uniform(generator, shape, fan_in**-0.5)
+    return weights
+
+
+def aligned_head(shapes: Mapping[str, tuple[int, ...]], generator: np.random.Generator) -> dict[str, np.ndarray]:
+    """The head for short runs (module docstring), by state name."""
+    weights = released_head(shapes, generator)
+    last = max(int(found[1]) for name in shapes if (found := re.match(r"decoder_q\.layers\.(\d+)", name)))
+    for side, sign in (("q", 1), ("v", -1)):
+        scale, shift = (f"decoder_{side}.layers.{last}.norm3.{part}" for part in ("weight", "bias"))
+        depth = len(weights[scale])
+        # a logit is the product of two vectors of unit variance: sqrt(depth) is its spread, depth * shift^2 its mean
+        weights[scale] *= np.float32((PRIOR_SPREAD / depth**0.5) ** 0.5)
+        weights[shift] += np.float32(sign * (np.log((1 - PRIOR) / PRIOR) / depth) ** 0.5)
+    for name in ("q_proj", "lateral_proj"):  # T and I come last in their inputs; unit length becomes unit variance
+        weight = weights[f"{name}.weight"]
+        weight[:, -len(weight) :] = np.eye(len(weight), dtype=np.float32) * len(weight) ** 0.5
     return weights
 
 

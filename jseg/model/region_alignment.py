@@ -3,6 +3,9 @@
 Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, region alignment.
 The projections `q_proj` and `lateral_proj` are linear, so what is the same for many tokens is projected once and then
 repeated or interpolated; `query_features` and `pixel_features` are what they stand for.
+
+Without regions (`model.region_grid=0`) what is left are the descriptors of ZegCLIP (Zhou et al., CVPR 2023): queries
+`concat[G * T, T]`, one for each class (M = 1 below), and pixels `concat[G, I]`.
 """
 
 from __future__ import annotations
@@ -18,7 +21,9 @@ from jseg.ops.linear import linear
 
 def region_texts(features: ImageFeatures, text: jt.Var) -> jt.Var:
     """Text features weighted by what a region and the image hold, (B, M * C, D), index m * C + c."""
-    visual = features.regions + features.whole.unsqueeze(1)  # (B, M, D)
+    visual = features.whole.unsqueeze(1)
+    if features.regions is not None:
+        visual = features.regions + visual  # (B, M, D)
     batch, regions, depth = visual.shape
     return (visual.unsqueeze(2) * text).reshape(batch, regions * text.shape[0], depth)
 
@@ -39,9 +44,10 @@ def region_maps(regions: jt.Var, features: ImageFeatures) -> jt.Var:
 
 
 def pixel_features(features: ImageFeatures) -> jt.Var:
-    """`concat[up(R), G, I]`, (B, N, 3D): the input of `lateral_proj`."""
+    """`concat[up(R), G, I]`, (B, N, 3D), without regions (B, N, 2D): the input of `lateral_proj`."""
     whole = features.whole.unsqueeze(1).broadcast(features.patches.shape)
-    return jt.concat([region_maps(features.regions, features), whole, features.patches], dim=2)
+    regions = [] if features.regions is None else [region_maps(features.regions, features)]
+    return jt.concat([*regions, whole, features.patches], dim=2)
 
 
 def partial_projection(x: jt.Var, layer: Linear, first: int, bias: bool = False) -> jt.Var:
@@ -62,7 +68,9 @@ def class_queries(features: ImageFeatures, text: jt.Var, q_proj: Linear) -> jt.V
 def pixels(features: ImageFeatures, lateral_proj: Linear) -> jt.Var:
     """`lateral_proj(pixel_features(...))`, (B, N, D); regions and global are projected before they are repeated."""
     depth = features.whole.shape[-1]
-    regions = partial_projection(features.regions, lateral_proj, 0)
-    whole = partial_projection(features.whole, lateral_proj, depth, bias=True)
-    patches = partial_projection(features.patches, lateral_proj, 2 * depth)
-    return patches + region_maps(regions, features) + whole.unsqueeze(1)
+    first = lateral_proj.weight.shape[1] - 2 * depth  # the weight is (D, 3D), without regions (D, 2D)
+    whole = partial_projection(features.whole, lateral_proj, first, bias=True)
+    patches = partial_projection(features.patches, lateral_proj, first + depth)
+    if features.regions is not None:
+        patches = patches + region_maps(partial_projection(features.regions, lateral_proj, 0), features)
+    return patches + whole.unsqueeze(1)

@@ -23,12 +23,14 @@ def region_of_patch(patch_grid: tuple[int, int], region_grid: tuple[int, int]) -
     """Index of the region that each patch belongs to, int32 (h * w,), row-major.
 
     A region is a block of h // rh by w // rw patches; what is left over at the right and the bottom belongs to none,
-    marked -1.
+    marked -1, and so do all where the region grid is (0, 0).
 
     Raises:
         UserError: more regions than patches along a side.
     """
     check_region_grid(patch_grid, region_grid)
+    if not min(region_grid):
+        return np.full(patch_grid[0] * patch_grid[1], -1, np.int32)
     rows = np.arange(patch_grid[0]) // (patch_grid[0] // region_grid[0])
     columns = np.arange(patch_grid[1]) // (patch_grid[1] // region_grid[1])
     region = rows[:, None] * region_grid[1] + columns[None, :]

@@ -15,6 +15,7 @@ from jseg.clip.tokenizer import Tokenizer
 from jseg.data.class_names import SHAPES_NAMES, class_list
 from jseg.data.shapes import ShapesDataset
 from jseg.engine.config import DataConfig, ShapesConfig
+from jseg.engine.config_checks import TRAINING_FREE
 from jseg.engine.metrics import HEADLINE
 from jseg.engine.training_free import training_free_metrics
 from jseg.pretraining.pictures import HELD_OUT_STREAM, Picture, cut, drawn, normalised, true_captions
@@ -31,10 +32,10 @@ TEMPLATES = (
 )
 CROPS = Stage(0, 0, 64, (1, 1), (1.0, 1.0))  # single-object crops: 64 of the 96 pixels of a scene a side
 SCENES = Stage(0, 0, 96, (2, 4), None)  # whole scenes of several objects, for retrieval
-TRAINING_FREE = {  # name: value path, class token (see jseg/engine/training_free.py)
-    "patch features": (False, False),
-    "value path": (True, False),
-    "value path read by the class token": (True, True),
+TRAINING_FREE_NAMES = {  # as the shipped file records them
+    "patch_features": "patch features",
+    "value_path": "value path",
+    "class_token": "value path read by the class token",
 }
 _BATCH = 50
 
@@ -113,7 +114,7 @@ def evaluate(clip: SmallClip, tokenizer: Tokenizer, count: int = 1000) -> dict[s
         "per class": dict(zip(SHAPES_NAMES, per_class, strict=True)),
         "retrieval": retrieval(clip, tokenizer, max(count // 5, 5)),
     }
-    for name, way in TRAINING_FREE.items():
+    for key, way in TRAINING_FREE.items():
         metrics = training_free_metrics(clip.image, scenes, text, shapes_list, *way)
-        figures[f"training-free, {name}"] = {key: metrics[key] for key in HEADLINE}
+        figures[f"training-free, {TRAINING_FREE_NAMES[key]}"] = {key: metrics[key] for key in HEADLINE}
     return figures

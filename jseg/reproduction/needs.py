@@ -15,10 +15,12 @@ from jseg.engine.checkpoint import WEIGHTS_NAME, checkpoint_path
 from jseg.engine.config import Config
 from jseg.errors import UserError
 from jseg.reproduction.suites import Row, Suite
+from jseg.weight_files import read_weight_file
 
 SUFFIXES = (".safetensors", ".pth", ".pkl", ".pt")
 FETCH = "python tools/fetch_pretrained.py"
 GIVEN = "given"  # source of a weight file that no run of ours made
+PLAIN_CLIP = "clip"  # source of a row that evaluates CLIP itself, without any learning
 PREPARE = {
     "voc12": "python tools/prepare_voc12.py {root} --sbd /path/to/benchmark_RELEASE",
     "coco_stuff": "python tools/prepare_coco_stuff.py {root}",
@@ -51,7 +53,7 @@ class Missing:
 class FoundWeights:
     """A weight file of a row."""
 
-    source: str  # seed_<n> for a run of ours, else "given"
+    source: str  # seed_<n> for a run of ours, else "given", or "clip" for CLIP without any learning
     path: Path
 
 
@@ -62,6 +64,10 @@ def run_folder(row: Row, seed: int, places: Places) -> Path:
 
 def weights_found(row: Row, places: Places) -> list[FoundWeights]:
     """All weights of a row, runs of ours first, in the order of their seeds."""
+    config = row.read(places.data_root)
+    if config.test.training_free:
+        init = Path(config.model.init)
+        return [FoundWeights(PLAIN_CLIP, init)] if init.is_file() else []
     name = row.weights_of or row.name
     runs = []
     for path in places.checkpoints.glob(f"{name}/seed_*/{WEIGHTS_NAME}"):
@@ -89,8 +95,11 @@ def missing_data(config: Config, splits: tuple[str, ...]) -> list[Missing]:
 
 
 def missing_vocabulary(config: Config) -> list[Missing]:
-    """CLIP's vocabulary, where class names have to be embedded."""
+    """CLIP's vocabulary, where class names have to be embedded and the CLIP weights do not bring it along."""
+    init = Path(config.model.init)
     if config.text.embeddings or config.text.vocabulary == "generated":
+        return []
+    if init.suffix == ".safetensors" and init.is_file() and read_weight_file(init).meta.get("vocabulary"):
         return []
     try:
         find_vocabulary(config.text.vocabulary)
@@ -129,7 +138,9 @@ def missing_for_evaluation(row: Row, suite: Suite, places: Places) -> list[Missi
     """What the evaluation of this row lacks."""
     config, found = row.read(places.data_root), weights_found(row, places)
     missing = missing_data(config, ("val",))
-    if not found:
+    if not found and config.test.training_free:
+        missing.append(Missing(f"CLIP weights: {config.model.init}", f"{FETCH} ViT-B-16"))
+    elif not found:
         name = row.weights_of or row.name
         rows = f"{suite.row(name).start},{name}".lstrip(",")
         command = f"python tools/reproduce.py --suite {suite.name} --rows {rows} {places.options()} --train"

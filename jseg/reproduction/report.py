@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
 from jseg.data.held_out import classes_of
 from jseg.engine.metrics import HEADLINE
 from jseg.reproduction.needs import GIVEN, Missing
 from jseg.reproduction.runs import Measurement
-from jseg.reproduction.suites import Row
+from jseg.reproduction.suites import Row, Suite
 from jseg.whole_file import write_json, write_whole
 
 HEADER = "| row | metric | published | ours | difference | tolerance | n | |\n|---|---|---|---|---|---|---|---|"
@@ -64,7 +66,7 @@ def row_results(row: Row, measurements: Sequence[Measurement]) -> list[RowResult
     """Results of a row: runs of ours together, a given file on its own."""
     config = row.read()
     kind = "trained on another data set" if config.cross_dataset else config.data.setting
-    title = f"{classes_of(config.data).title}, {kind}"
+    title = row.title or f"{classes_of(config.data).title}, {kind}"
     results = []
     for given in (False, True):
         part = [item for item in measurements if item.row == row.name and (item.source == GIVEN) == given]
@@ -78,18 +80,36 @@ def _number(value: float | None, signed: bool = False) -> str:
     return "-" if value is None else f"{value:{'+' if signed else ''}.1f}"
 
 
-def markdown(results: Sequence[RowResult]) -> str:
-    """A table with a line for each row and metric."""
+def _spread(item: Comparison) -> str:
+    return _number(item.mean) + (f" ± {item.std:.1f}" if item.std is not None else "")
+
+
+def markdown(results: Sequence[RowResult], published: bool = True) -> str:
+    """A table: of published rows a line for each row and metric, of a benchmark of our own a line for each row."""
+    if not published:
+        return _markdown_of_rows(results)
     lines = [HEADER]
     for result in results:
         for item in result.comparisons:
-            ours = _number(item.mean) + (f" ± {item.std:.1f}" if item.std is not None else "")
             verdict = {None: "", True: "ok", False: "**missed**"}[item.passed]
             cells = [
-                f"{result.label}: {result.title}", item.metric, _number(item.published), ours,
+                f"{result.label}: {result.title}", item.metric, _number(item.published), _spread(item),
                 _number(item.difference, signed=True), _number(item.tolerance), str(len(item.values)), verdict,
             ]  # fmt: skip
             lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _markdown_of_rows(results: Sequence[RowResult]) -> str:
+    lines = [f"| row | n | {' | '.join(HEADLINE)} | as expected |", f"|---|---|{'---|' * len(HEADLINE)}---|"]
+    for result in results:
+        missed = [item for item in result.comparisons if item.passed is False]
+        told = ", ".join(f"{item.metric} {item.published:.1f} within {item.tolerance:.1f}" for item in missed)
+        judged = any(item.passed is not None for item in result.comparisons)
+        verdict = f"**missed**: {told}" if missed else "yes" if judged else ""
+        title = f"{result.title} (given file)" if result.given else result.title
+        cells = [title, str(len(result.sources)), *(_spread(item) for item in result.comparisons), verdict]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -107,22 +127,45 @@ def missing_lines(missing: dict[str, list[Missing]]) -> list[str]:
 
 def draw_bars(results: Sequence[RowResult], path: Path) -> None:
     """Bars of all metrics, ours beside the published ones; needs matplotlib."""
-    from matplotlib.figure import Figure
-
     bars = [(f"{result.label} {item.metric}", item) for result in results for item in result.comparisons]
     bars = [(name, item) for name, item in bars if item.mean is not None]
-    figure = Figure(figsize=(8, 1 + 0.35 * len(bars)), layout="constrained")
-    axes = figure.subplots()
-    places = range(len(bars))
-    axes.barh(
-        [place - 0.2 for place in places], [item.mean for _, item in bars], 0.4,
-        xerr=[item.std or 0 for _, item in bars], label="ours", color="tab:blue",
-    )  # fmt: skip
+    places = np.arange(len(bars))
+    ours = Bars("ours", places - 0.2, [item.mean for _, item in bars], [item.std or 0 for _, item in bars])
     known = [(place, item.published) for place, (_, item) in zip(places, bars, strict=True) if item.published]
-    axes.barh(
-        [place + 0.2 for place, _ in known], [value for _, value in known], 0.4, label="published", color="lightgrey"
-    )
-    axes.set_yticks(list(places), [name for name, _ in bars])
+    theirs = Bars("published", [place + 0.2 for place, _ in known], [value for _, value in known])
+    _draw([ours, theirs], [name for name, _ in bars], 0.4, path)
+
+
+def draw_row_bars(results: Sequence[RowResult], path: Path) -> None:
+    """For each row a bar of each metric but pAcc, with its spread over seeds; needs matplotlib."""
+    metrics, groups = HEADLINE[1:], []
+    thickness = 0.8 / len(metrics)
+    for index, metric in enumerate(metrics):
+        items = [(place, item) for place, result in enumerate(results) for item in result.comparisons
+                 if item.metric == metric and item.mean is not None]  # fmt: skip
+        places = [place + (index - (len(metrics) - 1) / 2) * thickness for place, _ in items]
+        groups.append(Bars(metric, places, [item.mean for _, item in items], [item.std or 0 for _, item in items]))
+    _draw(groups, [result.title for result in results], thickness, path)
+
+
+@dataclass(frozen=True)
+class Bars:
+    """Bars of one colour."""
+
+    label: str
+    places: Sequence[float]
+    values: Sequence[float]
+    spread: Sequence[float] | None = None
+
+
+def _draw(groups: Sequence[Bars], names: Sequence[str], thickness: float, path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1 + 0.35 * len(names) * max(1, 0.4 / thickness)), layout="constrained")
+    axes = figure.subplots()
+    for bars in groups:
+        axes.barh(bars.places, bars.values, thickness, xerr=bars.spread, label=bars.label)
+    axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlabel("percent")
     axes.legend()
@@ -131,19 +174,19 @@ def draw_bars(results: Sequence[RowResult], path: Path) -> None:
     write_whole(path, content.getvalue())
 
 
-def write(results: Sequence[RowResult], missing: dict[str, list[Missing]], suite: str, folder: Path) -> list[Path]:
+def write(results: Sequence[RowResult], missing: dict[str, list[Missing]], suite: Suite, folder: Path) -> list[Path]:
     """Writes <suite>.md, <suite>.json and, where matplotlib is installed, <suite>.png; returns their paths."""
-    paths = [folder / f"{suite}.md", folder / f"{suite}.json"]
+    paths = [folder / f"{suite.name}.md", folder / f"{suite.name}.json"]
     lines = missing_lines(missing)
     listed = [f"- {line.strip()}" for line in lines]
-    write_whole(paths[0], "\n".join([markdown(results), "", *listed, ""]).encode())
+    write_whole(paths[0], "\n".join([markdown(results, suite.published), "", *listed, ""]).encode())
     content = {
-        "suite": suite,
+        "suite": suite.name,
         "rows": [asdict(result) for result in results],
         "missing": {row: [asdict(item) for item in items] for row, items in missing.items()},
     }
     write_json(paths[1], content)
     if results and importlib.util.find_spec("matplotlib"):
-        paths.append(folder / f"{suite}.png")
-        draw_bars(results, paths[-1])
+        paths.append(folder / f"{suite.name}.png")
+        (draw_bars if suite.published else draw_row_bars)(results, paths[-1])
     return paths

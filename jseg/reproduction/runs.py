@@ -17,7 +17,7 @@ from typing import Any
 
 from jseg.engine.checkpoint import WEIGHTS_NAME, checkpoints_in
 from jseg.engine.config import Config, to_dict
-from jseg.reproduction.needs import FoundWeights, Places, run_folder, start_weights
+from jseg.reproduction.needs import PLAIN_CLIP, FoundWeights, Places, run_folder, start_weights
 from jseg.reproduction.suites import Row, Suite
 from jseg.weight_files import sha256_of_file
 from jseg.whole_file import write_json
@@ -96,7 +96,8 @@ def measure(row: Row, weights: FoundWeights, places: Places, results: Path, devi
     if metrics is not None:
         print(f"{row.name}, {weights.source}: on record in {folder}")
         return Measurement(row.name, weights.source, metrics, sha256)
-    arguments = ["--config-file", str(row.config_path), "--task", "val", "--weights", str(weights.path)]
+    arguments = ["--config-file", str(row.config_path), "--task", "val"]
+    arguments += [] if weights.source == PLAIN_CLIP else ["--weights", str(weights.path)]
     arguments += ["--work-dir", str(folder), "--device", device, *row.all_overrides(places.data_root)]
     start = time.time()
     code = _run(arguments)

@@ -26,6 +26,12 @@ class Row:
     seeds: tuple[int, ...] = (0,)  # what --train runs
     start: str = ""  # row whose half-way weights the training starts from
     weights_of: str = ""  # row whose weights are evaluated; this row has no training of its own
+    title: str = ""  # of the row in tables; "" = data set and setting
+
+    @property
+    def trains(self) -> bool:
+        """Whether the row has a training of its own."""
+        return not self.weights_of and not self.read().test.training_free
 
     @property
     def config_path(self) -> Path:
@@ -50,6 +56,7 @@ class Suite:
 
     name: str
     rows: tuple[Row, ...]
+    published: bool = True  # False: a benchmark of our own, whose runs are short and made without being asked for
 
     def chosen(self, names: Sequence[str]) -> tuple[Row, ...]:
         """The rows of these names, in the order of the suite; all of them when there are no names.
@@ -89,4 +96,28 @@ PAPER = Suite(
         Row("cross_coco_to_voc12", "cross_coco_to_voc12.py", weights_of="coco_stuff_inductive"),
     ),
 )
-SUITES = {suite.name: suite for suite in (PAPER,)}
+
+
+def _shapes(name: str, title: str, start: str = "") -> Row:
+    return Row(f"shapes_{name}", f"shapes_{name}.py", seeds=(0, 1, 2), start=start, title=title)
+
+
+SHAPES = Suite(
+    "shapes",
+    (
+        _shapes("patch_features", "CLIP's patch features, no learning"),
+        _shapes("value_path", "CLIP's value path, no learning"),
+        _shapes("class_token", "CLIP's value path read by the class token, no learning"),
+        _shapes("inductive", "CLIP-RC, inductive"),
+        _shapes("transductive", "CLIP-RC, transductive", start="shapes_inductive"),
+        _shapes("supervised", "CLIP-RC, fully supervised"),
+        _shapes("no_regions", "no regions"),
+        _shapes("no_recovery", "no recovery"),
+        _shapes("neither", "neither (ZegCLIP-like)"),
+        _shapes("1_region", "1 region instead of 16"),
+        _shapes("4_regions", "4 regions instead of 16"),
+        _shapes("recovery_3", "recovery depth 3 instead of 1"),
+    ),
+    published=False,
+)
+SUITES = {suite.name: suite for suite in (PAPER, SHAPES)}

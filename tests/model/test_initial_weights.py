@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
+import jittor as jt
 import numpy as np
 import pytest
 
@@ -56,6 +58,33 @@ def test_declared_head_starts_from_a_normal_distribution(make_model: Callable[..
             assert 0.015 < value.std() < 0.025, name
     first, second = (state[f"decoder_q.layers.{layer}.linear1.weight"] for layer in "01")
     assert (first != second).any()
+
+
+def test_aligned_head(make_model: Callable[..., ClipRC]) -> None:
+    """Mask logits of mean log(0.02 / 0.98) and a spread of about 2, not of 0 and 8; T and I pass."""
+    rng = np.random.default_rng(0)
+    images = jt.array(rng.standard_normal((2, 3, 64, 64)).astype(np.float32))
+    text = rng.standard_normal((5, 64)).astype(np.float32)
+    text = jt.array(text / np.linalg.norm(text, axis=1, keepdims=True))
+    models = {kind: make_model(output_dim=64, head_init=kind) for kind in ("aligned", "released")}
+    logits = {kind: model(images, text).numpy() for kind, model in models.items()}
+    assert abs(logits["aligned"].mean() + 3.89) < 2 and 0.5 < logits["aligned"].std() < 3
+    assert abs(logits["released"]).max() > 2 * abs(logits["aligned"] - logits["aligned"].mean()).max()
+    aligned, released = (state_arrays(models[kind]) for kind in ("aligned", "released"))
+    norms = {f"decoder_{side}.layers.1.norm3.{part}" for side in "qv" for part in ("weight", "bias")}
+    assert {key.removeprefix("decode_head.") for key, value in aligned.items() if (value != released[key]).any()} == {
+        *norms, "q_proj.weight", "lateral_proj.weight",
+    }  # fmt: skip
+    for name in ("q_proj", "lateral_proj"):
+        weight = aligned[f"decode_head.{name}.weight"]
+        np.testing.assert_array_equal(weight[:, -64:], 8 * np.eye(64))
+        np.testing.assert_array_equal(weight[:, :-64], released[f"decode_head.{name}.weight"][:, :-64])
+
+
+def test_without_regions_there_is_no_bridge(make_model: Callable[..., ClipRC]) -> None:
+    names = state_arrays(make_model(region_grid=0))
+    assert names.keys() == state_arrays(make_model()).keys() - {"backbone.region_level_bridge"}
+    assert names["decode_head.lateral_proj.weight"].shape == (16, 32)
 
 
 def test_random_tower_and_its_bridge(small_model: ClipRC) -> None:
@@ -110,7 +139,9 @@ def test_recorded_start_from_clip(golden: Path) -> None:
             "positional_embedding": file["clip_positional_embedding"],
         }
         bridge = file["region_level_bridge"]
-        np.testing.assert_allclose(initial_bridge(tower, len(bridge)), bridge, atol=1e-6, rtol=0)
+        np.testing.assert_allclose(
+            initial_bridge(tower, math.isqrt(len(bridge)))["region_level_bridge"], bridge, atol=1e-6, rtol=0
+        )
 
 
 @pytest.mark.parametrize(

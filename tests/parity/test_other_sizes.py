@@ -29,6 +29,7 @@ ONE_REGION = {
     "dim": 16, "head_heads": 4, "K": 1, "M": 1, "classes": 7, "seen": [0, 6], "stride": 32, "slide": [32, 75],
     "ori": [64, 150], "decoder_layers": 1, "recovery_layers": 1, "ffn_factor": 4, "gamma": 0.0, "norm_eps": 1e-5,
 }  # fmt: skip
+NO_REGIONS = {**NINE_REGIONS, "seed": 3, "M": 0}
 WEIGHTS = {"inductive": (100, 1, 2), "transductive": (20, 3, 50), "full": (100, 1.5, 0)}
 STEPS, WARM_UP, BASE_LR, DECAY = 4, 2, 1e-4, 0.5
 # Gradients may differ a little more than in the recorded sets, whose inputs keep clear of the kinks of ReLU and L1.
@@ -104,9 +105,11 @@ class SetMaker:
             calibrated[:, values["seen"]] -= values["gamma"]
             sliding = reference.sliding_scores(self.state(), values, torch.from_numpy(large), text, values["gamma"])
             resized = reference.upsample(sliding, tuple(values["ori"]))
+        side = round(values["M"] ** 0.5)
+        regions = {"region": features[1].transpose(1, 2).unflatten(2, (side, side))} if side else {}
         self.save(
             "forward_eval", image=batch, slide_image=large, ori_shape=np.array(values["ori"]), text_feat=self.text,
-            cls=features[0], region=features[1].transpose(1, 2).unflatten(2, (round(values["M"] ** 0.5), -1)),
+            cls=features[0], **regions,
             logits_grid=logits, logits_up_s4=up[..., ::4, ::4], eval_inductive_s2=calibrated[..., ::2, ::2],
             eval_transductive_s3=up.sigmoid()[..., ::3, ::3], eval_argmax=calibrated.argmax(1),
             slide_inductive=sliding, slide_argmax=sliding.argmax(1), slide_rescaled_inductive_s3=resized[..., ::3, ::3],
@@ -186,7 +189,7 @@ class SetMaker:
         )  # fmt: skip
 
 
-@pytest.mark.parametrize("values", [NINE_REGIONS, ONE_REGION], ids=["nine regions", "one region"])
+@pytest.mark.parametrize("values", [NINE_REGIONS, ONE_REGION, NO_REGIONS], ids=["nine", "one", "none"])
 def test_sets_of_other_sizes_pass(tmp_path: Path, values: dict) -> None:
     maker = SetMaker(tmp_path, values)
     maker.forward_eval()

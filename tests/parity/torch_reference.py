@@ -37,6 +37,8 @@ def region_mask(grid: int, regions: int, leading: int) -> Tensor:
     patches = grid * grid
     mask = torch.full((leading + patches + regions**2,) * 2, -math.inf)
     mask[: leading + patches, : leading + patches] = 0
+    if not regions:
+        return mask
     for row in range(grid):
         for column in range(grid):
             patch = leading + row * grid + column
@@ -46,7 +48,7 @@ def region_mask(grid: int, regions: int, leading: int) -> Tensor:
 
 
 def encode(state: State, values: dict, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Global (B, D), regions (B, M, D), patches (B, N, D), of unit length."""
+    """Global (B, D), regions (B, M, D) (M = 0: none), patches (B, N, D), of unit length."""
     s = {name.removeprefix("backbone."): value for name, value in state.items() if name.startswith("backbone.")}
     eps, prompts, grid = values["norm_eps"], values["K"], values["img"] // values["patch"]
     patches = functional.conv2d(images, s["conv1.weight"], stride=values["patch"]).flatten(2).transpose(1, 2)
@@ -54,7 +56,9 @@ def encode(state: State, values: dict, images: Tensor) -> tuple[Tensor, Tensor, 
     first = s["class_embedding"].expand(batch, 1, -1)
     tokens = torch.cat([first, patches], 1) + s["positional_embedding"]
     tokens[:, 0] = tokens[:, 0] + s["class_embedding"]
-    tokens = norm(s, "ln_pre", torch.cat([tokens, s["region_level_bridge"].expand(batch, -1, -1)], 1), eps)
+    if values["M"]:
+        tokens = torch.cat([tokens, s["region_level_bridge"].expand(batch, -1, -1)], 1)
+    tokens = norm(s, "ln_pre", tokens, eps)
     mask = region_mask(grid, math.isqrt(values["M"]), 1 + prompts)
     for layer in range(values["layers"]):
         name = f"transformer.resblocks.{layer}"
@@ -66,11 +70,11 @@ def encode(state: State, values: dict, images: Tensor) -> tuple[Tensor, Tensor, 
         tokens = tokens + linear(s, f"{name}.attn.out_proj", attention(q, k, v, values["heads"], mask))
         hidden = linear(s, f"{name}.mlp.c_fc", norm(s, f"{name}.ln_2", tokens, eps))
         tokens = tokens + linear(s, f"{name}.mlp.c_proj", hidden * torch.sigmoid(1.702 * hidden))
-    regions = tokens[:, -values["M"] :]
-    others = norm(s, "prompt_norm", tokens[:, : -values["M"]], values["prompt_norm_eps"])
-    out = norm(s, "ln_post", torch.cat([others, regions], 1), eps) @ s["proj"]
+    first_region = 1 + prompts + grid * grid
+    others = norm(s, "prompt_norm", tokens[:, :first_region], values["prompt_norm_eps"])
+    out = norm(s, "ln_post", torch.cat([others, tokens[:, first_region:]], 1), eps) @ s["proj"]
     out = out / out.norm(dim=-1, keepdim=True)
-    return out[:, 0], out[:, -values["M"] :], out[:, 1 + prompts : -values["M"]]
+    return out[:, 0], out[:, first_region:], out[:, 1 + prompts : first_region]
 
 
 def two_way(
@@ -95,14 +99,18 @@ def head(state: State, values: dict, features: tuple[Tensor, Tensor, Tensor], te
     whole, regions, patches = features
     batch, count, side = len(whole), len(text), math.isqrt(values["M"])
     grid = math.isqrt(patches.shape[1])
-    expanded = text.expand(batch, values["M"], count, -1)
-    ram_q = torch.cat([(regions + whole[:, None])[:, :, None] * expanded, expanded], -1).flatten(1, 2)
-    maps = regions.transpose(1, 2).unflatten(2, (side, side))
-    maps = functional.interpolate(maps, size=(grid, grid), mode="bilinear", align_corners=False)
-    ram_v = torch.cat([maps.flatten(2).transpose(1, 2), whole[:, None].expand_as(patches), patches], -1)
+    if values["M"]:
+        expanded = text.expand(batch, values["M"], count, -1)
+        ram_q = torch.cat([(regions + whole[:, None])[:, :, None] * expanded, expanded], -1).flatten(1, 2)
+        maps = regions.transpose(1, 2).unflatten(2, (side, side))
+        maps = functional.interpolate(maps, size=(grid, grid), mode="bilinear", align_corners=False)
+        ram_v = torch.cat([maps.flatten(2).transpose(1, 2), whole[:, None].expand_as(patches), patches], -1)
+    else:  # ZegCLIP's descriptors
+        ram_q = torch.cat([whole[:, None] * text, text.expand(batch, -1, -1)], -1)
+        ram_v = torch.cat([whole[:, None].expand_as(patches), patches], -1)
     q, v = linear(s, "q_proj", ram_q), linear(s, "lateral_proj", ram_v)
     q, v = two_way(s, ("decoder_q.layers", "decoder_v.layers"), values["decoder_layers"], q, v, values)
-    logits = (q @ v.transpose(1, 2)).unflatten(1, (values["M"], count)).mean(1).unflatten(2, (grid, grid))
+    logits = (q @ v.transpose(1, 2)).unflatten(1, (max(values["M"], 1), count)).mean(1).unflatten(2, (grid, grid))
     r = {name.removeprefix("recovery_decoder."): value for name, value in s.items() if name.startswith("recovery")}
     rq, rv = linear(r, "linear_q_in", q), linear(r, "linear_k_in", v)
     rq, rv = two_way(r, ("decouple_q", "decouple_v"), values["recovery_layers"], rq, rv, values)

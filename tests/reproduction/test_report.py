@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,7 +64,7 @@ def test_a_thing_that_several_rows_lack_is_told_once() -> None:
 
 def test_files(tmp_path: Path) -> None:
     results = row_results(PAPER.row("voc12_inductive"), [measurement("seed_0", 70.0)])
-    paths = write(results, {"voc12_supervised": [Missing("x", "y")]}, "paper", tmp_path)
+    paths = write(results, {"voc12_supervised": [Missing("x", "y")]}, PAPER, tmp_path)
     assert [path.name for path in paths][:2] == ["paper.md", "paper.json"]
     assert "**missed**" in paths[0].read_text() and "missing x (for voc12_supervised)" in paths[0].read_text()
     content = json.loads(paths[1].read_text())
@@ -72,8 +74,27 @@ def test_files(tmp_path: Path) -> None:
 def test_bars(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     results = row_results(PAPER.row("voc12_inductive"), [measurement("seed_0", 70.0), measurement("seed_1", None)])
-    *_, path = write(results, {}, "paper", tmp_path)
+    *_, path = write(results, {}, PAPER, tmp_path)
     assert path.read_bytes()[:4] == b"\x89PNG"
+
+
+def test_rows_of_our_own_benchmark(tmp_path: Path) -> None:
+    """A line for each row; what was missed is told; bars of the rows."""
+    names = ("shapes_inductive", "shapes_neither")
+    found = [
+        measurement("seed_0", 1.0, names[0]),
+        measurement("seed_1", 3.0, names[0]),
+        measurement("given", 5.0, names[1]),
+    ]
+    results = [result for name in names for result in row_results(SUITES["shapes"].row(name), found)]
+    inductive = replace(results[0], comparisons=[compare("pAcc", [95.5, 95.5], {"pAcc": [1, 2]})])
+    lines = markdown([inductive, *results[1:]], published=False).splitlines()
+    assert lines[2] == "| CLIP-RC, inductive | 2 | 95.5 ± 0.0 | **missed**: pAcc 1.0 within 2.0 |"
+    assert lines[3].startswith("| neither (ZegCLIP-like) (given file) | 1 | 95.5 | 92.0 | 5.0 | 88.0 |")
+    assert "| CLIP-RC, inductive | 2 | 95.5 ± 0.0 | 92.0 ± 0.0 | 2.0 ± 1.4 | 88.0 ± 0.0 |" in markdown(results, False)
+    if importlib.util.find_spec("matplotlib"):
+        *_, path = write(results, {}, SUITES["shapes"], tmp_path)
+        assert path.name == "shapes.png" and path.read_bytes()[:4] == b"\x89PNG"
 
 
 @pytest.mark.parametrize("suite", SUITES.values(), ids=SUITES)

@@ -8,11 +8,14 @@ import shutil
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 from jseg.errors import UserError
+from jseg.reproduction.needs import Places, missing_for_evaluation, missing_for_training
 from jseg.reproduction.suites import SUITES, Row, Suite
-from tests.tools.test_run_net import TINY
+from jseg.weight_files import read_weight_file
+from tests.tools.test_run_net import TINY, run_net
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "reproduce.py"
 
@@ -127,9 +130,91 @@ def test_rows_are_listed(capsys: pytest.CaptureFixture) -> None:
     [
         (["--rows", "fisrt"], "'fisrt' is no row of suite tiny: did you mean 'first'"),
         (["--seeds", "1,a", "--train"], "whole numbers"),
+        (["--seeds=-1", "--train"], "0 or more"),
         (["--seeds", "1"], "goes with --train"),
     ],
 )
 def test_mistakes(tiny: Path, rest: list[str], match: str) -> None:
     with pytest.raises(UserError, match=match):
         reproduce.main(arguments(tiny, *rest))
+
+
+def test_the_shipped_clip_is_all_that_suite_shapes_needs(tmp_path: Path) -> None:
+    suite, places = SUITES["shapes"], Places(None, tmp_path)
+    for row in suite.rows:
+        if row.trains and not row.start:
+            assert missing_for_training(row, 0, suite, places) == []
+        if not row.trains:
+            assert missing_for_evaluation(row, suite, places) == []
+
+
+def test_seeds_are_counted_or_named() -> None:
+    assert (
+        reproduce.seeds_of("3") == [0, 1, 2] and reproduce.seeds_of("2,0") == [0, 2] and reproduce.seeds_of("1,") == [1]
+    )
+    assert reproduce.seeds_of("") == []
+
+
+@pytest.fixture
+def own(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """A benchmark of our own in `tiny`: two rows that train in seconds, and CLIP as it is. Runs stay in this process.
+
+    Returns:
+        The arguments of every run of run_net, as they come.
+    """
+    (tiny / "no_regions.py").write_text('base = "inductive.py"\nmodel = dict(region_grid=0)\nexpected = {}\n')
+    few = ("data.shapes.val_scenes=2", "data.workers=0")
+    rows = (
+        Row("plain", "shapes_value_path.py", (*few, "expected={}"), title="CLIP alone"),
+        Row("first", str(tiny / "inductive.py"), seeds=(0, 1), title="with regions"),
+        Row("second", str(tiny / "no_regions.py"), seeds=(0, 1), title="without regions"),
+    )
+    monkeypatch.setitem(SUITES, "own", Suite("own", rows, published=False))
+    calls: list[list[str]] = []
+
+    def run(arguments: list[str]) -> int:
+        calls.append(arguments)
+        if len(calls) == INTERRUPTED_CALL:
+            raise KeyboardInterrupt
+        return run_net.main(arguments)
+
+    monkeypatch.setattr(reproduce.runs, "_run", run)
+    return calls
+
+
+INTERRUPTED_CALL = 7  # the training of the second seed of the second row
+SEEDS = {"plain": ["clip"], "first": ["seed_0", "seed_1"], "second": ["seed_0", "seed_1"]}
+
+
+def trained(calls: list[list[str]]) -> list[str]:
+    """Row and seed of the training runs among `calls`."""
+    folders = [Path(call[call.index("--work-dir") + 1]) for call in calls if "train" in call]
+    return [f"{folder.parent.name} {folder.name}" for folder in folders]
+
+
+def test_a_benchmark_of_our_own_trains_seed_by_seed_and_goes_on_after_an_interruption(tiny: Path, own: list) -> None:
+    call = ["--suite", "own", "--checkpoints", str(tiny / "runs"), "--no-cuda"]
+    with pytest.raises(KeyboardInterrupt):
+        reproduce.main(call)
+    assert trained(own) == ["first seed_0", "second seed_0", "first seed_1", "second seed_1"]
+    folder = tiny / "runs" / "results"
+    rows = json.loads((folder / "own.json").read_text())["rows"]
+    assert {row["row"]: row["sources"] for row in rows} == {name: found[:1] for name, found in SEEDS.items()}
+
+    assert reproduce.main(call) == 0
+    assert trained(own)[4:] == ["second seed_1"]
+    rows = json.loads((folder / "own.json").read_text())["rows"]
+    assert {row["row"]: row["sources"] for row in rows} == SEEDS
+    accuracy = rows[1]["comparisons"][0]
+    assert len(accuracy["values"]) == 2
+    table = (folder / "own.md").read_text()
+    assert "| row | n | pAcc | mIoU(S) | mIoU(U) | hIoU | as expected |" in table and "published" not in table
+    assert f"| with regions | 2 | {accuracy['mean']:.1f} ± {accuracy['std']:.1f} |" in table
+    assert table.splitlines()[2].startswith("| CLIP alone | 1 |") and "| yes |" in table
+    before = len(own)
+    assert reproduce.main([*call, "--no-train"]) == 0
+    assert len(own) == before  # everything is on record
+    recorded, other = (read_weight_file(tiny / "runs" / "second" / f"seed_{n}" / "weights.safetensors") for n in (0, 1))
+    name = "decode_head.q_proj.weight"
+    assert np.abs(recorded.tensors[name] - other.tensors[name]).max() > 0.01  # the seed changes the run
+    assert recorded.meta["config"]["model"]["region_grid"] == 0  # a checkpoint knows its configuration

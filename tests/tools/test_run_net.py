@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from jseg.clip.embedding_files import write_embeddings
+from jseg.clip.weights import read_clip_weights
 from jseg.data.class_names import class_list
 from jseg.engine.run_log import read_log
 from jseg.runtime.command_line import run
@@ -116,6 +117,28 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture, *words: str) ->
 
 
 # --- the three tasks ---
+
+
+def test_the_same_seed_gives_the_same_metrics_and_another_one_does_not(tiny: Path, tmp_path: Path) -> None:
+    """Weights and metrics to the last digit; the seed decides the initial weights and the order of the pictures."""
+
+    def result(name: str, seed: int) -> tuple[dict, dict, list]:
+        folder, options = tmp_path / name, [f"train.seed={seed}", "train.save_every=1", "train.keep_checkpoints=9"]
+        arguments = ["--config-file", str(tiny), "--work-dir", str(folder), "--no-cuda"]
+        assert run_net.main([*arguments, "--task", "train", *options]) == 0
+        assert run_net.main([*arguments, "--task", "val", "--resume"]) == 0
+        first = read_weight_file(folder / "checkpoint_0000001.safetensors").tensors
+        losses = [line["losses"] for line in read_log(folder / "log.jsonl") if line["event"] == "train"]
+        return json.loads((folder / "metrics.json").read_text()), first, losses
+
+    metrics, weights, losses = result("once", 3)
+    again, same_weights, same_losses = result("again", 3)
+    assert metrics == again and losses == same_losses
+    assert all(np.array_equal(value, same_weights[name]) for name, value in weights.items())
+    other, other_weights, _ = result("other", 4)
+    assert other != metrics
+    name = "decode_head.q_proj.weight"
+    assert np.abs(weights[name] - other_weights[name]).max() > 0.01  # far more than one step changes
 
 
 def test_training_leaves_a_whole_run_folder(trained: Path) -> None:
@@ -357,6 +380,35 @@ def test_milestones_are_kept(tiny: Path) -> None:
     assert run_net.main(command(tiny, *changes)) == 0
     found = sorted(path.name for path in (tiny.parent / "run").glob("checkpoint_*"))
     assert found == ["checkpoint_0000001.safetensors", "checkpoint_0000005.safetensors"]
+
+
+def test_clip_as_it_is_is_evaluated_and_drawn_but_not_trained(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """`test.training_free`: metrics as of the loop that pre-training uses."""
+    config = REPOSITORY / "configs" / "shapes_class_token.py"
+    few = ["data.shapes.val_scenes=3", "data.workers=0", "expected={}"]
+    arguments = ["--config-file", str(config), "--work-dir", str(tmp_path), "--no-cuda"]
+    assert run_net.main([*arguments, "--task", "val", *few]) == 0
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["pAcc"] == pytest.approx(plain_clip_accuracy(3), abs=1e-6) and metrics["pAcc"] > 20
+    assert run_net.main([*arguments, "--task", "test", "--save-dir", str(tmp_path / "drawn"), *few]) == 0
+    assert (tmp_path / "drawn" / "sheet.png").is_file()
+    refused([*arguments, "--task", "train"], capsys, "test.training_free", "nothing is trained")
+    refused([*arguments, "--task", "val", "--resume"], capsys, "test.training_free")
+    refused([*arguments, "--task", "val", "test.training_free=values"], capsys, "value_path")
+    refused([*arguments, "--task", "val", "model.init=random"], capsys, "set model.init")
+
+
+def plain_clip_accuracy(scenes: int) -> float:
+    from jseg.engine.config import read_config
+    from jseg.engine.text_features import side_of_clip
+    from jseg.engine.training_free import PlainClip, training_free_metrics
+    from jseg.pretraining.evaluation import validation_scenes
+
+    config = read_config(REPOSITORY / "configs" / "shapes_class_token.py")
+    clip, classes = read_clip_weights(config.model.init), class_list("shapes")
+    text = side_of_clip(clip, config.text).embed(classes.names, config.text.templates)
+    tower = PlainClip(config.model, clip.tensors, "class_token").backbone
+    return training_free_metrics(tower, validation_scenes(scenes), text, classes, True, True)["pAcc"]
 
 
 def test_a_cross_data_set_config_is_not_trained(tiny: Path, capsys: pytest.CaptureFixture) -> None:

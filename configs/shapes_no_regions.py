@@ -1,0 +1,14 @@
+"""Ablation on the built-in data set: no regions. Queries are concat[G * T, T], pixels concat[G, I], as in ZegCLIP.
+
+    python tools/reproduce.py --suite shapes --rows shapes_no_regions
+
+    python tools/run_net.py --config-file configs/shapes_no_regions.py --task train
+    python tools/run_net.py --config-file configs/shapes_no_regions.py --task val --resume
+
+Everything else as in shapes_inductive.py.
+
+Hardware: 2 CPU cores (AMD EPYC, Zen 4). Time: see docs/shapes.md. Expected numbers: none stated yet.
+"""
+
+base = "shapes_inductive.py"
+model = dict(region_grid=0)

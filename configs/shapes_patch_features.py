@@ -1,0 +1,11 @@
+"""The small CLIP alone on the built-in data set, no learning: its patch features compared with the class names.
+
+    python tools/run_net.py --config-file configs/shapes_patch_features.py --task val
+
+jseg/engine/training_free.py has the method.
+
+Hardware: 2 CPU cores (AMD EPYC, Zen 4). Time: see docs/shapes.md. Expected numbers: none stated yet.
+"""
+
+base = "shapes_inductive.py"
+test = dict(training_free="patch_features")
