@@ -27,7 +27,7 @@ from jseg.whole_file import check_writable, write_whole
 
 ROOT = Path(__file__).parents[1]
 TOOLS = ROOT / "tools"
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+PRECISIONS = ("fp32", "bf16", "fp16", "tf32")
 WARM_UP = 20  # steps after which the memory must not grow
 ALLOWED_GROWTH = 64 * 2**20  # bytes: other programs use the GPU too
 MINUTES = 60  # a part may take; the first one compiles Jittor
@@ -58,7 +58,8 @@ def parts(work: Path) -> list[Part]:
         for task, batch in (("forward", "1"), ("forward", "16"), ("attention", "16"), ("train", "16")):
             arguments = (str(TOOLS / "benchmark.py"), task, "--batch", batch, *settings)
             found.append(Part(f"{task}, VOC, batch {batch}, {precision}", arguments))
-    found.append(Part("200 training steps, memory", (__file__, "--steps", "200")))
+        long_run_arguments = (__file__, "--steps", "200", "--precision", precision)
+        found.append(Part(f"200 training steps, memory, {precision}", long_run_arguments))
     return found
 
 
@@ -91,13 +92,13 @@ def table(rows: list[tuple[str, str, float, str]]) -> str:
     return "\n".join([*head, *lines]) + "\n"
 
 
-def long_run(steps: int) -> int:
+def long_run(steps: int, precision: str) -> int:
     """Full-size training steps on one batch of 16; the GPU's memory must not grow after the first ones."""
     from jseg.benchmark.workloads import prepare as prepare_workload
     from jseg.runtime.start import start
 
     start("cuda")
-    workload, _ = prepare_workload("train", "voc", 16)
+    workload, _ = prepare_workload("train", "voc", 16, precision=precision)
     used, begin = {}, 0.0
     for step in range(1, steps + 1):
         workload.run()
@@ -117,11 +118,12 @@ def main() -> int:
     parser.add_argument("--report", type=Path, default=Path("work_dirs/gpu/report.md"), help="file to write")
     parser.add_argument("--only", default="", metavar="WORDS", help="only parts whose name holds this")
     parser.add_argument("--steps", type=int, help="only the long run, of so many steps, in this process")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the long run (default: fp32)")
     args = parser.parse_args()
     if not prepare().toolkit:
         raise UserError(f"no GPU to try: {prepare().cuda_note}")
     if args.steps:
-        return long_run(args.steps)
+        return long_run(args.steps, args.precision)
     folder = check_writable(args.report.absolute().parent)
     chosen = [part for part in parts(folder) if args.only in part.name]
     if not chosen:
