@@ -143,7 +143,11 @@ def check_attention() -> str:
         slope = ((exact(*ahead) - exact(*behind)) * weight).sum() / 2e-4
         error = max(error, abs(slope - float((gradient.astype(np.float64) * step).sum())) / 100)
     assert error < 1e-2, f"wrong results, off by {error:.1e}"
-    return f"off by {error:.1e}, {'compiled kernels' if compiled() else 'plain operators'}"
+    if jt.flags.use_cuda:
+        half = cross_attention(*(x.bfloat16() for x in inputs), heads).float32().numpy()
+        half_error = _error(half, exact(*values))
+        assert half_error < 0.05, f"wrong results in bfloat16, off by {half_error:.1e}"
+    return f"off by {error:.1e}, {'compiled kernels' if compiled(cuda=True) else 'plain operators'}"
 
 
 def check_golden(device: str, golden: Path | None) -> str:
