@@ -12,6 +12,7 @@ times smaller than the wheels where these hold the same file several times.
 from __future__ import annotations
 
 import lzma
+import re
 import shlex
 import subprocess
 import sys
@@ -56,8 +57,26 @@ def pack(folder: Path, python: str, extras: list[str], also: list[str]) -> list[
     return wanted
 
 
-def install_script(python: str, requirements: list[str]) -> str:
-    """The shell script that installs `requirements` from the folder that it lies in, without network."""
+def leave_out(folder: Path, names: list[str]) -> None:
+    """Removes the wheels of packages that the other machine has; raises UserError for a name that none has."""
+    for name in names:
+        wanted = re.sub("[-_.]+", "-", name).lower()
+        found = [
+            wheel for wheel in folder.glob("*.whl") if wheel.name.partition("-")[0].lower().replace("_", "-") == wanted
+        ]
+        if not found:
+            raise UserError(f"--without {name}: no such wheel in {folder} (sizes.txt of a full folder names them)")
+        for wheel in found:
+            wheel.unlink()
+
+
+def install_script(python: str, requirements: list[str], complete: bool = True) -> str:
+    """The shell script that installs `requirements` from the folder that it lies in, without network.
+
+    Args:
+        complete: whether the folder holds all; else the virtual environment sees the machine's own packages too.
+    """
+    options = "" if complete else "--system-site-packages "
     return f"""#!/bin/sh
 # sh install.sh VENV   makes a virtual environment and installs jseg into it from this folder alone
 # PYTHON=/path/python{python} chooses the interpreter, PIP_ARGS="…" further arguments of pip
@@ -67,7 +86,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 python=${{PYTHON:-python{python}}}
 "$python" -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "{python}")' ||
     {{ echo "these wheels are for Python {python}: set PYTHON=/path/python{python}" >&2; exit 2; }}
-"$python" -m venv "$1"
+"$python" -m venv {options}"$1"
 "$1/bin/python" -m pip install --disable-pip-version-check --no-index --find-links "$here" ${{PIP_ARGS:-}} \\
     {shlex.join(requirements)}
 "$1/bin/python" -m jseg.runtime
@@ -117,9 +136,14 @@ def main() -> None:
         "--also", action="append", default=[], metavar="REQUIREMENT", help="pack this too, such as pytest (repeatable)"
     )
     parser.add_argument("--archive", action="store_true", help="also pack the folder into OUT.tar.xz (takes minutes)")
+    parser.add_argument(
+        "--without", action="append", default=[], metavar="NAME",
+        help="leave this package out, which the other machine's Python has, such as numpy below 2 (repeatable)",
+    )  # fmt: skip
     args = parser.parse_args()
     requirements = pack(args.folder, args.python, ["cuda13"] if args.cuda13 else [], args.also)
-    write_whole(args.folder / "install.sh", install_script(args.python, requirements).encode())
+    leave_out(args.folder, args.without)
+    write_whole(args.folder / "install.sh", install_script(args.python, requirements, not args.without).encode())
     report = size_report(args.folder)
     write_whole(args.folder / "sizes.txt", report.encode())
     print(report, end="")

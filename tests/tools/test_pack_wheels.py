@@ -91,6 +91,16 @@ def test_install_script_refuses_another_python(packed: Path, tmp_path: Path) -> 
     assert not (tmp_path / "venv").exists()
 
 
+def test_packages_that_the_other_machine_has(packed: Path) -> None:
+    with pytest.raises(UserError, match="no such wheel"):
+        pack_wheels.leave_out(packed, ["numpy"])
+    make_wheel(packed, "opencv_python_headless", {})
+    pack_wheels.leave_out(packed, ["OpenCV-Python.headless"])
+    assert sorted(wheel.name[:5] for wheel in packed.glob("*.whl")) == ["jseg-", "other"]
+    assert "--system-site-packages" in pack_wheels.install_script(PYTHON, ["jseg"], complete=False)
+    assert "--system-site-packages" not in pack_wheels.install_script(PYTHON, ["jseg"])
+
+
 def test_archive_holds_the_same_and_is_smaller(packed: Path, tmp_path: Path) -> None:
     path = pack_wheels.archive(packed)
     assert path.name == "air gap.tar.xz"
