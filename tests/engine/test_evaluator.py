@@ -16,7 +16,9 @@ from jseg.data.class_names import ClassList, class_list
 from jseg.data.label_maps import class_labels
 from jseg.engine.config import Config, ModelConfig
 from jseg.engine.evaluator import METRICS_NAME, SHEET_NAME, draw, evaluate
+from jseg.engine.interruption import Interrupted
 from jseg.engine.metrics import ConfusionMatrix, headline
+from jseg.engine.ranks import Ranks
 from jseg.engine.sliding_window import PictureScores, window_scores
 from jseg.errors import UserError
 from jseg.model.clip_rc import ClipRC, build_clip_rc, initialise
@@ -114,6 +116,31 @@ def test_strict_protocol(model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFi
     assert metrics == {**matrix.summary((), CLASSES.unseen, CLASSES.names), "mIoU(S)": None, "hIoU": None}
     assert metrics["mIoU(U)"] is not None and metrics["IoU"]["cow"] is None
     assert "strict protocol" in capsys.readouterr().out.splitlines()[-2]
+
+
+class ScriptedRanks(Ranks):
+    """The second of two ranks; the other one's counts are equal to its own, and it is broken off or not."""
+
+    def __init__(self, other_is_broken_off: bool) -> None:
+        super().__init__()
+        self.rank, self.world, self.other_is_broken_off = 1, 2, other_is_broken_off
+
+    def sum(self, array: np.ndarray) -> np.ndarray:
+        return 2 * np.asarray(array)
+
+    def any(self, flag: bool) -> bool:
+        return flag or self.other_is_broken_off
+
+
+def test_a_rank_sees_its_pictures_and_stops_with_the_others(model: ClipRC, tmp_path: Path) -> None:
+    dataset, config = Pictures([(48, 64), (100, 64), (64, 48)]), small_config()
+    one = Pictures([(48, 64), (100, 64), (64, 48)])
+    one.read = lambda index: dataset.read(1)
+    every = evaluate(model, one, embeddings(), CLASSES, config, None)
+    share = evaluate(model, dataset, embeddings(), CLASSES, config, tmp_path, ranks=ScriptedRanks(False))
+    assert share == every and not list(tmp_path.iterdir())  # picture 1 alone, counted twice; nothing is written
+    with pytest.raises(Interrupted):
+        evaluate(model, dataset, embeddings(), CLASSES, config, None, ranks=ScriptedRanks(True))
 
 
 def test_several_views(model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
