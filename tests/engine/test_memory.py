@@ -1,0 +1,90 @@
+"""Memory of long runs stays where it is after a warm-up: of training steps, of evaluations, of a whole training run."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import jittor as jt
+import numpy as np
+import pytest
+
+from jseg.data.class_names import class_list
+from jseg.engine.config import Config
+from jseg.engine.evaluator import predictions
+from jseg.model.clip_rc import build_clip_rc, initialise
+from tests.engine.test_evaluator import Pictures, embeddings, small_config
+from tests.engine.test_loop import NotedSaver, batches, run
+from tests.engine.tiny_training import tiny_config, tiny_trainer
+from tests.tools.training_process import TrainingProcess
+
+
+def resident_bytes(process: int | str = "self") -> int:
+    """Main memory that a process holds now."""
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def growth(resident: list[int], warm_up: int) -> float:
+    """By what share the memory of the last tenth is above that of the tenth after the warm-up (medians)."""
+    tenth = max(1, (len(resident) - warm_up) // 10)
+    early, late = np.median(resident[warm_up : warm_up + tenth]), np.median(resident[-tenth:])
+    return float(late / early - 1)
+
+
+def train(iterations: int, folder: Path) -> tuple[list[int], list[int]]:
+    """Memory and number of Jittor's live variables before each step of the loop; logs, averages, no files."""
+    resident, alive = [], []
+
+    def note(iteration: int) -> None:
+        resident.append(resident_bytes())
+        alive.append(jt.liveness_info()["lived_vars"])
+
+    config = tiny_config(iterations=iterations, log_every=20, ema=0.9, save_every=50)
+    run(folder, tiny_trainer(config, dropout=True), batches(each=note), NotedSaver())
+    return resident, alive
+
+
+def evaluate(pictures: int, config: Config | None = None) -> Iterator[int]:
+    """Memory after each of so many small pictures of changing size."""
+    config, rng = config or small_config(), np.random.default_rng(0)
+    model = build_clip_rc(config.model)
+    initialise(model, config.model, 0)
+    dataset = Pictures([tuple(rng.integers(40, 100, 2).tolist()) for _ in range(pictures)])
+    for _ in predictions(model, dataset, embeddings(), class_list("voc12"), config):
+        yield resident_bytes()
+
+
+def test_training_steps_keep_no_variables_and_no_memory(tmp_path: Path) -> None:
+    resident, alive = train(150, tmp_path)
+    assert len(set(alive[20:])) == 1, set(alive)
+    assert growth(resident, 50) < 0.01
+
+
+def test_a_leak_would_be_seen() -> None:
+    """Half a megabyte in each of 100 steps, on top of 300 megabytes."""
+    assert growth([300_000_000 + 500_000 * step for step in range(150)], 50) > 0.01
+    assert growth([300_000_000 + 90_000_000 * (step < 20) for step in range(150)], 50) == 0
+
+
+def test_evaluation_keeps_no_memory() -> None:
+    assert growth(list(evaluate(120)), 40) < 0.01
+
+
+@pytest.mark.slow
+def test_5000_iterations_keep_no_memory(tmp_path: Path) -> None:
+    """A real run: data workers, augmentation, log, checkpoints, evaluations; watched from outside."""
+    rest = ("train.iterations=5000", "train.log_every=50", "train.save_every=1000", "train.eval_every=1000")
+    process, resident = TrainingProcess(tmp_path / "run", *rest), []
+    while process.process.poll() is None:
+        lines = process.events("train")
+        resident += [resident_bytes(process.process.pid)] * (len(lines) - len(resident))  # one for every 50 steps
+        time.sleep(0.2)
+    process.finish()
+    assert len(resident) >= 95 and growth(resident, 20) < 0.01
+
+
+@pytest.mark.slow
+def test_2000_pictures_keep_no_memory() -> None:
+    assert growth(list(evaluate(2000)), 200) < 0.01
