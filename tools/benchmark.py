@@ -13,9 +13,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+from pathlib import Path
 
-from jseg.benchmark.report import as_text, compare, result
-from jseg.benchmark.workloads import SIZES, TASKS, measure, prepare, product_rate
+from jseg.benchmark.growth import draw, growth
+from jseg.benchmark.report import as_text, compare, result, run_json
+from jseg.benchmark.workloads import SIZES, TASKS, chosen_sizes, measure, prepare, product_rate
 from jseg.engine.config_checks import PRECISIONS
 from jseg.errors import UserError
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
@@ -29,21 +31,31 @@ def main() -> int:
     parser.add_argument("--size", choices=tuple(SIZES), default="voc", help="sizes of which data set (default: voc)")
     parser.add_argument("--batch", type=int, default=1, help="pictures at once (default: 1)")
     parser.add_argument("--classes", type=int, help="classes (default: of the data set; in training the seen ones)")
-    parser.add_argument("--repeats", type=int, default=5, help="timed runs after two for warming up (default: 5)")
+    parser.add_argument("--image", type=int, help="pixels a side (default: of the data set)")
+    parser.add_argument("--prompts", type=int, help="prompts of a layer (default: of the data set)")
+    parser.add_argument("--growth", metavar="PNG", help="draw how the task grows with classes, image, prompts, batch")
+    parser.add_argument("--warm-up", type=int, default=2, help="runs before the timed ones (default: 2)")
+    parser.add_argument("--repeats", type=int, default=5, help="timed runs (default: 5)")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: fp32")
     parser.add_argument("--json", action="store_true", help="print one line of JSON")
     parser.add_argument("--compare", metavar="COMMAND", help="another program to run in turn with this one")
     parser.add_argument("--pairs", type=int, default=3, help="how many times both run (default: 3)")
     add_device_options(parser)
     args = parser.parse_args()
-    for name in ("batch", "repeats", "pairs", "classes"):
+    for name in ("batch", "repeats", "pairs", "classes", "image", "prompts"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise UserError(f"--{name} {getattr(args, name)}: must be at least 1")
+    ours = [sys.executable, __file__, args.task, "--json", "--device", args.device]
+    for name in ("size", "batch", "repeats", "classes", "image", "prompts", "precision", "warm_up"):
+        if getattr(args, name) is not None:
+            ours += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
+    if args.growth:
+        # a process for each size; an option given twice counts as given last
+        results = growth(lambda option, value: run_json([*ours, f"--{option}", str(value)]))
+        draw(results, Path(args.growth))
+        print(json.dumps(results))
+        return 0
     if args.compare:
-        ours = [sys.executable, __file__, args.task, "--json", "--device", args.device]
-        for name in ("size", "batch", "repeats", "classes", "precision"):
-            if getattr(args, name) is not None:
-                ours += [f"--{name}", str(getattr(args, name))]
         silent = args.json
         summary = compare(ours, args.compare, args.pairs, lambda line: None if silent else print(line, flush=True))
         if args.json:
@@ -52,8 +64,9 @@ def main() -> int:
     device = start(args.device)
     from jseg.ops.compiled import implementation
 
-    workload, sizes = prepare(args.task, args.size, args.batch, args.classes, args.precision)
-    timing = measure(workload.run, args.repeats)
+    sizes = chosen_sizes(args.task, args.size, args.batch, args.classes, args.precision, args.image, args.prompts)
+    workload = prepare(args.task, sizes)
+    timing = measure(workload.run, args.repeats, args.warm_up)
     settings = {"task": args.task, "size": args.size, "batch": args.batch, "classes": sizes.classes}
     threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
     settings |= {"device": device, "precision": args.precision, "threads": threads, "kernels": implementation()}

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from jseg.benchmark import arithmetic
 from jseg.benchmark.arithmetic import Sizes
 from jseg.engine.config import Config, ModelConfig
+from jseg.errors import UserError
 
 TASKS = ("forward", "train", "attention", "attention-forward", "evaluate", "startup")
 SIZES = {
@@ -158,18 +159,30 @@ def startup(sizes: Sizes) -> Workload:
     return Workload(lambda: subprocess.run([sys.executable, "-c", code], check=True) and None)
 
 
-def prepare(
-    task: str, size: str, batch: int, classes: int | None = None, precision: str = "fp32"
-) -> tuple[Workload, Sizes]:
-    """The workload of a task at one of `SIZES`; `classes` None = those of the data set (seen ones in training)."""
+def chosen_sizes(
+    task: str, size: str, batch: int, classes: int | None = None, precision: str = "fp32",
+    image: int | None = None, prompts: int | None = None,
+) -> Sizes:  # fmt: skip
+    """One of `SIZES` with changes; `classes` None = those of the data set (seen ones in training)."""
     base = SIZES[size]
     count = classes or (SEEN[size] if task == "train" else base.classes)
-    sizes = Sizes(base.model, count, base.image, batch, precision)
+    model = replace(base.model, prompts=prompts or base.model.prompts)
+    return Sizes(model, count, image or base.image, batch, precision)
+
+
+def prepare(task: str, sizes: Sizes) -> Workload:
+    """The workload of a task.
+
+    Raises:
+        UserError: an image that the model cannot take.
+    """
+    if sizes.image % sizes.model.patch_size:
+        raise UserError(f"--image {sizes.image}: must be a multiple of the patch size {sizes.model.patch_size}")
     makers = {
         "forward": forward, "train": train, "attention": attention, "evaluate": evaluate, "startup": startup,
         "attention-forward": partial(attention, backward=False),
     }  # fmt: skip
-    return makers[task](sizes), sizes
+    return makers[task](sizes)
 
 
 @dataclass(frozen=True)
