@@ -7,8 +7,10 @@
 
 Everything else as in shapes_inductive.py.
 
-Hardware: 2 CPU cores (AMD EPYC, Zen 4). Time: see docs/shapes.md. Expected numbers: none stated yet.
+Hardware: one core of a busy AMD EPYC (Zen 4), 0.5 GB. Time: 3 minutes of training, half a minute of evaluation.
+Expected numbers: seed 0 (2026-11-25), with a tolerance for other seeds and processors.
 """
 
 base = "shapes_inductive.py"
 model = dict(region_grid=1)
+expected = {"pAcc": (63.3, 6.0), "mIoU(S)": (47.2, 6.0), "mIoU(U)": (43.0, 8.0), "hIoU": (45.0, 6.0)}

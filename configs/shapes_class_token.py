@@ -4,8 +4,10 @@
 
 jseg/engine/training_free.py has the method.
 
-Hardware: 2 CPU cores (AMD EPYC, Zen 4). Time: see docs/shapes.md. Expected numbers: none stated yet.
+Hardware: one core of a busy AMD EPYC (Zen 4). Time: half a minute. Expected numbers: measured 2026-11-25;
+nothing in them is random.
 """
 
 base = "shapes_inductive.py"
 test = dict(training_free="class_token")
+expected = {"pAcc": (57.3, 1.0), "mIoU(S)": (40.5, 1.0), "mIoU(U)": (36.8, 1.0), "hIoU": (38.6, 1.0)}

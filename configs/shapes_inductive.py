@@ -7,7 +7,8 @@ Starts from the small CLIP of pretrained/README.md. Decoder, regions and recover
 differs is for the sake of a short run: the head starts aligned (jseg/model/initial_weights.py), the masks weigh less
 (2 : 5 instead of 100 : 1), batches are small and the learning rate is higher. docs/shapes.md has the whole benchmark.
 
-Hardware: 2 CPU cores (AMD EPYC, Zen 4). Time: see docs/shapes.md. Expected numbers: none stated yet.
+Hardware: one core of a busy AMD EPYC (Zen 4), 0.5 GB. Time: 5 minutes of training, half a minute of evaluation.
+Expected numbers: mean of 3 seeds (2026-11-25), with a tolerance for a single seed and other processors.
 """
 
 data = dict(
@@ -36,3 +37,4 @@ loss = dict(mask=2.0, dice=5.0)
 optimizer = dict(lr=5e-5, warmup_iterations=60)
 train = dict(iterations=600, batch_size=4, log_every=50, save_every=100, milestones=(300,))
 test = dict(short_side=96, crop_size=(96, 96), stride=(80, 80))
+expected = {"pAcc": (67.9, 6.0), "mIoU(S)": (53.5, 6.0), "mIoU(U)": (45.1, 8.0), "hIoU": (48.9, 6.0)}

@@ -7,8 +7,10 @@
 
 Everything else as in shapes_inductive.py.
 
-Hardware: 2 CPU cores (AMD EPYC, Zen 4). Time: see docs/shapes.md. Expected numbers: none stated yet.
+Hardware: one core of a busy AMD EPYC (Zen 4), 0.5 GB. Time: 4 minutes of training, half a minute of evaluation.
+Expected numbers: seed 0 (2026-11-25), with a tolerance for other seeds and processors.
 """
 
 base = "shapes_inductive.py"
 loss = dict(recovery=0.0)
+expected = {"pAcc": (66.7, 6.0), "mIoU(S)": (51.4, 6.0), "mIoU(U)": (44.8, 8.0), "hIoU": (47.9, 6.0)}

@@ -4,8 +4,10 @@
 
 jseg/engine/training_free.py has the method.
 
-Hardware: 2 CPU cores (AMD EPYC, Zen 4). Time: see docs/shapes.md. Expected numbers: none stated yet.
+Hardware: one core of a busy AMD EPYC (Zen 4). Time: half a minute. Expected numbers: measured 2026-11-25;
+nothing in them is random.
 """
 
 base = "shapes_inductive.py"
 test = dict(training_free="patch_features")
+expected = {"pAcc": (22.3, 1.0), "mIoU(S)": (9.4, 1.0), "mIoU(U)": (15.0, 1.0), "hIoU": (11.5, 1.0)}

@@ -4,8 +4,10 @@
 
 jseg/engine/training_free.py has the method.
 
-Hardware: 2 CPU cores (AMD EPYC, Zen 4). Time: see docs/shapes.md. Expected numbers: none stated yet.
+Hardware: one core of a busy AMD EPYC (Zen 4). Time: half a minute. Expected numbers: measured 2026-11-25;
+nothing in them is random.
 """
 
 base = "shapes_inductive.py"
 test = dict(training_free="value_path")
+expected = {"pAcc": (44.9, 1.0), "mIoU(S)": (27.7, 1.0), "mIoU(U)": (26.7, 1.0), "hIoU": (27.2, 1.0)}

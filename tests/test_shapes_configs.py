@@ -1,0 +1,68 @@
+"""The configs of the built-in data set: what each row changes, and that its header says how it is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jseg.engine.config import read_config, to_dict
+from jseg.reproduction.suites import SUITES
+
+FOLDER = Path(__file__).parents[1] / "configs"
+CHANGES = {  # of shapes_inductive, besides what it expects
+    "transductive": {"data.setting": "transductive", "train.iterations": None, "train.expected_iteration": None,
+                     "train.expected_weights": None, "train.milestones": []},
+    "supervised": {"data.setting": "supervised", "loss.recovery": 0.0, "train.milestones": []},
+    "no_regions": {"model.region_grid": 0},
+    "no_recovery": {"loss.recovery": 0.0},
+    "neither": {"model.region_grid": 0, "loss.recovery": 0.0},
+    "1_region": {"model.region_grid": 1},
+    "4_regions": {"model.region_grid": 2},
+    "recovery_3": {"model.recovery_layers": 3},
+    "patch_features": {"test.training_free": "patch_features"},
+    "value_path": {"test.training_free": "value_path"},
+    "class_token": {"test.training_free": "class_token"},
+}  # fmt: skip
+ROWS = ["inductive", *CHANGES]
+
+
+def flat(name: str) -> dict[str, Any]:
+    """All values of a config by dotted key."""
+    values = to_dict(read_config(FOLDER / f"shapes_{name}.py"))
+    return {f"{section}.{key}": value for section, keys in values.items() if isinstance(keys, dict)
+            for key, value in keys.items() if section != "expected"}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_row_changes_one_thing(name: str) -> None:
+    base, found = flat("inductive"), flat(name)
+    changed = {key: value for key, value in found.items() if value != base[key]}
+    expected = CHANGES[name]
+    assert changed.keys() == {key for key, value in expected.items() if value is None or value != base[key]}
+    assert all(value is None or changed[key] == value for key, value in expected.items() if key in changed)
+
+
+def test_the_transductive_row_is_the_second_half_of_the_schedule() -> None:
+    whole, half = (read_config(FOLDER / f"shapes_{name}.py").train for name in ("inductive", "transductive"))
+    assert (
+        whole.milestones == (half.expected_iteration,) and half.expected_iteration + half.iterations == whole.iterations
+    )
+
+
+def test_every_row_is_in_the_suite_and_every_config_is_a_row() -> None:
+    rows = [row.name for row in SUITES["shapes"].rows]
+    assert sorted(rows) == sorted(f"shapes_{name}" for name in ROWS)
+    assert {path.stem for path in FOLDER.glob("shapes_*.py")} == {*rows, "shapes_demo"}
+
+
+@pytest.mark.parametrize("name", [*ROWS, "demo"])
+def test_headers_and_expected_numbers(name: str) -> None:
+    """Command, hardware with time, and all four numbers with a tolerance that could be missed."""
+    header = (FOLDER / f"shapes_{name}.py").read_text().split('"""')[1]
+    assert f"--config-file configs/shapes_{name}.py --task val" in header
+    assert "AMD EPYC" in header and "Expected" in header
+    expected = read_config(FOLDER / f"shapes_{name}.py").expected
+    assert tuple(expected) == ("pAcc", "mIoU(S)", "mIoU(U)", "hIoU")
+    assert all(0 < tolerance < value for value, tolerance in expected.values())
