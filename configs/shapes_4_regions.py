@@ -7,8 +7,8 @@
 
 Everything else as in shapes_inductive.py.
 
-Hardware: one core of a busy AMD EPYC (Zen 4). Time: about 5 minutes. Expected numbers: those of shapes_inductive.py; this row
-has not been measured.
+Hardware: one core of a busy AMD EPYC (Zen 4). Time: about 5 minutes. Expected numbers: those of shapes_inductive.py;
+this row has not been measured.
 """
 
 base = "shapes_inductive.py"

@@ -8,8 +8,8 @@
 The paper calls the recovery decoder identical to the decoder; the released code has 1 layer where the decoder has 3.
 Everything else as in shapes_inductive.py.
 
-Hardware: one core of a busy AMD EPYC (Zen 4). Time: about 5 minutes. Expected numbers: those of shapes_inductive.py; this row
-has not been measured.
+Hardware: one core of a busy AMD EPYC (Zen 4). Time: about 5 minutes. Expected numbers: those of shapes_inductive.py;
+this row has not been measured.
 """
 
 base = "shapes_inductive.py"
