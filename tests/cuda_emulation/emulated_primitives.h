@@ -137,32 +137,44 @@ struct Sums {
     float at[4];
 };
 
+// Tensor cores add in few bits more than float32 has and cut the rest off (Ootomo and Yokota, "Recovering single precision
+// accuracy from Tensor Cores while surpassing the FP32 theoretical peak performance", 2022); here the cut is at float32.
+inline float cut_off(double x) {
+    const float nearest = x;
+    return std::abs((double)nearest) > std::abs(x) ? std::nextafterf(nearest, 0.0f) : nearest;
+}
+
 // What the lanes hold: a (16 x depth) row-major in lane 4 g + t as rows g and g + 8, b (depth x 8) as column g. With two
 // numbers a register (depth 16) inner indices 2t, 2t + 1 and those plus 8; with one (depth 8) t and t + 4.
 template <class Value>
 void multiply_warp(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, const char* name, int each,
                    const Value& value) {
-    Factors in{{a[0], a[1], a[2], a[3]}, {b0, b1}};
-    Sums products;
-    emulation::together(name, in, products, [&](const Factors* lanes, Sums* out) {
-        float left[16][16], right[16][8], product[16][8];
+    struct In {
+        Factors factors;
+        float sums[4];
+    } in{{{a[0], a[1], a[2], a[3]}, {b0, b1}}, {sums[0], sums[1], sums[2], sums[3]}};
+    Sums results;
+    emulation::together(name, in, results, [&](const In* lanes, Sums* out) {
+        float left[16][16], right[16][8];
+        double product[16][8];
         for (int lane = 0; lane < WARP; lane++) {
             const int g = lane / 4, t = lane % 4;
             for (int i = 0; i < 4; i++)
                 for (int e = 0; e < each; e++)
-                    left[g + i % 2 * 8][each * t + e + i / 2 * 4 * each] = value(lanes[lane].a[i], e);
+                    left[g + i % 2 * 8][each * t + e + i / 2 * 4 * each] = value(lanes[lane].factors.a[i], e);
             for (int i = 0; i < 2; i++)
-                for (int e = 0; e < each; e++) right[each * t + e + i * 4 * each][g] = value(lanes[lane].b[i], e);
+                for (int e = 0; e < each; e++) right[each * t + e + i * 4 * each][g] = value(lanes[lane].factors.b[i], e);
         }
         for (int row = 0; row < 16; row++) {
             for (int column = 0; column < 8; column++) product[row][column] = 0;
             for (int k = 0; k < 8 * each; k++)
-                for (int column = 0; column < 8; column++) product[row][column] += left[row][k] * right[k][column];
+                for (int column = 0; column < 8; column++) product[row][column] += (double)left[row][k] * right[k][column];
         }
         for (int lane = 0; lane < WARP; lane++)
-            for (int i = 0; i < 4; i++) out[lane].at[i] = product[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2];
+            for (int i = 0; i < 4; i++)
+                out[lane].at[i] = cut_off(lanes[lane].sums[i] + product[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2]);
     });
-    for (int i = 0; i < 4; i++) sums[i] += products.at[i];
+    std::memcpy(sums, results.at, sizeof(sums));
 }
 
 inline void multiply_add_bfloat16(float (&sums)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {

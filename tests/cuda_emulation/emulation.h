@@ -32,7 +32,7 @@ struct Copy {  // an asynchronous one that has not happened yet
 };
 
 struct Exchange {  // what the lanes of a warp give to one operation and get from it
-    unsigned char in[LANES][32], out[LANES][16];
+    unsigned char in[LANES][40], out[LANES][16];
 };
 
 struct Fiber {
@@ -156,7 +156,7 @@ inline void run_block(Block& b) {
 // An operation of a whole warp: `work` runs once, when the last lane has come, and fills `out` of every lane.
 template <class In, class Out, class Work>
 void together(const char* name, const In& in, Out& out, const Work& work) {
-    static_assert(sizeof(In) <= 32 && sizeof(Out) <= 16);
+    static_assert(sizeof(In) <= 40 && sizeof(Out) <= 16);
     Block& b = *block();
     const int thread = b.current, lane = thread % LANES;
     Warp& warp = b.warps[thread / LANES];

@@ -222,6 +222,18 @@ struct LeftRows {
     }
 };
 
+// sums of 8 columns and of the next 8 += left times right. Tensor cores cut off what they add: float32 keeps its digits
+// when long sums are added up outside of them.
+template <class T>
+__device__ __forceinline__ void multiply_add(float (&first)[4], float (&second)[4], const typename T::Left& left,
+                                             const typename T::Right& right) {
+    if constexpr (!T::SUMS_APART) return T::multiply_add(first, second, left, right);
+    float apart[2][4] = {};
+    T::multiply_add(apart[0], apart[1], left, right);
+#pragma unroll
+    for (int i = 0; i < 4; i++) first[i] += apart[0][i], second[i] += apart[1][i];
+}
+
 // products (16 LEFTS x 16), in two halves of 8 columns, += left rows times 16 rows of a tile, transposed.
 template <class T, int DEPTH, int LEFTS, bool KEEP>
 __device__ __forceinline__ void multiply_rows(float (*products)[4], int stride, const LeftRows<T, DEPTH, LEFTS, KEEP>& left,
@@ -232,7 +244,7 @@ __device__ __forceinline__ void multiply_rows(float (*products)[4], int stride, 
         T::load(right, rows + k * T::STEP, stride_of<DEPTH>);
 #pragma unroll
         for (int m = 0; m < LEFTS; m++)
-            T::multiply_add(products[m * stride], products[m * stride + 1], left.get(m, k), right);
+            multiply_add<T>(products[m * stride], products[m * stride + 1], left.get(m, k), right);
     }
 }
 
@@ -254,7 +266,7 @@ __device__ __forceinline__ void add_weighted_rows(float (&sums)[LEFTS][DEPTH / 8
             typename T::Right right;
             T::load_transposed(right, rows + step * T::STEP * stride_of<DEPTH> + 8 * n, stride_of<DEPTH>);
 #pragma unroll
-            for (int m = 0; m < LEFTS; m++) T::multiply_add(sums[m][n], sums[m][n + 1], left[m][step], right);
+            for (int m = 0; m < LEFTS; m++) multiply_add<T>(sums[m][n], sums[m][n + 1], left[m][step], right);
         }
 }
 

@@ -20,6 +20,7 @@ struct Halves {
     typedef uint16_t Number;
     static constexpr int STEP = 16;
     static constexpr bool KEEP_LEFT = true;  // left factors that are used again stay in registers
+    static constexpr bool SUMS_APART = false;  // long sums are added up by the tensor cores
     struct Left {
         uint32_t bits[4];
     };
@@ -88,7 +89,7 @@ template <bool EXACT>
 struct Singles {
     typedef float Number;
     static constexpr int STEP = 8;
-    static constexpr bool KEEP_LEFT = false;
+    static constexpr bool KEEP_LEFT = false, SUMS_APART = EXACT;
     // A number is the sum of two TensorFloat-32 numbers up to 2^-22 of itself; a product of two leaves out low * low.
     struct Left {
         uint32_t high[4], low[EXACT ? 4 : 1];
