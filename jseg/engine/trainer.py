@@ -22,7 +22,7 @@ from jseg.losses.segmentation_loss import LossSums, SegmentationLoss
 from jseg.model.clip_rc import ClipRC, trainable
 from jseg.model.precision import set_precision
 from jseg.model.state import named_list
-from jseg.ops.recompute import recomputing
+from jseg.ops.recompute import recomputing, releasing
 
 
 @dataclass
@@ -110,7 +110,8 @@ class Trainer:
         ] = []  # per loss (one, or two apart): the gradients of the micro-batches so far, added up
         for first in range(0, len(images), micro_batch):
             picked = slice(first, first + micro_batch)
-            part = self._sums(images[picked], labels[picked])
+            with releasing() as release:
+                part = self._sums(images[picked], labels[picked])
             if apart:
                 losses = [self.loss.mask_part(part), self.loss.recovery_part(part, 1 / parts)]
             else:
@@ -119,6 +120,7 @@ class Trainer:
             if self.loss_scale is not None:
                 losses = [loss * self.loss_scale.scale for loss in losses]
             added = [jt.grad(loss, self.optimizer.parameters) for loss in losses]
+            release()
             if kept:
                 added = [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(kept, added, strict=True)]
             kept = [[gradient.stop_grad() for gradient in of_loss] for of_loss in added]

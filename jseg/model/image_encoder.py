@@ -23,7 +23,7 @@ from jseg.model.region_bridge import check_region_grid
 from jseg.ops.attention import region_attention
 from jseg.ops.half import cast, widen
 from jseg.ops.linear import linear
-from jseg.ops.recompute import recomputed
+from jseg.ops.recompute import recomputation, recomputed
 
 
 @dataclass
@@ -89,7 +89,9 @@ class ImageEncoder(ImageTower):
         for layer in range(len(self.transformer.resblocks)):
             embeddings = self.prompt_embeddings if layer == 0 else self.deep_prompt_embeddings
             parameters = [embeddings, self.prompt_proj.weight, self.prompt_proj.bias]
-            (tokens,) = recomputed(partial(self._run_layer, layer, grid, trace), [tokens], parameters)
+            # a trace holds what comes out, so a layer that is to be made again must not hold it: none would be freed
+            traced = trace if layer == 0 and not recomputation() else {}
+            (tokens,) = recomputed(partial(self._run_layer, layer, grid, traced), [tokens], parameters)
             trace[f"tokens_block{layer}"] = tokens
         return tokens
 

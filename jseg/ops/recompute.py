@@ -27,14 +27,45 @@ def recomputing(flag: bool) -> Iterator[None]:
         _enabled = outer
 
 
+@contextmanager
+def releasing() -> Iterator[Callable[[], None]]:
+    """Call what it gives once the gradient of all that is computed inside the `with` block was asked for.
+
+    What functions have put by for their gradient is then given up, so that Jittor frees it as the backward pass goes on
+    instead of at its end.
+    """
+    made: list[jt.Function] = []
+    original = jt.Function.__call__
+
+    def call(function: jt.Function, *arguments: object) -> object:
+        made.append(function)
+        return original(function, *arguments)
+
+    def release() -> None:
+        for function in made:
+            function.__dict__.clear()
+
+    jt.Function.__call__ = call
+    try:
+        yield release
+    finally:
+        jt.Function.__call__ = original
+
+
+def recomputation() -> bool:
+    """Whether `recomputed` has an effect as things stand."""
+    return _enabled and not jt.flags.no_grad
+
+
 def recomputed(run: Run, inputs: Sequence[jt.Var], parameters: Sequence[jt.Var]) -> tuple[jt.Var, ...]:
     """`run(*inputs)`; inside `recomputing(True)` its intermediate results are dropped and made again for the gradient.
 
     Args:
-        run: a pure function of `inputs`, `parameters`, frozen Vars and random numbers.
+        run: a pure function of `inputs`, `parameters`, frozen Vars and random numbers; it holds nothing made from
+            its results.
         parameters: all trained Vars that it uses.
     """
-    if not _enabled or jt.flags.no_grad:
+    if not recomputation():
         return run(*inputs)
     return tuple(_Recomputed()(run, len(inputs), *inputs, *parameters))
 
@@ -53,12 +84,13 @@ class _Recomputed(jt.Function):
     def grad(self, *gradients: jt.Var | None) -> tuple[jt.Var | None, ...]:
         first = next(gradient for gradient in gradients if gradient is not None)
         inputs = [_after(x, first) for x in self.inputs]
-        with replayed(self.draws):
+        with replayed(self.draws), releasing() as release:
             outputs = self.run(*inputs)
         pairs = [(x, gradient.detach()) for x, gradient in zip(outputs, gradients, strict=True) if gradient is not None]
         total = sum((_Dot.apply(*pair) for pair in pairs[1:]), start=_Dot.apply(*pairs[0]))
         wanted = [x for x in (*inputs, *self.parameters) if not x.is_stop_grad()]
-        found = iter(jt.grad(total, wanted))
+        found = iter(jt.grad(total, wanted, retain_graph=False))
+        release()
         return None, None, *(None if x.is_stop_grad() else next(found) for x in (*inputs, *self.parameters))
 
 
