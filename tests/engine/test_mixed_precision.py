@@ -31,7 +31,7 @@ from tools.run_net import resume
 
 # largest error of loss terms and of gradients (relative to the largest value of each tensor) that rounding may make:
 # twice what is measured
-ALLOWED = {"bf16": (0.002, 0.16), "fp16": (0.001, 0.04)}
+ALLOWED = {"bf16": (0.002, 0.16), "fp16": (0.001, 0.03)}
 
 
 def config_in(precision: str, **train_values: int) -> Config:
@@ -224,7 +224,8 @@ def test_training_curves_on_shapes_are_within_the_noise_of_seeds(tmp_path: Path)
         finished = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": REPOSITORY})
         assert finished.returncode == 0, finished.stderr
         lines = [line for line in read_log(folder / "log.jsonl") if line["event"] == "train" and line["losses"]]
-        ends[kind, seed] = np.mean([line["losses"]["total"] for line in lines if line["iteration"] > 100])
-        assert ends[kind, seed] < 0.8 * lines[0]["losses"]["total"]
+        losses = {line["iteration"]: line["losses"]["total"] for line in lines}
+        ends[kind, seed] = np.mean([loss for iteration, loss in losses.items() if iteration > 100])
+        assert ends[kind, seed] < 0.5 * max(losses.values())  # it has learnt
     noise = max(abs(ends["fp32", seed] - ends["fp32", 0]) for seed in (1, 2))
     assert all(abs(ends[kind, 0] - ends["fp32", 0]) <= noise for kind in ("bf16", "fp16")), ends
