@@ -202,20 +202,22 @@ def test_a_caption_always_names_something() -> None:
         assert describe((item,), np.random.default_rng(seed)).count("a ") >= 1
 
 
+def drawing_seconds(data: ShapesDataset, index: int) -> float:
+    """Processor seconds for a scene; the least of several leaves out what other programs do to them."""
+    before = time.process_time()
+    data.scene(index)
+    return time.process_time() - before
+
+
 def test_drawing_takes_less_than_5_ms() -> None:
     data = dataset()
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
-        times = []
-        for start in range(0, 100, 20):
-            before = time.process_time()
-            for index in range(start, start + 20):
-                data.scene(index)
-            times.append((time.process_time() - before) / 20)
+        times = [min(drawing_seconds(data, index) for _ in range(5)) for index in range(40)]
     finally:
         cv2.setNumThreads(threads)
-    assert min(times) < 0.005
+    assert sum(times) / len(times) < 0.005
 
 
 def harmonic_iou(predictions: np.ndarray, labels: np.ndarray) -> float:
