@@ -7,7 +7,7 @@
 
 Everything else as in shapes_inductive.py.
 
-Hardware: one core of a busy AMD EPYC (Zen 4), 0.5 GB. Time: 4 minutes of training, half a minute of evaluation.
+Hardware: one core of a busy AMD EPYC (Zen 3), 0.5 GB. Time: 4 minutes of training, half a minute of evaluation.
 Expected numbers: seed 0 (2026-11-25), with a tolerance for other seeds and processors.
 """
 

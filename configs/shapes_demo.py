@@ -8,7 +8,7 @@
 
 A short version of shapes_inductive.py: 15 classes are trained with masks, the other 5 are segmented by their names.
 
-Hardware: one core of a busy AMD EPYC (Zen 4), kernels compiled: training 2 min 15 s, all three commands 2 min 40 s. The
+Hardware: one core of a busy AMD EPYC (Zen 3), kernels compiled: training 2 min 15 s, all three commands 2 min 40 s. The
 first run on a machine also compiles them. Expected numbers: seed 0 (2026-11-25); the tolerance allows for other
 processors, which add up in another order.
 """

@@ -7,7 +7,7 @@ Starts from the small CLIP of pretrained/README.md. Decoder, regions and recover
 differs is for the sake of a short run: the head starts aligned (jseg/model/initial_weights.py), the masks weigh less
 (2 : 5 instead of 100 : 1), batches are small and the learning rate is higher. docs/shapes.md has the whole benchmark.
 
-Hardware: one core of a busy AMD EPYC (Zen 4), 0.5 GB. Time: 5 minutes of training, half a minute of evaluation.
+Hardware: one core of a busy AMD EPYC (Zen 3), 0.5 GB. Time: 5 minutes of training, half a minute of evaluation.
 Expected numbers: mean of 3 seeds (2026-11-25), with a tolerance for a single seed and other processors.
 """
 

@@ -8,7 +8,7 @@ As in the published runs it is the second half of the schedule, from the inducti
 optimiser, warm-up and learning rate afresh. That a pixel is of some unseen class is taken from the ground truth; which
 class it is, the model guesses.
 
-Hardware: one core of a busy AMD EPYC (Zen 4), 0.5 GB. Time: 3 minutes of training, half a minute of evaluation.
+Hardware: one core of a busy AMD EPYC (Zen 3), 0.5 GB. Time: 3 minutes of training, half a minute of evaluation.
 Expected numbers: mean of 3 seeds (2026-11-25), with a tolerance for a single seed and other processors.
 """
 

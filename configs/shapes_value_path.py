@@ -4,7 +4,7 @@
 
 jseg/engine/training_free.py has the method.
 
-Hardware: one core of a busy AMD EPYC (Zen 4). Time: half a minute. Expected numbers: measured 2026-11-25;
+Hardware: one core of a busy AMD EPYC (Zen 3). Time: half a minute. Expected numbers: measured 2026-11-25;
 nothing in them is random.
 """
 
