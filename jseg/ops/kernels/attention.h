@@ -1,7 +1,7 @@
 // Softmax attention whose scores never leave the cache: online softmax forward, recomputation backward.
 //
 // Dao, "FlashAttention-2", 2023, for CPU caches. Keys are packed per head and block; a strip of queries meets a block of
-// keys in a register tile. Scores are kept in base 2: q is multiplied by log2(e) / sqrt(depth) beforehand.
+// keys in a register tile. Scores are kept in base 2: one side is multiplied by log2(e) / sqrt(depth) beforehand.
 //
 // With regions (CLIP-RC's region-level bridge), the tokens are [leading | patches | regions]: leading tokens and patches
 // attend to each other and to the prompts, a patch also to its own region; a region to its own patches and itself.
@@ -93,20 +93,13 @@ static inline void gather_keys(const Problem& p, Input tokens, Input prompts, lo
     gather(prompts, image, head, first + of_tokens - p.keys, count - of_tokens, p.depth, to + of_tokens * p.depth);
 }
 
-// Scores (rows, columns rounded up) = a (rows, depth) times packed keys; columns without a key get NEVER.
-static inline void scores_of(const float* a, const float* packed, long rows, long columns, long depth, float* scores,
-                             long stride, bool mask) {
-    for (long column = 0; column < columns; column += TILE_COLUMNS, packed += depth * TILE_COLUMNS) {
-        for (long row = 0; row < rows; row += TILE_ROWS) {
-            const long height = std::min<long>(TILE_ROWS, rows - row);
-            Sums sums;
-            tile<ROWS>(height, a + row * depth, depth, packed, depth, sums);
-            for (long r = 0; r < height; r++) {
-                store(scores + (row + r) * stride + column, sums.left(r));
-                store(scores + (row + r) * stride + column + LANES, sums.right(r));
-            }
-        }
-    }
+// Scores (rows, columns; both rounded up to tiles) = a (rows, depth) times packed keys; columns without a key get NEVER.
+static inline void scores_of(const float* a, long a_stride, const float* packed, long rows, long columns, long depth,
+                             float* scores, long stride, bool mask) {
+    for (long column = 0; column < columns; column += TILE_COLUMNS, packed += depth * TILE_COLUMNS)
+        for (long row = 0; row < rows; row += TILE_ROWS)
+            tile<ROWS>(std::min<long>(TILE_ROWS, rows - row), a + row * a_stride, a_stride, packed, depth,
+                       scores + row * stride + column, stride);
     for (long row = 0; mask && row < rows; row++)
         for (long c = columns; c < rounded_up(columns, TILE_COLUMNS); c++) scores[row * stride + c] = NEVER;
 }
@@ -156,11 +149,12 @@ static inline void softmax_strip(const Problem& p, float* scores, long stride, l
         for (long c = LANES; c < columns; c += LANES) most = larger(most, load(row + c));
         const float now = std::max(largest[r], largest_of(most));
         for (long c = 0; c < columns; c += LANES) {
-            Vector weight = exp2_of(load(row + c) - now);
+            const Vector weight = exp2_of(load(row + c) - now);
             total += weight;
-            if (p.dropout > 0) weight *= dropped[r].factors(first_key + c);
             store(row + c, weight);
         }
+        for (long c = 0; p.dropout > 0 && c < columns; c += LANES)
+            store(row + c, load(row + c) * dropped[r].factors(first_key + c));
         shrink[r] = exp2_of(every(largest[r] - now))[0];
         sums[r] = sums[r] * shrink[r] + sum_of(total);
         largest[r] = now;
@@ -169,65 +163,98 @@ static inline void softmax_strip(const Problem& p, float* scores, long stride, l
 
 constexpr long FORWARD_KEYS = 640;  // keys at once: packed keys and values of depth 64 take 320 KB
 
+// What a thread's forward pass works in.
+struct ForwardSpace {
+    long block, stride;  // keys at once, row stride of the scores
+    Buffer rows, packed_k, packed_v, scores;
+    explicit ForwardSpace(const Problem& p)
+        : block(rounded_up(even_part(p.all_keys(), FORWARD_KEYS), TILE_COLUMNS)),
+          stride(block + LANES),
+          rows(new_buffer(block * p.depth)),
+          packed_k(new_buffer(block * p.depth)),
+          packed_v(new_buffer(block * rounded_up(p.depth, TILE_COLUMNS))),
+          scores(new_buffer(TILE_ROWS * stride)) {}
+
+    // Length of the parts of `length` when they are equal and at most `most`.
+    static long even_part(long length, long most) {
+        const long parts = std::max(1L, (length + most - 1) / most);
+        return (length + parts - 1) / parts;
+    }
+
+    // Packs keys [first, first + count), scaled, and their values.
+    void pack(const Problem& p, Input k, Input v, Input prompt_k, Input prompt_v, long image, long head, long first,
+              long count) {
+        const long depth = p.depth, of_tokens = std::min(std::max(p.keys - first, 0L), count);
+        const long direct = of_tokens / TILE_COLUMNS * TILE_COLUMNS, rest = count - direct;
+        const float scale = p.scale() * LOG2_E;
+        pack_columns(k.at(image, first, head, depth), k.row, depth, direct, packed_k.get(), scale);
+        gather_keys(p, k, prompt_k, image, head, first + direct, rest, rows.get());
+        pack_columns(rows.get(), depth, depth, rest, packed_k.get() + direct * depth, scale);
+        pack_rows(v.at(image, first, head, depth), v.row, of_tokens, depth, packed_v.get(), 1, count);
+        pack_rows(prompt_v.at(image, first + of_tokens - p.keys, head, depth), prompt_v.row, count - of_tokens, depth,
+                  packed_v.get() + of_tokens * TILE_COLUMNS, 1, count);
+    }
+};
+
+// out (height, depth) = (out * shrink + weights (height, count) times packed values) * factor, row by row.
+static inline void add_values(const float* weights, long stride, const float* packed, long height, long count,
+                              long depth, const float* shrink, const float* factor, float* out, long out_stride) {
+    for (long column = 0; column < depth; column += TILE_COLUMNS, packed += count * TILE_COLUMNS) {
+        Sums sums;
+        tile<ROWS>(height, weights, stride, packed, count, sums.values);
+        const long of_left = std::min<long>(depth - column, LANES);
+        const long of_right = std::min<long>(depth - column - of_left, LANES);
+        for (long r = 0; r < height; r++) {
+            float* to = out + r * out_stride + column;
+            store_some(to, (load_some(to, of_left) * shrink[r] + sums.left(r)) * factor[r], of_left);
+            if (of_right == 0) continue;
+            to += LANES;
+            store_some(to, (load_some(to, of_right) * shrink[r] + sums.right(r)) * factor[r], of_right);
+        }
+    }
+}
+
 // Queries [start, end) of one head.
-static inline void forward_head(const Problem& p, const std::vector<long>& region, Input q, Input k, Input v,
-                                Input prompt_k, Input prompt_v, Output out, float* log_sums, long image, long head,
-                                long start, long end) {
-    const long depth = p.depth, depth_panels = rounded_up(depth, TILE_COLUMNS) / TILE_COLUMNS;
-    const long blocks = std::max(1L, (p.all_keys() + FORWARD_KEYS - 1) / FORWARD_KEYS);
-    const long block = rounded_up((p.all_keys() + blocks - 1) / blocks, TILE_COLUMNS), stride = block + LANES;
-    const Buffer rows = new_buffer(block * depth), packed_k = new_buffer(block * depth);
-    const Buffer packed_v = new_buffer(block * depth_panels * TILE_COLUMNS);
-    const Buffer scores = new_buffer(TILE_ROWS * stride), strip = new_buffer(TILE_ROWS * depth);
+static inline void forward_head(const Problem& p, ForwardSpace& space, const std::vector<long>& region, Input q, Input k,
+                                Input v, Input prompt_k, Input prompt_v, Output out, float* log_sums, long image,
+                                long head, long start, long end) {
+    const long depth = p.depth, block = space.block;
+    float* scores = space.scores.get();
     std::vector<float> largest(end - start, NEVER), sums(end - start, 0.0f);
+    std::vector<Dropped> dropped;
     for (long first = 0; first < p.all_keys(); first += block) {
         const long count = std::min(block, p.all_keys() - first), columns = rounded_up(count, TILE_COLUMNS);
-        gather_keys(p, k, prompt_k, image, head, first, count, rows.get());
-        pack_columns(rows.get(), depth, depth, count, packed_k.get());
-        gather_keys(p, v, prompt_v, image, head, first, count, rows.get());
-        pack_rows(rows.get(), depth, count, depth, packed_v.get());
+        space.pack(p, k, v, prompt_k, prompt_v, image, head, first, count);
         for (long query = start; query < end; query += TILE_ROWS) {
             const long height = std::min<long>(TILE_ROWS, end - query);
             if (p.causal && query + height <= first) continue;
-            gather(q, image, head, query, height, depth, strip.get(), p.scale() * LOG2_E);
-            float* most = &largest[query - start];
-            float* sum = &sums[query - start];
-            float shrink[TILE_ROWS];
-            std::vector<Dropped> dropped;
+            const float* queries = q.at(image, query, head, depth);
+            float* to = out.at(image, query, head, depth);
+            float *most = &largest[query - start], *sum = &sums[query - start];
+            float shrink[TILE_ROWS], factor[TILE_ROWS];
+            dropped.clear();
             for (long r = 0; r < height; r++) {
                 if (p.dropout > 0) dropped.emplace_back(p, image, head, query + r);
                 if (first > 0) continue;
                 const long own = region[query + r];
-                float* to = out.at(image, query + r, head, depth);
                 if (own < 0) {
-                    std::fill(to, to + depth, 0.0f);
+                    std::fill_n(to + r * out.row, depth, 0.0f);
                 } else {  // the sums start with the key that only this block of patches sees
-                    most[r] = dot(strip.get() + r * depth, k.at(image, p.queries + own, head, depth), depth);
+                    const float* key = k.at(image, p.queries + own, head, depth);
+                    most[r] = dot(queries + r * q.row, key, depth) * p.scale() * LOG2_E;
                     sum[r] = 1;
-                    std::copy_n(v.at(image, p.queries + own, head, depth), depth, to);
+                    std::copy_n(v.at(image, p.queries + own, head, depth), depth, to + r * out.row);
                 }
             }
-            scores_of(strip.get(), packed_k.get(), height, count, depth, scores.get(), stride, true);
-            if (p.causal) hide_later_keys(scores.get(), stride, height, count, query, first);
-            softmax_strip(p, scores.get(), stride, height, columns, first, most, sum, shrink, dropped.data());
+            scores_of(queries, q.row, space.packed_k.get(), height, count, depth, scores, space.stride, true);
+            if (p.causal) hide_later_keys(scores, space.stride, height, count, query, first);
+            softmax_strip(p, scores, space.stride, height, columns, first, most, sum, shrink, dropped.data());
             const bool last = first + block >= p.all_keys() || (p.causal && query + height <= first + block);
-            for (long panel = 0; panel < depth_panels; panel++) {
-                const float* values = packed_v.get() + panel * count * TILE_COLUMNS;
-                const long width = std::min<long>(depth - panel * TILE_COLUMNS, TILE_COLUMNS);
-                Sums products;
-                tile<ROWS>(height, scores.get(), stride, values, count, products);
-                for (long r = 0; r < height; r++) {
-                    float* to = out.at(image, query + r, head, depth) + panel * TILE_COLUMNS;
-                    const float factor = last ? 1 / sum[r] : 1.0f;
-                    const long of_left = std::min<long>(width, LANES), of_right = width - of_left;
-                    store_some(to, (load_some(to, of_left) * shrink[r] + products.left(r)) * factor, of_left);
-                    if (of_right == 0) continue;
-                    to += LANES;
-                    store_some(to, (load_some(to, of_right) * shrink[r] + products.right(r)) * factor, of_right);
-                }
+            for (long r = 0; r < height; r++) {
+                factor[r] = last ? 1 / sum[r] : 1;
+                if (last) log_sums[query + r] = most[r] + std::log2(sum[r]);
             }
-            if (last)
-                for (long r = 0; r < height; r++) log_sums[query + r] = most[r] + std::log2(sum[r]);
+            add_values(scores, space.stride, space.packed_v.get(), height, count, depth, shrink, factor, to, out.row);
         }
     }
 }
@@ -241,13 +268,17 @@ static inline void attention_forward(const Problem& p, Input q, Input k, Input v
     const long wanted = (4L * omp_get_max_threads() + pairs - 1) / pairs;
     const long parts = std::max(1L, std::min(wanted, p.queries / (10 * TILE_ROWS)));
     const long part = rounded_up((p.queries + parts - 1) / parts, TILE_ROWS);
-#pragma omp parallel for schedule(dynamic, 1)
-    for (long task = 0; task < pairs * parts; task++) {
-        const long pair = task / parts, image = pair / p.heads, head = pair % p.heads, start = task % parts * part;
-        if (start < p.queries)
-            forward_head(p, region, q, k, v, prompt_k, prompt_v, out, log_sums + pair * all, image, head, start,
-                         std::min(p.queries, start + part));
-        if (start == 0) region_forward(p, q, k, v, out, log_sums + pair * all, image, head);
+#pragma omp parallel
+    {
+        ForwardSpace space(p);
+#pragma omp for schedule(dynamic, 1)
+        for (long task = 0; task < pairs * parts; task++) {
+            const long pair = task / parts, image = pair / p.heads, head = pair % p.heads, start = task % parts * part;
+            if (start < p.queries)
+                forward_head(p, space, region, q, k, v, prompt_k, prompt_v, out, log_sums + pair * all, image, head,
+                             start, std::min(p.queries, start + part));
+            if (start == 0) region_forward(p, q, k, v, out, log_sums + pair * all, image, head);
+        }
     }
 }
 

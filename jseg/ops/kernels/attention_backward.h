@@ -43,7 +43,7 @@ static inline void accumulate(const float* a, long a_stride, const float* panels
         for (long row = 0; row < rows; row += TILE_ROWS) {
             const long height = std::min<long>(TILE_ROWS, rows - row);
             Sums sums;
-            tile<SIDE>(height, SIDE == ROWS ? a + row * a_stride : a + row, a_stride, panels, depth, sums);
+            tile<SIDE>(height, SIDE == ROWS ? a + row * a_stride : a + row, a_stride, panels, depth, sums.values);
             for (long r = 0; r < height; r++) {
                 float* sum = to + (row + r) * to_stride + column;
                 const long of_left = std::min<long>(width - column, LANES), of_right = width - column - of_left;
@@ -92,8 +92,8 @@ static inline void backward_block(const Problem& p, Workspace& work, Input q, In
         for (long i = 0; i < height * depth; i++) work.queries.get()[i] *= p.scale() * LOG2_E;
         gather(grad_out, image, head, query, height, depth, work.grads.get());
         pack_rows(work.grads.get(), depth, height, depth, work.packed_grad.get());
-        scores_of(work.queries.get(), work.packed_k.get(), height, count, depth, work.weights.get(), work.stride, true);
-        scores_of(work.grads.get(), work.packed_v.get(), height, count, depth, work.slopes.get(), work.stride, false);
+        scores_of(work.queries.get(), depth, work.packed_k.get(), height, count, depth, work.weights.get(), work.stride, true);
+        scores_of(work.grads.get(), depth, work.packed_v.get(), height, count, depth, work.slopes.get(), work.stride, false);
         if (p.causal) hide_later_keys(work.weights.get(), work.stride, height, count, query, first);
         weights_and_slopes(p, work, height, columns, image, head, query, first, log_sums, row_sums);
         if (!p.frozen)

@@ -28,18 +28,19 @@ static inline long rounded_up(long length, long unit) { return (length + unit - 
 // How a left-hand matrix lies in memory: element (row, k) is at row * row_stride + k * depth_stride.
 enum Side { ROWS, COLUMNS };  // ROWS: depth_stride = 1, COLUMNS: row_stride = 1
 
-// The sums of a tile on their way to where they belong.
+// The sums of one tile on their way to where they belong.
 struct Sums {
     alignas(64) float values[TILE_ROWS * TILE_COLUMNS];
     Vector left(long row) const { return load(values + row * TILE_COLUMNS); }
     Vector right(long row) const { return load(values + row * TILE_COLUMNS + LANES); }
 };
 
-// sums(r, c) = sum over k < depth of a(r, k) * panel(k, c). `stride` is the one of a that is not 1; `panel` is (depth,
-// TILE_COLUMNS), contiguous. Kept out of line: it is the bulk of the code and of the time, and is wanted once.
+// to(r, c) = sum over k < depth of a(r, k) * panel(k, c). `stride` is the one of a that is not 1; `panel` is (depth,
+// TILE_COLUMNS), contiguous; `to` has row stride `to_stride`. Kept out of line: it is the bulk of the code and of the
+// time, and is wanted once.
 template <Side SIDE>
 static __attribute__((noinline)) void multiply_tile(const float* a, long stride, const float* panel, long depth,
-                                                    Sums& to) {
+                                                    float* to, long to_stride) {
     constexpr int BASES = TILE_ROWS / 3;  // three rows share a pointer: there are only 16 general registers
     const float* base[BASES];
     for (int i = 0; i < BASES; i++) base[i] = a + (SIDE == ROWS ? 3 * i * stride : 0);
@@ -55,26 +56,28 @@ static __attribute__((noinline)) void multiply_tile(const float* a, long stride,
     }
 #pragma GCC unroll 16
     for (int r = 0; r < TILE_ROWS; r++) {
-        store(to.values + r * TILE_COLUMNS, sums[r][0]);
-        store(to.values + r * TILE_COLUMNS + LANES, sums[r][1]);
+        store(to + r * to_stride, sums[r][0]);
+        store(to + r * to_stride + LANES, sums[r][1]);
     }
 }
 
-// The same with `rows` <= TILE_ROWS rows; nothing beyond them is read, and their sums mean nothing.
+// The same with `rows` <= TILE_ROWS rows; of a nothing beyond them is read, what `to` gets there means nothing.
 template <Side SIDE>
-static inline void tile(long rows, const float* a, long stride, const float* panel, long depth, Sums& to) {
-    if (rows == TILE_ROWS) return multiply_tile<SIDE>(a, stride, panel, depth, to);
+static inline void tile(long rows, const float* a, long stride, const float* panel, long depth, float* to,
+                        long to_stride = TILE_COLUMNS) {
+    if (rows == TILE_ROWS) return multiply_tile<SIDE>(a, stride, panel, depth, to, to_stride);
     const Buffer padded = new_buffer(depth * TILE_ROWS);
     for (long k = 0; k < depth; k++)
         for (long r = 0; r < TILE_ROWS; r++)
             padded.get()[k * TILE_ROWS + r] = r < rows ? (SIDE == ROWS ? a[r * stride + k] : a[k * stride + r]) : 0;
-    multiply_tile<COLUMNS>(padded.get(), TILE_ROWS, panel, depth, to);
+    multiply_tile<COLUMNS>(padded.get(), TILE_ROWS, panel, depth, to, to_stride);
 }
 
-// Copies (depth, columns) with row stride `stride` into panels (columns / TILE_COLUMNS, depth, TILE_COLUMNS), zeros at
-// the end of the last one; `factor` multiplies every element.
-static inline void pack_rows(const float* from, long stride, long depth, long columns, float* panels, float factor = 1) {
-    for (long first = 0; first < columns; first += TILE_COLUMNS, panels += depth * TILE_COLUMNS) {
+// Copies (depth, columns) with row stride `stride` into panels (columns / TILE_COLUMNS, panel_depth, TILE_COLUMNS), zeros
+// at the end of the last one; `factor` multiplies every element. A panel is `panel_depth` >= depth rows deep.
+static inline void pack_rows(const float* from, long stride, long depth, long columns, float* panels, float factor,
+                             long panel_depth) {
+    for (long first = 0; first < columns; first += TILE_COLUMNS, panels += panel_depth * TILE_COLUMNS) {
         const long width = std::min<long>(TILE_COLUMNS, columns - first);
         for (long k = 0; k < depth; k++) {
             const float* source = from + k * stride + first;
@@ -89,32 +92,49 @@ static inline void pack_rows(const float* from, long stride, long depth, long co
     }
 }
 
-// LANES rows of LANES floats, transposed in registers.
-static inline void transpose_block(const float* from, long from_stride, float* to, long to_stride) {
+static inline void pack_rows(const float* from, long stride, long depth, long columns, float* panels, float factor = 1) {
+    pack_rows(from, stride, depth, columns, panels, factor, depth);
+}
+
+// Transposes each block of 2 HALF x 2 HALF in LANES rows of LANES floats: exchanges two quarters, then goes on with all
+// four.
+template <int HALF>
+static inline void exchange_blocks(Vector* rows);
+
+template <>
+inline void exchange_blocks<0>(Vector*) {}
+
+template <int HALF>
+static inline void exchange_blocks(Vector* rows) {
+    Integers low, high;
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) {
+        low[i] = (i & HALF) ? LANES + i - HALF : i;
+        high[i] = (i & HALF) ? LANES + i : i + HALF;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) {
+        if (i & HALF) continue;
+        const Vector a = rows[i], b = rows[i + HALF];
+        rows[i] = __builtin_shuffle(a, b, low);
+        rows[i + HALF] = __builtin_shuffle(a, b, high);
+    }
+    exchange_blocks<HALF / 2>(rows);
+}
+
+// LANES rows of LANES floats, transposed in registers, times `factor`.
+static inline void transpose_block(const float* from, long from_stride, float factor, float* to, long to_stride) {
     Vector rows[LANES];
 #pragma GCC unroll 16
-    for (int i = 0; i < LANES; i++) rows[i] = load(from + i * from_stride);
-#pragma GCC unroll 4
-    for (int half = LANES / 2; half; half /= 2) {
-        Integers low, high;
-        for (int i = 0; i < LANES; i++) {
-            low[i] = (i & half) ? LANES + i - half : i;
-            high[i] = (i & half) ? LANES + i : i + half;
-        }
-#pragma GCC unroll 16
-        for (int i = 0; i < LANES; i++) {
-            if (i & half) continue;
-            const Vector a = rows[i], b = rows[i + half];
-            rows[i] = __builtin_shuffle(a, b, low);
-            rows[i + half] = __builtin_shuffle(a, b, high);
-        }
-    }
+    for (int i = 0; i < LANES; i++) rows[i] = load(from + i * from_stride) * factor;
+    exchange_blocks<LANES / 2>(rows);
 #pragma GCC unroll 16
     for (int i = 0; i < LANES; i++) store(to + i * to_stride, rows[i]);
 }
 
 // Copies the transpose of (columns, depth) with row stride `stride` into panels as `pack_rows` makes them.
-static inline void pack_columns(const float* from, long stride, long depth, long columns, float* panels) {
+static inline void pack_columns(const float* from, long stride, long depth, long columns, float* panels,
+                                float factor = 1) {
     for (long first = 0; first < columns; first += TILE_COLUMNS, panels += depth * TILE_COLUMNS) {
         const long width = std::min<long>(TILE_COLUMNS, columns - first);
         for (int half = 0; half < 2; half++) {
@@ -124,10 +144,10 @@ static inline void pack_columns(const float* from, long stride, long depth, long
             long k = 0;
             if (filled == LANES)
                 for (; k + LANES <= depth; k += LANES)
-                    transpose_block(source + k, stride, target + k * TILE_COLUMNS, TILE_COLUMNS);
+                    transpose_block(source + k, stride, factor, target + k * TILE_COLUMNS, TILE_COLUMNS);
             for (; k < depth; k++)
                 for (long c = 0; c < LANES; c++)
-                    target[k * TILE_COLUMNS + c] = c < filled ? source[c * stride + k] : 0;
+                    target[k * TILE_COLUMNS + c] = c < filled ? source[c * stride + k] * factor : 0;
         }
     }
 }
@@ -197,7 +217,7 @@ static __attribute__((noinline)) void product(long rows, long columns, long dept
                                                           : a + row * a_stride + from;
                     const long count = std::min<long>(TILE_ROWS, row_end - row);
                     Sums sums;
-                    tile<SIDE>(count, a_tile, copied ? copy_stride : a_stride, b_panel, length, sums);
+                    tile<SIDE>(count, a_tile, copied ? copy_stride : a_stride, b_panel, length, sums.values);
                     const auto put = [&](long r, long here, Vector sum, auto lanes) {
                         float* to = out + (row + r) * out_stride + here;
                         if (!first_block) sum += load_some(to, lanes);

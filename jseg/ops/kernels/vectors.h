@@ -72,19 +72,33 @@ static inline Integers lane_numbers() {
     return lanes;
 }
 
-// 2^x, relative error below 2e-7; 0 below -126, NaN of NaN; x must not be above 127.
+// Hides from the optimiser where x comes from: fast-math flags would rearrange what rounding depends on.
+static inline void opaque(Vector& x) {
+#if defined(__aarch64__)
+    asm("" : "+w"(x));
+#else
+    asm("" : "+x"(x));
+#endif
+}
+
+// 2^x, relative error below 2e-7; 0 below -126.5, NaN of NaN; x must not be above 127.
 static inline Vector exp2_of(Vector x) {
+    constexpr float SHIFT = 12582912.0f + 127;  // 1.5 * 2^23: what is added to it is rounded to integers
     x = larger(every(-127.0f), x);
-    // the nearest integer, by cutting off a positive number: fast-math flags cannot rearrange a conversion
-    const Integers biased = __builtin_convertvector(x + 127.5f, Integers), bits = biased << 23;
-    const Vector part = x - __builtin_convertvector(biased - 127, Vector);  // in [-0.5, 0.5]
-    Vector power = every(1.5403530e-4f);
-    power = power * part + 1.3333558e-3f;
-    power = power * part + 9.6181291e-3f;
-    power = power * part + 5.5504109e-2f;
-    power = power * part + 2.4022651e-1f;
-    power = power * part + 6.9314718e-1f;
+    Vector shifted = x + SHIFT;
+    opaque(shifted);
+    Vector whole = shifted - SHIFT;
+    opaque(whole);
+    const Vector part = x - whole;  // in [-0.5, 0.5]
+    Vector power = every(1.32647326e-3f);
+    power = power * part + 9.67151288e-3f;
+    power = power * part + 5.55073373e-2f;
+    power = power * part + 2.40222421e-1f;
+    power = power * part + 6.93146978e-1f;
     power = power * part + 1.0f;
+    Integers bits;
+    std::memcpy(&bits, &shifted, sizeof(bits));
+    bits <<= 23;  // the integer, with the bias of the exponent, is in the lowest bits
     Vector scale;
     std::memcpy(&scale, &bits, sizeof(scale));
     return power * scale;
