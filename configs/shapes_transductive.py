@@ -1,7 +1,7 @@
 """CLIP-RC on the built-in data set, transductive: goes on from an inductive run and names unseen pixels itself.
 
     python tools/run_net.py --config-file configs/shapes_transductive.py --task train \
-        --weights work_dirs/shapes_inductive/checkpoint_0000300.safetensors
+        --weights work_dirs/shapes_inductive/checkpoint_0001200.safetensors
     python tools/run_net.py --config-file configs/shapes_transductive.py --task val --resume
 
 As in the published runs it is the second half of the schedule, from the inductive run's half-way weights, with
@@ -15,9 +15,9 @@ Expected numbers: mean of 3 seeds (2026-11-25), with a tolerance for a single se
 base = "shapes_inductive.py"
 data = dict(setting="transductive")
 train = dict(
-    iterations=300,
+    iterations=1200,
     milestones=(),
-    expected_iteration=300,
+    expected_iteration=1200,
     expected_weights="the half-way weights of an inductive run (configs/shapes_inductive.py)",
 )
 expected = {"pAcc": (75.1, 6.0), "mIoU(S)": (59.8, 6.0), "mIoU(U)": (56.8, 8.0), "hIoU": (58.2, 6.0)}

@@ -11,21 +11,24 @@ from jseg.engine.config import read_config, to_dict
 from jseg.reproduction.suites import SUITES
 
 FOLDER = Path(__file__).parents[1] / "configs"
-CHANGES = {  # of shapes_inductive, besides what it expects
+CHANGES = {  # of shapes_inductive, besides what they expect
     "transductive": {"data.setting": "transductive", "train.iterations": None, "train.expected_iteration": None,
                      "train.expected_weights": None, "train.milestones": []},
     "supervised": {"data.setting": "supervised", "loss.recovery": 0.0, "train.milestones": []},
+    "short": {"train.iterations": 600, "train.milestones": []},
+    "patch_features": {"test.training_free": "patch_features"},
+    "value_path": {"test.training_free": "value_path"},
+    "class_token": {"test.training_free": "class_token"},
+}  # fmt: skip
+ABLATIONS = {  # changes of shapes_short
     "no_regions": {"model.region_grid": 0},
     "no_recovery": {"loss.recovery": 0.0},
     "neither": {"model.region_grid": 0, "loss.recovery": 0.0},
     "1_region": {"model.region_grid": 1},
     "4_regions": {"model.region_grid": 2},
     "recovery_3": {"model.recovery_layers": 3},
-    "patch_features": {"test.training_free": "patch_features"},
-    "value_path": {"test.training_free": "value_path"},
-    "class_token": {"test.training_free": "class_token"},
-}  # fmt: skip
-ROWS = ["inductive", *CHANGES]
+}
+ROWS = ["inductive", *CHANGES, *ABLATIONS]
 
 
 def flat(name: str) -> dict[str, Any]:
@@ -35,11 +38,11 @@ def flat(name: str) -> dict[str, Any]:
             for key, value in keys.items() if section != "expected"}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", [*CHANGES, *ABLATIONS])
 def test_a_row_changes_one_thing(name: str) -> None:
-    base, found = flat("inductive"), flat(name)
+    base, found = flat("inductive" if name in CHANGES else "short"), flat(name)
     changed = {key: value for key, value in found.items() if value != base[key]}
-    expected = CHANGES[name]
+    expected = {**CHANGES, **ABLATIONS}[name]
     assert changed.keys() == {key for key, value in expected.items() if value is None or value != base[key]}
     assert all(value is None or changed[key] == value for key, value in expected.items() if key in changed)
 

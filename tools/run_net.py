@@ -13,33 +13,25 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from jseg.clip.weights import ClipWeights, read_clip_weights
+from jseg.clip.weights import ClipWeights
 from jseg.data.class_names import ClassList
 from jseg.data.dataset_check import quick_check
 from jseg.data.held_out import classes_of
-from jseg.data.label_maps import training_classes
 from jseg.data.segmentation_dataset import Dataset, open_dataset
 from jseg.engine import checkpoint, recipe
 from jseg.engine.config import Config, read_config
-from jseg.engine.loss_scale import loss_scale_of
-from jseg.engine.progress import Progress, best_metric, progress_of
 from jseg.engine.ranks import Ranks, claim_gpu, joined
-from jseg.engine.text_features import TextFeatures, class_embeddings
+from jseg.engine.starting_weights import build_model, clip_of, in_precision, print_if_any
+from jseg.engine.text_features import class_embeddings
 from jseg.engine.work_folder import held
 from jseg.errors import UserError
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 from jseg.weight_files import WeightFile
 from jseg.whole_file import check_writable
-
-if TYPE_CHECKING:
-    from jseg.engine.loop import Breaks
-    from jseg.engine.trainer import Trainer
-    from jseg.engine.training_free import PlainClip
-    from jseg.model.clip_rc import ClipRC
 
 NEWEST = ""  # bare --resume
 
@@ -104,53 +96,6 @@ def refuse_used_work_dir(options: argparse.Namespace) -> None:
             f"{options.work_dir} already holds {found[-1].name}: pass --resume to go on with that run, or another "
             "--work-dir to start a new one"
         )
-
-
-def clip_of(config: Config, file: WeightFile | None) -> ClipWeights | None:
-    """CLIP's weights, where the run needs them.
-
-    Raises:
-        UserError: the run has nothing to start from.
-    """
-    init = config.model.init
-    if file is not None and (config.text.embeddings or checkpoint.text_tensors(file) or init in ("", "random")):
-        return None
-    if not init:
-        raise UserError(
-            "nothing to start from: set model.init to CLIP weights (python tools/fetch_pretrained.py ViT-B-16), pass "
-            "--weights, or say model.init=random to train an untrained tower on purpose"
-        )
-    return None if init == "random" else read_clip_weights(init)
-
-
-def build_model(
-    config: Config, file: WeightFile | None, clip: ClipWeights | None, averaged: bool = True
-) -> ClipRC | PlainClip:
-    """The model with its weights, and a line for what was not taken from the file as it is.
-
-    Args:
-        averaged: take averaged weights where the file has them (`train.ema`).
-    """
-    from jseg.model.clip_rc import build_clip_rc, initialise, load_clip_image_weights, load_released
-
-    if config.test.training_free:
-        from jseg.engine.training_free import PlainClip
-
-        return PlainClip(config.model, clip.tensors, config.test.training_free)
-    model = build_clip_rc(config.model)
-    if file is None:
-        initialise(model, config.model, config.train.seed)
-        if clip is not None:
-            load_clip_image_weights(model, clip.tensors)
-        return model
-    changed = load_released(model, checkpoint.model_tensors(file, averaged))
-    print(f"weights: {file.path} ({file.kind}, SHA-256 {file.sha256})")
-    dead = [name for name in changed if name in file.tensors]
-    for line in [name for name in changed if name not in dead]:
-        print(f"weights: {line}")
-    if dead:
-        print(f"weights: {len(dead)} that no computation uses were dropped ({dead[0]}, …)")
-    return model
 
 
 def prepare(options: argparse.Namespace, config: Config) -> tuple[ClassList, WeightFile | None, ClipWeights | None]:
@@ -248,65 +193,23 @@ def train_run(
     print_if_any(ranks.connect_gpus(device))
     if warning := recipe.batch_warning(config.train.batch_size, config):
         print(f"warning: {warning}", flush=True)
-    from jseg.data.loader import training_batches
-    from jseg.engine.events import make_events
-    from jseg.engine.interruption import StopRequest
-    from jseg.engine.loop import Loop
-    from jseg.engine.run_log import RunLog
-    from jseg.engine.run_record import write_record
-    from jseg.engine.saver import Saver
-    from jseg.engine.trainer import Trainer
-    from jseg.model.precision import note
+    from jseg.engine.training_run import RunStart, train
 
     text = class_embeddings(config, classes, file, clip, options.other_classes)
     model = build_model(config, file, clip, averaged=options.resume is None)
-    shown = list(training_classes(classes, config.data.setting))
-    unseen = classes.unseen if config.data.setting == "transductive" else ()
-    trainer = Trainer(model, text.matrix[shown], unseen, config, ranks)
-    print_if_any(note(config.precision))
-    progress = resume(trainer, file, config) if options.resume is not None else Progress()
-    first = progress.iteration
-    log = RunLog(options.work_dir if ranks.first else None, config.train.iterations, first, progress.log)
-    if ranks.first:
-        log.events = make_events(config.train.tensorboard, options.work_dir, first)
-        log.write("start", first, **write_record(options.work_dir, config, device, first, file, ranks.world))
-    saver = Saver(options.work_dir, config, classes, text, trainer)
-
-    def evaluate_now(breaks: Breaks) -> dict[str, Any]:
-        return evaluate_model(model, datasets[1], text, config, options, None, ranks, breaks)
-
-    source = training_batches(datasets[0], config, first, ranks.rank, ranks.world)
-    with StopRequest() as stop, closing(source) as batches:
-        loop = Loop(trainer, log, saver, progress, stop, evaluate_now if datasets[1] is not None else None)
-        ending = loop.run(batches)
-        if ending != "stopped" and ranks.first:
-            print(f"weights: {saver.weights(progress.iteration)}")
-    for line in last_words(ending, stop.signal_name, progress, options, config, ranks.world):
-        print(line, flush=True)
+    run_start = RunStart(
+        folder=options.work_dir,
+        pictures=options.save_dir,
+        device=device,
+        weights=file,
+        resumes=options.resume is not None,
+        resume_command=resume_command(options, ranks.world),
+    )
+    train(model, text, datasets, config, run_start, ranks)
     return 0
 
 
-def last_words(
-    ending: str, signal_name: str, progress: Progress, options: argparse.Namespace, config: Config, world: int = 1
-) -> list[str]:
-    """What there is to say of a run that has ended."""
-    lines = []
-    if progress.best is not None:
-        name = best_metric(config)
-        lines.append(f"best {name}: {progress.best:.2f} after iteration {progress.best_iteration} (best.safetensors)")
-    if progress.bad_steps:
-        lines.append(f"warning: {progress.bad_steps} steps were skipped: see 'bad step' in log.jsonl")
-    if ending == "no gain":
-        evaluations = f"{progress.without_gain} evaluations in a row without gain"
-        lines.append(f"ended after iteration {progress.iteration} of {config.train.iterations}: {evaluations}")
-    if ending == "stopped":
-        saved = f"saved after iteration {progress.iteration} of {config.train.iterations}"
-        lines.append(f"{signal_name or 'a signal to another process'}: {saved}; go on with")
-        lines.append(f"  {resume_command(options, world)}")
-    return lines
-
-
-def resume_command(options: argparse.Namespace, world: int = 1) -> str:
+def resume_command(options: argparse.Namespace, world: int) -> str:
     """The command that goes on with the run of `options`."""
     parts = ["mpirun", "-np", str(world)] if world > 1 else []
     parts += [Path(sys.executable).name, sys.argv[0], "--config-file", options.config_file]
@@ -314,53 +217,6 @@ def resume_command(options: argparse.Namespace, world: int = 1) -> str:
     parts += ["--device", options.device] if options.device != "auto" else []
     parts += ["--other-classes"] if options.other_classes else []
     return shlex.join([*parts, *options.overrides, "--resume"])
-
-
-def resume(trainer: Trainer, file: WeightFile, config: Config) -> Progress:
-    """Puts optimiser and averaged weights where the checkpoint left them; returns how far the run was."""
-    progress = progress_of(file.meta, file.path)
-    trainer.optimizer.load_state(checkpoint.moments_of(file))
-    if trainer.loss_scale is not None:
-        trainer.loss_scale = loss_scale_of(file.meta, file.path)
-    averages = checkpoint.averages_of(file)
-    if trainer.average is not None and averages:
-        trainer.average.load_state(averages)
-    for line in checkpoint.config_changes(file, config):
-        print(f"warning: the config has changed since: {line}")
-    print(f"resuming after iteration {progress.iteration} of {config.train.iterations}")
-    return progress
-
-
-def in_precision(model: ClipRC, config: Config) -> ClipRC:
-    """The model, made to compute in `config.precision`, for everything but training."""
-    from jseg.model.precision import note, set_precision
-
-    set_precision(model, config.precision)
-    print_if_any(note(config.precision))
-    return model
-
-
-def print_if_any(line: str) -> None:
-    """Prints a line, unless there is nothing to say."""
-    if line:
-        print(line, flush=True)
-
-
-def evaluate_model(
-    model: ClipRC | PlainClip,
-    dataset: Dataset,
-    text: TextFeatures,
-    config: Config,
-    options: argparse.Namespace,
-    work_dir: Path | None,
-    ranks: Ranks,
-    breaks: Breaks = nullcontext,
-) -> dict[str, Any]:
-    """Metrics of the model on a data set; prints tables and writes metrics.json into `work_dir`, if any."""
-    from jseg.engine.evaluator import evaluate
-
-    classes, save_dir = dataset.class_list, options.save_dir
-    return evaluate(model, dataset, text.matrix, classes, config, work_dir, save_dir, ranks, breaks)
 
 
 def missed(metrics: dict[str, Any], expected: dict[str, Any]) -> list[str]:
@@ -379,9 +235,13 @@ def val_task(options: argparse.Namespace, config: Config, ranks: Ranks) -> int:
     dataset = open_checked(config, "val")
     classes, file, clip = prepare(options, config)
     start_on(options, config, ranks)
+    from jseg.engine.evaluator import evaluate
+
     text = class_embeddings(config, classes, file, clip, options.other_classes)
     model = in_precision(build_model(config, file, clip), config)
-    metrics = evaluate_model(model, dataset, text, config, options, options.work_dir, ranks)
+    metrics = evaluate(
+        model, dataset, text.matrix, dataset.class_list, config, options.work_dir, options.save_dir, ranks
+    )
     failures = missed(metrics, config.expected)
     for line in failures:
         print(f"check failed: {line}")

@@ -19,6 +19,7 @@ from jseg.engine.run_log import read_log
 from jseg.engine.saver import Saver
 from jseg.engine.text_features import TextFeatures
 from jseg.engine.trainer import Trainer
+from jseg.engine.training_run import resume
 from jseg.errors import UserError
 from jseg.model import precision
 from jseg.model.clip_rc import build_clip_rc, is_trained, load_released
@@ -27,7 +28,6 @@ from jseg.ops.half import HALVES
 from tests.engine.test_loop import NotedSaver, batches, run
 from tests.engine.tiny_training import UNSEEN, tiny_batch, tiny_config, tiny_trainer, weights
 from tests.tools.training_process import REPOSITORY, TOOL
-from tools.run_net import resume
 
 # largest error of loss terms and of gradients (relative to the largest value of each tensor) that rounding may make:
 # twice what is measured
