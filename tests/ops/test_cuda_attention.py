@@ -25,9 +25,11 @@ from tests.cuda_emulation.emulated_attention import (  # noqa: E402
     compile_library,
 )
 
-# norm of the error over the norm of the result, or over 1 where that is less (the gradient of a score is a difference
-# of products: 0 if there is one key); measured: 4e-7 (3e-6 for that 0), 6e-4, 2.5e-3, 3.4e-4
-TOLERANCES = {"Float32": 5e-6, "TensorFloat32": 2e-3, "BFloat16": 5e-3, "Float16": 1e-3}
+# norm of the error over the norm of the result; measured: 4e-7, 6e-4, 2.5e-3, 3.4e-4
+TOLERANCES = {"Float32": 2e-6, "TensorFloat32": 2e-3, "BFloat16": 5e-3, "Float16": 1e-3}
+# norm of the error where the result is (next to) 0, over those: the gradient of a lone score is a difference of
+# products; measured: 3e-6 in float32
+OF_NOTHING = 3
 # number type, depth of a head, numbers by which tensors miss an alignment of 16 bytes
 KERNEL_TYPES = [("BFloat16", 64, 0), ("Float16", 32, 0), ("Float16", 30, 1), ("Float32", 32, 0), ("Float32", 24, 1)]
 MORE_TYPES = [
@@ -79,7 +81,8 @@ def compare(computed: list[torch.Tensor], expected: list[torch.Tensor], toleranc
     for ours, theirs in zip(computed, expected, strict=True):
         assert torch.isfinite(ours).all()
         error, size = (ours.double() - theirs).norm(), theirs.norm()
-        assert error <= tolerance * max(float(size), 1.0), f"{float(error)} of {float(size)}"
+        allowed = tolerance * (float(size) if size > 1 else OF_NOTHING)
+        assert error <= allowed, f"{float(error)} of {float(size)}"
 
 
 def region_mask(leading: int, patches: tuple[int, int], regions: tuple[int, int], prompts: int) -> np.ndarray:
