@@ -14,7 +14,8 @@ from jseg.ops import compiled
 
 def gradient_norm(gradients: list[jt.Var]) -> float:
     """Euclidean norm over all tensors together; inf or nan when any value is not finite (or their squares overflow)."""
-    return math.sqrt(float(square_sums(gradients).astype(np.float64).sum()))
+    total = float(square_sums(gradients).astype(np.float64).sum())
+    return math.sqrt(total) if total >= 0 else math.nan  # below 0 only where a device computed nonsense
 
 
 def square_sums(gradients: list[jt.Var]) -> np.ndarray:

@@ -26,6 +26,7 @@ def train(setting: str, precision: str = "fp32") -> None:
     config = small_config()
     config.precision = precision
     trainer = tiny_trainer(config, UNSEEN[setting], dropout=True)
+    trainer._problem = lambda *_: ""  # nothing is computed, and what happens to be in memory may not be finite
     trainer.step(*tiny_batch(seed=5, lowest=-1 if UNSEEN[setting] else 0), 0)
 
 
