@@ -15,7 +15,7 @@ import os
 import sys
 from pathlib import Path
 
-from jseg.benchmark.growth import draw, growth
+from jseg.benchmark.growth import check_can_draw, draw, growth
 from jseg.benchmark.report import as_text, compare, result, run_json
 from jseg.benchmark.workloads import SIZES, TASKS, chosen_sizes, measure, prepare, product_rate
 from jseg.engine.config_checks import PRECISIONS
@@ -49,7 +49,10 @@ def main() -> int:
     for name in ("size", "batch", "repeats", "classes", "image", "prompts", "precision", "warm_up"):
         if getattr(args, name) is not None:
             ours += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
+    if args.warm_up < 0:
+        raise UserError(f"--warm-up {args.warm_up}: must be at least 0")
     if args.growth:
+        check_can_draw(Path(args.growth))
         # a process for each size; an option given twice counts as given last
         results = growth(lambda option, value: run_json([*ours, f"--{option}", str(value)]))
         draw(results, Path(args.growth))
@@ -68,8 +71,9 @@ def main() -> int:
     workload = prepare(args.task, sizes)
     timing = measure(workload.run, args.repeats, args.warm_up)
     settings = {"task": args.task, "size": args.size, "batch": args.batch, "classes": sizes.classes}
-    threads = int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
-    settings |= {"device": device, "precision": args.precision, "threads": threads, "kernels": implementation()}
+    threads = os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))
+    kernels = {"attention": implementation(cuda=True), "others": implementation()}
+    settings |= {"device": device, "precision": args.precision, "threads": threads, "kernels": kernels}
     values = result(settings, workload, timing, product_rate(args.precision) if workload.operations else 0.0)
     print(json.dumps(values) if args.json else as_text(values))
     return 0

@@ -94,11 +94,12 @@ def table(rows: list[tuple[str, str, float, str]]) -> str:
 
 def long_run(steps: int, precision: str) -> int:
     """Full-size training steps on one batch of 16; the GPU's memory must not grow after the first ones."""
+    from jseg.benchmark.workloads import chosen_sizes
     from jseg.benchmark.workloads import prepare as prepare_workload
     from jseg.runtime.start import start
 
     start("cuda")
-    workload, _ = prepare_workload("train", "voc", 16, precision=precision)
+    workload = prepare_workload("train", chosen_sizes("train", "voc", 16, precision=precision))
     used, begin = {}, 0.0
     for step in range(1, steps + 1):
         workload.run()
@@ -122,7 +123,9 @@ def main() -> int:
     args = parser.parse_args()
     if not prepare().toolkit:
         raise UserError(f"no GPU to try: {prepare().cuda_note}")
-    if args.steps:
+    if args.steps is not None:
+        if args.steps < 2 * WARM_UP:
+            raise UserError(f"--steps {args.steps}: must be at least {2 * WARM_UP}, to tell whether memory grows")
         return long_run(args.steps, args.precision)
     folder = check_writable(args.report.absolute().parent)
     chosen = [part for part in parts(folder) if args.only in part.name]

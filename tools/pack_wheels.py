@@ -65,7 +65,7 @@ def leave_out(folder: Path, names: list[str]) -> None:
             wheel for wheel in folder.glob("*.whl") if wheel.name.partition("-")[0].lower().replace("_", "-") == wanted
         ]
         if not found:
-            raise UserError(f"--without {name}: no such wheel in {folder} (sizes.txt of a full folder names them)")
+            raise UserError(f"--without {name}: no such wheel in {folder}: delete the folder and try again without it")
         for wheel in found:
             wheel.unlink()
 
@@ -141,6 +141,7 @@ def main() -> None:
         help="leave this package out, which the other machine's Python has, such as numpy below 2 (repeatable)",
     )  # fmt: skip
     args = parser.parse_args()
+    args.folder = args.folder.absolute()
     requirements = pack(args.folder, args.python, ["cuda13"] if args.cuda13 else [], args.also)
     leave_out(args.folder, args.without)
     write_whole(args.folder / "install.sh", install_script(args.python, requirements, not args.without).encode())

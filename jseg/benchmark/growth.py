@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jseg.whole_file import write_whole
+from jseg.errors import UserError
+from jseg.whole_file import check_writable, write_whole
 
 SERIES: dict[str, tuple[int, ...]] = {  # the other sizes are those of VOC
     "classes": (20, 171, 1000),
@@ -22,6 +24,13 @@ def growth(measured: Callable[[str, int], dict[str, Any]]) -> dict[str, list[dic
     return {
         option: [{**measured(option, value), option: value} for value in values] for option, values in SERIES.items()
     }
+
+
+def check_can_draw(path: Path) -> None:
+    """Raises UserError when `draw` could not write `path`: better before the measurements than after them."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError('--growth draws with matplotlib: pip install "jseg[plot]"')
+    check_writable(path.absolute().parent)
 
 
 def draw(results: dict[str, list[dict[str, Any]]], path: Path) -> None:

@@ -54,7 +54,7 @@ def as_text(values: dict[str, Any]) -> str:
     lines = [
         f"{values['task']} {values['size']}, batch {values['batch']}, {values['device']}, {values['threads']} threads: "
         f"{values['seconds']:.4f} s (from {values['min']:.4f} to {values['max']:.4f}; the first {values['first']:.2f})"
-        f", peak memory of the process {values['peak_gib']:.2f} GiB"
+        f", peak {'GPU memory' if values['device'] == 'cuda' else 'memory of the process'} {values['peak_gib']:.2f} GiB"
     ]
     if values["operations"]:
         lines.append(

@@ -92,16 +92,16 @@ def _check_ranges(config: Config) -> None:
         for key, value in values.items():
             if value < lowest or not math.isfinite(value):
                 raise UserError(f"{key}={value}: must be at least {lowest}")
-    shares = {
-        "data.flip_probability": data.flip_probability,
+    if not 0 <= data.flip_probability <= 1:
+        raise UserError(f"data.flip_probability={data.flip_probability}: must lie between 0 and 1")
+    below_one = {
         "model.prompt_dropout": model.prompt_dropout,
         "model.decoder_dropout": model.decoder_dropout,
+        "train.ema": train.ema,
     }
-    for key, value in shares.items():
-        if not 0 <= value <= 1:
-            raise UserError(f"{key}={value}: must lie between 0 and 1")
-    if not 0 <= train.ema < 1:
-        raise UserError(f"train.ema={train.ema}: must be at least 0 and below 1, such as 0.999")
+    for key, value in below_one.items():
+        if not 0 <= value < 1:
+            raise UserError(f"{key}={value}: must be at least 0 and below 1")
     if not 0 < data.ratio_range[0] <= data.ratio_range[1] < math.inf:
         raise UserError(f"data.ratio_range={data.ratio_range}: must be (lowest, highest), both above 0")
     if any(milestone < 1 for milestone in train.milestones):

@@ -147,15 +147,27 @@ def region_attention(
 
     Args:
         projected: (B, T, 3 * width), queries, keys and values side by side; T = leading + h * w + rh * rw.
-        prompts: (B, K, 3 * width), likewise; or (1, K, 3 * width), the same for all images, without gradient.
+        prompts: (B, K, 3 * width), likewise; or (1, K, 3 * width), the same for all images.
         leading: number of tokens before the patches.
         patch_grid: (h, w), patches in row-major order.
         region_grid: (rh, rw), regions in row-major order.
 
     Returns:
         (B, T, width)
+
+    Raises:
+        ValueError: the sizes do not fit together.
     """
     patch_grid, region_grid = tuple(patch_grid), tuple(region_grid)
+    batch, length = projected.shape[:2]
+    tokens = leading + patch_grid[0] * patch_grid[1] + region_grid[0] * region_grid[1]
+    if tokens != length or prompts.shape[0] not in (1, batch) or projected.shape[-1] % (3 * heads):
+        raise ValueError(
+            f"tokens {tuple(projected.shape)} and prompts {tuple(prompts.shape)} do not fit {leading} + {patch_grid} + "
+            f"{region_grid} tokens in {heads} heads"
+        )
+    if prompts.shape[0] < batch and not (jt.flags.no_grad or prompts.shape[1] == 0):
+        prompts = prompts.broadcast((batch, *prompts.shape[1:]))  # the kernels' gradient is one for each image
     if _compiled(projected, projected.shape[-1] // (3 * heads)):
         return _JointAttention.apply(projected, prompts, heads, (leading, *patch_grid, *region_grid), "REGIONS")
     if projected.dtype != FLOAT:

@@ -85,6 +85,8 @@ class _Linear(jt.Function):
         return outputs[0].reshape(*x.shape[:-1], columns)
 
     def grad(self, grad_out: jt.Var) -> tuple[jt.Var | None, ...]:
+        if not any(self.wanted[:3]):
+            return None, None, None, grad_out, None
         rows, depth, columns = (self.numbers[name] for name in ("rows", "depth", "columns"))
         inputs = [*self.saved, grad_out.reshape(rows, columns)]
         places, shapes = [], []
@@ -93,7 +95,7 @@ class _Linear(jt.Function):
             shapes += [shape] if wanted else []
         body = f"""linear_backward(number("rows"), number("columns"), number("depth"), in0_p, in1_p, in2_p,
             (Activation)(int)number("activation"), in3_p, {", ".join(places)});"""
-        found = iter(compiled.call("layers.h", body, inputs, shapes, self.numbers) if shapes else ())
+        found = iter(compiled.call("layers.h", body, inputs, shapes, self.numbers))
         of_x, of_weight, of_bias = (next(found) if wanted else None for wanted in self.wanted[:3])
         of_x = of_x if of_x is None else of_x.reshape(self.shape)
         return of_x, of_weight, of_bias, grad_out if self.wanted[3] else None, None

@@ -8,6 +8,8 @@ from __future__ import annotations
 import ctypes
 from pathlib import Path
 
+from jseg.errors import UserError
+
 _CAPABILITY_MAJOR, _CAPABILITY_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_…
 
 
@@ -50,9 +52,13 @@ def capabilities() -> list[int]:
 
 
 def used_memory() -> int:
-    """Bytes of the GPU's memory that are taken, by any process; to be asked once Jittor computes on it."""
+    """Bytes of the GPU's memory that are taken, by any process; to be asked once Jittor computes on it.
+
+    Raises:
+        UserError: the driver does not tell.
+    """
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     library = _library()
     if library is None or library.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)) != 0:
-        return 0
+        raise UserError("the NVIDIA driver does not tell how much of the GPU's memory is taken: see `nvidia-smi`")
     return total.value - free.value

@@ -78,6 +78,9 @@ def nvcc_version(nvcc: str | Path) -> tuple[int, int] | None:
     return (int(found.group(1)), int(found.group(2))) if found else None
 
 
+NOTE = "JSEG_CUDA_NOTE"  # variable with a parent process's reason for not using CUDA
+
+
 def choose() -> tuple[Toolkit | None, str]:
     """Decides between CUDA and CPU, from the environment, the driver and the toolkits that are installed.
 
@@ -88,7 +91,8 @@ def choose() -> tuple[Toolkit | None, str]:
     """
     named = bool(os.environ.get("JSEG_CUDA_HOME"))
     if not named and os.environ.get("nvcc_path") == "":
-        return None, "nvcc_path is set to nothing, which asks for CPU only (unset it to use a GPU)"
+        asked = "nvcc_path is set to nothing, which asks for CPU only (unset it to use a GPU)"
+        return None, os.environ.get(NOTE) or asked
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return None, "CUDA_VISIBLE_DEVICES hides all GPUs (unset it to use them)"
     driver = cuda_driver.driver_cuda()

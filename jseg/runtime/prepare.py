@@ -89,6 +89,8 @@ def prepare() -> Preparation:
         os.environ["JSEG_CUDA_HOME"] = str(found.toolkit.home)  # child processes need not search
         for name, value in CUDA_VARIABLES.items():
             os.environ.setdefault(name, value)
+    else:
+        os.environ[cuda_home.NOTE] = found.cuda_note  # child processes see only that nvcc_path is empty
     if "kernel_flags" not in os.environ:
         os.environ["kernel_flags"] = KERNEL_FLAGS
         os.environ.setdefault("cache_name", CACHE_NAME)

@@ -51,9 +51,11 @@ def gpu_names() -> str:
 
 def _operators(preparation: Preparation) -> str:
     """Which form of the operators of jseg/ops runs; JSEG_KERNELS=plain forces the plain one."""
-    if os.environ.get("JSEG_KERNELS") == "plain":
-        return "plain Jittor operators (JSEG_KERNELS=plain)"
-    return "compiled kernels on CPU" + (", on CUDA those of attention" if preparation.toolkit else "")
+    forced = os.environ.get("JSEG_KERNELS", "auto")
+    if forced != "auto":
+        return f"plain Jittor operators (JSEG_KERNELS={forced})" if forced == "plain" else ""
+    on_cuda = ", on CUDA those of attention (compute capability 8.0 and up)" if preparation.toolkit else ""
+    return "compiled kernels on CPU" + on_cuda
 
 
 def findings(preparation: Preparation) -> list[Finding]:
@@ -77,7 +79,7 @@ def findings(preparation: Preparation) -> list[Finding]:
         Finding("NVIDIA driver", driver_version()),
         Finding("GPU", gpu_names()),
         Finding("CUDA toolkit", cuda, preparation.cuda_note),
-        Finding("operators", _operators(preparation)),
+        Finding("operators", _operators(preparation), "JSEG_KERNELS must be auto or plain", needed=True),
         Finding("cache folder", "" if preparation.problem else str(preparation.jittor_home), preparation.problem,
                 needed=True),
     ]  # fmt: skip

@@ -72,6 +72,19 @@ def test_prompts_may_be_shared_by_the_images(kernels: str) -> None:
     arguments = (2, *REGIONS[0][:3])
     shared = attention.region_attention(projected, prompts, *arguments).numpy()
     np.testing.assert_array_equal(shared, attention.region_attention(projected, repeated, *arguments).numpy())
+    (weight,) = random_vars((2, 25, 8), seed=1)
+    gradients = [
+        jt.grad((attention.region_attention(projected, form, *arguments) * weight).sum(), prompts).numpy()
+        for form in (prompts, jt.concat([prompts, prompts], dim=0))
+    ]
+    np.testing.assert_allclose(*gradients, atol=1e-6)
+
+
+@pytest.mark.parametrize("tokens,prompts,heads", [((2, 24, 24), (1, 3, 24), 2), ((4, 25, 24), (2, 3, 24), 2),
+                                                  ((2, 25, 24), (1, 3, 24), 3)])  # fmt: skip
+def test_sizes_that_do_not_fit_are_refused(kernels: str, tokens: tuple, prompts: tuple, heads: int) -> None:
+    with pytest.raises(ValueError, match="do not fit"):
+        attention.region_attention(*random_vars(tokens, prompts), heads, *REGIONS[0][:3])
 
 
 @pytest.mark.parametrize("heads", HEADS)

@@ -54,6 +54,12 @@ def test_linear_of_awkward_sizes(sizes: tuple[int, int, int], monkeypatch: pytes
     compare(linear, random_vars((rows, depth), (columns, depth), (columns,)), monkeypatch)
 
 
+def test_a_residual_alone_may_train() -> None:
+    x, weight, residual = random_vars((5, 8), (4, 8), (5, 4))
+    (of_residual,) = jt.grad(linear(x.stop_grad(), weight.stop_grad(), None, "none", residual).sum(), [residual])
+    np.testing.assert_array_equal(of_residual.numpy(), np.ones((5, 4)))
+
+
 def test_frozen_weights_get_no_gradient_and_others_do() -> None:
     x, weight, bias = random_vars((5, 8), (4, 8), (4,))
     weight.stop_grad()

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from jseg.benchmark import workloads
+from jseg.benchmark.workloads import Workload
 from jseg.errors import UserError
 from jseg.runtime import prepare
 from jseg.runtime.cuda_home import Toolkit
@@ -48,6 +50,32 @@ def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["gpu_report.py"])
     with pytest.raises(UserError, match=r"no GPU to try: no NVIDIA driver \(install it\)"):
         gpu_report.main()
+
+
+def test_long_run_tells_growing_memory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    asked, used = [], iter([2**30, 2**30, 2**30 + gpu_report.ALLOWED_GROWTH, 2**30, 2**31])
+    monkeypatch.setattr(sys.modules["jseg.runtime.start"], "start", lambda device: device)
+    workload = Workload(run=lambda: asked.append(None), operations=0.0, bytes_moved=0.0)
+    monkeypatch.setattr(workloads, "prepare", lambda task, sizes: asked.append((task, sizes.batch)) or workload)
+    monkeypatch.setattr(gpu_report.cuda_driver, "used_memory", lambda: next(used))
+    assert gpu_report.long_run(60, "bf16") == 0
+    assert asked[0] == ("train", 16) and len(asked) == 61
+    assert '"growth": 67108864' in capsys.readouterr().out
+    assert gpu_report.long_run(40, "bf16") == 1
+
+
+def test_a_run_too_short_to_tell_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare(), "toolkit", Toolkit(Path("/cuda/bin/nvcc"), Path("/cuda"), (13, 0), (), ()))
+    for steps in ("-1", "0", "39"):
+        monkeypatch.setattr(sys, "argv", ["gpu_report.py", "--steps", steps])
+        with pytest.raises(UserError, match="at least 40"):
+            gpu_report.main()
+
+
+def test_memory_that_the_driver_does_not_tell_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_report.cuda_driver, "_library", lambda: None)
+    with pytest.raises(UserError, match="nvidia-smi"):
+        gpu_report.cuda_driver.used_memory()
 
 
 def test_parts_name_what_exists(tmp_path: Path) -> None:

@@ -76,13 +76,9 @@ static inline void add(float* to, const float* x, float factor, long depth) {
     for (long i = 0; i < depth; i++) to[i] += factor * x[i];
 }
 
-// Rows [first, first + count) of one head, contiguous, times `factor`.
-static inline void gather(Input from, long image, long head, long first, long count, long depth, float* to,
-                          float factor = 1) {
-    for (long i = 0; i < count; i++) {
-        const float* row = from.at(image, first + i, head, depth);
-        for (long c = 0; c < depth; c++) to[i * depth + c] = row[c] * factor;
-    }
+// Rows [first, first + count) of one head, contiguous.
+static inline void gather(Input from, long image, long head, long first, long count, long depth, float* to) {
+    for (long i = 0; i < count; i++) std::copy_n(from.at(image, first + i, head, depth), depth, to + i * depth);
 }
 
 // Keys (or values) [first, first + count) of one head: those of the tokens, then those of the prompts.
@@ -265,6 +261,7 @@ static inline void attention_forward(const Problem& p, Input q, Input k, Input v
                                      Output out, float* log_sums) {
     const std::vector<long> region = region_of_query(p);
     const long all = p.queries + p.regions(), pairs = p.batch * p.heads;
+    if (pairs == 0) return;
     const long wanted = (4L * omp_get_max_threads() + pairs - 1) / pairs;
     const long parts = std::max(1L, std::min(wanted, p.queries / (10 * TILE_ROWS)));
     const long part = rounded_up((p.queries + parts - 1) / parts, TILE_ROWS);

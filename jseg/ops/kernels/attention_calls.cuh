@@ -29,9 +29,12 @@ void set_joint(const Numbers& number, const void* projected, const void* prompts
     p.prompts = number("prompts");
     if (MASK == REGIONS) {
         p.leading = number("leading"), p.columns = number("columns");
-        p.region_rows = number("region_rows"), p.region_columns = number("region_columns");
-        p.block_rows = (int)number("rows") / p.region_rows, p.block_columns = p.columns / p.region_columns;
-        p.dense = p.queries - p.region_rows * p.region_columns;
+        const int region_rows = number("region_rows"), region_columns = number("region_columns");
+        if (region_rows * region_columns > 0) {
+            p.region_rows = region_rows, p.region_columns = region_columns;
+            p.block_rows = (int)number("rows") / region_rows, p.block_columns = p.columns / region_columns;
+        }
+        p.dense = p.queries - region_rows * region_columns;
     }
     const long width = p.heads * p.depth, row = 3 * width, image = p.queries * row;
     const long prompt_image = number("shared") ? 0 : p.prompts * row;

@@ -176,10 +176,11 @@ constexpr long ROW_BLOCK = 8 * TILE_ROWS;
 template <Side SIDE, class Finish>
 static __attribute__((noinline)) void product(long rows, long columns, long depth, const float* a, long a_stride, const float* b, long b_stride,
                     bool b_transposed, float* out, long out_stride, const Finish& finish) {
+    if (rows <= 0 || columns <= 0) return;
     const long panels = (columns + TILE_COLUMNS - 1) / TILE_COLUMNS, row_blocks = (rows + ROW_BLOCK - 1) / ROW_BLOCK;
     // equal blocks of depth; equal groups of panels, so that few rows still give work to all threads
     const long depth_blocks = std::max<long>(1, (depth + DEPTH_BLOCK - 1) / DEPTH_BLOCK);
-    const long depth_block = (depth + depth_blocks - 1) / depth_blocks;
+    const long depth_block = std::max<long>(1, (depth + depth_blocks - 1) / depth_blocks);
     const long wanted = std::max<long>(1, 6 * omp_get_max_threads() / row_blocks);
     const long group = std::max<long>(1, panels / wanted), groups = (panels + group - 1) / group;
     Buffer packed = new_buffer(panels * depth_block * TILE_COLUMNS);
