@@ -34,8 +34,9 @@ ROWS = ["inductive", *CHANGES, *ABLATIONS]
 def flat(name: str) -> dict[str, Any]:
     """All values of a config by dotted key."""
     values = to_dict(read_config(FOLDER / f"shapes_{name}.py"))
-    return {f"{section}.{key}": value for section, keys in values.items() if isinstance(keys, dict)
-            for key, value in keys.items() if section != "expected"}  # fmt: skip
+    alone = {key: value for key, value in values.items() if not isinstance(value, dict)}
+    return alone | {f"{section}.{key}": value for section, keys in values.items() if isinstance(keys, dict)
+                    for key, value in keys.items() if section != "expected"}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [*CHANGES, *ABLATIONS])

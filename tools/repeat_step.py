@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jseg.data.class_names import class_list
+from jseg.data.held_out import classes_of
 from jseg.data.label_maps import training_classes
 from jseg.engine import checkpoint
 from jseg.engine.config import apply_overrides, from_dict
@@ -65,7 +65,7 @@ def repeat(options: argparse.Namespace, ranks: Ranks) -> int:
     apply_overrides(config, options.overrides)
     check(config)
     check_shares(config, ranks.world)
-    classes, iteration = class_list(config.data.dataset, config.data.split), checkpoint.iteration_of(file)
+    classes, iteration = classes_of(config.data), checkpoint.iteration_of(file)
     from jseg.runtime.start import start
 
     claim_gpu(ranks, options.device)

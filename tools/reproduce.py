@@ -80,13 +80,15 @@ def seeds_of(text: str) -> list[int]:
 
 def train_seed(row: Row, seed: int, suite: Suite, places: Places, device: str) -> list[Missing]:
     """Trains a seed of a row unless it is there; returns what the training lacks."""
-    if (run_folder(row, seed, places) / runs.WEIGHTS_NAME).is_file():
+    weights = run_folder(row, seed, places) / runs.WEIGHTS_NAME
+    if weights.is_file():
+        runs.check_recipe(row, weights, places)
         return []
     if found := missing_for_training(row, seed, suite, places):
         return found
     if runs.train(row, seed, suite, places, device):
         return []
-    return [Missing(f"training of {row.name}, seed {seed}: it failed, see above", "the same again")]
+    return [Missing(f"training of {row.name}, seed {seed}: it failed or was stopped, see above", "the same again")]
 
 
 def measure_row(
@@ -143,7 +145,7 @@ def main(arguments: list[str] | None = None) -> int:
             results, missing = measure_rows(rows, options, suite, places, lacking)
     if any(item.passed is False for result in results for item in result.comparisons):
         return 1
-    if missing and (options.rows or not results):
+    if missing and (options.rows or options.train or not results):
         raise UserError(
             f"{len(missing)} of {len(rows)} rows could not be measured as asked ({', '.join(missing)}): see above for "
             "what is missing and the command that gets it"

@@ -88,9 +88,10 @@ def refuse_used_work_dir(options: argparse.Namespace) -> None:
     """Never goes on with a run by accident, nor writes over one.
 
     Raises:
-        UserError: the work folder holds checkpoints and the run does not go on from them.
+        UserError: the work folder holds checkpoints or weights and the run does not go on from them.
     """
-    found = checkpoint.checkpoints_in(options.work_dir)
+    finished = options.work_dir / checkpoint.WEIGHTS_NAME
+    found = [*([finished] if finished.exists() else []), *checkpoint.checkpoints_in(options.work_dir)]
     if found and options.resume is None:
         raise UserError(
             f"{options.work_dir} already holds {found[-1].name}: pass --resume to go on with that run, or another "
@@ -116,7 +117,7 @@ def prepare(options: argparse.Namespace, config: Config) -> tuple[ClassList, Wei
         raise UserError(
             f"--task {options.task} needs weights: pass --weights PATH, or --resume for those of the work folder"
         )
-    elif config.train.expected_weights:
+    elif options.task == "train" and config.train.expected_weights:
         raise UserError(f"this run starts from {config.train.expected_weights}: pass it as --weights PATH")
     clip = clip_of(config, file)
     check_writable(options.work_dir)
@@ -175,6 +176,8 @@ def train_task(options: argparse.Namespace, config: Config, ranks: Ranks) -> int
     classes, file, clip = prepare(options, config)
     recipe.check_shares(config, ranks.world)
     with held(options.work_dir) if ranks.first else nullcontext():
+        if ranks.first and options.resume is not None:
+            checkpoint.clear_later(options.work_dir, file, damaged=options.resume == NEWEST)
         return train_run(options, config, ranks, (dataset, val_dataset), classes, file, clip)
 
 
@@ -215,6 +218,7 @@ def resume_command(options: argparse.Namespace, world: int) -> str:
     parts += [Path(sys.executable).name, sys.argv[0], "--config-file", options.config_file]
     parts += ["--work-dir", str(options.work_dir)]
     parts += ["--device", options.device] if options.device != "auto" else []
+    parts += ["--save-dir", str(options.save_dir)] if options.save_dir is not None else []
     parts += ["--other-classes"] if options.other_classes else []
     return shlex.join([*parts, *options.overrides, "--resume"])
 

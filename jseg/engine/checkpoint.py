@@ -117,6 +117,25 @@ def prune(work_dir: Path, keep: int, milestones: Iterable[int] = ()) -> None:
             path.unlink(missing_ok=True)
 
 
+def clear_later(work_dir: Path, file: WeightFile, damaged: bool) -> None:
+    """Makes sure that no later checkpoint of the folder is taken for one of the run that goes on from `file`.
+
+    Args:
+        damaged: those that are later are known to be damaged: they are renamed, not refused.
+
+    Raises:
+        UserError: there are later ones.
+    """
+    later = [path for path in checkpoints_in(work_dir) if path > checkpoint_path(work_dir, iteration_of(file))]
+    if later and not damaged:
+        raise UserError(
+            f"{work_dir} holds checkpoints later than iteration {iteration_of(file)} ({later[-1].name}): delete them, "
+            "or go on in another --work-dir"
+        )
+    for path in later:
+        path.rename(path.with_suffix(".damaged"))
+
+
 def read_whole(path: Path) -> WeightFile:
     """Reads a weight file of any kind; if it is ours, its checksums must hold.
 

@@ -72,7 +72,8 @@ class Loop:
         """
         set_training(self.trainer.model, True)
         self._check_ranks()
-        self._evaluate_if_due()  # a signal may have broken it off
+        if self._evaluate_if_due():  # a signal had broken it off
+            self._saved = -1
         while not (ending := self._ending()):
             asked = time.perf_counter()
             batch = next(batches)
@@ -90,7 +91,7 @@ class Loop:
         """Why the run is to end now; "" = it goes on."""
         stop = self.ranks.any(self.stop.requested)
         if self.progress.iteration >= self.config.iterations:
-            return "finished"
+            return "stopped" if self._evaluation_is_due() else "finished"
         if self.config.patience and self.progress.without_gain >= self.config.patience:
             return "no gain"
         return "stopped" if stop else ""
@@ -141,32 +142,42 @@ class Loop:
         if done % self.config.log_every == 0 or done == self.config.iterations:
             self.log.report(done, self._lr)
 
-    def _evaluate_if_due(self) -> None:
+    def _evaluation_is_due(self) -> bool:
         done = self.progress.iteration
         due = self.config.eval_every and done and done % self.config.eval_every == 0
-        if self._metrics is None or not due or self.progress.evaluated == done:
-            return
+        return self._metrics is not None and bool(due) and self.progress.evaluated != done
+
+    def _evaluate_if_due(self) -> bool:
+        """Evaluates; whether it did so to the end."""
+        done = self.progress.iteration
+        if not self._evaluation_is_due():
+            return False
         average = self.trainer.average
         set_training(self.trainer.model, False)
         try:
             with average.in_place() if average is not None else nullcontext():
                 metrics = self._metrics(self.stop.breaks)
         except Interrupted:
-            return
+            return False
         finally:
             set_training(self.trainer.model, True)
         self.progress.evaluated = done
         self.log.write("evaluation", done, metrics=metrics)
         self._tolerantly(lambda: self.saver.metrics(metrics))
+        best = self.progress.best, self.progress.best_iteration
         if self.progress.take(metrics[best_metric(self.trainer.config)]):
-            self._tolerantly(lambda: self.saver.best(done, metrics))
+            written = self._tolerantly(lambda: self.saver.best(done, metrics), "these best weights are not kept")
+            if not self.ranks.of_first(written):  # the next better ones are to be
+                self.progress.best, self.progress.best_iteration = best
         self.log.restart_clock(done)
+        return True
 
     def _save_if_due(self) -> None:
         done = self.progress.iteration
         if done < self.config.iterations and (done % self.config.save_every == 0 or done in self.config.milestones):
             self._check_ranks()
-            self._tolerantly(self._save)
+            lost = done in self.config.milestones
+            self._tolerantly(self._save, "this milestone is lost" if lost else "it tries again later")
 
     def _check_ranks(self) -> None:
         """Ranks that differ would train nothing of use: they must have begun alike and stay so."""
@@ -181,12 +192,14 @@ class Loop:
         self._saved = self.progress.iteration
         self.log.write("saved", self.progress.iteration, file=path.name)
 
-    def _tolerantly(self, write: Callable[[], Any]) -> None:
-        """Writes files that the run can go on without; the next interval is the next try."""
+    def _tolerantly(self, write: Callable[[], Any], otherwise: str = "it tries again later") -> bool:
+        """Writes files that the run can go on without; whether this rank has written them."""
         if not self.ranks.first:
-            return
+            return False
         try:
             write()
         except CannotWrite as error:
-            print(f"warning: {error}; training goes on and tries again later", flush=True)
+            print(f"warning: {error}; training goes on, {otherwise}", flush=True)
             self.log.write("not saved", self.progress.iteration, reason=str(error))
+            return False
+        return True

@@ -102,7 +102,13 @@ class Ranks:
         return [gradient.stop_grad() for gradient in summed], parts[-1].astype(np.float64)
 
     def connect_gpus(self, device: str) -> str:
-        """Lets gradients go from GPU to GPU where all ranks have NCCL; returns a line about it (or "")."""
+        """Lets gradients go from GPU to GPU where all ranks have NCCL; returns a line about it (or "").
+
+        Raises:
+            UserError: some ranks compute on a GPU and others do not.
+        """
+        if self.world > 1:
+            self.check_same("devices", device)
         if self.world == 1 or device != "cuda":
             return ""
         from jseg.engine.nccl import WHEELS, Nccl, load
@@ -212,7 +218,8 @@ def claim_gpu(ranks: Ranks, device: str) -> None:
     if ranks.world == 1 or device == "cpu":
         return
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = visible.split(",") if visible else [str(n) for n in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
+    present = [str(number) for number in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
+    gpus = present if visible is None else [] if visible in ("", "-1") else visible.split(",")
     if not gpus:
         return  # start() says what is missing
     if len(gpus) == 1 and "SLURM_STEP_ID" in os.environ:

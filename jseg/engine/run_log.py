@@ -85,10 +85,16 @@ class RunLog:
         start_iteration: finished steps of the run that is continued; lines past them, and a line that a crash cut
             short, are dropped.
         open_means: of the run that is continued: see `open_means`.
+        evaluated: after which iteration that run's last evaluation was: one on record for a later one is made again.
     """
 
     def __init__(
-        self, work_dir: Path | None, iterations: int, start_iteration: int = 0, open_means: dict[str, Any] | None = None
+        self,
+        work_dir: Path | None,
+        iterations: int,
+        start_iteration: int = 0,
+        open_means: dict[str, Any] | None = None,
+        evaluated: int | None = None,
     ) -> None:
         self.path = work_dir / LOG_NAME if work_dir is not None else None
         self.iterations = iterations
@@ -100,7 +106,9 @@ class RunLog:
             self._sums, self._norms, self._steps = read_open_means(open_means)
         if self.path is None:
             return
-        kept = [line for line in read_log(self.path) if line["iteration"] <= start_iteration] if start_iteration else []
+        latest = {"evaluation": start_iteration if evaluated is None else evaluated}
+        lines = read_log(self.path) if start_iteration else []
+        kept = [line for line in lines if line["iteration"] <= latest.get(line.get("event"), start_iteration)]
         write_whole(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
     def write(self, event: str, iteration: int, **values: Any) -> None:
@@ -202,9 +210,17 @@ def append_whole(path: Path, data: bytes) -> None:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log; [] when there is none. A line that a crash cut short is left out."""
+    """The whole lines of a log; [] when there is none. A line that a crash cut short is left out.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     lines = []
-    for text in path.read_text().splitlines() if path.exists() else []:
+    try:
+        texts = path.read_text(errors="replace").splitlines() if path.exists() else []
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): pass a work folder or its {LOG_NAME}") from error
+    for text in texts:
         try:
             line = json.loads(text)
         except ValueError:

@@ -30,6 +30,7 @@ from jseg.engine.text_features import TextFeatures
 from jseg.engine.trainer import Trainer
 from jseg.model.clip_rc import ClipRC
 from jseg.model.precision import note
+from jseg.model.state import state_arrays
 from jseg.weight_files import WeightFile
 
 
@@ -63,9 +64,12 @@ def train(
     unseen = classes.unseen if config.data.setting == "transductive" else ()
     trainer = Trainer(model, text.matrix[shown], unseen, config, ranks)
     print_if_any(note(config.precision))
+    if ranks.world > 1:
+        frozen = state_arrays(model) | trainer.frozen | {"class embeddings": text.matrix}
+        ranks.check_same("weights and class embeddings", checkpoint.tensors_sha256(frozen))
     progress = resume(trainer, start.weights, config) if start.resumes else Progress()
     first = progress.iteration
-    log = RunLog(folder if ranks.first else None, config.train.iterations, first, progress.log)
+    log = RunLog(folder if ranks.first else None, config.train.iterations, first, progress.log, progress.evaluated)
     if ranks.first:
         log.events = make_events(config.train.tensorboard, folder, first)
         log.write("start", first, **write_record(folder, config, start.device, first, start.weights, ranks.world))

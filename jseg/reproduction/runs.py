@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jseg.engine.checkpoint import WEIGHTS_NAME, checkpoints_in
+from jseg.engine.checkpoint import WEIGHTS_NAME, checkpoints_in, read_whole
 from jseg.engine.config import Config, to_dict
+from jseg.errors import UserError
 from jseg.reproduction.needs import PLAIN_CLIP, FoundWeights, Places, run_folder, start_weights
 from jseg.reproduction.suites import Row, Suite
 from jseg.weight_files import sha256_of_file
@@ -48,10 +49,43 @@ def _run(arguments: list[str]) -> int:
     print(f"$ python tools/run_net.py {' '.join(arguments)}", flush=True)
     paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}  # the jseg of this repository, installed or not
-    code = subprocess.run([sys.executable, str(RUN_NET), *arguments], env=environment).returncode
+    process = subprocess.Popen([sys.executable, str(RUN_NET), *arguments], env=environment)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:  # it got the signal too: it saves before it ends
+        try:
+            process.wait()
+        except KeyboardInterrupt:
+            process.kill()
+        raise
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     return code
+
+
+def _recipe(values: dict[str, Any]) -> dict[str, Any]:
+    """What of a configuration's values shapes the training, by dotted key."""
+    told = {f"{section}.{key}": value for section in ("data", "model", "loss", "optimizer") if section in values
+            for key, value in values[section].items()}  # fmt: skip
+    told |= {f"train.{key}": values["train"][key] for key in ("iterations", "batch_size") if "train" in values}
+    places = {"data.root", "data.workers", "data.train", "data.val", "model.init"}
+    return {key: json.loads(json.dumps(value)) for key, value in told.items() if key not in places}
+
+
+def check_recipe(row: Row, weights: Path, places: Places) -> None:
+    """Checks that weights in a row's own folder were trained as the row says.
+
+    Raises:
+        UserError: they were not, and would be taken for the row's.
+    """
+    then, now = _recipe(read_whole(weights).meta.get("config", {})), _recipe(to_dict(row.read(places.data_root)))
+    other = [key for key, value in then.items() if now.get(key, value) != value]
+    if other:
+        first = f"{other[0]}={then[other[0]]}, not {now[other[0]]}"
+        raise UserError(
+            f"{weights} were trained by another recipe than {row.name} is now ({first}): pass another --checkpoints, "
+            "or move that folder away"
+        )
 
 
 def train(row: Row, seed: int, suite: Suite, places: Places, device: str) -> bool:
@@ -67,7 +101,7 @@ def train(row: Row, seed: int, suite: Suite, places: Places, device: str) -> boo
     elif start is not None:
         arguments += ["--weights", str(start)]
     overrides = [*row.all_overrides(places.data_root), f"train.seed={seed}"]
-    return _run([*arguments, "--device", device, *overrides]) == 0
+    return _run([*arguments, "--device", device, *overrides]) == 0 and (folder / WEIGHTS_NAME).is_file()
 
 
 def _shaping(config: Config) -> dict[str, Any]:

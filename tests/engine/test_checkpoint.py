@@ -171,3 +171,15 @@ def test_strange_metadata_do_not_crash(meta: dict[str, Any]) -> None:
 def test_foreign_safetensors_are_not_ours(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "a.safetensors", arrays(), {"format": "other"})
     assert not checkpoint.is_ours(checkpoint.read_whole(tmp_path / "a.safetensors"))
+
+
+def test_later_checkpoints_are_refused_or_set_aside(tmp_path: Path) -> None:
+    """A run that goes on from an older one would lose its own to them."""
+    for iteration in (400, 800):
+        write(tmp_path, iteration)
+    older, newest = (checkpoint.read_checkpoint(checkpoint.checkpoint_path(tmp_path, n)) for n in (400, 800))
+    checkpoint.clear_later(tmp_path, newest, damaged=False)
+    with pytest.raises(UserError, match="later than iteration 400 .*0000800"):
+        checkpoint.clear_later(tmp_path, older, damaged=False)
+    checkpoint.clear_later(tmp_path, older, damaged=True)
+    assert checkpoint.checkpoints_in(tmp_path) == [older.path] and (tmp_path / "checkpoint_0000800.damaged").exists()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jseg.data.loader import Batch
-from jseg.engine.interruption import StopRequest
+from jseg.engine.interruption import Interrupted, StopRequest
 from jseg.engine.loop import Breaks, Loop
 from jseg.engine.progress import Progress
 from jseg.engine.run_log import RunLog, read_log
@@ -39,6 +39,8 @@ class NotedSaver:
         pass
 
     def best(self, iteration: int, metrics: dict[str, Any]) -> None:
+        if iteration in self.full:
+            raise CannotWrite("cannot write best (No space left on device): free some space there")
         self.bests.append(iteration)
 
     def bad_step(self, batch: Batch, progress: Progress, problem: str) -> Path:
@@ -196,3 +198,28 @@ def test_dropout_repeats_for_the_same_seed(tmp_path: Path) -> None:
     assert all(np.array_equal(array, runs[1][name]) for name, array in runs[0].items())
     trainer = tiny_trainer(tiny_config(), dropout=True)
     assert trainer.gradients(*tiny_batch(0))[1] != trainer.gradients(*tiny_batch(0))[1]
+
+
+def test_best_weights_that_could_not_be_written_are_not_called_best(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    config = tiny_config(iterations=3, save_every=10, eval_every=1, best_metric="pAcc")
+    values, progress = iter([50.0, 60.0, 55.0]), Progress()
+    saver = NotedSaver(full=(2,))
+    run(tmp_path, tiny_trainer(config), batches(), saver, progress, lambda breaks: {"pAcc": next(values)})
+    assert saver.bests == [1, 3] and (progress.best, progress.best_iteration) == (55.0, 3)
+    assert "these best weights are not kept" in capsys.readouterr().out
+
+
+def test_a_broken_off_last_evaluation_is_made_up_and_recorded(tmp_path: Path) -> None:
+    config, progress = tiny_config(iterations=2, save_every=10, eval_every=2, best_metric="pAcc"), Progress()
+
+    def broken_off(breaks: Breaks) -> dict[str, Any]:
+        raise Interrupted
+
+    ending, _ = run(tmp_path, tiny_trainer(config), batches(), NotedSaver(), progress, broken_off)
+    assert ending == "stopped" and progress.iteration == 2
+    saver = NotedSaver()
+    ending, events = run(tmp_path, tiny_trainer(config), batches(), saver, progress, lambda breaks: {"pAcc": 50.0})
+    assert ending == "finished" and saver.checkpoints == [2] and saver.progress[0]["evaluated"] == 2
+    assert events.count(("evaluation", 2)) == 1

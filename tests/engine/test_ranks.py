@@ -44,7 +44,8 @@ def gradients(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Gradi
 @needs_mpirun
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_two_ranks_have_the_gradients_of_one(gradients: tuple[dict[str, Gradients], Gradients], setting: str) -> None:
-    """2 x 2 pictures, at once and one by one, against 1 x 4: within 1e-6 of each tensor's largest value.
+    """2 x 2 pictures, at once and one by one, against 1 x 4: within 1e-6 of each tensor's largest value; losses, which
+    are float32 sums in another order, within 3e-6.
 
     The true gradient of key biases is 0: they are within 1e-6.
     """
@@ -53,7 +54,7 @@ def test_two_ranks_have_the_gradients_of_one(gradients: tuple[dict[str, Gradient
     numbers = whole.pop("numbers")
     assert numbers[-1] > 4 and max(np.abs(gradient).max() for gradient in whole.values()) > 1
     for micro_batch in (0, 1):
-        assert two_ranks[f"{setting}/{micro_batch}/numbers"] == pytest.approx(numbers, rel=1e-6)
+        assert two_ranks[f"{setting}/{micro_batch}/numbers"] == pytest.approx(numbers, rel=3e-6)
         for name, gradient in whole.items():
             allowed = 1e-6 if name.endswith("multihead_attn.k.bias") else 1e-6 * np.abs(gradient).max()
             assert np.abs(two_ranks[f"{setting}/{micro_batch}/{name}"] - gradient).max() <= allowed, name

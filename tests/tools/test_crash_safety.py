@@ -120,6 +120,6 @@ def test_a_disk_that_is_full_for_a_while_costs_only_the_checkpoints_of_that_whil
     assert len(older) == 2 and all(checkpoint.read_checkpoint(path) for path in older)
     running.limit_file_size(100 * size)
     shown = running.finish()
-    assert "cannot write" in shown and "training goes on and tries again later" in shown
+    assert "cannot write" in shown and "training goes on, it tries again later" in shown
     assert running.events("saved")[-1]["iteration"] == ITERATIONS
     assert_same_run(undisturbed, running.work_dir, ITERATIONS)
