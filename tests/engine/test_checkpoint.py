@@ -179,7 +179,7 @@ def test_later_checkpoints_are_refused_or_set_aside(tmp_path: Path) -> None:
         write(tmp_path, iteration)
     older, newest = (checkpoint.read_checkpoint(checkpoint.checkpoint_path(tmp_path, n)) for n in (400, 800))
     checkpoint.clear_later(tmp_path, newest, damaged=False)
-    with pytest.raises(UserError, match="later than iteration 400 .*0000800"):
+    with pytest.raises(UserError, match=r"later than iteration 400 .*0000800"):
         checkpoint.clear_later(tmp_path, older, damaged=False)
     checkpoint.clear_later(tmp_path, older, damaged=True)
     assert checkpoint.checkpoints_in(tmp_path) == [older.path] and (tmp_path / "checkpoint_0000800.damaged").exists()
