@@ -218,3 +218,6 @@ def test_a_benchmark_of_our_own_trains_seed_by_seed_and_goes_on_after_an_interru
     name = "decode_head.q_proj.weight"
     assert np.abs(recorded.tensors[name] - other.tensors[name]).max() > 0.01  # the seed changes the run
     assert recorded.meta["config"]["model"]["region_grid"] == 0  # a checkpoint knows its configuration
+    (tiny / "no_regions.py").write_text('base = "inductive.py"\nmodel = dict(region_grid=0)\nloss = dict(mask=3.0)\n')
+    with pytest.raises(UserError, match=r"another recipe than second is now \(loss\.mask="):
+        reproduce.main(call)
