@@ -38,15 +38,24 @@ def read_runs(paths: list[Path]) -> dict[str, list[dict[str, Any]]]:
     Raises:
         UserError: there is no such log, or it holds nothing to draw.
     """
-    found = {}
+    found = []
     for path in paths:
         log = path / LOG_NAME if path.is_dir() else path
         lines = read_log(log)
         if not any(line.get("event") in ("train", "evaluation") for line in lines):
             raise UserError(f"{log} holds no log of a training run: pass the work folder of one")
-        name = log.resolve().parent.name
-        found[name if name not in found else str(log)] = lines
-    return found
+        found.append((log.resolve().parent, lines))
+    names = names_of([folder for folder, _ in found])
+    return {name: lines for name, (_, lines) in zip(names, found, strict=True)}
+
+
+def names_of(folders: list[Path]) -> list[str]:
+    """The last parts of each path, as many as tell the folders apart."""
+    for count in range(1, max(len(folder.parts) for folder in folders) + 1):
+        names = ["/".join(folder.parts[-count:]) for folder in folders]
+        if len(set(names)) == len(set(folders)):
+            break
+    return names
 
 
 def points(lines: list[dict[str, Any]], event: str, *keys: str) -> tuple[list[int], list[float]]:
@@ -85,6 +94,9 @@ def draw(runs: dict[str, list[dict[str, Any]]], output: Path) -> None:
         draw_panel(panel, title, quantities, runs)
     for panel in axes[1]:
         panel.set_xlabel("iteration")
+    if len(runs) > 1:
+        colours = [pyplot.Line2D([], [], color=f"C{number}", label=name) for number, name in enumerate(runs)]
+        figure.legend(handles=colours, loc="outside upper center", ncols=min(len(runs), 4), frameon=False)
     kind = output.suffix.lstrip(".").lower()
     if kind not in figure.canvas.get_supported_filetypes():
         raise UserError(f"--output {output}: the name must end with .png, .pdf or .svg")
@@ -97,23 +109,24 @@ def draw_panel(
     panel: Axes, title: str, quantities: list[tuple[str, ...]], runs: dict[str, list[dict[str, Any]]]
 ) -> None:
     """One panel: a colour for each run, a kind of line for each quantity."""
-    for colour, (name, lines) in enumerate(runs.items()):
+    from matplotlib.lines import Line2D
+
+    shown = {}
+    for colour, lines in enumerate(runs.values()):
         for number, quantity in enumerate(quantities):
             iterations, values = points(lines, *quantity)
             if values:
-                parts = [name] if len(runs) > 1 else []
-                parts += [quantity[-1]] if len(quantities) > 1 else []
-                panel.plot(
-                    iterations, values, color=f"C{colour}" if len(runs) > 1 else f"C{number}",
-                    linestyle=LINES[number % len(LINES)], marker="." if len(values) < 50 else None,
-                    label=", ".join(parts) or None,
-                )  # fmt: skip
+                color, style = f"C{colour if len(runs) > 1 else number}", LINES[number % len(LINES)]
+                panel.plot(iterations, values, color=color, linestyle=style, marker="." if len(values) < 50 else None)
+                shown[quantity[-1]] = Line2D([], [], color="black" if len(runs) > 1 else color, linestyle=style)
     panel.set_title(title)
     panel.grid(alpha=0.3)
     if title == "loss":
         panel.set_yscale("log")
-    if panel.get_legend_handles_labels()[0]:
-        panel.legend(fontsize="small")
+    if len(shown) > 1:
+        panel.legend(shown.values(), shown.keys(), fontsize="small", framealpha=0.4)
+    if not shown:
+        panel.text(0.5, 0.5, "none in the log", transform=panel.transAxes, ha="center", color="gray")
 
 
 def main(arguments: list[str] | None = None) -> int:

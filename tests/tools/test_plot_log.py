@@ -35,6 +35,13 @@ def test_points_leave_undefined_values_out(tmp_path: Path) -> None:
     assert plot_log.points(lines, "train", "losses", "total")[1][:2] == [2.0, 1.0]
 
 
+def test_runs_of_one_name_are_told_apart() -> None:
+    names = plot_log.names_of([Path("/runs/inductive/seed_0"), Path("/runs/supervised/seed_0")])
+    assert names == ["inductive/seed_0", "supervised/seed_0"]
+    assert plot_log.names_of([Path("/runs/a"), Path("/runs/b")]) == ["a", "b"]
+    assert plot_log.names_of([Path("/runs/a"), Path("/runs/a")]) == ["a", "a"]
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_one_or_several_runs_are_drawn(tmp_path: Path, count: int, capsys: pytest.CaptureFixture) -> None:
     runs = [str(write_log(tmp_path, name, scale)) for name, scale in (("first", 1.0), ("second", 0.5))][:count]
