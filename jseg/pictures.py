@@ -14,7 +14,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from jseg.whole_file import write_whole
 
-IGNORED = 255
 PAPER, INK, UNSEEN_INK = (255, 255, 255), (25, 25, 25), (190, 20, 60)
 SMALLEST_OVERLAY = 384  # pixels of the long side; smaller pictures are enlarged, so that outlines and text can be read
 PANEL = 288  # pixels: width and greatest height of one picture in a sheet

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 FORMAT = "jseg checkpoint 1"
 WEIGHTS_NAME = "weights.safetensors"
+METRICS_NAME = "metrics.json"
 CHECKPOINT_NAME = re.compile(r"checkpoint_(\d+)\.safetensors")
 MODEL_PREFIXES = ("backbone.", "decode_head.")
 TEXT_PREFIX = "text_encoder."

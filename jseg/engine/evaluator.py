@@ -23,6 +23,7 @@ from jseg.data.class_names import IGNORED, ClassList
 from jseg.data.label_maps import stored_labels
 from jseg.data.loader import evaluation_images
 from jseg.data.segmentation_dataset import Dataset
+from jseg.engine.checkpoint import METRICS_NAME
 from jseg.engine.config import Config
 from jseg.engine.interruption import Interrupted
 from jseg.engine.metrics import ConfusionMatrix, class_table, headline
@@ -41,7 +42,6 @@ from jseg.pictures import (
 )
 from jseg.whole_file import write_json
 
-METRICS_NAME = "metrics.json"
 SHEET_NAME = "sheet.png"
 SHEET_ROWS = 6
 STRICT_PENALTY = 100.0  # subtracted from seen scores in the strict protocol: none of them can be the highest then

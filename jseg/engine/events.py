@@ -41,12 +41,15 @@ class Events:
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        folder.mkdir(parents=True, exist_ok=True)
         self._broken = False
-        self._writer = EventsWriter(str(folder / "events"))
-        started = SessionLog(status=SessionLog.START)
-        self._writer.write_event(Event(wall_time=time.time(), step=start_iteration + 1, session_log=started))
-        self._writer.flush()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._writer = EventsWriter(str(folder / "events"))
+            started = SessionLog(status=SessionLog.START)
+            self._writer.write_event(Event(wall_time=time.time(), step=start_iteration + 1, session_log=started))
+            self._writer.flush()
+        except OSError as error:
+            self._stop(start_iteration, error)
 
     def write(self, event: str, iteration: int, values: dict[str, Any]) -> None:
         """Writes the numbers of a line of the log; TensorBoard takes no others."""
@@ -61,8 +64,11 @@ class Events:
                 self._writer.write_event(Event(wall_time=time.time(), step=iteration, summary=scalar(name, value)))
             self._writer.flush()
         except OSError as error:
-            self._broken = True  # half an event ends what TensorBoard can read of a file
-            print(f"warning: no TensorBoard events from iteration {iteration} on ({error.strerror}): {mend(error)}")
+            self._stop(iteration, error)
+
+    def _stop(self, iteration: int, error: OSError) -> None:
+        self._broken = True  # half an event ends what TensorBoard can read of a file
+        print(f"warning: no TensorBoard events from iteration {iteration} on ({error.strerror}): {mend(error)}")
 
 
 def _numbers(name: str, values: dict[str, Any]) -> dict[str, float]:

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-IGNORE_LABEL = 255
+from jseg.data.class_names import IGNORED
+
 HEADLINE = ("pAcc", "mIoU(S)", "mIoU(U)", "hIoU")  # keys of the one-line summary, in the papers' order
 
 
@@ -48,7 +49,7 @@ class ConfusionMatrix:
         """
         if prediction.shape != label.shape:
             raise ValueError(f"prediction has shape {prediction.shape}, label {label.shape}")
-        counted = label != IGNORE_LABEL
+        counted = label != IGNORED
         rows, columns = label[counted].astype(np.int64), prediction[counted].astype(np.int64)
         for what, values in (("label", rows), ("prediction", columns)):
             if values.size and not 0 <= values.min() <= values.max() < self.num_classes:

@@ -10,7 +10,7 @@ import numpy as np
 from jseg.data.class_names import ClassList
 from jseg.data.loader import Batch
 from jseg.engine import checkpoint
-from jseg.engine.checkpoint import WEIGHTS_NAME
+from jseg.engine.checkpoint import METRICS_NAME, WEIGHTS_NAME
 from jseg.engine.config import Config
 from jseg.engine.progress import Progress
 from jseg.engine.text_features import TextFeatures
@@ -20,7 +20,6 @@ from jseg.whole_file import write_json
 
 BEST_NAME = "best.safetensors"
 BEST_METRICS_NAME = "best_metrics.json"
-METRICS_NAME = "metrics.json"
 
 
 class Saver:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jseg.engine.checkpoint import WEIGHTS_NAME, checkpoints_in, read_whole
+from jseg.engine.checkpoint import METRICS_NAME, WEIGHTS_NAME, checkpoints_in, read_whole
 from jseg.engine.config import Config, to_dict
 from jseg.errors import UserError
 from jseg.reproduction.needs import PLAIN_CLIP, FoundWeights, Places, run_folder, start_weights
@@ -25,7 +25,6 @@ from jseg.whole_file import write_json
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUN_NET = REPOSITORY / "tools" / "run_net.py"
-METRICS_NAME = "metrics.json"
 RECORD_NAME = "record.json"
 EXPECTED_MISSED, INTERRUPTED = 1, 130  # exit codes of run_net
 

@@ -37,6 +37,14 @@ def test_events_hold_the_numbers_of_the_log(tmp_path: Path) -> None:
     assert [event.step for event in found if event.HasField("session_log")] == [5]
 
 
+def test_a_folder_that_cannot_be_made_costs_the_events_only(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    pytest.importorskip("tensorboardX")
+    (tmp_path / "tensorboard").touch()
+    found = events.make_events(None, tmp_path, 0)
+    found.write("train", 1, {"lr": 0.25})
+    assert "no TensorBoard events from iteration 0 on" in capsys.readouterr().out
+
+
 def test_events_are_off_without_the_package_unless_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert events.make_events(None, tmp_path, 0) is None and events.make_events(False, tmp_path, 0) is None
