@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jseg.engine.metrics import IGNORE_LABEL, ConfusionMatrix, class_table, harmonic_mean, headline
+from jseg.engine.metrics import IGNORED, ConfusionMatrix, class_table, harmonic_mean, headline
 
 TOLERANCE = 1e-9  # golden README: metrics
 AREAS = {"intersect": "intersection", "union": "union", "pred": "prediction_area", "label": "label_area"}
@@ -22,7 +22,7 @@ def filled(pairs: list[tuple[np.ndarray, np.ndarray]], num_classes: int, reduce_
     for prediction, label in pairs:
         label = label.astype(np.int64)
         if reduce_zero_label:
-            label = np.where((label == 0) | (label == IGNORE_LABEL), IGNORE_LABEL, label - 1)
+            label = np.where((label == 0) | (label == IGNORED), IGNORED, label - 1)
         matrix.update(prediction, label)
     return matrix
 
@@ -86,12 +86,12 @@ def test_jseg_release(golden: Path) -> None:
 def test_counts_equal_brute_force(num_classes: int, pixels: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     prediction = rng.integers(0, num_classes, (1, pixels), dtype=np.uint8)
-    label = rng.choice([*range(num_classes), IGNORE_LABEL], (1, pixels)).astype(np.uint8)
+    label = rng.choice([*range(num_classes), IGNORED], (1, pixels)).astype(np.uint8)
     matrix = ConfusionMatrix(num_classes)
     matrix.update(prediction, label)
     expected = np.zeros((num_classes, num_classes), dtype=np.int64)
     for row, column in zip(label[0].tolist(), prediction[0].tolist(), strict=True):
-        if row != IGNORE_LABEL:
+        if row != IGNORED:
             expected[row, column] += 1
     np.testing.assert_array_equal(matrix.counts, expected)
 
