@@ -46,7 +46,7 @@ def make_toolkit(home: Path, version: tuple[int, int] = (13, 0), parts: tuple[st
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine with an H100, a driver for CUDA 13.0, g++, and no CUDA toolkit."""
-    for name in ("JSEG_CUDA_HOME", "nvcc_path", "CUDA_VISIBLE_DEVICES"):
+    for name in ("JSEG_CUDA_HOME", "nvcc_path", "CUDA_VISIBLE_DEVICES", cuda_home.NOTE):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site-packages")])
