@@ -147,8 +147,8 @@ def test_named_toolkit_goes_first_and_alone(monkeypatch: pytest.MonkeyPatch, tmp
 def test_a_child_process_gives_the_reason_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nvcc_path", "")
     assert "nvcc_path is set to nothing" in refusal()
-    monkeypatch.setenv(cuda_home.NOTE, "g++ is too new: install g++-12")
-    assert refusal() == "g++ is too new: install g++-12"
+    monkeypatch.setenv(cuda_home.NOTE, "g++ is too new (install g++-12)")
+    assert refusal() == "g++ is too new (install g++-12)"
 
 
 def test_nvcc_that_is_a_script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
