@@ -7,7 +7,8 @@ Starts from the small CLIP of pretrained/README.md. Decoder, regions and recover
 differs is for the sake of a short run: the head starts aligned (jseg/model/initial_weights.py), the masks weigh less
 (2 : 5 instead of 100 : 1), batches are small and the learning rate is higher. docs/shapes.md has the whole benchmark.
 
-Hardware: one core of a busy AMD EPYC (Zen 3), 0.5 GB. Time: 16-20 minutes of training, half a minute of evaluation.
+Hardware: one core of a busy AMD EPYC (Zen 3), 0.5 GB. Training took 26 to 39 minutes beside other
+programs (a step 0.35 to 0.9 s), evaluation half a minute.
 Expected numbers: mean of 3 seeds (2026-11-25), with a tolerance for other seeds and processors.
 """
 
