@@ -56,9 +56,14 @@ def write_whole(path: str | Path, data: bytes) -> None:
         file.write(data)
 
 
+def as_json(value: object) -> bytes:
+    """`value` as indented JSON; NaN and infinities are refused (JSON has none)."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
 def write_json(path: str | Path, value: object) -> None:
     """Writes `value` as indented JSON, whole or not at all; NaN and infinities are refused (JSON has none)."""
-    write_whole(path, (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_whole(path, as_json(value))
 
 
 @contextmanager

@@ -80,9 +80,8 @@ def seeds_of(text: str) -> list[int]:
 
 def train_seed(row: Row, seed: int, suite: Suite, places: Places, device: str) -> list[Missing]:
     """Trains a seed of a row unless it is there; returns what the training lacks."""
-    weights = run_folder(row, seed, places) / runs.WEIGHTS_NAME
-    if weights.is_file():
-        runs.check_recipe(row, weights, places)
+    runs.check_recipe(row, seed, places)
+    if (run_folder(row, seed, places) / runs.WEIGHTS_NAME).is_file():
         return []
     if found := missing_for_training(row, seed, suite, places):
         return found

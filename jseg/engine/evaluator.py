@@ -29,7 +29,7 @@ from jseg.engine.interruption import Interrupted
 from jseg.engine.metrics import ConfusionMatrix, class_table, headline
 from jseg.engine.ranks import ALONE, Ranks
 from jseg.engine.views import predict_views
-from jseg.errors import UserError
+from jseg.errors import CannotWrite, UserError
 from jseg.model.clip_rc import ClipRC
 from jseg.pictures import (
     Classes,
@@ -137,6 +137,7 @@ def evaluate(
     save_dir: Path | None = None,
     ranks: Ranks = ALONE,
     breaks: Callable[[], AbstractContextManager] = nullcontext,
+    drawing_may_fail: bool = False,
 ) -> dict:
     """Metrics over a data set; prints a table and the summary line, writes `<work_dir>/metrics.json`.
 
@@ -147,6 +148,7 @@ def evaluate(
         save_dir: where to draw the pictures as well; None = not at all.
         ranks: the processes that share the pictures.
         breaks: context in which Interrupted may be raised.
+        drawing_may_fail: whether pictures that cannot be written are a warning, as in training, not an error.
 
     Returns:
         The content of metrics.json: see `ConfusionMatrix.summary`.
@@ -156,7 +158,9 @@ def evaluate(
         Interrupted: on all ranks, when it was raised on any.
     """
     matrix = ConfusionMatrix(len(class_list.names))
-    painter = Painter(save_dir, dataset, class_list, config, ranks) if save_dir is not None else None
+    painter = None
+    if save_dir is not None:
+        painter = Painter(save_dir, dataset, class_list, config, ranks, drawing_may_fail)
     broken_off = False
     try:
         with breaks():
@@ -221,12 +225,23 @@ def draw(
 
 
 class Painter:
-    """Writes `<name>.png` (label map in the data set's own numbering), `<name>_overlay.png` and a sheet of examples."""
+    """Writes `<name>.png` (label map in the data set's own numbering), `<name>_overlay.png` and a sheet of examples.
+
+    Args:
+        may_fail: whether a picture that cannot be written is a warning, after which no more are drawn.
+    """
 
     def __init__(
-        self, save_dir: Path, dataset: Dataset, class_list: ClassList, config: Config, ranks: Ranks = ALONE
+        self,
+        save_dir: Path,
+        dataset: Dataset,
+        class_list: ClassList,
+        config: Config,
+        ranks: Ranks = ALONE,
+        may_fail: bool = False,
     ) -> None:
         self.save_dir = Path(save_dir)
+        self.may_fail, self.failed = may_fail, False
         self.ranks = ranks
         self.dataset = dataset
         self.class_list = class_list
@@ -244,6 +259,10 @@ class Painter:
 
     def add(self, prediction: Prediction) -> None:
         """Writes the two pictures of a prediction."""
+        if not self.failed:
+            self._tolerantly(lambda: self._draw(prediction))
+
+    def _draw(self, prediction: Prediction) -> None:
         image, _, name = self.dataset.read(prediction.index)
         stored = stored_labels(prediction.labels, self.class_list)
         write_label_map(self.save_dir / f"{name}.png", stored, self.stored_palette)
@@ -254,13 +273,25 @@ class Painter:
             self.examples[prediction.index] = thumbnail(Example(name, image, prediction.labels, prediction.truth))
         self.count += 1
 
+    def _tolerantly(self, draw: Callable[[], None]) -> None:
+        """Draws; where that may fail, says so once instead."""
+        try:
+            draw()
+        except CannotWrite as error:
+            if not self.may_fail:
+                raise
+            self.failed = True
+            print(f"warning: {error}; no more pictures are drawn in this evaluation", flush=True)
+
     def finish(self) -> Path:
         """Writes the sheet, prints where everything is, and returns the sheet's path."""
         path = self.save_dir / SHEET_NAME
         found = sorted(item for share in self.ranks.gathered(self.examples) for item in share.items())
         count = int(self.ranks.sum(np.int64(self.count)))
-        if self.ranks.first:
-            write_picture(path, sheet([example for _, example in found], self.classes, self.title))
-        print(f"label maps and overlays of {count} pictures: {self.save_dir}")
-        print(f"sheet: {path}", flush=True)
+        if self.ranks.first and not self.failed:
+            examples = [example for _, example in found]
+            self._tolerantly(lambda: write_picture(path, sheet(examples, self.classes, self.title)))
+        if not self.failed:
+            print(f"label maps and overlays of {count} pictures: {self.save_dir}")
+            print(f"sheet: {path}", flush=True)
         return path

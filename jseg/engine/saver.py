@@ -16,7 +16,7 @@ from jseg.engine.progress import Progress
 from jseg.engine.text_features import TextFeatures
 from jseg.engine.trainer import Trainer
 from jseg.model.state import state_arrays
-from jseg.whole_file import write_json
+from jseg.whole_file import as_json, whole_file, write_json
 
 BEST_NAME = "best.safetensors"
 BEST_METRICS_NAME = "best_metrics.json"
@@ -68,9 +68,10 @@ class Saver:
 
     def best(self, iteration: int, metrics: dict[str, Any]) -> Path:
         """Writes the best weights so far, and their metrics."""
-        path = self.weights(iteration, BEST_NAME)
-        write_json(self.work_dir / BEST_METRICS_NAME, {"iteration": iteration, **metrics})
-        return path
+        with whole_file(self.work_dir / BEST_METRICS_NAME) as file:  # on disk before the weights, in place after them
+            file.write(as_json({"iteration": iteration, **metrics}))
+            file.flush()
+            return self.weights(iteration, BEST_NAME)
 
     def bad_step(self, batch: Batch, progress: Progress, problem: str) -> Path:
         """Writes everything that a step depends on, for tools/repeat_step.py.

@@ -76,8 +76,10 @@ def train(
     saver = Saver(folder, config, classes, text, trainer)
 
     def evaluate_now(breaks: Breaks) -> dict[str, Any]:
-        val, pictures = datasets[1], start.pictures
-        return evaluate(model, val, text.matrix, val.class_list, config, None, pictures, ranks, breaks)
+        val = datasets[1]
+        return evaluate(
+            model, val, text.matrix, val.class_list, config, None, start.pictures, ranks, breaks, drawing_may_fail=True
+        )
 
     source = training_batches(datasets[0], config, first, ranks.rank, ranks.world)
     with StopRequest() as stop, closing(source) as batches:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jseg.engine.checkpoint import METRICS_NAME, WEIGHTS_NAME, checkpoints_in, read_whole
+from jseg.engine.checkpoint import METRICS_NAME, WEIGHTS_NAME, checkpoints_in, newest_whole, read_whole
 from jseg.engine.config import Config, to_dict
 from jseg.errors import UserError
 from jseg.reproduction.needs import PLAIN_CLIP, FoundWeights, Places, run_folder, start_weights
@@ -71,28 +71,35 @@ def _recipe(values: dict[str, Any]) -> dict[str, Any]:
     return {key: json.loads(json.dumps(value)) for key, value in told.items() if key not in places}
 
 
-def check_recipe(row: Row, weights: Path, places: Places) -> None:
-    """Checks that weights in a row's own folder were trained as the row says.
+def check_recipe(row: Row, seed: int, places: Places) -> None:
+    """Checks that what lies in the folder of a row's seed, weights or checkpoints, is trained as the row says.
 
     Raises:
-        UserError: they were not, and would be taken for the row's.
+        UserError: it is not, and would be taken for the row's.
     """
-    then, now = _recipe(read_whole(weights).meta.get("config", {})), _recipe(to_dict(row.read(places.data_root)))
+    folder = run_folder(row, seed, places)
+    if (folder / WEIGHTS_NAME).is_file():
+        file = read_whole(folder / WEIGHTS_NAME)
+    elif checkpoints_in(folder):
+        try:
+            file, _ = newest_whole(folder)
+        except UserError:  # none is whole: the training that is to go on from them says so
+            return
+    else:
+        return
+    then, now = _recipe(file.meta.get("config", {})), _recipe(to_dict(row.read(places.data_root)))
     other = [key for key, value in then.items() if now.get(key, value) != value]
     if other:
         first = f"{other[0]}={then[other[0]]}, not {now[other[0]]}"
         raise UserError(
-            f"{weights} were trained by another recipe than {row.name} is now ({first}): pass another --checkpoints, "
+            f"{file.path} was trained by another recipe than {row.name} is now ({first}): pass another --checkpoints, "
             "or move that folder away"
         )
 
 
 def train(row: Row, seed: int, suite: Suite, places: Places, device: str) -> bool:
-    """Trains one seed of a row unless its weights are there; False when the run failed (its error is shown)."""
+    """Trains one seed of a row, or goes on with it; False when the run failed (its error is shown)."""
     folder = run_folder(row, seed, places)
-    if (folder / WEIGHTS_NAME).is_file():
-        print(f"{row.name}, seed {seed}: {folder / WEIGHTS_NAME} is there")
-        return True
     arguments = ["--config-file", str(row.config_path), "--task", "train", "--work-dir", str(folder)]
     start = start_weights(row, seed, suite, places)
     if checkpoints_in(folder):

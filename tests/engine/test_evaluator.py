@@ -20,7 +20,7 @@ from jseg.engine.interruption import Interrupted
 from jseg.engine.metrics import ConfusionMatrix, headline
 from jseg.engine.ranks import Ranks
 from jseg.engine.sliding_window import PictureScores, window_scores
-from jseg.errors import UserError
+from jseg.errors import CannotWrite, UserError
 from jseg.model.clip_rc import ClipRC, build_clip_rc, initialise
 
 CLASSES = class_list("voc12")
@@ -185,6 +185,22 @@ def test_pictures_of_a_data_set(model: ClipRC, tmp_path: Path, capsys: pytest.Ca
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("pAcc / mIoU(S) / mIoU(U) / hIoU: ")
     assert printed[-1] == f"sheet: {path}"
+
+
+def test_in_training_pictures_that_cannot_be_written_are_a_warning(
+    model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    dataset, config = Pictures([(48, 64), (100, 64)]), small_config()
+    (tmp_path / "pictures").write_text("in the way")
+    with pytest.raises(CannotWrite, match="pictures"):
+        evaluate(model, dataset, embeddings(), CLASSES, config, None, tmp_path / "pictures")
+    plain = evaluate(model, dataset, embeddings(), CLASSES, config, None)
+    capsys.readouterr()
+    assert plain == evaluate(
+        model, dataset, embeddings(), CLASSES, config, None, tmp_path / "pictures", drawing_may_fail=True
+    )
+    printed = capsys.readouterr().out
+    assert printed.count("no more pictures are drawn") == 1 and "sheet" not in printed
 
 
 def test_pictures_without_labels(model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

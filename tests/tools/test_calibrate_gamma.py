@@ -10,7 +10,7 @@ from types import ModuleType
 import pytest
 
 from jseg.errors import UserError
-from tests.tools.test_run_net import TINY, run_net
+from tests.tools.tiny_runs import TINY, run_net
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "calibrate_gamma.py"
 HELD_OUT = 'data.held_out=("red dotted square", "green checked cross", "blue dotted cross")'

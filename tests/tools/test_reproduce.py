@@ -15,7 +15,7 @@ from jseg.errors import UserError
 from jseg.reproduction.needs import Places, missing_for_evaluation, missing_for_training
 from jseg.reproduction.suites import SUITES, Row, Suite
 from jseg.weight_files import read_weight_file
-from tests.tools.test_run_net import TINY, run_net
+from tests.tools.tiny_runs import TINY, run_net
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "reproduce.py"
 
@@ -220,4 +220,7 @@ def test_a_benchmark_of_our_own_trains_seed_by_seed_and_goes_on_after_an_interru
     assert recorded.meta["config"]["model"]["region_grid"] == 0  # a checkpoint knows its configuration
     (tiny / "no_regions.py").write_text('base = "inductive.py"\nmodel = dict(region_grid=0)\nloss = dict(mask=3.0)\n')
     with pytest.raises(UserError, match=r"another recipe than second is now \(loss\.mask="):
+        reproduce.main(call)
+    (tiny / "runs" / "second" / "seed_0" / "weights.safetensors").unlink()  # as if the training had been stopped
+    with pytest.raises(UserError, match=r"checkpoint_\d+\.safetensors was trained by another recipe than second"):
         reproduce.main(call)

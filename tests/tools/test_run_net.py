@@ -1,122 +1,21 @@
-"""Tests of tools/run_net.py: the tasks, exact resume, and one line with exit code 2 for every mistake of a user."""
+"""Tests of tools/run_net.py: the tasks, exact resume, real photos."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
-import cv2
 import numpy as np
 import pytest
-from PIL import Image
 
-from jseg.clip.embedding_files import write_embeddings
 from jseg.clip.weights import read_clip_weights
 from jseg.data.class_names import class_list
 from jseg.engine.run_log import read_log
-from jseg.runtime.command_line import run
-from jseg.weight_files import read_weight_file, write_safetensors
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-TOOL = REPOSITORY / "tools" / "run_net.py"
-
-TINY = """
-data = dict(
-    dataset="shapes", crop_size=(64, 64), resize_box=(256, 64), workers=0,
-    shapes=dict(size=(64, 64), train_scenes=40, val_scenes=3),
-)
-model = dict(
-    image_size=64, width=32, layers=2, heads=2, output_dim=16, prompts=2, region_grid=2, decoder_layers=2,
-    decoder_heads=4, init="random",
-)
-text = dict(vocabulary="generated", width=32, layers=1, heads=2, context_length=16)
-optimizer = dict(lr=1e-4, warmup_iterations=0)
-train = dict(iterations=4, batch_size=2, log_every=1, save_every=2)
-test = dict(short_side=64, crop_size=(64, 64), stride=(48, 48))
-"""
-
-VOC = """
-base = "tiny.py"
-data = dict(
-    dataset="voc12", root=".",
-    train=dict(images="pictures", labels="labels", names="train.txt"),
-    val=dict(images="pictures", labels="labels", names="val.txt"),
-)
-"""
-
-
-def load_tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("run_net", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-run_net = load_tool()
-
-
-@pytest.fixture
-def tiny(tmp_path: Path) -> Path:
-    """A config that trains in seconds on drawn shapes."""
-    (tmp_path / "tiny.py").write_text(TINY)
-    return tmp_path / "tiny.py"
-
-
-@pytest.fixture
-def voc(tiny: Path) -> Path:
-    """A config with two noise pictures and palette PNGs in PASCAL VOC's layout beside it."""
-    folder = tiny.parent
-    rng = np.random.default_rng(0)
-    for kind in ("pictures", "labels"):
-        (folder / kind).mkdir()
-    for name in ("a", "b"):
-        cv2.imwrite(str(folder / "pictures" / f"{name}.jpg"), rng.integers(0, 256, (70, 90, 3), dtype=np.uint8))
-        labels = Image.fromarray(rng.integers(0, 21, (7, 9), dtype=np.uint8).repeat(10, 0).repeat(10, 1), "P")
-        labels.putpalette(bytes(range(256)) * 3)
-        labels.save(folder / "labels" / f"{name}.png")
-    (folder / "train.txt").write_text("a\nb\n")
-    (folder / "val.txt").write_text("b\n")
-    (folder / "voc.py").write_text(VOC)
-    return folder / "voc.py"
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The work folder of a finished run of the tiny config, beside the config."""
-    folder = tmp_path_factory.mktemp("trained")
-    (folder / "tiny.py").write_text(TINY)
-    assert run_net.main(["--config-file", str(folder / "tiny.py"), "--work-dir", str(folder / "run"), "--no-cuda"]) == 0
-    return folder / "run"
-
-
-def command(config: Path, *rest: str) -> list[str]:
-    return ["--config-file", str(config), "--work-dir", str(config.parent / "run"), "--device", "cpu", *rest]
-
-
-def exit_of(arguments: list[str], capsys: pytest.CaptureFixture) -> tuple[int, str]:
-    """Exit code and standard error of the tool, through the helper that every tool ends in."""
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as stop:
-        run(lambda: run_net.main(arguments))
-    return stop.value.code, capsys.readouterr().err
-
-
-def refused(arguments: list[str], capsys: pytest.CaptureFixture, *words: str) -> None:
-    """Checks exit code 2 and one line that holds `words`."""
-    code, shown = exit_of(arguments, capsys)
-    lines = [line for line in shown.splitlines() if line]
-    assert code == 2 and lines and lines[-1].startswith("error: "), shown
-    assert not any("Traceback" in line for line in lines)
-    assert all(word in lines[-1] for word in words), lines[-1]
-
-
-# --- the three tasks ---
+from jseg.weight_files import read_weight_file
+from tests.tools.tiny_runs import REPOSITORY, TINY, TOOL, command, refused, run_net
 
 
 def test_the_same_seed_gives_the_same_metrics_and_another_one_does_not(tiny: Path, tmp_path: Path) -> None:
@@ -254,101 +153,6 @@ def test_as_a_program_with_worker_processes(tiny: Path) -> None:
     assert "iteration 2/2" in done.stdout and (tiny.parent / "run" / "weights.safetensors").exists()
 
 
-def test_a_mistake_is_told_by_the_program_in_one_line(tiny: Path) -> None:
-    arguments = [sys.executable, str(TOOL), *command(tiny, "trian.seed=1")]
-    done = subprocess.run(arguments, capture_output=True, text=True, cwd=tiny.parent)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: unknown key 'trian': did you mean 'train'?\n"
-    assert not (tiny.parent / "run").exists()
-
-
-# --- mistakes ---
-
-
-@pytest.mark.parametrize(
-    "rest, words",
-    [
-        (["trian.seed=1"], ("did you mean 'train'",)),
-        (["train.seed=abc"], ("train.seed='abc'", "expected int")),
-        (["--task", "trian"], ("--task", "invalid choice")),
-        (["--nothing"], ("--nothing",)),
-        (["--task", "val"], ("--task val needs weights", "--weights", "--resume")),
-        (["--task", "test"], ("--task test needs weights",)),
-        (["--resume"], ("holds no whole checkpoint",)),
-        (["--task", "val", "--resume"], ("holds no whole checkpoint",)),
-        (["--resume", "nowhere.safetensors"], ("nowhere.safetensors does not exist",)),
-        (["--weights", "nowhere.safetensors"], ("nowhere.safetensors does not exist",)),
-        (["--resume", "--weights", "a"], ("exclude each other",)),
-        (["model.init="], ("nothing to start from", "fetch_pretrained.py ViT-B-16", "model.init=random")),
-        (["model.init=nowhere.pt"], ("nowhere.pt does not exist",)),
-        (["train.expected_weights=the inductive run"], ("starts from the inductive run", "--weights")),
-        (["model.region_grid=5"], ("region_grid=5 does not fit", "4 patches")),
-        (["data.dataset=voc13"], ("voc13", "choose from")),
-        (["text.embeddings=nowhere.npy"], ("nowhere.npy do not exist",)),
-        (["data.shapes.train_scenes=0"], ("train_scenes=0",)),
-    ],
-)
-def test_mistakes_are_one_line_and_leave_nothing_behind(
-    tiny: Path, rest: list[str], words: tuple[str, ...], capsys: pytest.CaptureFixture
-) -> None:
-    refused(command(tiny, *rest), capsys, *words)
-    left = tiny.parent / "run"
-    assert not left.exists() or not list(left.iterdir())
-
-
-def test_embeddings_of_another_class_count(tiny: Path, capsys: pytest.CaptureFixture) -> None:
-    np.save(tiny.parent / "rows.npy", np.ones((19, 16), np.float32))
-    refused(command(tiny, f"text.embeddings={tiny.parent / 'rows.npy'}"), capsys, "19 classes", "has 20")
-
-
-def test_a_used_work_folder_is_not_written_over(trained: Path, capsys: pytest.CaptureFixture) -> None:
-    arguments = command(trained.parent / "tiny.py")
-    refused(arguments, capsys, "already holds checkpoint_0000004.safetensors", "--resume", "--work-dir")
-
-
-def test_a_folder_that_cannot_be_written(tiny: Path, capsys: pytest.CaptureFixture) -> None:
-    (tiny.parent / "file").touch()
-    arguments = ["--config-file", str(tiny), "--work-dir", str(tiny.parent / "file" / "run"), "--no-cuda"]
-    refused(arguments, capsys, "cannot be written")
-
-
-@pytest.mark.parametrize("task", ["train", "val"])
-def test_a_truncated_checkpoint(tiny: Path, trained: Path, task: str, capsys: pytest.CaptureFixture) -> None:
-    content = (trained / "checkpoint_0000004.safetensors").read_bytes()
-    for cut in (len(content) - 100, 1000, 10, 0):
-        (tiny.parent / "cut.safetensors").write_bytes(content[:cut])
-        arguments = command(tiny, "--task", task, "--resume", str(tiny.parent / "cut.safetensors"))
-        refused(arguments, capsys, "cut.safetensors")
-
-
-def test_a_checkpoint_of_another_class_list(voc: Path, trained: Path, capsys: pytest.CaptureFixture) -> None:
-    weights = str(trained / "weights.safetensors")
-    arguments = command(voc, "--task", "val", "--weights", weights)
-    refused(arguments, capsys, "made for other classes", "20 instead of 20", "red striped circle", "--other-classes")
-    assert run_net.main([*arguments, "--other-classes"]) == 0
-    assert run_net.main([*arguments, "cross_dataset=True"]) == 0
-
-
-def test_a_checkpoint_of_another_split(voc: Path, trained: Path, capsys: pytest.CaptureFixture) -> None:
-    """Weights of ours for PASCAL Context's split A, used for split B: named for what it is."""
-    context = voc.parent / "context.py"
-    context.write_text('base = "voc.py"\ndata = dict(dataset="context")\ntrain = dict(iterations=1)\n')
-    assert run_net.main(command(context)) == 0
-    weights = str(context.parent / "run" / "weights.safetensors")
-    arguments = command(context, "--task", "val", "--weights", weights)
-    capsys.readouterr()
-    assert run_net.main(arguments) == 0
-    assert "context (split A), inductive" in capsys.readouterr().out
-    refused([*arguments, "data.split=B"], capsys, "other unseen classes (aeroplane, bird,", "set data.split")
-
-
-def test_embeddings_of_another_data_set(voc: Path, capsys: pytest.CaptureFixture) -> None:
-    """As many classes, as long rows, but not these classes: the file says whose they are."""
-    shapes, path = class_list("shapes"), voc.parent / "shapes.safetensors"
-    write_embeddings(path, np.ones((20, 16), np.float32), shapes.names, ("a photo of a {}",), "0" * 64, shapes)
-    refused(command(voc, f"text.embeddings={path}"), capsys, "other classes of shapes", "red striped", "of voc12")
-
-
 def test_a_batch_of_8_for_a_recipe_of_16_is_warned_of(trained: Path, capsys: pytest.CaptureFixture) -> None:
     """The tiny run has a batch of 2: in training and when its weights are evaluated, the recipe's 4 is missed."""
     config = trained.parent / "tiny.py"
@@ -409,73 +213,6 @@ def plain_clip_accuracy(scenes: int) -> float:
     text = side_of_clip(clip, config.text).embed(classes.names, config.text.templates)
     tower = PlainClip(config.model, clip.tensors, "class_token").backbone
     return training_free_metrics(tower, validation_scenes(scenes), text, classes, True, True)["pAcc"]
-
-
-def test_a_cross_data_set_config_is_not_trained(tiny: Path, capsys: pytest.CaptureFixture) -> None:
-    refused(command(tiny, "cross_dataset=True"), capsys, "another data set", "--task val --weights")
-
-
-def test_a_checkpoint_of_another_model(trained: Path, capsys: pytest.CaptureFixture) -> None:
-    arguments = command(trained.parent / "tiny.py", "--task", "val", "--resume", "model.prompts=3")
-    refused(arguments, capsys, "backbone.prompt_embeddings is (1, 2, 32), expected (1, 3, 32)")
-
-
-def test_clip_weights_are_no_checkpoint(tiny: Path, capsys: pytest.CaptureFixture) -> None:
-    write_safetensors(tiny.parent / "clip.safetensors", {"visual.proj": np.ones((3, 2), np.float32)}, {})
-    arguments = command(tiny, "--weights", str(tiny.parent / "clip.safetensors"))
-    refused(arguments, capsys, "no CLIP-RC weights", "model.init")
-
-
-def truncate_picture(folder: Path) -> None:
-    path = folder / "pictures" / "b.jpg"
-    path.write_bytes(path.read_bytes()[:-200])
-
-
-def other_size(folder: Path) -> None:
-    Image.fromarray(np.zeros((70, 80), np.uint8)).save(folder / "labels" / "b.png")
-
-
-def other_value(folder: Path) -> None:
-    labels = np.zeros((70, 90), np.uint8)
-    labels[:20] = 77
-    Image.fromarray(labels).save(folder / "labels" / "b.png")
-
-
-def missing_split(folder: Path) -> None:
-    (folder / "val.txt").unlink()
-    (folder / "train.txt").unlink()
-
-
-def empty_split(folder: Path) -> None:
-    (folder / "val.txt").write_text("\n")
-    (folder / "train.txt").write_text("\n")
-
-
-def missing_picture(folder: Path) -> None:
-    (folder / "pictures" / "b.jpg").unlink()
-
-
-@pytest.mark.parametrize("task", ["train", "val"])
-@pytest.mark.parametrize(
-    "spoil, words",
-    [
-        (truncate_picture, ("b.jpg",)),
-        (other_size, ("b.png", "80x70", "90x70")),
-        (other_value, ("b.png", "77", "voc12")),
-        (missing_split, (".txt does not exist",)),
-        (empty_split, (".txt names no picture",)),
-        (missing_picture, ("b.jpg", "missing")),
-    ],
-)
-def test_bad_data(
-    voc: Path, trained: Path, task: str, spoil: Callable, words: tuple[str, ...], capsys: pytest.CaptureFixture
-) -> None:
-    spoil(voc.parent)
-    rest = ["--other-classes", "--weights", str(trained / "weights.safetensors")] if task == "val" else []
-    refused(command(voc, "--task", task, *rest), capsys, *words)
-
-
-# --- real photos ---
 
 
 def photo_config(folder: Path, photos: Path, body: str) -> Path:
