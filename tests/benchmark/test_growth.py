@@ -17,11 +17,11 @@ def test_every_size_is_measured_and_drawn(tmp_path: Path) -> None:
 
     def measured(option: str, value: int) -> dict[str, float]:
         asked.append((option, value))
-        return {"seconds": 2.0 * value, "floor_seconds": 1.0 * value, "peak_gib": 1.0}
+        return {"seconds": 2.0 * value, "floor_seconds": 1.0 * value, "product_gflops": 100.0, "peak_gib": 1.0}
 
     results = growth(measured)
     assert asked == [(option, value) for option, values in SERIES.items() for value in values]
-    assert results["image"][-1] == {"seconds": 4096.0, "floor_seconds": 2048.0, "peak_gib": 1.0, "image": 2048}
+    assert results["image"][-1] == {**measured("image", 2048), "image": 2048}
     draw(results, tmp_path / "growth.png")
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
 
