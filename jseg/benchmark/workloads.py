@@ -67,6 +67,8 @@ def forward(sizes: Sizes) -> Workload:
     set_precision(model, sizes.precision)
     text = jt.array(text)
 
+    model.backbone.kept_prompts = {}  # as in the evaluation of a data set
+
     def run() -> None:
         with jt.no_grad():
             logits = upsample(model(jt.array(images), text), size)

@@ -24,6 +24,7 @@ from jseg.engine.config import Config
 from jseg.engine.metrics import HEADLINE, ConfusionMatrix, percent
 from jseg.engine.sliding_window import PictureScores
 from jseg.errors import UserError
+from jseg.model.image_encoder import prompts_kept
 
 PUBLISHED_GAMMA = 0.1
 
@@ -109,12 +110,13 @@ def _group_scores(
 ) -> Iterator[tuple[np.ndarray, Best, Best]]:
     """Labels, best seen and best held-out classes of each picture."""
     classes, features = dataset.class_list, jt.array(text)
-    for index in tqdm(indices, desc="pictures", unit="picture", dynamic_ncols=True):
-        picture = evaluation_image(dataset, config, index)
-        if picture.labels is None:
-            raise UserError(f"{picture.name} has no label map")
-        scores = PictureScores(model, picture.images[0], features, (), 0.0, config.test)
-        yield picture.labels, *best_of_groups(scores, (classes.seen, classes.unseen), picture.size)
+    with prompts_kept(model.backbone):
+        for index in tqdm(indices, desc="pictures", unit="picture", dynamic_ncols=True):
+            picture = evaluation_image(dataset, config, index)
+            if picture.labels is None:
+                raise UserError(f"{picture.name} has no label map")
+            scores = PictureScores(model, picture.images[0], features, (), 0.0, config.test)
+            yield picture.labels, *best_of_groups(scores, (classes.seen, classes.unseen), picture.size)
 
 
 def chosen(results: Sequence[dict]) -> dict:

@@ -31,6 +31,7 @@ from jseg.engine.ranks import ALONE, Ranks
 from jseg.engine.views import predict_views
 from jseg.errors import CannotWrite, UserError
 from jseg.model.clip_rc import ClipRC
+from jseg.model.image_encoder import prompts_kept
 from jseg.pictures import (
     Classes,
     Example,
@@ -107,7 +108,8 @@ def predictions(
         total=len(own), desc=class_list.title, unit="picture", mininterval=interval, dynamic_ncols=True,
         disable=not ranks.first,
     )  # fmt: skip
-    with bar, closing(evaluation_images(dataset, config, ranks.rank, ranks.world)) as pictures:
+    source = closing(evaluation_images(dataset, config, ranks.rank, ranks.world))
+    with bar, source as pictures, prompts_kept(model.backbone):
         for index, picture in zip(own, pictures, strict=True):
             labels = predict_views(model, picture.images, features, seen, gamma, config.test, picture.size)
             yield Prediction(index, picture.name, labels, picture.labels)

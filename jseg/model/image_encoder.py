@@ -9,6 +9,8 @@ because what a layer makes of them is thrown away. With a `trace` dictionary, `e
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -41,6 +43,7 @@ class ImageEncoder(ImageTower):
     """CLIP's image tower (frozen) with learned prompts in every layer and region tokens (frozen)."""
 
     compute = "float32"
+    kept_prompts: dict[int, jt.Var] | None = None  # by layer, while `prompts_kept` lasts
 
     def __init__(self, config: ModelConfig, norm_eps: float = 1e-5, prompt_norm_eps: float = 1e-6) -> None:
         super().__init__(
@@ -96,14 +99,25 @@ class ImageEncoder(ImageTower):
         return tokens
 
     def _run_layer(self, layer: int, grid: tuple[int, int], trace: Trace, tokens: jt.Var) -> tuple[jt.Var]:
-        block, prompts = self.transformer.resblocks[layer], self.layer_prompts(layer, tokens.shape[0])
+        batch = tokens.shape[0]
         if layer == 0:
-            repeated = prompts.broadcast((tokens.shape[0], *prompts.shape[1:]))
+            prompts = self.layer_prompts(layer, batch)
+            repeated = prompts.broadcast((batch, *prompts.shape[1:]))
             trace["tokens_in"] = jt.concat([tokens[:, :1], repeated, tokens[:, 1:]], dim=1)
-        attend = partial(
-            _attend, prompts=block.attn.project(block.ln_1(prompts)), patch_grid=grid, region_grid=self.region_grid
-        )
-        return (block(tokens, attend),)
+        prompts = self._projected_prompts(layer, batch)
+        attend = partial(_attend, prompts=prompts, patch_grid=grid, region_grid=self.region_grid)
+        return (self.transformer.resblocks[layer](tokens, attend),)
+
+    def _projected_prompts(self, layer: int, batch: int) -> jt.Var:
+        """Queries (of no use), keys and values of a layer's prompts, (B, K, 3 * width), in evaluation (1, …)."""
+        keeps = self.kept_prompts is not None and jt.flags.no_grad and not self.prompt_dropout.rate_now()
+        if keeps and layer in self.kept_prompts:
+            return self.kept_prompts[layer]
+        block = self.transformer.resblocks[layer]
+        projected = block.attn.project(block.ln_1(self.layer_prompts(layer, batch)))
+        if keeps:
+            self.kept_prompts[layer] = projected
+        return projected
 
     def execute(self, images: jt.Var, trace: Trace | None = None) -> ImageFeatures:
         """Features of images of any size and aspect whose patch grid the region grid fits.
@@ -137,6 +151,19 @@ class ImageEncoder(ImageTower):
         if has_regions:
             trace["region"] = as_maps(features.regions, self.region_grid)
         return features
+
+
+@contextmanager
+def prompts_kept(tower: ImageTower) -> Iterator[None]:
+    """While it lasts, what evaluation needs of the prompts is made once instead of for every batch of images.
+
+    Weights and precision must not change meanwhile. A tower without prompts has nothing to keep.
+    """
+    tower.kept_prompts = {}
+    try:
+        yield
+    finally:
+        tower.kept_prompts = None
 
 
 def _attend(

@@ -13,7 +13,8 @@ import pytest
 
 from jseg.engine.config import ModelConfig
 from jseg.errors import UserError
-from jseg.model.clip_rc import ClipRC, build_clip_rc
+from jseg.model.clip_rc import ClipRC, build_clip_rc, set_training
+from jseg.model.image_encoder import prompts_kept
 from jseg.model.region_bridge import region_of_patch
 from jseg.model.state import set_value, strict_load
 from jseg.parity.forward import with_prompt_rows
@@ -182,3 +183,26 @@ def test_image_that_is_no_multiple_of_the_patch_size_is_refused(small_model: Cli
 def test_a_model_without_prompts_is_refused(make_model: Callable[..., ClipRC]) -> None:
     with pytest.raises(UserError, match=r"model\.prompts=0"):
         make_model(prompts=0)
+
+
+def test_kept_prompts_change_nothing_and_are_given_up(small_model: ClipRC) -> None:
+    encoder = small_model.backbone
+    images = [jt.array(random_images(batch, 3, 64, 64)) for batch in (1, 3, 2)]
+    with jt.no_grad():
+        fresh = [encoder(part).patches.numpy() for part in images]
+        with prompts_kept(encoder):
+            kept = [encoder(part).patches.numpy() for part in images]
+            assert sorted(encoder.kept_prompts) == [0, 1, 2]
+            set_value(encoder.prompt_embeddings, encoder.prompt_embeddings.numpy() + 1)
+            same = encoder(images[0]).patches.numpy()
+        changed = encoder(images[0]).patches.numpy()
+    for expected, found in zip(fresh, kept, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    np.testing.assert_array_equal(same, kept[0])  # so they were not made again
+    assert np.abs(changed - same).max() > 1e-3
+    with prompts_kept(encoder):
+        encoder(images[0]).patches.sync()  # gradients may be asked for
+        set_training(small_model, True)
+        with jt.no_grad():
+            encoder(images[0]).patches.sync()  # each image has its own dropout
+        assert not encoder.kept_prompts
