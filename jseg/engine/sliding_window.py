@@ -204,15 +204,3 @@ def _highest_class(scores: jt.Var) -> jt.Var:
     highest = scores.max(0, keepdims=True)
     classes = jt.arange(scores.shape[0]).reshape(-1, 1, 1)
     return jt.ternary(scores >= highest, classes.broadcast(scores.shape), scores.shape[0]).min(0)
-
-
-def window_scores(
-    model: Callable[[jt.Var, jt.Var], jt.Var],
-    image: np.ndarray,
-    text: jt.Var,
-    seen: Iterable[int],
-    gamma: float,
-    config: TestConfig,
-) -> np.ndarray:
-    """Calibrated, averaged scores (C, H, W) float32 at the size of `image`; arguments as of `PictureScores`."""
-    return PictureScores(model, image, text, seen, gamma, config).scores()

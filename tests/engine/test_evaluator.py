@@ -19,7 +19,7 @@ from jseg.engine.evaluator import METRICS_NAME, SHEET_NAME, draw, evaluate
 from jseg.engine.interruption import Interrupted
 from jseg.engine.metrics import ConfusionMatrix, headline
 from jseg.engine.ranks import Ranks
-from jseg.engine.sliding_window import PictureScores, window_scores
+from jseg.engine.sliding_window import PictureScores
 from jseg.errors import CannotWrite, UserError
 from jseg.model.clip_rc import ClipRC, build_clip_rc, initialise
 
@@ -157,7 +157,7 @@ def test_several_views(model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixt
             pixels = transforms.normalise(resized, config.data.mean, config.data.std).transpose(2, 0, 1)
             for step in (1, -1):
                 view = np.ascontiguousarray(pixels[:, :, ::step])
-                part = window_scores(model, view, jt.array(embeddings()), CLASSES.seen, 0.1, config.test)
+                part = PictureScores(model, view, jt.array(embeddings()), CLASSES.seen, 0.1, config.test).scores()
                 part = cv2.resize(part.transpose(1, 2, 0), truth.shape[::-1], interpolation=cv2.INTER_LINEAR)
                 powers = np.exp(part[:, ::step].transpose(2, 0, 1).astype(np.float64))
                 total += powers / powers.sum(axis=0)

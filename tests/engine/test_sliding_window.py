@@ -15,7 +15,7 @@ from torch.nn import functional
 from jseg.engine import sliding_window
 from jseg.engine.config import ModelConfig
 from jseg.engine.config import TestConfig as InferenceConfig  # pytest would take its own name for a test
-from jseg.engine.sliding_window import PictureScores, padded_length, segments, window_scores, window_starts
+from jseg.engine.sliding_window import PictureScores, padded_length, segments, window_starts
 from jseg.model.clip_rc import build_clip_rc, initialise
 
 PATCH, CLASSES, SEEN, GAMMA = 16, 6, (0, 2, 3), 0.1
@@ -107,7 +107,7 @@ def test_no_band_is_larger_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> No
 def test_own_size_is_the_default_and_no_resizing_happens() -> None:
     config = InferenceConfig(crop_size=(64, 64), stride=(53, 53))
     image, model = picture(80, 90), PatchMeans()
-    scores = window_scores(model, image, TEXT, SEEN, GAMMA, config)
+    scores = PictureScores(model, image, TEXT, SEEN, GAMMA, config).scores()
     np.testing.assert_allclose(scores, oracle(model, image, config, (80, 90)), rtol=0, atol=TOLERANCE)
     labels = PictureScores(model, image, TEXT, SEEN, GAMMA, config).labels((80, 90))
     assert labels.dtype == np.int32
@@ -117,10 +117,10 @@ def test_own_size_is_the_default_and_no_resizing_happens() -> None:
 def test_calibration_shifts_seen_classes_only() -> None:
     config = InferenceConfig(crop_size=(64, 64), stride=(53, 53))
     model, image = PatchMeans(), picture(70, 70)
-    plain = window_scores(model, image, TEXT, SEEN, 0.0, config)
+    plain = PictureScores(model, image, TEXT, SEEN, 0.0, config).scores()
     shift = np.zeros((CLASSES, 1, 1), np.float32)
     shift[list(SEEN)] = 0.25
-    shifted = window_scores(model, image, TEXT, SEEN, 0.25, config)
+    shifted = PictureScores(model, image, TEXT, SEEN, 0.25, config).scores()
     np.testing.assert_allclose(shifted, plain - shift, rtol=0, atol=TOLERANCE)
 
 
@@ -179,6 +179,6 @@ def test_the_real_model_takes_pictures_of_any_size() -> None:
     text = jt.array(np.random.default_rng(0).standard_normal((CLASSES, 16)).astype(np.float32))
     test = InferenceConfig(crop_size=(64, 64), stride=(53, 53))
     for shape in ((64, 64), (20, 90), (7, 5), (100, 70)):
-        scores = window_scores(model, picture(*shape), text, SEEN, GAMMA, test)
+        scores = PictureScores(model, picture(*shape), text, SEEN, GAMMA, test).scores()
         assert scores.shape == (CLASSES, *shape)
         assert np.isfinite(scores).all() and scores.min() >= -GAMMA and scores.max() <= 1
