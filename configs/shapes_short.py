@@ -6,7 +6,7 @@
     python tools/run_net.py --config-file configs/shapes_short.py --task val --resume
 
 Hardware: one core of a busy AMD EPYC (Zen 3), 0.5 GB. Time: 5 minutes of training, half a minute of evaluation.
-Expected numbers: mean of 3 seeds (2026-11-25), with a tolerance for a single seed and other processors.
+Expected numbers: mean of 3 seeds (2026-11-26), with a tolerance for a single seed and other processors.
 """
 
 base = "shapes_inductive.py"
