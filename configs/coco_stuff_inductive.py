@@ -1,8 +1,8 @@
-"""CLIP-RC on COCO-Stuff 164k, inductive (Zhang et al., CVPR 2024, table 1).
+r"""CLIP-RC on COCO-Stuff 164k, inductive (Zhang et al., CVPR 2024, table 1).
 
     python tools/fetch_pretrained.py ViT-B-16 vocabulary
     python tools/run_net.py --config-file configs/coco_stuff_inductive.py --task train data.root=/path/to/coco_stuff164k
-    python tools/run_net.py --config-file configs/coco_stuff_inductive.py --task val --resume \\
+    python tools/run_net.py --config-file configs/coco_stuff_inductive.py --task val --resume \
         data.root=/path/to/coco_stuff164k
 
 Data: 118,287 training pictures, 5,000 for evaluation; 171 classes, 15 of them unseen. The batch of 16 is inferred: the

@@ -1,8 +1,8 @@
-"""CLIP-RC on COCO-Stuff 164k, fully supervised: all 171 classes are seen in training. The upper bound of the paper.
+r"""CLIP-RC on COCO-Stuff 164k, fully supervised: all 171 classes are seen in training. The upper bound of the paper.
 
-    python tools/run_net.py --config-file configs/coco_stuff_supervised.py --task train \\
+    python tools/run_net.py --config-file configs/coco_stuff_supervised.py --task train \
         data.root=/path/to/coco_stuff164k
-    python tools/run_net.py --config-file configs/coco_stuff_supervised.py --task val --resume \\
+    python tools/run_net.py --config-file configs/coco_stuff_supervised.py --task val --resume \
         data.root=/path/to/coco_stuff164k
 
 Expected: the published numbers, below.

@@ -1,8 +1,8 @@
-"""CLIP-RC on COCO-Stuff 164k, transductive: self-training from the half-way weights of the inductive run.
+r"""CLIP-RC on COCO-Stuff 164k, transductive: self-training from the half-way weights of the inductive run.
 
-    python tools/run_net.py --config-file configs/coco_stuff_transductive.py --task train \\
+    python tools/run_net.py --config-file configs/coco_stuff_transductive.py --task train \
         --weights work_dirs/coco_stuff_inductive/checkpoint_0040000.safetensors data.root=/path/to/coco_stuff164k
-    python tools/run_net.py --config-file configs/coco_stuff_transductive.py --task val --resume \\
+    python tools/run_net.py --config-file configs/coco_stuff_transductive.py --task val --resume \
         data.root=/path/to/coco_stuff164k
 
 Weights only are taken over: optimiser, iteration and warm-up start afresh. The starting point of 40,000 iterations is

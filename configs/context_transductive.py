@@ -1,6 +1,6 @@
-"""CLIP-RC on PASCAL Context (59 classes), transductive. The recipe is ours: CLIP-RC published none for this data set.
+r"""CLIP-RC on PASCAL Context (59 classes), transductive. The recipe is ours: CLIP-RC published none for this data set.
 
-    python tools/run_net.py --config-file configs/context_transductive.py --task train data.root=/path/to/VOC2010 \\
+    python tools/run_net.py --config-file configs/context_transductive.py --task train data.root=/path/to/VOC2010 \
         --weights work_dirs/context_inductive/checkpoint_0020000.safetensors
     python tools/run_net.py --config-file configs/context_transductive.py --task val --resume data.root=/path/to/VOC2010
 

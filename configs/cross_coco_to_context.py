@@ -1,6 +1,6 @@
-"""CLIP-RC trained on COCO-Stuff (inductive), evaluated on PASCAL Context: no training on the target.
+r"""CLIP-RC trained on COCO-Stuff (inductive), evaluated on PASCAL Context: no training on the target.
 
-    python tools/run_net.py --config-file configs/cross_coco_to_context.py --task val data.root=/path/to/VOC2010 \\
+    python tools/run_net.py --config-file configs/cross_coco_to_context.py --task val data.root=/path/to/VOC2010 \
         --weights work_dirs/coco_stuff_inductive/weights.safetensors
 
 All 59 classes count as seen, so mIoU(S) is the mean over all of them, mIoU(U) and hIoU are undefined, and gamma and

@@ -1,6 +1,6 @@
-"""CLIP-RC on PASCAL VOC 2012, transductive: self-training from the half-way weights of the inductive run.
+r"""CLIP-RC on PASCAL VOC 2012, transductive: self-training from the half-way weights of the inductive run.
 
-    python tools/run_net.py --config-file configs/voc12_transductive.py --task train data.root=/path/to/VOC2012 \\
+    python tools/run_net.py --config-file configs/voc12_transductive.py --task train data.root=/path/to/VOC2012 \
         --weights work_dirs/voc12_inductive/checkpoint_0020000.safetensors
     python tools/run_net.py --config-file configs/voc12_transductive.py --task val --resume data.root=/path/to/VOC2012
 

@@ -52,11 +52,13 @@ def main() -> int:
     if args.warm_up < 0:
         raise UserError(f"--warm-up {args.warm_up}: must be at least 0")
     if args.growth:
+        if args.task == "startup":
+            raise UserError("--growth: startup does not depend on sizes, choose another task")
         check_can_draw(Path(args.growth))
         # a process for each size; an option given twice counts as given last
         results = growth(lambda option, value: run_json([*ours, f"--{option}", str(value)]))
+        print(json.dumps(results), flush=True)
         draw(results, Path(args.growth))
-        print(json.dumps(results))
         return 0
     if args.compare:
         silent = args.json

@@ -1,8 +1,8 @@
-"""Chooses gamma without peeking: on seen classes that were held out of training, never on the unseen ones.
+r"""Chooses gamma without peeking: on seen classes that were held out of training, never on the unseen ones.
 
-    python tools/run_net.py --config-file configs/voc12_inductive.py --task train --work-dir work_dirs/voc12_held_out \\
+    python tools/run_net.py --config-file configs/voc12_inductive.py --task train --work-dir work_dirs/voc12_held_out \
         data.held_out="('boat', 'cat', 'dog', 'horse')"
-    python tools/calibrate_gamma.py --config-file configs/voc12_inductive.py \\
+    python tools/calibrate_gamma.py --config-file configs/voc12_inductive.py \
         --weights work_dirs/voc12_held_out/weights.safetensors
 
 The weights must come from a run with `data.held_out`: a model that has learned a class tells nothing about unseen ones.

@@ -1,8 +1,8 @@
-"""Reproduces the rows of a suite: what is missing, what can be measured, published numbers beside ours.
+r"""Reproduces the rows of a suite: what is missing, what can be measured, published numbers beside ours.
 
     python tools/reproduce.py --suite shapes --seeds 3
     python tools/reproduce.py --suite paper --data-root /path/to/data --checkpoints /path/to/checkpoints
-    python tools/reproduce.py --suite paper --rows voc12_inductive,voc12_transductive --seeds 0,1,2 --train \\
+    python tools/reproduce.py --suite paper --rows voc12_inductive,voc12_transductive --seeds 0,1,2 --train \
         --data-root /path/to/data --checkpoints /path/to/checkpoints
 
 `--checkpoints` holds `<row>/seed_<n>/weights.safetensors` (that is where `--train` puts them) or a released file as

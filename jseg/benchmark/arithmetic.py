@@ -48,9 +48,14 @@ def attention_operations(sizes: Sizes) -> float:
 
 
 def _linear_of_tower(sizes: Sizes) -> float:
-    """Linear layers of one block: four projections of tokens, one of prompts to queries, keys and values."""
+    """Linear layers of one block on its tokens; prompts apart."""
     tokens, width = 1 + sizes.patches + sizes.regions, sizes.model.width
-    return 2.0 * tokens * width * 12 * width + 2.0 * sizes.model.prompts * width * 4 * width
+    return 2.0 * tokens * width * 12 * width
+
+
+def _linear_of_prompts(sizes: Sizes) -> float:
+    """What makes a layer's prompts and projects them to queries, keys and values; once for a whole evaluation."""
+    return 2.0 * sizes.model.prompts * sizes.model.width * 4 * sizes.model.width
 
 
 def _decoder_layer(depth: int, factor: int, rows: int, memory: int) -> tuple[float, float]:
@@ -65,7 +70,7 @@ def _upsampling(sizes: Sizes) -> float:
     return 2.0 * sizes.classes * side * sizes.image * (side + sizes.image)
 
 
-def _parts(sizes: Sizes, recovery: bool) -> dict[str, float]:
+def _parts(sizes: Sizes, training: bool) -> dict[str, float]:
     """Operations of one image by part: frozen and trained linear layers, attention."""
     model, depth = sizes.model, sizes.model.output_dim
     queries = sizes.regions * sizes.classes
@@ -75,18 +80,19 @@ def _parts(sizes: Sizes, recovery: bool) -> dict[str, float]:
     head = 2.0 * depth * depth * (queries + sizes.classes + sizes.patches + sizes.regions + 1)
     head += 2.0 * sizes.classes * sizes.patches * depth + _upsampling(sizes)
     attention = model.layers * attention_operations(sizes)
-    for _ in range(model.decoder_layers + (model.recovery_layers if recovery else 0)):
+    for _ in range(model.decoder_layers + (model.recovery_layers if training else 0)):
         for rows, memory in ((queries, sizes.patches), (sizes.patches, queries)):
             linear, scores = _decoder_layer(depth, model.ffn_factor, rows, memory)
             head, attention = head + linear, attention + scores
-    if recovery:
+    if training:
+        tower += model.layers * _linear_of_prompts(sizes)
         head += 2.0 * depth * depth * (3 * queries + 2 * sizes.patches)
     return {"tower": tower, "head": head, "attention": attention}
 
 
 def forward_operations(sizes: Sizes) -> float:
     """One evaluation pass over a batch."""
-    return sizes.batch * sum(_parts(sizes, recovery=False).values())
+    return sizes.batch * sum(_parts(sizes, training=False).values())
 
 
 def training_operations(sizes: Sizes) -> float:
@@ -94,7 +100,7 @@ def training_operations(sizes: Sizes) -> float:
 
     Nothing is passed on below the prompts of the first layer, that is to its projections and to the patches.
     """
-    parts, model = _parts(sizes, recovery=True), sizes.model
+    parts, model = _parts(sizes, training=True), sizes.model
     below = 2.0 * (1 + sizes.patches + sizes.regions) * 3 * model.width**2
     below += 2.0 * sizes.patches * model.width * 3 * model.patch_size**2
     one = 2 * parts["tower"] - below + 3 * parts["head"] + (1 + BACKWARD_ATTENTION) * parts["attention"]

@@ -290,10 +290,13 @@ class Painter:
         path = self.save_dir / SHEET_NAME
         found = sorted(item for share in self.ranks.gathered(self.examples) for item in share.items())
         count = int(self.ranks.sum(np.int64(self.count)))
-        if self.ranks.first and not self.failed:
+        failed = self.ranks.any(self.failed)
+        if failed and not self.failed:
+            print("warning: another rank could not write its pictures; the rest are drawn", flush=True)
+        if self.ranks.first and not failed:
             examples = [example for _, example in found]
             self._tolerantly(lambda: write_picture(path, sheet(examples, self.classes, self.title)))
-        if not self.failed:
+        if not failed and not self.failed:
             print(f"label maps and overlays of {count} pictures: {self.save_dir}")
             print(f"sheet: {path}", flush=True)
         return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ class Saver:
         with whole_file(self.work_dir / BEST_METRICS_NAME) as file:  # on disk before the weights, in place after them
             file.write(as_json({"iteration": iteration, **metrics}))
             file.flush()
+            os.fsync(file.fileno())
             return self.weights(iteration, BEST_NAME)
 
     def bad_step(self, batch: Batch, progress: Progress, problem: str) -> Path:

@@ -99,22 +99,21 @@ class ImageEncoder(ImageTower):
         return tokens
 
     def _run_layer(self, layer: int, grid: tuple[int, int], trace: Trace, tokens: jt.Var) -> tuple[jt.Var]:
-        batch = tokens.shape[0]
+        prompts = self.layer_prompts(layer, tokens.shape[0])
         if layer == 0:
-            prompts = self.layer_prompts(layer, batch)
-            repeated = prompts.broadcast((batch, *prompts.shape[1:]))
+            repeated = prompts.broadcast((tokens.shape[0], *prompts.shape[1:]))
             trace["tokens_in"] = jt.concat([tokens[:, :1], repeated, tokens[:, 1:]], dim=1)
-        prompts = self._projected_prompts(layer, batch)
-        attend = partial(_attend, prompts=prompts, patch_grid=grid, region_grid=self.region_grid)
+        projected = self._projected_prompts(layer, prompts)
+        attend = partial(_attend, prompts=projected, patch_grid=grid, region_grid=self.region_grid)
         return (self.transformer.resblocks[layer](tokens, attend),)
 
-    def _projected_prompts(self, layer: int, batch: int) -> jt.Var:
+    def _projected_prompts(self, layer: int, prompts: jt.Var) -> jt.Var:
         """Queries (of no use), keys and values of a layer's prompts, (B, K, 3 * width), in evaluation (1, …)."""
         keeps = self.kept_prompts is not None and jt.flags.no_grad and not self.prompt_dropout.rate_now()
         if keeps and layer in self.kept_prompts:
-            return self.kept_prompts[layer]
+            return self.kept_prompts[layer]  # `prompts`, which nothing has asked for yet, are never computed then
         block = self.transformer.resblocks[layer]
-        projected = block.attn.project(block.ln_1(self.layer_prompts(layer, batch)))
+        projected = block.attn.project(block.ln_1(prompts))
         if keeps:
             self.kept_prompts[layer] = projected
         return projected

@@ -17,6 +17,7 @@ from jseg.model.clip_rc import ClipRC, build_clip_rc, set_training
 from jseg.model.image_encoder import prompts_kept
 from jseg.model.region_bridge import region_of_patch
 from jseg.model.state import set_value, strict_load
+from jseg.ops import draws
 from jseg.parity.forward import with_prompt_rows
 
 
@@ -206,3 +207,10 @@ def test_kept_prompts_change_nothing_and_are_given_up(small_model: ClipRC) -> No
         with jt.no_grad():
             encoder(images[0]).patches.sync()  # each image has its own dropout
         assert not encoder.kept_prompts
+
+
+def test_prompts_are_dropped_once_a_layer(small_model: ClipRC) -> None:
+    set_training(small_model, True)
+    with draws.recorded() as drawn:
+        small_model.backbone(jt.array(random_images(2, 3, 64, 64))).patches.sync()
+    assert len(drawn) == 3

@@ -79,7 +79,7 @@ def test_install_script_needs_nothing_else(packed: Path, tmp_path: Path) -> None
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "report"
     code = "import other; print(other.x)"
-    done = subprocess.run([str(tmp_path / "venv/bin/python"), "-c", code], capture_output=True, text=True, cwd="/")
+    done = subprocess.run([str(tmp_path / "venv/bin/python"), "-I", "-c", code], capture_output=True, text=True)
     assert done.stdout == "1\n"
 
 
@@ -134,5 +134,5 @@ def test_real_folder_installs_without_an_index(tmp_path: Path) -> None:
     assert "Jittor:         1.3.11.0" in done.stdout
     assert "oneDNN:         2021.2.0" in done.stdout
     code = "import jseg, cv2, numpy, PIL, ftfy, regex, tqdm, safetensors; print(jseg.__file__)"
-    done = subprocess.run([str(tmp_path / "venv/bin/python"), "-c", code], capture_output=True, text=True, cwd="/")
+    done = subprocess.run([str(tmp_path / "venv/bin/python"), "-I", "-c", code], capture_output=True, text=True)
     assert str(tmp_path / "venv") in done.stdout, done.stderr
