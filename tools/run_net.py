@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -215,7 +216,9 @@ def train_run(
 def resume_command(options: argparse.Namespace, world: int) -> str:
     """The command that goes on with the run of `options`."""
     parts = ["mpirun", "-np", str(world)] if world > 1 else []
-    parts += [Path(sys.executable).name, sys.argv[0], "--config-file", options.config_file]
+    name = Path(sys.executable).name
+    parts += [name if shutil.which(name) == sys.executable else sys.executable]  # not where .venv is not activated
+    parts += [sys.argv[0], "--config-file", options.config_file]
     parts += ["--work-dir", str(options.work_dir)]
     parts += ["--device", options.device] if options.device != "auto" else []
     parts += ["--save-dir", str(options.save_dir)] if options.save_dir is not None else []
