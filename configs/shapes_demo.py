@@ -8,10 +8,10 @@
 
 A short version of shapes_inductive.py: 15 classes are trained with masks, the other 5 are segmented by their names.
 
-Hardware: one core of a busy AMD EPYC (Zen 3), kernels compiled: training 2 min 15 s, all three commands 2 min 40 s. With
-an empty cache on a 2-core one, `make demo` took 9 min 20 s in all, training 3 min 40 s of it with the compilation of its
-kernels; the rest is mostly packages and Jittor's core. Expected numbers: seed 0 (2026-11-26); the tolerance allows for other
-processors, which add up in another order.
+Hardware: one core of a busy AMD EPYC (Zen 3), kernels compiled: training 2 min 15 s, all three commands 2 min 40 s.
+With an empty cache on a 2-core one, `make demo` took 9 min 20 s in all, training 3 min 40 s of it with the compilation
+of its kernels; the rest is mostly packages and Jittor's core. Expected numbers: seed 0 (2026-11-26); the tolerance
+allows for other processors, which add up in another order.
 """
 
 base = "shapes_inductive.py"
