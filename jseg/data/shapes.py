@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 
 from jseg.data import shapes_drawing as drawing
@@ -141,9 +142,7 @@ def _place(
     for _ in range(_PLACES):
         centre = np.array([rng.uniform(0.6 * radius, side - 0.6 * radius) for side in size[::-1]])
         mask = drawing.fill(points + centre, size)
-        covered = owners.copy()
-        covered[mask] = -1
-        left = np.bincount(covered[covered >= 0], minlength=len(placed))
+        left = np.bincount(owners[(owners >= 0) & ~mask], minlength=len(placed)) if placed else areas
         if (left >= _LEAST_VISIBLE * areas).all():
             owners[mask] = len(placed)
             paint_object(picture, mask, class_index, centre, diameter, rng)
@@ -173,8 +172,7 @@ def paint_object(
     first = drawing.family_colour(colour, rng)
     surface = first + (drawing.second_colour(first, rng) - first) * cover[..., None]
     shade = 1 + np.float32(rng.uniform(0, 0.5) / diameter) * (cos * y - sin * x)  # light from one side
-    inside = mask[window]
-    picture[window][inside] = (surface * shade[..., None])[inside]
+    cv2.copyTo(surface * shade[..., None], mask[window].view(np.uint8), picture[window])
 
 
 def _wires(picture: np.ndarray, owners: np.ndarray, unit: float, rng: np.random.Generator) -> None:

@@ -169,8 +169,11 @@ def light(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     angle, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.4)
     slope = np.cos(angle) * (columns / columns[0, -1] - 0.5) + np.sin(angle) * (rows / rows[-1, 0] - 0.5)
     cast = rng.uniform(0.7, 1.15) * rng.uniform(0.92, 1.08, 3)
-    picture = picture * (1 + strength * slope.astype(np.float32))[..., None] * np.float32(cast)
+    picture = picture * (1 + strength * slope.astype(np.float32))[..., None]
+    picture *= np.float32(cast)
     if rng.random() < 0.25:
         picture = cv2.GaussianBlur(picture, (3, 3), 0)
-    picture += rng.standard_normal(picture.shape, np.float32) * np.float32(rng.uniform(1, 8))
-    return np.clip(picture, 0, 255).astype(np.uint8)
+    grain = rng.standard_normal(picture.shape, np.float32)
+    grain *= np.float32(rng.uniform(1, 8))
+    picture += grain
+    return np.clip(picture, 0, 255, out=picture).astype(np.uint8)

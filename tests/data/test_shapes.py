@@ -209,8 +209,7 @@ def drawing_seconds(data: ShapesDataset, index: int) -> float:
     return time.process_time() - before
 
 
-def test_drawing_is_no_loop_over_pixels() -> None:
-    """About 3 ms a scene on a quiet desktop core, 5 on a shared one; a loop over pixels in Python takes far more."""
+def test_drawing_takes_less_than_5_ms() -> None:
     data = dataset()
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
@@ -218,7 +217,7 @@ def test_drawing_is_no_loop_over_pixels() -> None:
         times = [min(drawing_seconds(data, index) for _ in range(5)) for index in range(40)]
     finally:
         cv2.setNumThreads(threads)
-    assert sum(times) / len(times) < 0.025
+    assert sum(times) / len(times) < 0.005
 
 
 def harmonic_iou(predictions: np.ndarray, labels: np.ndarray) -> float:
