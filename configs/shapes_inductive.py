@@ -7,8 +7,8 @@ Starts from the small CLIP of pretrained/README.md. Decoder, regions and recover
 differs is for the sake of a short run: the head starts aligned (jseg/model/initial_weights.py), the masks weigh less
 (2 : 5 instead of 100 : 1), batches are small and the learning rate is higher. docs/shapes.md has the whole benchmark.
 
-Hardware: one core of an AMD EPYC (Zen 3), 0.5 GB. Training takes 18 minutes beside one other program (0.45 s a step),
-26 to 39 were measured beside several; evaluation half a minute.
+Hardware: one core of an AMD EPYC (Zen 3), 0.5 GB. Training took 26 to 39 minutes beside several programs; an
+estimate beside one is 18, from the step of the transductive row (0.46 s). Evaluation takes half a minute.
 Expected numbers: mean of 3 seeds (2026-11-26), with a tolerance for a single seed and other processors.
 """
 
