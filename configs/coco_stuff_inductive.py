@@ -15,7 +15,7 @@ Time and memory, not measured: an estimate of 32 h on a GPU that sustains 10 TFL
 gives the same gradients. Basis: docs/reproduce.md, section 4.
 """
 
-from jseg.clip.prompts import COCO_TEMPLATES as _COCO_TEMPLATES
+from jseg.clip.class_embeddings import COCO_TEMPLATES as _COCO_TEMPLATES
 
 base = "voc12_inductive.py"  # data preparation, optimiser, windows
 

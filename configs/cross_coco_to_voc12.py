@@ -12,7 +12,7 @@ Time and memory, not measured: an estimate of minutes on a GPU that sustains 10 
 TFLOP each), and of 2 GB. Basis: docs/reproduce.md, section 4.
 """
 
-from jseg.clip.prompts import COCO_TEMPLATES as _COCO_TEMPLATES
+from jseg.clip.class_embeddings import COCO_TEMPLATES as _COCO_TEMPLATES
 
 base = "voc12_inductive.py"
 cross_dataset = True

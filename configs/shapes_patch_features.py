@@ -2,7 +2,7 @@
 
     python tools/run_net.py --config-file configs/shapes_patch_features.py --task val
 
-jseg/engine/training_free.py has the method.
+jseg/baselines.py has the method.
 
 Hardware: one core of a busy AMD EPYC (Zen 3). Time: half a minute. Expected numbers: measured 2026-11-25;
 nothing in them is random.

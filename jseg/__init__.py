@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 from jseg.runtime import prepare
 
 if TYPE_CHECKING:
-    from jseg.engine.config import read_config
+    from jseg.config import read_config
     from jseg.segmenter import Segmenter, load_segmenter
 
 __all__ = ["Segmenter", "load_segmenter", "read_config"]
 __version__ = "0.1.0"
 
-_HOMES = {"Segmenter": "jseg.segmenter", "load_segmenter": "jseg.segmenter", "read_config": "jseg.engine.config"}
+_HOMES = {"Segmenter": "jseg.segmenter", "load_segmenter": "jseg.segmenter", "read_config": "jseg.config"}
 
 prepare()
 

@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jseg.clip.class_embeddings import TextSide, side_of_checkpoint, side_of_clip
 from jseg.clip.weights import read_clip_weights
+from jseg.config import PRECISIONS, Config, ModelConfig, from_dict, read_config, suggestion
 from jseg.data import transforms
-from jseg.engine.checkpoint import is_ours, model_tensors, read_whole
-from jseg.engine.config import Config, ModelConfig, from_dict, read_config
-from jseg.engine.config_checks import PRECISIONS, suggestion
-from jseg.engine.text_features import TextSide, side_of_checkpoint, side_of_clip
+from jseg.engine.checkpoint import read_whole
 from jseg.errors import UserError
+from jseg.weights.record import is_ours, model_tensors
 
 if TYPE_CHECKING:
     from jseg.model.clip_rc import ClipRC
-    from jseg.weight_files import WeightFile
+    from jseg.weights.reader import WeightFile
 
 DEFAULT_TEMPLATES = ("a photo of a {}",)
 RELEASED_HEAD_WIDTH = 64  # channels per attention head of CLIP's image towers
@@ -177,8 +177,9 @@ def load_segmenter(
     from jseg.runtime.start import start  # Jittor starts only once everything that can be wrong was looked at
 
     start(device)
-    from jseg.model.clip_rc import build_clip_rc, load_released
+    from jseg.model.clip_rc import build_clip_rc
     from jseg.model.precision import note, set_precision
+    from jseg.model.released_weights import load_released
     from jseg.ops.compiled import choose
 
     choose(config.kernels)

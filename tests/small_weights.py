@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from jseg.clip.class_embeddings import class_embeddings
 from jseg.clip.tokenizer import Tokenizer, generate_vocabulary
 from jseg.clip.weights import FORMAT, clip_shapes
+from jseg.config import Config, ModelConfig
 from jseg.data.class_names import class_list
 from jseg.engine import checkpoint
-from jseg.engine.config import Config, ModelConfig
-from jseg.engine.text_features import class_embeddings
-from jseg.model.clip_rc import ClipRC, build_clip_rc, initialise
-from jseg.model.state import state_arrays
-from jseg.weight_files import write_safetensors
+from jseg.model.clip_rc import ClipRC, build_clip_rc
+from jseg.model.initial_weights import initialise
+from jseg.weights.reader import write_safetensors
+from jseg.weights.state import state_arrays
 
 OUTPUT_DIM = 16
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jseg.config import Config, read_config
 from jseg.data.class_names import class_list
 from jseg.data.label_maps import training_classes, training_labels
-from jseg.engine.config import Config, read_config
 
 FOLDER = Path(__file__).parents[1] / "configs"
 PAPER = sorted(
@@ -121,9 +121,9 @@ def test_full_size_model(name: str, capsys: pytest.CaptureFixture) -> None:
     """The full-size model builds, has as many weights as the released one, and runs one crop through model and loss."""
     import jittor as jt
 
-    from jseg.losses.class_masks import count_masks
-    from jseg.losses.segmentation_loss import SegmentationLoss
-    from jseg.model.clip_rc import build_clip_rc, initialise, trainable
+    from jseg.model.clip_rc import build_clip_rc, trainable
+    from jseg.model.initial_weights import initialise
+    from jseg.model.losses import SegmentationLoss, count_masks
 
     config = read(name)
     classes = class_list(config.data.dataset, config.data.split)

@@ -24,16 +24,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from jseg.clip.class_embeddings import TextFeatures, class_embeddings
+from jseg.config import Config, apply_overrides, check, from_dict, parse_override, to_dict
 from jseg.data.class_names import class_list
 from jseg.data.image_files import read_image, read_stored_labels
-from jseg.engine import checkpoint, recipe
-from jseg.engine.config import Config, apply_overrides, from_dict, parse_override, to_dict
-from jseg.engine.config_checks import check
+from jseg.engine import checkpoint
+from jseg.engine import load as recipe
+from jseg.engine.log import read_open_means
 from jseg.engine.progress import Progress, progress_of
-from jseg.engine.run_log import read_open_means
-from jseg.engine.text_features import TextFeatures, class_embeddings
 from jseg.errors import UserError
-from jseg.weight_files import read_weight_file, write_safetensors
+from jseg.weights import record
+from jseg.weights.reader import read_weight_file, write_safetensors
 
 CASES = int(os.environ.get("JSEG_FUZZ_CASES", "40"))
 CPU_SECONDS = 5.0  # for one case; usual ones take milliseconds
@@ -87,7 +88,7 @@ def checkpoint_bytes(meta: dict[str, Any] | None = None) -> bytes:
     tensors["text_encoder.ln_final.weight"] = np.ones(64, np.float32)
     moments = {"optimizer.m.decode_head.q": np.ones(3, np.float32), "optimizer.v.decode_head.q": np.ones(3, np.float32)}
     tensors |= moments
-    meta = {"optimizer_steps": 5, **meta, "tensors_sha256": checkpoint.tensors_sha256(tensors)}
+    meta = {"optimizer_steps": 5, **meta, "tensors_sha256": record.tensors_sha256(tensors)}
     meta[checkpoint.RECORD_KEY] = checkpoint.record_sha256(meta)
     with tempfile.TemporaryDirectory() as folder:
         write_safetensors(Path(folder) / "a.safetensors", tensors, meta)
@@ -250,7 +251,7 @@ def use_checkpoint(path: Path) -> None:
         tuple(file.meta["templates"]) if file.meta.get("templates") == ["a photo of a {}"] else ("{}",)
     )
     with redirect_stdout(io.StringIO()):
-        checkpoint.moments_of(file), checkpoint.averages_of(file), checkpoint.model_tensors(file)
+        checkpoint.moments_of(file), record.averages_of(file), record.model_tensors(file)
         checkpoint.iteration_of(file)
         progress = progress_of(file.meta, path)
         if progress.log:

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jseg.errors import UserError
-from jseg.pictures import (
+from jseg.drawing import (
     UNSEEN_INK,
     Classes,
     Example,
@@ -23,6 +22,7 @@ from jseg.pictures import (
     write_label_map,
     write_picture,
 )
+from jseg.errors import UserError
 
 PALETTE = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200]], dtype=np.uint8)
 CLASSES = Classes(("cat", "dog", "emu"), PALETTE, unseen=(2,))

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 import jseg
+from jseg.config import to_dict
 from jseg.data import transforms
-from jseg.engine.config import to_dict
 from jseg.engine.sliding_window import PictureScores
 from jseg.errors import UserError
 from jseg.segmenter import Segmenter, check_class_names, model_config_of, seen_ids
-from jseg.weight_files import read_weight_file
+from jseg.weights.reader import read_weight_file
 from tests.small_weights import small_config, write_clip, write_ours, write_released
 
 NAMES = ("red star", "green circle", "cat")

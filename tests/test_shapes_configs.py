@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jseg.engine.config import read_config, to_dict
+from jseg.config import read_config, to_dict
 from jseg.reproduction.suites import SUITES
 
 FOLDER = Path(__file__).parents[1] / "configs"

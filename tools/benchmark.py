@@ -18,7 +18,7 @@ from pathlib import Path
 from jseg.benchmark.growth import check_can_draw, draw, growth
 from jseg.benchmark.report import as_text, compare, result, run_json
 from jseg.benchmark.workloads import SIZES, TASKS, chosen_sizes, measure, prepare, product_rate
-from jseg.engine.config_checks import PRECISIONS
+from jseg.config import PRECISIONS
 from jseg.errors import UserError
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 from jseg.runtime.start import start

@@ -17,16 +17,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jseg.clip.class_embeddings import class_embeddings
+from jseg.config import Config, read_config
 from jseg.data.class_names import ClassList, class_list
+from jseg.data.dataset import open_dataset
 from jseg.data.held_out import classes_of, suggestion
-from jseg.data.segmentation_dataset import open_dataset
 from jseg.engine import checkpoint
-from jseg.engine.config import Config, read_config
-from jseg.engine.text_features import class_embeddings
 from jseg.errors import UserError
+from jseg.files import check_writable, write_json
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
-from jseg.weight_files import WeightFile
-from jseg.whole_file import check_writable, write_json
+from jseg.weights import record
+from jseg.weights.reader import WeightFile
 
 if TYPE_CHECKING:
     from jseg.model.clip_rc import ClipRC
@@ -63,7 +64,7 @@ def held_out_classes(config: Config, file: WeightFile) -> ClassList:
     """
     if config.data.setting != "inductive":
         raise UserError(f"data.setting={config.data.setting!r}: gamma has no effect there, it is for inductive runs")
-    recorded: Any = file.meta.get("config") if checkpoint.is_ours(file) else None
+    recorded: Any = file.meta.get("config") if record.is_ours(file) else None
     data = recorded.get("data") if isinstance(recorded, dict) else None
     names = data.get("held_out") if isinstance(data, dict) else None
     if not names:
@@ -80,11 +81,12 @@ def held_out_classes(config: Config, file: WeightFile) -> ClassList:
 
 def load_model(config: Config, file: WeightFile) -> ClipRC:
     """The model with the weights of the file."""
-    from jseg.model.clip_rc import build_clip_rc, load_released
+    from jseg.model.clip_rc import build_clip_rc
     from jseg.model.precision import set_precision
+    from jseg.model.released_weights import load_released
 
     model = build_clip_rc(config.model)
-    load_released(model, checkpoint.model_tensors(file))
+    load_released(model, record.model_tensors(file))
     set_precision(model, config.precision)
     return model
 
@@ -101,7 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
     from jseg.runtime.start import start
 
     start(options.device)
-    from jseg.engine.calibration import PUBLISHED_GAMMA, chosen, picture_indices, report, sweep
+    from jseg.calibration import PUBLISHED_GAMMA, chosen, picture_indices, report, sweep
     from jseg.ops.compiled import choose
 
     choose(config.kernels)

@@ -16,14 +16,14 @@ import os
 import sys
 from pathlib import Path
 
+from jseg.config import Config, read_config
+from jseg.data.check import Finding, SplitReport, check_split, duplicates
 from jseg.data.class_names import class_list
-from jseg.data.dataset_check import Finding, SplitReport, check_split, duplicates
+from jseg.data.dataset import SegmentationDataset
 from jseg.data.published_counts import PUBLISHED
-from jseg.data.segmentation_dataset import SegmentationDataset
-from jseg.engine.config import Config, read_config
 from jseg.errors import UserError
+from jseg.files import write_json
 from jseg.runtime.command_line import ArgumentParser, run
-from jseg.whole_file import write_json
 
 SHOWN = 20  # files per finding on the screen
 

@@ -18,7 +18,7 @@ import numpy as np
 from jseg.clip.weights import FORMAT, ClipWeights, read_clip_weights
 from jseg.errors import UserError
 from jseg.runtime.command_line import ArgumentParser, run
-from jseg.weight_files import write_safetensors
+from jseg.weights.reader import write_safetensors
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -16,16 +16,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jseg.clip.embedding_files import read_embedding_file, read_embeddings, write_embeddings
-from jseg.clip.prompts import COCO_TEMPLATES, VOC_TEMPLATES
+from jseg.clip.class_embeddings import (
+    COCO_TEMPLATES,
+    VOC_TEMPLATES,
+    read_embedding_file,
+    read_embeddings,
+    write_embeddings,
+)
+from jseg.config import TextConfig
 from jseg.data.class_names import ClassList, class_list
-from jseg.engine.config import TextConfig
 from jseg.errors import UserError
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
-from jseg.weight_files import read_weight_file, sha256_of_file
+from jseg.weights.reader import read_weight_file, sha256_of_file
 
 if TYPE_CHECKING:
-    from jseg.engine.text_features import TextSide
+    from jseg.clip.class_embeddings import TextSide
 
 TEMPLATES = {"voc": VOC_TEMPLATES, "coco": COCO_TEMPLATES}
 
@@ -98,8 +103,8 @@ def tower_of(path: Path, text: TextConfig) -> TextSide:
     Raises:
         UserError: the file cannot be used, or holds no text tower.
     """
+    from jseg.clip.class_embeddings import side_of_checkpoint, side_of_clip
     from jseg.clip.weights import read_clip_weights
-    from jseg.engine.text_features import side_of_checkpoint, side_of_clip
 
     return side_of_checkpoint(read_weight_file(path), text) or side_of_clip(read_clip_weights(path), text)
 

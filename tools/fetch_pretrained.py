@@ -25,9 +25,9 @@ from tqdm import tqdm
 
 from jseg.clip.tokenizer import PRETRAINED_FOLDER, VOCABULARY_NAME, VOCABULARY_SHA256, installed_vocabularies
 from jseg.errors import UserError
+from jseg.files import whole_file
 from jseg.runtime.command_line import ArgumentParser, run
-from jseg.weight_files import sha256_of_file
-from jseg.whole_file import whole_file
+from jseg.weights.reader import sha256_of_file
 
 CHUNK = 2**20
 TIMEOUT = 30  # seconds without an answer

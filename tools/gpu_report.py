@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jseg.errors import UserError
-from jseg.runtime import cuda_driver
+from jseg.files import check_writable, write_whole
+from jseg.runtime import cuda as cuda_driver
 from jseg.runtime.command_line import ArgumentParser, run
 from jseg.runtime.prepare import prepare
 from jseg.runtime.report import driver_version, gpu_names
-from jseg.whole_file import check_writable, write_whole
 
 ROOT = Path(__file__).parents[1]
 TOOLS = ROOT / "tools"

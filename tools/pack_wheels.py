@@ -22,9 +22,9 @@ import zipfile
 from pathlib import Path
 
 from jseg.errors import UserError
+from jseg.files import whole_file, write_whole
 from jseg.runtime.command_line import ArgumentParser, run
 from jseg.runtime.toolchain import JITTOR
-from jseg.whole_file import whole_file, write_whole
 
 REPOSITORY = Path(__file__).parents[1]
 PYTHONS = ("3.10", "3.11", "3.12")

@@ -12,10 +12,10 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jseg.engine.run_log import LOG_NAME, read_log
+from jseg.engine.log import LOG_NAME, read_log
 from jseg.errors import UserError
+from jseg.files import whole_file
 from jseg.runtime.command_line import ArgumentParser, run
-from jseg.whole_file import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,11 +16,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from jseg.engine.run_log import RunLog, command_line, environment, read_log
+from jseg.engine.log import RunLog, command_line, environment, read_log
 from jseg.errors import UserError
+from jseg.files import check_writable
 from jseg.pretraining.settings import Settings
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
-from jseg.whole_file import check_writable
 
 VOCABULARY_NAME = "shapes_vocabulary.txt.gz"
 

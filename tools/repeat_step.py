@@ -15,17 +15,16 @@ from typing import Any
 
 import numpy as np
 
+from jseg.config import apply_overrides, check, from_dict
 from jseg.data.held_out import classes_of
 from jseg.data.label_maps import training_classes
 from jseg.engine import checkpoint
-from jseg.engine.config import apply_overrides, from_dict
-from jseg.engine.config_checks import check
-from jseg.engine.loss_scale import loss_scale_of
+from jseg.engine.load import check_shares
+from jseg.engine.optimizer import loss_scale_of
 from jseg.engine.ranks import Ranks, claim_gpu, joined
-from jseg.engine.recipe import check_shares
 from jseg.errors import UserError
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
-from jseg.weight_files import WeightFile
+from jseg.weights.reader import WeightFile
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -45,8 +44,8 @@ def read_step(path: Path) -> tuple[WeightFile, dict[str, Any], np.ndarray, np.nd
     """
     file = checkpoint.read_checkpoint(path)
     record = file.meta.get("bad_step")
-    images, labels = (file.tensors.get(checkpoint.BATCH_PREFIX + name) for name in ("images", "labels"))
-    if not isinstance(record, dict) or images is None or labels is None or checkpoint.FEATURES_NAME not in file.tensors:
+    images, labels = (file.tensors.get(record.BATCH_PREFIX + name) for name in ("images", "labels"))
+    if not isinstance(record, dict) or images is None or labels is None or record.FEATURES_NAME not in file.tensors:
         raise UserError(f"{path} holds no step to repeat: pass a bad_step_*.safetensors of a work folder")
     return file, record, images, labels
 
@@ -72,13 +71,14 @@ def repeat(options: argparse.Namespace, ranks: Ranks) -> int:
     device = start(options.device)
     from jseg.engine.seeds import seed_iteration
     from jseg.engine.trainer import Trainer
-    from jseg.model.clip_rc import build_clip_rc, load_released, set_training
+    from jseg.model.clip_rc import build_clip_rc, set_training
+    from jseg.model.released_weights import load_released
     from jseg.ops.compiled import choose
 
     choose(config.kernels)
     model = build_clip_rc(config.model)
-    load_released(model, checkpoint.model_tensors(file, averaged=False))
-    text = file.tensors[checkpoint.FEATURES_NAME][list(training_classes(classes, config.data.setting))]
+    load_released(model, record.model_tensors(file, averaged=False))
+    text = file.tensors[record.FEATURES_NAME][list(training_classes(classes, config.data.setting))]
     trainer = Trainer(model, text, classes.unseen if config.data.setting == "transductive" else (), config, ranks)
     trainer.optimizer.load_state(checkpoint.moments_of(file))
     if trainer.loss_scale is not None:

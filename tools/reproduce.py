@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jseg.errors import UserError
+from jseg.files import check_writable
 from jseg.reproduction import report, runs
 from jseg.reproduction.needs import (
     Missing,
@@ -31,7 +32,6 @@ from jseg.reproduction.needs import (
 from jseg.reproduction.report import RowResult
 from jseg.reproduction.suites import SUITES, Row, Suite
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
-from jseg.whole_file import check_writable
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

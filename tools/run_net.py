@@ -18,21 +18,23 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from jseg.clip.class_embeddings import class_embeddings
 from jseg.clip.weights import ClipWeights
+from jseg.config import Config, read_config
+from jseg.data.check import quick_check
 from jseg.data.class_names import ClassList
-from jseg.data.dataset_check import quick_check
+from jseg.data.dataset import Dataset, open_dataset
 from jseg.data.held_out import classes_of
-from jseg.data.segmentation_dataset import Dataset, open_dataset
-from jseg.engine import checkpoint, recipe
-from jseg.engine.config import Config, read_config
+from jseg.engine import checkpoint
+from jseg.engine import load as recipe
+from jseg.engine.load import build_model, clip_of, in_precision, print_if_any
 from jseg.engine.ranks import Ranks, claim_gpu, joined
-from jseg.engine.starting_weights import build_model, clip_of, in_precision, print_if_any
-from jseg.engine.text_features import class_embeddings
 from jseg.engine.work_folder import held
 from jseg.errors import UserError
+from jseg.files import check_writable
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
-from jseg.weight_files import WeightFile
-from jseg.whole_file import check_writable
+from jseg.weights import record
+from jseg.weights.reader import WeightFile
 
 NEWEST = ""  # bare --resume
 
@@ -110,7 +112,7 @@ def prepare(options: argparse.Namespace, config: Config) -> tuple[ClassList, Wei
         )
     file = weights_of(options)
     if file is not None:
-        checkpoint.model_tensors(file)  # refuses plain CLIP weights
+        record.model_tensors(file)  # refuses plain CLIP weights
         for warning in checkpoint.check_classes(file, classes, options.other_classes or config.cross_dataset):
             print(f"warning: {warning}")
         check_recipe(options, config, file)
@@ -242,7 +244,7 @@ def val_task(options: argparse.Namespace, config: Config, ranks: Ranks) -> int:
     dataset = open_checked(config, "val")
     classes, file, clip = prepare(options, config)
     start_on(options, config, ranks)
-    from jseg.engine.evaluator import evaluate
+    from jseg.engine.evaluate import evaluate
 
     text = class_embeddings(config, classes, file, clip, options.other_classes)
     model = in_precision(build_model(config, file, clip), config)
@@ -261,7 +263,7 @@ def test_task(options: argparse.Namespace, config: Config, ranks: Ranks) -> int:
     classes, file, clip = prepare(options, config)
     save_dir = check_writable(options.save_dir or options.work_dir / "pictures")
     start_on(options, config, ranks)
-    from jseg.engine.evaluator import draw
+    from jseg.engine.evaluate import draw
 
     text = class_embeddings(config, classes, file, clip, options.other_classes)
     model = in_precision(build_model(config, file, clip), config)

@@ -12,13 +12,13 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
+from jseg.config import PRECISIONS
 from jseg.data.image_files import file_problem, read_image
-from jseg.engine.config_checks import PRECISIONS
+from jseg.drawing import Classes, distinct_palette, overlay_with_legend, write_label_map, write_picture
 from jseg.errors import UserError
-from jseg.pictures import Classes, distinct_palette, overlay_with_legend, write_label_map, write_picture
+from jseg.files import check_writable
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 from jseg.segmenter import DEFAULT_TEMPLATES, Segmentation, check_class_names, load_segmenter, seen_ids
-from jseg.whole_file import check_writable
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jseg.engine.config import ModelConfig
+from jseg.config import ModelConfig
 
 FLOAT = 4  # bytes
 BACKWARD_ATTENTION = 2.0  # four products where the forward pass has two; making the scores again is not counted

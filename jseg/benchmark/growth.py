@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jseg.errors import UserError
-from jseg.whole_file import check_writable, write_whole
+from jseg.files import check_writable, write_whole
 
 SERIES: dict[str, tuple[int, ...]] = {  # the other sizes are those of VOC
     "classes": (20, 171, 1000),

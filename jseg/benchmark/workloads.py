@@ -16,7 +16,7 @@ import numpy as np
 
 from jseg.benchmark import arithmetic
 from jseg.benchmark.arithmetic import Sizes
-from jseg.engine.config import Config, ModelConfig
+from jseg.config import Config, ModelConfig
 from jseg.errors import UserError
 
 TASKS = ("forward", "train", "attention", "attention-forward", "evaluate", "startup")
@@ -41,7 +41,8 @@ class Workload:
 
 def _model(sizes: Sizes) -> tuple:
     """A model with random weights, not yet in another precision, and random class embeddings (C, D)."""
-    from jseg.model.clip_rc import build_clip_rc, initialise
+    from jseg.model.clip_rc import build_clip_rc
+    from jseg.model.initial_weights import initialise
 
     sizes.model.init = "random"
     model = build_clip_rc(sizes.model)
@@ -60,8 +61,8 @@ def forward(sizes: Sizes) -> Workload:
     import jittor as jt
 
     from jseg.engine.sliding_window import highest_classes
-    from jseg.model.clip_rc import upsample
     from jseg.model.precision import set_precision
+    from jseg.ops.bilinear import resize_bilinear
 
     (model, text), images, size = _model(sizes), _images(sizes), (sizes.image, sizes.image)
     set_precision(model, sizes.precision)
@@ -71,7 +72,7 @@ def forward(sizes: Sizes) -> Workload:
 
     def run() -> None:
         with jt.no_grad():
-            logits = upsample(model(jt.array(images), text), size)
+            logits = resize_bilinear(model(jt.array(images), text), size)
             for maps in logits:
                 highest_classes([(0, maps)], size)
 
@@ -137,7 +138,7 @@ def evaluate(sizes: Sizes) -> Workload:
     """One picture of 4:3 through sliding windows to labels at its size."""
     import jittor as jt
 
-    from jseg.engine.config import TestConfig
+    from jseg.config import TestConfig
     from jseg.engine.sliding_window import PictureScores
     from jseg.model.precision import set_precision
 

@@ -24,7 +24,7 @@ import numpy as np
 import regex
 
 from jseg.errors import UserError
-from jseg.whole_file import write_whole
+from jseg.files import write_whole
 
 VOCABULARY_NAME = "bpe_simple_vocab_16e6.txt.gz"
 VOCABULARY_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"

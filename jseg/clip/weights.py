@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from jseg.errors import UserError
-from jseg.weight_files import WeightFile, read_weight_file
-from jseg.weight_files.refusal import listed
+from jseg.weights.reader import WeightFile, read_weight_file
+from jseg.weights.refusal import listed
 
 FORMAT = "jseg-clip"  # `format` in the metadata of our own CLIP weight files
 HEAD_WIDTH = 64  # channels per attention head in all published CLIP models

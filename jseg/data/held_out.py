@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jseg.config import DataConfig
 from jseg.data.class_names import ClassList, class_list
-from jseg.engine.config import DataConfig
 from jseg.errors import UserError
 
 

@@ -19,12 +19,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from jseg.config import Config, DataConfig
 from jseg.data import transforms
+from jseg.data.dataset import Dataset
 from jseg.data.label_maps import training_labels
 from jseg.data.sampling import augmentation_rng, endless_indices
-from jseg.data.segmentation_dataset import Dataset
 from jseg.data.worker_process import leave_with_parent, start_fork_server
-from jseg.engine.config import Config, DataConfig
 from jseg.errors import UserError
 
 _BATCHES_AHEAD = 2

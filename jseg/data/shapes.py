@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from jseg.config import DataConfig
 from jseg.data import shapes_drawing as drawing
 from jseg.data.class_names import IGNORED, SHAPES_NAMES
 from jseg.data.held_out import classes_of
 from jseg.data.label_maps import class_labels
-from jseg.engine.config import DataConfig
 from jseg.errors import UserError
 
 _STREAMS = {"train": 101, "val": 102, "test": 102}  # first word of the random seed; test shows the scenes of val

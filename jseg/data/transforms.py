@@ -9,10 +9,9 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from jseg.config import IMAGENET_MEAN, IMAGENET_STD
 from jseg.data.class_names import IGNORED
 
-IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, of values in [0, 255]
-IMAGENET_STD = (58.395, 57.12, 57.375)
 CROP_TRIES = 10  # draws that must meet the class-share rule; the next one is taken as it comes
 BRIGHTNESS_SHIFT = 32.0
 GAIN_RANGE = (0.5, 1.5)  # contrast and saturation

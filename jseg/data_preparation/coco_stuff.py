@@ -17,7 +17,7 @@ from jseg.data_preparation.conversion import Job, convert_all, unfinished
 from jseg.data_preparation.lists import check_size, require_folders
 from jseg.data_preparation.manifest import SplitFiles, finish
 from jseg.errors import UserError
-from jseg.whole_file import write_whole
+from jseg.files import write_whole
 
 SUFFIX = "_labelTrainIds.png"
 TOOL = "tools/prepare_coco_stuff.py"

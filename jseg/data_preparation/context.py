@@ -18,8 +18,8 @@ from jseg.data_preparation.conversion import Job, convert_all, unfinished
 from jseg.data_preparation.lists import check_size, read_list, require_folders, write_list
 from jseg.data_preparation.manifest import SplitFiles, finish
 from jseg.data_preparation.mat_files import as_label_array, read_variable, require_scipy
+from jseg.drawing import write_label_map
 from jseg.errors import UserError
-from jseg.pictures import write_label_map
 
 LISTS = Path("ImageSets") / "SegmentationContext"
 LABELS = "SegmentationClassContext"

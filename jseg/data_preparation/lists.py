@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from jseg.errors import UserError
-from jseg.whole_file import write_whole
+from jseg.files import write_whole
 
 
 def require_folders(root: Path, folders: Sequence[str], what: str) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import jseg
 from jseg.data.published_counts import PUBLISHED, count_note
-from jseg.whole_file import write_json
+from jseg.files import write_json
 
 _SHOWN = 20  # lines of problems on the screen
 

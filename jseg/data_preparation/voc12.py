@@ -18,9 +18,9 @@ from jseg.data_preparation.conversion import Job, convert_all, unfinished
 from jseg.data_preparation.lists import check_size, read_list, require_folders, write_list
 from jseg.data_preparation.manifest import SplitFiles, finish
 from jseg.data_preparation.mat_files import as_label_array, read_variable, require_scipy
+from jseg.drawing import write_label_map
 from jseg.errors import UserError
-from jseg.pictures import write_label_map
-from jseg.whole_file import write_whole
+from jseg.files import write_whole
 
 LISTS = Path("ImageSets") / "Segmentation"
 TOOL = "tools/prepare_voc12.py"

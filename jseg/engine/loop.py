@@ -18,17 +18,17 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from jseg.config import to_dict
 from jseg.data.loader import Batch, whole_batch
-from jseg.engine.checkpoint import tensors_sha256
-from jseg.engine.config import to_dict
-from jseg.engine.interruption import Interrupted, StopRequest
+from jseg.engine.log import RunLog
 from jseg.engine.progress import Progress, best_metric
-from jseg.engine.run_log import RunLog
 from jseg.engine.saver import Saver
 from jseg.engine.seeds import seed_iteration
+from jseg.engine.signals import Interrupted, StopRequest
 from jseg.engine.trainer import StepReport, Trainer
 from jseg.errors import CannotWrite, UserError
 from jseg.model.clip_rc import set_training, trainable
+from jseg.weights.record import tensors_sha256
 
 Breaks = Callable[[], AbstractContextManager]
 

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from jseg.engine.config import Config
+from jseg.config import Config
 from jseg.errors import UserError
 
 _KEY = "progress"  # in a checkpoint's metadata

@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 
+from jseg.clip.class_embeddings import TextFeatures
+from jseg.config import Config
 from jseg.data.class_names import ClassList
 from jseg.data.loader import Batch
 from jseg.engine import checkpoint
 from jseg.engine.checkpoint import METRICS_NAME, WEIGHTS_NAME
-from jseg.engine.config import Config
 from jseg.engine.progress import Progress
-from jseg.engine.text_features import TextFeatures
 from jseg.engine.trainer import Trainer
-from jseg.model.state import state_arrays
-from jseg.whole_file import as_json, whole_file, write_json
+from jseg.files import as_json, whole_file, write_json
+from jseg.weights import record
+from jseg.weights.state import state_arrays
 
 BEST_NAME = "best.safetensors"
 BEST_METRICS_NAME = "best_metrics.json"
@@ -42,7 +43,7 @@ class Saver:
         return average.state() if average is not None else {}
 
     def _all(self) -> dict[str, np.ndarray]:
-        averages = {checkpoint.AVERAGE_PREFIX + name: array for name, array in self._averages().items()}
+        averages = {record.AVERAGE_PREFIX + name: array for name, array in self._averages().items()}
         return self._model() | averages
 
     def _record(self, progress: Progress) -> dict[str, Any]:
@@ -84,8 +85,8 @@ class Saver:
             problem: what was wrong with it.
         """
         path = self.work_dir / f"bad_step_{batch.iteration:07d}.safetensors"
-        tensors = {checkpoint.BATCH_PREFIX + "images": batch.images, checkpoint.BATCH_PREFIX + "labels": batch.labels}
-        record = {"names": batch.names, "problem": problem, "seed": self.config.seed, "ranks": self.trainer.ranks.world}
-        meta = {**self._record(progress), "bad_step": record}
+        tensors = {record.BATCH_PREFIX + "images": batch.images, record.BATCH_PREFIX + "labels": batch.labels}
+        told = {"names": batch.names, "problem": problem, "seed": self.config.seed, "ranks": self.trainer.ranks.world}
+        meta = {**self._record(progress), "bad_step": told}
         checkpoint.save(path, self._all() | tensors, meta, self.trainer.optimizer.state())
         return path

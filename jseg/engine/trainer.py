@@ -11,18 +11,15 @@ from dataclasses import dataclass
 import jittor as jt
 import numpy as np
 
-from jseg.engine.adamw import AdamW
-from jseg.engine.config import Config
-from jseg.engine.gradients import clip, gradient_norm, not_finite
-from jseg.engine.loss_scale import LossScale
+from jseg.config import Config
 from jseg.engine.moving_average import MovingAverage
+from jseg.engine.optimizer import AdamW, LossScale, clip, gradient_norm, not_finite
 from jseg.engine.ranks import ALONE, Ranks
-from jseg.losses.class_masks import count_masks
-from jseg.losses.segmentation_loss import LossSums, SegmentationLoss
 from jseg.model.clip_rc import ClipRC, trainable
+from jseg.model.losses import LossSums, SegmentationLoss, count_masks
 from jseg.model.precision import set_precision
-from jseg.model.state import named_list
 from jseg.ops.recompute import recomputing, releasing
+from jseg.weights.state import named_list
 
 
 @dataclass

@@ -10,28 +10,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jseg.clip.class_embeddings import TextFeatures
+from jseg.config import Config
+from jseg.data.dataset import Dataset
 from jseg.data.label_maps import training_classes
 from jseg.data.loader import training_batches
-from jseg.data.segmentation_dataset import Dataset
 from jseg.engine import checkpoint
-from jseg.engine.config import Config
-from jseg.engine.evaluator import evaluate
-from jseg.engine.events import make_events
-from jseg.engine.interruption import StopRequest
+from jseg.engine.evaluate import evaluate
+from jseg.engine.load import print_if_any
+from jseg.engine.log import RunLog, make_events, write_record
 from jseg.engine.loop import Breaks, Loop
-from jseg.engine.loss_scale import loss_scale_of
+from jseg.engine.optimizer import loss_scale_of
 from jseg.engine.progress import Progress, best_metric, progress_of
 from jseg.engine.ranks import Ranks
-from jseg.engine.run_log import RunLog
-from jseg.engine.run_record import write_record
 from jseg.engine.saver import Saver
-from jseg.engine.starting_weights import print_if_any
-from jseg.engine.text_features import TextFeatures
+from jseg.engine.signals import StopRequest
 from jseg.engine.trainer import Trainer
 from jseg.model.clip_rc import ClipRC
 from jseg.model.precision import note
-from jseg.model.state import state_arrays
-from jseg.weight_files import WeightFile
+from jseg.weights import record
+from jseg.weights.reader import WeightFile
+from jseg.weights.state import state_arrays
 
 
 @dataclass
@@ -66,7 +65,7 @@ def train(
     print_if_any(note(config.precision))
     if ranks.world > 1:
         frozen = state_arrays(model) | trainer.frozen | {"class embeddings": text.matrix}
-        ranks.check_same("weights and class embeddings", checkpoint.tensors_sha256(frozen))
+        ranks.check_same("weights and class embeddings", record.tensors_sha256(frozen))
     progress = resume(trainer, start.weights, config) if start.resumes else Progress()
     first = progress.iteration
     log = RunLog(folder if ranks.first else None, config.train.iterations, first, progress.log, progress.evaluated)
@@ -97,7 +96,7 @@ def resume(trainer: Trainer, file: WeightFile, config: Config) -> Progress:
     trainer.optimizer.load_state(checkpoint.moments_of(file))
     if trainer.loss_scale is not None:
         trainer.loss_scale = loss_scale_of(file.meta, file.path)
-    averages = checkpoint.averages_of(file)
+    averages = record.averages_of(file)
     if trainer.average is not None and averages:
         trainer.average.load_state(averages)
     for line in checkpoint.config_changes(file, config):

@@ -34,6 +34,6 @@ def held(work_dir: Path) -> Iterator[None]:
 
 
 def _remove_unfinished(work_dir: Path) -> None:
-    """Removes temporary files of jseg/whole_file.py: nobody else writes here now."""
+    """Removes temporary files of jseg/files.py: nobody else writes here now."""
     for path in work_dir.glob(".*.tmp"):
         path.unlink(missing_ok=True)

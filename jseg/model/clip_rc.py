@@ -17,28 +17,11 @@ import jittor as jt
 from jittor import nn
 
 from jseg.clip.blocks import Dropout, Linear, Trace
-from jseg.engine.config import ModelConfig
+from jseg.config import ModelConfig
 from jseg.errors import UserError
+from jseg.model.decoder import DecoderLayer, DecoderSide, RecoveryDecoder, decode
 from jseg.model.image_encoder import ImageEncoder, ImageFeatures, as_maps
-from jseg.model.initial_weights import initialise, load_clip_image_weights
-from jseg.model.recovery_decoder import RecoveryDecoder
-from jseg.model.region_alignment import class_queries, pixel_features, pixels, query_features
-from jseg.model.released_weights import load_released
-from jseg.model.two_way_decoder import DecoderLayer, DecoderSide, decode
-from jseg.ops.bilinear import resize_bilinear
-
-__all__ = [
-    "ClipRC",
-    "DecodeHead",
-    "TrainingOutputs",
-    "build_clip_rc",
-    "initialise",
-    "load_clip_image_weights",
-    "load_released",
-    "set_training",
-    "trainable",
-    "upsample",
-]
+from jseg.model.regions import class_queries, pixel_features, pixels, query_features
 
 
 @dataclass
@@ -90,7 +73,7 @@ class ClipRC(nn.Module):
             text: (C, D) float32, class embeddings of unit length.
 
         Returns:
-            (B, C, h, w) logits; `upsample` brings them to pixels, a sigmoid to scores.
+            (B, C, h, w) logits; `resize_bilinear` brings them to pixels, a sigmoid to scores.
 
         Raises:
             UserError: image size or text features that do not fit the model.
@@ -157,11 +140,6 @@ def mask_logits(q: jt.Var, v: jt.Var, classes: int, patch_grid: tuple[int, int])
     batch, length, depth = q.shape
     mean = q.reshape(batch, length // classes, classes, depth).mean(1)  # (B, C, D)
     return as_maps(jt.matmul(v, mean.transpose(0, 2, 1)), patch_grid)
-
-
-def upsample(logits: jt.Var, size: tuple[int, int]) -> jt.Var:
-    """Bilinear (half-pixel centres) from (B, C, h, w) to (B, C, H, W) with `size` = (H, W)."""
-    return resize_bilinear(logits, size)
 
 
 def is_trained(name: str) -> bool:

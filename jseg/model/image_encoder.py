@@ -5,6 +5,10 @@ Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentat
 because what a layer makes of them is thrown away. With a `trace` dictionary, `execute` leaves in it: `tokens_in`
 (B, 1 + K + N + M, width) = input of block 0 with prompts after the class token, `tokens_block<i>` (B, 1 + N + M, width)
 = output of block i, `visual` (B, D, h, w), `cls` (B, D) and, where there are regions, `region` (B, D, rh, rw).
+
+Learned visual prompts: extra tokens after the class token, fresh ones before every layer.
+
+Jia et al., "Visual Prompt Tuning", ECCV 2022 (VPT-deep), as CLIP-RC uses it.
 """
 
 from __future__ import annotations
@@ -15,17 +19,18 @@ from dataclasses import dataclass
 from functools import partial
 
 import jittor as jt
+import numpy as np
+from jittor import nn
 
-from jseg.clip.blocks import Dropout, LayerNorm, Linear, Trace, unit_length
+from jseg.clip.blocks import Dropout, LayerNorm, Linear, Trace, normal, uniform, unit_length
 from jseg.clip.image_tower import ImageTower
-from jseg.engine.config import ModelConfig
+from jseg.config import ModelConfig
 from jseg.errors import UserError
-from jseg.model.prompt_tokens import project_prompts
-from jseg.model.region_bridge import check_region_grid
 from jseg.ops.attention import region_attention
 from jseg.ops.half import cast, widen
 from jseg.ops.linear import linear
 from jseg.ops.recompute import recomputation, recomputed
+from jseg.ops.region_structure import check_region_grid
 
 
 @dataclass
@@ -175,3 +180,35 @@ def _attend(
 def as_maps(tokens: jt.Var, grid: tuple[int, int]) -> jt.Var:
     """(B, h * w, D) tokens in row-major order -> (B, D, h, w)."""
     return tokens.transpose(0, 2, 1).reshape(tokens.shape[0], tokens.shape[2], *grid)
+
+
+def project_prompts(embeddings: jt.Var, projection: nn.Linear, dropout: Dropout, batch: int) -> jt.Var:
+    """The prompts of one layer for a batch.
+
+    Args:
+        embeddings: (K, width), learned.
+        projection: the linear layer that the prompts of all layers share.
+        dropout: applied after the prompts are repeated for the batch, so that each image has its own mask.
+
+    Returns:
+        (B, K, width); in evaluation (1, K, width), as all images have the same.
+    """
+    projected = widen(projection(embeddings)).unsqueeze(0)
+    if not dropout.rate_now() and jt.flags.no_grad:
+        return projected  # the same for all images
+    return dropout(projected.broadcast((batch, *projected.shape[1:])))
+
+
+def random_prompt_weights(
+    layers: int, prompts: int, width: int, patch_size: int, generator: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """What the prompts of the published runs started from, by state name of the image encoder."""
+    bound = (6 / (3 * patch_size * patch_size + width)) ** 0.5
+    deep = {"deep_prompt_embeddings": uniform(generator, (layers - 1, prompts, width), bound)} if layers > 1 else {}
+    return deep | {
+        "prompt_embeddings": uniform(generator, (1, prompts, width), bound),
+        "prompt_proj.weight": normal(generator, (width, width), (2 / width) ** 0.5),  # Kaiming, fan out, gain sqrt(2)
+        "prompt_proj.bias": uniform(generator, (width,), width**-0.5),
+        "prompt_norm.weight": np.ones(width, np.float32),
+        "prompt_norm.bias": np.zeros(width, np.float32),
+    }

@@ -19,10 +19,10 @@ import numpy as np
 
 from jseg.clip.blocks import normal, uniform
 from jseg.clip.image_tower import random_image_weights, resize_positions, side_of_grid
-from jseg.engine.config import ModelConfig
+from jseg.config import ModelConfig
 from jseg.errors import UserError
-from jseg.model.prompt_tokens import random_prompt_weights
-from jseg.model.state import strict_load
+from jseg.model.image_encoder import random_prompt_weights
+from jseg.weights.state import strict_load
 
 if TYPE_CHECKING:
     from jseg.model.clip_rc import ClipRC

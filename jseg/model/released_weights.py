@@ -13,7 +13,7 @@ import numpy as np
 
 from jseg.clip.image_tower import resize_positions, side_of_grid
 from jseg.errors import UserError
-from jseg.model.state import strict_load
+from jseg.weights.state import strict_load
 
 if TYPE_CHECKING:
     from jseg.model.clip_rc import ClipRC

@@ -15,10 +15,10 @@ from functools import lru_cache
 import jittor as jt
 import numpy as np
 
-from jseg.model.region_bridge import attention_allowed
 from jseg.ops import compiled
 from jseg.ops.draws import draw_seed, draw_uniform
 from jseg.ops.half import in_float32
+from jseg.ops.region_structure import attention_allowed
 
 FLOAT = "float32"
 LARGE_PRODUCT = 2**22  # multiply-adds

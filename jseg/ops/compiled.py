@@ -18,8 +18,7 @@ import jittor as jt
 import numpy as np
 
 from jseg.errors import UserError
-from jseg.runtime.prepare import cache_folder
-from jseg.whole_file import write_whole
+from jseg.files import cache_folder, write_whole
 
 FOLDER = Path(__file__).parent / "kernels"
 VARIABLE = "JSEG_KERNELS"

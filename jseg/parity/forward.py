@@ -9,7 +9,8 @@ import jittor as jt
 import numpy as np
 
 from jseg.engine.sliding_window import PictureScores
-from jseg.model.clip_rc import ClipRC, upsample
+from jseg.model.clip_rc import ClipRC
+from jseg.ops.bilinear import resize_bilinear
 from jseg.parity.golden_file import GoldenFile
 from jseg.parity.golden_model import GoldenModel, golden_model
 
@@ -34,7 +35,7 @@ def check_forward_eval(file: GoldenFile) -> dict[str, np.ndarray]:
     model, text, images = golden.build(), jt.array(file["text_feat"]), file["image"]
     trace: dict[str, jt.Var] = {}
     with jt.no_grad():
-        logits = upsample(model(jt.array(images), text, trace), images.shape[2:]).numpy()
+        logits = resize_bilinear(model(jt.array(images), text, trace), images.shape[2:]).numpy()
     computed = {name: value.numpy() for name, value in trace.items()} | {"logits_up": logits}
     for setting in ("inductive", "transductive"):
         pictures = _pictures(golden, model, text, images, setting, "whole")

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from jseg.clip.text_tower import TextTower
-from jseg.engine.config import ModelConfig
+from jseg.config import ModelConfig
 from jseg.model.clip_rc import build_clip_rc
 from jseg.model.released_weights import DEAD
 from jseg.parity.golden_file import GoldenFile

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from jseg.config import Config, LossConfig, ModelConfig, TestConfig
 from jseg.data.class_names import IGNORED, ClassList
-from jseg.engine.config import Config, LossConfig, ModelConfig, TestConfig
 from jseg.errors import UserError
-from jseg.model.clip_rc import ClipRC, build_clip_rc, load_released
+from jseg.model.clip_rc import ClipRC, build_clip_rc
+from jseg.model.released_weights import load_released
 from jseg.parity.golden_file import GoldenFile
 
 NOT_WEIGHTS = ("text_feat", "config_json")

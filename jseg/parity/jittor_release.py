@@ -9,16 +9,17 @@ from typing import Any
 import jittor as jt
 import numpy as np
 
-from jseg.clip.prompts import unit_rows
-from jseg.engine.config import Config, ModelConfig, TestConfig
+from jseg.clip.class_embeddings import unit_rows
+from jseg.config import Config, ModelConfig, TestConfig
 from jseg.engine.sliding_window import PictureScores
-from jseg.model.clip_rc import ClipRC, build_clip_rc, load_released, upsample
+from jseg.model.clip_rc import ClipRC, build_clip_rc
 from jseg.model.image_encoder import ImageFeatures
-from jseg.model.region_bridge import attention_allowed
-from jseg.model.released_weights import DEAD
-from jseg.model.state import strict_load
+from jseg.model.released_weights import DEAD, load_released
+from jseg.ops.bilinear import resize_bilinear
+from jseg.ops.region_structure import attention_allowed
 from jseg.parity.golden_file import GoldenFile
 from jseg.parity.text import text_tower
+from jseg.weights.state import strict_load
 
 SEGMENTOR_EXCLUDED = {
     "out/whole_inference_softmax": "a softmax of whole_logits, which are compared",
@@ -93,14 +94,14 @@ def check_head(file: GoldenFile) -> dict[str, np.ndarray]:
     strict_load(head, {name: value for name, value in weights.items() if not DEAD.match(f"decode_head.{name}")})
     text = file["in/text"]
     with jt.no_grad():
-        logits = upsample(head(features, jt.array(text)), size)
+        logits = resize_bilinear(head(features, jt.array(text)), size)
         scores = jt.sigmoid(logits).numpy()
         computed = {"out/eval_self_training": scores, "out/eval_inductive": scores.copy()}
         computed["out/eval_inductive"][:, sizes["seen_idx"]] -= Config().gamma()
         for prefix, classes in (("train", text), ("trainseen", text[sizes["seen_idx"]])):
             outputs = head.training_outputs(features, jt.array(classes))
             computed |= {
-                f"out/{prefix}_pred_masks": upsample(outputs.logits_grid, size).numpy(),
+                f"out/{prefix}_pred_masks": resize_bilinear(outputs.logits_grid, size).numpy(),
                 f"out/{prefix}_q": outputs.recovered_queries.numpy(),
                 f"out/{prefix}_ori_q": outputs.query_targets.numpy(),
                 f"out/{prefix}_lateral": outputs.recovered_pixels.numpy(),

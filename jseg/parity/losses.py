@@ -5,17 +5,15 @@ from __future__ import annotations
 import jittor as jt
 import numpy as np
 
-from jseg.losses.class_masks import count_masks
-from jseg.losses.mask_dice import dice_sum
-from jseg.losses.mask_focal import focal_sum
-from jseg.model.clip_rc import upsample
+from jseg.model.losses import count_masks, dice_sum, focal_sum
+from jseg.ops.bilinear import resize_bilinear
 from jseg.parity.golden_file import GoldenFile
 
 
 def _losses(logits: np.ndarray, labels: np.ndarray, mask: float, dice: float) -> dict[str, np.ndarray]:
     """Weighted losses, their sum, and the gradients by the logits of all three."""
     labels, variable = labels.reshape(-1, *labels.shape[-2:]).astype(np.int32), jt.array(logits)
-    resized, targets = upsample(variable, labels.shape[1:]), jt.array(labels)
+    resized, targets = resize_bilinear(variable, labels.shape[1:]), jt.array(labels)
     masks = max(count_masks(labels), 1)
     losses = {
         "loss_mask": mask * focal_sum(resized, targets) / masks,

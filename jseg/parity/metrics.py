@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from jseg.data.class_names import IGNORED
-from jseg.engine.metrics import ConfusionMatrix
+from jseg.metrics import ConfusionMatrix
 from jseg.parity.golden_file import GoldenFile
 
 RELEASED_EXCLUDED = {"*upstream_eval_json": "the same numbers, rounded, under other names"}

@@ -6,9 +6,8 @@ import re
 
 import numpy as np
 
-from jseg.engine.config import OptimizerConfig
-from jseg.engine.learning_rate import learning_rate
-from jseg.engine.parameter_groups import group_settings
+from jseg.config import OptimizerConfig
+from jseg.engine.optimizer import group_settings, learning_rate
 from jseg.errors import UserError
 from jseg.model.clip_rc import build_clip_rc, trainable
 from jseg.parity.full_size import model_config_of

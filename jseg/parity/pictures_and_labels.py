@@ -20,7 +20,7 @@ from jseg.data.transforms import (
     resize_labels,
     short_side_size,
 )
-from jseg.losses.pseudo_labels import pseudo_labels
+from jseg.model.losses import pseudo_labels
 from jseg.parity.golden_file import GoldenFile
 
 LABELS_EXCLUDED = {

@@ -7,12 +7,12 @@ import json
 import jittor as jt
 import numpy as np
 
-from jseg.clip.prompts import VOC_TEMPLATES, embed_class_names, unit_rows
+from jseg.clip.class_embeddings import VOC_TEMPLATES, embed_class_names, unit_rows
 from jseg.clip.text_tower import TextTower
 from jseg.clip.tokenizer import Tokenizer, find_vocabulary
 from jseg.errors import UserError
-from jseg.model.state import strict_load
 from jseg.parity.golden_file import GoldenFile, NotRun
+from jseg.weights.state import strict_load
 
 TEXT_EXCLUDED = {
     "ftfy_matters": "tells for which strings the repair of broken Unicode changes the ids, which are compared",

@@ -10,11 +10,12 @@ import numpy as np
 
 from jseg.clip.image_tower import ImageTower, resize_positions
 from jseg.clip.weights import read_clip_weights
-from jseg.engine.config import ModelConfig
-from jseg.model.clip_rc import build_clip_rc, load_clip_image_weights
-from jseg.model.state import strict_load
+from jseg.config import ModelConfig
+from jseg.model.clip_rc import build_clip_rc
+from jseg.model.initial_weights import load_clip_image_weights
 from jseg.parity.golden_file import GoldenFile, NotRun
 from jseg.parity.text import text_tower
+from jseg.weights.state import strict_load
 
 TOWERS_EXCLUDED = {
     "fp32_vs_fp64_json": "rounding noise of the reference",

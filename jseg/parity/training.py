@@ -7,11 +7,12 @@ import json
 import jittor as jt
 import numpy as np
 
+from jseg.config import Config, OptimizerConfig
 from jseg.data.label_maps import training_classes, training_labels
-from jseg.engine.config import Config, OptimizerConfig
-from jseg.engine.learning_rate import learning_rate
+from jseg.engine.optimizer import learning_rate
 from jseg.engine.trainer import Trainer
-from jseg.model.clip_rc import ClipRC, trainable, upsample
+from jseg.model.clip_rc import ClipRC, trainable
+from jseg.ops.bilinear import resize_bilinear
 from jseg.parity.forward import full_name, thinned
 from jseg.parity.golden_file import GoldenFile
 from jseg.parity.golden_model import GoldenModel, golden_model
@@ -87,7 +88,7 @@ def _outputs(batch: Batch, trainer: Trainer) -> dict[str, np.ndarray]:
     with jt.no_grad():
         outputs = trainer.model.training_outputs(jt.array(batch.images), trainer.text)
         used = trainer.loss.sums(outputs, batch.labels, size).labels
-        masks = upsample(outputs.logits_grid, size)
+        masks = resize_bilinear(outputs.logits_grid, size)
     return {
         "labels_mapped": batch.labels,
         "labels_used": used.numpy(),

@@ -10,14 +10,13 @@ from typing import Any
 import jittor as jt
 import numpy as np
 
-from jseg.clip.prompts import embed_class_names, unit_rows
+from jseg.baselines import training_free_metrics
+from jseg.clip.class_embeddings import embed_class_names, unit_rows
 from jseg.clip.tokenizer import Tokenizer
+from jseg.config import TRAINING_FREE, DataConfig, ShapesConfig
 from jseg.data.class_names import SHAPES_NAMES, class_list
 from jseg.data.shapes import ShapesDataset
-from jseg.engine.config import DataConfig, ShapesConfig
-from jseg.engine.config_checks import TRAINING_FREE
-from jseg.engine.metrics import HEADLINE
-from jseg.engine.training_free import training_free_metrics
+from jseg.metrics import HEADLINE
 from jseg.pretraining.pictures import HELD_OUT_STREAM, Picture, cut, drawn, normalised, true_captions
 from jseg.pretraining.settings import Stage
 from jseg.pretraining.small_clip import SmallClip

@@ -14,16 +14,17 @@ from pathlib import Path
 import jittor as jt
 
 from jseg.clip.tokenizer import Tokenizer, generate_vocabulary
+from jseg.config import OptimizerConfig
 from jseg.engine import checkpoint
-from jseg.engine.adamw import AdamW
-from jseg.engine.config import OptimizerConfig
-from jseg.engine.run_log import RunLog
+from jseg.engine.log import RunLog
+from jseg.engine.optimizer import AdamW
 from jseg.errors import UserError
 from jseg.pretraining.contrastive import contrastive_loss
 from jseg.pretraining.pictures import PictureBatch, sample_captions
 from jseg.pretraining.settings import Round, Settings
 from jseg.pretraining.small_clip import SmallClip
-from jseg.weight_files import WeightFile
+from jseg.weights import record
+from jseg.weights.reader import WeightFile
 
 _KEPT = 2  # checkpoints
 
@@ -78,7 +79,7 @@ class Pretraining:
         """Writes a checkpoint and removes old ones."""
         path = checkpoint.checkpoint_path(work_dir, self.iteration)
         meta = {
-            "format": checkpoint.FORMAT,
+            "format": record.FORMAT,
             "purpose": "pre-training",
             "iteration": self.iteration,
             "settings": self.settings.described(),
@@ -96,7 +97,7 @@ class Pretraining:
         if file.meta.get("purpose") != "pre-training":
             raise UserError(f"{file.path} is no checkpoint of pre-training")
         self.settings.check_same(file.meta["settings"])
-        prefixes = tuple(checkpoint.MOMENT_PREFIXES.values())
+        prefixes = tuple(record.MOMENT_PREFIXES.values())
         weights = {name: array for name, array in file.tensors.items() if not name.startswith(prefixes)}
         self.clip.load(weights, str(file.path))
         self.iteration = int(file.meta["iteration"])

@@ -13,11 +13,12 @@ import cv2
 import numpy as np
 
 from jseg.clip.tokenizer import Tokenizer
+from jseg.config import IMAGENET_MEAN, IMAGENET_STD
 from jseg.data import shapes
 from jseg.data.class_names import SHAPES_NAMES
 from jseg.data.shapes import Scene, SceneObject
 from jseg.data.shapes_drawing import COLOURS, PATTERNS, SHAPES
-from jseg.data.transforms import IMAGENET_MEAN, IMAGENET_STD, normalise
+from jseg.data.transforms import normalise
 from jseg.pretraining.settings import SCENE_SIZE, Settings, Stage
 
 ATTRIBUTES = frozenset((*COLOURS, *PATTERNS, *SHAPES))

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from jseg.engine.config import OptimizerConfig
+from jseg.config import OptimizerConfig
 from jseg.errors import UserError
 
 OPTIMIZER_KEYS = ("betas", "eps", "weight_decay", "power", "min_lr", "warmup_ratio")  # beside what a round says

@@ -8,15 +8,15 @@ from typing import Any
 import jittor as jt
 import numpy as np
 
+from jseg.baselines import before_last_block
 from jseg.clip.image_tower import ImageTower, random_image_weights
 from jseg.clip.text_tower import TextTower, random_text_weights
 from jseg.clip.tokenizer import Tokenizer
 from jseg.clip.weights import FORMAT
-from jseg.engine.training_free import before_last_block
-from jseg.model.state import set_value, strict_load
 from jseg.ops.attention import cross_attention
 from jseg.pretraining.settings import Settings
-from jseg.weight_files import write_safetensors
+from jseg.weights.reader import write_safetensors
+from jseg.weights.state import set_value, strict_load
 
 FIRST_SCALE, LARGEST_SCALE = 1 / 0.07, 100.0  # of cosines: at the start, and what it may grow to (CLIP's values)
 _WEIGHTS = 3  # second word of the seed

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jseg.clip.tokenizer import find_vocabulary
+from jseg.config import Config
 from jseg.engine.checkpoint import WEIGHTS_NAME, checkpoint_path
-from jseg.engine.config import Config
 from jseg.errors import UserError
 from jseg.reproduction.suites import Row, Suite
-from jseg.weight_files import read_weight_file
+from jseg.weights.reader import read_weight_file
 
 SUFFIXES = (".safetensors", ".pth", ".pkl", ".pt")
 FETCH = "python tools/fetch_pretrained.py"

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from jseg.data.held_out import classes_of
-from jseg.engine.metrics import HEADLINE
+from jseg.files import write_json, write_whole
+from jseg.metrics import HEADLINE
 from jseg.reproduction.needs import GIVEN, Missing
 from jseg.reproduction.runs import Measurement
 from jseg.reproduction.suites import Row, Suite
-from jseg.whole_file import write_json, write_whole
 
 HEADER = "| row | metric | published | ours | difference | tolerance | n | |\n|---|---|---|---|---|---|---|---|"
 

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jseg.config import Config, to_dict
 from jseg.engine.checkpoint import METRICS_NAME, WEIGHTS_NAME, checkpoints_in, newest_whole, read_whole
-from jseg.engine.config import Config, to_dict
 from jseg.errors import UserError
+from jseg.files import write_json
 from jseg.reproduction.needs import PLAIN_CLIP, FoundWeights, Places, run_folder, start_weights
 from jseg.reproduction.suites import Row, Suite
-from jseg.weight_files import sha256_of_file
-from jseg.whole_file import write_json
+from jseg.weights.reader import sha256_of_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RUN_NET = REPOSITORY / "tools" / "run_net.py"

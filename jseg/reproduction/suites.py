@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jseg.engine.config import Config, read_config
-from jseg.engine.config_checks import suggestion
+from jseg.config import Config, read_config, suggestion
 from jseg.errors import UserError
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[2] / "configs"

@@ -22,7 +22,7 @@ def main() -> int:
     code = write_report()
     if not args.check or code:
         return code
-    from jseg.runtime.self_check import check
+    from jseg.parity.self_check import check
 
     return check(args.device, args.golden)
 

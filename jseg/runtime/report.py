@@ -13,8 +13,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from jseg.runtime import onednn, toolchain
-from jseg.runtime.cuda_driver import driver_cuda, has_gpu_device
+from jseg.runtime import prepare as onednn
+from jseg.runtime import toolchain
+from jseg.runtime.cuda import driver_cuda, has_gpu_device
 from jseg.runtime.prepare import Preparation, prepare
 
 

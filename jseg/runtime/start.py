@@ -29,10 +29,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jseg.errors import UserError
-from jseg.runtime import cuda_home, toolchain
-from jseg.runtime.cuda_driver import has_gpu_device
+from jseg.files import write_whole
+from jseg.runtime import cuda as cuda_home
+from jseg.runtime import toolchain
+from jseg.runtime.cuda import has_gpu_device
 from jseg.runtime.prepare import CACHE_NAME, Preparation, prepare
-from jseg.whole_file import write_whole
 
 DEVICES = ("auto", "cpu", "cuda")
 FILTER_SOURCE = Path(__file__).with_name("cerr_filter.cc")

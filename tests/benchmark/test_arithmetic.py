@@ -11,7 +11,7 @@ from jseg.benchmark.arithmetic import (
     parameter_count,
     training_operations,
 )
-from jseg.engine.config import ModelConfig
+from jseg.config import ModelConfig
 from jseg.model.clip_rc import build_clip_rc
 
 SMALL = ModelConfig(image_size=64, patch_size=16, width=32, layers=3, heads=2, output_dim=16, prompts=3, region_grid=2,

@@ -8,11 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jseg.clip.embedding_files import read_embedding_file, read_embeddings, write_embeddings
-from jseg.clip.prompts import COCO_TEMPLATES, VOC_TEMPLATES
+from jseg.clip.class_embeddings import (
+    COCO_TEMPLATES,
+    VOC_TEMPLATES,
+    read_embedding_file,
+    read_embeddings,
+    write_embeddings,
+)
 from jseg.data.class_names import class_list
 from jseg.errors import UserError
-from jseg.weight_files import read_weight_file, write_safetensors
+from jseg.weights.reader import read_weight_file, write_safetensors
 
 VOC, COCO, SHAPES = class_list("voc12"), class_list("coco_stuff"), class_list("shapes")
 

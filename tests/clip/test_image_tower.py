@@ -11,7 +11,7 @@ import pytest
 
 from jseg.clip.image_tower import ImageTower, PatchEmbedding, random_image_weights, resize_positions
 from jseg.errors import UserError
-from jseg.model.state import strict_load
+from jseg.weights.state import strict_load
 
 PREFIX = "weight.visual."
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from jseg.clip.prompts import COCO_TEMPLATES, VOC_TEMPLATES, embed_class_names
+from jseg.clip.class_embeddings import COCO_TEMPLATES, VOC_TEMPLATES, embed_class_names
 from jseg.clip.tokenizer import VOCABULARY_NAME, Tokenizer, generate_vocabulary
 from jseg.errors import UserError
 
@@ -42,7 +42,7 @@ def tokenizer() -> Tokenizer:
 def test_ensembles_equal_the_release(golden: Path, test_data: Path) -> None:
     """Tolerance 5e-5, as tolerances.json says for text*."""
     from jseg.clip.text_tower import TextTower
-    from jseg.model.state import strict_load
+    from jseg.weights.state import strict_load
 
     for path in sorted((golden / "torch_release").glob("text*.npz")):
         data = np.load(path)

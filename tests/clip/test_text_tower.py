@@ -11,7 +11,7 @@ import pytest
 
 from jseg.clip.text_tower import TextTower, random_text_weights
 from jseg.errors import UserError
-from jseg.model.state import strict_load
+from jseg.weights.state import strict_load
 
 
 def small_tower() -> TextTower:

@@ -10,7 +10,7 @@ import pytest
 
 from jseg.clip.weights import FORMAT, clip_config_of, clip_shapes, image_config_of, read_clip_weights, text_config_of
 from jseg.errors import UserError
-from jseg.weight_files import write_safetensors
+from jseg.weights.reader import write_safetensors
 
 SIZES = {
     "image_size": 24,
@@ -159,7 +159,7 @@ def test_a_gap_in_the_layers_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parity
 def test_hugging_face_file_without_a_part_is_refused(golden: Path, tmp_path: Path) -> None:
-    from jseg.weight_files import read_weight_file
+    from jseg.weights.reader import read_weight_file
 
     tensors = read_weight_file(golden / "torch_release" / "convert" / "hf_clip.safetensors").tensors
     name = "text_model.encoder.layers.1.self_attn.k_proj.bias"

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jseg.config import DataConfig, SplitConfig
 from jseg.data.class_names import voc_palette
-from jseg.engine.config import DataConfig, SplitConfig
 
 NAMES = ("a1", "b2", "c3")
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jseg.data.dataset_check import check_split, duplicates, quick_check
-from jseg.data.segmentation_dataset import SegmentationDataset, open_dataset
-from jseg.engine.config import DataConfig
+from jseg.config import DataConfig
+from jseg.data.check import check_split, duplicates, quick_check
+from jseg.data.dataset import SegmentationDataset, open_dataset
 from jseg.errors import UserError
 from tests.replicas import save_palette_png, save_picture
 

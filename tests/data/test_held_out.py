@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from jseg.config import DataConfig
 from jseg.data.class_names import IGNORED, class_list
+from jseg.data.dataset import SegmentationDataset, open_dataset
 from jseg.data.held_out import classes_of, held_out_list, suggestion
 from jseg.data.label_maps import class_labels, training_labels
-from jseg.data.segmentation_dataset import SegmentationDataset, open_dataset
-from jseg.engine.config import DataConfig
 from jseg.errors import UserError
 
 VOC = class_list("voc12")

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jseg.config import Config, DataConfig, ShapesConfig, TrainConfig
 from jseg.data import transforms
 from jseg.data.class_names import ClassList, class_list
+from jseg.data.dataset import SegmentationDataset, open_dataset
 from jseg.data.label_maps import UNSEEN_PIXEL
 from jseg.data.loader import Batch, evaluation_images, training_batches, whole_batch
-from jseg.data.segmentation_dataset import SegmentationDataset, open_dataset
-from jseg.engine.config import Config, DataConfig, ShapesConfig, TrainConfig
 from jseg.errors import UserError
 
 PYTHON_PATH = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
@@ -214,8 +214,8 @@ def test_evaluation_keeps_proportions_and_stops_at_a_bad_file(voc: DataConfig) -
 SCRIPT = """
     import sys, time
     from jseg.data.loader import training_batches
-    from jseg.data.segmentation_dataset import open_dataset
-    from jseg.engine.config import Config, DataConfig, ShapesConfig, TrainConfig
+    from jseg.data.dataset import open_dataset
+    from jseg.config import Config, DataConfig, ShapesConfig, TrainConfig
 
     def main() -> None:
         shapes = ShapesConfig(size=(64, 64))

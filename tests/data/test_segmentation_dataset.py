@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jseg.config import DataConfig
 from jseg.data.class_names import voc_palette
-from jseg.data.segmentation_dataset import SegmentationDataset, open_dataset
+from jseg.data.dataset import SegmentationDataset, open_dataset
 from jseg.data.shapes import ShapesDataset
-from jseg.engine.config import DataConfig
 from jseg.errors import UserError
 
 

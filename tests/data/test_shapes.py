@@ -11,10 +11,10 @@ import cv2
 import numpy as np
 import pytest
 
+from jseg.config import DataConfig, ShapesConfig
 from jseg.data import shapes_drawing as drawing
 from jseg.data.class_names import SHAPES_NAMES, class_list
 from jseg.data.shapes import Scene, SceneObject, ShapesDataset, describe, paint_object
-from jseg.engine.config import DataConfig, ShapesConfig
 from jseg.errors import UserError
 
 RECORDED_OBJECTS = [

@@ -13,7 +13,7 @@ from PIL import Image
 
 from jseg.data_preparation.conversion import Job, convert_all, unfinished
 from jseg.errors import UserError
-from jseg.whole_file import write_whole
+from jseg.files import write_whole
 from tests.replicas import save_palette_png
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from jseg.engine.adamw import AdamW
-from jseg.engine.config import OptimizerConfig
+from jseg.config import OptimizerConfig
+from jseg.engine.optimizer import AdamW
 
 SHAPES = {"decode_head.q_proj.weight": (37, 513), "backbone.prompt_norm.weight": (5,), "decode_head.q_proj.bias": (1,)}
 CONFIG = OptimizerConfig(lr=1e-2, weight_decay=0.3, warmup_iterations=0, groups="stated")

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jseg.clip.class_embeddings import TextFeatures
+from jseg.config import Config
 from jseg.data.class_names import class_list
 from jseg.engine import checkpoint
 from jseg.engine.checkpoint import Moments
-from jseg.engine.config import Config
-from jseg.engine.text_features import TextFeatures
 from jseg.errors import UserError
-from jseg.weight_files import WeightFile, write_safetensors
+from jseg.weights import record
+from jseg.weights.reader import WeightFile, write_safetensors
 
 SHAPES = class_list("shapes")
 
@@ -47,14 +48,14 @@ def damage(path: Path) -> None:
 
 def test_a_checkpoint_gives_back_what_was_saved(tmp_path: Path) -> None:
     file = checkpoint.read_checkpoint(write(tmp_path, 5))
-    stored = checkpoint.model_tensors(file)
+    stored = record.model_tensors(file)
     assert stored.keys() == arrays().keys()
     assert all(np.array_equal(stored[name], array) for name, array in arrays(5).items())
     found = checkpoint.moments_of(file)
     assert found.steps == 7 and np.array_equal(found.m["decode_head.q"], [0.5, 0.5])
     assert np.array_equal(found.v["decode_head.q"], [0.25, 0.25])
     assert checkpoint.iteration_of(file) == 5
-    assert checkpoint.recorded_classes(file) == SHAPES.names and checkpoint.recorded_unseen(file) == SHAPES.unseen
+    assert record.recorded_classes(file) == SHAPES.names and record.recorded_unseen(file) == SHAPES.unseen
     assert list(tmp_path.iterdir()) == [file.path]  # no temporary file stays
 
 
@@ -146,7 +147,7 @@ def test_released_files_are_checked_by_their_own_class_names() -> None:
 def test_plain_clip_weights_are_not_taken_for_a_model() -> None:
     file = WeightFile({"visual.proj": np.ones(3)}, {}, "", "", Path("clip.pt"))
     with pytest.raises(UserError, match=r"no CLIP-RC weights.*model\.init"):
-        checkpoint.model_tensors(file)
+        record.model_tensors(file)
 
 
 def test_changes_of_the_config_are_listed() -> None:
@@ -161,7 +162,7 @@ def test_changes_of_the_config_are_listed() -> None:
 @pytest.mark.parametrize("meta", [{"classes": 3}, {"unseen": "x"}, {"unseen": [99]}, {"config": 4}, {"iteration": "x"}])
 def test_strange_metadata_do_not_crash(meta: dict[str, Any]) -> None:
     file = ours(**meta)
-    checkpoint.recorded_classes(file), checkpoint.recorded_unseen(file)
+    record.recorded_classes(file), record.recorded_unseen(file)
     checkpoint.config_changes(file, Config())
     if meta.get("iteration"):
         with pytest.raises(UserError, match="does not say at which iteration"):
@@ -170,7 +171,7 @@ def test_strange_metadata_do_not_crash(meta: dict[str, Any]) -> None:
 
 def test_foreign_safetensors_are_not_ours(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "a.safetensors", arrays(), {"format": "other"})
-    assert not checkpoint.is_ours(checkpoint.read_whole(tmp_path / "a.safetensors"))
+    assert not record.is_ours(checkpoint.read_whole(tmp_path / "a.safetensors"))
 
 
 def test_later_checkpoints_are_refused_or_set_aside(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tests of jseg/engine/config.py and config_checks.py: reading, overriding, refusing."""
+"""Tests of jseg/config.py and config_checks.py: reading, overriding, refusing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jseg.engine.config import Config, apply_overrides, read_config, to_dict
+from jseg.config import Config, apply_overrides, read_config, to_dict
 from jseg.errors import UserError
 
 

@@ -11,17 +11,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jseg.config import Config, ModelConfig
 from jseg.data import transforms
 from jseg.data.class_names import ClassList, class_list
 from jseg.data.label_maps import class_labels
-from jseg.engine.config import Config, ModelConfig
-from jseg.engine.evaluator import METRICS_NAME, SHEET_NAME, draw, evaluate
-from jseg.engine.interruption import Interrupted
-from jseg.engine.metrics import ConfusionMatrix, headline
+from jseg.engine.evaluate import METRICS_NAME, SHEET_NAME, draw, evaluate
 from jseg.engine.ranks import Ranks
+from jseg.engine.signals import Interrupted
 from jseg.engine.sliding_window import PictureScores
 from jseg.errors import CannotWrite, UserError
-from jseg.model.clip_rc import ClipRC, build_clip_rc, initialise
+from jseg.metrics import ConfusionMatrix, headline
+from jseg.model.clip_rc import ClipRC, build_clip_rc
+from jseg.model.initial_weights import initialise
 
 CLASSES = class_list("voc12")
 

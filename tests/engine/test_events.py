@@ -1,4 +1,4 @@
-"""Tests of jseg/engine/events.py and run_record.py, and of a log whose disk is full."""
+"""Tests of jseg/engine/log.py and run_record.py, and of a log whose disk is full."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from jseg.engine import events, run_log
-from jseg.engine.config import Config, read_config
-from jseg.engine.run_log import RunLog, read_log
-from jseg.engine.run_record import write_record
+from jseg.config import Config, read_config
+from jseg.engine import log as events
+from jseg.engine import log as run_log
+from jseg.engine.log import RunLog, read_log, write_record
 from jseg.errors import CannotWrite, UserError
-from jseg.whole_file import write_whole
+from jseg.files import write_whole
 
 
 def test_events_hold_the_numbers_of_the_log(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tests of jseg/engine/learning_rate.py against the recorded schedules of the released training code."""
+"""Tests of jseg/engine/optimizer.py against the recorded schedules of the released training code."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jseg.engine.config import OptimizerConfig
-from jseg.engine.learning_rate import learning_rate
+from jseg.config import OptimizerConfig
+from jseg.engine.optimizer import learning_rate
 
 RUNS = {"voc40k": 40000, "st20k": 20000, "coco80k": 80000}  # prefix of the recorded arrays -> iterations of the run
 

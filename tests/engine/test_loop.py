@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from jseg.data.loader import Batch
-from jseg.engine.interruption import Interrupted, StopRequest
+from jseg.engine.log import RunLog, read_log
 from jseg.engine.loop import Breaks, Loop
 from jseg.engine.progress import Progress
-from jseg.engine.run_log import RunLog, read_log
+from jseg.engine.signals import Interrupted, StopRequest
 from jseg.engine.trainer import Trainer
 from jseg.errors import CannotWrite, UserError
 from tests.engine.tiny_training import tiny_batch, tiny_config, tiny_trainer, weights

@@ -11,10 +11,11 @@ import jittor as jt
 import numpy as np
 import pytest
 
+from jseg.config import Config
 from jseg.data.class_names import class_list
-from jseg.engine.config import Config
-from jseg.engine.evaluator import predictions
-from jseg.model.clip_rc import build_clip_rc, initialise
+from jseg.engine.evaluate import predictions
+from jseg.model.clip_rc import build_clip_rc
+from jseg.model.initial_weights import initialise
 from tests.engine.test_evaluator import Pictures, embeddings, small_config
 from tests.engine.test_loop import NotedSaver, batches, run
 from tests.engine.tiny_training import tiny_config, tiny_trainer

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jseg.engine.metrics import IGNORED, ConfusionMatrix, class_table, harmonic_mean, headline
+from jseg.metrics import IGNORED, ConfusionMatrix, class_table, harmonic_mean, headline
 
 TOLERANCE = 1e-9  # golden README: metrics
 AREAS = {"intersect": "intersection", "union": "union", "pred": "prediction_area", "label": "label_area"}

@@ -10,21 +10,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jseg.clip.class_embeddings import TextFeatures
+from jseg.config import Config
 from jseg.data.class_names import class_list
-from jseg.engine import checkpoint, loss_scale
-from jseg.engine.config import Config
-from jseg.engine.loss_scale import LossScale, loss_scale_of
+from jseg.engine import checkpoint
+from jseg.engine import optimizer as loss_scale
+from jseg.engine.log import read_log
+from jseg.engine.optimizer import LossScale, loss_scale_of
 from jseg.engine.progress import Progress
-from jseg.engine.run_log import read_log
 from jseg.engine.saver import Saver
-from jseg.engine.text_features import TextFeatures
 from jseg.engine.trainer import Trainer
 from jseg.engine.training_run import resume
 from jseg.errors import UserError
 from jseg.model import precision
-from jseg.model.clip_rc import build_clip_rc, is_trained, load_released
-from jseg.model.state import state_arrays
+from jseg.model.clip_rc import build_clip_rc, is_trained
+from jseg.model.released_weights import load_released
 from jseg.ops.half import HALVES
+from jseg.weights import record
+from jseg.weights.state import state_arrays
 from tests.engine.test_loop import NotedSaver, batches, run
 from tests.engine.tiny_training import UNSEEN, tiny_batch, tiny_config, tiny_trainer, weights
 from tests.tools.training_process import REPOSITORY, TOOL
@@ -199,7 +202,7 @@ def test_float16_goes_on_exactly_after_an_overflow(tmp_path: Path) -> None:
     path = Saver(tmp_path, config, classes, text, straight).checkpoint(Progress(iteration=3))
     file = checkpoint.read_checkpoint(path)
     model = build_clip_rc(config.model)
-    load_released(model, checkpoint.model_tensors(file, averaged=False))
+    load_released(model, record.model_tensors(file, averaged=False))
     resumed = Trainer(model, straight.text.numpy(), (), config)
     resume(resumed, file, config)
     assert resumed.loss_scale == straight.loss_scale != LossScale()

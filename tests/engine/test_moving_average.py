@@ -8,8 +8,8 @@ import jittor as jt
 import numpy as np
 import pytest
 
-from jseg.engine.gradients import clip, gradient_norm, not_finite
 from jseg.engine.moving_average import MovingAverage
+from jseg.engine.optimizer import clip, gradient_norm, not_finite
 from jseg.errors import UserError
 from tests.engine.tiny_training import tiny_batch, tiny_config, tiny_trainer, weights
 

@@ -1,4 +1,4 @@
-"""Tests of jseg/engine/parameter_groups.py against the groups that the released training code makes."""
+"""Tests of jseg/engine/optimizer.py against the groups that the released training code makes."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from jseg.engine.config import OptimizerConfig
-from jseg.engine.parameter_groups import GroupSettings, group_settings, parameter_groups
+from jseg.config import OptimizerConfig
+from jseg.engine.optimizer import GroupSettings, group_settings, parameter_groups
 
 
 @pytest.mark.parity

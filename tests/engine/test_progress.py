@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from jseg.engine.config import Config
-from jseg.engine.interruption import Interrupted, StopRequest
+from jseg.config import Config
 from jseg.engine.progress import Progress, best_metric, progress_of
+from jseg.engine.signals import Interrupted, StopRequest
 from jseg.engine.work_folder import held
 from jseg.errors import UserError
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from jseg.engine import recipe
-from jseg.engine.checkpoint import FORMAT
-from jseg.engine.config import Config
+from jseg.config import Config
+from jseg.engine import load as recipe
 from jseg.errors import UserError
-from jseg.weight_files import WeightFile
+from jseg.weights.reader import WeightFile
+from jseg.weights.record import FORMAT
 
 
 def weights(**meta: object) -> WeightFile:

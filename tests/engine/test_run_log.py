@@ -1,4 +1,4 @@
-"""Tests of jseg/engine/run_log.py."""
+"""Tests of jseg/engine/log.py."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jseg.engine.run_log import RunLog, duration, environment, read_log
+from jseg.engine.log import RunLog, duration, environment, read_log
 
 
 def test_reports_are_means_since_the_last_one(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jseg.clip.class_embeddings import TextFeatures
 from jseg.data.class_names import class_list
 from jseg.engine import checkpoint
 from jseg.engine.saver import BEST_METRICS_NAME, BEST_NAME, Saver
-from jseg.engine.text_features import TextFeatures
 from jseg.errors import CannotWrite
 from tests.engine.tiny_training import tiny_config, tiny_trainer
 

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from jseg.config import ModelConfig
+from jseg.config import TestConfig as InferenceConfig  # pytest would take its own name for a test
 from jseg.engine import sliding_window
-from jseg.engine.config import ModelConfig
-from jseg.engine.config import TestConfig as InferenceConfig  # pytest would take its own name for a test
 from jseg.engine.sliding_window import PictureScores, padded_length, segments, window_starts
-from jseg.model.clip_rc import build_clip_rc, initialise
+from jseg.model.clip_rc import build_clip_rc
+from jseg.model.initial_weights import initialise
 
 PATCH, CLASSES, SEEN, GAMMA = 16, 6, (0, 2, 3), 0.1
 TOLERANCE = 2e-6  # of scores in [-0.1, 1]

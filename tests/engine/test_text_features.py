@@ -1,4 +1,4 @@
-"""Tests of jseg/engine/text_features.py: where class embeddings come from, and what stays with the weights."""
+"""Tests of jseg/clip/class_embeddings.py: where class embeddings come from, and what stays with the weights."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jseg.clip.class_embeddings import TextFeatures, class_embeddings, random_side, side_of_checkpoint, side_of_clip
 from jseg.clip.weights import read_clip_weights
+from jseg.config import Config
 from jseg.data.class_names import class_list
 from jseg.engine import checkpoint
-from jseg.engine.config import Config
-from jseg.engine.text_features import TextFeatures, class_embeddings, random_side, side_of_checkpoint, side_of_clip
 from jseg.errors import UserError
-from jseg.weight_files import WeightFile
+from jseg.weights.reader import WeightFile
 
 SHAPES = class_list("shapes")
 

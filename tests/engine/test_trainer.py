@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jseg.engine.config import Config, ModelConfig
+from jseg.config import Config, ModelConfig
 from jseg.engine.trainer import Trainer
 from jseg.errors import UserError
-from jseg.model.clip_rc import build_clip_rc, load_released
+from jseg.model.clip_rc import build_clip_rc
+from jseg.model.released_weights import load_released
 from tests.engine.tiny_training import UNSEEN, tiny_batch, tiny_config, tiny_trainer, weights
 
 

@@ -6,10 +6,10 @@ import jittor as jt
 import numpy as np
 import pytest
 
+from jseg.baselines import before_last_block, patch_features, patch_scores, training_free_metrics
 from jseg.clip.image_tower import ImageTower, random_image_weights
 from jseg.data.class_names import class_list
-from jseg.engine.training_free import before_last_block, patch_features, patch_scores, training_free_metrics
-from jseg.model.state import state_arrays, strict_load
+from jseg.weights.state import state_arrays, strict_load
 
 
 @pytest.fixture(params=[1, 2])

@@ -8,10 +8,9 @@ import jittor as jt
 import numpy as np
 import pytest
 
+from jseg.config import TestConfig as InferenceConfig  # pytest would take its own name for a test
 from jseg.engine import sliding_window
-from jseg.engine.config import TestConfig as InferenceConfig  # pytest would take its own name for a test
-from jseg.engine.sliding_window import PictureScores
-from jseg.engine.views import AveragedViews, predict_views
+from jseg.engine.sliding_window import AveragedViews, PictureScores, predict_views
 
 PATCH, CLASSES, SEEN, GAMMA = 16, 5, (0, 2), 0.1
 TEXT = jt.zeros((CLASSES, 4))

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from jseg.engine.config import Config, ModelConfig
+from jseg.config import Config, ModelConfig
 from jseg.engine.ranks import ALONE, Ranks
 from jseg.engine.trainer import Trainer
-from jseg.model.clip_rc import build_clip_rc, initialise, set_training
+from jseg.model.clip_rc import build_clip_rc, set_training
+from jseg.model.initial_weights import initialise
 
 CLASSES, UNSEEN = 5, (3, 4)
 

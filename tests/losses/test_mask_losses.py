@@ -9,9 +9,7 @@ import jittor as jt
 import numpy as np
 import pytest
 
-from jseg.losses.class_masks import class_masks, count_masks, sigmoid_parts
-from jseg.losses.mask_dice import dice_sum
-from jseg.losses.mask_focal import focal_sum
+from jseg.model.losses import class_masks, count_masks, dice_sum, focal_sum, sigmoid_parts
 
 torch = pytest.importorskip("torch")
 functional = torch.nn.functional

@@ -11,7 +11,7 @@ import pytest
 
 from jseg.data.class_names import IGNORED
 from jseg.data.label_maps import UNSEEN_PIXEL
-from jseg.losses.pseudo_labels import pseudo_labels
+from jseg.model.losses import pseudo_labels
 
 torch = pytest.importorskip("torch")
 

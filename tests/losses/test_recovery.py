@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import jittor as jt
 import numpy as np
 
-from jseg.losses.recovery import recovery_loss
+from jseg.model.losses import recovery_loss
 
 
 def test_value_and_gradient() -> None:

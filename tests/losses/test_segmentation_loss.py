@@ -6,14 +6,12 @@ import jittor as jt
 import numpy as np
 import pytest
 
+from jseg.config import LossConfig
 from jseg.data.class_names import IGNORED
 from jseg.data.label_maps import UNSEEN_PIXEL
-from jseg.engine.config import LossConfig
-from jseg.losses.class_masks import count_masks
-from jseg.losses.mask_dice import dice_sum
-from jseg.losses.mask_focal import focal_sum
-from jseg.losses.segmentation_loss import LossSums, SegmentationLoss
-from jseg.model.clip_rc import TrainingOutputs, upsample
+from jseg.model.clip_rc import TrainingOutputs
+from jseg.model.losses import LossSums, SegmentationLoss, count_masks, dice_sum, focal_sum
+from jseg.ops.bilinear import resize_bilinear
 
 SIZE = (16, 24)
 IMAGES, CLASSES = 4, 5
@@ -47,7 +45,7 @@ def test_total_is_the_weighted_sum() -> None:
     outputs, _ = part_of(arrays(0), slice(None))
     loss = SegmentationLoss(CONFIG)
     sums = loss.sums(outputs, labels, SIZE)
-    logits = upsample(outputs.logits_grid, SIZE)
+    logits = resize_bilinear(outputs.logits_grid, SIZE)
     focal, dice = (f(logits, jt.array(labels)).item() / count_masks(labels) for f in (focal_sum, dice_sum))
     terms = {name: term.item() for name, term in loss.terms(sums, count_masks(labels)).items()}
     assert terms["mask"] == pytest.approx(20 * focal, rel=1e-6)

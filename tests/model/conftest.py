@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jseg.engine.config import ModelConfig
-from jseg.model.clip_rc import ClipRC, build_clip_rc, initialise, load_released
+from jseg.config import ModelConfig
+from jseg.model.clip_rc import ClipRC, build_clip_rc
+from jseg.model.initial_weights import initialise
+from jseg.model.released_weights import load_released
 
 SMALL = ModelConfig(
     image_size=64,

@@ -10,12 +10,13 @@ import jittor as jt
 import numpy as np
 import pytest
 
-from jseg.engine.config import LossConfig, ModelConfig
+from jseg.config import LossConfig, ModelConfig
 from jseg.errors import UserError
-from jseg.losses.segmentation_loss import SegmentationLoss
-from jseg.model.clip_rc import ClipRC, TrainingOutputs, build_clip_rc, set_training, trainable, upsample
+from jseg.model.clip_rc import ClipRC, TrainingOutputs, build_clip_rc, set_training, trainable
 from jseg.model.image_encoder import ImageFeatures
-from jseg.model.state import set_value, state_arrays, strict_load
+from jseg.model.losses import SegmentationLoss
+from jseg.ops.bilinear import resize_bilinear
+from jseg.weights.state import set_value, state_arrays, strict_load
 
 FIELDS = {  # recorded name -> field of TrainingOutputs
     "q": "recovered_queries",
@@ -43,7 +44,7 @@ def test_recorded_logits_and_intermediates(recorded_models: list) -> None:
         trace: dict[str, jt.Var] = {}
         with jt.no_grad():
             logits = recorded.build()(jt.array(file["image"]), jt.array(file["text_feat"]), trace)
-            upsampled = upsample(logits, file["image"].shape[2:]).numpy()
+            upsampled = resize_bilinear(logits, file["image"].shape[2:]).numpy()
             computed = {name: value.numpy() for name, value in trace.items()}
         layers = recorded.values["decoder_layers"]
         names = ["ram_q", "q0", "ram_v", "v0", *(f"{side}{i + 1}" for side in "qv" for i in range(layers))]
@@ -80,7 +81,7 @@ def test_recorded_head_of_the_jittor_release(golden: Path) -> None:
         for prefix, ids in (("train", values["all_idx"]), ("trainseen", values["seen_idx"])):
             outputs = head.training_outputs(features, jt.array(file["in/text"][ids]))
             recorded = {name: file[f"out/{prefix}_{name}"] for name in (*FIELDS, "pred_masks")}
-            logits = upsample(outputs.logits_grid, recorded["pred_masks"].shape[2:]).numpy()
+            logits = resize_bilinear(outputs.logits_grid, recorded["pred_masks"].shape[2:]).numpy()
             np.testing.assert_allclose(logits, recorded["pred_masks"], atol=1e-4, rtol=1e-4)
             compare_outputs(outputs, recorded, 1e-4)
 
@@ -182,7 +183,7 @@ def test_gradients_flow_through_the_frozen_tower(small_model: ClipRC) -> None:
 def test_logits_of_any_size_and_class_count(small_model: ClipRC, size: tuple[int, int], classes: int) -> None:
     logits = small_model(random_images(2, 3, *size), random_text(classes))
     assert tuple(logits.shape) == (2, classes, size[0] // 16, size[1] // 16)
-    assert tuple(upsample(logits, size).shape) == (2, classes, *size)
+    assert tuple(resize_bilinear(logits, size).shape) == (2, classes, *size)
     assert np.isfinite(logits.numpy()).all()
 
 

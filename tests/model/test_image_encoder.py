@@ -11,14 +11,14 @@ import jittor as jt
 import numpy as np
 import pytest
 
-from jseg.engine.config import ModelConfig
+from jseg.config import ModelConfig
 from jseg.errors import UserError
 from jseg.model.clip_rc import ClipRC, build_clip_rc, set_training
 from jseg.model.image_encoder import prompts_kept
-from jseg.model.region_bridge import region_of_patch
-from jseg.model.state import set_value, strict_load
 from jseg.ops import draws
+from jseg.ops.region_structure import region_of_patch
 from jseg.parity.forward import with_prompt_rows
+from jseg.weights.state import set_value, strict_load
 
 
 def maps_of(model: ClipRC, images: np.ndarray) -> dict[str, np.ndarray]:

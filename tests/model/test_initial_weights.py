@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from jseg.clip.image_tower import ImageTower, random_image_weights, resize_positions
-from jseg.engine.config import ModelConfig
+from jseg.config import ModelConfig
 from jseg.errors import UserError
-from jseg.model.clip_rc import ClipRC, build_clip_rc, initialise, load_clip_image_weights
-from jseg.model.initial_weights import initial_bridge
-from jseg.model.state import state_arrays
+from jseg.model.clip_rc import ClipRC, build_clip_rc
+from jseg.model.initial_weights import initial_bridge, initialise, load_clip_image_weights
+from jseg.weights.state import state_arrays
 
 
 def tower_weights(config: ModelConfig, image_size: int, seed: int = 5) -> dict[str, np.ndarray]:

@@ -7,7 +7,7 @@ import numpy as np
 from jittor import nn
 
 from jseg.clip.blocks import Dropout
-from jseg.model.prompt_tokens import project_prompts, random_prompt_weights
+from jseg.model.image_encoder import project_prompts, random_prompt_weights
 
 
 def test_dropout_differs_between_images() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from jseg.clip.blocks import Linear, unit_length
 from jseg.model.image_encoder import ImageFeatures
-from jseg.model.region_alignment import class_queries, pixel_features, pixels, query_features
+from jseg.model.regions import class_queries, pixel_features, pixels, query_features
 
 DEPTH = 8
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jseg.errors import UserError
-from jseg.model.region_bridge import attention_allowed, region_of_patch
+from jseg.ops.region_structure import attention_allowed, region_of_patch
 
 
 @pytest.mark.parity

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from jseg.clip.image_tower import resize_positions
-from jseg.engine.config import ModelConfig
+from jseg.config import ModelConfig
 from jseg.errors import UserError
-from jseg.model.clip_rc import ClipRC, build_clip_rc, load_released
-from jseg.model.state import state_arrays
+from jseg.model.clip_rc import ClipRC, build_clip_rc
+from jseg.model.released_weights import load_released
+from jseg.weights.state import state_arrays
 
 DEAD = {
     "decode_head.decoder_q.layers.0.self_attn.in_proj_weight": np.ones((48, 16)),

@@ -8,7 +8,7 @@ import pytest
 from jittor import nn
 
 from jseg.errors import UserError
-from jseg.model.state import LONGEST_LIST, named_list, state_arrays, strict_load
+from jseg.weights.state import LONGEST_LIST, named_list, state_arrays, strict_load
 
 
 class Pair(nn.Module):

@@ -8,9 +8,9 @@ import pytest
 
 from jseg.clip import blocks
 from jseg.errors import UserError
-from jseg.model import two_way_decoder
+from jseg.model import decoder as two_way_decoder
 from jseg.model.clip_rc import set_training
-from jseg.model.two_way_decoder import CrossAttention, DecoderLayer, decode
+from jseg.model.decoder import CrossAttention, DecoderLayer, decode
 
 
 def random_tokens(*shape: int, seed: int = 0) -> jt.Var:

@@ -8,10 +8,10 @@ import jittor as jt
 import numpy as np
 import pytest
 
-from jseg.model.region_bridge import attention_allowed
 from jseg.ops import attention, attention_reference
 from jseg.ops.attention import allowed_with_prompts, merge_heads, split_heads, split_projected
 from jseg.ops.half import cast
+from jseg.ops.region_structure import attention_allowed
 
 # leading, patch grid, region grid, prompts: odd grids, one region, one patch a region; many keys make several blocks
 REGIONS = [

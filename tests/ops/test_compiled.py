@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from jseg.engine.config import read_config
-from jseg.engine.config_checks import KERNELS
+from jseg.config import KERNELS, read_config
 from jseg.errors import UserError
 from jseg.ops import compiled
 

@@ -13,7 +13,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from jseg.model.region_bridge import attention_allowed  # noqa: E402
+from jseg.ops.region_structure import attention_allowed  # noqa: E402
 from tests.cuda_emulation.emulated_attention import (  # noqa: E402
     CAUSAL,
     FULL,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jseg.runtime import cuda_home
+from jseg.runtime import cuda as cuda_home
 
 KERNELS = Path(__file__).parents[2] / "jseg/ops/kernels"
 REGISTERS, THREADS = 65536, 128  # of a multiprocessor; of a block

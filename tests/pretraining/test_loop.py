@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jseg.engine import checkpoint
-from jseg.engine.run_log import RunLog, read_log
+from jseg.engine.log import RunLog, read_log
 from jseg.errors import UserError
 from jseg.pretraining.batches import picture_batches
 from jseg.pretraining.loop import Pretraining, train

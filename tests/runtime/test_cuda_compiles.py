@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from jseg.ops.compiled import FOLDER
-from jseg.runtime.mended_jittor import CUDA_13, mended_copy
+from jseg.runtime.fixed_jittor import CUDA_13, mended_copy
 from tests.standin_gpu import everything
 from tests.standin_gpu.build import find_nvcc, standin_gpu
 

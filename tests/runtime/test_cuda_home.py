@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from jseg.errors import UserError
-from jseg.runtime import cuda_driver, cuda_home, toolchain
+from jseg.runtime import cuda as cuda_driver
+from jseg.runtime import cuda as cuda_home
+from jseg.runtime import toolchain
 
 ALL = tuple(cuda_home.PARTS)
 NVCC = "#!/bin/sh\necho 'Cuda compilation tools, release {}.{}, V{}.{}.88'\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jseg.parity.check_set import check_folders, golden_folders
-from jseg.runtime import cuda_driver
+from jseg.runtime import cuda as cuda_driver
 from jseg.runtime.start import start
 from tests.engine.tiny_training import tiny_batch, tiny_config, tiny_trainer
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from jseg.errors import UserError
-from jseg.runtime import mended_jittor, toolchain
-from jseg.runtime.mended_jittor import CUDA_13, NEWER_GPUS, Mend, mended_copy, needed_mends
+from jseg.runtime import fixed_jittor as mended_jittor
+from jseg.runtime import toolchain
+from jseg.runtime.fixed_jittor import CUDA_13, NEWER_GPUS, Mend, mended_copy, needed_mends
 
 
 def fingerprint(package: Path) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jseg.runtime import onednn
+from jseg.runtime import prepare as onednn
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the wheels are for Linux")
 

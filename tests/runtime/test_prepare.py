@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from jseg.runtime import cuda_home
+from jseg.runtime import cuda as cuda_home
 
 prepare_module = importlib.import_module("jseg.runtime.prepare")
-onednn = importlib.import_module("jseg.runtime.onednn")
+onednn = importlib.import_module("jseg.runtime.prepare")
 VARIABLES = ("JITTOR_HOME", "JSEG_CACHE", "XDG_CACHE_HOME", "nvcc_path", "use_mkl", "kernel_flags", "cache_name",
              "log_silent", "GOMP_SPINCOUNT", "JSEG_CUDA_HOME", *prepare_module.CUDA_VARIABLES)  # fmt: skip
 

@@ -10,7 +10,7 @@ import pytest
 
 from jseg.errors import UserError
 from jseg.ops import attention
-from jseg.runtime import self_check
+from jseg.parity import self_check
 
 NAMES = ["Jittor", "kernel", "product", "attention", "golden file"]
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from jseg.errors import UserError
-from jseg.runtime import cuda_home, prepare, toolchain
+from jseg.runtime import cuda as cuda_home
+from jseg.runtime import prepare, toolchain
 
 start_module = importlib.import_module("jseg.runtime.start")
 

@@ -10,9 +10,9 @@ import hashlib
 import subprocess
 from pathlib import Path
 
-from jseg.runtime import cuda_home, toolchain
-from jseg.runtime.prepare import cache_folder
-from jseg.whole_file import whole_folder
+from jseg.files import cache_folder, whole_folder
+from jseg.runtime import cuda as cuda_home
+from jseg.runtime import toolchain
 
 HERE = Path(__file__).parent
 # stand-in -> (its sources, its place, its other name)

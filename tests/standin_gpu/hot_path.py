@@ -5,9 +5,10 @@ from __future__ import annotations
 import jittor as jt
 import numpy as np
 
-from jseg.engine.config import Config
+from jseg.config import Config
 from jseg.engine.sliding_window import PictureScores
-from jseg.model.clip_rc import build_clip_rc, initialise, set_training
+from jseg.model.clip_rc import build_clip_rc, set_training
+from jseg.model.initial_weights import initialise
 from tests.engine.tiny_training import CLASSES, tiny_batch, tiny_config, tiny_trainer
 
 UNSEEN = {"inductive": (), "transductive": (3, 4), "supervised": ()}

@@ -30,7 +30,7 @@ def run_script() -> None:
     """Shows the stand-in GPU to jseg and runs the script."""
     import importlib
 
-    from jseg.runtime import cuda_driver
+    from jseg.runtime import cuda as cuda_driver
 
     prepare = importlib.import_module("jseg.runtime.prepare")
     cuda_driver.has_gpu_device = lambda: True  # there is no /dev/nvidia0

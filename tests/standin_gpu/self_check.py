@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from jseg.runtime import self_check
+from jseg.parity import self_check
 
 self_check.GOLDEN = Path("nowhere")
 sys.exit(self_check.check("cuda"))

@@ -63,7 +63,7 @@ def test_the_sweep_equals_evaluations_one_by_one(folder: Path, capsys: pytest.Ca
 
 
 def test_pictures_are_spread_over_the_split(folder: Path) -> None:
-    from jseg.engine.calibration import picture_indices
+    from jseg.calibration import picture_indices
 
     assert picture_indices(10, 0) == picture_indices(10, 20) == list(range(10))
     assert picture_indices(10, 2) == [2, 7]

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jseg.clip.weights import clip_shapes, read_clip_weights
-from jseg.weight_files import read_weight_file, write_safetensors
+from jseg.weights.reader import read_weight_file, write_safetensors
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "convert_weights.py"
 SIZES = {"image_size": 16, "patch_size": 8, "image_width": 64, "image_layers": 1, "context_length": 5, "vocab_size": 9,

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from jseg.engine import checkpoint
-from jseg.engine.run_log import read_log
+from jseg.engine.log import read_log
 from tests.tools.training_process import SECONDS, TrainingProcess, assert_same_run
 
 ITERATIONS = 18

@@ -9,11 +9,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from jseg.clip.embedding_files import read_embedding_file, read_embeddings
+from jseg.clip.class_embeddings import read_embedding_file, read_embeddings, side_of_checkpoint
 from jseg.data.class_names import class_list
-from jseg.engine.text_features import side_of_checkpoint
 from jseg.errors import UserError
-from jseg.weight_files import read_weight_file, sha256_of_file
+from jseg.weights.reader import read_weight_file, sha256_of_file
 from tests.small_weights import OUTPUT_DIM, write_clip, write_ours
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "embed_class_names.py"

@@ -11,7 +11,7 @@ from jseg.benchmark import workloads
 from jseg.benchmark.workloads import Workload
 from jseg.errors import UserError
 from jseg.runtime import prepare
-from jseg.runtime.cuda_home import Toolkit
+from jseg.runtime.cuda import Toolkit
 from tools import gpu_report
 from tools.gpu_report import Part
 

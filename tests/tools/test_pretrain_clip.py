@@ -13,7 +13,7 @@ import pytest
 
 from jseg.clip.tokenizer import Tokenizer
 from jseg.clip.weights import read_clip_weights
-from jseg.engine.run_log import read_log
+from jseg.engine.log import read_log
 
 ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "pretrained" / "shapes_clip.safetensors"

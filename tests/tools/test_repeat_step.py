@@ -10,7 +10,8 @@ import pytest
 
 from jseg.engine import checkpoint
 from jseg.errors import UserError
-from jseg.weight_files import read_weight_file
+from jseg.weights import record
+from jseg.weights.reader import read_weight_file
 from tests.tools.training_process import TINY
 from tools import repeat_step, run_net
 
@@ -47,7 +48,7 @@ def test_the_file_is_no_checkpoint_to_go_on_from(left_behind: Path) -> None:
 
 
 def test_other_files_are_refused(left_behind: Path, tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "a.safetensors", {"backbone.x": np.ones(2, np.float32)}, {"format": checkpoint.FORMAT})
+    checkpoint.save(tmp_path / "a.safetensors", {"backbone.x": np.ones(2, np.float32)}, {"format": record.FORMAT})
     with pytest.raises(UserError, match="optimiser state"):
         repeat_step.main([str(tmp_path / "a.safetensors")])
     with pytest.raises(UserError, match="does not exist"):

@@ -14,7 +14,7 @@ import pytest
 from jseg.errors import UserError
 from jseg.reproduction.needs import Places, missing_for_evaluation, missing_for_training
 from jseg.reproduction.suites import SUITES, Row, Suite
-from jseg.weight_files import read_weight_file
+from jseg.weights.reader import read_weight_file
 from tests.tools.tiny_runs import TINY, run_net
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "reproduce.py"

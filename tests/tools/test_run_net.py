@@ -13,8 +13,8 @@ import pytest
 
 from jseg.clip.weights import read_clip_weights
 from jseg.data.class_names import class_list
-from jseg.engine.run_log import read_log
-from jseg.weight_files import read_weight_file
+from jseg.engine.log import read_log
+from jseg.weights.reader import read_weight_file
 from tests.tools.tiny_runs import REPOSITORY, TINY, TOOL, command, refused, run_net
 
 
@@ -203,9 +203,9 @@ def test_clip_as_it_is_is_evaluated_and_drawn_but_not_trained(tmp_path: Path, ca
 
 
 def plain_clip_accuracy(scenes: int) -> float:
-    from jseg.engine.config import read_config
-    from jseg.engine.text_features import side_of_clip
-    from jseg.engine.training_free import PlainClip, training_free_metrics
+    from jseg.baselines import PlainClip, training_free_metrics
+    from jseg.clip.class_embeddings import side_of_clip
+    from jseg.config import read_config
     from jseg.pretraining.evaluation import validation_scenes
 
     config = read_config(REPOSITORY / "configs" / "shapes_class_token.py")

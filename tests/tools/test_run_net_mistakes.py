@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jseg.clip.embedding_files import write_embeddings
+from jseg.clip.class_embeddings import write_embeddings
 from jseg.data.class_names import class_list
-from jseg.weight_files import write_safetensors
+from jseg.weights.reader import write_safetensors
 from tests.tools.tiny_runs import TOOL, command, refused, run_net
 
 

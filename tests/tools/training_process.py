@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from jseg.engine import checkpoint
-from jseg.engine.run_log import read_log
+from jseg.engine.log import read_log
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TOOL = REPOSITORY / "tools" / "run_net.py"

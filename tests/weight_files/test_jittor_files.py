@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jseg.errors import UserError
-from jseg.weight_files import read_weight_file
+from jseg.weights.reader import read_weight_file
 
 
 @pytest.fixture(scope="module")

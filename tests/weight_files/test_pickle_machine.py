@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jseg.weight_files import pickle_machine
-from jseg.weight_files.pickle_machine import PickleMachine
-from jseg.weight_files.records import NUMPY_TABLE
-from jseg.weight_files.refusal import FileRefused
+from jseg.weights import pickle_machine
+from jseg.weights.pickle_machine import PickleMachine
+from jseg.weights.records import NUMPY_TABLE
+from jseg.weights.refusal import FileRefused
 
 PLAIN = st.recursive(
     st.none()

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from jseg.errors import UserError
-from jseg.weight_files import read_weight_file, write_safetensors
+from jseg.weights.reader import read_weight_file, write_safetensors
 
 TYPES = ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?")
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from jseg.errors import UserError
-from jseg.weight_files import read_weight_file
+from jseg.weights.reader import read_weight_file
 
 torch = pytest.importorskip("torch", reason="PyTorch is the oracle of these tests")
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jseg.errors import UserError
-from jseg.weight_files import read_weight_file, sha256_of_file, write_safetensors
+from jseg.weights.reader import read_weight_file, sha256_of_file, write_safetensors
 
 KINDS = {
     "torchscript_*": "TorchScript archive",
@@ -94,6 +94,6 @@ def test_sha256_of_a_file_larger_than_one_block(tmp_path: Path) -> None:
 def test_reading_imports_neither_torch_nor_jittor() -> None:
     import subprocess
 
-    code = "import sys, jseg.weight_files, jseg.clip.weights, jseg.clip.tokenizer, jseg.clip.prompts\n"
+    code = "import sys, jseg.weights.reader, jseg.clip.weights, jseg.clip.tokenizer, jseg.clip.class_embeddings\n"
     code += "print([name for name in ('torch', 'jittor') if name in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

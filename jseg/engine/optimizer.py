@@ -1,0 +1,251 @@
+"""AdamW over named parameters, fed with gradients that were accumulated elsewhere.
+
+Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019. Jittor's own optimiser counts every backward
+pass as a step, which breaks the bias correction when gradients are accumulated, and runs dozens of small operators.
+
+Which learning rate and weight decay each trainable parameter gets (golden/torch_release: param_groups_full*.json).
+
+The released config text gives backbone and head ten times the base rate and frees norm layers from weight decay. What
+runs is different: of the keys that occur in a parameter's name only one is applied, and every trainable name holds
+`backbone` or `head`, which come before `norm` and `ln`. So everything runs at ten times the rate, with decay.
+
+The learning-rate schedule: polynomial decay with a linear warm-up (method: docs/method.md, optimisation).
+
+Norm of a gradient, and clipping by it (Pascanu et al., "On the difficulty of training recurrent neural networks",
+ICML 2013, algorithm 1).
+
+Scale of the loss in float16 training, so that small gradients are not rounded to 0.
+
+Micikevicius et al., "Mixed Precision Training", ICLR 2018, section 3.2: a scale too large shows as a gradient that is
+not finite; the step is left out and the scale halved. After a number of good steps it is doubled again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import jittor as jt
+import numpy as np
+
+from jseg.config import OptimizerConfig
+from jseg.engine.checkpoint import Moments
+from jseg.errors import UserError
+from jseg.ops import compiled
+
+
+class AdamW:
+    """Updates `parameters` in place; every method that takes gradients wants them in the order of `names`.
+
+    Args:
+        parameters: names and trained float32 Vars.
+        config: rates, decay and groups.
+    """
+
+    def __init__(self, parameters: list[tuple[str, jt.Var]], config: OptimizerConfig) -> None:
+        by_name = dict(parameters)
+        groups = parameter_groups(by_name, config)
+        self.names = [name for names in groups.values() for name in names]
+        self.parameters = [by_name[name] for name in self.names]
+        self.steps = 0
+        self.betas, self.eps = config.betas, config.eps
+        settings = [settings for settings, names in groups.items() for _ in names]
+        self._initial_rates = [setting.lr for setting in settings]
+        self._rates = list(self._initial_rates)
+        self._decays = [setting.weight_decay for setting in settings]
+        self._m, self._v = ([jt.zeros(x.shape, x.dtype).stop_grad() for x in self.parameters] for _ in range(2))
+
+    def set_learning_rate(self, iteration: int, iterations: int, config: OptimizerConfig) -> float:
+        """Sets the rates of step `iteration` (0-based) and returns that of the first group."""
+        rates = {initial: learning_rate(iteration, iterations, initial, config) for initial in set(self._initial_rates)}
+        self._rates = [rates[initial] for initial in self._initial_rates]
+        return self._rates[0]
+
+    def step(self, gradients: list[jt.Var]) -> None:
+        """Updates the parameters."""
+        jt.sync(gradients)
+        jt.sync_all()  # what still waits to be computed from the old weights: they are overwritten
+        self.steps += 1
+        first, second = (1 - beta**self.steps for beta in self.betas)  # bias corrections
+        if compiled.compiled():
+            self._compiled_step(gradients, first, second)
+        else:
+            self._plain_step(gradients, first, second)
+        jt.sync_all(True)
+
+    def _compiled_step(self, gradients: list[jt.Var], first: float, second: float) -> None:
+        table = np.stack(
+            [
+                *(compiled.addresses(x) for x in (self.parameters, gradients, self._m, self._v)),
+                np.array([x.numel() for x in gradients]),
+            ],
+            axis=1,
+        )
+        written = table[:, [0, 2, 3]].ravel()
+        assert len(set(written.tolist())) == len(written), "Vars that share memory cannot be updated in place"
+        pairs = zip(self._rates, self._decays, strict=True)
+        settings = np.array([(rate / first, 1 - rate * decay) for rate, decay in pairs], np.float32)
+        numbers = {"count": len(table), "root": second**-0.5, "eps": self.eps}
+        for name, beta in zip("mv", self.betas, strict=True):
+            numbers |= {f"beta_{name}": beta, f"rest_{name}": 1 - beta}
+        body = """adamw((const int64_t*)in0_p, in1_p, number("count"), number("beta_m"), number("rest_m"),
+            number("beta_v"), number("rest_v"), number("root"), number("eps")); out0_p[0] = 0;"""
+        inputs = [compiled.whole_numbers(table), jt.array(settings)]
+        compiled.call("optimizer.h", body, inputs, [(1,)], numbers)[0].sync()
+
+    def _plain_step(self, gradients: list[jt.Var], first: float, second: float) -> None:
+        beta_m, beta_v = self.betas
+        each = zip(self.parameters, gradients, self._m, self._v, self._rates, self._decays, strict=True)
+        for weights, gradient, m, v, rate, decay in each:
+            m.update((beta_m * m + (1 - beta_m) * gradient).stop_grad())
+            v.update((beta_v * v + (1 - beta_v) * gradient * gradient).stop_grad())
+            root = v.sqrt() * second**-0.5 + self.eps
+            weights.update(weights * (1 - rate * decay) - rate / first * m / root)
+
+    def state(self) -> Moments:
+        """A copy of the state."""
+        m, v = (
+            {name: x.numpy() for name, x in zip(self.names, moments, strict=True)} for moments in (self._m, self._v)
+        )
+        return Moments(self.steps, m, v)
+
+    def load_state(self, moments: Moments) -> None:
+        """Goes on from `moments`.
+
+        Raises:
+            UserError: they belong to other parameters.
+        """
+        for variables, stored in ((self._m, moments.m), (self._v, moments.v)):
+            own = dict(zip(self.names, variables, strict=True))
+            wrong = sorted(own.keys() ^ stored.keys()) + [
+                name for name in own.keys() & stored.keys() if tuple(own[name].shape) != stored[name].shape
+            ]
+            if wrong:
+                raise UserError(f"the optimiser state does not fit this model: {', '.join(wrong[:10])}")
+            for name, variable in own.items():
+                variable.update(jt.array(stored[name]).stop_grad())
+        self.steps = moments.steps
+
+
+NORM_KEYS = ("norm", "ln")
+
+
+@dataclass(frozen=True)
+class GroupSettings:
+    """Initial learning rate and decoupled weight decay of a group of parameters."""
+
+    lr: float
+    weight_decay: float
+
+
+def group_settings(name: str, config: OptimizerConfig) -> GroupSettings:
+    """The settings of one trainable parameter.
+
+    Args:
+        name: its name in the state, such as `decode_head.q_proj.weight`.
+        config: `groups` is `released` (everything decays) or `stated` (norm layers do not, as the config text says).
+    """
+    is_norm = any(key in name for key in NORM_KEYS)
+    decay = 0.0 if config.groups == "stated" and is_norm else config.weight_decay
+    return GroupSettings(lr=config.lr * config.lr_factor, weight_decay=decay)
+
+
+def parameter_groups(names: Iterable[str], config: OptimizerConfig) -> dict[GroupSettings, list[str]]:
+    """Trainable parameter names by their settings, in the order of their first name."""
+    groups: dict[GroupSettings, list[str]] = {}
+    for name in names:
+        groups.setdefault(group_settings(name, config), []).append(name)
+    return groups
+
+
+def learning_rate(iteration: int, iterations: int, initial: float, config: OptimizerConfig) -> float:
+    """The rate of one step, set before the step.
+
+    Args:
+        iteration: 0-based number of the step.
+        iterations: length of the whole run in steps.
+        initial: the rate that the decay starts from.
+        config: power, smallest rate and warm-up.
+    """
+    decay = (1 - iteration / iterations) ** config.power
+    regular = (initial - config.min_lr) * decay + config.min_lr
+    if iteration >= config.warmup_iterations:
+        return regular
+    return regular * (1 - (1 - iteration / config.warmup_iterations) * (1 - config.warmup_ratio))
+
+
+def gradient_norm(gradients: list[jt.Var]) -> float:
+    """Euclidean norm over all tensors together; inf or nan when any value is not finite (or their squares overflow)."""
+    total = float(square_sums(gradients).astype(np.float64).sum())
+    return math.sqrt(total) if total >= 0 else math.nan  # below 0 only where a device computed nonsense
+
+
+def square_sums(gradients: list[jt.Var]) -> np.ndarray:
+    """Sum of squares of each tensor, float32."""
+    if not compiled.compiled():
+        return jt.concat([(gradient * gradient).sum() for gradient in gradients]).numpy()
+    jt.sync(gradients)
+    table = np.stack([compiled.addresses(gradients), np.array([gradient.numel() for gradient in gradients])], axis=1)
+    body = 'square_sums((const int64_t*)in0_p, number("count"), out0_p);'
+    count = len(gradients)
+    (sums,) = compiled.call("optimizer.h", body, [compiled.whole_numbers(table)], [(count,)], {"count": count})
+    return sums.numpy()
+
+
+def not_finite(names: list[str], gradients: list[jt.Var]) -> list[str]:
+    """Names of the gradients that hold a value that is not finite, or whose squares overflow."""
+    return [name for name, squares in zip(names, square_sums(gradients), strict=True) if not math.isfinite(squares)]
+
+
+def clip(gradients: list[jt.Var], norm: float, highest: float) -> list[jt.Var]:
+    """The gradients, scaled down to norm `highest` when their `norm` is larger; the same objects when it is not."""
+    if not highest or norm <= highest:
+        return gradients
+    return [gradient * (highest / norm) for gradient in gradients]
+
+
+FIRST, LOWEST, HIGHEST = 2.0**16, 1.0, 2.0**24  # powers of two: scaling changes no digits
+DOUBLED_AFTER = 2000  # good steps in a row
+_KEY = "loss_scale"  # in a checkpoint's metadata
+
+
+@dataclass
+class LossScale:
+    """What the loss is multiplied by, and the gradients divided by; checkpoints hold it."""
+
+    scale: float = FIRST
+    good_steps: int = 0  # in a row, since the scale last changed
+    overflows: int = 0  # steps that were left out because of it
+
+    def lower(self) -> bool:
+        """Notes a gradient that was not finite; False when the scale is the lowest already, so not to blame."""
+        if self.scale <= LOWEST:
+            return False
+        self.scale, self.good_steps, self.overflows = self.scale / 2, 0, self.overflows + 1
+        return True
+
+    def step(self) -> None:
+        """Notes a good step."""
+        self.good_steps += 1
+        if self.good_steps >= DOUBLED_AFTER:
+            self.scale, self.good_steps = min(2 * self.scale, HIGHEST), 0
+
+    def meta(self) -> dict[str, Any]:
+        """For a checkpoint's metadata."""
+        return {_KEY: asdict(self)}
+
+
+def loss_scale_of(meta: dict[str, Any], path: object) -> LossScale:
+    """The scale that a checkpoint's metadata hold; a fresh one when they hold none (another precision until then).
+
+    Raises:
+        UserError: they hold something else; names `path`.
+    """
+    values = meta.get(_KEY, {})
+    known = asdict(LossScale())
+    fits = isinstance(values, dict) and all(type(value) is type(known.get(key)) for key, value in values.items())
+    if not fits or not LOWEST <= LossScale(**values).scale <= HIGHEST:
+        raise UserError(f"{path} records {_KEY}={values!r}: use another checkpoint")
+    return LossScale(**values)

@@ -1,0 +1,137 @@
+"""Files and folders that are there whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from jseg.errors import CannotWrite, UserError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def cache_folder() -> Path:
+    """Folder for everything jseg caches: `JSEG_CACHE`, else `$XDG_CACHE_HOME/jseg`, else `~/.cache/jseg`."""
+    named, base = os.environ.get("JSEG_CACHE"), os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.path.abspath(os.path.expanduser(named or f"{base}/jseg")))
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write to that appears at `path` when the `with` block ends, and not at all if it fails.
+
+    What is written goes to a temporary file beside it, so that a reader never meets half of it. Missing parent folders
+    are made. Once the block has ended the file survives a loss of power.
+
+    Raises:
+        CannotWrite: the folder or the file cannot be written, or the disk is full.
+    """
+    path = Path(path)
+    temporary = ""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".tmp")
+        with os.fdopen(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only the owner may read
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise CannotWrite(f"cannot write {path} ({error.strerror or error}): {mend(error)}") from error
+    finally:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def write_whole(path: str | Path, data: bytes) -> None:
+    """Writes `data` to `path`, whole or not at all.
+
+    Raises:
+        CannotWrite: the folder or the file cannot be written, or the disk is full.
+    """
+    with whole_file(path) as file:
+        file.write(data)
+
+
+def as_json(value: object) -> bytes:
+    """`value` as indented JSON; NaN and infinities are refused (JSON has none)."""
+    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def write_json(path: str | Path, value: object) -> None:
+    """Writes `value` as indented JSON, whole or not at all; NaN and infinities are refused (JSON has none)."""
+    write_whole(path, as_json(value))
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path | None]:
+    """Gives a new folder to fill, which becomes `folder` when the `with` block ends; None when `folder` is there.
+
+    Of several processes that make the same folder at once, one's stays and the others' are dropped.
+
+    Raises:
+        CannotWrite: the folder cannot be made, or the disk is full.
+    """
+    if folder.is_dir():
+        yield None
+        return
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        try:
+            yield temporary
+            temporary.chmod(0o777 & ~_umask())
+            try:
+                os.rename(temporary, folder)
+            except OSError:
+                if not folder.is_dir():  # else another process was first
+                    raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise CannotWrite(f"cannot make {folder} ({error.strerror or error}): {mend(error)}") from error
+
+
+def check_writable(folder: str | Path) -> Path:
+    """Makes `folder` if it is missing and returns it.
+
+    Raises:
+        UserError: it cannot be made, or no file can be written into it.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"folder {folder} cannot be written ({error.strerror or error}): choose another") from error
+    return folder
+
+
+def mend(error: OSError) -> str:
+    """What to do about a file that could not be written."""
+    return "free some space there" if error.errno in _FULL else "choose a folder that can be written"
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes the new name of a file as lasting as its content."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

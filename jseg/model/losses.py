@@ -1,0 +1,343 @@
+"""Label maps as one binary mask per class, and sigmoids that stay exact at any logit.
+
+The masks are never stored: Jittor fuses the comparison into whatever reads it.
+
+Sigmoid focal loss on class masks.
+
+Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 5, as CLIP-RC uses it: over all classes and all
+pixels, an ignored pixel being a negative of every class.
+
+Dice loss on the masks of the classes that are present.
+
+Milletari et al., "V-Net", 3DV 2016, smoothed by 1 as in CLIP-RC and MaskFormer.
+
+Recovery loss: the decoder's outputs must still tell the features that went in.
+
+Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, section 3.4.
+
+Pseudo labels of the transductive setting: the model names the pixels of unseen classes itself.
+
+Zhang et al., CVPR 2024, section 4.1 (self-training). That a pixel is of *some* unseen class comes from the ground
+truth; it is given the best of the unseen classes in the masks of the same forward pass, without teacher or threshold.
+
+The weighted sum that CLIP-RC is trained on.
+
+`mask * focal + dice * dice + recovery * (L1 of queries + L1 of pixels)`: Zhang et al., CVPR 2024, section 3.5. Focal
+and dice are divided by the number of masks in the whole batch, so they are kept as sums until that number is known:
+the sums of micro-batches then add up to exactly those of the batch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import jittor as jt
+import numpy as np
+
+from jseg.data.class_names import IGNORED
+from jseg.ops import compiled
+
+if TYPE_CHECKING:
+    from jseg.model.clip_rc import TrainingOutputs
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jseg.config import LossConfig
+from jseg.data.label_maps import UNSEEN_PIXEL
+from jseg.ops.bilinear import resize_bilinear
+
+
+def class_masks(labels: jt.Var, num_classes: int) -> jt.Var:
+    """1 where a pixel is of a class, else 0.
+
+    Args:
+        labels: (B, H, W) int32; any value outside 0..C-1 (255 = ignored above all) is in no mask.
+        num_classes: C.
+
+    Returns:
+        (B, C, H, W) float32 in {0, 1}.
+    """
+    classes = jt.arange(num_classes).reshape(1, num_classes, 1, 1)
+    return (labels.unsqueeze(1) == classes).float32()
+
+
+def count_masks(labels: np.ndarray) -> int:
+    """Number of (image, class) pairs that are present in a batch; what focal and dice sums are divided by.
+
+    Args:
+        labels: (B, H, W) integers; 255 (ignored) and negative values (classes to be guessed) do not count.
+    """
+    counted = (np.unique(image[(image >= 0) & (image != IGNORED)]).size for image in _small_integers(labels))
+    return sum(counted)
+
+
+def _small_integers(labels: np.ndarray) -> np.ndarray:
+    """The same labels as int16: NumPy sorts those in linear time."""
+    return np.asarray(labels).astype(np.int16)
+
+
+def map_sizes(logits: jt.Var) -> tuple[dict[str, float], str]:
+    """What the kernels of jseg/ops/kernels/losses.h need of logits (B, C, H, W): numbers, and a `Maps` made of them."""
+    images, classes, height, width = logits.shape
+    numbers = {"images": images, "classes": classes, "pixels": height * width}
+    return numbers, 'Maps{(long)number("images"), (long)number("classes"), (long)number("pixels")}'
+
+
+def sigmoid_parts(x: jt.Var) -> tuple[jt.Var, jt.Var]:
+    """`(exp(-|x|), sigmoid(x))`, element-wise; exact to rounding for every finite x.
+
+    Jittor's own sigmoid is clamped: it never falls below 9e-14.
+    """
+    decay = jt.exp(-jt.abs(x))
+    # exp(min(x, 0)) is 1 for x >= 0 and `decay`, never above 1, otherwise: maximum() spares a slow branch
+    return decay, jt.maximum(decay, (x >= 0).float32()) / (1 + decay)
+
+
+class _FocalSum(jt.Function):
+    """Focal loss with its gradient written out, so that it is right at zero and at any size of logits.
+
+    With z = -x on the class's own pixels and z = x elsewhere, a pixel costs `weight * softplus(z) * sigmoid(z)^gamma`.
+    """
+
+    def execute(self, logits: jt.Var, labels: jt.Var, alpha: float, gamma: float) -> jt.Var:
+        self.inputs = logits, labels, alpha, gamma
+        if compiled.compiled():
+            numbers, maps = map_sizes(logits)
+            body = f'focal_forward({maps}, in0_p, in1_p, number("alpha"), number("gamma"), out0_p);'
+            numbers |= {"alpha": alpha, "gamma": gamma}
+            (sums,) = compiled.call("losses.h", body, [logits, labels], [logits.shape[:2]], numbers)
+            return sums.sum() / numbers["pixels"]
+        _, error, cost, weight = _pixel_terms(logits, labels, alpha)
+        height, width = logits.shape[2:]
+        rows = (weight * cost * jt.pow(error, gamma)).sum(dim=3)  # summed in two steps: float32 keeps its digits
+        return rows.sum() / (height * width)
+
+    def grad(self, grad_sum: jt.Var) -> tuple[jt.Var, None, None, None]:
+        logits, labels, alpha, gamma = self.inputs
+        if compiled.compiled():
+            numbers, maps = map_sizes(logits)
+            numbers |= {"alpha": alpha, "gamma": gamma}
+            body = f"""focal_backward({maps}, in0_p, in1_p, number("alpha"), number("gamma"),
+                in2_p[0] / number("pixels"), out0_p);"""
+            (grad,) = compiled.call("losses.h", body, [logits, labels, grad_sum], [logits.shape], numbers)
+            return grad, None, None, None
+        sign, error, cost, weight = _pixel_terms(logits, labels, alpha)
+        height, width = logits.shape[2:]
+        slope = weight * jt.pow(error, gamma) * (error + gamma * (1 - error) * cost)
+        return sign * slope * (grad_sum / (height * width)), None, None, None
+
+
+def _pixel_terms(logits: jt.Var, labels: jt.Var, alpha: float) -> tuple[jt.Var, jt.Var, jt.Var, jt.Var]:
+    """Sign of dz/dx, 1 - p of the truth, cross-entropy and class weight of every pixel and class, (B, C, H, W) each."""
+    target = class_masks(labels, logits.shape[1])
+    sign = 1 - 2 * target
+    z = logits * sign
+    decay, error = sigmoid_parts(z)
+    cost = jt.maximum(z, 0) + jt.log(1 + decay)
+    return sign, error, cost, (1 - alpha) + (2 * alpha - 1) * target
+
+
+def focal_sum(logits: jt.Var, labels: jt.Var, alpha: float = 0.25, gamma: float = 2.0) -> jt.Var:
+    """Sum over images and classes of the mean focal loss over pixels, not yet divided by the number of masks.
+
+    Args:
+        logits: (B, C, H, W) float32, unbounded.
+        labels: (B, H, W) int32 in 0..C-1; any other value (255 = ignored) makes the pixel a negative of every class.
+        alpha: weight of positives in [0, 1]; negatives weigh `1 - alpha`.
+        gamma: focusing exponent >= 0.
+
+    Returns:
+        (1,) float32.
+    """
+    return _FocalSum()(logits, labels, alpha, gamma)
+
+
+class _DiceSum(jt.Function):
+    """Dice loss with its gradient written out, so that it keeps its digits where the sigmoid is all but 0 or 1."""
+
+    def execute(self, logits: jt.Var, labels: jt.Var) -> jt.Var:
+        overlap, predicted, labelled = _sums(logits, labels)
+        present = (labelled > 0).float32()
+        area = predicted + labelled + 1
+        self.maps = logits, labels
+        self.pairs = present, overlap, area
+        return (present * (1 - (2 * overlap + 1) / area)).sum()
+
+    def grad(self, grad_sum: jt.Var) -> tuple[jt.Var, None]:
+        logits, labels = self.maps
+        present, overlap, area = (x.unsqueeze(2).unsqueeze(3) for x in self.pairs)
+        if compiled.compiled():
+            outside, inside = grad_sum * present * (2 * overlap + 1) / (area * area), grad_sum * present * 2 / area
+            slopes = jt.concat([outside, inside], dim=3)
+            numbers, maps = map_sizes(logits)
+            body = f"dice_backward({maps}, in0_p, in1_p, in2_p, out0_p);"
+            (grad,) = compiled.call("losses.h", body, [logits, labels, slopes], [logits.shape], numbers)
+            return grad, None
+        decay, _ = sigmoid_parts(logits)
+        sigmoid_slope = decay / ((1 + decay) * (1 + decay))
+        by_probability = ((2 * overlap + 1) / area - 2 * class_masks(labels, logits.shape[1])) / area
+        return grad_sum * present * by_probability * sigmoid_slope, None
+
+
+def _sums(logits: jt.Var, labels: jt.Var) -> tuple[jt.Var, ...]:
+    """Overlap of probabilities and mask, sum of probabilities, pixels of the mask: (B, C) each."""
+    if compiled.compiled():
+        numbers, maps = map_sizes(logits)
+        body = f"dice_forward({maps}, in0_p, in1_p, out0_p);"
+        (sums,) = compiled.call("losses.h", body, [logits, labels], [(*logits.shape[:2], 3)], numbers)
+        return tuple(sums[:, :, index] for index in range(3))
+    target = class_masks(labels, logits.shape[1])
+    probability = sigmoid_parts(logits)[1].stop_fuse()  # read twice: stored, not computed twice
+    return tuple(_pixel_sum(x) for x in (probability * target, probability, target))
+
+
+def _pixel_sum(maps: jt.Var) -> jt.Var:
+    """(B, C, H, W) -> (B, C); in two steps, so that float32 keeps its digits."""
+    return maps.sum(dim=3).sum(dim=2)
+
+
+def dice_sum(logits: jt.Var, labels: jt.Var) -> jt.Var:
+    """Sum of `1 - (2 * overlap + 1) / (area + area + 1)` over the (image, class) pairs that are present.
+
+    Not yet divided by the number of masks. Ignored pixels count as background of every present class.
+
+    Args:
+        logits: (B, C, H, W) float32, unbounded.
+        labels: (B, H, W) int32 in 0..C-1, or 255 = ignored.
+
+    Returns:
+        (1,) float32; 0 with zero gradient when no class is present.
+    """
+    return _DiceSum()(logits, labels)
+
+
+def mean_absolute_error(recovered: jt.Var, target: jt.Var) -> jt.Var:
+    """Mean of `|recovered - target|` over all elements, (1,) float32; no gradient reaches `target`."""
+    difference = recovered - target.detach()
+    sign = (difference > 0).float32() - (difference < 0).float32()  # jt.abs has slope 1 at 0, the loss has 0
+    return (difference * sign).mean()
+
+
+def recovery_loss(outputs: TrainingOutputs) -> tuple[jt.Var, jt.Var]:
+    """The loss of the class queries and of the pixels, (1,) float32 each."""
+    return (
+        mean_absolute_error(outputs.recovered_queries, outputs.query_targets),
+        mean_absolute_error(outputs.recovered_pixels, outputs.pixel_targets),
+    )
+
+
+LARGEST_EXPONENT = 88.72  # exp() of more overflows float32; the sigmoid there is 0
+
+
+def pseudo_labels(logits: jt.Var, labels: jt.Var, unseen: Sequence[int]) -> jt.Var:
+    """Replaces the mark "some unseen class" by the unseen class with the largest sigmoid.
+
+    Equal sigmoids go to the lowest class id. That happens often: in float32 all logits above 17 have sigmoid 1, and
+    already from 8 on many neighbours share one value. So sigmoids are compared, not logits.
+
+    Args:
+        logits: (B, C, H, W) float32 of all classes.
+        labels: (B, H, W) int32: seen class ids, -1 where some unseen class is, 255 = ignored.
+        unseen: ids of the unseen classes, at least one.
+
+    Returns:
+        (B, H, W) int32: `labels` with every -1 replaced; everything else unchanged, 255 included. No gradient.
+    """
+    ids = jt.array(np.array(sorted(unseen), dtype=np.int32))
+    with jt.no_grad():
+        unseen_logits = logits.detach()[:, ids]
+        # sigmoid = 1 / denominator, so the smallest denominator wins; it is rounded just as the sigmoid's own is, and
+        # spares the division, which fast-math kernels do not round correctly
+        denominator = 1 + jt.exp(jt.minimum(-unseen_logits, LARGEST_EXPONENT))
+        winner, _ = jt.argmin(denominator.stop_fuse(), dim=1)  # the first of equals
+        return jt.ternary(labels == UNSEEN_PIXEL, ids[winner], labels)
+
+
+@dataclass
+class LossSums:
+    """What one (micro-)batch contributes, unweighted; every Var is (1,) float32."""
+
+    focal: jt.Var  # sum over (image, class) pairs
+    dice: jt.Var  # sum over the present (image, class) pairs
+    recovery_q: jt.Var  # mean over the elements of this batch; 0 where the term has no weight
+    recovery_v: jt.Var
+    num_masks: jt.Var  # present (image, class) pairs, pseudo labels counted; may be 0
+    labels: jt.Var  # (B, H, W) int32, as used: pseudo labels filled in
+
+
+class SegmentationLoss:
+    """Turns model outputs and labels into the loss.
+
+    Args:
+        config: weights of the terms, alpha and gamma of the focal loss.
+        unseen: in the transductive setting, where labels mark their pixels -1, ids of the unseen classes; else empty.
+    """
+
+    def __init__(self, config: LossConfig, unseen: Sequence[int] = ()) -> None:
+        self.config = config
+        self.unseen = tuple(unseen)
+
+    def sums(self, outputs: TrainingOutputs, labels: jt.Var | np.ndarray, size: tuple[int, int]) -> LossSums:
+        """The parts of the loss, sums kept apart from the number of masks.
+
+        Args:
+            outputs: of `ClipRC.training_outputs`, with C classes.
+            labels: (B, H, W) int32 in 0..C-1, 255 = ignored, -1 = some unseen class.
+            size: (H, W) of the labels in pixels; the logits are resized to it.
+        """
+        logits = resize_bilinear(outputs.logits_grid, size)
+        labels = labels if isinstance(labels, jt.Var) else jt.array(np.asarray(labels, dtype=np.int32))
+        if self.unseen:
+            labels = pseudo_labels(logits, labels, self.unseen)
+        # without weight the recovery decoder is not computed at all
+        recovery_q, recovery_v = recovery_loss(outputs) if self.config.recovery else (jt.zeros(1), jt.zeros(1))
+        return LossSums(
+            focal=focal_sum(logits, labels, self.config.focal_alpha, self.config.focal_gamma),
+            dice=dice_sum(logits, labels),
+            recovery_q=recovery_q,
+            recovery_v=recovery_v,
+            num_masks=_count(labels, logits.shape[1]),
+            labels=labels,
+        )
+
+    def terms(self, sums: LossSums, num_masks: jt.Var | float, share: float = 1.0) -> dict[str, jt.Var]:
+        """The weighted terms of the loss, which add up to it.
+
+        Args:
+            sums: of one micro-batch.
+            num_masks: present (image, class) pairs in the whole batch, averaged over ranks; counted as 1 if below.
+            share: part of the batch's images that are in this micro-batch, in (0, 1].
+
+        Returns:
+            mask, dice, recovery_q, recovery_v: (1,) float32 each.
+        """
+        masks = jt.maximum(num_masks, 1) if isinstance(num_masks, jt.Var) else max(num_masks, 1)
+        weights = self.config
+        return {
+            "mask": weights.mask * sums.focal / masks,
+            "dice": weights.dice * sums.dice / masks,
+            "recovery_q": weights.recovery * share * sums.recovery_q,
+            "recovery_v": weights.recovery * share * sums.recovery_v,
+        }
+
+    def total(self, sums: LossSums, num_masks: jt.Var | float, share: float = 1.0) -> jt.Var:
+        """The loss, (1,) float32; arguments as for `terms`."""
+        return sum(self.terms(sums, num_masks, share).values())
+
+    def mask_part(self, sums: LossSums) -> jt.Var:
+        """The weighted terms that have to be divided by the number of masks, not yet divided, (1,) float32.
+
+        For self-training in micro-batches, where that number is known only after the last forward pass: accumulate the
+        gradients of this apart from those of `recovery_part`, and divide in the end.
+        """
+        return self.config.mask * sums.focal + self.config.dice * sums.dice
+
+    def recovery_part(self, sums: LossSums, share: float = 1.0) -> jt.Var:
+        """The rest of the loss: `total = mask_part / max(num_masks, 1) + recovery_part`, (1,) float32."""
+        return self.config.recovery * share * (sums.recovery_q + sums.recovery_v)
+
+
+def _count(labels: jt.Var, num_classes: int) -> jt.Var:
+    """Number of present (image, class) pairs, (1,) float32 without gradient."""
+    with jt.no_grad():
+        return class_masks(labels, num_classes).max(dim=3).max(dim=2).sum()

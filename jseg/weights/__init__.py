@@ -1,0 +1,1 @@
+"""Weight files of every kind -> arrays, and arrays -> modules; no code of a file runs."""
