@@ -5,14 +5,14 @@ r"""CLIP-RC on COCO-Stuff 164k, inductive (Zhang et al., CVPR 2024, table 1).
     python tools/run_net.py --config-file configs/coco_stuff_inductive.py --task val --resume \
         data.root=/path/to/coco_stuff164k
 
-Data: 118,287 training pictures, 5,000 for evaluation; 171 classes, 15 of them unseen. The batch of 16 is inferred: the
-published config says 2 per GPU, without the number of GPUs.
+Data: 118,287 training images, 5,000 for evaluation; 171 classes, 15 of them unseen. The batch size of 16 is inferred:
+the published config says 2 per GPU, without the number of GPUs.
 
-Expected: the published numbers, below (their seeds were never fixed, hence the tolerances).
+Expected: the published numbers, below. The published runs fixed no seed, hence the tolerances.
 
-Time and memory, not measured: an estimate of 32 h on a GPU that sustains 10 TFLOP/s in float32 (a step of 16 crops is
-14 TFLOP, counted in multiply-adds), and of 30-50 GB for 16 crops at once or 8-13 GB with `train.micro_batch=4`, which
-gives the same gradients. Basis: docs/reproduce.md, section 4.
+Time and memory (estimates, not measured): 32 h on a GPU that sustains 10 TFLOP/s in float32 (a step of 16 crops is 14
+TFLOP, counted in multiply-adds); 30-50 GB for 16 crops at once, or 8-13 GB with `train.micro_batch=4`, which gives the
+same gradients. Basis: docs/reproduce.md, section 4.
 """
 
 from jseg.clip.class_embeddings import COCO_TEMPLATES as _COCO_TEMPLATES

@@ -7,9 +7,9 @@ r"""CLIP-RC on COCO-Stuff 164k, fully supervised: all 171 classes are seen in tr
 
 Expected: the published numbers, below.
 
-Time and memory, not measured: an estimate of 33 h on a GPU that sustains 10 TFLOP/s in float32 (a step of 16 crops is
-15 TFLOP, counted in multiply-adds), and of 30-50 GB for 16 crops at once or 8-13 GB with `train.micro_batch=4`, which
-gives the same gradients. Basis: docs/reproduce.md, section 4.
+Time and memory (estimates, not measured): 33 h on a GPU that sustains 10 TFLOP/s in float32 (a step of 16 crops is 15
+TFLOP, counted in multiply-adds); 30-50 GB for 16 crops at once, or 8-13 GB with `train.micro_batch=4`, which gives the
+same gradients. Basis: docs/reproduce.md, section 4.
 """
 
 base = "coco_stuff_inductive.py"

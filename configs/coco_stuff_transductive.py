@@ -5,15 +5,15 @@ r"""CLIP-RC on COCO-Stuff 164k, transductive: self-training from the half-way we
     python tools/run_net.py --config-file configs/coco_stuff_transductive.py --task val --resume \
         data.root=/path/to/coco_stuff164k
 
-Weights only are taken over: optimiser, iteration and warm-up start afresh. The starting point of 40,000 iterations is
-inferred from the sibling project ZegCLIP. That a pixel is of some unseen class comes from the ground truth, as in the
+Only the weights are loaded: optimiser, iteration and warm-up start anew. The starting point of 40,000 iterations is
+inferred from the sibling project ZegCLIP. The ground truth tells that a pixel belongs to some unseen class, as in the
 published runs.
 
 Expected: the published numbers, below.
 
-Time and memory, not measured: an estimate of 17 h on a GPU that sustains 10 TFLOP/s in float32 (a step of 16 crops is
-15 TFLOP, counted in multiply-adds), and of 30-50 GB for 16 crops at once or 8-13 GB with `train.micro_batch=4`, which
-gives the same gradients. Basis: docs/reproduce.md, section 4.
+Time and memory (estimates, not measured): 17 h on a GPU that sustains 10 TFLOP/s in float32 (a step of 16 crops is 15
+TFLOP, counted in multiply-adds); 30-50 GB for 16 crops at once, or 8-13 GB with `train.micro_batch=4`, which gives the
+same gradients. Basis: docs/reproduce.md, section 4.
 """
 
 base = "coco_stuff_inductive.py"

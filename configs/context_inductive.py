@@ -4,16 +4,16 @@
     python tools/run_net.py --config-file configs/context_inductive.py --task train data.root=/path/to/VOC2010
     python tools/run_net.py --config-file configs/context_inductive.py --task val --resume data.root=/path/to/VOC2010
 
-Data: 4,998 training pictures, 5,105 for evaluation; 59 classes without background, 10 of them unseen. Two splits are in
-use: A, the default, and B (add `data.split=B`). Results name theirs; numbers on A and on B do not compare.
+Data: 4,998 training images, 5,105 for evaluation; 59 classes without background, 10 of them unseen. Two splits are in
+use: A, the default, and B (add `data.split=B`). Results name the split; numbers on A and B are not comparable.
 
-Ours: the loss weights, templates and prompts of COCO-Stuff, 40,000 iterations at batch 16.
+Our recipe: the loss weights, templates and prompts of COCO-Stuff, 40,000 iterations at batch 16.
 
 Expected: nothing was published for 59 classes and either split, so no number is checked.
 
-Time and memory, not measured: an estimate of 12 h on a GPU that sustains 10 TFLOP/s in float32 (a step of 16 crops is
-11 TFLOP, counted in multiply-adds), and of 30-50 GB for 16 crops at once or 8-13 GB with `train.micro_batch=4`, which
-gives the same gradients. Basis: docs/reproduce.md, section 4.
+Time and memory (estimates, not measured): 12 h on a GPU that sustains 10 TFLOP/s in float32 (a step of 16 crops is 11
+TFLOP, counted in multiply-adds); 30-50 GB for 16 crops at once, or 8-13 GB with `train.micro_batch=4`, which gives the
+same gradients. Basis: docs/reproduce.md, section 4.
 """
 
 base = "coco_stuff_inductive.py"

@@ -4,12 +4,12 @@ r"""CLIP-RC trained on COCO-Stuff (inductive), evaluated on PASCAL VOC 2012: no 
         --weights work_dirs/coco_stuff_inductive/weights.safetensors
 
 All 20 classes count as seen, so mIoU(S) is the mean over all of them, mIoU(U) and hIoU are undefined, and gamma has no
-effect. The templates are those of the training.
+effect. The templates are those of training.
 
-Expected: no published number of CLIP-RC is at hand, so none is checked.
+Expected: we know of no published number of CLIP-RC, so none is checked.
 
-Time and memory, not measured: an estimate of minutes on a GPU that sustains 10 TFLOP/s (two windows a picture, 0.3
-TFLOP each), and of 2 GB. Basis: docs/reproduce.md, section 4.
+Time and memory (estimates, not measured): minutes on a GPU that sustains 10 TFLOP/s (two windows per image, 0.3 TFLOP
+each); 2 GB. Basis: docs/reproduce.md, section 4.
 """
 
 from jseg.clip.class_embeddings import COCO_TEMPLATES as _COCO_TEMPLATES

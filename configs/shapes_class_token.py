@@ -1,11 +1,11 @@
-"""The small CLIP alone on the built-in data set, no learning: the value path, read as the class token reads it.
+"""The small CLIP without training on the built-in data set: the value path, read by the class token.
 
     python tools/run_net.py --config-file configs/shapes_class_token.py --task val
 
-jseg/baselines.py has the method.
+The method: jseg/baselines.py.
 
 Hardware: one core of a busy AMD EPYC (Zen 3). Time: half a minute. Expected numbers: measured 2026-11-25;
-nothing in them is random.
+they do not depend on a seed.
 """
 
 base = "shapes_inductive.py"

@@ -1,4 +1,4 @@
-"""A first run on a bare machine: CLIP-RC from the small CLIP that ships, on drawn scenes. Nothing is downloaded.
+"""A first run: CLIP-RC from the small CLIP of this repository, on drawn scenes. Nothing is downloaded.
 
     make demo
 
@@ -6,12 +6,12 @@
     python tools/run_net.py --config-file configs/shapes_demo.py --task val --resume
     python tools/run_net.py --config-file configs/shapes_demo.py --task test --resume
 
-A short version of shapes_inductive.py: 15 classes are trained with masks, the other 5 are segmented by their names.
+A short version of shapes_inductive.py: 15 classes are trained with masks, the other 5 are known only by name.
 
 Hardware: one core of a busy AMD EPYC (Zen 3), kernels compiled: training 2 min 15 s, all three commands 2 min 40 s.
-With an empty cache on a 2-core one, `make demo` took 9 min 20 s in all, training 3 min 40 s of it with the compilation
-of its kernels; the rest is mostly packages and Jittor's core. Expected numbers: seed 0 (2026-11-26); the tolerance
-allows for other processors, which add up in another order.
+With an empty cache on a 2-core one, `make demo` took 9 min 20 s in all. Training took 3 min 40 s of this, including the
+compilation of its kernels; the rest is mostly packages and Jittor's core. Expected numbers: seed 0 (2026-11-26); the
+tolerance allows for other processors, which sum in another order.
 """
 
 base = "shapes_inductive.py"

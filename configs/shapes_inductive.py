@@ -1,14 +1,14 @@
-"""CLIP-RC on the built-in data set, inductive: 15 of the 20 classes are seen in training, 5 are met in evaluation only.
+"""CLIP-RC on the built-in data set, inductive: 15 of the 20 classes are seen in training, 5 only in evaluation.
 
     python tools/run_net.py --config-file configs/shapes_inductive.py --task train
     python tools/run_net.py --config-file configs/shapes_inductive.py --task val --resume
 
-Starts from the small CLIP of pretrained/README.md. Decoder, regions and recovery loss as in the paper's VOC runs. What
-differs is for the sake of a short run: the head starts aligned (jseg/model/initial_weights.py), the masks weigh less
-(2 : 5 instead of 100 : 1), batches are small and the learning rate is higher. docs/shapes.md has the whole benchmark.
+Starts from the small CLIP of pretrained/README.md. Decoder, regions and recovery loss are those of the paper's VOC
+runs. Changes for a short run: the head starts aligned (jseg/model/initial_weights.py), focal : dice is 2 : 5 instead of
+100 : 1, batches are small and the learning rate is higher. The whole benchmark: docs/shapes.md.
 
-Hardware: one core of an AMD EPYC (Zen 3), 0.5 GB. Training took 26 to 39 minutes beside several programs; an
-estimate beside one is 18, from the step of the transductive row (0.46 s). Evaluation takes half a minute.
+Hardware: one core of an AMD EPYC (Zen 3), 0.5 GB. Training took 26 to 39 minutes beside several other programs; the
+estimate beside one is 18, from the step time of the transductive row (0.46 s). Evaluation takes half a minute.
 Expected numbers: mean of 3 seeds (2026-11-26), with a tolerance for a single seed and other processors.
 """
 

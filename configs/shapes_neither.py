@@ -5,8 +5,8 @@
     python tools/run_net.py --config-file configs/shapes_neither.py --task train
     python tools/run_net.py --config-file configs/shapes_neither.py --task val --resume
 
-The descriptors are ZegCLIP's (Zhou et al., CVPR 2023); the decoder stays CLIP-RC's, in which both sides are updated.
-Everything else as in shapes_short.py, which it is to be compared with.
+The descriptors are ZegCLIP's (Zhou et al., CVPR 2023); the decoder is CLIP-RC's, which updates both sides.
+Everything else as in shapes_short.py: compare with that row.
 
 Hardware: one core of a busy AMD EPYC (Zen 3), 0.5 GB. Time: 3 minutes of training, half a minute of evaluation.
 Expected numbers: mean of 3 seeds (2026-11-26), with a tolerance for a single seed and other processors.

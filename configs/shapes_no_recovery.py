@@ -5,7 +5,7 @@
     python tools/run_net.py --config-file configs/shapes_no_recovery.py --task train
     python tools/run_net.py --config-file configs/shapes_no_recovery.py --task val --resume
 
-Everything else as in shapes_short.py, which it is to be compared with.
+Everything else as in shapes_short.py: compare with that row.
 
 Hardware: one core of a busy AMD EPYC (Zen 3), 0.5 GB. Time: 4 minutes of training, half a minute of evaluation.
 Expected numbers: mean of 3 seeds (2026-11-26), with a tolerance for a single seed and other processors.

@@ -6,7 +6,7 @@
     python tools/run_net.py --config-file configs/shapes_recovery_3.py --task val --resume
 
 The paper calls the recovery decoder identical to the decoder; the released code has 1 layer where the decoder has 3.
-Everything else as in shapes_short.py, which it is to be compared with.
+Everything else as in shapes_short.py: compare with that row.
 
 Hardware: one core of a busy AMD EPYC (Zen 3), 0.5 GB. Time: 6 minutes of training, half a minute of evaluation.
 Expected numbers: mean of 3 seeds (2026-11-26), with a tolerance for a single seed and other processors.

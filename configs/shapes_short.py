@@ -1,4 +1,4 @@
-"""CLIP-RC on the built-in data set, inductive, in a quarter of the steps: what the ablations are compared with.
+"""CLIP-RC on the built-in data set, inductive, with a quarter of the steps: the reference of the ablations.
 
     python tools/reproduce.py --suite shapes --rows shapes_short
 

@@ -3,10 +3,11 @@
     python tools/run_net.py --config-file configs/shapes_supervised.py --task train
     python tools/run_net.py --config-file configs/shapes_supervised.py --task val --resume
 
-mIoU(U) is that of the five classes that the other settings hide. No recovery loss, as in the published VOC run.
+mIoU(U) is the mean over the five classes that are unseen in the other settings. No recovery loss, as in the published
+VOC run.
 
-Hardware: one core of an AMD EPYC (Zen 3), 0.5 GB. Training takes 16 minutes beside one other program (0.39 s a step),
-35 beside several; evaluation half a minute.
+Hardware: one core of an AMD EPYC (Zen 3), 0.5 GB. Training takes 16 minutes beside one other program (0.39 s per
+step), 35 beside several; evaluation half a minute.
 Expected numbers: mean of 3 seeds (2026-11-26), with a tolerance for a single seed and other processors.
 """
 

@@ -1,15 +1,15 @@
-"""CLIP-RC on the built-in data set, transductive: goes on from an inductive run and names unseen pixels itself.
+"""CLIP-RC on the built-in data set, transductive: self-training from an inductive run.
 
     python tools/run_net.py --config-file configs/shapes_transductive.py --task train \
         --weights work_dirs/shapes_inductive/checkpoint_0001200.safetensors
     python tools/run_net.py --config-file configs/shapes_transductive.py --task val --resume
 
-As in the published runs it is the second half of the schedule, from the inductive run's half-way weights, with
-optimiser, warm-up and learning rate afresh. That a pixel is of some unseen class is taken from the ground truth; which
-class it is, the model guesses.
+As in the published runs, this is the second half of the schedule, from the inductive run's half-way weights, with a new
+optimiser, warm-up and learning rate. The ground truth tells that a pixel belongs to some unseen class; the model
+guesses which one.
 
-Hardware: one core of an AMD EPYC (Zen 3), 0.5 GB. Training takes 9 minutes beside one other program (0.46 s a step),
-17 to 23 beside several; evaluation half a minute.
+Hardware: one core of an AMD EPYC (Zen 3), 0.5 GB. Training takes 9 minutes beside one other program (0.46 s per
+step), 17 to 23 beside several; evaluation half a minute.
 Expected numbers: mean of 3 seeds (2026-11-26), with a tolerance for a single seed and other processors.
 """
 

@@ -1,11 +1,11 @@
-"""The small CLIP alone on the built-in data set, no learning: features of the value path (Zhou et al., ECCV 2022).
+"""The small CLIP without training on the built-in data set: the value path (Zhou et al., ECCV 2022).
 
     python tools/run_net.py --config-file configs/shapes_value_path.py --task val
 
-jseg/baselines.py has the method.
+The method: jseg/baselines.py.
 
 Hardware: one core of a busy AMD EPYC (Zen 3). Time: half a minute. Expected numbers: measured 2026-11-25;
-nothing in them is random.
+they do not depend on a seed.
 """
 
 base = "shapes_inductive.py"

@@ -4,16 +4,16 @@
     python tools/run_net.py --config-file configs/voc12_inductive.py --task train data.root=/path/to/VOC2012
     python tools/run_net.py --config-file configs/voc12_inductive.py --task val --resume data.root=/path/to/VOC2012
 
-Data: 10,582 training pictures (train.txt and aug.txt; masks of SBD in SegmentationClassAug), 1,449 for evaluation; 15
-seen classes, 5 unseen, no background class. Every trainable weight runs at ten times the base rate with weight decay,
-as the published runs did.
+Data: 10,582 training images (train.txt and aug.txt; masks of SBD in SegmentationClassAug), 1,449 for evaluation; 15
+seen classes, 5 unseen, no background class. Every trainable weight has ten times the base learning rate and weight
+decay, as in the published runs.
 
-Expected: the published numbers, below. Seeds differ by a point or more, unseen classes most; the published seeds were
-never fixed, hence the tolerances.
+Expected: the published numbers, below. Results differ by a point or more between seeds, most for unseen classes. The
+published runs fixed no seed, hence the tolerances.
 
-Time and memory, not measured: an estimate of 10 h on a GPU that sustains 10 TFLOP/s in float32 (a step of 16 crops is 9
-TFLOP, counted in multiply-adds), and of 30-50 GB for 16 crops at once or 8-13 GB with `train.micro_batch=4`, which
-gives the same gradients. Basis: docs/reproduce.md, section 4.
+Time and memory (estimates, not measured): 10 h on a GPU that sustains 10 TFLOP/s in float32 (a step of 16 crops is 9
+TFLOP, counted in multiply-adds); 30-50 GB for 16 crops at once, or 8-13 GB with `train.micro_batch=4`, which gives the
+same gradients. Basis: docs/reproduce.md, section 4.
 """
 
 data = dict(

@@ -4,15 +4,15 @@ r"""CLIP-RC on PASCAL VOC 2012, transductive: self-training from the half-way we
         --weights work_dirs/voc12_inductive/checkpoint_0020000.safetensors
     python tools/run_net.py --config-file configs/voc12_transductive.py --task val --resume data.root=/path/to/VOC2012
 
-Weights only are taken over: optimiser, iteration and warm-up start afresh. That a pixel is of some unseen class comes
-from the ground truth, as in the published runs; which one, the model says itself. A smaller batch than 16 is known to
-ruin self-training: keep `train.batch_size` and lower `train.micro_batch`.
+Only the weights are loaded: optimiser, iteration and warm-up start anew. The ground truth tells that a pixel belongs to
+some unseen class, as in the published runs; the model guesses which one. A batch smaller than 16 is known to ruin
+self-training: keep `train.batch_size` and lower `train.micro_batch`.
 
 Expected: the published numbers, below.
 
-Time and memory, not measured: an estimate of 5 h on a GPU that sustains 10 TFLOP/s in float32 (a step of 16 crops is 9
-TFLOP, counted in multiply-adds), and of 30-50 GB for 16 crops at once or 8-13 GB with `train.micro_batch=4`, which
-gives the same gradients. Basis: docs/reproduce.md, section 4.
+Time and memory (estimates, not measured): 5 h on a GPU that sustains 10 TFLOP/s in float32 (a step of 16 crops is 9
+TFLOP, counted in multiply-adds); 30-50 GB for 16 crops at once, or 8-13 GB with `train.micro_batch=4`, which gives the
+same gradients. Basis: docs/reproduce.md, section 4.
 """
 
 base = "voc12_inductive.py"
