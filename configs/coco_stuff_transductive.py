@@ -6,8 +6,8 @@ r"""CLIP-RC on COCO-Stuff 164k, transductive: self-training from the half-way we
         data.root=/path/to/coco_stuff164k
 
 Only the weights are loaded: optimiser, iteration and warm-up start anew. The starting point of 40,000 iterations is
-inferred from the sibling project ZegCLIP. The ground truth tells that a pixel belongs to some unseen class, as in the
-published runs.
+inferred from the sibling project ZegCLIP. The ground truth marks the pixels that belong to some unseen class, as in
+the published runs.
 
 Expected: the published numbers, below.
 

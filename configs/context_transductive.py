@@ -5,8 +5,8 @@ r"""CLIP-RC on PASCAL Context (59 classes), transductive. The recipe is ours: CL
     python tools/run_net.py --config-file configs/context_transductive.py --task val --resume data.root=/path/to/VOC2010
 
 Split A by default, B with `data.split=B` (with the weights of an inductive run on B; others are refused). It trains for
-half the iterations of the inductive run, from its half-way weights, as on the other data sets. The ground truth tells
-that a pixel belongs to some unseen class.
+half the iterations of the inductive run, from its half-way weights, as on the other data sets. The ground truth marks
+the pixels that belong to some unseen class.
 
 Expected: nothing was published for 59 classes and either split, so no number is checked.
 

@@ -5,8 +5,8 @@
     python tools/run_net.py --config-file configs/shapes_transductive.py --task val --resume
 
 As in the published runs, this is the second half of the schedule, from the inductive run's half-way weights, with a new
-optimiser, warm-up and learning rate. The ground truth tells that a pixel belongs to some unseen class; the model
-guesses which one.
+optimiser, warm-up and learning rate. The ground truth marks the pixels that belong to some unseen class; the
+model guesses which one.
 
 Hardware: one core of an AMD EPYC (Zen 3), 0.5 GB. Training takes 9 minutes beside one other program (0.46 s per
 step), 17 to 23 beside several; evaluation half a minute.

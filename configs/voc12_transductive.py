@@ -4,8 +4,8 @@ r"""CLIP-RC on PASCAL VOC 2012, transductive: self-training from the half-way we
         --weights work_dirs/voc12_inductive/checkpoint_0020000.safetensors
     python tools/run_net.py --config-file configs/voc12_transductive.py --task val --resume data.root=/path/to/VOC2012
 
-Only the weights are loaded: optimiser, iteration and warm-up start anew. The ground truth tells that a pixel belongs to
-some unseen class, as in the published runs; the model guesses which one. A batch smaller than 16 is known to ruin
+Only the weights are loaded: optimiser, iteration and warm-up start anew. The ground truth marks the pixels that belong
+to some unseen class, as in the published runs; the model guesses which one. A batch smaller than 16 is known to ruin
 self-training: keep `train.batch_size` and lower `train.micro_batch`.
 
 Expected: the published numbers, below.

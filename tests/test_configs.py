@@ -106,7 +106,7 @@ def test_headers(name: str) -> None:
     """Command, expected results, time and memory; a config without published numbers says so."""
     header = (FOLDER / f"{name}.py").read_text().split('"""')[1]
     assert f"--config-file configs/{name}.py" in header
-    assert "Expected: " in header and "Time and memory, not measured: an estimate" in header
+    assert "Expected: " in header and "Time and memory (estimates, not measured): " in header
     assert ("none is checked" in header or "no number is checked" in header) == (name not in PUBLISHED)
     assert ("recipe is ours" in header) == name.startswith("context_")
 
