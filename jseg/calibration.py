@@ -21,7 +21,7 @@ from jseg.config import Config
 from jseg.data.class_names import ClassList
 from jseg.data.dataset import Dataset
 from jseg.data.loader import evaluation_image
-from jseg.engine.sliding_window import PictureScores
+from jseg.engine.sliding_window import ImageScores
 from jseg.errors import UserError
 from jseg.metrics import HEADLINE, ConfusionMatrix, percent
 from jseg.model.image_encoder import prompts_kept
@@ -37,7 +37,7 @@ class Best:
     labels: np.ndarray  # (H, W) int32
 
 
-def best_of_groups(scores: PictureScores, groups: Sequence[Sequence[int]], size: tuple[int, int]) -> list[Best]:
+def best_of_groups(scores: ImageScores, groups: Sequence[Sequence[int]], size: tuple[int, int]) -> list[Best]:
     """The best class of each group of classes at each pixel of the picture at `size`; ties go to the lowest class."""
     found = [Best(np.empty(size, np.float32), np.empty(size, np.int32)) for _ in groups]
     for start, band in scores.bands(size):
@@ -115,7 +115,7 @@ def _group_scores(
             picture = evaluation_image(dataset, config, index)
             if picture.labels is None:
                 raise UserError(f"{picture.name} has no label map")
-            scores = PictureScores(model, picture.images[0], features, (), 0.0, config.test)
+            scores = ImageScores(model, picture.images[0], features, (), 0.0, config.test)
             yield picture.labels, *best_of_groups(scores, (classes.seen, classes.unseen), picture.size)
 
 

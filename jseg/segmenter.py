@@ -252,7 +252,7 @@ class Segmenter:
         """
         import jittor as jt
 
-        from jseg.engine.sliding_window import PictureScores
+        from jseg.engine.sliding_window import ImageScores
 
         check_image(image)
         names = check_class_names(class_names)
@@ -263,7 +263,7 @@ class Segmenter:
         data, size = self.config.data, image.shape[:2]
         resized = transforms.resize_image(image, transforms.short_side_size(size, self.config.test.short_side))
         pixels = np.ascontiguousarray(transforms.normalise(resized, data.mean, data.std).transpose(2, 0, 1))
-        picture = PictureScores(self.model, pixels, text, seen, gamma, self.config.test)
+        picture = ImageScores(self.model, pixels, text, seen, gamma, self.config.test)
         scores = picture.scores(size) if with_scores else None
         labels = picture.labels(size) if scores is None else scores.argmax(axis=0).astype(np.int32)
         return Segmentation(labels, names, scores)

@@ -14,7 +14,7 @@ import pytest
 import jseg
 from jseg.config import to_dict
 from jseg.data import transforms
-from jseg.engine.sliding_window import PictureScores
+from jseg.engine.sliding_window import ImageScores
 from jseg.errors import UserError
 from jseg.segmenter import Segmenter, check_class_names, model_config_of, seen_ids
 from jseg.weights.reader import read_weight_file
@@ -73,7 +73,7 @@ def test_result_is_that_of_the_evaluation_path(segmenter: Segmenter) -> None:
     resized = transforms.resize_image(image, transforms.short_side_size((50, 70), 64))
     pixels = transforms.normalise(resized).transpose(2, 0, 1)
     text = jt.array(segmenter.embeddings(NAMES))
-    expected = PictureScores(segmenter.model, pixels, text, (0,), 0.1, config.test)
+    expected = ImageScores(segmenter.model, pixels, text, (0,), 0.1, config.test)
     np.testing.assert_allclose(result.scores, expected.scores((50, 70)), rtol=0, atol=1e-6)
     np.testing.assert_array_equal(result.labels, result.scores.argmax(axis=0))
     np.testing.assert_array_equal(segmenter(image, NAMES, seen=NAMES[:1]).labels, result.labels)

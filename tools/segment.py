@@ -14,7 +14,7 @@ from pathlib import Path
 
 from jseg.config import PRECISIONS
 from jseg.data.image_files import file_problem, read_image
-from jseg.drawing import Classes, distinct_palette, overlay_with_legend, write_label_map, write_picture
+from jseg.drawing import Classes, distinct_palette, overlay_with_legend, write_label_map, write_image
 from jseg.errors import UserError
 from jseg.files import check_writable
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
         result = segmenter(image, names, templates, [names[index] for index in seen])
         label_path, overlay_path = output_paths(path, options.save_dir)
         write_label_map(label_path, result.labels, classes.palette)
-        write_picture(overlay_path, overlay_with_legend(image, result.labels, classes))
+        write_image(overlay_path, overlay_with_legend(image, result.labels, classes))
         print(f"{path}: {describe(result)} -> {label_path}, {overlay_path}", flush=True)
     return 0
 

@@ -16,7 +16,7 @@ from jseg.data.class_names import class_list
 from jseg.engine.evaluate import predictions
 from jseg.model.clip_rc import build_clip_rc
 from jseg.model.initial_weights import initialise
-from tests.engine.test_evaluator import Pictures, embeddings, small_config
+from tests.engine.test_evaluate import Pictures, embeddings, small_config
 from tests.engine.test_loop import NotedSaver, batches, run
 from tests.engine.tiny_training import tiny_config, tiny_trainer
 from tests.tools.training_process import TrainingProcess

@@ -15,7 +15,7 @@ from torch.nn import functional
 from jseg.config import ModelConfig
 from jseg.config import TestConfig as InferenceConfig  # pytest would take its own name for a test
 from jseg.engine import sliding_window
-from jseg.engine.sliding_window import PictureScores, padded_length, segments, window_starts
+from jseg.engine.sliding_window import ImageScores, padded_length, segments, window_starts
 from jseg.model.clip_rc import build_clip_rc
 from jseg.model.initial_weights import initialise
 
@@ -87,7 +87,7 @@ def test_scores_and_labels_equal_the_restatement(
     expected = oracle(model, image, config, size)
     for band_values in (sliding_window.BAND_VALUES, 3000):  # the second makes bands of few rows
         monkeypatch.setattr(sliding_window, "BAND_VALUES", band_values)
-        scores = PictureScores(model, image, TEXT, SEEN, GAMMA, config)
+        scores = ImageScores(model, image, TEXT, SEEN, GAMMA, config)
         np.testing.assert_allclose(scores.scores(size), expected, rtol=0, atol=TOLERANCE)
         top_two = np.sort(expected, axis=0)[-2:]
         decided = top_two[1] - top_two[0] > 2 * TOLERANCE
@@ -97,7 +97,7 @@ def test_scores_and_labels_equal_the_restatement(
 
 def test_no_band_is_larger_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sliding_window, "BAND_VALUES", 4000)
-    scores = PictureScores(
+    scores = ImageScores(
         PatchMeans(), picture(70, 70), TEXT, (), 0.0, InferenceConfig(crop_size=(64, 64), stride=(53, 53))
     )
     bands = [band for _, band in scores.bands((200, 110))]
@@ -108,9 +108,9 @@ def test_no_band_is_larger_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> No
 def test_own_size_is_the_default_and_no_resizing_happens() -> None:
     config = InferenceConfig(crop_size=(64, 64), stride=(53, 53))
     image, model = picture(80, 90), PatchMeans()
-    scores = PictureScores(model, image, TEXT, SEEN, GAMMA, config).scores()
+    scores = ImageScores(model, image, TEXT, SEEN, GAMMA, config).scores()
     np.testing.assert_allclose(scores, oracle(model, image, config, (80, 90)), rtol=0, atol=TOLERANCE)
-    labels = PictureScores(model, image, TEXT, SEEN, GAMMA, config).labels((80, 90))
+    labels = ImageScores(model, image, TEXT, SEEN, GAMMA, config).labels((80, 90))
     assert labels.dtype == np.int32
     np.testing.assert_array_equal(labels, scores.argmax(axis=0))
 
@@ -118,10 +118,10 @@ def test_own_size_is_the_default_and_no_resizing_happens() -> None:
 def test_calibration_shifts_seen_classes_only() -> None:
     config = InferenceConfig(crop_size=(64, 64), stride=(53, 53))
     model, image = PatchMeans(), picture(70, 70)
-    plain = PictureScores(model, image, TEXT, SEEN, 0.0, config).scores()
+    plain = ImageScores(model, image, TEXT, SEEN, 0.0, config).scores()
     shift = np.zeros((CLASSES, 1, 1), np.float32)
     shift[list(SEEN)] = 0.25
-    shifted = PictureScores(model, image, TEXT, SEEN, 0.25, config).scores()
+    shifted = ImageScores(model, image, TEXT, SEEN, 0.25, config).scores()
     np.testing.assert_allclose(shifted, plain - shift, rtol=0, atol=TOLERANCE)
 
 
@@ -130,13 +130,13 @@ def test_saturated_scores_go_to_the_lowest_class() -> None:
     model.weights[3:5] = 1e4
     image = np.ones((3, 32, 32), np.float32)
     config = InferenceConfig(crop_size=(64, 64), stride=(53, 53))
-    assert (PictureScores(model, image, TEXT, (), 0.0, config).labels((40, 40)) == 3).all()
+    assert (ImageScores(model, image, TEXT, (), 0.0, config).labels((40, 40)) == 3).all()
 
 
 def test_windows_are_run_in_batches_of_one_size() -> None:
     model = PatchMeans()
     config = InferenceConfig(crop_size=(64, 64), stride=(32, 32), window_batch=4)
-    PictureScores(model, picture(96, 130), TEXT, (), 0.0, config)
+    ImageScores(model, picture(96, 130), TEXT, (), 0.0, config)
     assert model.batches == [(4, 3, 64, 64), (4, 3, 64, 64)]
 
 
@@ -180,6 +180,6 @@ def test_the_real_model_takes_pictures_of_any_size() -> None:
     text = jt.array(np.random.default_rng(0).standard_normal((CLASSES, 16)).astype(np.float32))
     test = InferenceConfig(crop_size=(64, 64), stride=(53, 53))
     for shape in ((64, 64), (20, 90), (7, 5), (100, 70)):
-        scores = PictureScores(model, picture(*shape), text, SEEN, GAMMA, test).scores()
+        scores = ImageScores(model, picture(*shape), text, SEEN, GAMMA, test).scores()
         assert scores.shape == (CLASSES, *shape)
         assert np.isfinite(scores).all() and scores.min() >= -GAMMA and scores.max() <= 1

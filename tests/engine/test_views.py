@@ -10,7 +10,7 @@ import pytest
 
 from jseg.config import TestConfig as InferenceConfig  # pytest would take its own name for a test
 from jseg.engine import sliding_window
-from jseg.engine.sliding_window import AveragedViews, PictureScores, predict_views
+from jseg.engine.sliding_window import AveragedViews, ImageScores, predict_views
 
 PATCH, CLASSES, SEEN, GAMMA = 16, 5, (0, 2), 0.1
 TEXT = jt.zeros((CLASSES, 4))
@@ -40,7 +40,7 @@ def expected(images: list[np.ndarray], config: InferenceConfig, size: tuple[int,
     for image in images:
         for step in (1, -1) if config.flip else (1,):
             view = np.ascontiguousarray(image[:, :, ::step])
-            scores = PictureScores(Patches(), view, TEXT, SEEN, GAMMA, config).scores(size)[:, :, ::step]
+            scores = ImageScores(Patches(), view, TEXT, SEEN, GAMMA, config).scores(size)[:, :, ::step]
             powers = np.exp(scores.astype(np.float64))
             parts.append(powers / powers.sum(axis=0))
     return np.mean(parts, axis=0)
@@ -68,7 +68,7 @@ def test_mean_of_softmaxes(
 def test_one_view_is_the_plain_prediction() -> None:
     config = InferenceConfig(crop_size=(64, 64), stride=(48, 48))
     found = predict_views(Patches(), [picture(80, 80)], TEXT, SEEN, GAMMA, config, (77, 77))
-    plain = PictureScores(Patches(), picture(80, 80), TEXT, SEEN, GAMMA, config).labels((77, 77))
+    plain = ImageScores(Patches(), picture(80, 80), TEXT, SEEN, GAMMA, config).labels((77, 77))
     np.testing.assert_array_equal(found, plain)
 
 

@@ -20,7 +20,7 @@ from jseg.drawing import (
     present_classes,
     sheet,
     write_label_map,
-    write_picture,
+    write_image,
 )
 from jseg.errors import UserError
 
@@ -52,10 +52,10 @@ def test_more_classes_than_a_palette_holds(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_nothing_and_says_where(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file"):
-        write_picture(tmp_path / "file" / "picture.png", np.zeros((2, 2, 3), np.uint8))
+        write_image(tmp_path / "file" / "picture.png", np.zeros((2, 2, 3), np.uint8))
     (tmp_path / "picture.png").mkdir()
     with pytest.raises(UserError, match=r"picture\.png"):
-        write_picture(tmp_path / "picture.png", np.zeros((2, 2, 3), np.uint8))
+        write_image(tmp_path / "picture.png", np.zeros((2, 2, 3), np.uint8))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "picture.png"]
 
 

@@ -18,7 +18,7 @@ from jseg.data.label_maps import class_labels
 from jseg.engine.evaluate import METRICS_NAME, SHEET_NAME, draw, evaluate
 from jseg.engine.ranks import Ranks
 from jseg.engine.signals import Interrupted
-from jseg.engine.sliding_window import PictureScores
+from jseg.engine.sliding_window import ImageScores
 from jseg.errors import CannotWrite, UserError
 from jseg.metrics import ConfusionMatrix, headline
 from jseg.model.clip_rc import ClipRC, build_clip_rc
@@ -76,7 +76,7 @@ def expected_labels(model: ClipRC, dataset: Pictures, config: Config, seen: tupl
         image = transforms.resize_image(image, transforms.short_side_size(size, config.test.short_side))
         image = transforms.normalise(image, config.data.mean, config.data.std).transpose(2, 0, 1)
         gamma, text = config.gamma(), jt.array(embeddings(dataset.class_list))
-        result.append(PictureScores(model, image, text, seen, gamma, config.test).labels(size))
+        result.append(ImageScores(model, image, text, seen, gamma, config.test).labels(size))
     return result
 
 
@@ -111,7 +111,7 @@ def test_strict_protocol(model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFi
         image, truth, _ = dataset.read(index)
         resized = transforms.resize_image(image, transforms.short_side_size(image.shape[:2], 64))
         pixels = transforms.normalise(resized, config.data.mean, config.data.std).transpose(2, 0, 1)
-        scores = PictureScores(model, pixels, jt.array(embeddings()), (), 0.0, config.test).scores(image.shape[:2])
+        scores = ImageScores(model, pixels, jt.array(embeddings()), (), 0.0, config.test).scores(image.shape[:2])
         best_unseen = np.array(CLASSES.unseen)[scores[list(CLASSES.unseen)].argmax(axis=0)]
         matrix.update(best_unseen, np.where(np.isin(truth, CLASSES.unseen), truth, 255))
     assert metrics == {**matrix.summary((), CLASSES.unseen, CLASSES.names), "mIoU(S)": None, "hIoU": None}
@@ -158,7 +158,7 @@ def test_several_views(model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixt
             pixels = transforms.normalise(resized, config.data.mean, config.data.std).transpose(2, 0, 1)
             for step in (1, -1):
                 view = np.ascontiguousarray(pixels[:, :, ::step])
-                part = PictureScores(model, view, jt.array(embeddings()), CLASSES.seen, 0.1, config.test).scores()
+                part = ImageScores(model, view, jt.array(embeddings()), CLASSES.seen, 0.1, config.test).scores()
                 part = cv2.resize(part.transpose(1, 2, 0), truth.shape[::-1], interpolation=cv2.INTER_LINEAR)
                 powers = np.exp(part[:, ::step].transpose(2, 0, 1).astype(np.float64))
                 total += powers / powers.sum(axis=0)
