@@ -2,7 +2,7 @@
 
 Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, section 4.1: every
 pixel gets one of all classes (generalised protocol). The strict protocol is the older one of zero-shot learning (Xian
-et al., "Semantic Projection Network", CVPR 2019): only pixels of unseen classes count, and they get unseen classes only.
+et al., "Semantic Projection Network", CVPR 2019): only pixels of unseen classes count, and they get one of these.
 
     python tools/run_net.py --config-file configs/shapes_demo.py --task val --weights …
 """
@@ -23,8 +23,17 @@ from jseg.data.class_names import IGNORED, ClassList
 from jseg.data.dataset import Dataset, SegmentationDataset
 from jseg.data.label_maps import stored_labels
 from jseg.data.loader import EvaluationImage, evaluation_images
-from jseg.drawing import Classes, Example, check_outputs, output_paths, overlay_with_legend, sheet, thumbnail
-from jseg.drawing import write_image, write_label_map
+from jseg.drawing import (
+    Classes,
+    Example,
+    check_outputs,
+    output_paths,
+    overlay_with_legend,
+    sheet,
+    thumbnail,
+    write_image,
+    write_label_map,
+)
 from jseg.engine.checkpoint import METRICS_NAME
 from jseg.engine.ranks import ALONE, Ranks
 from jseg.engine.signals import Interrupted
@@ -249,7 +258,9 @@ class Painter:
                 with self._warn():
                     write_image(path, sheet(list(examples.values()), self.classes, self.title))
             if not self.failed:
-                print(f"label maps and overlays of {len(self.dataset)} images: {self.save_dir}\nsheet: {path}", flush=True)
+                print(
+                    f"label maps and overlays of {len(self.dataset)} images: {self.save_dir}\nsheet: {path}", flush=True
+                )
         elif not self.failed:
             print("warning: another rank could not write its images", flush=True)
         return path

@@ -188,7 +188,7 @@ def test_pictures_of_a_data_set(model: ClipRC, tmp_path: Path, capsys: pytest.Ca
     assert printed[-1] == f"sheet: {path}"
 
 
-def test_in_training_pictures_that_cannot_be_written_are_a_warning(
+def test_in_training_images_that_cannot_be_written_are_a_warning(
     model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     dataset, config = Pictures([(48, 64), (100, 64)]), small_config()
@@ -201,7 +201,7 @@ def test_in_training_pictures_that_cannot_be_written_are_a_warning(
         model, dataset, embeddings(), CLASSES, config, None, tmp_path / "pictures", drawing_may_fail=True
     )
     printed = capsys.readouterr().out
-    assert printed.count("no more pictures are drawn") == 1 and "sheet" not in printed
+    assert printed.count("no more images are drawn") == 1 and "sheet" not in printed
 
 
 def test_pictures_without_labels(model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -63,12 +63,12 @@ def test_the_sweep_equals_evaluations_one_by_one(folder: Path, capsys: pytest.Ca
 
 
 def test_pictures_are_spread_over_the_split(folder: Path) -> None:
-    from jseg.calibration import picture_indices
+    from jseg.calibration import spread_indices
 
-    assert picture_indices(10, 0) == picture_indices(10, 20) == list(range(10))
-    assert picture_indices(10, 2) == [2, 7]
-    calibrate_gamma.main(arguments(folder, "held", "--pictures", "20", "--work-dir", str(folder / "other")))
-    assert json.loads((folder / "other" / "gamma.json").read_text())["pictures"] == 20
+    assert spread_indices(10, 0) == spread_indices(10, 20) == list(range(10))
+    assert spread_indices(10, 2) == [2, 7]
+    calibrate_gamma.main(arguments(folder, "held", "--images", "20", "--work-dir", str(folder / "other")))
+    assert json.loads((folder / "other" / "gamma.json").read_text())["images"] == 20
 
 
 @pytest.mark.parametrize(
