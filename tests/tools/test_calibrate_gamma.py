@@ -62,7 +62,7 @@ def test_the_sweep_equals_evaluations_one_by_one(folder: Path, capsys: pytest.Ca
             assert item[key] == pytest.approx(metrics[key], abs=0.02)  # the rounding of `sigmoid - gamma`
 
 
-def test_pictures_are_spread_over_the_split(folder: Path) -> None:
+def test_images_are_spread_over_the_split(folder: Path) -> None:
     from jseg.calibration import spread_indices
 
     assert spread_indices(10, 0) == spread_indices(10, 20) == list(range(10))
