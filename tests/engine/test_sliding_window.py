@@ -107,14 +107,13 @@ def test_no_band_is_larger_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> No
     assert all(np.prod(band.shape) <= 4000 for band in bands)
 
 
-def test_own_size_is_the_default_and_no_resizing_happens() -> None:
+def test_own_size_is_the_default() -> None:
     config = InferenceConfig(crop_size=(64, 64), stride=(53, 53))
     image, model = random_image(80, 90), PatchMeans()
-    scores = ImageScores(model, image, TEXT, SEEN, GAMMA, config).scores()
-    np.testing.assert_allclose(scores, oracle(model, image, config, (80, 90)), rtol=0, atol=TOLERANCE)
-    labels = ImageScores(model, image, TEXT, SEEN, GAMMA, config).labels((80, 90))
-    assert labels.dtype == np.int32
-    np.testing.assert_array_equal(labels, scores.argmax(axis=0))
+    result = ImageScores(model, image, TEXT, SEEN, GAMMA, config)
+    np.testing.assert_allclose(result.scores(), oracle(model, image, config, (80, 90)), rtol=0, atol=TOLERANCE)
+    assert result.labels().dtype == np.int32
+    np.testing.assert_array_equal(result.labels(), result.scores().argmax(axis=0))
 
 
 def test_calibration_shifts_seen_classes_only() -> None:
