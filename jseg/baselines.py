@@ -1,4 +1,4 @@
-"""Segmentation by a plain CLIP without any learning: features of patches compared with class embeddings.
+"""Segmentation by a plain CLIP without any training: features of patches compared with class embeddings.
 
 Patch features are the last layer's outputs, embedded like the class token. With the value path, the last attention
 layer passes every token its own value instead of mixing values, which keeps features in place (Zhou et al., "Extract
@@ -54,7 +54,7 @@ class PlainClip(nn.Module):
         self.backbone, self.features = tower, TRAINING_FREE[features]
 
     def execute(self, images: jt.Var, text: jt.Var) -> jt.Var:
-        """Cosines (B, C, h, w) of patches and classes; images (B, 3, H, W) float32, text (C, D) unit rows."""
+        """Scores as of `patch_scores`."""
         return patch_scores(self.backbone, images, text, *self.features)
 
 
@@ -63,9 +63,9 @@ def _own_value(projected: jt.Var, heads: int) -> jt.Var:
 
 
 def before_last_block(tower: ImageTower, images: jt.Var) -> jt.Var:
-    """Tokens (B, 1 + N, width) that the last block of the tower receives; that block itself is not computed."""
+    """Tokens (B, 1 + N, width) before the last block of the tower, which is not computed."""
     trace: Trace = {}
-    tower(images, dense=True, trace=trace)  # nothing runs yet: Jittor computes only what is asked for
+    tower(images, dense=True, trace=trace)  # nothing runs yet: Jittor computes only results that are read
     layers = len(tower.transformer.resblocks)
     return trace[f"tokens_block{layers - 2}"] if layers > 1 else trace["tokens_in"]
 
@@ -87,19 +87,13 @@ def patch_features(tower: ImageTower, images: jt.Var, value_path: bool, class_to
 def patch_scores(
     tower: ImageTower, images: jt.Var, text: jt.Var, value_path: bool, class_token: bool = False
 ) -> jt.Var:
-    """How well each patch fits each class.
+    """Cosines (B, C, h, w) of patches and classes on the patch grid.
 
     Args:
-        images: (B, 3, H, W) float32, normalised.
+        images: (B, 3, H, W) float32, normalised; H and W multiples of the patch size.
         text: (C, D) class embeddings, unit length.
         value_path: the last attention layer passes each token its own value.
         class_token: with the value path, each patch's value goes to the class token instead of the patch's own token.
-
-    Returns:
-        (B, C, h, w) cosines on the patch grid.
-
-    Raises:
-        UserError: H or W is not a multiple of the patch size.
     """
     features = patch_features(tower, images, value_path, class_token)
     return jt.matmul(features, text.transpose(1, 0)).transpose(0, 3, 1, 2)
@@ -113,21 +107,15 @@ def training_free_metrics(
     value_path: bool,
     class_token: bool = False,
 ) -> dict:
-    """Segments pictures without any learning; every class counts alike, seen or not.
+    """The summary (`ConfusionMatrix.summary`) of a segmentation without training; gamma is 0.
 
     Args:
-        scenes: normalised pictures (3, H, W) float32 and their labels (H, W), 255 = ignored.
-        text: (C, D) float32 class embeddings, unit length, in the order of `class_list`.
-        value_path, class_token: as in `patch_scores`.
-
-    Returns:
-        What `ConfusionMatrix.summary` gives.
+        scenes: normalised images (3, H, W) float32 and their labels (H, W), 255 = ignored.
+        text, value_path, class_token: as of `patch_scores`.
     """
     matrix, text_var = ConfusionMatrix(len(class_list.names)), jt.array(text)
     with jt.no_grad():
         for image, labels in scenes:
-            scores = resize_bilinear(
-                patch_scores(tower, jt.array(image[None]), text_var, value_path, class_token), labels.shape
-            )
-            matrix.update(scores.numpy()[0].argmax(0), labels)
+            scores = patch_scores(tower, jt.array(image[None]), text_var, value_path, class_token)
+            matrix.update(resize_bilinear(scores, labels.shape).numpy()[0].argmax(0), labels)
     return matrix.summary(class_list.seen, class_list.unseen, class_list.names)

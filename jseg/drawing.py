@@ -1,10 +1,10 @@
-"""Pictures of label maps: palette PNGs, overlays with a legend, sheets of examples. NumPy, OpenCV and Pillow only."""
+"""Drawings of label maps: palette PNGs, overlays with a legend, sheets of examples. NumPy, OpenCV and Pillow only."""
 
 from __future__ import annotations
 
 import colorsys
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,17 +12,18 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from jseg.errors import UserError
 from jseg.files import write_whole
 
 PAPER, INK, UNSEEN_INK = (255, 255, 255), (25, 25, 25), (190, 20, 60)
-SMALLEST_OVERLAY = 384  # pixels of the long side; smaller pictures are enlarged, so that outlines and text can be read
-PANEL = 288  # pixels: width and greatest height of one picture in a sheet
+SMALLEST_OVERLAY = 384  # pixels of the long side; smaller images are enlarged, so that outlines and text can be read
+PANEL = 288  # pixels: width and greatest height of one image in a sheet
 MARGIN = 12
 
 
 @dataclass(frozen=True)
 class Classes:
-    """What the pictures need to know of a class list."""
+    """Names and colours of a class list."""
 
     names: Sequence[str]
     palette: np.ndarray  # (C, 3) uint8 RGB
@@ -47,39 +48,60 @@ def distinct_palette(count: int) -> np.ndarray:
     return np.round(255 * np.array(colours).reshape(count, 3)).astype(np.uint8)
 
 
-def write_picture(path: str | Path, picture: np.ndarray) -> None:
-    """Writes (H, W, 3) uint8 RGB as a PNG, whole or not at all; UserError when it cannot be written."""
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG", compress_level=3)
-    write_whole(path, buffer.getvalue())
+def output_paths(folder: Path, name: str) -> tuple[Path, Path]:
+    """Where label map and overlay of an image go."""
+    return folder / f"{name}.png", folder / f"{name}_overlay.png"
+
+
+def check_outputs(outputs: Sequence[Path], inputs: Iterable[Path]) -> None:
+    """Raises UserError if two outputs are the same file, or if one would overwrite an input."""
+    if len(set(outputs)) < len(outputs):
+        double = next(path for path in outputs if outputs.count(path) > 1)
+        raise UserError(f"several images would be written to {double}: rename one, or use different --save-dir")
+    existing = {path.resolve() for path in outputs if path.exists()}
+    for path in inputs if existing else ():
+        if path.resolve() in existing:
+            raise UserError(f"{path} itself would be overwritten: choose another --save-dir")
+
+
+def write_image(path: str | Path, image: np.ndarray) -> None:
+    """Writes (H, W, 3) uint8 RGB as a PNG, whole or not at all; UserError if it cannot be written."""
+    _write_png(path, Image.fromarray(image), compress_level=3)
 
 
 def write_label_map(path: str | Path, labels: np.ndarray, palette: np.ndarray) -> None:
     """Writes a label map as a PNG of its own size, whole or not at all.
 
     Args:
-        labels: (H, W) non-negative integers.
+        labels: (H, W) integers in [0, n).
         palette: (n, 3) uint8 RGB, colour of value i. Up to 256 values give a palette PNG, more a 16-bit grey one.
 
     Raises:
-        UserError: the file cannot be written.
+        UserError: labels without a colour in the palette (they would be stored as other classes), or the file cannot
+            be written.
     """
+    if labels.size and not 0 <= labels.min() <= labels.max() < len(palette):
+        raise UserError(f"{path}: labels {labels.min()}..{labels.max()} do not fit a palette of {len(palette)} colours")
     if len(palette) > 256:
-        picture = Image.fromarray(labels.astype(np.uint16))
+        image = Image.fromarray(labels.astype(np.uint16))
     else:
-        picture = Image.fromarray(labels.astype(np.uint8))
-        picture.putpalette(np.ascontiguousarray(palette, dtype=np.uint8).tobytes())
+        image = Image.fromarray(labels.astype(np.uint8))
+        image.putpalette(np.ascontiguousarray(palette, dtype=np.uint8).tobytes())
+    _write_png(path, image, compress_level=6)
+
+
+def _write_png(path: str | Path, image: Image.Image, compress_level: int) -> None:
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", compress_level=6)
+    image.save(buffer, format="PNG", compress_level=compress_level)
     write_whole(path, buffer.getvalue())
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, palette: np.ndarray, opacity: float = 0.55) -> np.ndarray:
-    """The picture tinted with the colour of each pixel's class; class borders drawn, ignored pixels darkened.
+    """The image tinted with the colour of each pixel's class; class borders drawn, ignored pixels darkened.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        labels: (H, W) class ids; 255 = ignored where the palette has no such class.
+        labels: (H, W) class ids; ids outside the palette are ignored.
         palette: (C, 3) uint8 RGB.
         opacity: share of the class colour, 0..1.
 
@@ -87,8 +109,7 @@ def overlay(image: np.ndarray, labels: np.ndarray, palette: np.ndarray, opacity:
         (H, W, 3) uint8 RGB.
     """
     known = labels < len(palette)
-    colours = palette[np.where(known, labels, 0)]
-    tinted = cv2.addWeighted(image, 1 - opacity, colours, opacity, 0)
+    tinted = cv2.addWeighted(image, 1 - opacity, palette[np.where(known, labels, 0)], opacity, 0)
     tinted[~known] = image[~known] // 3
     border = np.zeros(labels.shape, dtype=bool)
     border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
@@ -97,15 +118,14 @@ def overlay(image: np.ndarray, labels: np.ndarray, palette: np.ndarray, opacity:
     return tinted
 
 
-def present_classes(labels: Sequence[np.ndarray], count: int) -> list[int]:
-    """Ids below `count` that occur in any of the label maps, those of the most pixels first."""
-    areas = sum(np.bincount(item[item < count].astype(np.int64), minlength=count) for item in labels)
+def class_areas(labels: np.ndarray, count: int) -> np.ndarray:
+    """(count,) int64 pixels of each class below `count`."""
+    return np.bincount(labels.reshape(-1).astype(np.int64), minlength=count)[:count]
+
+
+def largest_first(areas: np.ndarray) -> list[int]:
+    """Ids of the classes that occur, those of the most pixels first."""
     return [int(index) for index in np.argsort(-areas, kind="stable") if areas[index]]
-
-
-def class_shares(labels: np.ndarray, count: int) -> np.ndarray:
-    """(count,) share of the picture that each class fills, 0..1."""
-    return np.bincount(labels.reshape(-1).astype(np.int64), minlength=count)[:count] / labels.size
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
@@ -119,17 +139,12 @@ def _shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
 def legend(
     classes: Classes, present: Sequence[int], width: int, text_size: int, notes: Sequence[str] = ()
 ) -> np.ndarray:
-    """A strip of colour swatches with class names; unseen classes are marked in words and colour.
+    """A strip of colour swatches with class names, (height, `width`, 3) uint8 RGB; unseen classes are marked.
 
     Args:
-        classes: names, colours, unseen ids.
         present: ids to show, in this order.
-        width: of the strip in pixels.
         text_size: in pixels.
         notes: a text behind each name, e.g. its share; none or one per id.
-
-    Returns:
-        (height, width, 3) uint8 RGB; the height follows from the number of lines.
     """
     font = ImageFont.load_default(size=text_size)
     swatch, gap, line_height = text_size, text_size // 2, text_size * 3 // 2
@@ -138,16 +153,21 @@ def legend(
     x, y = gap, gap
     for position, index in enumerate(present):
         unseen = index in classes.unseen
+        ink = UNSEEN_INK if unseen else INK
         behind = (" (unseen)" if unseen else "") + (f"  {notes[position]}" if notes else "")
         text = _shortened(classes.names[index], font, width - swatch - 3 * gap - font.getlength(behind)) + behind
         needed = swatch + gap + int(font.getlength(text) + 0.999)
         if x > gap and x + needed + gap > width:
             x, y = gap, y + line_height
         box = (x, y, x + swatch - 1, y + swatch - 1)
-        draw.rectangle(box, fill=tuple(map(int, classes.palette[index])), outline=UNSEEN_INK if unseen else INK)
-        draw.text((x + swatch + gap // 2, y + swatch / 2), text, UNSEEN_INK if unseen else INK, font, anchor="lm")
+        draw.rectangle(box, fill=tuple(map(int, classes.palette[index])), outline=ink)
+        draw.text((x + swatch + gap // 2, y + swatch / 2), text, ink, font, anchor="lm")
         x += needed + gap
     return np.asarray(strip)[: y + line_height]
+
+
+def _add_border(image: np.ndarray, left: int, right: int) -> np.ndarray:
+    return cv2.copyMakeBorder(image, 0, 0, left, right, cv2.BORDER_CONSTANT, value=PAPER)
 
 
 def overlay_with_legend(image: np.ndarray, labels: np.ndarray, classes: Classes) -> np.ndarray:
@@ -156,32 +176,20 @@ def overlay_with_legend(image: np.ndarray, labels: np.ndarray, classes: Classes)
     Args:
         image: (H, W, 3) uint8 RGB.
         labels: (H, W) class ids.
-        classes: names, colours, unseen ids.
 
     Returns:
-        (h, w, 3) uint8 RGB; small pictures come out enlarged by a whole factor.
+        (h, w, 3) uint8 RGB; small images come out enlarged by a whole factor.
     """
     factor = -(-SMALLEST_OVERLAY // max(labels.shape))
     size = (labels.shape[1] * factor, labels.shape[0] * factor)
     image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR) if factor > 1 else image
-    enlarged = np.repeat(np.repeat(labels, factor, axis=0), factor, axis=1)
-    picture = overlay(image, enlarged, classes.palette)
-    present = present_classes([labels], len(classes.names))
-    shares = 100 * class_shares(labels, len(classes.names))
+    drawn = overlay(image, labels.repeat(factor, axis=0).repeat(factor, axis=1), classes.palette)
+    width = max(size[0], SMALLEST_OVERLAY * 2 // 3)  # a narrow image still needs room for words
+    areas = class_areas(labels, len(classes.names))
+    present, shares = largest_first(areas), 100 * (areas / labels.size)
     notes = [f"{shares[index]:.1f} %" for index in present]
-    width = max(size[0], SMALLEST_OVERLAY * 2 // 3)  # a narrow picture still needs room for words
-    text_size = max(13, min(size) // 32)
-    if size[0] < width:
-        picture = cv2.copyMakeBorder(picture, 0, 0, 0, width - size[0], cv2.BORDER_CONSTANT, value=PAPER)
-    return np.concatenate([picture, legend(classes, present, width, text_size, notes)])
-
-
-def _panel(picture: np.ndarray, height: int) -> np.ndarray:
-    """`picture` on a panel of PANEL x `height` pixels, in the middle."""
-    panel = np.full((height, PANEL, 3), PAPER, dtype=np.uint8)
-    top, left = (height - picture.shape[0]) // 2, (PANEL - picture.shape[1]) // 2
-    panel[top : top + picture.shape[0], left : left + picture.shape[1]] = picture
-    return panel
+    strip = legend(classes, present, width, max(13, min(size) // 32), notes)
+    return np.concatenate([_add_border(drawn, 0, width - size[0]), strip])
 
 
 def thumbnail(example: Example) -> Example:
@@ -201,25 +209,21 @@ def thumbnail(example: Example) -> Example:
 
 def _sheet_row(example: Example, classes: Classes, with_truth: bool) -> np.ndarray:
     panels = [example.image]
-    for labels in ([example.truth] if with_truth else []) + [example.prediction]:
-        if labels is None:
-            panels.append(np.full_like(example.image, 235))
-        else:
-            panels.append(overlay(example.image, labels, classes.palette, opacity=0.7))
-    height = example.image.shape[0]
-    panels = [_panel(panel, height) for panel in panels]
-    spacer = np.full((height, MARGIN, 3), PAPER, dtype=np.uint8)
-    return np.concatenate([spacer, *(part for panel in panels for part in (panel, spacer))], axis=1)
+    for labels in (example.truth, example.prediction) if with_truth else (example.prediction,):
+        missing = np.full_like(example.image, 235)
+        panels.append(missing if labels is None else overlay(example.image, labels, classes.palette, opacity=0.7))
+    free = PANEL - example.image.shape[1]
+    panels = [_add_border(panel, free // 2, free - free // 2 + MARGIN) for panel in panels]
+    return _add_border(np.concatenate(panels, axis=1), MARGIN, 0)
 
 
 def _caption(texts: Sequence[str], width: int, text_size: int) -> np.ndarray:
     """A strip with one text above each panel of a sheet."""
     font = ImageFont.load_default(size=text_size)
     strip = Image.new("RGB", (width, text_size * 3 // 2), PAPER)
-    draw = ImageDraw.Draw(strip)
     for column, text in enumerate(texts):
-        x = MARGIN + column * (PANEL + MARGIN)
-        draw.text((x, strip.height - 4), _shortened(text, font, PANEL), INK, font, anchor="ls")
+        place = (MARGIN + column * (PANEL + MARGIN), strip.height - 4)
+        ImageDraw.Draw(strip).text(place, _shortened(text, font, PANEL), INK, font, anchor="ls")
     return np.asarray(strip)
 
 
@@ -228,7 +232,6 @@ def sheet(examples: Sequence[Example], classes: Classes, title: str = "") -> np.
 
     Args:
         examples: at least one.
-        classes: names, colours, unseen ids.
         title: a line above the sheet.
 
     Returns:
@@ -243,5 +246,5 @@ def sheet(examples: Sequence[Example], classes: Classes, title: str = "") -> np.
     for example in examples:
         rows += [_sheet_row(example, classes, with_truth), _caption([example.name], width, 13)]
     maps = [labels for example in examples for labels in (example.truth, example.prediction) if labels is not None]
-    rows.append(legend(classes, present_classes(maps, len(classes.names)), width, 17))
-    return np.concatenate(rows)
+    areas = sum(class_areas(labels, len(classes.names)) for labels in maps)
+    return np.concatenate([*rows, legend(classes, largest_first(areas), width, 17)])

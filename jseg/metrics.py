@@ -15,7 +15,7 @@ from jseg.data.class_names import IGNORED
 HEADLINE = ("pAcc", "mIoU(S)", "mIoU(U)", "hIoU")  # keys of the one-line summary, in the papers' order
 
 
-def defined_mean(values: np.ndarray) -> float:
+def _defined_mean(values: np.ndarray) -> float:
     """Mean of the entries that are not NaN; NaN when there is none."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if values.size else float("nan")
@@ -27,7 +27,7 @@ def harmonic_mean(seen: float, unseen: float) -> float:
 
 
 class ConfusionMatrix:
-    """Counts of (label, prediction) pairs over any number of pictures.
+    """Counts of (label, prediction) pairs over any number of images.
 
     Attributes:
         counts: (C, C) int64 pixels; rows are labels, columns predictions. Ignored pixels are not in it.
@@ -38,7 +38,7 @@ class ConfusionMatrix:
         self.counts = np.zeros((num_classes, num_classes), dtype=np.int64)
 
     def update(self, prediction: np.ndarray, label: np.ndarray) -> None:
-        """Adds one picture.
+        """Adds one image.
 
         Args:
             prediction: (H, W) integers in [0, C).
@@ -83,14 +83,9 @@ class ConfusionMatrix:
             return self.intersection / self.union
 
     def accuracy(self) -> np.ndarray:
-        """(C,) float64 in [0, 1]: share of each class's pixels that is found; NaN for a class without labels."""
+        """(C,) float64 in [0, 1]: correct share of each class's pixels; NaN for a class without labels."""
         with np.errstate(invalid="ignore"):
             return self.intersection / self.label_area
-
-    def pixel_accuracy(self) -> float:
-        """Share of all labelled pixels that is right, in [0, 1]; NaN without labelled pixels."""
-        total = int(self.counts.sum())
-        return int(np.trace(self.counts)) / total if total else float("nan")
 
     def summary(self, seen: Iterable[int], unseen: Iterable[int], names: Sequence[str]) -> dict:
         """The reported figures.
@@ -103,9 +98,10 @@ class ConfusionMatrix:
             `{"pAcc", "mIoU(S)", "mIoU(U)", "hIoU", "IoU": {name: …}}` in percent. None = undefined: no labelled pixel,
             no class of this group anywhere. hIoU is None when one of its means is, and 0 when both are 0.
         """
-        iou = 100 * self.iou()
-        seen_mean, unseen_mean = (defined_mean(iou[np.fromiter(ids, dtype=np.int64)]) for ids in (seen, unseen))
-        figures = (100 * self.pixel_accuracy(), seen_mean, unseen_mean, harmonic_mean(seen_mean, unseen_mean))
+        iou, total = 100 * self.iou(), int(self.counts.sum())
+        accuracy = int(np.trace(self.counts)) / total if total else float("nan")
+        seen_mean, unseen_mean = (_defined_mean(iou[np.fromiter(ids, dtype=np.int64)]) for ids in (seen, unseen))
+        figures = (100 * accuracy, seen_mean, unseen_mean, harmonic_mean(seen_mean, unseen_mean))
         result: dict = {key: _or_none(value) for key, value in zip(HEADLINE, figures, strict=True)}
         result["IoU"] = {name: _or_none(value) for name, value in zip(names, iou, strict=True)}
         return result

@@ -1,4 +1,4 @@
-"""Public inference: a picture and any class names -> labels and scores.
+"""Public inference: an image and any class names -> labels and scores.
 
 In Python:
 
@@ -12,7 +12,7 @@ In Python:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,14 +21,14 @@ import numpy as np
 from jseg.clip.class_embeddings import TextSide, side_of_checkpoint, side_of_clip
 from jseg.clip.weights import read_clip_weights
 from jseg.config import PRECISIONS, Config, ModelConfig, from_dict, read_config, suggestion
-from jseg.data import transforms
+from jseg.data.loader import check_cost, model_image
 from jseg.engine.checkpoint import read_whole
 from jseg.errors import UserError
+from jseg.weights.reader import WeightFile
 from jseg.weights.record import is_ours, model_tensors
 
 if TYPE_CHECKING:
     from jseg.model.clip_rc import ClipRC
-    from jseg.weights.reader import WeightFile
 
 DEFAULT_TEMPLATES = ("a photo of a {}",)
 RELEASED_HEAD_WIDTH = 64  # channels per attention head of CLIP's image towers
@@ -37,7 +37,7 @@ RELEASED_DECODER_HEADS = 8
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What was found in one picture."""
+    """The classes of one image."""
 
     labels: np.ndarray  # (H, W) int32: position in `names`
     names: tuple[str, ...]
@@ -45,17 +45,16 @@ class Segmentation:
 
     @property
     def shares(self) -> dict[str, float]:
-        """Share of the picture that each class fills, 0..1, for all names."""
+        """Share of the image that each class fills, 0..1, for all names."""
         counts = np.bincount(self.labels.reshape(-1), minlength=len(self.names))
         return {name: float(count / self.labels.size) for name, count in zip(self.names, counts, strict=True)}
 
 
 def check_image(image: np.ndarray) -> None:
     """Raises UserError unless `image` is (H, W, 3) uint8 with at least one pixel."""
-    if not isinstance(image, np.ndarray):
-        raise UserError(f"the image must be an (H, W, 3) uint8 RGB array, got a {type(image).__name__}")
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-        raise UserError(f"the image must be an (H, W, 3) uint8 RGB array, got {image.dtype} {image.shape}")
+    shape, dtype = getattr(image, "shape", ()), getattr(image, "dtype", type(image).__name__)
+    if not isinstance(image, np.ndarray) or dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or not image.size:
+        raise UserError(f"the image must be an (H, W, 3) uint8 RGB array, got {dtype} {shape}")
 
 
 def check_class_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -70,7 +69,7 @@ def check_class_names(names: Sequence[str]) -> tuple[str, ...]:
         raise UserError("class names: give at least one, and no empty ones")
     lower = [name.lower() for name in stripped]
     if twice := [name for place, name in enumerate(stripped) if lower.index(name.lower()) != place]:
-        raise UserError(f"class names: {', '.join(twice)} stands there twice")
+        raise UserError(f"class names: {', '.join(twice)} is given twice")
     return stripped
 
 
@@ -87,32 +86,32 @@ def seen_ids(seen: Iterable[str], names: Sequence[str]) -> tuple[int, ...]:
 
 
 def model_config_of(tensors: Mapping[str, np.ndarray]) -> ModelConfig:
-    """Sizes of a CLIP-RC model, read off its weights; heads by the released models' convention.
-
-    Args:
-        tensors: arrays under the released names.
+    """Sizes of a CLIP-RC model from its weights under the released names; heads by the released models' convention.
 
     Raises:
-        UserError: arrays that tell a size are missing or misshapen.
+        UserError: weights of another model, or another width of attention heads.
     """
+
+    def count(prefix: str) -> int:
+        return len({name[len(prefix) :].split(".")[0] for name in tensors if name.startswith(prefix)})
+
     try:
         width, _, patch_size, _ = tensors["backbone.conv1.weight"].shape
         side = round((tensors["backbone.positional_embedding"].shape[0] - 1) ** 0.5)
-        regions = tensors["backbone.region_level_bridge"].shape[0]
         output_dim = tensors["backbone.proj"].shape[1]
         sizes = ModelConfig(
             image_size=side * patch_size,
             patch_size=patch_size,
             width=width,
-            layers=_layers(tensors, "backbone.transformer.resblocks."),
+            layers=count("backbone.transformer.resblocks."),
             heads=width // RELEASED_HEAD_WIDTH,
             output_dim=output_dim,
             prompts=tensors["backbone.prompt_embeddings"].shape[1],
-            region_grid=round(regions**0.5),
-            decoder_layers=_layers(tensors, "decode_head.decoder_q.layers."),
+            region_grid=round(tensors["backbone.region_level_bridge"].shape[0] ** 0.5),
+            decoder_layers=count("decode_head.decoder_q.layers."),
             decoder_heads=RELEASED_DECODER_HEADS,
             ffn_factor=tensors["decode_head.decoder_q.layers.0.linear1.weight"].shape[0] // output_dim,
-            recovery_layers=_layers(tensors, "decode_head.recovery_decoder.decouple_q."),
+            recovery_layers=count("decode_head.recovery_decoder.decouple_q."),
         )
     except (KeyError, ValueError, IndexError) as error:
         raise UserError(f"the weights are no whole CLIP-RC model (missing or misshapen: {error})") from error
@@ -122,10 +121,6 @@ def model_config_of(tensors: Mapping[str, np.ndarray]) -> ModelConfig:
             "give its config file"
         )
     return sizes
-
-
-def _layers(tensors: Mapping[str, np.ndarray], prefix: str) -> int:
-    return len({name[len(prefix) :].split(".")[0] for name in tensors if name.startswith(prefix)})
 
 
 def config_of(file: WeightFile) -> Config:
@@ -138,8 +133,7 @@ def config_of(file: WeightFile) -> Config:
         return from_dict(file.meta.get("config"), file.path)
     config = Config(model=model_config_of(model_tensors(file)))
     size = config.model.image_size
-    config.test.short_side = size
-    config.test.crop_size = (size, size)
+    config.test.short_side, config.test.crop_size = size, (size, size)
     config.test.stride = (size * 5 // 6, size * 5 // 6)  # 426 for 512, as released
     return config
 
@@ -151,7 +145,7 @@ def load_segmenter(
     config: str | Path | Config = "",
     precision: str = "fp32",
 ) -> Segmenter:
-    """Loads a model for pictures and class names of any kind.
+    """Loads a model for images and class names of any kind; prints where its weights come from.
 
     Args:
         weights: our own weight file, or a released CLIP-RC checkpoint (.pth or .pkl).
@@ -174,40 +168,25 @@ def load_segmenter(
     side = side_of_clip(read_clip_weights(clip), config.text) if clip else side_of_checkpoint(file, config.text)
     if side is None:
         raise UserError(f"{file.path} brings no text tower along: give CLIP weights (--clip PATH)")
-    from jseg.runtime.start import start  # Jittor starts only once everything that can be wrong was looked at
+    from jseg.runtime.start import start  # Jittor starts only after all inputs are checked
 
     start(device)
-    from jseg.model.clip_rc import build_clip_rc
-    from jseg.model.precision import note, set_precision
-    from jseg.model.released_weights import load_released
+    from jseg.engine.load import build_model, in_precision
     from jseg.ops.compiled import choose
 
     choose(config.kernels)
-    model = build_clip_rc(config.model)
-    tensors = model_tensors(file)
-    changed = load_released(model, tensors)
-    dead = [name for name in changed if name in tensors]
-    notes = [f"{file.path} ({file.kind}, SHA-256 {file.sha256})", *(name for name in changed if name not in dead)]
-    if dead:
-        notes.append(f"{len(dead)} weights that no computation uses were dropped ({dead[0]}, …)")
-    set_precision(model, precision)
-    notes += filter(None, [note(precision)])
-    return Segmenter(model, side, config, tuple(notes))
+    return Segmenter(in_precision(build_model(config, file, None), replace(config, precision=precision)), side, config)
 
 
 class Segmenter:
-    """A model that segments pictures into classes given by name.
+    """A model that segments images into classes given by name.
 
     Attributes:
         config: of the model and of inference (`config.test`), which may be changed.
-        notes: where the weights come from, what was not taken as it is, what the precision means here; a line each.
     """
 
-    def __init__(self, model: ClipRC, side: TextSide, config: Config, notes: tuple[str, ...] = ()) -> None:
-        self.model = model
-        self.side = side
-        self.config = config
-        self.notes = notes
+    def __init__(self, model: ClipRC, side: TextSide, config: Config) -> None:
+        self.model, self.side, self.config = model, side, config
         self._embeddings: dict[tuple[tuple[str, ...], tuple[str, ...]], np.ndarray] = {}
 
     def embeddings(self, class_names: Sequence[str], templates: Sequence[str] = DEFAULT_TEMPLATES) -> np.ndarray:
@@ -226,7 +205,7 @@ class Segmenter:
                     f"{self.config.model.output_dim}: use the CLIP that the model was trained with"
                 )
             self._embeddings[key] = rows
-        return self._embeddings[key]
+        return self._embeddings[key].copy()
 
     def __call__(
         self,
@@ -237,7 +216,7 @@ class Segmenter:
         gamma: float | None = None,
         with_scores: bool = False,
     ) -> Segmentation:
-        """Segments one picture.
+        """Segments one image.
 
         Args:
             image: (H, W, 3) uint8 RGB, any size.
@@ -248,24 +227,23 @@ class Segmenter:
             with_scores: return the scores too: C * H * W * 4 bytes.
 
         Raises:
-            UserError: an image of another form, names that are empty, double or unknown.
+            UserError: an image of another form, or so long that it would
+                take too many windows; names that are empty, double or unknown.
         """
         import jittor as jt
 
-        from jseg.engine.sliding_window import PictureScores
+        from jseg.engine.sliding_window import ImageScores
 
         check_image(image)
         names = check_class_names(class_names)
         seen = seen_ids(seen, names)
         if gamma is None:
             gamma = self.config.gamma() if seen else 0.0
-        text = jt.array(self.embeddings(names, templates))
-        data, size = self.config.data, image.shape[:2]
-        resized = transforms.resize_image(image, transforms.short_side_size(size, self.config.test.short_side))
-        pixels = np.ascontiguousarray(transforms.normalise(resized, data.mean, data.std).transpose(2, 0, 1))
-        picture = PictureScores(self.model, pixels, text, seen, gamma, self.config.test)
-        scores = picture.scores(size) if with_scores else None
-        labels = picture.labels(size) if scores is None else scores.argmax(axis=0).astype(np.int32)
+        check_cost(image.shape[:2], self.config.test, "the image")
+        text, size = jt.array(self.embeddings(names, templates)), image.shape[:2]
+        result = ImageScores(self.model, model_image(image, self.config), text, seen, gamma, self.config.test)
+        scores = result.scores(size) if with_scores else None
+        labels = result.labels(size) if scores is None else scores.argmax(axis=0).astype(np.int32)
         return Segmentation(labels, names, scores)
 
     segment = __call__

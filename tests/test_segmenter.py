@@ -14,7 +14,7 @@ import pytest
 import jseg
 from jseg.config import to_dict
 from jseg.data import transforms
-from jseg.engine.sliding_window import PictureScores
+from jseg.engine.sliding_window import ImageScores
 from jseg.errors import UserError
 from jseg.segmenter import Segmenter, check_class_names, model_config_of, seen_ids
 from jseg.weights.reader import read_weight_file
@@ -46,7 +46,7 @@ def segmenter(folder: Path) -> Segmenter:
     return jseg.load_segmenter(folder / "ours.safetensors", device="cpu")
 
 
-def picture(height: int = 50, width: int = 70) -> np.ndarray:
+def image_of(height: int = 50, width: int = 70) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -59,7 +59,7 @@ def test_importing_jseg_does_not_start_jittor() -> None:
 
 def test_weights_of_ours_alone_are_enough(segmenter: Segmenter) -> None:
     assert to_dict(segmenter.config) == to_dict(small_config())
-    result = segmenter(picture(), NAMES)
+    result = segmenter(image_of(), NAMES)
     assert result.names == NAMES
     assert result.labels.shape == (50, 70) and result.labels.dtype == np.int32
     assert result.scores is None
@@ -68,23 +68,23 @@ def test_weights_of_ours_alone_are_enough(segmenter: Segmenter) -> None:
 
 
 def test_result_is_that_of_the_evaluation_path(segmenter: Segmenter) -> None:
-    image, config = picture(), segmenter.config
+    image, config = image_of(), segmenter.config
     result = segmenter.segment(image, NAMES, seen=NAMES[:1], with_scores=True)
     resized = transforms.resize_image(image, transforms.short_side_size((50, 70), 64))
     pixels = transforms.normalise(resized).transpose(2, 0, 1)
     text = jt.array(segmenter.embeddings(NAMES))
-    expected = PictureScores(segmenter.model, pixels, text, (0,), 0.1, config.test)
+    expected = ImageScores(segmenter.model, pixels, text, (0,), 0.1, config.test)
     np.testing.assert_allclose(result.scores, expected.scores((50, 70)), rtol=0, atol=1e-6)
     np.testing.assert_array_equal(result.labels, result.scores.argmax(axis=0))
     np.testing.assert_array_equal(segmenter(image, NAMES, seen=NAMES[:1]).labels, result.labels)
 
 
 def test_no_calibration_unless_seen_classes_are_named(segmenter: Segmenter) -> None:
-    plain = segmenter(picture(), NAMES, with_scores=True).scores
-    shifted = segmenter(picture(), NAMES, seen=("cat",), with_scores=True).scores
+    plain = segmenter(image_of(), NAMES, with_scores=True).scores
+    shifted = segmenter(image_of(), NAMES, seen=("cat",), with_scores=True).scores
     np.testing.assert_allclose(plain[2] - shifted[2], 0.1, atol=1e-6)
     np.testing.assert_allclose(plain[:2], shifted[:2], atol=1e-6)
-    explicit = segmenter(picture(), NAMES, seen=("cat",), gamma=0.3, with_scores=True).scores
+    explicit = segmenter(image_of(), NAMES, seen=("cat",), gamma=0.3, with_scores=True).scores
     np.testing.assert_allclose(plain[2] - explicit[2], 0.3, atol=1e-6)
 
 
@@ -95,11 +95,13 @@ def test_embeddings_are_computed_once_per_list(segmenter: Segmenter, monkeypatch
     other = segmenter.embeddings(NAMES, "a drawing of a {}.")
     assert np.abs(other - first).max() > 1e-3
     monkeypatch.setattr(type(segmenter.side), "embed", lambda *_: pytest.fail("computed again"))
-    assert segmenter.embeddings(NAMES) is first
-    assert segmenter.embeddings([f" {NAMES[0]} ", *NAMES[1:]]) is first
+    kept = first.copy()
+    first[:] = 0  # what is handed out is a copy
+    for names in (NAMES, [f" {NAMES[0]} ", *NAMES[1:]]):
+        np.testing.assert_array_equal(segmenter.embeddings(names), kept)
 
 
-def test_sizes_of_a_released_checkpoint_are_inferred(folder: Path) -> None:
+def test_sizes_of_a_released_checkpoint_are_inferred(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     expected = small_config().model
     expected.init = ""
     assert model_config_of(read_weight_file(folder / "released.pth").tensors) == expected
@@ -107,18 +109,18 @@ def test_sizes_of_a_released_checkpoint_are_inferred(folder: Path) -> None:
         jseg.load_segmenter(folder / "released.pth", device="cpu")
     segmenter = jseg.load_segmenter(folder / "released.pth", device="cpu", clip=folder / "clip.safetensors")
     assert segmenter.config.test.stride == (53, 53)
-    assert segmenter(picture(), ["cat", "dog"]).labels.shape == (50, 70)
-    assert any("2 weights that no computation uses were dropped" in note for note in segmenter.notes)
-    assert read_weight_file(folder / "released.pth").sha256 in segmenter.notes[0]
+    assert segmenter(image_of(), ["cat", "dog"]).labels.shape == (50, 70)
+    printed = capsys.readouterr().out
+    assert read_weight_file(folder / "released.pth").sha256 in printed and "no computation uses" in printed
 
 
 def test_same_weights_from_both_files_segment_alike(folder: Path, segmenter: Segmenter) -> None:
     clip = folder / "clip.safetensors"
     released = jseg.load_segmenter(folder / "released.pth", device="cpu", clip=clip)
     ours = jseg.load_segmenter(folder / "ours.safetensors", device="cpu", clip=clip, config=small_config())
-    scores = [item(picture(), ["cat", "dog"], with_scores=True).scores for item in (released, ours)]
+    scores = [item(image_of(), ["cat", "dog"], with_scores=True).scores for item in (released, ours)]
     np.testing.assert_allclose(scores[0], scores[1], rtol=0, atol=1e-6)
-    own_text = segmenter(picture(), ["cat", "dog"], with_scores=True).scores
+    own_text = segmenter(image_of(), ["cat", "dog"], with_scores=True).scores
     assert np.abs(own_text - scores[0]).max() > 1e-3  # the text tower of --clip is used, not the file's own
 
 
@@ -126,7 +128,7 @@ def test_clip_of_another_size_is_refused(folder: Path) -> None:
     write_clip(folder / "wide.safetensors", output_dim=32)
     segmenter = jseg.load_segmenter(folder / "released.pth", device="cpu", clip=folder / "wide.safetensors")
     with pytest.raises(UserError, match="length 32, the model needs 16"):
-        segmenter(picture(), ["cat"])
+        segmenter(image_of(), ["cat"])
 
 
 def test_files_that_are_no_model(folder: Path, tmp_path: Path) -> None:
@@ -156,6 +158,7 @@ def test_sizes_that_cannot_be_inferred(folder: Path) -> None:
         np.zeros((4, 4), np.uint8),
         np.zeros((4, 4, 4), np.uint8),
         np.zeros((4, 4, 3), np.float32),
+        np.full((4, 4, 3), np.nan),
         np.zeros((0, 4, 3), np.uint8),
     ],
 )
@@ -176,5 +179,10 @@ def test_class_names() -> None:
         seen_ids(["emu"], ("cat", "dog"))
 
 
+def test_an_absurdly_long_image_is_refused_at_once(segmenter: Segmenter) -> None:
+    with pytest.raises(UserError, match=r"the image: 1x30000 pixels become .*test\.short_side"):
+        segmenter(np.zeros((30000, 1, 3), np.uint8), NAMES)
+
+
 def test_one_pixel_and_one_class(segmenter: Segmenter) -> None:
-    assert segmenter(picture(1, 1), ["cat"]).labels.tolist() == [[0]]
+    assert segmenter(image_of(1, 1), ["cat"]).labels.tolist() == [[0]]

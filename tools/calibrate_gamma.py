@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from jseg.clip.class_embeddings import class_embeddings
 from jseg.config import Config, read_config
@@ -29,19 +28,16 @@ from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 from jseg.weights import record
 from jseg.weights.reader import WeightFile
 
-if TYPE_CHECKING:
-    from jseg.model.clip_rc import ClipRC
-
 RESULT_NAME = "gamma.json"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line -> options."""
-    parser = ArgumentParser(description=__doc__.split("\n")[0])
+    parser = ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--config-file", required=True, help="config of the run with data.held_out")
     parser.add_argument("--weights", type=Path, required=True, help="weights of that run")
-    parser.add_argument("--split", choices=("train", "val"), default="train", help="pictures to use (default: train)")
-    parser.add_argument("--pictures", type=int, default=1000, help="how many, evenly spread (default 1000; 0 = all)")
+    parser.add_argument("--split", choices=("train", "val"), default="train", help="images to use (default: train)")
+    parser.add_argument("--images", type=int, default=1000, help="how many, evenly spread (default 1000; 0 = all)")
     parser.add_argument("--highest", type=float, default=0.5, help="highest gamma (default 0.5)")
     parser.add_argument("--step", type=float, default=0.025, help="between two values, from 0 (default 0.025)")
     parser.add_argument("--work-dir", type=Path, help="folder for gamma.json (default: that of the weights)")
@@ -50,45 +46,29 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_intermixed_args(arguments)
     if not 0 < options.step <= options.highest <= 1:
         raise UserError(f"--step {options.step} --highest {options.highest}: must be 0 < step <= highest <= 1")
-    if options.pictures < 0:
-        raise UserError(f"--pictures {options.pictures}: must be 0 (all) or more")
     return options
 
 
 def held_out_classes(config: Config, file: WeightFile) -> ClassList:
-    """The class list of the calibration, as the weights record it; `config.data.held_out` is set to it.
+    """The class list of the calibration, as recorded in the weights; `config.data.held_out` is set to it.
 
     Raises:
-        UserError: another setting than inductive, weights that were trained on all seen classes or do not say, or that
-            were trained with other held-out classes than the config names.
+        UserError: another setting than inductive, or weights of a run without or with other held-out classes.
     """
     if config.data.setting != "inductive":
         raise UserError(f"data.setting={config.data.setting!r}: gamma has no effect there, it is for inductive runs")
-    recorded: Any = file.meta.get("config") if record.is_ours(file) else None
-    data = recorded.get("data") if isinstance(recorded, dict) else None
-    names = data.get("held_out") if isinstance(data, dict) else None
+    recorded = file.meta.get("config", {}) if record.is_ours(file) else {}
+    names = recorded.get("data", {}).get("held_out")
     if not names:
-        classes = class_list(config.data.dataset, config.data.split)
+        example = suggestion(class_list(config.data.dataset, config.data.split))
         raise UserError(
             f"{file.path} was not trained with held-out classes, so it cannot tell how to treat unseen ones: train "
-            f'with, for example, data.held_out="{suggestion(classes)}" and pass those weights'
+            f'with, for example, data.held_out="{example}" and pass those weights'
         )
-    config.data = replace(config.data, held_out=config.data.held_out or tuple(map(str, names)))
+    config.data = replace(config.data, held_out=config.data.held_out or tuple(names))
     classes = classes_of(config.data)
     checkpoint.check_classes(file, classes, other_classes=False)
     return classes
-
-
-def load_model(config: Config, file: WeightFile) -> ClipRC:
-    """The model with the weights of the file."""
-    from jseg.model.clip_rc import build_clip_rc
-    from jseg.model.precision import set_precision
-    from jseg.model.released_weights import load_released
-
-    model = build_clip_rc(config.model)
-    load_released(model, record.model_tensors(file))
-    set_precision(model, config.precision)
-    return model
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -98,33 +78,35 @@ def main(arguments: list[str] | None = None) -> None:
     file = checkpoint.read_whole(options.weights)
     classes = held_out_classes(config, file)
     dataset = open_dataset(config.data, options.split)
-    work_dir = check_writable(options.work_dir or options.weights.parent)
+    path = check_writable(options.work_dir or options.weights.parent) / RESULT_NAME
 
     from jseg.runtime.start import start
 
     start(options.device)
-    from jseg.calibration import PUBLISHED_GAMMA, chosen, picture_indices, report, sweep
+    from jseg import calibration
+    from jseg.engine.load import build_model, in_precision
     from jseg.ops.compiled import choose
 
     choose(config.kernels)
     text = class_embeddings(config, classes, file)
     steps = int(options.highest / options.step + 1e-6)
-    gammas = sorted({*(round(step * options.step, 6) for step in range(steps + 1)), PUBLISHED_GAMMA})
-    indices = picture_indices(len(dataset), options.pictures)
-    results = sweep(load_model(config, file), dataset, indices, text.matrix, config, gammas)
-    print(f"{classes.title}, {len(indices)} pictures of {options.split}")
-    print(report(results, classes))
+    gammas = sorted({*(round(step * options.step, 6) for step in range(steps + 1)), calibration.PUBLISHED_GAMMA})
+    indices = calibration.spread_indices(len(dataset), options.images)
+    model = in_precision(build_model(config, file, None), config)
+    results = calibration.sweep(model, dataset, indices, text.matrix, config, gammas)
+    print(f"{classes.title}, {len(indices)} images of {options.split}")
+    print(calibration.results_table(results, classes))
     result = {
-        "chosen": chosen(results)["gamma"],
-        "published": PUBLISHED_GAMMA,
+        "chosen": calibration.best_result(results)["gamma"],
+        "published": calibration.PUBLISHED_GAMMA,
         "held_out": [classes.names[index] for index in classes.unseen],
-        "pictures": len(indices),
+        "images": len(indices),
         "split": options.split,
         "weights_sha256": file.sha256,
         "results": results,
     }
-    write_json(work_dir / RESULT_NAME, result)
-    print(f"written: {work_dir / RESULT_NAME}")
+    write_json(path, result)
+    print(f"written: {path}")
 
 
 if __name__ == "__main__":

@@ -139,7 +139,7 @@ def evaluate(sizes: Sizes) -> Workload:
     import jittor as jt
 
     from jseg.config import TestConfig
-    from jseg.engine.sliding_window import PictureScores
+    from jseg.engine.sliding_window import ImageScores
     from jseg.model.precision import set_precision
 
     model, text = _model(sizes)
@@ -151,7 +151,7 @@ def evaluate(sizes: Sizes) -> Workload:
     config = TestConfig(crop_size=(sizes.image, sizes.image), stride=(stride, stride), window_batch=sizes.batch)
     windows = 2  # as long as a stride is less than the picture is wider than a window
     return Workload(
-        lambda: PictureScores(model, image, text, range(sizes.classes // 2), 0.1, config).labels() is None,
+        lambda: ImageScores(model, image, text, range(sizes.classes // 2), 0.1, config).labels() is None,
         windows * arithmetic.forward_operations(sizes) / sizes.batch,
         windows * arithmetic.forward_bytes(sizes) / sizes.batch,
     )

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from jseg.config import Config, DataConfig
+from jseg.config import Config, DataConfig, TestConfig
 from jseg.data import transforms
 from jseg.data.dataset import Dataset
 from jseg.data.label_maps import training_labels
@@ -29,6 +29,8 @@ from jseg.errors import UserError
 
 _BATCHES_AHEAD = 2
 _EVALUATION_THREADS = 4
+MOST_WINDOWS = 4000  # of one image; logits of 171 classes take 0.7 MB per window
+MOST_PIXELS = 2**28  # of one image at all scales together; 3 GiB as float32
 
 
 @dataclass(frozen=True)
@@ -155,16 +157,44 @@ def whole_batch(shares: list[Batch]) -> Batch:
     return Batch(images, labels, names, shares[0].iteration)
 
 
+def check_cost(size: tuple[int, int], test: TestConfig, name: str) -> None:
+    """Refuses an image of `size` = (height, width) that takes too many pixels or windows at these settings.
+
+    Raises:
+        UserError: with the image's name and the keys.
+    """
+    pixels = windows = 0
+    for scale in test.scales:
+        sides = transforms.short_side_size(size, max(1, round(test.short_side * scale)))
+        pixels += sides[0] * sides[1]
+        if test.mode == "slide":
+            rows, columns = (
+                -(-max(side - crop, 0) // stride) + 1
+                for side, crop, stride in zip(sides, test.crop_size, test.stride, strict=True)
+            )
+            windows += rows * columns
+    if pixels > MOST_PIXELS or windows > MOST_WINDOWS:
+        raise UserError(
+            f"{name}: {size[1]}x{size[0]} pixels become {pixels:,} pixels in {windows:,} windows, more than "
+            f"{MOST_PIXELS:,} or {MOST_WINDOWS:,}: cut the image up, or set a smaller test.short_side or test.scales, "
+            "or a larger test.stride"
+        )
+
+
+def model_image(image: np.ndarray, config: Config, scale: float = 1.0) -> np.ndarray:
+    """(H, W, 3) uint8 RGB -> (3, h, w) float32 for the model: the short side is test.short_side times `scale`."""
+    short_side = max(1, round(config.test.short_side * scale))
+    resized = transforms.resize_image(image, transforms.short_side_size(image.shape[:2], short_side))
+    normalised = transforms.normalise(resized, config.data.mean, config.data.std)
+    return np.ascontiguousarray(normalised.transpose(2, 0, 1))
+
+
 def evaluation_image(dataset: Dataset, config: Config, index: int) -> EvaluationImage:
-    """Picture `index`, resized (to each scale) and normalised for the model."""
+    """Image `index`, resized (to each scale) and normalised for the model."""
     image, labels, name = dataset.read(index)
-    size, images = image.shape[:2], []
-    for scale in config.test.scales:
-        short_side = max(1, round(config.test.short_side * scale))
-        resized = transforms.resize_image(image, transforms.short_side_size(size, short_side))
-        normalised = transforms.normalise(resized, config.data.mean, config.data.std)
-        images.append(np.ascontiguousarray(normalised.transpose(2, 0, 1)))
-    return EvaluationImage(tuple(images), labels, name, size)
+    check_cost(image.shape[:2], config.test, name)
+    images = tuple(model_image(image, config, scale) for scale in config.test.scales)
+    return EvaluationImage(images, labels, name, image.shape[:2])
 
 
 def evaluation_images(dataset: Dataset, config: Config, rank: int = 0, world: int = 1) -> Iterator[EvaluationImage]:

@@ -1,8 +1,8 @@
-"""Evaluation of a model on a data set: predictions, metrics, tables, pictures.
+"""Evaluation of a model on a data set: predictions, metrics, tables and drawn images.
 
 Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, section 4.1: every
-pixel is given one of all classes (generalised). The strict protocol is the older one of zero-shot learning (Xian et
-al., "Semantic Projection Network", CVPR 2019): only pixels of unseen classes count, and they are named among these.
+pixel gets one of all classes (generalised protocol). The strict protocol is the older one of zero-shot learning (Xian
+et al., "Semantic Projection Network", CVPR 2019): only pixels of unseen classes count, and they get one of these.
 
     python tools/run_net.py --config-file configs/shapes_demo.py --task val --weights …
 """
@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 
 import jittor as jt
@@ -21,17 +20,19 @@ from tqdm import tqdm
 
 from jseg.config import Config
 from jseg.data.class_names import IGNORED, ClassList
-from jseg.data.dataset import Dataset
+from jseg.data.dataset import Dataset, SegmentationDataset
 from jseg.data.label_maps import stored_labels
-from jseg.data.loader import evaluation_images
+from jseg.data.loader import EvaluationImage, evaluation_images
 from jseg.drawing import (
     Classes,
     Example,
+    check_outputs,
+    output_paths,
     overlay_with_legend,
     sheet,
     thumbnail,
+    write_image,
     write_label_map,
-    write_picture,
 )
 from jseg.engine.checkpoint import METRICS_NAME
 from jseg.engine.ranks import ALONE, Ranks
@@ -49,84 +50,84 @@ STRICT_PENALTY = 100.0  # subtracted from seen scores in the strict protocol: no
 SLOW_LOG = 20.0  # seconds between progress lines where there is no terminal
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """What the model says of one picture."""
-
-    index: int  # in the data set
-    name: str
-    labels: np.ndarray  # (H, W) int32 class ids
-    truth: np.ndarray | None  # (H, W) uint8 class ids, 255 = ignored
-
-
-def unseen_classes(class_list: ClassList, config: Config) -> tuple[int, ...]:
-    """Ids that count as unseen: none when the training was on another data set."""
-    return () if config.cross_dataset else class_list.unseen
-
-
-def seen_classes(class_list: ClassList, config: Config) -> tuple[int, ...]:
-    """Ids that count as seen: calibration is subtracted from their scores."""
-    unseen = unseen_classes(class_list, config)
-    return tuple(index for index in range(len(class_list.names)) if index not in unseen)
-
-
-def counted_labels(truth: np.ndarray, class_list: ClassList, config: Config) -> np.ndarray:
-    """The labels that count: all in the generalised protocol, those of unseen classes in the strict one."""
-    if config.test.protocol == "generalised":
-        return truth
-    return np.where(np.isin(truth, unseen_classes(class_list, config)), truth, np.uint8(IGNORED))
-
-
-def protocol_title(config: Config) -> str:
-    """How the evaluation differs from the usual one, for the line before the numbers; "" where it does not."""
-    test = config.test
-    notes = ["strict protocol (unseen classes among themselves)"] if test.protocol == "strict" else []
-    if test.scales != (1.0,) or test.flip:
-        scales = ", ".join(f"{scale:g}" for scale in test.scales)
-        notes.append(f"scales {scales}{', mirrored too' if test.flip else ''}")
-    return "".join(f", {note}" for note in notes)
+def class_groups(class_list: ClassList, config: Config) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Ids of the seen and of the unseen classes; all are seen when the training was on another data set."""
+    unseen = () if config.cross_dataset else class_list.unseen
+    return tuple(index for index in range(len(class_list.names)) if index not in unseen), unseen
 
 
 def predictions(
     model: ClipRC, dataset: Dataset, text: np.ndarray, class_list: ClassList, config: Config, ranks: Ranks = ALONE
-) -> Iterator[Prediction]:
-    """Predictions for this rank's share of the pictures in the order of the data set, with a progress bar.
+) -> Iterator[tuple[int, EvaluationImage, np.ndarray]]:
+    """(index, image, its (H, W) int32 class ids) of this rank's share of the data set in order, with a progress bar.
 
     Args:
         model: in evaluation mode.
         text: (C, D) float32 embeddings of all classes of the list.
 
     Raises:
-        UserError: a picture or label map that cannot be used.
+        UserError: an image or label map that cannot be used.
     """
-    features = jt.array(text)
-    seen = seen_classes(class_list, config)
+    features, (seen, _) = jt.array(text), class_groups(class_list, config)
     gamma = STRICT_PENALTY if config.test.protocol == "strict" else config.gamma()
-    interval = 0.2 if sys.stderr.isatty() else SLOW_LOG
-    own = range(ranks.rank, len(dataset), ranks.world)
+    indices = range(ranks.rank, len(dataset), ranks.world)
     bar = tqdm(
-        total=len(own), desc=class_list.title, unit="picture", mininterval=interval, dynamic_ncols=True,
-        disable=not ranks.first,
+        total=len(indices), desc=class_list.title, unit="image", dynamic_ncols=True, disable=not ranks.first,
+        mininterval=0.2 if sys.stderr.isatty() else SLOW_LOG,
     )  # fmt: skip
     source = closing(evaluation_images(dataset, config, ranks.rank, ranks.world))
-    with bar, source as pictures, prompts_kept(model.backbone):
-        for index, picture in zip(own, pictures, strict=True):
-            labels = predict_views(model, picture.images, features, seen, gamma, config.test, picture.size)
-            yield Prediction(index, picture.name, labels, picture.labels)
+    with bar, source as images, prompts_kept(model.backbone):
+        for index, image in zip(indices, images, strict=True):
+            yield index, image, predict_views(model, image.images, features, seen, gamma, config.test, image.size)
             bar.update()
 
 
-def reported(matrix: ConfusionMatrix, class_list: ClassList, config: Config) -> dict:
-    """The summary of `matrix`; a mean over classes that the ground truth does not hold at all is None (undefined).
+def summarise(matrix: ConfusionMatrix, class_list: ClassList, config: Config) -> dict:
+    """The summary of `matrix`; a mean over classes of which the ground truth has no pixel is None (undefined).
 
     Without this rule pixels wrongly predicted as unseen would make mIoU(U) 0 where there was nothing to find.
     """
-    seen, unseen = seen_classes(class_list, config), unseen_classes(class_list, config)
+    seen, unseen = class_groups(class_list, config)
     metrics = matrix.summary(seen, unseen, class_list.names)
     for key, ids in (("mIoU(S)", seen), ("mIoU(U)", unseen)):
         if not matrix.label_area[list(ids)].any():
             metrics[key] = metrics["hIoU"] = None
     return metrics
+
+
+def describe_protocol(config: Config) -> str:
+    """How the evaluation differs from the usual one, for the line before the numbers; "" if it does not."""
+    test, text = config.test, ""
+    if test.protocol == "strict":
+        text += ", strict protocol (unseen classes among themselves)"
+    if test.scales != (1.0,) or test.flip:
+        text += f", scales {', '.join(f'{scale:g}' for scale in test.scales)}{', mirrored too' if test.flip else ''}"
+    return text
+
+
+def _predict(
+    model: ClipRC, dataset: Dataset, text: np.ndarray, class_list: ClassList, config: Config, ranks: Ranks,
+    painter: Painter | None, breaks: Callable[[], AbstractContextManager] = nullcontext,
+) -> tuple[ConfusionMatrix, str]:  # fmt: skip
+    """Counts of all ranks, and the name of an image of this rank without label map ("" = none)."""
+    matrix, unlabelled, interrupted = ConfusionMatrix(len(class_list.names)), "", False
+    strict, (_, unseen) = config.test.protocol == "strict", class_groups(class_list, config)
+    try:
+        with breaks():
+            for index, image, labels in predictions(model, dataset, text, class_list, config, ranks):
+                truth = image.labels
+                if truth is None:
+                    unlabelled = image.name
+                else:
+                    matrix.update(labels, np.where(np.isin(truth, unseen), truth, IGNORED) if strict else truth)
+                if painter is not None:
+                    painter.add(index, labels)
+    except Interrupted:
+        interrupted = True
+    if ranks.any(interrupted):
+        raise Interrupted
+    matrix.counts = ranks.sum(matrix.counts)
+    return matrix, unlabelled
 
 
 def evaluate(
@@ -146,44 +147,30 @@ def evaluate(
     Args:
         model: in evaluation mode.
         text: (C, D) float32 embeddings of all classes of the list.
-        work_dir: where metrics.json goes; None = nowhere.
-        save_dir: where to draw the pictures as well; None = not at all.
-        ranks: the processes that share the pictures.
+        work_dir: folder of metrics.json; None = it is not written.
+        save_dir: folder of drawn images; None = nothing is drawn.
+        ranks: the processes that share the images.
         breaks: context in which Interrupted may be raised.
-        drawing_may_fail: whether pictures that cannot be written are a warning, as in training, not an error.
+        drawing_may_fail: whether images that cannot be written are a warning, as in training, not an error.
 
     Returns:
         The content of metrics.json: see `ConfusionMatrix.summary`.
 
     Raises:
-        UserError: pictures without labels or that cannot be used, a folder that cannot be written.
+        UserError: images without labels or that cannot be used, a folder that cannot be written.
         Interrupted: on all ranks, when it was raised on any.
     """
-    matrix = ConfusionMatrix(len(class_list.names))
-    painter = None
-    if save_dir is not None:
-        painter = Painter(save_dir, dataset, class_list, config, ranks, drawing_may_fail)
-    broken_off = False
-    try:
-        with breaks():
-            for prediction in predictions(model, dataset, text, class_list, config, ranks):
-                if prediction.truth is None:
-                    raise UserError(f"{prediction.name} has no label map: set data.val.labels, or use --task test")
-                matrix.update(prediction.labels, counted_labels(prediction.truth, class_list, config))
-                if painter is not None:
-                    painter.add(prediction)
-    except Interrupted:
-        broken_off = True
-    if ranks.any(broken_off):
-        raise Interrupted
-    matrix.counts = ranks.sum(matrix.counts)
-    metrics = reported(matrix, class_list, config)
-    print(class_table(matrix, class_list.names, unseen_classes(class_list, config)))
+    painter = Painter(save_dir, dataset, class_list, config, drawing_may_fail) if save_dir is not None else None
+    matrix, unlabelled = _predict(model, dataset, text, class_list, config, ranks, painter, breaks)
+    if unlabelled:
+        raise UserError(f"{unlabelled} has no label map: set data.val.labels, or use --task test")
+    metrics = summarise(matrix, class_list, config)
+    print(class_table(matrix, class_list.names, class_groups(class_list, config)[1]))
     if painter is not None:
-        painter.finish()
+        painter.finish(ranks)
     if work_dir is not None and ranks.first:
         write_json(Path(work_dir) / METRICS_NAME, metrics)
-    print(f"{class_list.title}, {config.data.setting}, {len(dataset)} pictures{protocol_title(config)}")
+    print(f"{class_list.title}, {config.data.setting}, {len(dataset)} images{describe_protocol(config)}")
     print(headline(metrics), flush=True)
     return metrics
 
@@ -197,58 +184,34 @@ def draw(
     save_dir: Path,
     ranks: Ranks = ALONE,
 ) -> Path:
-    """Writes label map and overlay of every picture and a sheet of examples; prints where.
+    """Writes label map and overlay of every image and a sheet of examples; returns the sheet's path.
 
-    Pictures that have label maps are measured too: the summary line is printed before the path of the sheet.
-
-    Args:
-        model: in evaluation mode.
-        text: (C, D) float32 embeddings of all classes of the list.
-        ranks: the processes that share the pictures.
-
-    Returns:
-        Path of the sheet.
-
-    Raises:
-        UserError: a picture that cannot be used, a folder that cannot be written.
+    If all images have label maps, the summary line is printed too. Arguments and errors as of `evaluate`.
     """
-    matrix = ConfusionMatrix(len(class_list.names))
-    painter = Painter(save_dir, dataset, class_list, config, ranks)
-    measured = 0
-    for prediction in predictions(model, dataset, text, class_list, config, ranks):
-        painter.add(prediction)
-        if prediction.truth is not None:
-            matrix.update(prediction.labels, counted_labels(prediction.truth, class_list, config))
-            measured += 1
-    matrix.counts, measured = ranks.sum(matrix.counts), int(ranks.sum(np.int64(measured)))
-    if measured == len(dataset):
-        print(headline(reported(matrix, class_list, config)))
-    return painter.finish()
+    painter = Painter(save_dir, dataset, class_list, config)
+    matrix, unlabelled = _predict(model, dataset, text, class_list, config, ranks, painter)
+    if not unlabelled:
+        print(headline(summarise(matrix, class_list, config)))
+    return painter.finish(ranks)
 
 
 class Painter:
     """Writes `<name>.png` (label map in the data set's own numbering), `<name>_overlay.png` and a sheet of examples.
 
     Args:
-        may_fail: whether a picture that cannot be written is a warning, after which no more are drawn.
+        may_fail: whether an image that cannot be written is a warning, after which no more are drawn.
+
+    Raises:
+        UserError: an image or label map of the data set would be overwritten.
     """
 
     def __init__(
-        self,
-        save_dir: Path,
-        dataset: Dataset,
-        class_list: ClassList,
-        config: Config,
-        ranks: Ranks = ALONE,
-        may_fail: bool = False,
+        self, save_dir: Path, dataset: Dataset, class_list: ClassList, config: Config, may_fail: bool = False
     ) -> None:
-        self.save_dir = Path(save_dir)
+        self.save_dir, self.dataset, self.class_list = Path(save_dir), dataset, class_list
         self.may_fail, self.failed = may_fail, False
-        self.ranks = ranks
-        self.dataset = dataset
-        self.class_list = class_list
-        trained = config.data.setting == "supervised"  # then no class was hidden in training
-        unseen = () if trained else unseen_classes(class_list, config)
+        supervised = config.data.setting == "supervised"  # then no class was hidden in training
+        unseen = () if supervised else class_groups(class_list, config)[1]
         self.classes = Classes(class_list.names, class_list.palette, unseen)
         self.title = f"{class_list.title}, {config.data.setting}"
         stored = stored_labels(np.arange(len(class_list.names)), class_list)
@@ -257,46 +220,47 @@ class Painter:
         rows = np.linspace(0, len(dataset) - 1, min(len(dataset), SHEET_ROWS))
         self.in_sheet = set(np.round(rows).astype(int).tolist())
         self.examples: dict[int, Example] = {}  # by index in the data set
-        self.count = 0
+        if isinstance(dataset, SegmentationDataset):
+            outputs = [path for name in dataset.names for path in output_paths(self.save_dir, name)]
+            places = range(len(dataset))
+            inputs = [path for i in places for path in (dataset.image_path(i), dataset.labels_path(i)) if path]
+            check_outputs([*outputs, self.save_dir / SHEET_NAME], inputs)
 
-    def add(self, prediction: Prediction) -> None:
-        """Writes the two pictures of a prediction."""
-        if not self.failed:
-            self._tolerantly(lambda: self._draw(prediction))
+    def add(self, index: int, labels: np.ndarray) -> None:
+        """Writes label map and overlay of an image, labels (H, W) class ids."""
+        if self.failed:
+            return
+        image, truth, name = self.dataset.read(index)
+        label_path, overlay_path = output_paths(self.save_dir, name)
+        with self._warn():
+            write_label_map(label_path, stored_labels(labels, self.class_list), self.stored_palette)
+            write_image(overlay_path, overlay_with_legend(image, labels, self.classes))
+            if index in self.in_sheet:
+                self.examples[index] = thumbnail(Example(name, image, labels, truth))
 
-    def _draw(self, prediction: Prediction) -> None:
-        image, _, name = self.dataset.read(prediction.index)
-        stored = stored_labels(prediction.labels, self.class_list)
-        write_label_map(self.save_dir / f"{name}.png", stored, self.stored_palette)
-        write_picture(
-            self.save_dir / f"{name}_overlay.png", overlay_with_legend(image, prediction.labels, self.classes)
-        )
-        if prediction.index in self.in_sheet:
-            self.examples[prediction.index] = thumbnail(Example(name, image, prediction.labels, prediction.truth))
-        self.count += 1
-
-    def _tolerantly(self, draw: Callable[[], None]) -> None:
-        """Draws; where that may fail, says so once instead."""
+    @contextmanager
+    def _warn(self) -> Iterator[None]:
+        """With `may_fail`, turns a CannotWrite into a warning."""
         try:
-            draw()
+            yield
         except CannotWrite as error:
             if not self.may_fail:
                 raise
             self.failed = True
-            print(f"warning: {error}; no more pictures are drawn in this evaluation", flush=True)
+            print(f"warning: {error}; no more images are drawn in this evaluation", flush=True)
 
-    def finish(self) -> Path:
-        """Writes the sheet, prints where everything is, and returns the sheet's path."""
+    def finish(self, ranks: Ranks) -> Path:
+        """Writes the sheet unless a rank has failed, prints where everything is, and returns the sheet's path."""
         path = self.save_dir / SHEET_NAME
-        found = sorted(item for share in self.ranks.gathered(self.examples) for item in share.items())
-        count = int(self.ranks.sum(np.int64(self.count)))
-        failed = self.ranks.any(self.failed)
-        if failed and not self.failed:
-            print("warning: another rank could not write its pictures; the rest are drawn", flush=True)
-        if self.ranks.first and not failed:
-            examples = [example for _, example in found]
-            self._tolerantly(lambda: write_picture(path, sheet(examples, self.classes, self.title)))
-        if not failed and not self.failed:
-            print(f"label maps and overlays of {count} pictures: {self.save_dir}")
-            print(f"sheet: {path}", flush=True)
+        examples = dict(sorted(item for share in ranks.gathered(self.examples) for item in share.items()))
+        if not ranks.any(self.failed):
+            if ranks.first:
+                with self._warn():
+                    write_image(path, sheet(list(examples.values()), self.classes, self.title))
+            if not self.failed:
+                print(
+                    f"label maps and overlays of {len(self.dataset)} images: {self.save_dir}\nsheet: {path}", flush=True
+                )
+        elif not self.failed:
+            print("warning: another rank could not write its images", flush=True)
         return path

@@ -1,18 +1,11 @@
-"""Scores of a picture of any size: windows over it, calibrated sigmoid scores, averaged where windows overlap.
+"""Class scores of an image of any size: windows over it, calibrated sigmoid scores, averaged where windows overlap.
 
-Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, section 4.1; window
-positions as the released models place them (https://github.com/uyzhang/CLIP-RC).
+Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, section 4.1; windows
+are placed and views averaged as in the released models (https://github.com/uyzhang/CLIP-RC).
 
-Only the patch-grid logits of all windows are kept (about 0.7 MB per window with 171 classes); scores at full resolution
-are made a band of rows at a time and reduced to labels at once. So memory does not grow with classes x picture.
-
-Evaluation from several views of a picture: scales, mirrored, averaged as the released models average them.
-
-https://github.com/uyzhang/CLIP-RC: the calibrated scores of each view are brought to the size of the picture, turned
-into a softmax over the classes, mirrored back, and averaged.
-
-Like a single picture's, scores at full resolution are made a band of rows at a time: memory does not grow with the
-number of views but for their logits on the patch grid.
+Only the logits of all windows on the patch grid are kept (about 0.7 MB per window with 171 classes). Scores at full
+resolution are computed for a band of rows at a time and reduced to labels at once, so memory does not grow with
+classes x image.
 """
 
 from __future__ import annotations
@@ -23,15 +16,18 @@ from itertools import pairwise
 
 import jittor as jt
 import numpy as np
+from tqdm import tqdm
 
 from jseg.config import TestConfig
 from jseg.ops.bilinear import interpolation_matrix, interpolation_taps
 
 BAND_VALUES = 2**24  # scores in one band, over all classes (64 MiB)
+MANY_WINDOWS = 200  # from here on a terminal shows a progress bar
+Model = Callable[[jt.Var, jt.Var], jt.Var]
 
 
 def window_starts(length: int, crop: int, stride: int) -> list[int]:
-    """Where windows start along one side: every `stride` pixels, the last one shifted back to end with the picture.
+    """Where windows start along one side: every `stride` pixels, the last one shifted back to end with the image.
 
     A side that is not longer than the crop has one window.
     """
@@ -41,7 +37,7 @@ def window_starts(length: int, crop: int, stride: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Segment:
-    """A part of one side of a picture that the same windows cover."""
+    """A part of one side of an image that the same windows cover."""
 
     start: int
     stop: int
@@ -62,37 +58,29 @@ def padded_length(length: int, patch_size: int, regions: int) -> int:
     return max(-(-length // patch_size), regions) * patch_size
 
 
-class PictureScores:
-    """Class scores of one picture, made a band of rows at a time.
+class ImageScores:
+    """Class scores of one image, computed for a band of rows at a time.
 
     Args:
         model: maps images (B, 3, h, w) and text to logits (B, C, rows, columns) on its patch grid.
         image: (3, H, W) float32, normalised.
         text: (C, D) float32 class embeddings.
-        seen: class ids whose scores `gamma` is subtracted from.
-        gamma: calibration of inductive runs, 0 elsewhere.
-        config: mode, crop size, stride and how many windows are run at once.
+        seen: ids of the seen classes; `gamma` is subtracted from their scores.
+        gamma: calibration of inductive runs, else 0.
+        config: mode, crop size, stride and windows per forward pass.
 
     Raises:
-        UserError: what the model raises for an input size that it cannot take.
+        UserError: from the model, for an input size that it cannot take.
     """
 
     def __init__(
-        self,
-        model: Callable[[jt.Var, jt.Var], jt.Var],
-        image: np.ndarray,
-        text: jt.Var,
-        seen: Iterable[int],
-        gamma: float,
-        config: TestConfig,
+        self, model: Model, image: np.ndarray, text: jt.Var, seen: Iterable[int], gamma: float, config: TestConfig
     ) -> None:
         self.num_classes = text.shape[0]
         self.height, self.width = sides = image.shape[1:]
         whole = config.mode == "whole"
         self.crop = sides if whole else tuple(map(min, config.crop_size, sides))
-        self.tops, self.lefts = (
-            window_starts(*side) for side in zip(sides, self.crop, sides if whole else config.stride, strict=True)
-        )
+        self.tops, self.lefts = map(window_starts, sides, self.crop, sides if whole else config.stride)
         tower = model.backbone
         self.padded = tuple(
             padded_length(length, tower.conv1.patch_size, regions)
@@ -102,9 +90,10 @@ class PictureScores:
         penalty[list(seen)] = gamma
         self.penalty = jt.array(penalty)
         places = [(top, left) for top in self.tops for left in self.lefts]
+        starts = range(0, len(places), config.window_batch)
         outputs = []
         with jt.no_grad():
-            for start in range(0, len(places), config.window_batch):
+            for start in tqdm(starts, "windows", leave=False, disable=None if len(places) >= MANY_WINDOWS else True):
                 crops = [self._window(image, *place) for place in places[start : start + config.window_batch]]
                 outputs.append(model(jt.array(np.stack(crops)), text))
                 outputs[-1].sync()
@@ -131,16 +120,15 @@ class PictureScores:
         upsampled = jt.matmul(rows, jt.array(across.T.copy()))
         return jt.sigmoid(upsampled.reshape(count, self.num_classes, stop - start, self.crop[1])) - self.penalty
 
-    def band(self, start: int, stop: int) -> jt.Var:
+    def _band(self, start: int, stop: int) -> jt.Var:
         """Calibrated scores of rows [start, stop), averaged over the windows: (C, stop - start, W)."""
         parts = []
         for rows in segments(self.tops, self.crop[0]):
             first, last = max(start, rows.start), min(stop, rows.stop)
             if first < last:
                 scores = [self._window_row(row, first, last) for row in rows.windows]
-                parts.append(
-                    jt.concat([self._mean(scores, columns) for columns in segments(self.lefts, self.crop[1])], 2)
-                )
+                means = [self._mean(scores, columns) for columns in segments(self.lefts, self.crop[1])]
+                parts.append(jt.concat(means, dim=2))
         return jt.concat(parts, dim=1)
 
     def _mean(self, scores: list[jt.Var], columns: Segment) -> jt.Var:
@@ -155,14 +143,14 @@ class PictureScores:
     def resized_band(self, start: int, stop: int, size: tuple[int, int]) -> jt.Var:
         """Rows [start, stop) of the scores after bilinear resizing to `size` = (H', W'): (C, stop - start, W')."""
         if size == (self.height, self.width):
-            return self.band(start, stop)
+            return self._band(start, stop)
         above, below, share = (item[start:stop] for item in interpolation_taps(self.height, size[0]))
         first, last = int(above[0]), int(below[-1]) + 1
-        rows = _between(self.band(first, last), 1, above - first, below - first, share)  # (C, stop - start, W)
-        return _between(rows, 2, *interpolation_taps(self.width, size[1]))
+        rows = _interpolate(self._band(first, last), 1, above - first, below - first, share)  # (C, stop - start, W)
+        return _interpolate(rows, 2, *interpolation_taps(self.width, size[1]))
 
     def band_rows(self, size: tuple[int, int]) -> int:
-        """How many rows of the scores resized to `size` are made at a time."""
+        """How many rows of the scores resized to `size` are computed at a time."""
         rows = max(1, BAND_VALUES // (self.num_classes * max(size[1], self.width)))
         return max(1, rows * size[0] // max(size[0], self.height))  # a shrunk row is made of several rows
 
@@ -175,7 +163,7 @@ class PictureScores:
             yield start, band
 
     def scores(self, size: tuple[int, int] | None = None) -> np.ndarray:
-        """All scores, (C, H', W') float32; `size` None = at the size of the picture as given."""
+        """All scores, (C, H', W') float32; `size` None = at the size of the given image."""
         size = size or (self.height, self.width)
         result = np.empty((self.num_classes, *size), dtype=np.float32)
         for start, band in self.bands(size):
@@ -188,7 +176,7 @@ class PictureScores:
         return highest_classes(self.bands(size), size)
 
 
-def _between(maps: jt.Var, axis: int, first: np.ndarray, second: np.ndarray, share: np.ndarray) -> jt.Var:
+def _interpolate(maps: jt.Var, axis: int, first: np.ndarray, second: np.ndarray, share: np.ndarray) -> jt.Var:
     """Linear interpolation of (C, h, w) along axis 1 or 2: `(1 - share) * maps[first] + share * maps[second]`."""
     shape = [*maps.shape]
     shape[axis] = len(first)
@@ -200,77 +188,46 @@ def _between(maps: jt.Var, axis: int, first: np.ndarray, second: np.ndarray, sha
 
 
 def highest_classes(bands: Iterable[tuple[int, jt.Var]], size: tuple[int, int]) -> np.ndarray:
-    """Class of the highest score at each pixel, (H', W') int32, from the bands of a picture of that size."""
+    """Class of the highest score at each pixel, (H', W') int32, from (first row, scores (C, rows, W')) of all bands.
+
+    The argmax is two reductions: Jittor's own argmax is many times slower. Ties go to the lowest class.
+    """
     result = np.empty(size, dtype=np.int32)
-    for start, band in bands:
-        result[start : start + band.shape[1]] = _highest_class(band).numpy()
+    for start, scores in bands:
+        highest = scores.max(0, keepdims=True)
+        classes = jt.arange(scores.shape[0]).reshape(-1, 1, 1).broadcast(scores.shape)
+        labels = jt.ternary(scores >= highest, classes, scores.shape[0]).min(0)
+        result[start : start + scores.shape[1]] = labels.numpy()
     return result
 
 
-def _highest_class(scores: jt.Var) -> jt.Var:
-    """argmax over classes of (C, rows, W), as two reductions: Jittor's own argmax is many times slower."""
-    highest = scores.max(0, keepdims=True)
-    classes = jt.arange(scores.shape[0]).reshape(-1, 1, 1)
-    return jt.ternary(scores >= highest, classes.broadcast(scores.shape), scores.shape[0]).min(0)
-
-
-class AveragedViews:
-    """Class scores of one picture, averaged over views.
-
-    Args:
-        model, text, seen, gamma: as of `PictureScores`.
-        images: the picture at each scale, (3, h, w) float32, normalised.
-        config: as of `PictureScores`; with `flip`, each image is also seen mirrored.
-    """
-
-    def __init__(
-        self,
-        model: Callable[[jt.Var, jt.Var], jt.Var],
-        images: Sequence[np.ndarray],
-        text: jt.Var,
-        seen: Iterable[int],
-        gamma: float,
-        config: TestConfig,
-    ) -> None:
-        seen = tuple(seen)
-        self.views: list[tuple[PictureScores, bool]] = []  # scores, whether mirrored
-        for image in images:
-            self.views.append((PictureScores(model, image, text, seen, gamma, config), False))
-            if config.flip:
-                mirrored = np.ascontiguousarray(image[:, :, ::-1])
-                self.views.append((PictureScores(model, mirrored, text, seen, gamma, config), True))
-        jt.gc()  # Jittor keeps freed memory for arrays of the same size; none of the forward passes' is needed again
-
-    def bands(self, size: tuple[int, int]) -> Iterator[tuple[int, jt.Var]]:
-        """(first row, mean softmax (C, rows, W')) of all bands of the picture at `size` = (H', W'), from the top."""
-        rows = min(scores.band_rows(size) for scores, _ in self.views)
-        for start in range(0, size[0], rows):
-            stop = min(start + rows, size[0])
-            with jt.no_grad():
-                total = None
-                for scores, mirrored in self.views:
-                    band = _softmax(scores.resized_band(start, stop, size), mirrored)
-                    total = band if total is None else total + band
-                    total.sync()  # or the bands of all views would be alive at once
-                yield start, total / len(self.views)
-
-    def labels(self, size: tuple[int, int]) -> np.ndarray:
-        """Class of the highest mean at each pixel, (H', W') int32; ties go to the lowest class."""
-        return highest_classes(self.bands(size), size)
-
-
 def _softmax(scores: jt.Var, mirrored: bool) -> jt.Var:
-    """Softmax over the classes of (C, rows, W), mirrored back where the view was.
-
-    Scores are at most 1, so their exponentials cannot overflow.
-    """
+    """Softmax over the classes of (C, rows, W), mirrored back; scores are at most 1, so nothing overflows."""
     powers = jt.exp(scores)
     shares = powers / powers.sum(0, keepdims=True)
     return shares.reindex(scores.shape, ["i0", "i1", f"{scores.shape[2] - 1}-i2"]) if mirrored else shares
 
 
+def mean_bands(views: Sequence[tuple[ImageScores, bool]], size: tuple[int, int]) -> Iterator[tuple[int, jt.Var]]:
+    """(first row, mean softmax (C, rows, W')) of all bands at `size` = (H', W'), from the top.
+
+    Args:
+        views: scores of the same image at different scales, and whether it was mirrored.
+    """
+    rows = min(scores.band_rows(size) for scores, _ in views)
+    for start in range(0, size[0], rows):
+        stop = min(start + rows, size[0])
+        with jt.no_grad():
+            total = None
+            for scores, mirrored in views:
+                band = _softmax(scores.resized_band(start, stop, size), mirrored)
+                total = band if total is None else total + band
+                total.sync()  # or the bands of all views would be alive at once
+            yield start, total / len(views)
+
+
 def predict_views(
-    model: Callable[[jt.Var, jt.Var], jt.Var],
+    model: Model,
     images: Sequence[np.ndarray],
     text: jt.Var,
     seen: Iterable[int],
@@ -278,10 +235,17 @@ def predict_views(
     config: TestConfig,
     size: tuple[int, int],
 ) -> np.ndarray:
-    """Class ids (H', W') int32 at `size` from one or more views; arguments as of `AveragedViews`.
+    """Class ids (H', W') int32 at `size` from the image at each scale, with `config.flip` also mirrored.
 
-    A single view needs no softmax: it changes no order of classes, and windows are averaged before it.
+    A single view needs no softmax: it changes no order of classes, and windows are averaged before it. Other arguments
+    as of `ImageScores`.
     """
-    if len(images) == 1 and not config.flip:
-        return PictureScores(model, images[0], text, seen, gamma, config).labels(size)
-    return AveragedViews(model, images, text, seen, gamma, config).labels(size)
+    seen, views = tuple(seen), []
+    for image in images:
+        for mirrored in (False, True) if config.flip else (False,):
+            view = np.ascontiguousarray(image[:, :, ::-1]) if mirrored else image
+            views.append((ImageScores(model, view, text, seen, gamma, config), mirrored))
+    if len(views) == 1:
+        return views[0][0].labels(size)
+    jt.gc()  # Jittor keeps freed memory for arrays of the same size; the forward passes' memory is not needed again
+    return highest_classes(mean_bands(views, size), size)

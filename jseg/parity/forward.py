@@ -8,7 +8,7 @@ from dataclasses import replace
 import jittor as jt
 import numpy as np
 
-from jseg.engine.sliding_window import PictureScores
+from jseg.engine.sliding_window import ImageScores
 from jseg.model.clip_rc import ClipRC
 from jseg.ops.bilinear import resize_bilinear
 from jseg.parity.golden_file import GoldenFile
@@ -65,10 +65,10 @@ def with_prompt_rows(tokens: np.ndarray, recorded: np.ndarray, prompts: int) -> 
 
 def _pictures(
     golden: GoldenModel, model: ClipRC, text: jt.Var, images: np.ndarray, setting: str, mode: str
-) -> list[PictureScores]:
+) -> list[ImageScores]:
     config = golden.config(setting)
     test = replace(config.test, mode=mode)
-    return [PictureScores(model, image, text, golden.classes.seen, config.gamma(), test) for image in images]
+    return [ImageScores(model, image, text, golden.classes.seen, config.gamma(), test) for image in images]
 
 
 def _sliding(

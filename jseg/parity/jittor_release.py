@@ -11,7 +11,7 @@ import numpy as np
 
 from jseg.clip.class_embeddings import unit_rows
 from jseg.config import Config, ModelConfig, TestConfig
-from jseg.engine.sliding_window import PictureScores
+from jseg.engine.sliding_window import ImageScores
 from jseg.model.clip_rc import ClipRC, build_clip_rc
 from jseg.model.image_encoder import ImageFeatures
 from jseg.model.released_weights import DEAD, load_released
@@ -169,7 +169,7 @@ def _scores(
     seen: list[int],
     self_training: bool,
     test: dict[str, Any],
-) -> PictureScores:
+) -> ImageScores:
     config = Config(test=TestConfig(mode=mode, crop_size=tuple(test["crop_size"]), stride=tuple(test["stride"])))
     config.data.setting = "transductive" if self_training else "inductive"
-    return PictureScores(model, image, text, seen, config.gamma(), config.test)
+    return ImageScores(model, image, text, seen, config.gamma(), config.test)

@@ -16,7 +16,7 @@ from jseg.data.class_names import class_list
 from jseg.engine.evaluate import predictions
 from jseg.model.clip_rc import build_clip_rc
 from jseg.model.initial_weights import initialise
-from tests.engine.test_evaluator import Pictures, embeddings, small_config
+from tests.engine.test_evaluate import NoisyImages, embeddings, small_config
 from tests.engine.test_loop import NotedSaver, batches, run
 from tests.engine.tiny_training import tiny_config, tiny_trainer
 from tests.tools.training_process import TrainingProcess
@@ -52,7 +52,7 @@ def evaluate(pictures: int, config: Config | None = None) -> Iterator[int]:
     config, rng = config or small_config(), np.random.default_rng(0)
     model = build_clip_rc(config.model)
     initialise(model, config.model, 0)
-    dataset = Pictures([tuple(rng.integers(40, 100, 2).tolist()) for _ in range(pictures)])
+    dataset = NoisyImages([tuple(rng.integers(40, 100, 2).tolist()) for _ in range(pictures)])
     for _ in predictions(model, dataset, embeddings(), class_list("voc12"), config):
         yield resident_bytes()
 

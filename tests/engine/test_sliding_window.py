@@ -1,4 +1,4 @@
-"""Sliding windows against a restatement in PyTorch, for sizes that fit, do not fit, and are smaller than a window."""
+"""Sliding windows and averaged views against restatements, for images of every size."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from torch.nn import functional
 
 from jseg.config import ModelConfig
 from jseg.config import TestConfig as InferenceConfig  # pytest would take its own name for a test
+from jseg.data.loader import MOST_WINDOWS, check_cost
 from jseg.engine import sliding_window
-from jseg.engine.sliding_window import PictureScores, padded_length, segments, window_starts
+from jseg.engine.sliding_window import ImageScores, mean_bands, padded_length, predict_views, segments, window_starts
+from jseg.errors import UserError
 from jseg.model.clip_rc import build_clip_rc
 from jseg.model.initial_weights import initialise
 
@@ -41,7 +43,7 @@ class PatchMeans:
         return jt.array(np.einsum("cd,bdhw->bchw", self.weights, patches).astype(np.float32))
 
 
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+def random_image(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((3, height, width)).astype(np.float32)
 
 
@@ -83,11 +85,11 @@ def test_scores_and_labels_equal_the_restatement(
     shape: tuple[int, int], size: tuple[int, int], mode: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = InferenceConfig(mode=mode, crop_size=(64, 64), stride=(53, 53))
-    model, image = PatchMeans(), picture(*shape)
+    model, image = PatchMeans(), random_image(*shape)
     expected = oracle(model, image, config, size)
     for band_values in (sliding_window.BAND_VALUES, 3000):  # the second makes bands of few rows
         monkeypatch.setattr(sliding_window, "BAND_VALUES", band_values)
-        scores = PictureScores(model, image, TEXT, SEEN, GAMMA, config)
+        scores = ImageScores(model, image, TEXT, SEEN, GAMMA, config)
         np.testing.assert_allclose(scores.scores(size), expected, rtol=0, atol=TOLERANCE)
         top_two = np.sort(expected, axis=0)[-2:]
         decided = top_two[1] - top_two[0] > 2 * TOLERANCE
@@ -97,31 +99,30 @@ def test_scores_and_labels_equal_the_restatement(
 
 def test_no_band_is_larger_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sliding_window, "BAND_VALUES", 4000)
-    scores = PictureScores(
-        PatchMeans(), picture(70, 70), TEXT, (), 0.0, InferenceConfig(crop_size=(64, 64), stride=(53, 53))
+    scores = ImageScores(
+        PatchMeans(), random_image(70, 70), TEXT, (), 0.0, InferenceConfig(crop_size=(64, 64), stride=(53, 53))
     )
     bands = [band for _, band in scores.bands((200, 110))]
     assert sum(band.shape[1] for band in bands) == 200
     assert all(np.prod(band.shape) <= 4000 for band in bands)
 
 
-def test_own_size_is_the_default_and_no_resizing_happens() -> None:
+def test_own_size_is_the_default() -> None:
     config = InferenceConfig(crop_size=(64, 64), stride=(53, 53))
-    image, model = picture(80, 90), PatchMeans()
-    scores = PictureScores(model, image, TEXT, SEEN, GAMMA, config).scores()
-    np.testing.assert_allclose(scores, oracle(model, image, config, (80, 90)), rtol=0, atol=TOLERANCE)
-    labels = PictureScores(model, image, TEXT, SEEN, GAMMA, config).labels((80, 90))
-    assert labels.dtype == np.int32
-    np.testing.assert_array_equal(labels, scores.argmax(axis=0))
+    image, model = random_image(80, 90), PatchMeans()
+    result = ImageScores(model, image, TEXT, SEEN, GAMMA, config)
+    np.testing.assert_allclose(result.scores(), oracle(model, image, config, (80, 90)), rtol=0, atol=TOLERANCE)
+    assert result.labels().dtype == np.int32
+    np.testing.assert_array_equal(result.labels(), result.scores().argmax(axis=0))
 
 
 def test_calibration_shifts_seen_classes_only() -> None:
     config = InferenceConfig(crop_size=(64, 64), stride=(53, 53))
-    model, image = PatchMeans(), picture(70, 70)
-    plain = PictureScores(model, image, TEXT, SEEN, 0.0, config).scores()
+    model, image = PatchMeans(), random_image(70, 70)
+    plain = ImageScores(model, image, TEXT, SEEN, 0.0, config).scores()
     shift = np.zeros((CLASSES, 1, 1), np.float32)
     shift[list(SEEN)] = 0.25
-    shifted = PictureScores(model, image, TEXT, SEEN, 0.25, config).scores()
+    shifted = ImageScores(model, image, TEXT, SEEN, 0.25, config).scores()
     np.testing.assert_allclose(shifted, plain - shift, rtol=0, atol=TOLERANCE)
 
 
@@ -130,13 +131,13 @@ def test_saturated_scores_go_to_the_lowest_class() -> None:
     model.weights[3:5] = 1e4
     image = np.ones((3, 32, 32), np.float32)
     config = InferenceConfig(crop_size=(64, 64), stride=(53, 53))
-    assert (PictureScores(model, image, TEXT, (), 0.0, config).labels((40, 40)) == 3).all()
+    assert (ImageScores(model, image, TEXT, (), 0.0, config).labels((40, 40)) == 3).all()
 
 
 def test_windows_are_run_in_batches_of_one_size() -> None:
     model = PatchMeans()
     config = InferenceConfig(crop_size=(64, 64), stride=(32, 32), window_batch=4)
-    PictureScores(model, picture(96, 130), TEXT, (), 0.0, config)
+    ImageScores(model, random_image(96, 130), TEXT, (), 0.0, config)
     assert model.batches == [(4, 3, 64, 64), (4, 3, 64, 64)]
 
 
@@ -160,7 +161,7 @@ def test_windows_cover_a_side(length: int, crop: int, data: st.DataObject) -> No
 
 
 def test_published_window_positions() -> None:
-    assert window_starts(683, 512, 426) == [0, 171]  # a picture of 3:4
+    assert window_starts(683, 512, 426) == [0, 171]  # an image of 3:4
     assert window_starts(512, 512, 426) == [0]
     assert window_starts(939, 512, 426) == [0, 426, 427]
     assert window_starts(300, 512, 426) == [0]
@@ -172,7 +173,7 @@ def test_padded_length() -> None:
     assert padded_length(10, 16, 4) == 64  # one patch for each of the four regions
 
 
-def test_the_real_model_takes_pictures_of_any_size() -> None:
+def test_the_real_model_takes_images_of_any_size() -> None:
     config = ModelConfig(image_size=64, width=32, layers=2, heads=2, output_dim=16, prompts=2, region_grid=2,
                          decoder_layers=1, decoder_heads=2)  # fmt: skip
     model = build_clip_rc(config)
@@ -180,6 +181,78 @@ def test_the_real_model_takes_pictures_of_any_size() -> None:
     text = jt.array(np.random.default_rng(0).standard_normal((CLASSES, 16)).astype(np.float32))
     test = InferenceConfig(crop_size=(64, 64), stride=(53, 53))
     for shape in ((64, 64), (20, 90), (7, 5), (100, 70)):
-        scores = PictureScores(model, picture(*shape), text, SEEN, GAMMA, test).scores()
+        scores = ImageScores(model, random_image(*shape), text, SEEN, GAMMA, test).scores()
         assert scores.shape == (CLASSES, *shape)
         assert np.isfinite(scores).all() and scores.min() >= -GAMMA and scores.max() <= 1
+
+
+def mirrored(image: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(image[:, :, ::-1])
+
+
+@pytest.mark.parametrize("band_values", [sliding_window.BAND_VALUES, 2000])
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("size", [(64, 90), (130, 41)])
+def test_views_are_the_mean_of_softmaxes(
+    band_values: int, flip: bool, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At two scales, and mirrored (the image is not symmetric)."""
+    config = InferenceConfig(crop_size=(64, 64), stride=(48, 48), flip=flip)
+    images, shares = [random_image(64, 90), random_image(96, 135)], []
+    for image in images:
+        for step in (1, -1) if flip else (1,):
+            view = np.ascontiguousarray(image[:, :, ::step])
+            scores = ImageScores(PatchMeans(), view, TEXT, SEEN, GAMMA, config).scores(size)[:, :, ::step]
+            powers = np.exp(scores.astype(np.float64))
+            shares.append(powers / powers.sum(axis=0))
+    expected = np.mean(shares, axis=0)
+    monkeypatch.setattr(sliding_window, "BAND_VALUES", band_values)
+    views = []
+    for image in images:
+        views.append((ImageScores(PatchMeans(), image, TEXT, SEEN, GAMMA, config), False))
+        if flip:
+            views.append((ImageScores(PatchMeans(), mirrored(image), TEXT, SEEN, GAMMA, config), True))
+    found = np.concatenate([band.numpy() for _, band in mean_bands(views, size)], axis=1)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
+    labels = predict_views(PatchMeans(), images, TEXT, SEEN, GAMMA, config, size)
+    decided = np.diff(np.sort(expected, axis=0)[-2:], axis=0)[0] > 2 * TOLERANCE
+    assert decided.mean() > 0.99
+    np.testing.assert_array_equal(labels[decided], expected.argmax(axis=0)[decided])
+
+
+def test_one_view_is_the_plain_prediction() -> None:
+    config = InferenceConfig(crop_size=(64, 64), stride=(48, 48))
+    found = predict_views(PatchMeans(), [random_image(80, 80)], TEXT, SEEN, GAMMA, config, (77, 77))
+    plain = ImageScores(PatchMeans(), random_image(80, 80), TEXT, SEEN, GAMMA, config).labels((77, 77))
+    np.testing.assert_array_equal(found, plain)
+
+
+def test_an_excluded_seen_class_gets_no_share() -> None:
+    """The strict protocol's large penalty leaves a softmax over the unseen classes."""
+    config = InferenceConfig(crop_size=(64, 64), stride=(48, 48))
+    image = random_image(64, 64)
+    views = [(ImageScores(PatchMeans(), view, TEXT, SEEN, 100.0, config), True) for view in (image, mirrored(image))]
+    (_, shares), *_ = mean_bands(views, (64, 64))
+    assert np.abs(shares.numpy()[list(SEEN)]).max() < 1e-30
+    np.testing.assert_allclose(shares.numpy().sum(axis=0), 1, atol=1e-5)
+
+
+@given(st.integers(1, 2000), st.integers(1, 2000), st.integers(50, 1000), st.integers(30, 500))
+def test_windows_of_an_image_are_counted_before_they_are_made(height: int, width: int, short: int, stride: int) -> None:
+    test = InferenceConfig(short_side=short, stride=(stride, stride))
+    sides = [max(round(side * short / min(height, width)), 1) for side in (height, width)]
+    windows = np.prod([len(window_starts(side, 512, stride)) for side in sides])
+    if windows > 1.1 * MOST_WINDOWS:  # `sides` are rounded differently
+        with pytest.raises(UserError, match=r"name: .* pixels become .* windows"):
+            check_cost((height, width), test, "name")
+    elif windows < 0.9 * MOST_WINDOWS and np.prod(sides) < 2**27:
+        check_cost((height, width), test, "name")
+
+
+def test_images_of_the_usual_sizes_are_taken_and_absurd_ones_are_not() -> None:
+    check_cost((375, 500), InferenceConfig(scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True), "voc")
+    check_cost((3000, 40000), InferenceConfig(), "panorama")
+    long = {"short_side": 10**5}
+    for changes in (long, {"mode": "whole", **long}, {"scales": (1000.0,)}, {"stride": (1, 1), "short_side": 600}):
+        with pytest.raises(UserError, match=r"photo: 2000x1000 .*test\.short_side"):
+            check_cost((1000, 2000), InferenceConfig(**changes), "photo")

@@ -6,7 +6,7 @@ import jittor as jt
 import numpy as np
 
 from jseg.config import Config
-from jseg.engine.sliding_window import PictureScores
+from jseg.engine.sliding_window import ImageScores
 from jseg.model.clip_rc import build_clip_rc, set_training
 from jseg.model.initial_weights import initialise
 from tests.engine.tiny_training import CLASSES, tiny_batch, tiny_config, tiny_trainer
@@ -39,4 +39,4 @@ def evaluate() -> None:
     set_training(model, False)
     text = jt.array(np.eye(CLASSES, 128, dtype=np.float32))
     image = np.zeros((3, 64, 96), np.float32)
-    PictureScores(model, image, text, (0, 1), 0.1, config.test).labels((50, 70))
+    ImageScores(model, image, text, (0, 1), 0.1, config.test).labels((50, 70))

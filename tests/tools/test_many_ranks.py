@@ -65,7 +65,7 @@ def test_two_ranks_stop_together_and_one_goes_on_with_their_run(tmp_path: Path) 
     assert_close_runs(whole, alone)
     weights = ["--task", "val", "--weights", str(alone.work_dir / checkpoint.WEIGHTS_NAME)]
     evaluated = TrainingProcess(tmp_path / "val", *OPTIONS, *weights, "--save-dir", str(tmp_path / "pictures"), ranks=2)
-    assert evaluated.finish().count("label maps and overlays of 2 pictures") == 1
+    assert evaluated.finish().count("label maps and overlays of 2 images") == 1
     metrics = json.loads((evaluated.work_dir / "metrics.json").read_text())
     assert metrics == alone.events("evaluation")[-1]["metrics"]  # not one pixel's difference: matrices are added up
     assert len(list((tmp_path / "pictures").iterdir())) == 2 * 2 + 1

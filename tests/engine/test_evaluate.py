@@ -1,4 +1,4 @@
-"""Evaluation of a small model on pictures in memory: metrics, files and what is printed."""
+"""Evaluation of a small model on images in memory: metrics, files and what is printed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jseg.config import Config, ModelConfig
+from jseg.config import Config, ModelConfig, SplitConfig
 from jseg.data import transforms
 from jseg.data.class_names import ClassList, class_list
+from jseg.data.dataset import open_dataset
 from jseg.data.label_maps import class_labels
 from jseg.engine.evaluate import METRICS_NAME, SHEET_NAME, draw, evaluate
 from jseg.engine.ranks import Ranks
 from jseg.engine.signals import Interrupted
-from jseg.engine.sliding_window import PictureScores
+from jseg.engine.sliding_window import ImageScores
 from jseg.errors import CannotWrite, UserError
 from jseg.metrics import ConfusionMatrix, headline
 from jseg.model.clip_rc import ClipRC, build_clip_rc
@@ -27,8 +28,8 @@ from jseg.model.initial_weights import initialise
 CLASSES = class_list("voc12")
 
 
-class Pictures:
-    """Noisy pictures of different sizes, with label maps unless told otherwise."""
+class NoisyImages:
+    """Noisy images of different sizes, with label maps unless told otherwise."""
 
     def __init__(self, sizes: list[tuple[int, int]], classes: ClassList = CLASSES, labels: bool = True) -> None:
         self.class_list, self.sizes, self.labels = classes, sizes, labels
@@ -42,7 +43,7 @@ class Pictures:
         labels = rng.choice([0, 3, 16, 19, 255], (4, 4)).astype(np.uint8).repeat(20, axis=0).repeat(20, axis=1)
         height, width = self.sizes[index]
         labels = transforms.resize_labels(labels, (height, width)) if self.labels else None
-        return transforms.resize_image(image, (height, width)), labels, f"picture_{index}"
+        return transforms.resize_image(image, (height, width)), labels, f"image_{index}"
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +68,8 @@ def embeddings(classes: ClassList = CLASSES) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
-def expected_labels(model: ClipRC, dataset: Pictures, config: Config, seen: tuple[int, ...]) -> list[np.ndarray]:
-    """Predictions made picture by picture, without loader and evaluator."""
+def expected_labels(model: ClipRC, dataset: NoisyImages, config: Config, seen: tuple[int, ...]) -> list[np.ndarray]:
+    """Predictions made image by image, without loader and evaluator."""
     result = []
     for index in range(len(dataset)):
         image, _, _ = dataset.read(index)
@@ -76,7 +77,7 @@ def expected_labels(model: ClipRC, dataset: Pictures, config: Config, seen: tupl
         image = transforms.resize_image(image, transforms.short_side_size(size, config.test.short_side))
         image = transforms.normalise(image, config.data.mean, config.data.std).transpose(2, 0, 1)
         gamma, text = config.gamma(), jt.array(embeddings(dataset.class_list))
-        result.append(PictureScores(model, image, text, seen, gamma, config.test).labels(size))
+        result.append(ImageScores(model, image, text, seen, gamma, config.test).labels(size))
     return result
 
 
@@ -84,7 +85,7 @@ def expected_labels(model: ClipRC, dataset: Pictures, config: Config, seen: tupl
 def test_metrics_and_their_file(
     model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixture[str], cross_dataset: bool
 ) -> None:
-    dataset, config = Pictures([(48, 64), (100, 64), (64, 64), (33, 90)]), small_config()
+    dataset, config = NoisyImages([(48, 64), (100, 64), (64, 64), (33, 90)]), small_config()
     config.cross_dataset = cross_dataset
     metrics = evaluate(model, dataset, embeddings(), CLASSES, config, tmp_path)
     seen, unseen = (tuple(range(20)), ()) if cross_dataset else (CLASSES.seen, CLASSES.unseen)
@@ -103,7 +104,7 @@ def test_metrics_and_their_file(
 
 def test_strict_protocol(model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Only pixels of unseen classes count, and they get the best of the unseen classes, whatever gamma is."""
-    dataset, config = Pictures([(48, 64), (100, 64)]), small_config()
+    dataset, config = NoisyImages([(48, 64), (100, 64)]), small_config()
     config.test.protocol, config.test.gamma = "strict", 0.0
     metrics = evaluate(model, dataset, embeddings(), CLASSES, config, tmp_path)
     matrix = ConfusionMatrix(20)
@@ -111,7 +112,7 @@ def test_strict_protocol(model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFi
         image, truth, _ = dataset.read(index)
         resized = transforms.resize_image(image, transforms.short_side_size(image.shape[:2], 64))
         pixels = transforms.normalise(resized, config.data.mean, config.data.std).transpose(2, 0, 1)
-        scores = PictureScores(model, pixels, jt.array(embeddings()), (), 0.0, config.test).scores(image.shape[:2])
+        scores = ImageScores(model, pixels, jt.array(embeddings()), (), 0.0, config.test).scores(image.shape[:2])
         best_unseen = np.array(CLASSES.unseen)[scores[list(CLASSES.unseen)].argmax(axis=0)]
         matrix.update(best_unseen, np.where(np.isin(truth, CLASSES.unseen), truth, 255))
     assert metrics == {**matrix.summary((), CLASSES.unseen, CLASSES.names), "mIoU(S)": None, "hIoU": None}
@@ -133,20 +134,20 @@ class ScriptedRanks(Ranks):
         return flag or self.other_is_broken_off
 
 
-def test_a_rank_sees_its_pictures_and_stops_with_the_others(model: ClipRC, tmp_path: Path) -> None:
-    dataset, config = Pictures([(48, 64), (100, 64), (64, 48)]), small_config()
-    one = Pictures([(48, 64), (100, 64), (64, 48)])
+def test_a_rank_sees_its_images_and_stops_with_the_others(model: ClipRC, tmp_path: Path) -> None:
+    dataset, config = NoisyImages([(48, 64), (100, 64), (64, 48)]), small_config()
+    one = NoisyImages([(48, 64), (100, 64), (64, 48)])
     one.read = lambda index: dataset.read(1)
     every = evaluate(model, one, embeddings(), CLASSES, config, None)
     share = evaluate(model, dataset, embeddings(), CLASSES, config, tmp_path, ranks=ScriptedRanks(False))
-    assert share == every and not list(tmp_path.iterdir())  # picture 1 alone, counted twice; nothing is written
+    assert share == every and not list(tmp_path.iterdir())  # image 1 alone, counted twice; nothing is written
     with pytest.raises(Interrupted):
         evaluate(model, dataset, embeddings(), CLASSES, config, None, ranks=ScriptedRanks(True))
 
 
 def test_several_views(model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Softmax over the classes of each view at the picture's size, mirrored back, averaged."""
-    dataset, config = Pictures([(48, 64), (100, 64)]), small_config()
+    """Softmax over the classes of each view at the image's size, mirrored back, averaged."""
+    dataset, config = NoisyImages([(48, 64), (100, 64)]), small_config()
     config.test.scales, config.test.flip = (1.0, 1.5), True
     metrics = evaluate(model, dataset, embeddings(), CLASSES, config, tmp_path)
     matrix = ConfusionMatrix(20)
@@ -158,7 +159,7 @@ def test_several_views(model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixt
             pixels = transforms.normalise(resized, config.data.mean, config.data.std).transpose(2, 0, 1)
             for step in (1, -1):
                 view = np.ascontiguousarray(pixels[:, :, ::step])
-                part = PictureScores(model, view, jt.array(embeddings()), CLASSES.seen, 0.1, config.test).scores()
+                part = ImageScores(model, view, jt.array(embeddings()), CLASSES.seen, 0.1, config.test).scores()
                 part = cv2.resize(part.transpose(1, 2, 0), truth.shape[::-1], interpolation=cv2.INTER_LINEAR)
                 powers = np.exp(part[:, ::step].transpose(2, 0, 1).astype(np.float64))
                 total += powers / powers.sum(axis=0)
@@ -169,17 +170,17 @@ def test_several_views(model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "scales 1, 1.5, mirrored too" in capsys.readouterr().out.splitlines()[-2]
 
 
-def test_pictures_of_a_data_set(model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    dataset, config = Pictures([(48, 64), (100, 64)]), small_config()
-    path = draw(model, dataset, embeddings(), CLASSES, config, tmp_path / "pictures")
-    assert path == tmp_path / "pictures" / SHEET_NAME
+def test_images_of_a_data_set(model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset, config = NoisyImages([(48, 64), (100, 64)]), small_config()
+    path = draw(model, dataset, embeddings(), CLASSES, config, tmp_path / "images")
+    assert path == tmp_path / "images" / SHEET_NAME
     names = {item.name for item in path.parent.iterdir()}
-    assert names == {SHEET_NAME} | {f"picture_{i}{end}.png" for i in (0, 1) for end in ("", "_overlay")}
+    assert names == {SHEET_NAME} | {f"image_{i}{end}.png" for i in (0, 1) for end in ("", "_overlay")}
     for index, labels in enumerate(expected_labels(model, dataset, config, CLASSES.seen)):
-        with Image.open(path.parent / f"picture_{index}.png") as picture:
-            assert picture.mode == "P"
-            stored = np.asarray(picture)
-            colours = np.asarray(picture.convert("RGB"))
+        with Image.open(path.parent / f"image_{index}.png") as image:
+            assert image.mode == "P"
+            stored = np.asarray(image)
+            colours = np.asarray(image.convert("RGB"))
         # the data set's own numbering, so that the file could be read as one of its label maps
         np.testing.assert_array_equal(class_labels(stored, CLASSES, "prediction"), labels)
         np.testing.assert_array_equal(colours, CLASSES.palette[labels])
@@ -188,50 +189,61 @@ def test_pictures_of_a_data_set(model: ClipRC, tmp_path: Path, capsys: pytest.Ca
     assert printed[-1] == f"sheet: {path}"
 
 
-def test_in_training_pictures_that_cannot_be_written_are_a_warning(
+def test_in_training_images_that_cannot_be_written_are_a_warning(
     model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    dataset, config = Pictures([(48, 64), (100, 64)]), small_config()
-    (tmp_path / "pictures").write_text("in the way")
-    with pytest.raises(CannotWrite, match="pictures"):
-        evaluate(model, dataset, embeddings(), CLASSES, config, None, tmp_path / "pictures")
-    plain = evaluate(model, dataset, embeddings(), CLASSES, config, None)
+    dataset, config = NoisyImages([(48, 64), (100, 64)]), small_config()
+    (tmp_path / "images").write_text("in the way")
+    with pytest.raises(CannotWrite, match="images"):
+        evaluate(model, dataset, embeddings(), CLASSES, config, None, tmp_path / "images")
+    plain = evaluate(model, dataset, embeddings(), CLASSES, config, tmp_path / "work", tmp_path / "drawn")
+    assert len(list((tmp_path / "drawn").iterdir())) == 5
+    assert json.loads((tmp_path / "work" / METRICS_NAME).read_text()) == plain
     capsys.readouterr()
     assert plain == evaluate(
-        model, dataset, embeddings(), CLASSES, config, None, tmp_path / "pictures", drawing_may_fail=True
+        model, dataset, embeddings(), CLASSES, config, None, tmp_path / "images", drawing_may_fail=True
     )
     printed = capsys.readouterr().out
-    assert printed.count("no more pictures are drawn") == 1 and "sheet" not in printed
+    assert printed.count("no more images are drawn") == 1 and "sheet" not in printed
 
 
-def test_pictures_without_labels(model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    dataset, config = Pictures([(48, 64)], labels=False), small_config()
+def test_images_without_labels(model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dataset, config = NoisyImages([(48, 64)], labels=False), small_config()
     assert draw(model, dataset, embeddings(), CLASSES, config, tmp_path).is_file()
     assert "pAcc" not in capsys.readouterr().out
-    with pytest.raises(UserError, match="picture_0 has no label map"):
+    with pytest.raises(UserError, match="image_0 has no label map"):
         evaluate(model, dataset, embeddings(), CLASSES, config, tmp_path / "work")
     assert not (tmp_path / "work").exists()
-
-
-def test_evaluation_can_draw_too(model: ClipRC, tmp_path: Path) -> None:
-    dataset, config = Pictures([(48, 64)]), small_config()
-    metrics = evaluate(model, dataset, embeddings(), CLASSES, config, tmp_path, tmp_path / "pictures")
-    assert len(list((tmp_path / "pictures").iterdir())) == 3
-    assert json.loads((tmp_path / METRICS_NAME).read_text()) == metrics
 
 
 def test_a_work_folder_that_cannot_be_written(model: ClipRC, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
-        evaluate(model, Pictures([(64, 64)]), embeddings(), CLASSES, small_config(), tmp_path / "file")
+        evaluate(model, NoisyImages([(64, 64)]), embeddings(), CLASSES, small_config(), tmp_path / "file")
 
 
-def test_supervised_pictures_mark_no_class_as_unseen(model: ClipRC, tmp_path: Path) -> None:
+def test_supervised_images_mark_no_class_as_unseen(model: ClipRC, tmp_path: Path) -> None:
     config = small_config()
-    dataset = Pictures([(64, 64)])
+    dataset = NoisyImages([(64, 64)])
     overlays = {}
     for setting in ("inductive", "supervised"):
         config.data.setting, config.test.gamma = setting, 10.0  # every pixel goes to an unseen class
         draw(model, dataset, embeddings(), CLASSES, config, tmp_path / setting)
-        overlays[setting] = np.asarray(Image.open(tmp_path / setting / "picture_0_overlay.png"))
+        overlays[setting] = np.asarray(Image.open(tmp_path / setting / "image_0_overlay.png"))
     assert not np.array_equal(overlays["inductive"], overlays["supervised"])
+
+
+def test_images_and_labels_of_the_data_set_are_never_overwritten(model: ClipRC, tmp_path: Path) -> None:
+    folder, config = tmp_path / "SegmentationClass", small_config()
+    folder.mkdir()
+    image, labels, _ = NoisyImages([(48, 64)]).read(0)
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+    cv2.imwrite(str(folder / "a.png"), labels)
+    config.data.root, config.data.val = str(tmp_path), SplitConfig(".", folder.name, image_suffix=".png")
+    dataset, inputs = open_dataset(config.data, "val"), (folder / "a.png", tmp_path / "a.png")
+    before = [path.read_bytes() for path in inputs]
+    for save_dir in (folder, tmp_path):
+        with pytest.raises(UserError, match=r"a\.png itself would be overwritten"):
+            draw(model, dataset, embeddings(), CLASSES, config, save_dir)
+    assert before == [path.read_bytes() for path in inputs]
+    draw(model, dataset, embeddings(), CLASSES, config, tmp_path / "images")

@@ -1,0 +1,31 @@
+"""Choosing gamma: the sweep's labels against a plain argmax, and which images and result are chosen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from jseg.calibration import best_of_group, best_result, calibrated_labels, spread_indices
+
+SEEN, UNSEEN = (0, 2, 3), (1, 4)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.25, 0.5])
+def test_labels_equal_the_argmax_of_calibrated_scores(gamma: float) -> None:
+    """Scores on a coarse grid, so that there are ties within and between the groups; they go to the lowest class."""
+    scores = np.random.default_rng(0).integers(0, 5, (5, 40, 50)).astype(np.float32) / 4
+    calibrated = scores.copy()
+    calibrated[list(SEEN)] -= np.float32(gamma)
+    found = calibrated_labels(best_of_group(scores, SEEN), best_of_group(scores, UNSEEN), gamma)
+    np.testing.assert_array_equal(found, calibrated.argmax(axis=0))
+    assert found.dtype == np.int32
+
+
+def test_images_are_evenly_spread() -> None:
+    assert spread_indices(10, 0) == spread_indices(10, 20) == list(range(10))
+    assert spread_indices(10, 2) == [2, 7]
+
+
+def test_of_equal_results_the_smallest_gamma_is_best() -> None:
+    results = [{"gamma": gamma, "hIoU": hiou} for gamma, hiou in ((0.0, 1.0), (0.1, 3.0), (0.2, 3.0), (0.3, 2.0))]
+    assert best_result(results)["gamma"] == 0.1
