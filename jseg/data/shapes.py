@@ -82,14 +82,17 @@ class ShapesDataset:
             raise IndexError(f"scene {index} of {self._length}")
         return np.random.default_rng([_STREAMS[self.split], self.config.seed, index, *words])
 
+    def name(self, index: int) -> str:
+        """The name of scene `index`: `train_000012`."""
+        return f"{self.split}_{index:06d}"
+
     def scene(self, index: int) -> Scene:
         """Draws scene `index`."""
         return draw_scene(self.config.size, self.config.objects, self._rng(index))
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
         """(H, W, 3) uint8 RGB image, (H, W) uint8 class numbers (255 = background), and the scene's name."""
-        scene = self.scene(index)
-        name = f"{self.split}_{index:06d}"
+        scene, name = self.scene(index), self.name(index)
         return scene.image, class_labels(scene.labels, self.class_list, name), name
 
     def caption(self, index: int, scene: Scene | None = None) -> str:
