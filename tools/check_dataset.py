@@ -3,9 +3,9 @@
     python tools/check_dataset.py --config-file configs/voc12_inductive.py data.root=/data/VOC2012
     python tools/check_dataset.py --config-file configs/voc12_inductive.py --fraction 0.1
 
-Says for train and val how many pairs there are beside the published number, and how often each class occurs. Finds
-missing, damaged and RGB-encoded files, label maps of another size than their image, label values that are not of the
-class list, labels shifted by one. Exit code 1 when something is found, 2 when the check cannot run.
+Says for train and val how often each class occurs. Finds missing, damaged and RGB-encoded files, label maps of another
+size than their image, label values that are not of the class list, labels shifted by one, other numbers of pairs than
+the published ones. Exit code 1 when something is found, 2 when the check cannot run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jseg.data.held_out import classes_of
 from jseg.errors import UserError
 from jseg.runtime.command_line import ArgumentParser, run
 
-SHOWN_FILES = 20  # of a finding
+SHOWN_FILES = 20  # of a fault
 
 
 def open_splits(config: Config) -> list[SegmentationDataset]:
@@ -40,7 +40,7 @@ def open_splits(config: Config) -> list[SegmentationDataset]:
 
 
 def class_table(reports: list[SplitReport]) -> str:
-    """How often each class occurs: its stored value, share of the pixels in percent, and label maps, for each split."""
+    """How often each class occurs in each split: share of the pixels in percent, number of label maps."""
     classes = reports[0].dataset.class_list
     sections = "".join(f"  {report.dataset.section + ' %':>8}  {'maps':>7}" for report in reports)
     lines = [f"value  {'class':<30}{sections}"]
@@ -59,6 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--config-file", type=Path, required=True, help="configuration whose data set is checked")
     parser.add_argument("--fraction", type=float, default=1.0, help="share of the pairs that is read as a whole")
+    parser.add_argument("--allow-partial", action="store_true", help="other counts than the published ones are fine")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="changes to the configuration")
     options = parser.parse_intermixed_args(arguments)
     if not 0 < options.fraction <= 1:
@@ -69,19 +70,19 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     splits = open_splits(config)
     print(f"{classes_of(config.data).title}: {config.data.root}")
-    reports = [check_split(split, options.fraction, sys.stderr.isatty()) for split in splits]
+    reports = [check_split(split, options.fraction, options.allow_partial, sys.stderr.isatty()) for split in splits]
     for report in reports:
         print(f"{report.dataset.section}: {len(report.dataset):,} pairs, {report.read:,} of them read")
     print(class_table(reports))
-    findings = [finding for report in reports for finding in report.findings]
-    for finding in findings:
-        print(f"found: {finding.text}")
-        for file in finding.files[:SHOWN_FILES]:
+    faults = [(report.dataset.section, *item) for report in reports for item in report.faults.items()]
+    for section, fault, files in faults:
+        print(f"found: {section}: {fault}" + (f": {len(files)} files" if files else ""))
+        for file in files[:SHOWN_FILES]:
             print(f"  {file}")
-        if len(finding.files) > SHOWN_FILES:
-            print(f"  and {len(finding.files) - SHOWN_FILES} more")
-    print("nothing wrong was found" if not findings else f"{len(findings)} findings")
-    return 1 if findings else 0
+        if len(files) > SHOWN_FILES:
+            print(f"  and {len(files) - SHOWN_FILES} more")
+    print("nothing wrong was found" if not faults else f"{len(faults)} faults")
+    return 1 if faults else 0
 
 
 if __name__ == "__main__":

@@ -98,12 +98,10 @@ def convert_mask(images: Path, source: Path, target: Path) -> None:
 def make_masks(
     root: Path, sbd: Path | None, train: Sequence[str], aug: Sequence[str], workers: int, force: bool
 ) -> list[str]:
-    """Makes the masks that are missing; returns what went wrong. UserError when SBD or scipy is needed and not there."""
-    own = preparation.unfinished(
-        [(root / f"SegmentationClass/{name}.png", root / MASKS / f"{name}.png") for name in train], force
-    )
-    cls = Path("cls") if sbd is None else sbd / "cls"
-    others = preparation.unfinished([(cls / f"{name}.mat", root / MASKS / f"{name}.png") for name in aug], force)
+    """Makes the masks that are missing; returns what went wrong. UserError if SBD or scipy is needed and not there."""
+    voc, cls, masks = root / "SegmentationClass", (sbd or Path()) / "cls", root / MASKS
+    own = preparation.unfinished([(voc / f"{name}.png", masks / f"{name}.png") for name in train], force)
+    others = preparation.unfinished([(cls / f"{name}.mat", masks / f"{name}.png") for name in aug], force)
     made = len(own) + len(others)
     print(f"{MASKS}: {len(train) + len(aug) - made:,} masks are there, {made:,} to make")
     if others and sbd is None:

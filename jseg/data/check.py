@@ -1,4 +1,4 @@
-"""Faults of a data set on disk: missing files, RGB-encoded label maps, wrong sizes, wrong values, labels shifted by one.
+"""Faults of a data set on disk: missing or RGB-encoded files, wrong sizes, wrong values, labels shifted by one.
 
 `check_split` looks at a whole split or a part of it, `quick_check` at 50 random pairs before a run.
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -28,23 +27,8 @@ QUICK_PAIRS = 50
 _THREADS = 4  # decoding needs no GIL
 _SHOWN_FILES = 3  # in the one line of a quick check
 _SHOWN_VALUES = 8
+_OUTSIDE = "values outside the class list"
 _SHIFT_MAPS = 5  # label maps from which missing background says something
-
-
-@dataclass
-class Finding:
-    """Something that is wrong, with the files that show it."""
-
-    text: str
-    files: list[str] = field(default_factory=list)  # each with its own details
-
-
-class Pair(NamedTuple):
-    """What an image and its label map hold."""
-
-    problem: str  # "" = none
-    details: str  # the file, and what it holds
-    pixels: np.ndarray  # (256,) int64: how often each stored value occurs
 
 
 @dataclass
@@ -52,30 +36,28 @@ class SplitReport:
     """What `check_split` found."""
 
     dataset: SegmentationDataset
-    read: int = 0  # pairs that were read as a whole
+    read: int  # pairs that were read as a whole
+    faults: dict[str, list[str]] = field(default_factory=dict)  # what is wrong -> files that show it, with details
     maps: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))  # label maps that hold each stored value
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))  # pixels of each stored value
-    findings: list[Finding] = field(default_factory=list)
 
 
-def examine(dataset: SegmentationDataset, index: int) -> Pair:
-    """Reads pair `index` and says what is wrong with it."""
-    nothing, path = np.zeros(256, np.int64), dataset.labels_path(index)
+def examine(dataset: SegmentationDataset, index: int) -> tuple[str, str, np.ndarray]:
+    """Reads pair `index`: its fault ("" = none), the file with details, and (256,) pixels of each stored value."""
+    pixels, path = np.zeros(256, np.int64), dataset.labels_path(index)
     try:
         height, width = read_image(dataset.image_path(index)).shape[:2]
-        stored = None if path is None else read_stored_labels(path)
+        if path is None:
+            return "", "", pixels
+        stored = read_stored_labels(path)
     except UserError as error:
-        return Pair("file that cannot be read", str(error), nothing)
-    if stored is None:
-        return Pair("", "", nothing)
+        return "files that cannot be read", str(error), pixels
     pixels = np.bincount(stored.ravel(), minlength=256)
     if stored.shape != (height, width):
         details = f"{path} ({stored.shape[1]}x{stored.shape[0]} pixels, its image {width}x{height})"
-        return Pair("label map of another size than its image", details, pixels)
-    outside = np.flatnonzero((stored_lookup(dataset.class_list) < 0) & (pixels > 0))
-    if len(outside):
-        return Pair("values outside the class list", f"{path} (values {_listed(outside.tolist())})", pixels)
-    return Pair("", "", pixels)
+        return "label maps of another size than their image", details, pixels
+    outside = np.flatnonzero((stored_lookup(dataset.class_list) < 0) & (pixels > 0)).tolist()
+    return (_OUTSIDE, f"{path} (values {_listed(outside)})", pixels) if outside else ("", "", pixels)
 
 
 def _listed(values: list[int]) -> str:
@@ -117,45 +99,43 @@ def _preparation(class_list: ClassList) -> str:
 
 
 def _read_pairs(dataset: SegmentationDataset, indices: Sequence[int], progress: bool) -> SplitReport:
-    report, files = SplitReport(dataset, read=len(indices)), {}
+    report = SplitReport(dataset, len(indices))
     found = map_in_order(examine, ((index,) for index in indices), _THREADS, shared=(dataset,), threads=True)
-    for pair in tqdm(found, desc=dataset.section, total=len(indices), unit="pair", disable=not progress):
-        report.pixels += pair.pixels
-        report.maps += pair.pixels > 0
-        if pair.problem:
-            files.setdefault(pair.problem, []).append(pair.details)
-    fault = value_fault(report.maps, len(indices), dataset.class_list)
-    outside = files.pop("values outside the class list", [])
-    report.findings = [Finding(f"{problem}: {len(named)}", named) for problem, named in files.items()]
-    if fault:
-        report.findings.append(Finding(fault, outside))
+    for fault, details, pixels in tqdm(
+        found, desc=dataset.section, total=len(indices), unit="pair", disable=not progress
+    ):
+        report.pixels += pixels
+        report.maps += pixels > 0
+        if fault:
+            report.faults.setdefault(fault, []).append(details)
+    outside = report.faults.pop(_OUTSIDE, [])
+    if fault := value_fault(report.maps, len(indices), dataset.class_list):
+        report.faults[fault] = outside
     return report
 
 
-def check_split(dataset: SegmentationDataset, fraction: float = 1.0, progress: bool = False) -> SplitReport:
+def check_split(
+    dataset: SegmentationDataset, fraction: float = 1.0, partial: bool = False, progress: bool = False
+) -> SplitReport:
     """Reads every image and label map of a split, or a random `fraction` of them (the same at each call).
 
     Of all files the first and last bytes are read, which tells missing, most cut-off and RGB-encoded ones.
 
     Args:
         dataset: opened with `check_files=False`.
+        partial: a part of the data set is meant, so another count than the published one is no fault.
     """
     bad = dataset.bad_files()
-    unreadable = {path for path, _ in bad}
-    good = [
-        index
-        for index in range(len(dataset))
-        if dataset.image_path(index) not in unreadable and dataset.labels_path(index) not in unreadable
-    ]
-    indices = sorted(random.Random(0).sample(good, min(len(good), max(1, round(fraction * len(dataset))))))
-    report = _read_pairs(dataset, indices, progress)
-    for problem in dict.fromkeys(problem for _, problem in bad):
-        files = [str(path) for path, its_problem in bad if its_problem == problem]
+    unusable = {path for path, _ in bad}
+    usable = [i for i in range(len(dataset)) if not {dataset.image_path(i), dataset.labels_path(i)} & unusable]
+    count = min(len(usable), max(1, round(fraction * len(dataset))))
+    report = _read_pairs(dataset, sorted(random.Random(0).sample(usable, count)), progress)
+    for path, problem in bad:
         cause = _preparation(dataset.class_list) if problem == "missing" else ""
-        report.findings.append(Finding(f"{len(files)} files: {problem}{cause}", files))
+        report.faults.setdefault(f"{problem}{cause}", []).append(str(path))
     note = count_note(dataset.class_list.dataset, dataset.section, len(dataset))
-    if note:
-        report.findings.append(Finding(note))
+    if note and not partial:
+        report.faults[f"{note} (--allow-partial if only a part is meant)"] = []
     return report
 
 
@@ -169,10 +149,9 @@ def quick_check(dataset: Dataset, pairs: int = QUICK_PAIRS) -> None:
         return
     indices = sorted(random.Random(1).sample(range(len(dataset)), min(pairs, len(dataset))))
     shown = []
-    for finding in _read_pairs(dataset, indices, progress=False).findings:
-        more = f" and {len(finding.files) - _SHOWN_FILES} more" if len(finding.files) > _SHOWN_FILES else ""
-        files = f" [{', '.join(finding.files[:_SHOWN_FILES])}{more}]" if finding.files else ""
-        shown.append(f"{finding.text}{files}")
+    for fault, files in _read_pairs(dataset, indices, progress=False).faults.items():
+        more = f" and {len(files) - _SHOWN_FILES} more" if len(files) > _SHOWN_FILES else ""
+        shown.append(f"{fault} [{', '.join(files[:_SHOWN_FILES])}{more}]" if files else fault)
     if shown:
         raise UserError(
             f"{dataset.class_list.title} {dataset.section}, {len(indices)} random pairs: {'; '.join(shown)}. "

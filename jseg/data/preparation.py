@@ -200,14 +200,8 @@ def finish(root: Path, dataset: str, splits: Sequence[SplitFiles], problems: Seq
         elif note:
             print(f"note: {note}")
     path = root / f"manifest_{dataset}.json"
-    content = {
-        "dataset": dataset,
-        "tool": f"tools/prepare_{dataset}.py",
-        "jseg": jseg.__version__,
-        "splits": described,
-        "problems": problems,
-    }
-    write_json(path, content)
+    content = {"dataset": dataset, "tool": f"tools/prepare_{dataset}.py", "jseg": jseg.__version__}
+    write_json(path, content | {"splits": described, "problems": problems})
     print(f"manifest: {path}")
     for problem in problems[:_SHOWN]:
         print(f"found: {problem}")
