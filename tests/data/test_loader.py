@@ -57,6 +57,9 @@ class ReportingDataset:
     def __len__(self) -> int:
         return 4
 
+    def name(self, index: int) -> str:
+        return f"image {index}"
+
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
         name = f"{os.getpid()} {any(name.split('.')[0].startswith('jittor') for name in sys.modules)}"
         return np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8), name
@@ -170,9 +173,19 @@ def test_workers_do_not_import_jittor() -> None:
     assert str(os.getpid()) not in {name.split()[0] for name in names}
 
 
-def test_a_worker_that_dies_is_a_user_error() -> None:
-    with pytest.raises(UserError, match=r"worker process ended unexpectedly.*data\.workers=0"):
+def test_a_worker_that_dies_is_a_user_error_that_names_the_image() -> None:
+    words = r"worker process ended unexpectedly at image \d \(out of memory\?\): try data\.workers=0"
+    with pytest.raises(UserError, match=words):
         next(training_batches(DyingDataset(), small_config(workers=1)))
+
+
+def test_an_image_that_vanishes_ends_the_run_with_its_name(voc: DataConfig) -> None:
+    dataset = SegmentationDataset(voc, "train")
+    batches = training_batches(dataset, Config(data=voc, train=TrainConfig(batch_size=3)))
+    next(batches)
+    dataset.image_path(1).unlink()
+    with pytest.raises(UserError, match=r"b2\.jpg: cannot be read"):
+        list(islice(batches, 20))
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
