@@ -86,7 +86,7 @@ def mistakes() -> dict[str, tuple[list[str], dict[str, str], str]]:
     """Arguments, class list or weight file of a mistake, and what its message names."""
     return {
         "missing picture": (["nothing.jpg"], {}, "nothing.jpg: missing"),
-        "text file": (["notes.txt"], {}, "notes.txt: not a picture"),
+        "text file": (["notes.txt"], {}, "notes.txt: not an image"),
         "truncated picture": (["cut.jpg"], {}, "cut.jpg: truncated"),
         "folder": (["folder"], {}, "folder: a folder"),
         "no class": (["one.png"], {"classes": ""}, "at least one"),
