@@ -83,9 +83,7 @@ def test_bad_sources_are_named(coco: CocoStuffReplica, capsys: pytest.CaptureFix
     assert f"1 label maps have no image, first {coco.train[5]}" in shown
 
 
-def test_images_without_labels_and_missing_folders(
-    coco: CocoStuffReplica, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_images_without_labels_and_missing_folders(coco: CocoStuffReplica, capsys: pytest.CaptureFixture[str]) -> None:
     path = coco.root / "annotations" / "val2017" / f"{coco.val[0]}.png"
     path.unlink()
     assert prepare(coco.root) == 1
