@@ -49,13 +49,16 @@ def assert_same(found: list[Batch], expected: list[Batch]) -> None:
 
 
 class ReportingDataset:
-    """Pictures whose name says whether Jittor is loaded in the process that reads them."""
+    """Images whose name says whether Jittor is loaded in the process that reads them."""
 
     def __init__(self) -> None:
         self.class_list: ClassList = class_list("shapes")
 
     def __len__(self) -> int:
         return 4
+
+    def name(self, index: int) -> str:
+        return f"image {index}"
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
         name = f"{os.getpid()} {any(name.split('.')[0].startswith('jittor') for name in sys.modules)}"
@@ -99,7 +102,7 @@ def test_ranks_share_the_batch_of_one_process() -> None:
         assert together.names == whole[step].names and together.iteration == step
 
 
-def test_ranks_share_the_pictures_of_an_evaluation() -> None:
+def test_ranks_share_the_images_of_an_evaluation() -> None:
     dataset = open_dataset(small_config().data, "val")
     names = [image.name for image in evaluation_images(dataset, small_config())]
     for rank in range(3):
@@ -125,7 +128,7 @@ def test_settings_reach_the_targets() -> None:
     np.testing.assert_array_equal(transductive[~unseen], supervised[~unseen])
 
 
-def test_without_chance_a_sample_is_the_normalised_picture() -> None:
+def test_without_chance_a_sample_is_the_normalised_image() -> None:
     config = small_config(batch_size=1)
     config.data.ratio_range, config.data.flip_probability, config.data.photometric = (1.0, 1.0), 0.0, False
     config.data.crop_size, config.data.setting = (64, 80), "supervised"
@@ -170,9 +173,19 @@ def test_workers_do_not_import_jittor() -> None:
     assert str(os.getpid()) not in {name.split()[0] for name in names}
 
 
-def test_a_worker_that_dies_is_a_user_error() -> None:
-    with pytest.raises(UserError, match=r"worker process ended unexpectedly.*data\.workers=0"):
+def test_a_worker_that_dies_is_a_user_error_that_names_the_image() -> None:
+    words = r"worker process ended unexpectedly at image \d \(out of memory\?\): try data\.workers=0"
+    with pytest.raises(UserError, match=words):
         next(training_batches(DyingDataset(), small_config(workers=1)))
+
+
+def test_an_image_that_vanishes_ends_the_run_with_its_name(voc: DataConfig) -> None:
+    dataset = SegmentationDataset(voc, "train")
+    batches = training_batches(dataset, Config(data=voc, train=TrainConfig(batch_size=3)))
+    next(batches)
+    dataset.image_path(1).unlink()
+    with pytest.raises(UserError, match=r"b2\.jpg: cannot be read"):
+        list(islice(batches, 20))
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -183,8 +196,8 @@ def test_evaluation_images_come_once_in_order(workers: int) -> None:
     found = list(evaluation_images(dataset, config))
     assert [item.name for item in found] == [dataset.read(index)[2] for index in range(5)]
     for index, ((image,), labels, _, size) in enumerate(found):
-        picture, expected, _ = dataset.read(index)
-        resized = transforms.normalise(transforms.resize_image(picture, (80, 80))).transpose(2, 0, 1)
+        original, expected, _ = dataset.read(index)
+        resized = transforms.normalise(transforms.resize_image(original, (80, 80))).transpose(2, 0, 1)
         np.testing.assert_array_equal(image, resized)
         np.testing.assert_array_equal(labels, expected)
         assert size == (64, 64) == labels.shape

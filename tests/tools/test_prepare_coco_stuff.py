@@ -1,34 +1,92 @@
-"""tools/prepare_coco_stuff.py: parallel, restartable, exit codes."""
+"""tools/prepare_coco_stuff.py: ids to training labels, and what is refused."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import json
 from pathlib import Path
 
-from tests.replicas import make_coco_stuff
+import numpy as np
+import pytest
+from PIL import Image
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "prepare_coco_stuff.py"
-
-
-def prepare(*arguments: object) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(TOOL), *map(str, arguments)], capture_output=True, text=True)
-
-
-def test_prepare_and_prepare_again(tmp_path: Path) -> None:
-    root = make_coco_stuff(tmp_path, train=20).root
-    result = prepare(root, "--workers", 2)
-    assert result.returncode == 1 and "the published runs have 118,287 (--allow-partial" in result.stdout
-    assert len(list(root.glob("annotations/train2017/*_labelTrainIds.png"))) == 20
-    result = prepare(root, "--allow-partial")
-    assert result.returncode == 0 and not result.stderr and "train: 20 label maps are there, 0 to make" in result.stdout
-    assert "the published runs have 5,000" in result.stdout and result.stdout.endswith("all there\n")
+from jseg.data.class_names import COCO_STUFF_ID_GAPS, COCO_STUFF_IDS, class_list
+from jseg.errors import UserError
+from tests.replicas import CocoStuffReplica, make_coco_stuff
+from tools.prepare_coco_stuff import SUFFIX, main, training_ids
 
 
-def test_user_errors(tmp_path: Path) -> None:
-    for result, words in (
-        (prepare(tmp_path), "images/train2017 does not exist"),
-        (prepare(tmp_path / "nothing"), "nothing does not exist"),
-        (prepare(tmp_path, "--sbd", "x"), "--sbd"),
-    ):
-        assert result.returncode == 2 and result.stderr.count("\n") == 1 and words in result.stderr
+def prepare(root: Path, workers: int = 0, *options: str) -> int:
+    """Prepares, a part of the data set being meant."""
+    return main([str(root), "--workers", str(workers), "--allow-partial", *options])
+
+
+@pytest.fixture
+def coco(tmp_path: Path) -> CocoStuffReplica:
+    return make_coco_stuff(tmp_path)
+
+
+def test_ids_map_to_the_published_labels() -> None:
+    lookup = training_ids()
+    assert len(COCO_STUFF_IDS) == 171 and (lookup[list(COCO_STUFF_ID_GAPS)] == -1).all()
+    assert lookup[list(COCO_STUFF_IDS)].tolist() == list(range(171)) and lookup[255] == 255
+    names = class_list("coco_stuff").names  # a few known pairs of the published label list
+    for value, name in ((0, "person"), (12, "stop sign"), (88, "hair drier"), (91, "banner"), (181, "wood")):
+        assert names[lookup[value]] == name
+    assert (lookup[182:255] == -1).all()
+
+
+def test_every_map_is_converted(coco: CocoStuffReplica) -> None:
+    assert prepare(coco.root) == 0
+    seen: set[int] = set()
+    for section, names in (("train", coco.train), ("val", coco.val)):
+        folder = coco.root / "annotations" / f"{section}2017"
+        assert len(list(folder.iterdir())) == 2 * len(names)
+        for name in names:
+            with Image.open(folder / f"{name}{SUFFIX}") as made, Image.open(folder / f"{name}.png") as source:
+                assert made.mode == "L"
+                stored, labels = np.array(source), np.array(made)
+            np.testing.assert_array_equal(np.array(COCO_STUFF_IDS)[labels[labels < 255]], stored[stored < 255])
+            np.testing.assert_array_equal(stored == 255, labels == 255)
+            seen |= set(np.unique(labels).tolist())
+    assert seen == {*range(171), 255}
+    manifest = json.loads((coco.root / "manifest_coco_stuff.json").read_text())
+    assert manifest["splits"]["train"]["label_maps"] == 8 and manifest["splits"]["train"]["published"] == 118_287
+
+
+def test_processes_give_the_same_and_a_second_run_keeps_it(
+    coco: CocoStuffReplica, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = make_coco_stuff(tmp_path / "other", train=24)
+    assert prepare(other.root, 2) == 0
+    parallel = {path.name: path.read_bytes() for path in other.root.glob(f"annotations/*/*{SUFFIX}")}
+    capsys.readouterr()
+    assert prepare(other.root, 2) == 0
+    assert "train: 24 label maps are there, 0 to make" in capsys.readouterr().out
+    assert prepare(other.root, 0, "--force") == 0
+    assert parallel == {path.name: path.read_bytes() for path in other.root.glob(f"annotations/*/*{SUFFIX}")}
+
+
+def test_bad_sources_are_named(coco: CocoStuffReplica, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = coco.root / "annotations" / "train2017"
+    gap, cut, colour, small = (folder / f"{name}.png" for name in coco.train[:4])
+    stored = np.array(Image.open(gap))
+    stored[0, :2] = 11, 182
+    Image.fromarray(stored).save(gap)
+    cut.write_bytes(cut.read_bytes()[:-30])
+    Image.open(colour).convert("RGB").save(colour)
+    Image.open(small).resize((48, 36), Image.Resampling.NEAREST).save(small)
+    (coco.root / "images" / "train2017" / f"{coco.train[5]}.jpg").unlink()
+    assert prepare(coco.root) == 1
+    shown = capsys.readouterr().out
+    assert f"{gap}: values 11, 182 are no ids" in shown and f"{cut}: truncated" in shown
+    assert f"{colour}: 8-bit RGB PNG" in shown and f"{small}: 48x36 pixels, its image" in shown
+    assert f"1 label maps have no image, first {coco.train[5]}" in shown
+
+
+def test_images_without_labels_and_missing_folders(coco: CocoStuffReplica, capsys: pytest.CaptureFixture[str]) -> None:
+    path = coco.root / "annotations" / "val2017" / f"{coco.val[0]}.png"
+    path.unlink()
+    assert prepare(coco.root) == 1
+    assert "val: 1 of 8 label maps missing" in capsys.readouterr().out
+    with pytest.raises(UserError, match="stuffthingmaps unpacked as"):
+        prepare(coco.root / "images")

@@ -1,35 +1,97 @@
-"""tools/prepare_context.py: from .mat files to label PNGs and lists, exit codes."""
+"""tools/prepare_context.py: categories to 59 classes, lists, and what is refused."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
-from tests.replicas import make_context
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import loadmat, savemat
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "prepare_context.py"
-
-
-def prepare(*arguments: object) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, str(TOOL), *map(str, arguments)], capture_output=True, text=True)
-
-
-def test_prepare_and_prepare_again(tmp_path: Path) -> None:
-    replica = make_context(tmp_path, train=12, val=12)
-    result = prepare(replica.root, "--mat", replica.mat_files, "--workers", 2)
-    assert result.returncode == 1 and "the published runs have 4,998 (--allow-partial" in result.stdout
-    assert len(list((replica.root / "SegmentationClassContext").iterdir())) == 24
-    result = prepare(replica.root, "--allow-partial")
-    assert result.returncode == 0 and not result.stderr and "24 label maps are there, 0 to make" in result.stdout
-    assert (replica.root / "manifest_context.json").is_file() and result.stdout.endswith("all there\n")
+from jseg.data.class_names import CONTEXT_IDS, voc_palette
+from jseg.errors import UserError
+from tests.replicas import ContextReplica, make_context, save_list
+from tools.prepare_context import main, stored_values
 
 
-def test_user_errors(tmp_path: Path) -> None:
-    replica = make_context(tmp_path)
-    for result, words in (
-        (prepare(replica.root), "12 label maps must be made: pass --mat FOLDER"),
-        (prepare(replica.root, "--mat", tmp_path / "nothing"), "no such folder"),
-        (prepare(tmp_path), "VOCdevkit/VOC2010"),
-    ):
-        assert result.returncode == 2 and result.stderr.count("\n") == 1 and words in result.stderr, result.stderr
+@pytest.fixture
+def context(tmp_path: Path) -> ContextReplica:
+    return make_context(tmp_path)
+
+
+def run(context: ContextReplica, *options: str, root: Path | None = None, mat: Path | str = "") -> int:
+    """Prepares in this process; `mat` "none" leaves the option out."""
+    source = [] if mat == "none" else ["--mat", str(mat or context.mat_files)]
+    return main([str(root or context.root), *source, "--workers", "0", *options])
+
+
+def test_categories_map_to_classes_in_order() -> None:
+    lookup = stored_values()
+    assert lookup.shape == (460,) and len(CONTEXT_IDS) == 59 and list(CONTEXT_IDS) == sorted(set(CONTEXT_IDS))
+    assert lookup[list(CONTEXT_IDS)].tolist() == list(range(1, 60))
+    assert lookup.sum() == 59 * 60 // 2 and lookup[0] == 0  # every other category is background
+    assert (lookup[2], lookup[9], lookup[284], lookup[458]) == (1, 2, 37, 59)  # aeroplane, bag, person, wood
+
+
+def test_every_map_is_converted(context: ContextReplica) -> None:
+    assert run(context, "--allow-partial") == 0
+    seen: set[int] = set()
+    for name in context.train + context.val:
+        categories = loadmat(context.mat_files / f"{name}.mat")["LabelMap"]
+        with Image.open(context.root / "SegmentationClassContext" / f"{name}.png") as made:
+            assert made.mode == "P"
+            np.testing.assert_array_equal(np.array(made.getpalette()).reshape(-1, 3)[:60], voc_palette(60))
+            stored = np.array(made)
+        expected = np.where(np.isin(categories, CONTEXT_IDS), np.searchsorted(CONTEXT_IDS, categories) + 1, 0)
+        np.testing.assert_array_equal(stored, expected)
+        seen |= set(np.unique(stored).tolist())
+    assert seen == set(range(60))
+
+
+def test_lists_come_from_voc_2010_unless_given(context: ContextReplica) -> None:
+    lists = context.root / "ImageSets" / "SegmentationContext"
+    save_list(lists / "val.txt", context.val[:4])
+    assert run(context, "--allow-partial") == 0
+    assert (lists / "train.txt").read_text().split() == context.train
+    assert (lists / "val.txt").read_text().split() == context.val[:4]
+    save_list(lists / "val.txt", context.train[:2])
+    with pytest.raises(UserError, match=r"2 names are in train\.txt and val\.txt"):
+        run(context, "--allow-partial")
+    (lists / "val.txt").unlink()
+    (context.root / "ImageSets" / "Main" / "val.txt").unlink()
+    with pytest.raises(UserError, match="copy the lists of VOC 2010"):
+        run(context, "--allow-partial")
+
+
+def test_a_second_run_keeps_whole_maps(context: ContextReplica, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(context, "--allow-partial") == 0
+    path = context.root / "SegmentationClassContext" / f"{context.val[0]}.png"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-30])
+    with pytest.raises(UserError, match="1 label maps must be made: pass --mat"):
+        run(context, "--allow-partial", mat="none")
+    capsys.readouterr()
+    assert run(context, "--allow-partial") == 0 and "11 label maps are there, 1 to make" in capsys.readouterr().out
+    assert path.read_bytes() == whole and run(context, "--allow-partial", mat="none") == 0
+
+
+def test_bad_sources_are_named(context: ContextReplica, capsys: pytest.CaptureFixture[str]) -> None:
+    missing, cut, high = (context.mat_files / f"{name}.mat" for name in context.train[:3])
+    missing.unlink()
+    cut.write_bytes(cut.read_bytes()[:200])
+    savemat(high, {"LabelMap": np.full((72, 96), 460, np.uint16)})
+    assert run(context, "--allow-partial") == 1
+    shown = capsys.readouterr().out
+    assert f"{missing}: missing" in shown and f"{cut}: not a .mat file" in shown
+    assert f"{high}: label values 460 to 460, expected whole numbers 0..459" in shown
+    assert "train: 3 of 6 label maps missing" in shown
+
+
+def test_counts_and_folders(context: ContextReplica, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(context) == 1
+    assert "6 images, the published runs 5,105" in capsys.readouterr().out
+    with pytest.raises(UserError, match="VOCdevkit/VOC2010"):
+        run(context, root=context.mat_files)
+    with pytest.raises(UserError, match="--mat"):
+        run(context, mat=context.root / "nothing")

@@ -161,7 +161,7 @@ def missing_picture(folder: Path) -> None:
         (other_size, ("b.png", "80x70", "90x70")),
         (other_value, ("b.png", "77", "voc12")),
         (missing_split, (".txt does not exist",)),
-        (empty_split, (".txt names no picture",)),
+        (empty_split, (".txt names no image",)),
         (missing_picture, ("b.jpg", "missing")),
     ],
 )

@@ -85,10 +85,10 @@ def test_released_weights_with_the_text_tower_of_clip(segment: Run, weights: Pat
 def mistakes() -> dict[str, tuple[list[str], dict[str, str], str]]:
     """Arguments, class list or weight file of a mistake, and what its message names."""
     return {
-        "missing image": (["nothing.jpg"], {}, "nothing.jpg: "),
-        "text file": (["notes.txt"], {}, "notes.txt: "),
-        "truncated image": (["cut.jpg"], {}, "cut.jpg: "),
-        "folder": (["folder"], {}, "folder: "),
+        "missing image": (["nothing.jpg"], {}, "nothing.jpg: missing"),
+        "text file": (["notes.txt"], {}, "notes.txt: not an image"),
+        "truncated image": (["cut.jpg"], {}, "cut.jpg: truncated"),
+        "folder": (["folder"], {}, "folder: a folder"),
         "no class": (["one.png"], {"classes": ""}, "at least one"),
         "blank class": (["one.png"], {"classes": "cat,,dog"}, "no empty ones"),
         "class twice": (["one.png"], {"classes": "cat,dog,cat"}, "cat is given twice"),

@@ -1,0 +1,50 @@
+"""Results in order, whatever computes them; errors and early ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+from itertools import count, islice
+
+import pytest
+
+from jseg.data.workers import map_in_order
+from jseg.errors import UserError
+
+
+def scaled(factor: int, value: int) -> int:
+    if value == 13:
+        raise UserError("13 is refused")
+    return factor * value
+
+
+def killed(value: int) -> int:
+    if value == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return value
+
+
+WAYS = [(0, False), (1, False), (3, False), (2, True)]
+
+
+@pytest.mark.parametrize(("workers", "threads"), WAYS)
+def test_results_come_in_order_from_endless_items(workers: int, threads: bool) -> None:
+    results = map_in_order(scaled, ((value,) for value in count(20)), workers, shared=(3,), threads=threads)
+    assert list(islice(results, 50)) == [3 * value for value in range(20, 70)]
+    results.close()
+    assert list(map_in_order(scaled, [(1,), (2,)], workers, shared=(2,), ahead=1, threads=threads)) == [2, 4]
+    assert list(map_in_order(scaled, [], workers, shared=(2,), threads=threads)) == []
+
+
+@pytest.mark.parametrize(("workers", "threads"), WAYS)
+def test_an_error_comes_in_its_place(workers: int, threads: bool) -> None:
+    results = map_in_order(scaled, ((value,) for value in range(10, 20)), workers, shared=(1,), threads=threads)
+    assert list(islice(results, 3)) == [10, 11, 12]
+    with pytest.raises(UserError, match="13 is refused"):
+        next(results)
+
+
+def test_a_killed_worker_is_an_error_that_names_the_item() -> None:
+    results = map_in_order(killed, ((value,) for value in range(9)), 1, name=lambda item: f"item {item[0]}")
+    with pytest.raises(UserError, match=r"a worker process ended unexpectedly at item 2 .*use fewer workers"):
+        list(results)
