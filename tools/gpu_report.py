@@ -94,8 +94,8 @@ def table(rows: list[tuple[str, str, float, str]]) -> str:
 
 def long_run(steps: int, precision: str) -> int:
     """Full-size training steps on one batch of 16; the GPU's memory must not grow after the first ones."""
-    from jseg.benchmark.workloads import chosen_sizes
-    from jseg.benchmark.workloads import prepare as prepare_workload
+    from jseg.benchmark import chosen_sizes
+    from jseg.benchmark import prepare as prepare_workload
     from jseg.runtime.start import start
 
     start("cuda")
