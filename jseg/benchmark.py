@@ -78,9 +78,8 @@ def _parts(sizes: Sizes, training: bool) -> dict[str, float]:
             linear, scores = _decoder_layer(depth, model.ffn_factor, rows, memory)
             head, attention = head + linear, attention + scores
     if training:
-        tower += (
-            model.layers * 2.0 * model.prompts * 4 * model.width**2
-        )  # once for a whole evaluation, so not counted there
+        # prompts and their projections; computed once for a whole evaluation, so not counted there
+        tower += model.layers * 2.0 * model.prompts * 4 * model.width**2
         head += 2.0 * depth * depth * (3 * queries + 2 * sizes.patches)
     return {"tower": tower, "head": head, "attention": attention}
 
@@ -189,11 +188,7 @@ def attention(sizes: Sizes, backward: bool = True) -> Workload:
     tokens = 1 + sizes.patches + sizes.regions
     projected, prompts, outer = (
         cast(jt.array(generator.standard_normal((sizes.batch, rows, columns), dtype=np.float32)), dtype)
-        for rows, columns in (
-            (tokens, 3 * model.width),
-            (model.prompts, 3 * model.width),
-            (tokens, model.width),
-        )
+        for rows, columns in ((tokens, 3 * model.width), (model.prompts, 3 * model.width), (tokens, model.width))
     )
     structure = (1, (side, side), (model.region_grid, model.region_grid))
 
@@ -369,8 +364,8 @@ def as_text(values: dict[str, Any]) -> str:
     ]
     if values["operations"]:
         lines.append(
-            f"{values['operations'] / 1e9:.1f} GFLOP; large products run at {values['product_gflops']:.0f} GFLOP/s: floor {values['floor_seconds']:.4f} s, of which "
-            f"{100 * values['achieved']:.0f} % is reached"
+            f"{values['operations'] / 1e9:.1f} GFLOP; large products run at {values['product_gflops']:.0f} GFLOP/s: "
+            f"floor {values['floor_seconds']:.4f} s, of which {100 * values['achieved']:.0f} % is reached"
         )
     return "\n".join(lines)
 
