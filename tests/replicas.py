@@ -1,6 +1,6 @@
 """Small replicas of the paper's data sets in their real folder layouts and file formats, as they are downloaded.
 
-Every class occurs in train and in val; each picture shows its label map in one colour per class, so a model can learn
+Every class occurs in train and in val; each image shows its label map in one colour per class, so a model can learn
 it. What the preparation tools make is not there yet.
 """
 
@@ -17,7 +17,7 @@ from scipy.io import savemat
 
 from jseg.data.class_names import COCO_STUFF_IDS, CONTEXT_IDS, voc_palette
 
-SIZE = (72, 96)  # height, width of a picture
+SIZE = (72, 96)  # height, width of an image
 _BLOCK = 12  # pixels a side of the smallest labelled block
 _SHOWN_COLOURS = voc_palette(256)
 
@@ -53,21 +53,21 @@ class ContextReplica:
 
 
 def class_maps(
-    values: list[int], pictures: int, seed: int, background: int | None, size: tuple[int, int] = SIZE
+    values: list[int], images: int, seed: int, background: int | None, size: tuple[int, int] = SIZE
 ) -> list[np.ndarray]:
     """Label maps, (H, W) int, made of blocks, in which each of `values` occurs at least once.
 
-    The values are dealt out to the pictures in turn, at least two to each. With a `background` value two thirds of each
-    picture hold it.
+    The values are dealt out to the images in turn, at least two to each. With a `background` value two thirds of each
+    image hold it.
     """
     rng = np.random.default_rng(seed)
     rows, columns = size[0] // _BLOCK, size[1] // _BLOCK
-    share = max(2, -(-len(values) // pictures))
+    share = max(2, -(-len(values) // images))
     filled = rows * columns if background is None else rows * columns // 3
     if share > filled:
-        raise ValueError(f"{len(values)} values need more than {pictures} pictures")
+        raise ValueError(f"{len(values)} values need more than {images} images")
     found = []
-    for own in np.resize(rng.permutation(values), (pictures, share)):
+    for own in np.resize(rng.permutation(values), (images, share)):
         cells = np.full(rows * columns, background if background is not None else 0, np.int32)
         cells[:filled] = np.resize(own, filled)
         cells = rng.permutation(cells).reshape(rows, columns)
@@ -75,12 +75,12 @@ def class_maps(
     return found
 
 
-def save_picture(path: Path, labels: np.ndarray, seed: int) -> None:
+def save_image(path: Path, labels: np.ndarray, seed: int) -> None:
     """Writes a JPEG that shows each label in a colour of its own, with noise."""
     noise = np.random.default_rng(seed).integers(-20, 21, (*labels.shape, 3))
-    picture = np.clip(_SHOWN_COLOURS[labels % 256].astype(np.int32) + noise, 0, 255).astype(np.uint8)
+    image = np.clip(_SHOWN_COLOURS[labels % 256].astype(np.int32) + noise, 0, 255).astype(np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture).save(path, quality=95)
+    Image.fromarray(image).save(path, quality=95)
 
 
 def save_palette_png(path: Path, stored: np.ndarray) -> None:
@@ -118,7 +118,7 @@ def with_border(labels: np.ndarray) -> np.ndarray:
 def make_voc12(folder: Path, train: int = 4, aug: int = 6, val: int = 8) -> Voc12Replica:
     """VOC 2012 below `folder`/VOCdevkit and SBD in `folder`/benchmark_RELEASE.
 
-    SBD has all pictures of aug, some of train and val (half of each, as it lacks others), and two masks in val that VOC
+    SBD has all images of aug, some of train and val (half of each, as it lacks others), and two masks in val that VOC
     keeps for evaluation.
     """
     root, sbd = folder / "VOCdevkit" / "VOC2012", folder / "benchmark_RELEASE"
@@ -132,7 +132,7 @@ def make_voc12(folder: Path, train: int = 4, aug: int = 6, val: int = 8) -> Voc1
     in_sbd = {"train": names["train"][::2], "aug": names["aug"], "val": names["val"][::2]}
     for section, labels_of in maps.items():
         for index, (name, labels) in enumerate(zip(names[section], labels_of, strict=True)):
-            save_picture(root / "JPEGImages" / f"{name}.jpg", labels, index)
+            save_image(root / "JPEGImages" / f"{name}.jpg", labels, index)
             if section != "aug":
                 save_palette_png(root / "SegmentationClass" / f"{name}.png", with_border(labels))
             if name in in_sbd[section]:
@@ -154,7 +154,7 @@ def make_coco_stuff(folder: Path, train: int = 8, val: int = 8) -> CocoStuffRepl
         ):
             stored = labels.astype(np.uint8)
             stored[-5:] = 255
-            save_picture(root / "images" / f"{section}2017" / f"{name}.jpg", labels, index)
+            save_image(root / "images" / f"{section}2017" / f"{name}.jpg", labels, index)
             path = root / "annotations" / f"{section}2017" / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(stored).save(path)
@@ -174,7 +174,7 @@ def make_context(folder: Path, train: int = 6, val: int = 6) -> ContextReplica:
             categories = labels.copy()
             categories[-5:] = other[(7 * index) % len(other)]
             categories[-3:] = 0
-            save_picture(root / "JPEGImages" / f"{name}.jpg", labels, index)
+            save_image(root / "JPEGImages" / f"{name}.jpg", labels, index)
             savemat(mat_files / f"{name}.mat", {"LabelMap": categories.astype(np.uint16)}, do_compression=True)
         save_list(root / "ImageSets" / "Main" / f"{section}.txt", names[section])
     return ContextReplica(root, mat_files, **names)

@@ -81,6 +81,17 @@ CONTEXT_IDS = (
     397, 415, 416, 420, 424, 427, 440, 445, 454, 458,
 )  # fmt: skip
 
+# Images of each split in the published runs: CLIP-RC (CVPR 2024), section 4.1. VOC's 10,582 are train.txt (1,464) and
+# aug.txt (9,118) together.
+PUBLISHED_IMAGES = {
+    ("voc12", "train"): 10_582,
+    ("voc12", "val"): 1_449,
+    ("coco_stuff", "train"): 118_287,
+    ("coco_stuff", "val"): 5_000,
+    ("context", "train"): 4_998,
+    ("context", "val"): 5_105,
+}
+
 
 @dataclass(frozen=True)
 class ClassList:
@@ -156,3 +167,9 @@ def class_list(dataset: str, split: str = "") -> ClassList:
     choices = ", ".join(item.split for item in found if item.split)
     rule = f"choose from {choices}" if choices else "it has only one, leave the key out"
     raise UserError(f"data.split={split!r} is not a split of {dataset}: {rule}")
+
+
+def count_note(dataset: str, section: str, count: int) -> str:
+    """One sentence if `count` images in `section` (train or val) are not the published number; "" if they are."""
+    published = PUBLISHED_IMAGES.get((dataset, section), count)
+    return "" if count == published else f"{dataset} {section} has {count:,} images, the published runs {published:,}"

@@ -1,8 +1,8 @@
-"""Pairs of picture and label PNG named by a split file (PASCAL VOC's layout), checked when the data set is opened."""
+"""Pairs of image and label PNG named by a split file (PASCAL VOC's layout), checked when the data set is opened."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
@@ -13,15 +13,19 @@ from jseg.config import DataConfig
 from jseg.data.class_names import ClassList
 from jseg.data.held_out import classes_of
 from jseg.data.image_files import file_problem, read_image, read_stored_labels
-from jseg.data.label_faults import PREPARE, missing_labels_fault
 from jseg.data.label_maps import class_labels
 from jseg.data.shapes import ShapesDataset
 from jseg.errors import UserError
 
 SPLITS = ("train", "val", "test")
+PREPARATION = {
+    "voc12": "tools/prepare_voc12.py makes the masks and lists of trainaug from VOC 2012 and SBD",
+    "coco_stuff": "tools/prepare_coco_stuff.py makes *_labelTrainIds.png from the stuffthingmaps",
+    "context": "tools/prepare_context.py makes SegmentationClassContext and its lists from the .mat label files",
+}
 _CHECK_THREADS = 8  # waiting for the disk, not computing
 _CHECK_PART = 256  # files per task of a thread
-_NAMED_FILES = 5
+_SHOWN_FILES = 5
 
 
 class Dataset(Protocol):
@@ -31,13 +35,17 @@ class Dataset(Protocol):
 
     def __len__(self) -> int: ...
 
+    def name(self, index: int) -> str:
+        """The name of image `index`, for outputs and error messages."""
+        ...
+
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None, str]:
-        """(H, W, 3) uint8 RGB picture, (H, W) uint8 class numbers (255 = ignored) or None, and the picture's name."""
+        """(H, W, 3) uint8 RGB image, (H, W) uint8 class numbers (255 = ignored) or None, and the image's name."""
         ...
 
 
 def open_dataset(data: DataConfig, split: str) -> Dataset:
-    """The data set of a configuration; `split` is train, val or test (the pictures of val, labels not needed).
+    """The data set of a configuration; `split` is train, val or test (the images of val, labels not needed).
 
     Raises:
         UserError: unknown data set, missing or unreadable files, empty split.
@@ -47,37 +55,44 @@ def open_dataset(data: DataConfig, split: str) -> Dataset:
     return ShapesDataset(data, split) if data.dataset == "shapes" else SegmentationDataset(data, split)
 
 
-def _read_names(path: Path, key: str, remedy: str) -> list[str]:
+def read_names(path: Path, key: str = "", remedy: str = "") -> list[str]:
+    """Names of a split file, one a line; none of them leaves the folder that it is relative to.
+
+    Args:
+        key: configuration key that an error message names.
+        remedy: what else to do when the file does not exist.
+
+    Raises:
+        UserError: missing or empty file, not UTF-8 text, a line that is no name.
+    """
+    if path.exists() and not path.is_file():
+        raise UserError(f"split file {path} is not a regular file")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # an editor may have put a byte order mark first
     except FileNotFoundError as error:
-        raise UserError(f"split file {path} does not exist: correct {key} or data.root{remedy}") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"split file {path} cannot be read: {error}") from error
+        cure = f": correct {key} or data.root" if key else ""
+        raise UserError(f"split file {path} does not exist{cure}{remedy}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"split file {path} is not UTF-8 text: save it as UTF-8, one name a line") from error
     names = [line.strip() for line in lines if line.strip()]
     if not names:
-        raise UserError(f"split file {path} names no picture: it needs one name a line, without suffix ({key})")
+        raise UserError(f"split file {path} names no image: it needs one name a line, without suffix")
+    for name in names:
+        if name.startswith("/") or ".." in name.split("/") or not name.isprintable():
+            raise UserError(
+                f"split file {path}: {name!r} is no name inside the data folder: one name a line, without leading "
+                "slash, `..` or control characters"
+            )
     return names
 
 
-def _bad_files(files: list[tuple[Path, bool]]) -> list[tuple[Path, str]]:
+def _bad_files(files: Sequence[tuple[Path, bool]]) -> list[tuple[Path, str]]:
     problems = ((path, file_problem(path, labels)) for path, labels in files)
     return [(path, problem) for path, problem in problems if problem]
 
 
-def _describe(problems: Iterable[tuple[Path, str]], root: Path) -> str:
-    """`a.jpg (missing), b.png (truncated) and 7 more` for files below `root`."""
-    problems = list(problems)
-    shown = [
-        f"{path.relative_to(root) if path.is_relative_to(root) else path} ({problem})"
-        for path, problem in problems[:_NAMED_FILES]
-    ]
-    more = f" and {len(problems) - _NAMED_FILES} more" if len(problems) > _NAMED_FILES else ""
-    return ", ".join(shown) + more
-
-
 class SegmentationDataset:
-    """Pictures with label PNGs. Every file is looked at (first and last bytes) when the data set is opened."""
+    """Images with label PNGs. Every file is looked at (first and last bytes) when the data set is opened."""
 
     def __init__(self, data: DataConfig, split: str, check_files: bool = True) -> None:
         """Opens `split` (train, val, test) of the data set that `data` describes.
@@ -110,51 +125,63 @@ class SegmentationDataset:
         return len(self.names)
 
     def _remedy(self) -> str:
-        remedy = PREPARE.get(self.class_list.dataset, "")
+        remedy = PREPARATION.get(self.class_list.dataset, "")
         return f" ({remedy})" if remedy else ""
 
     def _find_names(self) -> list[str]:
-        if self._files.names:
-            return _read_names(self.root / self._files.names, f"data.{self.section}.names", self._remedy())
-        folder, suffix = self.root / self._files.images, self._files.image_suffix
-        names = sorted(path.name[: -len(suffix) or None] for path in folder.iterdir() if path.name.endswith(suffix))
-        if not names:
-            raise UserError(
-                f"folder {folder} holds no *{suffix} file: correct data.{self.section}.images or image_suffix"
-            )
+        folder, suffix, key = self.root / self._files.images, self._files.image_suffix, f"data.{self.section}"
+        if not self._files.names:
+            names = sorted(path.name[: -len(suffix) or None] for path in folder.iterdir() if path.name.endswith(suffix))
+            if not names:
+                raise UserError(f"folder {folder} holds no *{suffix} file: correct {key}.images or image_suffix")
+            return names
+        path = self.root / self._files.names
+        names = read_names(path, f"{key}.names", self._remedy())
+        for name in names:
+            if suffix and name.endswith(suffix) and (folder / name).is_file():
+                raise UserError(f"split file {path}: {name!r} is a name with its suffix: leave {suffix!r} out")
         return names
 
+    def name(self, index: int) -> str:
+        """The name of image `index`: that of its file, without suffix."""
+        return self.names[index]
+
     def image_path(self, index: int) -> Path:
-        """Where picture `index` lies."""
+        """Where image `index` lies."""
         return self.root / self._files.images / f"{self.names[index]}{self._files.image_suffix}"
 
     def labels_path(self, index: int) -> Path | None:
-        """Where the label PNG of picture `index` lies; None when the split has none."""
+        """Where the label PNG of image `index` lies; None when the split has none."""
         if not self._files.labels:
             return None
         return self.root / self._files.labels / f"{self.names[index]}{self._files.label_suffix}"
 
-    def _check_files(self) -> None:
+    def bad_files(self) -> list[tuple[Path, str]]:
+        """Files of the split that their first and last bytes show to be unusable, and why: missing, truncated, ..."""
         files = [(self.image_path(index), False) for index in range(len(self))]
         if self._files.labels:
             files += [(self.labels_path(index), True) for index in range(len(self))]
         parts = [files[start : start + _CHECK_PART] for start in range(0, len(files), _CHECK_PART)]
         with ThreadPoolExecutor(_CHECK_THREADS) as threads:
-            problems = [item for found in threads.map(_bad_files, parts) for item in found]
-        if problems:
-            raise UserError(
-                f"{self.class_list.title} {self.section}: {len(problems)} of {len(files)} files below {self.root} "
-                f"cannot be used: {_describe(problems, self.root)}{self._cause(problems)}"
-            )
+            return [item for found in threads.map(_bad_files, parts) for item in found]
 
-    def _cause(self, problems: list[tuple[Path, str]]) -> str:
-        missing = {path for path, problem in problems if problem == "missing"}
-        names = [name for index, name in enumerate(self.names) if self.labels_path(index) in missing]
-        cause = missing_labels_fault(self.class_list, self.root, names, self._files.labels)
-        return f"; {cause}" if cause else ""
+    def _check_files(self) -> None:
+        problems = self.bad_files()
+        if not problems:
+            return
+        shown = ", ".join(
+            f"{path.relative_to(self.root) if path.is_relative_to(self.root) else path} ({problem})"
+            for path, problem in problems[:_SHOWN_FILES]
+        )
+        remedy = self._remedy() if any(problem == "missing" for _, problem in problems) else ""
+        more = f" and {len(problems) - _SHOWN_FILES} more" if len(problems) > _SHOWN_FILES else ""
+        raise UserError(
+            f"{self.class_list.title} {self.section}: {len(problems)} of {len(self) * (2 if self._files.labels else 1)}"
+            f" files below {self.root} cannot be used: {shown}{more}{remedy}"
+        )
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None, str]:
-        """(H, W, 3) uint8 RGB picture, (H, W) uint8 class numbers (255 = ignored) or None, and the picture's name.
+        """(H, W, 3) uint8 RGB image, (H, W) uint8 class numbers (255 = ignored) or None, and the image's name.
 
         Raises:
             UserError: naming the file: unreadable, sizes that differ, label values outside the class list.
@@ -165,5 +192,5 @@ class SegmentationDataset:
         stored = read_stored_labels(path)
         if stored.shape != image.shape[:2]:
             sizes = [f"{shape[1]}x{shape[0]}" for shape in (stored.shape, image.shape)]
-            raise UserError(f"{path}: the label map is {sizes[0]} pixels, its picture {sizes[1]}")
+            raise UserError(f"{path}: the label map is {sizes[0]} pixels, its image {sizes[1]}")
         return image, class_labels(stored, self.class_list, str(path)), self.names[index]

@@ -1,94 +1,57 @@
-"""Pictures and label PNGs on disk: reading them, and telling cheaply which are missing, cut short or of a wrong kind.
+"""Images and label PNGs on disk: reading them, and telling cheaply which are missing, cut short or of a wrong kind.
 
-OpenCV fills the missing part of a cut-off JPEG with grey without an error, so the end of every file is looked at first.
-Label PNGs are read with Pillow, because OpenCV turns palette entries into colours.
+OpenCV decodes images, Pillow label PNGs (OpenCV would turn palette entries into colours). OpenCV fills the missing part
+of a cut-off JPEG with grey and believes the sizes that a header claims, so Pillow looks at every file first.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import struct
 from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from jseg.errors import UserError
 
-_HEADER_BYTES = 32
-_TAIL_BYTES = 64
-_JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+_HEADER_BYTES, _TAIL_BYTES = 32, 64
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
+_END_MARKS = {b"\xff\xd8\xff": b"\xff\xd9", _PNG_START: _PNG_END}  # how JPEG and PNG files start and end
 _PNG_COLOUR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
-_MOST_PIXELS = 2 * 89_478_485  # where Pillow refuses too
-_MOST_PIXELS_PER_BYTE = 8500  # a blank PNG of one bit a pixel has 8256, the most that its compression gives
 
 
-def _decoder_complaint(error: Exception) -> str:
-    """What a decoder's exception says of the file; Pillow words a file that is cut off in several ways."""
-    return "truncated" if "truncated" in str(error).lower() else f"damaged: {error}"
+def _has_end_mark(content: bytes) -> bool:
+    """Whether the end mark of a JPEG or PNG is the last thing in the file; padding after it is allowed."""
+    tail = content[-_TAIL_BYTES:].rstrip(b"\0\r\n ")
+    return any(content.startswith(start) and tail.endswith(end) for start, end in _END_MARKS.items())
 
 
-def _size_problem(content: bytes) -> str:
-    """Why a picture of the size that its header claims cannot be, or is too large to decode; "" when it is fine.
-
-    Without it a header that lies would cost gigabytes of memory before the data turn out to be missing.
-    """
-    if content.startswith(_PNG_START) and len(content) >= 24:
-        width, height = struct.unpack(">II", content[16:24])
-    elif content.startswith(_JPEG_START):
-        try:
-            with Image.open(io.BytesIO(content)) as image:
-                width, height = image.size
-        except Exception as error:  # decoders raise many types
-            return _decoder_complaint(error)
-    else:
-        return ""
-    if width * height > min(_MOST_PIXELS, _MOST_PIXELS_PER_BYTE * len(content)):
-        return f"damaged: {width}x{height} pixels cannot lie in {len(content)} bytes"
-    return ""
-
-
-def _chunk_problem(content: bytes) -> str:
-    """Whether the parts of a PNG have the lengths that they claim; OpenCV takes memory for them before it looks."""
-    place, kind = len(_PNG_START), b""
-    while content.startswith(_PNG_START) and kind != b"IEND":
-        length, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
-        if place + 12 + length > len(content) or (kind == b"IHDR") != (place == len(_PNG_START)):
-            return "damaged: its parts do not fit together"
-        place += 12 + length
-    return ""
-
-
-def _ends_early(header: bytes, tail: bytes) -> bool:
-    """Whether the end mark of a JPEG or PNG is not the last thing in the file; padding after it is allowed."""
-    tail = tail.rstrip(b"\0\r\n ")
-    if header.startswith(_JPEG_START):
-        return not tail.endswith(_JPEG_END)
-    return header.startswith(_PNG_START) and not tail.endswith(_PNG_END)
-
-
-def _decoding_problem(content: bytes) -> str:
-    """What is wrong with the content of a file, decoded as a whole; "" when nothing is."""
+def _decoding_problem(content: bytes, decode: bool = True) -> str:
+    """What Pillow says is wrong with a file; "" when nothing. `decode=False`: look at header and PNG chunks only."""
+    if not content:
+        return "empty"
     if content.startswith(_PNG_START) and _PNG_END not in content:
         return "truncated"
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
+        with Image.open(io.BytesIO(content)) as image:  # refuses sizes that nobody can decode
+            if image.format == "PNG" and not decode:
+                image.verify()  # every chunk: OpenCV takes memory for the lengths that they claim
+            elif decode:
+                image.load()
     except Image.UnidentifiedImageError:
-        return "not a picture"
+        return "not an image"
     except Exception as error:  # decoders raise many types on damaged data; all of them are the file's fault
-        return _decoder_complaint(error)
+        return "truncated" if "truncated" in str(error).lower() else f"damaged: {error}"
     return ""
 
 
-def _label_kind_problem(header: bytes) -> str:
+def _label_kind_problem(content: bytes) -> str:
     """Why a file with this header cannot be a label map; "" when it can."""
-    if not header.startswith(_PNG_START):
-        return "not a PNG"
-    depth, colour_type = header[24:26] if len(header) >= 26 else (0, 0)
+    if not content.startswith(_PNG_START):
+        return "not a PNG" if content else "empty"
+    depth, colour_type = content[24:26] if len(content) >= 26 else (0, 0)
     if colour_type == 3 or (colour_type == 0 and depth == 8):
         return ""
     kind = _PNG_COLOUR_TYPES.get(colour_type, "unknown")
@@ -96,55 +59,53 @@ def _label_kind_problem(header: bytes) -> str:
 
 
 def file_problem(path: str | Path, labels: bool = False) -> str:
-    """Why `path` cannot be used as a picture (`labels`: as a label PNG), from its first and last bytes; "" = it can.
+    """Why `path` cannot be used as an image (`labels`: as a label PNG), from its first and last bytes; "" = it can.
 
     A file whose end looks wrong is decoded as a whole before it is called truncated.
     """
+    if not os.path.isfile(path):
+        return "not a regular file" if os.path.exists(path) else "missing"
     try:
-        file = os.open(path, os.O_RDONLY)  # plain system calls: data sets have 100,000 files and more
-        try:
-            header = os.read(file, _HEADER_BYTES)
-            length = os.lseek(file, 0, os.SEEK_END)
-            os.lseek(file, max(0, length - _TAIL_BYTES), os.SEEK_SET)
-            tail = os.read(file, _TAIL_BYTES)
-        finally:
-            os.close(file)
-    except FileNotFoundError:
-        return "missing"
+        with open(path, "rb", buffering=0) as file:  # data sets have 100,000 files and more
+            header = file.read(_HEADER_BYTES)
+            length = file.seek(0, os.SEEK_END)
+            file.seek(max(0, length - _TAIL_BYTES))
+            tail = file.read()
     except OSError as error:
         return f"cannot be read: {error.strerror}"
-    if not length:
-        return "empty"
-    known = header.startswith((_JPEG_START, _PNG_START))
-    problem = _label_kind_problem(header) if labels else ""
-    if not problem and (not known or _ends_early(header, tail)):
-        problem = _decoding_problem(Path(path).read_bytes())
-    return problem
+    if labels and (problem := _label_kind_problem(header)):
+        return problem
+    return "" if _has_end_mark(header + tail) else _decoding_problem(Path(path).read_bytes())
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: not a regular file")
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Reads a picture as (H, W, 3) uint8 RGB, turned as its EXIF orientation says.
+    """Reads an image as (H, W, 3) uint8 RGB, turned as its EXIF orientation says. Of an animation the first image.
 
     Raises:
-        UserError: missing, unreadable, truncated or no picture; names the file.
+        UserError: missing, unreadable, truncated or no image; names the file.
     """
     path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    problem = _size_problem(content) if content else "empty"
-    if content and not problem and _ends_early(content[:_HEADER_BYTES], content[-_TAIL_BYTES:]):
-        problem = _decoding_problem(content)
-    if problem := problem or _chunk_problem(content):
+    content = _read_bytes(path)
+    if problem := _decoding_problem(content, decode=not _has_end_mark(content)):
         raise UserError(f"{path}: {problem}")
     try:
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as error:
+        is_webp = content[8:12] == b"WEBP"  # OpenCV ignores its orientation, else the pixels are the same
+        image = None if is_webp else cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
+        if image is not None:
+            return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        with Image.open(io.BytesIO(content)) as file:  # also what OpenCV cannot read, GIF for example
+            return np.array(ImageOps.exif_transpose(file).convert("RGB"))
+    except Exception as error:  # see _decoding_problem
         raise UserError(f"{path}: damaged: {error}") from error
-    if image is None:
-        raise UserError(f"{path}: {_decoding_problem(content) or 'a kind of picture that OpenCV cannot read'}")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def read_stored_labels(path: str | Path) -> np.ndarray:
@@ -154,12 +115,8 @@ def read_stored_labels(path: str | Path) -> np.ndarray:
         UserError: missing, unreadable, truncated, or a PNG of colours instead of class numbers; names the file.
     """
     path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    problem = _label_kind_problem(content[:_HEADER_BYTES]) or _size_problem(content) or _decoding_problem(content)
-    if problem:
+    content = _read_bytes(path)
+    if problem := _label_kind_problem(content) or _decoding_problem(content):
         raise UserError(f"{path}: {problem}")
     with Image.open(io.BytesIO(content)) as image:
         return np.array(image, dtype=np.uint8)

@@ -1,22 +1,16 @@
-"""Batches for training, prepared ahead by worker processes, and pictures for evaluation, decoded ahead by threads.
+"""Batches for training, prepared ahead by worker processes, and images for evaluation, decoded ahead by threads.
 
 Each sample is a pure function of (data set, configuration, stream position), so batches are the same for any number of
-workers and ranks. Workers never import Jittor: they come from a fork server, which starts from a fresh interpreter.
+workers and ranks.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
 from jseg.config import Config, DataConfig
@@ -24,8 +18,7 @@ from jseg.data import transforms
 from jseg.data.dataset import Dataset
 from jseg.data.label_maps import training_labels
 from jseg.data.sampling import augmentation_rng, endless_indices
-from jseg.data.worker_process import leave_with_parent, start_fork_server
-from jseg.errors import UserError
+from jseg.data.workers import map_in_order
 
 _BATCHES_AHEAD = 2
 _EVALUATION_THREADS = 4
@@ -42,7 +35,7 @@ class Batch:
 
 
 class Sample(NamedTuple):
-    """One picture of a batch."""
+    """One image of a batch."""
 
     image: np.ndarray  # (3, H, W) float32
     labels: np.ndarray  # (H, W) int32
@@ -50,7 +43,7 @@ class Sample(NamedTuple):
 
 
 class EvaluationImage(NamedTuple):
-    """One picture to evaluate."""
+    """One image to evaluate."""
 
     images: tuple[np.ndarray, ...]  # one for each of test.scales: (3, h, w) float32, normalised RGB, resized so that
     # the short side is test.short_side times the scale
@@ -60,7 +53,7 @@ class EvaluationImage(NamedTuple):
 
 
 def training_sample(dataset: Dataset, data: DataConfig, seed: int, position: int, index: int) -> Sample:
-    """Picture `index` after the random transforms of stream position `position`."""
+    """Image `index` after the random transforms of stream position `position`."""
     image, labels, name = dataset.read(index)
     rng = augmentation_rng(seed, position)
     image, labels = transforms.random_resize(image, labels, rng, data.resize_box, data.ratio_range)
@@ -74,46 +67,6 @@ def training_sample(dataset: Dataset, data: DataConfig, seed: int, position: int
     return Sample(np.ascontiguousarray(image.transpose(2, 0, 1)), targets, name)
 
 
-_work: tuple[Dataset, DataConfig, int] | None = None  # of a worker process: what every sample needs
-
-
-def _start_worker(dataset: Dataset, data: DataConfig, seed: int) -> None:
-    global _work
-    _work = (dataset, data, seed)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business: it ends its workers politely
-    cv2.setNumThreads(1)
-    leave_with_parent()
-
-
-def _work_on(position: int, index: int) -> Sample:
-    return training_sample(*_work, position, index)
-
-
-def _samples_from_workers(
-    stream: Iterator[tuple[int, int]], dataset: Dataset, config: Config, ahead: int
-) -> Iterator[Sample]:
-    """Samples in stream order, with `ahead` of them being prepared or ready."""
-    methods = multiprocessing.get_all_start_methods()
-    context = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-    if context.get_start_method() == "forkserver":
-        context.set_forkserver_preload([__name__])  # imported once, not once per worker
-        start_fork_server()
-    work = (dataset, config.data, config.train.seed)
-    executor = ProcessPoolExecutor(config.data.workers, context, initializer=_start_worker, initargs=work)
-    pending: deque = deque()
-    try:
-        while True:
-            pending.extend(executor.submit(_work_on, *item) for item in islice(stream, ahead - len(pending)))
-            yield pending.popleft().result()
-    except BrokenProcessPool as error:
-        raise UserError(
-            "a data worker process ended unexpectedly (out of memory?): try data.workers=0, which prepares pictures in "
-            "the main process; a script that trains needs `if __name__ == '__main__':` around its calls"
-        ) from error
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
-
-
 def training_batches(
     dataset: Dataset, config: Config, start_iteration: int = 0, rank: int = 0, world: int = 1
 ) -> Iterator[Batch]:
@@ -125,13 +78,16 @@ def training_batches(
     Raises:
         UserError: while iterating, what `dataset.read` raises.
     """
-    batch_size, workers = config.train.batch_size, config.data.workers
-    share = batch_size // world
-    stream = endless_indices(len(dataset), config.train.seed, start_iteration * batch_size, rank, world)
-    if workers:
-        samples = _samples_from_workers(stream, dataset, config, max(_BATCHES_AHEAD * share, 2 * workers))
-    else:
-        samples = (training_sample(dataset, config.data, config.train.seed, *item) for item in stream)
+    share = config.train.batch_size // world
+    samples = map_in_order(
+        training_sample,
+        endless_indices(len(dataset), config.train.seed, start_iteration * config.train.batch_size, rank, world),
+        config.data.workers,
+        shared=(dataset, config.data, config.train.seed),
+        ahead=max(_BATCHES_AHEAD * share, 2 * config.data.workers),
+        name=lambda item: dataset.name(item[1]),
+        remedy="try data.workers=0, which prepares images in the main process",
+    )
     return _batches(samples, share, start_iteration)
 
 
@@ -156,7 +112,7 @@ def whole_batch(shares: list[Batch]) -> Batch:
 
 
 def evaluation_image(dataset: Dataset, config: Config, index: int) -> EvaluationImage:
-    """Picture `index`, resized (to each scale) and normalised for the model."""
+    """Image `index`, resized (to each scale) and normalised for the model."""
     image, labels, name = dataset.read(index)
     size, images = image.shape[:2], []
     for scale in config.test.scales:
@@ -168,19 +124,16 @@ def evaluation_image(dataset: Dataset, config: Config, index: int) -> Evaluation
 
 
 def evaluation_images(dataset: Dataset, config: Config, rank: int = 0, world: int = 1) -> Iterator[EvaluationImage]:
-    """Every `world`-th picture from `rank` on, in order, a few of them decoded ahead by threads (OpenCV needs no GIL).
+    """Every `world`-th image from `rank` on, in order, a few of them decoded ahead by threads (OpenCV needs no GIL).
 
     Raises:
         UserError: while iterating, what `dataset.read` raises.
     """
-    count = max(1, min(config.data.workers, _EVALUATION_THREADS))
-    indices = iter(range(rank, len(dataset), world))
-    threads = ThreadPoolExecutor(count)
-    try:
-        pending = deque(threads.submit(evaluation_image, dataset, config, i) for i in islice(indices, count + 1))
-        while pending:
-            item = pending.popleft().result()
-            pending.extend(threads.submit(evaluation_image, dataset, config, i) for i in islice(indices, 1))
-            yield item
-    finally:
-        threads.shutdown(wait=True, cancel_futures=True)
+    return map_in_order(
+        evaluation_image,
+        ((index,) for index in range(rank, len(dataset), world)),
+        max(1, min(config.data.workers, _EVALUATION_THREADS)),
+        shared=(dataset, config),
+        ahead=1 + max(1, min(config.data.workers, _EVALUATION_THREADS)),
+        threads=True,
+    )

@@ -1,4 +1,4 @@
-"""Which picture comes when: an endless shuffled stream that can start anywhere and be split over processes.
+"""Which image comes when: an endless shuffled stream that can start anywhere and be split over processes.
 
 The index at stream position k is a pure function of (seed, k), so a run that goes on at iteration k sees what it would
 have seen without the break, whatever the number of workers or ranks.

@@ -44,7 +44,7 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """A drawn picture and what is in it."""
+    """A drawn image and what is in it."""
 
     image: np.ndarray  # (H, W, 3) uint8 RGB
     labels: np.ndarray  # (H, W) uint8 class numbers, 255 = background
@@ -82,14 +82,17 @@ class ShapesDataset:
             raise IndexError(f"scene {index} of {self._length}")
         return np.random.default_rng([_STREAMS[self.split], self.config.seed, index, *words])
 
+    def name(self, index: int) -> str:
+        """The name of scene `index`: `train_000012`."""
+        return f"{self.split}_{index:06d}"
+
     def scene(self, index: int) -> Scene:
         """Draws scene `index`."""
         return draw_scene(self.config.size, self.config.objects, self._rng(index))
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
-        """(H, W, 3) uint8 RGB picture, (H, W) uint8 class numbers (255 = background), and the scene's name."""
-        scene = self.scene(index)
-        name = f"{self.split}_{index:06d}"
+        """(H, W, 3) uint8 RGB image, (H, W) uint8 class numbers (255 = background), and the scene's name."""
+        scene, name = self.scene(index), self.name(index)
         return scene.image, class_labels(scene.labels, self.class_list, name), name
 
     def caption(self, index: int, scene: Scene | None = None) -> str:
@@ -100,9 +103,9 @@ class ShapesDataset:
 def draw_scene(size: tuple[int, int], objects: tuple[int, int], rng: np.random.Generator) -> Scene:
     """Draws a scene of `size` (height, width) with `objects` (least, most) objects of different classes."""
     unit = min(size) / 96
-    picture = np.ascontiguousarray(drawing.background(size, unit, rng))
+    image = np.ascontiguousarray(drawing.background(size, unit, rng))
     for _ in range(rng.integers(2, 7)):
-        drawing.scribble(picture, unit, rng)
+        drawing.scribble(image, unit, rng)
     owners = np.full(size, -1, np.int8)  # which object each pixel shows
     count = int(rng.integers(objects[0], objects[1] + 1))
     low, high = np.log(_DIAMETERS)
@@ -110,22 +113,22 @@ def draw_scene(size: tuple[int, int], objects: tuple[int, int], rng: np.random.G
     diameters[0] = max(diameters)
     placed: list[tuple[int, float, int]] = []  # class, diameter, area
     for class_index, diameter in zip(rng.permutation(len(SHAPES_NAMES))[:count].tolist(), diameters, strict=True):
-        area = _place(picture, owners, class_index, diameter * min(size), placed, rng)
+        area = _place(image, owners, class_index, diameter * min(size), placed, rng)
         if area:
             placed.append((class_index, float(diameter), area))
     if rng.random() < _WIRES:
-        _wires(picture, owners, unit, rng)
+        _wires(image, owners, unit, rng)
     visible = np.bincount(owners[owners >= 0], minlength=len(placed))
     labels = np.append(np.array([item[0] for item in placed], np.uint8), np.uint8(IGNORED))[owners]
     found = tuple(
         SceneObject(class_index, diameter, int(seen) / area)
         for (class_index, diameter, area), seen in zip(placed, visible, strict=True)
     )
-    return Scene(drawing.light(picture, rng), labels, found)
+    return Scene(drawing.light(image, rng), labels, found)
 
 
 def _place(
-    picture: np.ndarray,
+    image: np.ndarray,
     owners: np.ndarray,
     class_index: int,
     diameter: float,
@@ -145,13 +148,13 @@ def _place(
         left = np.bincount(owners[(owners >= 0) & ~mask], minlength=len(placed)) if placed else areas
         if (left >= _LEAST_VISIBLE * areas).all():
             owners[mask] = len(placed)
-            paint_object(picture, mask, class_index, centre, diameter, rng)
+            paint_object(image, mask, class_index, centre, diameter, rng)
             return int(np.count_nonzero(mask))
     return 0
 
 
 def paint_object(
-    picture: np.ndarray,
+    image: np.ndarray,
     mask: np.ndarray,
     class_index: int,
     centre: np.ndarray,
@@ -172,17 +175,17 @@ def paint_object(
     first = drawing.family_colour(colour, rng)
     surface = first + (drawing.second_colour(first, rng) - first) * cover[..., None]
     shade = 1 + np.float32(rng.uniform(0, 0.5) / diameter) * (cos * y - sin * x)  # light from one side
-    cv2.copyTo(surface * shade[..., None], mask[window].view(np.uint8), picture[window])
+    cv2.copyTo(surface * shade[..., None], mask[window].view(np.uint8), image[window])
 
 
-def _wires(picture: np.ndarray, owners: np.ndarray, unit: float, rng: np.random.Generator) -> None:
+def _wires(image: np.ndarray, owners: np.ndarray, unit: float, rng: np.random.Generator) -> None:
     """Thin lines in front of everything; their pixels belong to no object."""
     for _ in range(rng.integers(1, 3)):
-        ends = rng.uniform(0, 1, (2, 2)) * picture.shape[1::-1]
+        ends = rng.uniform(0, 1, (2, 2)) * image.shape[1::-1]
         direction = ends[1] - ends[0]
         across = np.array([-direction[1], direction[0]]) / (np.hypot(*direction) + 1e-6) * unit * 0.5
         wire = drawing.fill(np.concatenate([ends + across, ends[::-1] - across]), owners.shape)
-        picture[wire] = rng.uniform(0, 255, 3)
+        image[wire] = rng.uniform(0, 255, 3)
         owners[wire] = -1
 
 

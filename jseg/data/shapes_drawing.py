@@ -1,6 +1,6 @@
 """The brushes of the data set `shapes`: outlines, surface patterns, backgrounds, distractors, light.
 
-Pictures are (H, W, 3) float32 RGB in [0, 255] while they are painted. One unit is the length that a scene of 96 pixels
+Images are (H, W, 3) float32 RGB in [0, 255] while they are painted. One unit is the length that a scene of 96 pixels
 short side shows as one pixel. Everything random comes from the `rng` that is passed in.
 """
 
@@ -102,14 +102,14 @@ def _any_colour(rng: np.random.Generator, saturation: float) -> np.ndarray:
 
 
 def _line_points(size: tuple[int, int], count: int, step: float, rng: np.random.Generator) -> np.ndarray:
-    """(count, 2) int32 vertices of a random walk that starts anywhere in the picture."""
+    """(count, 2) int32 vertices of a random walk that starts anywhere in the image."""
     start = rng.uniform(0, 1, 2) * size[::-1]
     headings = np.cumsum(rng.normal(0, 0.7, count)) + rng.uniform(0, 2 * np.pi)
     return (start + np.cumsum(_ray_outline(headings, step), axis=0)).astype(np.int32)
 
 
 def background(size: tuple[int, int], unit: float, rng: np.random.Generator) -> np.ndarray:
-    """A textured picture without objects, (H, W, 3) float32."""
+    """A textured image without objects, (H, W, 3) float32."""
     columns, rows = coordinates(*size)
     angle = rng.uniform(0, 2 * np.pi)
     across = np.cos(angle).astype(np.float32) * columns + np.sin(angle).astype(np.float32) * rows
@@ -142,38 +142,38 @@ def background(size: tuple[int, int], unit: float, rng: np.random.Generator) -> 
     return first + (second - first) * np.float32(mix)[..., None]
 
 
-def scribble(picture: np.ndarray, unit: float, rng: np.random.Generator) -> None:
-    """Paints one thing that belongs to no class into `picture`: a scrawl, a line, a plain blob or strokes."""
-    size = picture.shape[:2]
+def scribble(image: np.ndarray, unit: float, rng: np.random.Generator) -> None:
+    """Paints one thing that belongs to no class into `image`: a scrawl, a line, a plain blob or strokes."""
+    size = image.shape[:2]
     colour = tuple(map(float, _any_colour(rng, 1.0)))
     kind = rng.integers(4)
     if kind == 0:
         points = _line_points(size, int(rng.integers(6, 16)), unit * rng.uniform(4, 9), rng)
-        cv2.polylines(picture, [points], False, colour, max(1, round(unit * rng.uniform(0.6, 2.6))))
+        cv2.polylines(image, [points], False, colour, max(1, round(unit * rng.uniform(0.6, 2.6))))
     elif kind == 1:
         ends = (rng.uniform(0, 1, (2, 2)) * size[::-1]).astype(int).tolist()
-        cv2.line(picture, *ends, colour, max(1, round(unit * rng.uniform(0.6, 4))))
+        cv2.line(image, *ends, colour, max(1, round(unit * rng.uniform(0.6, 4))))
     elif kind == 2:  # a plain blob: unlike every object it has no pattern
         centre, radius = rng.uniform(0, 1, 2) * size[::-1], unit * rng.uniform(5, 16)
         blob = _ray_outline(np.linspace(0, 2 * np.pi, 9, endpoint=False), radius * rng.uniform(0.5, 1.2, 9))
-        cv2.fillPoly(picture, [(centre + blob).astype(np.int32)], colour)
+        cv2.fillPoly(image, [(centre + blob).astype(np.int32)], colour)
     else:
         for x, y in (rng.uniform(0, 1, (int(rng.integers(6, 18)), 2)) * size[::-1]).tolist():
             end = (int(x + unit * rng.uniform(-3, 3)), int(y - unit * rng.uniform(3, 9)))
-            cv2.line(picture, (int(x), int(y)), end, colour, max(1, round(unit)))
+            cv2.line(image, (int(x), int(y)), end, colour, max(1, round(unit)))
 
 
-def light(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The finished (H, W, 3) uint8 picture: uneven light, brightness, colour cast, now and then blur, grain."""
-    columns, rows = coordinates(*picture.shape[:2])
+def light(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The finished (H, W, 3) uint8 image: uneven light, brightness, colour cast, now and then blur, grain."""
+    columns, rows = coordinates(*image.shape[:2])
     angle, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.4)
     slope = np.cos(angle) * (columns / columns[0, -1] - 0.5) + np.sin(angle) * (rows / rows[-1, 0] - 0.5)
     cast = rng.uniform(0.7, 1.15) * rng.uniform(0.92, 1.08, 3)
-    picture = picture * (1 + strength * slope.astype(np.float32))[..., None]
-    picture *= np.float32(cast)
+    image = image * (1 + strength * slope.astype(np.float32))[..., None]
+    image *= np.float32(cast)
     if rng.random() < 0.25:
-        picture = cv2.GaussianBlur(picture, (3, 3), 0)
-    grain = rng.standard_normal(picture.shape, np.float32)
+        image = cv2.GaussianBlur(image, (3, 3), 0)
+    grain = rng.standard_normal(image.shape, np.float32)
     grain *= np.float32(rng.uniform(1, 8))
-    picture += grain
-    return np.clip(picture, 0, 255, out=picture).astype(np.uint8)
+    image += grain
+    return np.clip(image, 0, 255, out=image).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Picture and label transforms: resize, crop, flip, colour jitter, normalise, pad. Pure functions on NumPy arrays.
+"""Image and label transforms: resize, crop, flip, colour jitter, normalise, pad. Pure functions on NumPy arrays.
 
 The published training pipeline of CLIP-RC and ZegCLIP, with OpenCV's rounding. Images are (H, W, 3) uint8 RGB until
 `normalise`; label maps are (H, W) uint8 with 255 = ignored. Chance comes only from the `rng` that is passed in.
@@ -47,7 +47,7 @@ def random_resize(
     box: tuple[int, int] = (2048, 512),
     ratio_range: tuple[float, float] = (0.5, 2.0),
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Fits picture and labels into `box` (long, short) times a ratio drawn uniformly from `ratio_range`."""
+    """Fits image and labels into `box` (long, short) times a ratio drawn uniformly from `ratio_range`."""
     ratio = rng.uniform(*ratio_range)
     size = box_size(image.shape[:2], max(1, int(box[0] * ratio)), max(1, int(box[1] * ratio)))
     size = (max(1, size[0]), max(1, size[1]))

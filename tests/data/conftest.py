@@ -1,4 +1,4 @@
-"""A small data set in PASCAL VOC's layout, made of drawn pictures."""
+"""A small data set in PASCAL VOC's layout, made of drawn images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def save_labels(path: Path, stored: np.ndarray) -> None:
 
 @pytest.fixture
 def voc(tmp_path: Path) -> DataConfig:
-    """Three pictures of 48x36 pixels with labels 0, 1..20 and 255; all in train, the first in val."""
+    """Three images of 48x36 pixels with labels 0, 1..20 and 255; all in train, the first in val."""
     root = tmp_path / "VOC2012"
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets"):
         (root / folder).mkdir(parents=True)

@@ -49,7 +49,7 @@ def assert_same(found: list[Batch], expected: list[Batch]) -> None:
 
 
 class ReportingDataset:
-    """Pictures whose name says whether Jittor is loaded in the process that reads them."""
+    """Images whose name says whether Jittor is loaded in the process that reads them."""
 
     def __init__(self) -> None:
         self.class_list: ClassList = class_list("shapes")
@@ -99,7 +99,7 @@ def test_ranks_share_the_batch_of_one_process() -> None:
         assert together.names == whole[step].names and together.iteration == step
 
 
-def test_ranks_share_the_pictures_of_an_evaluation() -> None:
+def test_ranks_share_the_images_of_an_evaluation() -> None:
     dataset = open_dataset(small_config().data, "val")
     names = [image.name for image in evaluation_images(dataset, small_config())]
     for rank in range(3):
@@ -125,7 +125,7 @@ def test_settings_reach_the_targets() -> None:
     np.testing.assert_array_equal(transductive[~unseen], supervised[~unseen])
 
 
-def test_without_chance_a_sample_is_the_normalised_picture() -> None:
+def test_without_chance_a_sample_is_the_normalised_image() -> None:
     config = small_config(batch_size=1)
     config.data.ratio_range, config.data.flip_probability, config.data.photometric = (1.0, 1.0), 0.0, False
     config.data.crop_size, config.data.setting = (64, 80), "supervised"
@@ -183,8 +183,8 @@ def test_evaluation_images_come_once_in_order(workers: int) -> None:
     found = list(evaluation_images(dataset, config))
     assert [item.name for item in found] == [dataset.read(index)[2] for index in range(5)]
     for index, ((image,), labels, _, size) in enumerate(found):
-        picture, expected, _ = dataset.read(index)
-        resized = transforms.normalise(transforms.resize_image(picture, (80, 80))).transpose(2, 0, 1)
+        original, expected, _ = dataset.read(index)
+        resized = transforms.normalise(transforms.resize_image(original, (80, 80))).transpose(2, 0, 1)
         np.testing.assert_array_equal(image, resized)
         np.testing.assert_array_equal(labels, expected)
         assert size == (64, 64) == labels.shape

@@ -1,4 +1,4 @@
-"""The endless stream: every picture once an epoch, the same from any starting point and for any number of ranks."""
+"""The endless stream: every image once an epoch, the same from any starting point and for any number of ranks."""
 
 from __future__ import annotations
 

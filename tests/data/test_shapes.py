@@ -35,7 +35,7 @@ def scenes() -> list[Scene]:
     return [data.scene(index) for index in range(300)]
 
 
-def test_reading_gives_picture_labels_and_name() -> None:
+def test_reading_gives_image_labels_and_name() -> None:
     image, labels, name = dataset("val").read(7)
     assert image.shape == (96, 96, 3) and labels.shape == (96, 96) and image.dtype == labels.dtype == np.uint8
     assert name == "val_000007" and len(dataset("val")) == 100 and len(dataset("train")) == 2000
@@ -51,14 +51,14 @@ def test_scenes_depend_on_seed_split_and_index_only() -> None:
 
 
 def test_no_scene_is_in_two_splits_or_seeds() -> None:
-    pictures = [
+    images = [
         dataset(split, seed=seed).read(index)[0].tobytes()
         for split in ("train", "val")
         for seed in (0, 1, 101, 102)  # among them the numbers that tell the splits apart
         for index in (0, 1, 2, 101, 102)
         if index < 100 or split == "train"
     ]
-    assert len(set(pictures)) == len(pictures)
+    assert len(set(images)) == len(images)
 
 
 def test_the_generator_has_not_changed() -> None:
@@ -111,10 +111,10 @@ def test_masks_are_the_outline_to_a_pixel(shape: str) -> None:
 def test_painting_keeps_to_the_mask() -> None:
     """The surface of an object covers all pixels of its mask and no other."""
     rng = np.random.default_rng(0)
-    picture = np.zeros((96, 96, 3), np.float32)
+    image = np.zeros((96, 96, 3), np.float32)
     mask = drawing.fill(drawing.outline("star") * 30 + 48, (96, 96))
-    paint_object(picture, mask, 3, np.array([48.0, 48.0]), 60.0, rng)
-    np.testing.assert_array_equal(picture.any(-1), mask)
+    paint_object(image, mask, 3, np.array([48.0, 48.0]), 60.0, rng)
+    np.testing.assert_array_equal(image.any(-1), mask)
 
 
 @pytest.mark.parametrize("pattern", ["striped", "dotted", "checked", "ringed"])
@@ -189,7 +189,7 @@ def test_captions_speak_of_what_is_there() -> None:
     assert {caption.split()[0] for caption in captions} >= {"a", "there", "this"}
 
 
-def test_unseen_classes_are_in_pictures_and_captions() -> None:
+def test_unseen_classes_are_in_images_and_captions() -> None:
     data = dataset()
     text = " ".join(data.caption(index) for index in range(300))
     for index in class_list("shapes").unseen:

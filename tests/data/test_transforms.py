@@ -45,7 +45,7 @@ class Script:
         return float(self.draws.pop(0))
 
 
-def picture(height: int = 37, width: int = 53, seed: int = 0) -> np.ndarray:
+def random_image(height: int = 37, width: int = 53, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -130,7 +130,7 @@ def test_box_size_is_the_largest_that_fits(height: int, width: int, ratio: float
 @settings(max_examples=25, deadline=None)
 @given(st.integers(2, 40), st.integers(2, 40), st.integers(2, 60), st.integers(2, 60))
 def test_resize_is_bilinear_without_antialiasing(height: int, width: int, new_height: int, new_width: int) -> None:
-    image = picture(height, width)
+    image = random_image(height, width)
     found = transforms.resize_image(image, (new_height, new_width)).astype(float)
     # OpenCV works with 11-bit weights: one grey level
     np.testing.assert_allclose(found, bilinear(image, (new_height, new_width)), atol=1.01)
@@ -144,7 +144,7 @@ def test_labels_are_resized_to_existing_values_at_the_nearest_place() -> None:
 
 
 def test_random_resize_draws_one_ratio_for_both_sides_of_the_box() -> None:
-    image, labels = picture(333, 500), np.zeros((333, 500), np.uint8)
+    image, labels = random_image(333, 500), np.zeros((333, 500), np.uint8)
     image, labels = transforms.random_resize(image, labels, Script(0.7531), (2048, 512))
     assert image.shape[:2] == labels.shape == transforms.box_size((333, 500), 1542, 385)
 
@@ -177,13 +177,13 @@ def test_share_rule_looks_at_labelled_pixels_only(labels: list[int], varied: boo
 
 
 def test_crop_keeps_sides_that_are_too_short() -> None:
-    image, labels = picture(10, 90), np.arange(900, dtype=np.uint8).reshape(10, 90)
+    image, labels = random_image(10, 90), np.arange(900, dtype=np.uint8).reshape(10, 90)
     cut_image, cut_labels = transforms.random_crop(image, labels, np.random.default_rng(0), (32, 32))
     assert cut_image.shape == (10, 32, 3) and cut_labels.shape == (10, 32)
 
 
 def test_flip_happens_below_the_probability_only() -> None:
-    image, labels = picture(4, 6), np.arange(24, dtype=np.uint8).reshape(4, 6)
+    image, labels = random_image(4, 6), np.arange(24, dtype=np.uint8).reshape(4, 6)
     flipped, flipped_labels = transforms.random_flip(image, labels, Script(0.4999))
     np.testing.assert_array_equal(flipped, image[:, ::-1])
     np.testing.assert_array_equal(flipped_labels, labels[:, ::-1])
@@ -198,7 +198,7 @@ def test_values_are_clipped_and_cut_to_whole_numbers(gain: float, shift: float) 
 
 
 def test_brightness_alone_and_contrast_at_either_end() -> None:
-    image = picture()
+    image = random_image()
     bright = transforms.photometric_distortion(image, Script(1, 20.7, 0, 0, 0, 0))
     np.testing.assert_array_equal(bright, np.minimum(image + 20.7, 255).astype(np.uint8))
     for contrast_first in (Script(0, 1, 1, 0.8, 0, 0), Script(0, 0, 0, 0, 1, 0.8)):
@@ -207,7 +207,7 @@ def test_brightness_alone_and_contrast_at_either_end() -> None:
 
 
 def test_hue_and_saturation_change_what_their_names_say() -> None:
-    image = picture(12, 12, seed=3)
+    image = random_image(12, 12, seed=3)
     as_hsv = np.vectorize(colorsys.rgb_to_hsv)
     before = np.stack(as_hsv(*np.moveaxis(image / 255.0, -1, 0)))
     colourful = (before[1] > 0.4) & (before[2] > 0.4)  # uint8 HSV is coarse on grey and dark pixels
@@ -220,8 +220,8 @@ def test_hue_and_saturation_change_what_their_names_say() -> None:
     np.testing.assert_allclose(after[1][colourful], before[1][colourful] / 2, atol=0.02)
 
 
-def test_jitter_leaves_the_given_picture_alone() -> None:
-    image = picture()
+def test_jitter_leaves_the_given_image_alone() -> None:
+    image = random_image()
     copy = image.copy()
     for seed in range(20):
         transforms.photometric_distortion(image, np.random.default_rng(seed))

@@ -32,7 +32,7 @@ def test_prepare_then_check_then_prepare_again(voc: Voc12Replica) -> None:
     options = (voc.root, "--sbd", voc.sbd, "--workers", 2)
     result = prepare(*options)
     assert result.returncode == 1 and not result.stderr
-    assert "train has 24 pictures, the published runs have 10,582 (--allow-partial" in result.stdout
+    assert "train has 24 images, the published runs have 10,582 (--allow-partial" in result.stdout
     assert "12 masks of VOC (train.txt), 12 of SBD (aug.txt)" in result.stdout
     result = prepare(*options, "--allow-partial")
     assert result.returncode == 0 and "24 masks are there, 0 to make" in result.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,13 +78,13 @@ def test_missing_settings_and_folders_are_named(voc: DataConfig) -> None:
 def test_missing_and_empty_split_file(voc: DataConfig) -> None:
     path = Path(voc.root) / "ImageSets" / "train.txt"
     path.write_text(" \n\n")
-    assert "names no picture" in refused(lambda: open_dataset(voc, "train"))
+    assert "names no image" in refused(lambda: open_dataset(voc, "train"))
     path.unlink()
     message = refused(lambda: open_dataset(voc, "train"))
     assert str(path) in message and "does not exist" in message and "data.train.names" in message
 
 
-def test_folder_without_pictures(voc: DataConfig) -> None:
+def test_folder_without_images(voc: DataConfig) -> None:
     voc.val.names, voc.val.image_suffix = "", ".jpeg"
     assert "holds no *.jpeg file" in refused(lambda: open_dataset(voc, "val"))
 
@@ -100,6 +101,41 @@ def test_many_missing_files_are_counted(voc: DataConfig) -> None:
     (Path(voc.root) / "ImageSets" / "train.txt").write_text("\n".join(names))
     message = refused(lambda: open_dataset(voc, "train"))
     assert "60 of 60 files" in message and "z04.jpg (missing) and 55 more" in message and "z05" not in message
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("a1\n/etc/x\n", "'/etc/x' is no name inside the data folder"),
+        ("../a1\n", "'../a1' is no name inside the data folder"),
+        ("sub/../../a1\n", "is no name inside the data folder"),
+        ("a1\x1b[2J\n", "is no name inside the data folder"),
+        ("a1.jpg\nb2.jpg\n", "'a1.jpg' is a name with its suffix: leave '.jpg' out"),
+    ],
+)
+def test_names_are_checked_when_they_are_read(voc: DataConfig, lines: str, words: str) -> None:
+    path = Path(voc.root) / "ImageSets" / "train.txt"
+    path.write_text(lines)
+    message = refused(lambda: open_dataset(voc, "train"))
+    assert words in message and str(path) in message
+
+
+def test_byte_order_marks_and_other_encodings(voc: DataConfig) -> None:
+    path = Path(voc.root) / "ImageSets" / "train.txt"
+    path.write_text("a1\nb2\n", encoding="utf-8-sig")
+    assert open_dataset(voc, "train").names == ["a1", "b2"]
+    path.write_text("a1\nb2\n", encoding="utf-16")
+    assert "is not UTF-8 text" in refused(lambda: open_dataset(voc, "train"))
+    path.unlink()
+    os.mkfifo(path)  # must not hang
+    assert "is not a regular file" in refused(lambda: open_dataset(voc, "train"))
+
+
+def test_missing_masks_name_the_tool_that_makes_them(voc: DataConfig) -> None:
+    (labels_folder(voc) / "b2.png").unlink()
+    assert "b2.png (missing) (tools/prepare_voc12.py makes" in refused(lambda: open_dataset(voc, "train"))
+    voc.train.labels = "SegmentationClassAug"
+    assert "SegmentationClassAug does not exist" in refused(lambda: open_dataset(voc, "train"))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.6, 0.98])
