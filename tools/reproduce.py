@@ -124,7 +124,7 @@ def measure_rows(
         results += found
         if of_row := untrained[row.name] + (lacking if found or not untrained[row.name] else []):
             missing[row.name] = of_row
-    print("\n".join([*missing_lines(missing), markdown(results, suite.published)]))
+    print("\n".join([*missing_lines(missing), markdown(results)]))
     for path in write(results, missing, suite, options.results):
         print(f"written: {path}", flush=True)
     return results, missing
