@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from jseg.errors import UserError
-from jseg.runtime import prepare as onednn
-from jseg.runtime.prepare import prepare
+from jseg.runtime.prepare import ONEDNN_INSTALL, prepare
 from jseg.runtime.start import start
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden"  # there in a checkout, not in an installed copy
@@ -87,7 +86,7 @@ def _compiler_remedy(device: str) -> str:
 
 
 def _product_remedy(device: str) -> str:
-    return "another cuBLAS may be loaded: unset LD_LIBRARY_PATH" if device == "cuda" else onednn.INSTALL
+    return "another cuBLAS may be loaded: unset LD_LIBRARY_PATH" if device == "cuda" else ONEDNN_INSTALL
 
 
 def check_kernel(device: str) -> str:
