@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from jseg.errors import UserError
-from jseg.runtime.prepare import INSTALL, prepare
+from jseg.runtime.prepare import ONEDNN_INSTALL, prepare
 from jseg.runtime.start import start
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden"  # there in a checkout, not in an installed copy
@@ -30,7 +30,7 @@ def check(device: str, golden: Path | None = None) -> int:
     device = start(device)
     _print_row("Jittor", "ok", f"runs on {device}", begin)
     compiler = "look whether g++ compiles for this machine; empty the cache folder after an update of g++"
-    product = INSTALL
+    product = ONEDNN_INSTALL
     if device == "cuda":
         nvcc = prepare().toolkit.nvcc
         compiler = f"look whether {nvcc} compiles and the driver is its match, or set JSEG_CUDA_HOME to another"
