@@ -10,6 +10,8 @@ of JSON with `seconds`, and may add `peak_gib`. Exit code 2: a user's mistake.
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import ArgumentParser, add_device_options, run
+
 import json
 import os
 import sys
@@ -17,7 +19,6 @@ import sys
 from jseg.benchmark import SIZES, TASKS, as_text, chosen_sizes, compare, make_result, measure, prepare, product_rate
 from jseg.config import PRECISIONS
 from jseg.errors import UserError
-from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 from jseg.runtime.start import start
 
 

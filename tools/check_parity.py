@@ -10,10 +10,11 @@ over its tolerance.
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import ArgumentParser, add_device_options, run
+
 from pathlib import Path
 
 from jseg.errors import UserError
-from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 
 
 def main() -> int:

@@ -9,6 +9,8 @@ the same machine and number of threads. Results and time of the shipped file: pr
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import ArgumentParser, add_device_options, run
+
 import argparse
 import dataclasses
 import json
@@ -19,7 +21,6 @@ from jseg.engine.log import command_line, environment
 from jseg.errors import UserError
 from jseg.files import check_writable
 from jseg.pretraining.settings import Settings
-from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 
 VOCABULARY_NAME = "shapes_vocabulary.txt.gz"
 

@@ -14,6 +14,8 @@ missed, 2 a row that was asked for could not be measured, or none could.
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import ArgumentParser, add_device_options, run
+
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +41,6 @@ from jseg.reproduction import (
     weights_found,
     write,
 )
-from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
