@@ -265,7 +265,7 @@ class Timing:
 
     first: float  # with compilation, where kernels are new
     all: tuple[float, ...]
-    peak_bytes: int  # of the process, from its start
+    peak_bytes: int  # of the process from its start, or on a GPU the memory that Jittor has taken from it
 
     @property
     def median(self) -> float:
@@ -274,33 +274,19 @@ class Timing:
 
 
 def measure(run: Callable[[], None], repeats: int, warm_up: int = 2) -> Timing:
-    """Times `run`: once, `warm_up - 1` times unmeasured, then `repeats` times."""
+    """Times `run`: once, `warm_up - 1` times unmeasured, then `repeats` times. On a GPU a run ends when it is idle."""
+    jittor = sys.modules.get("jittor")  # a workload may run without it
+    on_cuda = jittor is not None and jittor.flags.use_cuda
     seconds = []
     for _ in range(warm_up + repeats):
         start = time.perf_counter()
         run()
-        wait()
+        if on_cuda:
+            jittor.sync_all(True)
         seconds.append(time.perf_counter() - start)
-    return Timing(seconds[0], tuple(seconds[warm_up:]), peak())
-
-
-def _jittor_on_cuda() -> Any | None:
-    """Jittor, when it runs on a GPU in this process; a workload may not have started it."""
-    jittor = sys.modules.get("jittor")
-    return jittor if jittor is not None and jittor.flags.use_cuda else None
-
-
-def wait() -> None:
-    """Waits until the GPU is idle."""
-    if (jittor := _jittor_on_cuda()) is not None:
-        jittor.sync_all(True)
-
-
-def peak() -> int:
-    """Peak memory in bytes: of the process, or on a GPU what Jittor has taken from it, which only grows."""
-    if (jittor := _jittor_on_cuda()) is not None:
-        return jittor.get_mem_info().total_cuda_used
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = jittor.get_mem_info().total_cuda_used if on_cuda else resident
+    return Timing(seconds[0], tuple(seconds[warm_up:]), peak)
 
 
 def product_rate(precision: str, size: int = 1536) -> float:

@@ -1,10 +1,9 @@
 """Reproduces tables: the rows of a suite, what each needs, training, evaluation, our numbers and published ones.
 
-A row names a config; recipe and published numbers (`expected`) are there and nowhere else. The weights of a row are
+A row names a config, which has the recipe and the published numbers (`expected`). The weights of a row are
 `<row>/seed_<n>/weights.safetensors` below one folder from our own runs, or one file `<row>.pth`, `.pkl` or
-`.safetensors` from elsewhere, such as the released ones. Training and evaluation are processes of their own. Training
-goes on from the newest checkpoint of its folder; an evaluation on record for the same weights and configuration is not
-repeated.
+`.safetensors` from elsewhere, such as the released ones. Training goes on from the newest checkpoint of its folder; an
+evaluation on record for the same weights and configuration is not repeated.
 """
 
 from __future__ import annotations
@@ -29,12 +28,10 @@ from jseg.metrics import HEADLINE
 from jseg.weights.reader import sha256_of_file
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-CONFIG_FOLDER = REPOSITORY / "configs"
-RUN_NET = REPOSITORY / "tools" / "run_net.py"
 RECORD_NAME = "record.json"
 EXPECTED_MISSED, INTERRUPTED = 1, 130  # exit codes of run_net
 GIVEN, PLAIN_CLIP = "given", "clip"  # sources of weights that no run of ours made
-FETCH = "python tools/fetch_pretrained.py"
+FETCH = "python tools/fetch_pretrained.py ViT-B-16"
 SUFFIXES = (".safetensors", ".pth", ".pkl", ".pt")
 
 
@@ -58,7 +55,7 @@ class Row:
     @property
     def config_path(self) -> Path:
         """The config file."""
-        return CONFIG_FOLDER / self.config
+        return REPOSITORY / "configs" / self.config
 
     def read(self, data_root: Path | None = None) -> Config:
         """The configuration; `data_root` is the folder that holds the data sets' folders."""
@@ -87,9 +84,8 @@ class Suite:
             UserError: an unknown name.
         """
         known = [row.name for row in self.rows]
-        for name in names:
-            if name not in known:
-                raise UserError(f"--rows: {name!r} is no row of suite {self.name}{suggestion(name, known)}")
+        for name in set(names).difference(known):
+            raise UserError(f"--rows: {name!r} is no row of suite {self.name}{suggestion(name, known)}")
         return tuple(row for row in self.rows if not names or row.name in names)
 
     def row(self, name: str) -> Row:
@@ -97,12 +93,11 @@ class Suite:
         return next(row for row in self.rows if row.name == name)
 
 
-def _three_settings(data_set: str, name: str = "", overrides: tuple[str, ...] = ()) -> tuple[Row, ...]:
-    name = name or data_set
-    inductive = f"{name}_inductive"
+def _three_settings(data_set: str, split: str = "") -> tuple[Row, ...]:
+    name, overrides = (f"{data_set}_{split}", (f"data.split={split}",)) if split else (data_set, ())
     return (
-        Row(inductive, f"{data_set}_inductive.py", overrides),
-        Row(f"{name}_transductive", f"{data_set}_transductive.py", overrides, start=inductive),
+        Row(f"{name}_inductive", f"{data_set}_inductive.py", overrides),
+        Row(f"{name}_transductive", f"{data_set}_transductive.py", overrides, start=f"{name}_inductive"),
         Row(f"{name}_supervised", f"{data_set}_supervised.py", overrides),
     )
 
@@ -112,8 +107,8 @@ PAPER = Suite(
     (
         *_three_settings("voc12"),
         *_three_settings("coco_stuff"),
-        *_three_settings("context", "context_A", ("data.split=A",)),
-        *_three_settings("context", "context_B", ("data.split=B",))[:2],  # fully supervised, a split hides nothing
+        *_three_settings("context", "A"),
+        *_three_settings("context", "B")[:2],  # fully supervised, a split hides nothing
         Row("cross_coco_to_context", "cross_coco_to_context.py", weights_of="coco_stuff_inductive"),
         Row("cross_coco_to_voc12", "cross_coco_to_voc12.py", weights_of="coco_stuff_inductive"),
     ),
@@ -135,15 +130,12 @@ SHAPES_TITLES = {
     "4_regions": "short, 4 regions instead of 16",
     "recovery_3": "short, recovery depth 3 instead of 1",
 }
-STARTS = {"transductive": "shapes_inductive"}
-SHAPES = Suite(
-    "shapes",
-    tuple(
-        Row(f"shapes_{name}", f"shapes_{name}.py", seeds=(0, 1, 2), start=STARTS.get(name, ""), title=title)
-        for name, title in SHAPES_TITLES.items()
-    ),
-    published=False,
-)
+SHAPES_ROWS = tuple(
+    Row(f"shapes_{name}", f"shapes_{name}.py", seeds=(0, 1, 2), title=title,
+        start="shapes_inductive" if name == "transductive" else "")
+    for name, title in SHAPES_TITLES.items()
+)  # fmt: skip
+SHAPES = Suite("shapes", SHAPES_ROWS, published=False)
 SUITES = {suite.name: suite for suite in (PAPER, SHAPES)}
 
 
@@ -177,10 +169,9 @@ def weights_found(row: Row, places: Places) -> dict[str, Path]:
         init = Path(config.model.init)
         return {PLAIN_CLIP: init} if init.is_file() else {}
     name = row.weights_of or row.name
-    folders = [path.parent for path in places.checkpoints.glob(f"{name}/seed_*/{WEIGHTS_NAME}")]
-    folders = [folder for folder in folders if folder.name.removeprefix("seed_").isdecimal()]
-    folders.sort(key=lambda folder: int(folder.name.removeprefix("seed_")))
-    found = {folder.name: folder / WEIGHTS_NAME for folder in folders}
+    paths = places.checkpoints.glob(f"{name}/seed_*/{WEIGHTS_NAME}")
+    by_seed = sorted(paths, key=lambda path: (len(path.parent.name), path.parent.name))  # seed_9 before seed_10
+    found = {path.parent.name: path for path in by_seed}
     given = [path for suffix in SUFFIXES if (path := places.checkpoints / f"{name}{suffix}").is_file()]
     return {**found, GIVEN: given[0]} if given else found
 
@@ -199,13 +190,8 @@ def missing_data(config: Config, splits: tuple[str, ...]) -> list[Missing]:
     return [Missing(f"data: {', '.join(missing)} in {root}", command)]
 
 
-def train_options(row: Row) -> str:
-    """What to add to the command line to train a row and the row that it starts from."""
-    return f"the same command with --rows {row.start + ',' if row.start else ''}{row.name} --train"
-
-
 def start_weights(row: Row, seed: int, suite: Suite, places: Places) -> Path | None:
-    """The weights that a training run starts from; None when it starts from CLIP."""
+    """Weights that a training run starts from; None when it starts from CLIP."""
     if not row.start:
         return None
     folder, iteration = places.run_folder(suite.row(row.start), seed), row.read().train.expected_iteration
@@ -218,11 +204,11 @@ def missing_for_training(row: Row, seed: int, suite: Suite, places: Places) -> l
     missing = missing_data(config, ("train", "val"))
     start = start_weights(row, seed, suite, places)
     if start is not None:
-        found = start.is_file()
-        return missing + ([] if found else [Missing(f"checkpoint to start from: {start}", train_options(row))])
+        command = f"the same command with --rows {row.start},{row.name} --train"
+        return missing + ([] if start.is_file() else [Missing(f"checkpoint to start from: {start}", command)])
     init = config.model.init
     if init and init != "random" and not Path(init).is_file():
-        missing.append(Missing(f"CLIP weights: {init}", f"{FETCH} ViT-B-16"))
+        missing.append(Missing(f"CLIP weights: {init}", FETCH))
     return missing
 
 
@@ -231,25 +217,21 @@ def missing_for_evaluation(row: Row, suite: Suite, places: Places) -> list[Missi
     config, found = row.read(places.data_root), weights_found(row, places)
     missing = missing_data(config, ("val",))
     if not found and config.test.training_free:
-        missing.append(Missing(f"CLIP weights: {config.model.init}", f"{FETCH} ViT-B-16"))
+        missing.append(Missing(f"CLIP weights: {config.model.init}", FETCH))
     elif not found:
         trained = suite.row(row.weights_of or row.name)
-        where = f"{places.run_folder(trained, 0)}/{WEIGHTS_NAME}"
-        released = f"{places.checkpoints / trained.name}.pth"
-        missing.append(Missing(f"weights: {where}, or a released file as {released}", train_options(trained)))
+        where = f"weights: {places.run_folder(trained, 0)}/{WEIGHTS_NAME}, or a released file as "
+        command = f"the same command with --rows {f'{trained.start},{trained.name}'.lstrip(',')} --train"
+        missing.append(Missing(f"{where}{places.checkpoints / trained.name}.pth", command))
     return missing
 
 
 def run_net(arguments: list[str]) -> int:
-    """Runs run_net with its output shown; its exit code.
-
-    Raises:
-        KeyboardInterrupt: it was interrupted.
-    """
+    """Exit code of run_net, whose output is shown; raises KeyboardInterrupt if it was interrupted."""
     print(f"$ python tools/run_net.py {' '.join(arguments)}", flush=True)
     paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}  # the jseg of this repository, installed or not
-    process = subprocess.Popen([sys.executable, str(RUN_NET), *arguments], env=environment)
+    process = subprocess.Popen([sys.executable, str(REPOSITORY / "tools" / "run_net.py"), *arguments], env=environment)
     try:
         code = process.wait()
     except KeyboardInterrupt:  # it got the signal too: it saves before it ends
@@ -283,10 +265,8 @@ def check_recipe(row: Row, seed: int, places: Places) -> None:
     other = [key for key, value in then.items() if now.get(key, value) != value]
     if other:
         first = f"{other[0]}={then[other[0]]}, not {now[other[0]]}"
-        raise UserError(
-            f"{file.path} was trained by another recipe than {row.name} is now ({first}): pass another --checkpoints, "
-            "or move that folder away"
-        )
+        remedy = "pass another --checkpoints, or move that folder away"
+        raise UserError(f"{file.path} was trained by another recipe than {row.name} is now ({first}): {remedy}")
 
 
 def train(row: Row, seed: int, suite: Suite, places: Places, device: str) -> bool:
