@@ -33,6 +33,7 @@ EXPECTED_MISSED, INTERRUPTED = 1, 130  # exit codes of run_net
 GIVEN, PLAIN_CLIP = "given", "clip"  # sources of weights that no run of ours made
 FETCH = "python tools/fetch_pretrained.py ViT-B-16"
 SUFFIXES = (".safetensors", ".pth", ".pkl", ".pt")
+Metrics = dict[str, float | None]  # pAcc, mIoU(S), mIoU(U), hIoU in percent; None = undefined
 
 
 @dataclass(frozen=True)
@@ -157,9 +158,6 @@ class Missing:
 
     what: str
     command: str
-
-
-Metrics = dict[str, float | None]  # pAcc, mIoU(S), mIoU(U), hIoU in percent; None = undefined
 
 
 def weights_found(row: Row, places: Places) -> dict[str, Path]:
