@@ -20,27 +20,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from jseg import reproduction
 from jseg.errors import UserError
 from jseg.files import check_writable
-from jseg.reproduction import (
-    SUITES,
-    WEIGHTS_NAME,
-    Missing,
-    Places,
-    Row,
-    RowResult,
-    Suite,
-    check_recipe,
-    markdown,
-    measure,
-    missing_for_evaluation,
-    missing_for_training,
-    missing_lines,
-    row_results,
-    train,
-    weights_found,
-    write,
-)
+from jseg.reproduction import SUITES, Missing, Places, Row, RowResult, Suite
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -89,12 +72,12 @@ def seeds_of(text: str) -> list[int]:
 
 def train_seed(row: Row, seed: int, suite: Suite, places: Places, device: str) -> list[Missing]:
     """Trains a seed of a row unless its weights are there; returns what the training lacks."""
-    check_recipe(row, seed, places)
-    if (places.run_folder(row, seed) / WEIGHTS_NAME).is_file():
+    reproduction.check_recipe(row, seed, places)
+    if (places.run_folder(row, seed) / reproduction.WEIGHTS_NAME).is_file():
         return []
-    if missing := missing_for_training(row, seed, suite, places):
+    if missing := reproduction.missing_for_training(row, seed, suite, places):
         return missing
-    if train(row, seed, suite, places, device):
+    if reproduction.train(row, seed, suite, places, device):
         return []
     return [Missing(f"training of {row.name}, seed {seed}: it failed or was stopped, see above", "the same again")]
 
@@ -103,16 +86,16 @@ def measure_row(
     row: Row, suite: Suite, places: Places, results: Path, device: str
 ) -> tuple[list[RowResult], list[Missing]]:
     """Measures all weights of a row; its results and what it lacks."""
-    if missing := missing_for_evaluation(row, suite, places):
+    if missing := reproduction.missing_for_evaluation(row, suite, places):
         return [], missing
     measured = {}
-    for source, weights in weights_found(row, places).items():
-        metrics = measure(row, source, weights, places, results, device)
+    for source, weights in reproduction.weights_found(row, places).items():
+        metrics = reproduction.measure(row, source, weights, places, results, device)
         if metrics is None:
             missing.append(Missing(f"metrics of {weights}: the evaluation failed, see above", "the same again"))
         else:
             measured[source] = metrics
-    return row_results(row, measured), missing
+    return reproduction.row_results(row, measured), missing
 
 
 def measure_rows(
@@ -125,8 +108,8 @@ def measure_rows(
         results += found
         if of_row := untrained[row.name] + (lacking if found or not untrained[row.name] else []):
             missing[row.name] = of_row
-    print("\n".join([*missing_lines(missing), markdown(results)]))
-    for path in write(results, missing, suite, options.results):
+    print("\n".join(reproduction.missing_lines(missing) + ([reproduction.markdown(results)] if results else [])))
+    for path in reproduction.write(results, missing, suite, options.results):
         print(f"written: {path}", flush=True)
     return results, missing
 
