@@ -10,8 +10,8 @@ import pytest
 from jseg import benchmark
 from jseg.benchmark import Workload
 from jseg.errors import UserError
-from jseg.runtime import prepare
 from jseg.runtime.cuda import Toolkit
+from jseg.runtime.prepare import prepare
 from tools import gpu_report
 from tools.gpu_report import Part
 
