@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from jseg.runtime import prepare
+from jseg.runtime.prepare import prepare
 
 if TYPE_CHECKING:
     from jseg.config import read_config

@@ -1,20 +1,20 @@
-"""The one exception type for mistakes that a user can mend."""
+"""The exception for mistakes that a user can fix."""
 
 from __future__ import annotations
 
-LONGEST = 2000  # signs of a message; a wrong value that it quotes may be of any length
+LONGEST = 2000  # characters of an error message; a wrong value that it quotes may be of any length
 
 
 class UserError(Exception):
     """Bad input, bad configuration or a missing file.
 
-    The message is one line of printable signs: what is wrong, where, and the command or key that mends it. Command-line
-    tools print it without a traceback and exit with code 2; library callers may catch it. Any other exception is a bug
-    of ours.
+    The error message is one line of printable characters: what is wrong, where, and the command or key that fixes it.
+    Command-line tools print it without a traceback and exit with code 2; library callers may catch it. Any other
+    exception is a bug of jseg.
     """
 
     def __init__(self, message: str) -> None:
-        text = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in " ".join(message.split()))
+        text = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in " ".join(message.split()))
         super().__init__(text if len(text) <= LONGEST else f"{text[: LONGEST - 500]} … {text[-500:]}")
 
 

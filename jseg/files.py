@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all."""
+"""Files: written whole or not at all, checked before reading; the cache folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import errno
 import json
 import os
 import shutil
+import stat
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,12 +25,24 @@ def cache_folder() -> Path:
     return Path(os.path.abspath(os.path.expanduser(named or f"{base}/jseg")))
 
 
+def save_details(text: str) -> str:
+    """Writes a long text about an error to a file of the cache folder or the temporary folder; returns its path."""
+    for folder in (cache_folder(), Path(os.environ.get("TMPDIR") or "/tmp")):
+        path = folder / f"error_{os.getpid()}_{time.time_ns()}.txt"
+        try:
+            write_whole(path, text.encode("utf-8", "backslashreplace"))
+            return str(path)
+        except CannotWrite:
+            continue
+    return "no file, for want of space: JSEG_DEBUG=1 prints them"
+
+
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[BinaryIO]:
-    """A file to write to that appears at `path` when the `with` block ends, and not at all if it fails.
+    """Yields a binary file to write to, which appears at `path` when the `with` block ends, and not if it fails.
 
-    What is written goes to a temporary file beside it, so that a reader never meets half of it. Missing parent folders
-    are made. Once the block has ended the file survives a loss of power.
+    The data goes to a temporary file beside it, so that a reader never meets half of it. Missing parent folders are
+    made. Once the block has ended the file survives a loss of power.
 
     Raises:
         CannotWrite: the folder or the file cannot be written, or the disk is full.
@@ -46,7 +60,7 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise CannotWrite(f"cannot write {path} ({error.strerror or error}): {mend(error)}") from error
+        raise CannotWrite(f"cannot write {path} ({error.strerror or error}): {remedy(error)}") from error
     finally:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)
@@ -63,18 +77,18 @@ def write_whole(path: str | Path, data: bytes) -> None:
 
 
 def as_json(value: object) -> bytes:
-    """`value` as indented JSON; NaN and infinities are refused (JSON has none)."""
+    """Returns `value` as indented JSON; raises ValueError for NaN and infinities (JSON has none)."""
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def write_json(path: str | Path, value: object) -> None:
-    """Writes `value` as indented JSON, whole or not at all; NaN and infinities are refused (JSON has none)."""
+    """Writes `value` as indented JSON, whole or not at all; raises ValueError for NaN and infinities."""
     write_whole(path, as_json(value))
 
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path | None]:
-    """Gives a new folder to fill, which becomes `folder` when the `with` block ends; None when `folder` is there.
+    """Yields a new folder to fill, which becomes `folder` when the `with` block ends; None when `folder` exists.
 
     Of several processes that make the same folder at once, one's stays and the others' are dropped.
 
@@ -98,7 +112,7 @@ def whole_folder(folder: Path) -> Iterator[Path | None]:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        raise CannotWrite(f"cannot make {folder} ({error.strerror or error}): {mend(error)}") from error
+        raise CannotWrite(f"cannot make {folder} ({error.strerror or error}): {remedy(error)}") from error
 
 
 def check_writable(folder: str | Path) -> Path:
@@ -117,9 +131,26 @@ def check_writable(folder: str | Path) -> Path:
     return folder
 
 
-def mend(error: OSError) -> str:
-    """What to do about a file that could not be written."""
+def remedy(error: OSError) -> str:
+    """Returns what the user can do about a file that could not be written."""
     return "free some space there" if error.errno in _FULL else "choose a folder that can be written"
+
+
+def open_regular(path: str | Path) -> BinaryIO:
+    """Opens a file of the user's for reading, in binary; only a regular file, since a pipe or device may wait for ever.
+
+    Raises:
+        UserError: it does not exist, or it is a folder, a pipe or a device.
+        OSError: it cannot be read.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"file {path} does not exist") from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
+        raise UserError(f"{path} is {kind}, not a file")
+    return open(path, "rb")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -16,7 +16,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if importlib.util.find_spec("torch"):
     import torch  # noqa: F401  # an oracle; must be loaded before Jittor when both are in one process
 
-from jseg.runtime import prepare
+from jseg.runtime.prepare import prepare
 from jseg.runtime.start import start
 
 # the first call of a test may compile kernels, so its time says nothing

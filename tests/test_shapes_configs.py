@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from jseg.config import read_config, to_dict
-from jseg.reproduction.suites import SUITES
+from jseg.reproduction import SUITES
 
 FOLDER = Path(__file__).parents[1] / "configs"
 CHANGES = {  # of shapes_inductive, besides what they expect

@@ -10,17 +10,15 @@ of JSON with `seconds`, and may add `peak_gib`. Exit code 2: a user's mistake.
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import ArgumentParser, add_device_options, run
+
 import json
 import os
 import sys
-from pathlib import Path
 
-from jseg.benchmark.growth import check_can_draw, draw, growth
-from jseg.benchmark.report import as_text, compare, result, run_json
-from jseg.benchmark.workloads import SIZES, TASKS, chosen_sizes, measure, prepare, product_rate
+from jseg.benchmark import SIZES, TASKS, as_text, chosen_sizes, compare, make_result, measure, prepare, product_rate
 from jseg.config import PRECISIONS
 from jseg.errors import UserError
-from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 from jseg.runtime.start import start
 
 
@@ -29,11 +27,10 @@ def main() -> int:
     parser = ArgumentParser(prog="benchmark.py", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--size", choices=tuple(SIZES), default="voc", help="sizes of which data set (default: voc)")
-    parser.add_argument("--batch", type=int, default=1, help="pictures at once (default: 1)")
+    parser.add_argument("--batch", type=int, default=1, help="images at once (default: 1)")
     parser.add_argument("--classes", type=int, help="classes (default: of the data set; in training the seen ones)")
     parser.add_argument("--image", type=int, help="pixels a side (default: of the data set)")
     parser.add_argument("--prompts", type=int, help="prompts of a layer (default: of the data set)")
-    parser.add_argument("--growth", metavar="PNG", help="draw how the task grows with classes, image, prompts, batch")
     parser.add_argument("--warm-up", type=int, default=2, help="runs before the timed ones (default: 2)")
     parser.add_argument("--repeats", type=int, default=5, help="timed runs (default: 5)")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: fp32")
@@ -51,15 +48,6 @@ def main() -> int:
             ours += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
     if args.warm_up < 0:
         raise UserError(f"--warm-up {args.warm_up}: must be at least 0")
-    if args.growth:
-        if args.task == "startup":
-            raise UserError("--growth: startup does not depend on sizes, choose another task")
-        check_can_draw(Path(args.growth))
-        # a process for each size; an option given twice counts as given last
-        results = growth(lambda option, value: run_json([*ours, f"--{option}", str(value)]))
-        print(json.dumps(results), flush=True)
-        draw(results, Path(args.growth))
-        return 0
     if args.compare:
         silent = args.json
         summary = compare(ours, args.compare, args.pairs, lambda line: None if silent else print(line, flush=True))
@@ -76,7 +64,7 @@ def main() -> int:
     threads = os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))
     kernels = {"attention": implementation(cuda=True), "others": implementation()}
     settings |= {"device": device, "precision": args.precision, "threads": threads, "kernels": kernels}
-    values = result(settings, workload, timing, product_rate(args.precision) if workload.operations else 0.0)
+    values = make_result(settings, workload, timing, product_rate(args.precision) if workload.operations else 0.0)
     print(json.dumps(values) if args.json else as_text(values))
     return 0
 

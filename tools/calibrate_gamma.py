@@ -12,6 +12,8 @@ beside the published 0.1, and writes them to <work-dir>/gamma.json.
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import ArgumentParser, add_device_options, run
+
 import argparse
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +26,6 @@ from jseg.data.held_out import classes_of, suggestion
 from jseg.engine import checkpoint
 from jseg.errors import UserError
 from jseg.files import check_writable, write_json
-from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 from jseg.weights import record
 from jseg.weights.reader import WeightFile
 

@@ -10,6 +10,8 @@ the published ones. Exit code 1 when something is found, 2 when the check cannot
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import ArgumentParser, run
+
 import sys
 from pathlib import Path
 
@@ -18,7 +20,6 @@ from jseg.data.check import SplitReport, check_split
 from jseg.data.dataset import SegmentationDataset
 from jseg.data.held_out import classes_of
 from jseg.errors import UserError
-from jseg.runtime.command_line import ArgumentParser, run
 
 SHOWN_FILES = 20  # of a fault
 

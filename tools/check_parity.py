@@ -2,18 +2,19 @@
 
     python tools/check_parity.py --golden tests/golden
 
-Every file of the set that there is a check for is run; sizes, splits and tolerances come from the set itself
-(tolerances.json). One line per file: the worst array and its error over its tolerance, which is at most 1 in a pass.
-On CUDA ten times the tolerances are allowed, because Jittor compiles its kernels with fast math. Exit code 1 if
-anything is over its tolerance.
+Checks every file of the set (DIR/torch_release, or DIR itself); sizes, splits and tolerances (tolerances.json) come
+from the set. One line per file: the worst array and its error over its tolerance, which is at most 1 in a pass. On CUDA
+ten times the tolerances are allowed, because Jittor compiles its kernels with fast math. Exit code 1 if anything is
+over its tolerance.
 """
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import ArgumentParser, add_device_options, run
+
 from pathlib import Path
 
 from jseg.errors import UserError
-from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 
 
 def main() -> int:
@@ -29,21 +30,21 @@ def main() -> int:
 
     device = start(args.device)
 
-    from jseg.parity.check_set import check_folders, golden_folders
+    from jseg.parity.report import check_set
 
     reports = []
-    for report in check_folders(golden_folders(args.golden), device):
+    for report in check_set(args.golden, device):
         reports.append(report)
         print(report.line(), flush=True)
-    reasons = {why: name for report in reports for name, why in report.excluded.items()}
+    reasons = {why: name for report in reports for name, why in report.left_out.items()}
     for why, name in reasons.items():
         print(f"left out on purpose: {name}: {why}")
     passed, failed = sum(report.passed for report in reports), sum(report.failed for report in reports)
+    compared = sum(len(report.excess) for report in reports)
     unchecked = sum(len(report.unchecked) for report in reports)
-    rest = len(reports) - passed - failed
     print(
-        f"{device}: {passed} files within tolerance, {failed} over, {rest} not run; "
-        f"{sum(len(report.excess) for report in reports)} arrays compared, {unchecked} not checked"
+        f"{device}: {passed} files within tolerance, {failed} over, {len(reports) - passed - failed} not run; "
+        f"{compared} arrays compared, {unchecked} not checked"
     )
     return 1 if failed else 0
 

@@ -10,6 +10,8 @@ Without a target it only checks and prints.
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import ArgumentParser, run
+
 import argparse
 from pathlib import Path
 
@@ -17,7 +19,6 @@ import numpy as np
 
 from jseg.clip.weights import FORMAT, ClipWeights, read_clip_weights
 from jseg.errors import UserError
-from jseg.runtime.command_line import ArgumentParser, run
 from jseg.weights.reader import write_safetensors
 
 

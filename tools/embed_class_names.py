@@ -10,6 +10,8 @@ refuses it. `--npy` takes the rows of a plain file, such as the released ones, i
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import ArgumentParser, add_device_options, run
+
 import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +28,6 @@ from jseg.clip.class_embeddings import (
 from jseg.config import TextConfig
 from jseg.data.class_names import ClassList, class_list
 from jseg.errors import UserError
-from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 from jseg.weights.reader import read_weight_file, sha256_of_file
 
 if TYPE_CHECKING:

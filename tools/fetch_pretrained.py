@@ -10,6 +10,8 @@ also taken from an installed open_clip or clip package. Nothing half-written is 
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import ArgumentParser, run
+
 import argparse
 import hashlib
 import http.client
@@ -26,7 +28,6 @@ from tqdm import tqdm
 from jseg.clip.tokenizer import PRETRAINED_FOLDER, VOCABULARY_NAME, VOCABULARY_SHA256, installed_vocabularies
 from jseg.errors import UserError
 from jseg.files import whole_file
-from jseg.runtime.command_line import ArgumentParser, run
 from jseg.weights.reader import sha256_of_file
 
 CHUNK = 2**20

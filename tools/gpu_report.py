@@ -9,6 +9,8 @@ not stop the others; its output lies beside the report. Exit code 1 when a part 
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import ArgumentParser, run
+
 import json
 import os
 import platform
@@ -21,7 +23,6 @@ from pathlib import Path
 from jseg.errors import UserError
 from jseg.files import check_writable, write_whole
 from jseg.runtime import cuda as cuda_driver
-from jseg.runtime.command_line import ArgumentParser, run
 from jseg.runtime.prepare import prepare
 from jseg.runtime.report import driver_version, gpu_names
 
@@ -94,8 +95,8 @@ def table(rows: list[tuple[str, str, float, str]]) -> str:
 
 def long_run(steps: int, precision: str) -> int:
     """Full-size training steps on one batch of 16; the GPU's memory must not grow after the first ones."""
-    from jseg.benchmark.workloads import chosen_sizes
-    from jseg.benchmark.workloads import prepare as prepare_workload
+    from jseg.benchmark import chosen_sizes
+    from jseg.benchmark import prepare as prepare_workload
     from jseg.runtime.start import start
 
     start("cuda")

@@ -11,6 +11,8 @@ times smaller than the wheels where these hold the same file several times.
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import ArgumentParser, run
+
 import lzma
 import re
 import shlex
@@ -23,7 +25,6 @@ from pathlib import Path
 
 from jseg.errors import UserError
 from jseg.files import whole_file, write_whole
-from jseg.runtime.command_line import ArgumentParser, run
 from jseg.runtime.toolchain import JITTOR
 
 REPOSITORY = Path(__file__).parents[1]

@@ -7,6 +7,8 @@ Needs matplotlib: pip install "jseg[plot]".
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import ArgumentParser, run
+
 import argparse
 import importlib.util
 from pathlib import Path
@@ -15,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from jseg.engine.log import LOG_NAME, read_log
 from jseg.errors import UserError
 from jseg.files import whole_file
-from jseg.runtime.command_line import ArgumentParser, run
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,6 +11,8 @@ not be made.
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import run
+
 from pathlib import Path
 
 import cv2
@@ -21,7 +23,6 @@ from jseg.data.class_names import COCO_STUFF_IDS, IGNORED
 from jseg.data.image_files import read_stored_labels
 from jseg.errors import UserError
 from jseg.files import write_whole
-from jseg.runtime.command_line import run
 
 SUFFIX = "_labelTrainIds.png"
 _NO_ID = -1

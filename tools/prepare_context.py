@@ -12,6 +12,8 @@ manifest_context.json. Exit code 1 when files are missing or could not be made.
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import run
+
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +23,6 @@ from jseg.data import preparation
 from jseg.data.class_names import CONTEXT_IDS, voc_palette
 from jseg.drawing import write_label_map
 from jseg.errors import UserError
-from jseg.runtime.command_line import run
 
 LISTS = Path("ImageSets") / "SegmentationContext"
 LABELS = "SegmentationClassContext"

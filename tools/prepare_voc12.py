@@ -12,6 +12,8 @@ beside the published 10,582 and 1,449, and manifest_voc12.json. Exit code 1 when
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import run
+
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +25,6 @@ from jseg.data.label_maps import class_labels
 from jseg.drawing import write_label_map
 from jseg.errors import UserError
 from jseg.files import write_whole
-from jseg.runtime.command_line import run
 
 LISTS = Path("ImageSets") / "Segmentation"
 MASKS = "SegmentationClassAug"

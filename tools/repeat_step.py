@@ -9,6 +9,8 @@ as many: `mpirun -np 2 python tools/repeat_step.py …`. Exit codes: 0 the step 
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import ArgumentParser, add_device_options, run
+
 import argparse
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,6 @@ from jseg.engine.load import check_shares
 from jseg.engine.optimizer import loss_scale_of
 from jseg.engine.ranks import Ranks, claim_gpu, joined
 from jseg.errors import UserError
-from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 from jseg.weights.reader import WeightFile
 
 

@@ -14,24 +14,16 @@ missed, 2 a row that was asked for could not be measured, or none could.
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import ArgumentParser, add_device_options, run
+
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from jseg import reproduction
 from jseg.errors import UserError
 from jseg.files import check_writable
-from jseg.reproduction import report, runs
-from jseg.reproduction.needs import (
-    Missing,
-    Places,
-    missing_for_evaluation,
-    missing_for_training,
-    run_folder,
-    weights_found,
-)
-from jseg.reproduction.report import RowResult
-from jseg.reproduction.suites import SUITES, Row, Suite
-from jseg.runtime.command_line import ArgumentParser, add_device_options, run
+from jseg.reproduction import SUITES, Missing, Places, Row, RowResult, Suite
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -79,47 +71,45 @@ def seeds_of(text: str) -> list[int]:
 
 
 def train_seed(row: Row, seed: int, suite: Suite, places: Places, device: str) -> list[Missing]:
-    """Trains a seed of a row unless it is there; returns what the training lacks."""
-    runs.check_recipe(row, seed, places)
-    if (run_folder(row, seed, places) / runs.WEIGHTS_NAME).is_file():
+    """Trains a seed of a row unless its weights are there; returns what the training lacks."""
+    reproduction.check_recipe(row, seed, places)
+    if (places.run_folder(row, seed) / reproduction.WEIGHTS_NAME).is_file():
         return []
-    if found := missing_for_training(row, seed, suite, places):
-        return found
-    if runs.train(row, seed, suite, places, device):
+    if missing := reproduction.missing_for_training(row, seed, suite, places):
+        return missing
+    if reproduction.train(row, seed, suite, places, device):
         return []
     return [Missing(f"training of {row.name}, seed {seed}: it failed or was stopped, see above", "the same again")]
 
 
 def measure_row(
-    row: Row, options: argparse.Namespace, suite: Suite, places: Places, missing: list[Missing]
+    row: Row, suite: Suite, places: Places, results: Path, device: str
 ) -> tuple[list[RowResult], list[Missing]]:
-    """Measures a row; its results and what it lacks, `missing` from its training included."""
-    lacking = missing_for_evaluation(row, suite, places)
-    if lacking:
-        return [], missing or lacking
-    measured, missing = [], [*missing]
-    for weights in weights_found(row, places):
-        measurement = runs.measure(row, weights, places, options.results, options.device)
-        if measurement is None:
-            missing.append(Missing(f"metrics of {weights.path}: the evaluation failed, see above", "the same again"))
+    """Measures all weights of a row; its results and what it lacks."""
+    if missing := reproduction.missing_for_evaluation(row, suite, places):
+        return [], missing
+    measured = {}
+    for source, weights in reproduction.weights_found(row, places).items():
+        metrics = reproduction.measure(row, source, weights, places, results, device)
+        if metrics is None:
+            missing.append(Missing(f"metrics of {weights}: the evaluation failed, see above", "the same again"))
         else:
-            measured.append(measurement)
-    return report.row_results(row, measured), missing
+            measured[source] = metrics
+    return reproduction.row_results(row, measured), missing
 
 
 def measure_rows(
-    rows: Sequence[Row], options: argparse.Namespace, suite: Suite, places: Places, lacking: dict[str, list[Missing]]
+    rows: Sequence[Row], options: argparse.Namespace, suite: Suite, places: Places, untrained: dict[str, list[Missing]]
 ) -> tuple[list[RowResult], dict[str, list[Missing]]]:
-    """Measures rows, prints and writes the tables; results, and by row what is missing."""
+    """Measures rows, prints and writes the tables; results, and by row what is missing (`untrained`: for training)."""
     results, missing = [], {}
     for row in rows:
-        found, of_row = measure_row(row, options, suite, places, lacking[row.name])
+        found, lacking = measure_row(row, suite, places, options.results, options.device)
         results += found
-        if of_row:
+        if of_row := untrained[row.name] + (lacking if found or not untrained[row.name] else []):
             missing[row.name] = of_row
-    table = [report.markdown(results, suite.published)] if results else []
-    print("\n".join([*report.missing_lines(missing), *table]))
-    for path in report.write(results, missing, suite, options.results):
+    print("\n".join(reproduction.missing_lines(missing) + ([reproduction.markdown(results)] if results else [])))
+    for path in reproduction.write(results, missing, suite, options.results):
         print(f"written: {path}", flush=True)
     return results, missing
 
@@ -133,15 +123,15 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     rows, places = suite.chosen(options.rows), Places(options.data_root, options.checkpoints)
     check_writable(options.results)
-    lacking: dict[str, list[Missing]] = {row.name: [] for row in rows}
+    untrained: dict[str, list[Missing]] = {row.name: [] for row in rows}
     seeds = {row.name: options.seeds or row.seeds if options.train and row.trains else () for row in rows}
     rounds = sorted({seed for of_row in seeds.values() for seed in of_row}) or [0]
-    for seed in rounds:  # a seed of all rows, then the next: an early end leaves rows that compare
+    for seed in rounds:  # one seed of all rows, then the next: rows stay comparable after an early end
         for row in rows:
             if seed in seeds[row.name]:
-                lacking[row.name] += train_seed(row, seed, suite, places, options.device)
+                untrained[row.name] += train_seed(row, seed, suite, places, options.device)
         if not suite.published or seed == rounds[-1]:
-            results, missing = measure_rows(rows, options, suite, places, lacking)
+            results, missing = measure_rows(rows, options, suite, places, untrained)
     if any(item.passed is False for result in results for item in result.comparisons):
         return 1
     if missing and (options.rows or options.train or not results):

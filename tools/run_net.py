@@ -10,6 +10,8 @@ starts share the work. Exit codes: 0 fine; 1 the expected numbers were missed; 2
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import ArgumentParser, add_device_options, run
+
 import argparse
 import shlex
 import shutil
@@ -32,7 +34,6 @@ from jseg.engine.ranks import Ranks, claim_gpu, joined
 from jseg.engine.work_folder import held
 from jseg.errors import UserError
 from jseg.files import check_writable
-from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 from jseg.weights import record
 from jseg.weights.reader import WeightFile
 

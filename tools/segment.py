@@ -8,6 +8,8 @@ tinted, with a legend) into the folder `--save-dir`, and prints the share of eac
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import ArgumentParser, add_device_options, run
+
 import argparse
 from pathlib import Path
 
@@ -24,7 +26,6 @@ from jseg.drawing import (
     write_label_map,
 )
 from jseg.files import check_writable
-from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 from jseg.segmenter import DEFAULT_TEMPLATES, check_class_names, load_segmenter, seen_ids
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import ArgumentParser
+
 import argparse
 import hashlib
 import importlib.util
@@ -22,7 +24,6 @@ from jseg.data.image_files import file_problem
 from jseg.data.workers import map_in_order
 from jseg.errors import UserError
 from jseg.files import write_json, write_whole
-from jseg.runtime.command_line import ArgumentParser
 
 _SHOWN = 20  # problems on the screen
 Job = tuple[Path, Path]  # source, label PNG to make of it

@@ -26,7 +26,7 @@ from typing import Any
 import jseg
 from jseg.config import Config, to_dict
 from jseg.errors import UserError
-from jseg.files import mend, write_json, write_whole
+from jseg.files import remedy, write_json, write_whole
 from jseg.runtime.prepare import prepare
 from jseg.runtime.report import findings
 from jseg.weights.reader import WeightFile
@@ -130,7 +130,7 @@ class RunLog:
             append_whole(self.path, text.encode())
         except OSError as error:
             self._kept = text
-            print(f"warning: cannot write {self.path} ({error.strerror}): {mend(error)}; it is tried again later")
+            print(f"warning: cannot write {self.path} ({error.strerror}): {remedy(error)}; it is tried again later")
         if self.events is not None:
             self.events.write(event, iteration, values)
 
@@ -336,7 +336,7 @@ class Events:
 
     def _stop(self, iteration: int, error: OSError) -> None:
         self._broken = True  # half an event ends what TensorBoard can read of a file
-        print(f"warning: no TensorBoard events from iteration {iteration} on ({error.strerror}): {mend(error)}")
+        print(f"warning: no TensorBoard events from iteration {iteration} on ({error.strerror}): {remedy(error)}")
 
 
 def _numbers(name: str, values: dict[str, Any]) -> dict[str, float]:

@@ -15,6 +15,8 @@ https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/api.html: the numbers 
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import exit_code
+
 import os
 import sys
 import time
@@ -26,7 +28,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jseg.errors import UserError
-from jseg.runtime.command_line import exit_code
 
 if TYPE_CHECKING:
     import jittor as jt

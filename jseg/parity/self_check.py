@@ -1,40 +1,19 @@
-"""Small computations whose results are known, run on the chosen device: a table of ok, failed and skipped."""
+"""Small computations with known results, run on the chosen device: a table of ok, failed and skipped."""
 
 from __future__ import annotations
 
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from jseg.errors import UserError
-from jseg.runtime import prepare as onednn
-from jseg.runtime.prepare import prepare
+from jseg.runtime.prepare import ONEDNN_INSTALL, prepare
 from jseg.runtime.start import start
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden"  # there in a checkout, not in an installed copy
-GOLDEN_PATTERN = "forward_eval_*.npz"
-
-
-class Skip(Exception):
-    """Why a check was not run, and what it takes to run it."""
-
-
-@dataclass
-class Row:
-    """One line of the table."""
-
-    name: str
-    state: str  # ok, failed or skipped
-    detail: str  # what was found; where it failed, the remedy
-    seconds: float
-
-    def line(self) -> str:
-        """One line, such as `product      ok       0.1 s  off by 2.1e-05`."""
-        return f"{self.name:12} {self.state:8} {self.seconds:6.1f} s  {self.detail}"
 
 
 def check(device: str, golden: Path | None = None) -> int:
@@ -49,26 +28,38 @@ def check(device: str, golden: Path | None = None) -> int:
     """
     begin = time.perf_counter()
     device = start(device)
-    rows = [Row("Jittor", "ok", f"runs on {device}", time.perf_counter() - begin)]
-    checks: dict[str, tuple[Callable[[], str], str]] = {
-        "kernel": (lambda: check_kernel(device), _compiler_remedy(device)),
-        "product": (check_product, _product_remedy(device)),
-        "attention": (check_attention, "JSEG_KERNELS=plain runs plain Jittor operators instead, slower"),
-        "golden file": (lambda: check_golden(device, golden), "tools/check_parity.py --golden DIR tells more"),
-    }
-    print(rows[0].line(), flush=True)
-    for name, (run, remedy) in checks.items():
-        rows.append(_run(name, run, remedy))
-        print(rows[-1].line(), flush=True)
-    return int(any(row.state == "failed" for row in rows))
+    _print_row("Jittor", "ok", f"runs on {device}", begin)
+    compiler = "look whether g++ compiles for this machine; empty the cache folder after an update of g++"
+    product = ONEDNN_INSTALL
+    if device == "cuda":
+        nvcc = prepare().toolkit.nvcc
+        compiler = f"look whether {nvcc} compiles and the driver is its match, or set JSEG_CUDA_HOME to another"
+        product = "another cuBLAS may be loaded: unset LD_LIBRARY_PATH"
+    states = [
+        _run("kernel", lambda: check_kernel(device), compiler),
+        _run("product", check_product, product),
+        _run("attention", check_attention, "JSEG_KERNELS=plain runs plain Jittor operators instead, slower"),
+    ]
+    if golden is None and not GOLDEN.is_dir():
+        _print_row("golden file", "skipped", "pass --golden DIR, the folder tests/golden of the repository")
+    else:
+        folder = golden or GOLDEN
+        remedy = "tools/check_parity.py --golden DIR tells more"
+        states.append(_run("golden file", lambda: check_golden(device, folder), remedy))
+    return int("failed" in states)
 
 
-def _run(name: str, run: Callable[[], str], remedy: str) -> Row:
+def _print_row(name: str, state: str, detail: str, begin: float | None = None) -> None:
+    """Prints one line, such as `product      ok       0.1 s  off by 2.1e-05`."""
+    seconds = 0.0 if begin is None else time.perf_counter() - begin
+    print(f"{name:12} {state:8} {seconds:6.1f} s  {detail}", flush=True)
+
+
+def _run(name: str, run: Callable[[], str], remedy: str) -> str:
+    """Runs a check, prints its row and returns ok or failed."""
     begin = time.perf_counter()
     try:
         state, detail = "ok", run()
-    except Skip as reason:
-        state, detail = "skipped", str(reason)
     except UserError:
         raise
     except Exception as error:  # one broken part must not hide the others
@@ -76,18 +67,8 @@ def _run(name: str, run: Callable[[], str], remedy: str) -> Row:
             traceback.print_exc()
         lines = str(error).strip().splitlines() or [type(error).__name__]
         state, detail = "failed", f"{lines[-1]}; {remedy}"
-    return Row(name, state, detail, time.perf_counter() - begin)
-
-
-def _compiler_remedy(device: str) -> str:
-    toolkit = prepare().toolkit
-    if device == "cuda" and toolkit:
-        return f"look whether {toolkit.nvcc} compiles and the driver is its match, or set JSEG_CUDA_HOME to another"
-    return "look whether g++ compiles for this machine; empty the cache folder after an update of g++"
-
-
-def _product_remedy(device: str) -> str:
-    return "another cuBLAS may be loaded: unset LD_LIBRARY_PATH" if device == "cuda" else onednn.INSTALL
+    _print_row(name, state, detail, begin)
+    return state
 
 
 def check_kernel(device: str) -> str:
@@ -150,21 +131,22 @@ def check_attention() -> str:
     return f"off by {error:.1e}, {'compiled kernels' if compiled(cuda=True) else 'plain operators'}"
 
 
-def check_golden(device: str, golden: Path | None) -> str:
-    """Compares a forward pass with the recorded one of the released model."""
-    folder = golden or GOLDEN
-    if golden is None and not folder.is_dir():
-        raise Skip("pass --golden DIR, the folder tests/golden of the repository")
-    from jseg.parity.check_set import check_file, golden_folders
-    from jseg.parity.tolerances import CUDA_FACTOR
+def check_golden(device: str, folder: Path) -> str:
+    """Compares a forward pass with the recorded one of the released model.
 
-    for release in golden_folders(folder):
-        for path in release.files():
-            if path.match(GOLDEN_PATTERN):
-                report = check_file(release, path, CUDA_FACTOR if device == "cuda" else 1.0)
-                assert report is not None and report.passed, report.line() if report else "nothing compared"
-                return f"{report.name}: worst error {report.worst[1]:.2g} of its tolerance"
-    raise Skip(f"{folder} holds no {GOLDEN_PATTERN}")
+    Raises:
+        UserError: `folder` is no golden set, or has no such file.
+    """
+    from jseg.parity import report  # imports Jittor, which `start` must configure first
+
+    files, rules = report.golden_files(folder), report.read_rules(report.set_folder(folder) / "tolerances.json")
+    for path, kind in files.items():
+        if path.match("forward_eval_*.npz"):
+            factor = report.CUDA_FACTOR if device == "cuda" else 1.0
+            found = report.check_file(path, path.name, kind, rules, factor)
+            assert found.passed, found.line()
+            return f"{found.name}: worst error {max(found.excess.values()):.2g} of its tolerance"
+    raise UserError(f"{folder} holds no forward_eval_*.npz")
 
 
 def _error(computed: np.ndarray, exact: np.ndarray) -> float:

@@ -1,6 +1,6 @@
-"""What a small CLIP has learned: zero-shot classification, retrieval, and segmentation without any learning.
+"""Figures of a small CLIP: zero-shot classification, retrieval, and segmentation without any learning.
 
-All on pictures from random streams that training does not use.
+All on images from random streams that training does not use.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jseg.config import TRAINING_FREE, DataConfig, ShapesConfig
 from jseg.data.class_names import SHAPES_NAMES, class_list
 from jseg.data.shapes import ShapesDataset
 from jseg.metrics import HEADLINE
-from jseg.pretraining.pictures import HELD_OUT_STREAM, Picture, cut, drawn, normalised, true_captions
+from jseg.pretraining.images import HELD_OUT_STREAM, CaptionedImage, cut, draw, normalise_images, true_captions
 from jseg.pretraining.settings import Stage
 from jseg.pretraining.small_clip import SmallClip
 
@@ -39,13 +39,13 @@ TRAINING_FREE_NAMES = {  # as the shipped file records them
 _BATCH = 50
 
 
-def held_out(stage: Stage, count: int, seed: int) -> list[Picture]:
-    """Pictures that training never sees, the same for every run."""
-    pictures = []
+def held_out_images(stage: Stage, count: int, seed: int) -> list[CaptionedImage]:
+    """Images that training never sees, the same for every run."""
+    items = []
     for index in range(count):
-        scene, rng = drawn(stage.objects, HELD_OUT_STREAM, seed, stage.pixels, index)
-        pictures.append(cut(scene, stage, rng))
-    return pictures
+        scene, rng = draw(stage.objects, HELD_OUT_STREAM, seed, stage.pixels, index)
+        items.append(cut(scene, stage, rng))
+    return items
 
 
 def class_embeddings(clip: SmallClip, tokenizer: Tokenizer) -> np.ndarray:
@@ -53,34 +53,34 @@ def class_embeddings(clip: SmallClip, tokenizer: Tokenizer) -> np.ndarray:
     return embed_class_names(SHAPES_NAMES, TEMPLATES, tokenizer, clip.text, "")
 
 
-def embed(clip: SmallClip, pictures: list[Picture]) -> np.ndarray:
+def embed(clip: SmallClip, items: list[CaptionedImage]) -> np.ndarray:
     """(N, D) float32 unit rows."""
     rows = []
     with jt.no_grad():
-        for start in range(0, len(pictures), _BATCH):
-            images = np.stack([picture.image for picture in pictures[start : start + _BATCH]])
-            rows.append(clip.embed_pictures(normalised(images)).numpy())
+        for start in range(0, len(items), _BATCH):
+            images = np.stack([item.image for item in items[start : start + _BATCH]])
+            rows.append(clip.embed_images(normalise_images(images)).numpy())
     return unit_rows(np.concatenate(rows))
 
 
 def zero_shot_accuracy(clip: SmallClip, text: np.ndarray, stage: Stage, count: int) -> tuple[float, list[float | None]]:
-    """Percent of single-object pictures whose class name is the nearest of 20; over all, and per class."""
-    pictures = held_out(stage, count, 0)
-    right = (embed(clip, pictures) @ text.T).argmax(axis=1) == [picture.class_index for picture in pictures]
-    classes = np.array([picture.class_index for picture in pictures])
+    """Percent of single-object images whose class name is the nearest of 20; over all, and per class."""
+    items = held_out_images(stage, count, 0)
+    right = (embed(clip, items) @ text.T).argmax(axis=1) == [item.class_index for item in items]
+    classes = np.array([item.class_index for item in items])
     per_class = [float(100 * right[classes == index].mean()) if (classes == index).any() else None
                  for index in range(len(SHAPES_NAMES))]  # fmt: skip
     return float(100 * right.mean()), per_class
 
 
 def retrieval(clip: SmallClip, tokenizer: Tokenizer, count: int) -> dict[str, float]:
-    """Recall at 1 and 5 in percent, both ways, among `count` scenes; any caption that is true of a picture is right."""
-    pictures = held_out(SCENES, count, 1)
-    captions = [picture.caption for picture in pictures]
+    """Recall at 1 and 5 in percent, both ways, among `count` scenes; any caption that is true of an image is right."""
+    items = held_out_images(SCENES, count, 1)
+    captions = [item.caption for item in items]
     with jt.no_grad():
         text = unit_rows(clip.text(tokenizer(captions, clip.settings.context_length)).numpy())
-    similarity = embed(clip, pictures) @ text.T
-    true = true_captions(captions, [picture.present for picture in pictures])
+    similarity = embed(clip, items) @ text.T
+    true = true_captions(captions, [item.present for item in items])
     result = {}
     for name, scores, answers in (("image to text", similarity, true), ("text to image", similarity.T, true.T)):
         order = np.argsort(-scores, axis=1, kind="stable")[:, :5]
@@ -94,14 +94,14 @@ def validation_scenes(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
     data = DataConfig(shapes=ShapesConfig(val_scenes=count))
     dataset = ShapesDataset(data, "val")
     scenes = [dataset.read(index) for index in range(count)]
-    return [(normalised(image[None])[0], labels) for image, labels, _ in scenes]
+    return [(normalise_images(image[None])[0], labels) for image, labels, _ in scenes]
 
 
 def evaluate(clip: SmallClip, tokenizer: Tokenizer, count: int = 1000) -> dict[str, Any]:
     """All figures in percent.
 
     Args:
-        count: single-object pictures; a fifth of it are the scenes for retrieval, a tenth those for segmentation.
+        count: single-object images; a fifth of it are the scenes for retrieval, a tenth those for segmentation.
     """
     text = class_embeddings(clip, tokenizer)
     accuracy, per_class = zero_shot_accuracy(clip, text, CROPS, count)

@@ -1,4 +1,4 @@
-"""What a pre-training run consists of: sizes of the towers, optimiser, and the stages that its pictures go through."""
+"""Settings of a pre-training run: sizes of the towers, optimiser, and the stages that its images go through."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jseg.config import OptimizerConfig
-from jseg.errors import UserError
 
 OPTIMIZER_KEYS = ("betas", "eps", "weight_decay", "power", "min_lr", "warmup_ratio")  # beside what a round says
-SCENE_SIZE = (96, 96)  # height, width of the scenes that pictures are cut from
+SCENE_SIZE = (96, 96)  # height, width of the scenes that images are cut from
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of the run with pictures of one kind.
+    """A stretch of the run with images of one kind.
 
-    A picture is a square window of a scene, `pixels / zoom` scene pixels wide, around an object. A zoom of None takes
+    An image is a square window of a scene, `pixels / zoom` scene pixels wide, around an object. A zoom of None takes
     the whole scene.
     """
 
     iterations: int
     batch_size: int
-    pixels: int  # side of the pictures
+    pixels: int  # side of the images
     objects: tuple[int, int]  # least, most per scene
     zoom: tuple[float, float] | None  # lowest, highest
 
@@ -36,9 +35,7 @@ class Round:
     lr: float
     warmup: int  # steps
     stages: tuple[Stage, ...]
-    arc: int = (
-        0  # steps that the decay is laid out for; 0 = all of the round's, more = the round ends before it is through
-    )
+    arc: int = 0  # steps of the whole decay; 0 = those of the round, more = the round ends before the decay does
 
     @property
     def iterations(self) -> int:
@@ -46,7 +43,7 @@ class Round:
         return sum(stage.iterations for stage in self.stages)
 
 
-# Patches with a colour and a pattern first, then whole objects, then several of them. Small pictures have few patches,
+# Patches with a colour and a pattern first, then whole objects, then several of them. Small images have few patches,
 # so the early stages see many of them in the same time. The last round is for scenes as segmentation meets them.
 ROUNDS = (
     Round(1e-3, 150, (Stage(1200, 128, 32, (1, 1), (0.8, 2.0)), Stage(550, 96, 48, (1, 1), (0.7, 1.8))), arc=3750),
@@ -68,7 +65,7 @@ class Settings:
     """Everything that shapes a run but the seed of its data. The defaults make the shipped file."""
 
     rounds: tuple[Round, ...] = ROUNDS
-    image_size: int = 96  # the positional grid is stored for pictures of this side
+    image_size: int = 96  # the positional grid is stored for images of this side
     patch_size: int = 8
     image_width: int = 160
     image_layers: int = 4
@@ -82,53 +79,27 @@ class Settings:
     vocabulary_captions: int = 5000  # that it is learned from
     optimizer: OptimizerConfig = field(default_factory=_optimizer)
     seed: int = 0
-    workers: int = 1  # processes that draw ahead; the pictures are the same for any number
+    workers: int = 1  # processes that draw ahead; the images are the same for any number
     log_every: int = 50
-    save_every: int = 250
 
     @property
     def iterations(self) -> int:
         """Length of the run in steps."""
         return sum(item.iterations for item in self.rounds)
 
-    def round_start(self, iteration: int) -> int:
-        """The first step of the round that a step (0-based) belongs to."""
-        start = 0
+    def at(self, iteration: int) -> tuple[Round, int, Stage]:
+        """The round of a step (0-based), the first step of that round, and the stage of the step."""
+        end = 0
         for item in self.rounds:
-            if iteration < start + item.iterations:
-                return start
-            start += item.iterations
+            start = end
+            for stage in item.stages:
+                end += stage.iterations
+                if iteration < end:
+                    return item, start, stage
         raise IndexError(f"iteration {iteration} of {self.iterations}")
 
-    def round(self, iteration: int) -> Round:
-        """The round of a step (0-based)."""
-        for item in self.rounds:
-            iteration -= item.iterations
-            if iteration < 0:
-                return item
-        raise IndexError(f"iteration past the end of {self.iterations}")
-
-    def stage(self, iteration: int) -> Stage:
-        """The stage of a step (0-based); past the end the last one."""
-        stages = [stage for item in self.rounds for stage in item.stages]
-        for stage in stages:
-            iteration -= stage.iterations
-            if iteration < 0:
-                return stage
-        return stages[-1]
-
     def described(self) -> dict[str, Any]:
-        """What decides the result, JSON-ready."""
+        """The settings that decide the result, JSON-ready."""
         result = json.loads(json.dumps(dataclasses.asdict(self)))
         result["optimizer"] = {key: result["optimizer"][key] for key in OPTIMIZER_KEYS}
-        return {key: value for key, value in result.items() if key not in ("workers", "log_every", "save_every")}
-
-    def check_same(self, described: dict[str, Any]) -> None:
-        """UserError when a checkpoint was made with other settings; this run may have further rounds."""
-        own, theirs = self.described(), dict(described)
-        own_rounds, rounds = own.pop("rounds"), theirs.pop("rounds")
-        if own_rounds[: len(rounds)] != rounds:
-            raise UserError("the checkpoint was made with other rounds of training than this run's first ones")
-        for key, value in own.items():
-            if theirs.get(key) != value:
-                raise UserError(f"the checkpoint was made with {key}={theirs.get(key)}, this run has {value}")
+        return {key: value for key, value in result.items() if key not in ("workers", "log_every")}

@@ -1,4 +1,4 @@
-"""Both towers of a small CLIP with the learned temperature: made, embedded with, exported."""
+"""Both towers of a small CLIP with the learned temperature: build, embed, export."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class SmallClip:
         """(1,) what cosines are multiplied by."""
         return self.logit_scale.exp().minimum(LARGEST_SCALE)
 
-    def embed_pictures(self, images: np.ndarray) -> jt.Var:
-        """(B, 3, H, W) float32 normalised -> (B, D), as the image tower gives it.
+    def embed_images(self, images: np.ndarray) -> jt.Var:
+        """(B, 3, H, W) float32 normalised -> (B, D), the output of the image tower.
 
         Only the class token goes through the last block: its other outputs are not used.
         """

@@ -1,10 +1,11 @@
-"""`python -m jseg.runtime [--check]`: what was found here, what is missing, the command that mends it; checks."""
+"""`python -m jseg.runtime [--check]`: what was found here, and the commands that install what is missing."""
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import ArgumentParser, add_device_options, run
+
 from pathlib import Path
 
-from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 from jseg.runtime.report import write_report
 
 

@@ -1,8 +1,8 @@
-"""A copy of Jittor 1.3.11 whose texts are mended for CUDA 13 and for GPUs newer than it knows.
+"""A copy of Jittor 1.3.11 whose sources are fixed for CUDA 13 and for GPUs newer than it knows.
 
-The installed Jittor is never touched: the package folder is copied into the cache, mended there, and put first on
+The installed Jittor is never touched: the package folder is copied into the cache, fixed there, and put first on
 `sys.path`. (Headers in a folder of their own do not do: Jittor's extra operators name its own folder first.) Each text
-to be replaced has to be there exactly as often as expected, so that another Jittor is refused and not half mended.
+to be replaced has to be there exactly as often as expected, so that another Jittor is refused and not half fixed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from jseg.files import whole_folder
 from jseg.runtime import toolchain
 
 
-class Mend(NamedTuple):
+class Fix(NamedTuple):
     """One replacement in a file of Jittor."""
 
     file: str
@@ -28,66 +28,65 @@ class Mend(NamedTuple):
 
 CUDA_13 = (
     # members of cudaDeviceProp that CUDA 13 has no more
-    Mend("extern/cuda/inc/helper_cuda.h", "deviceProp.computeMode == cudaComputeModeProhibited", "false"),
-    Mend("extern/cuda/inc/helper_cuda.h", "deviceProp.computeMode != cudaComputeModeProhibited", "true", 2),
-    Mend("extern/cuda/inc/helper_cuda.h", "* deviceProp.clockRate", "* 1"),
+    Fix("extern/cuda/inc/helper_cuda.h", "deviceProp.computeMode == cudaComputeModeProhibited", "false"),
+    Fix("extern/cuda/inc/helper_cuda.h", "deviceProp.computeMode != cudaComputeModeProhibited", "true", 2),
+    Fix("extern/cuda/inc/helper_cuda.h", "* deviceProp.clockRate", "* 1"),
     # CUDA 13's C++ headers (CCCL 3) need C++17
-    Mend(
+    Fix(
         "compiler.py",
         'nvcc_flags = nvcc_flags.replace("-Wall", "")',
         'nvcc_flags = nvcc_flags.replace("-std=c++14", "-std=c++17").replace("-Wall", "")',
     ),
-    # and have no cub::Max and no iterators of cub's any more (the braces are doubled inside an f-string)
-    Mend("other/code_softmax.py", "cub::Max()", "::cuda::maximum<>{{}}"),
-    Mend(
+    # and no longer have cub::Max and cub's iterators (the braces are doubled inside an f-string)
+    Fix("other/code_softmax.py", "cub::Max()", "::cuda::maximum<>{{}}"),
+    Fix(
         "extern/cuda/cub/ops/cub_where_op.cc",
         "#include <thrust/transform.h>",
         "#include <thrust/transform.h>\n#include <thrust/iterator/counting_iterator.h>\n"
         "#include <thrust/iterator/transform_iterator.h>",
     ),
-    Mend("extern/cuda/cub/ops/cub_where_op.cc", "cub::CountingInputIterator<To>", "thrust::counting_iterator<To>"),
-    Mend(
+    Fix("extern/cuda/cub/ops/cub_where_op.cc", "cub::CountingInputIterator<To>", "thrust::counting_iterator<To>"),
+    Fix(
         "extern/cuda/cub/ops/cub_where_op.cc",
         "cub::TransformInputIterator<bool, NonZeroOp<Ti>, Ti*> itr(cond->ptr<Ti>(), NonZeroOp<Ti>());",
         "auto itr = thrust::make_transform_iterator(cond->ptr<Ti>(), NonZeroOp<Ti>());",
     ),
 )
 # Jittor builds for compute capability 9.0 at most, machine code only, which newer GPUs do not run
-NEWER_GPUS = (Mend("compiler.py", "max_arch = 90\n", "max_arch = 999\n"),)
+NEWER_GPUS = (Fix("compiler.py", "max_arch = 90\n", "max_arch = 999\n"),)
 NEWEST_KNOWN = 90
 
 
-def needed_mends(cuda: tuple[int, int], capabilities: list[int]) -> tuple[Mend, ...]:
-    """The mends that Jittor needs for this CUDA and GPUs of these compute capabilities; none for most of CUDA 11-12."""
+def needed_fixes(cuda: tuple[int, int], capabilities: list[int]) -> tuple[Fix, ...]:
+    """The fixes that Jittor needs for this CUDA and GPUs of these compute capabilities; none for most of CUDA 11-12."""
     return (CUDA_13 if cuda >= (13, 0) else ()) + (NEWER_GPUS if max(capabilities) > NEWEST_KNOWN else ())
 
 
-def mended_copy(folder: Path, mends: tuple[Mend, ...]) -> Path:
-    """Makes, or finds, the mended copy of the installed Jittor below `folder`.
+def fixed_copy(folder: Path, fixes: tuple[Fix, ...]) -> Path:
+    """Makes, or finds, the fixed copy of the installed Jittor below `folder`.
 
     Returns:
         The folder to put first on `sys.path`; it holds the package `jittor` alone.
 
     Raises:
-        UserError: a text to be mended is not there, as in another version of Jittor; or the disk is full.
+        UserError: a text to be replaced is not there, as in another version of Jittor; or the disk is full.
     """
-    installed = Path(toolchain.jittor_folder())
-    version = toolchain.jittor_version()
-    key = hashlib.sha256(repr((str(installed), installed.stat().st_mtime_ns, mends)).encode()).hexdigest()[:8]
+    installed, version = Path(toolchain.jittor_folder()), toolchain.package_version("jittor")
+    key = hashlib.sha256(repr((str(installed), installed.stat().st_mtime_ns, fixes)).encode()).hexdigest()[:8]
     with whole_folder(folder / f"jittor-{version}-{key}") as new:
         if new:
             shutil.copytree(installed, new / "jittor", ignore=shutil.ignore_patterns("__pycache__", "test"))
-            for mend in mends:
-                _apply(mend, new / "jittor", version)
+            for fix in fixes:
+                _apply(fix, new / "jittor", version)
     return folder / f"jittor-{version}-{key}"
 
 
-def _apply(mend: Mend, package: Path, version: str) -> None:
-    path = package / mend.file
+def _apply(fix: Fix, package: Path, version: str) -> None:
+    path = package / fix.file
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    if text.count(mend.old) != mend.count:
+    if text.count(fix.old) != fix.count:
         raise UserError(
-            f"Jittor {version} cannot be made ready for this CUDA ({mend.file} is not that of {toolchain.JITTOR}): "
+            f"Jittor {version} cannot be made ready for this CUDA ({fix.file} is not that of {toolchain.JITTOR}): "
             f"pip install {toolchain.JITTOR}, or use a CUDA 11.8-12 toolkit"
         )
-    path.write_text(text.replace(mend.old, mend.new), encoding="utf-8")
+    path.write_text(text.replace(fix.old, fix.new), encoding="utf-8")

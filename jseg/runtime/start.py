@@ -1,4 +1,4 @@
-"""Starts Jittor: imports it quietly, mends what its import changes in this process, chooses CPU or CUDA.
+"""Starts Jittor: imports it quietly, undoes what its import changes in this process, chooses CPU or CUDA.
 
 Facts about Jittor 1.3.11 used here. Its import replaces the SIGINT handler by one that ends the process at once (no
 KeyboardInterrupt, no `finally`), and the SIGCHLD handler by one that does the same when any child process dies of a
@@ -7,7 +7,8 @@ off for the whole process, and leaves its pool of compile processes running. The
 which it compiles kernels read `~/.cache/jittor/config.json`, and rewrite it, not atomically, when another JITTOR_HOME
 stands there: two programs with different ones make each other's compiles fail. So these get a home folder of ours.
 Where it finds a compiler for MPI it builds operators of its own, and under mpirun it takes MPI over; our ranks talk
-through mpi4py (jseg/engine/ranks.py), so none of this is wanted.
+through mpi4py (jseg/engine/ranks.py), so none of this is wanted. A library of its cache that is cut off kills the
+process without a word of what to do.
 """
 
 from __future__ import annotations
@@ -15,28 +16,31 @@ from __future__ import annotations
 import atexit
 import ctypes
 import hashlib
+import io
 import json
+import multiprocessing
 import os
 import shlex
 import signal
 import ssl
+import struct
 import subprocess
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from jseg.errors import UserError
-from jseg.files import write_whole
-from jseg.runtime import cuda as cuda_home
-from jseg.runtime import toolchain
-from jseg.runtime.cuda import has_gpu_device
+from jseg.files import save_details, write_whole
+from jseg.runtime import cuda, toolchain
 from jseg.runtime.prepare import CACHE_NAME, Preparation, prepare
 
 DEVICES = ("auto", "cpu", "cuda")
 FILTER_SOURCE = Path(__file__).with_name("cerr_filter.cc")
+COMPILE_FAILURES = ("Run cmd failed", "Cannot open library", "undefined symbol")  # words of Jittor's error messages
 
 _started = False
 
@@ -57,10 +61,8 @@ def start(device: str = "auto") -> str:
     if device not in DEVICES:
         raise UserError(f"device {device!r}: choose from {', '.join(DEVICES)}")
     preparation = prepare()
-    if not _started:
-        problem = preparation.problem or toolchain.problem()
-        if problem:
-            raise UserError(problem)
+    if not _started and (problem := preparation.problem or toolchain.problem()):
+        raise UserError(problem)
     if device == "cuda" and not preparation.toolkit:
         raise UserError(f"device cuda is not possible: {preparation.cuda_note}")
     if not _started and "jittor" not in sys.modules:
@@ -68,9 +70,9 @@ def start(device: str = "auto") -> str:
         ready = _make_cuda_ready(preparation, device) if device != "cpu" and preparation.toolkit else None
         for note in preparation.notes:
             print(f"jseg: {note}", file=sys.stderr)
-        if device == "auto" and not ready and has_gpu_device():
+        if device == "auto" and not ready and cuda.has_gpu_device():
             print(f"jseg: the GPU is not used: {preparation.cuda_note}", file=sys.stderr)
-        _import_jittor(preparation, ready)
+        _import_jittor(preparation.jittor_home, ready)
         _started = True
     import jittor
 
@@ -81,15 +83,18 @@ def start(device: str = "auto") -> str:
     return "cuda" if use_cuda else "cpu"
 
 
-def notice(jittor_home: Path) -> str:
-    """The one line that is printed when kernels are compiled for the first time."""
-    return f"jseg: compiling Jittor kernels for this machine, once; kept in {jittor_home}"
+def cache_error(details: str) -> UserError:
+    """The error for a compile cache that does not work; Jittor's text about it, `details`, goes to a file."""
+    return UserError(
+        f"the compile cache {prepare().jittor_home} is damaged or cannot be used: delete it, or set JSEG_CACHE to "
+        f"another folder; details in {save_details(details)}"
+    )
 
 
-def _make_cuda_ready(preparation: Preparation, device: str) -> cuda_home.Ready | None:
+def _make_cuda_ready(preparation: Preparation, device: str) -> cuda.Ready | None:
     """The toolkit made ready, or None with the reason in `preparation` where the CPU will do instead."""
     try:
-        return cuda_home.make_ready(preparation.toolkit, preparation.jittor_home / "cuda")
+        return cuda.make_ready(preparation.toolkit, preparation.jittor_home / "cuda")
     except UserError as error:
         if device == "cuda":
             raise UserError(f"device cuda is not possible: {error}") from error
@@ -97,87 +102,125 @@ def _make_cuda_ready(preparation: Preparation, device: str) -> cuda_home.Ready |
         return None
 
 
-@contextmanager
-def _variables_set(ready: cuda_home.Ready | None) -> Iterator[None]:
-    """The environment of Jittor's import; what child processes inherit does not depend on the device of this one."""
-    before = dict(os.environ)
-    if ready:
-        own_cache = before.get("cache_name") == CACHE_NAME  # not one that the user has chosen
-        if own_cache:
-            os.environ["cache_name"] = f"{CACHE_NAME}_{ready.kind}"
-        os.environ["nvcc_path"] = str(ready.nvcc)
-        os.environ.setdefault("cuda_archs", ready.kind.replace("_", " "))
-    if ready and ready.python_path:
-        sys.path.insert(0, str(ready.python_path))
-    try:
-        yield
-    finally:
-        if ready and ready.python_path:
-            sys.path.remove(str(ready.python_path))
-        for name in ("cache_name", "nvcc_path", "cuda_archs"):
-            os.environ.pop(name, None)
-            if name in before:
-                os.environ[name] = before[name]
-
-
-def _import_jittor(preparation: Preparation, ready: cuda_home.Ready | None) -> None:
+def _import_jittor(jittor_home: Path, ready: cuda.Ready | None) -> None:
+    """Imports Jittor; raises UserError when its cache does not work or it has rebuilt itself."""
+    notice = f"jseg: compiling Jittor kernels for this machine, once; kept in {jittor_home}"
     os.environ["python_config_path"] = toolchain.find_python_config()
-    _write_settings(preparation.jittor_home)
-    with _process_state_kept(preparation.jittor_home), _variables_set(ready), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Jittor's own sources, when Python compiles them
-        try:
+    _write_if_changed(  # the settings that Jittor would write itself, so that it only ever reads them
+        jittor_home / ".cache" / "jittor" / "config.json", json.dumps({"JITTOR_HOME": str(jittor_home)})
+    )
+    terminal, text = sys.stderr, io.StringIO()
+    try:
+        with _import_surroundings(jittor_home, ready), redirect_stdout(text), redirect_stderr(text):
             import jittor_utils
 
-            pattern = "cu*/jittor_core*.so" if ready else "jittor_core*.so"
-            core_is_there = any(Path(jittor_utils.cache_path).glob(pattern))
-            if not core_is_there:
-                print(notice(preparation.jittor_home) + " (a few minutes)", file=sys.stderr, flush=True)
+            cache = Path(jittor_utils.cache_path)
+            core_exists = any(cache.glob("cu*/jittor_core*.so" if ready else "jittor_core*.so"))
+            if core_exists:
+                _check_libraries(cache)
+            else:
+                print(f"{notice} (a few minutes)", file=terminal, flush=True)
             import jittor
-        except SystemExit as error:  # Jittor ends the process, with code 0, after it has rebuilt a part of itself
-            raise UserError("Jittor rebuilt itself for other compiler settings: run the same command again") from error
-    jittor.flags.python_path = f'"{_compile_python(Path(jittor_utils.cache_path), preparation.jittor_home)}"'
-    _close_compile_pool()
-    _filter_cerr(Path(jittor_utils.cache_path), notice(preparation.jittor_home) if core_is_there else "")
+        jittor.flags.python_path = f'"{_compile_python(cache, jittor_home)}"'
+        _close_compile_pool()
+        _filter_cerr(cache, notice if core_exists else "")
+    except SystemExit as error:  # Jittor ends the process, with code 0, after it has rebuilt a part of itself
+        raise UserError("Jittor rebuilt itself for other compiler settings: run the same command again") from error
+    except UserError:
+        raise
+    except Exception as error:
+        raise cache_error(f"{text.getvalue()}\n{traceback.format_exc()}") from error
 
 
-def _write_settings(jittor_home: Path) -> None:
-    """Writes the settings that Jittor would write into its home folder, so that it only ever reads them."""
-    path = jittor_home / ".cache" / "jittor" / "config.json"
-    settings = json.dumps({"JITTOR_HOME": str(jittor_home)})
-    if not path.exists() or path.read_text() != settings:
-        write_whole(path, settings.encode())
+def _check_libraries(cache: Path) -> None:
+    """Raises UserError when a library of the cache is empty or cut off: loading it may kill the process."""
+    from jittor_utils.lock import lock_scope
+
+    with lock_scope():  # no other process is writing one now
+        for path in cache.rglob("*.so"):
+            finished = path.with_name(f"{path.name}.key").exists()  # else Jittor compiles it anew
+            if finished and not _is_whole_library(path):
+                raise cache_error(f"{path} is not a whole library")
 
 
-def _compile_python(folder: Path, jittor_home: Path) -> Path:
-    """A Python for Jittor's compile processes whose home folder is `jittor_home`."""
-    path = folder / "python"
-    script = f'#!/bin/sh\nHOME={shlex.quote(str(jittor_home))} exec {shlex.quote(sys.executable)} "$@"\n'
-    if not path.exists() or path.read_text() != script:
-        write_whole(path, script.encode())
-        path.chmod(0o755)
-    return path
+def _is_whole_library(path: Path) -> bool:
+    """Whether a file begins with the header of a 64-bit ELF library and reaches to the end of its section table."""
+    with path.open("rb") as file:
+        header = file.read(64)
+    if len(header) < 64 or not header.startswith(b"\x7fELF"):
+        return False
+    (table,), (size, count) = struct.unpack_from("<Q", header, 40), struct.unpack_from("<HH", header, 58)
+    return table + size * count <= path.stat().st_size
 
 
 @contextmanager
-def _process_state_kept(jittor_home: Path) -> Iterator[None]:
-    """Keeps from Jittor's import the user's home folder, MPI, the signal handlers and the check of TLS certificates."""
-    hidden = {name: os.environ.get(name) for name in ("HOME", "OMPI_COMM_WORLD_SIZE", "use_mpi")}
-    context = ssl._create_default_https_context
+def _import_surroundings(jittor_home: Path, ready: cuda.Ready | None) -> Iterator[None]:
+    """What Jittor's import sees: a home folder of ours, no MPI, the chosen CUDA; afterwards all is as it was before.
+
+    That holds for the environment, which child processes inherit, signal handlers and the check of TLS certificates.
+    An interrupt (Ctrl-C) meanwhile ends the process with code 130: inside Jittor it would be an abort.
+    """
+    changes = {"HOME": str(jittor_home), "use_mpi": "0", "OMPI_COMM_WORLD_SIZE": None}
+    if ready:
+        changes["nvcc_path"] = str(ready.nvcc)
+        changes["cuda_archs"] = os.environ.get("cuda_archs", ready.kind.replace("_", " "))
+        if os.environ.get("cache_name") == CACHE_NAME:  # not one that the user has chosen
+            changes["cache_name"] = f"{CACHE_NAME}_{ready.kind}"
+    before = {name: os.environ.get(name) for name in (*changes, "nvcc_path", "cuda_archs", "cache_name")}
+    path, context = list(sys.path), ssl._create_default_https_context
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGCHLD)}
-    os.environ |= {"HOME": str(jittor_home), "use_mpi": "0"}
-    os.environ.pop("OMPI_COMM_WORLD_SIZE", None)
+    imported = threading.Event()
+    watcher = threading.Thread(target=_exit_on_interrupt, args=(imported,), daemon=True)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        yield
+        watcher.start()
+        _set_environment(changes)
+        sys.path[:0] = [str(ready.python_path)] if ready and ready.python_path else []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Jittor's own sources, when Python compiles them
+            yield
     finally:
-        for name, value in hidden.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+        _set_environment(before)
+        sys.path[:] = path
         ssl._create_default_https_context = context
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():
                 if handler is not None:
                     signal.signal(number, handler)
+        imported.set()
+        watcher.join()
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _exit_on_interrupt(imported: threading.Event) -> None:
+    while not imported.is_set():
+        if signal.sigtimedwait({signal.SIGINT}, 0.1):
+            for child in multiprocessing.active_children():  # they compile Jittor's core
+                child.terminate()
+            os.write(2, b"interrupted\n")
+            os._exit(130)
+
+
+def _set_environment(variables: dict[str, str | None]) -> None:
+    """Sets environment variables; None removes one."""
+    for name, value in variables.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+
+
+def _write_if_changed(path: Path, text: str) -> None:
+    if not path.exists() or path.read_text(encoding="utf-8", errors="replace") != text:
+        write_whole(path, text.encode())
+
+
+def _compile_python(folder: Path, jittor_home: Path) -> Path:
+    """A Python for Jittor's compile processes whose home folder is `jittor_home`."""
+    path = folder / "python"
+    home, python = shlex.quote(str(jittor_home)), shlex.quote(sys.executable)
+    _write_if_changed(path, f'#!/bin/sh\nHOME={home} exec {python} "$@"\n')
+    path.chmod(0o755)
+    return path
 
 
 def _close_compile_pool() -> None:
@@ -191,16 +234,15 @@ def _close_compile_pool() -> None:
         atexit.unregister(jittor_utils.pool_cleanup)
 
 
-def _filter_cerr(folder: Path, notice_line: str) -> None:
+def _filter_cerr(folder: Path, notice: str) -> None:
     """Replaces Jittor's compile progress on std::cerr by one notice (see cerr_filter.cc)."""
-    source = FILTER_SOURCE.read_bytes()
-    library = folder / f"jseg_cerr_filter_{hashlib.sha256(source).hexdigest()[:12]}.so"
+    library = folder / f"jseg_cerr_filter_{hashlib.sha256(FILTER_SOURCE.read_bytes()).hexdigest()[:12]}.so"
     if not library.exists():
         temporary = library.with_suffix(f".{os.getpid()}")
         command = [os.environ["cc_path"], "-std=c++14", "-O1", "-fPIC", "-shared", str(FILTER_SOURCE), "-o", temporary]
         subprocess.run(command, check=True)
         os.replace(temporary, library)
-    if notice_line:
+    if notice:
         line_start = "\r\033[K" if sys.stderr.isatty() else ""  # over a progress bar
-        notice_line = f"{line_start}{notice_line}\n"
-    ctypes.CDLL(str(library)).jseg_filter_cerr(notice_line.encode())
+        notice = f"{line_start}{notice}\n"
+    ctypes.CDLL(str(library)).jseg_filter_cerr(notice.encode())

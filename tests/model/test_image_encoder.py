@@ -17,7 +17,7 @@ from jseg.model.clip_rc import ClipRC, build_clip_rc, set_training
 from jseg.model.image_encoder import prompts_kept
 from jseg.ops import draws
 from jseg.ops.region_structure import region_of_patch
-from jseg.parity.forward import with_prompt_rows
+from jseg.parity.model_checks import with_prompt_rows
 from jseg.weights.state import set_value, strict_load
 
 

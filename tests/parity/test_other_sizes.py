@@ -12,8 +12,8 @@ pytest.importorskip("torch")
 import torch
 
 from jseg.model.clip_rc import build_clip_rc, trainable
-from jseg.parity.check_set import check_folders, golden_folders
-from jseg.parity.golden_model import model_config
+from jseg.parity.golden import model_config
+from jseg.parity.report import check_set
 from tests.parity import torch_reference as reference
 
 pytestmark = pytest.mark.parity
@@ -197,7 +197,7 @@ def test_sets_of_other_sizes_pass(tmp_path: Path, values: dict) -> None:
     for setting in WEIGHTS:
         maker.train(setting)
     maker.trajectory()
-    reports = list(check_folders(golden_folders(tmp_path), "cpu"))
+    reports = list(check_set(tmp_path))
     assert len(reports) == 6
     assert all(report.passed and not report.unchecked for report in reports), [report.line() for report in reports]
     gradients = {

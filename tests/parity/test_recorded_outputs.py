@@ -1,4 +1,4 @@
-"""Every recorded output of the released models, one test per kind of file."""
+"""Every recorded output of the released PyTorch model, one test per kind of file."""
 
 from __future__ import annotations
 
@@ -6,24 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from jseg.parity.check_set import RELEASES, Kind, check_file, golden_folders, kind_of
+from jseg.parity.report import KINDS, Kind, check_file, golden_files, read_rules, set_folder
 
 pytestmark = pytest.mark.parity
 
-CASES = [
-    pytest.param(release, kind, id=f"{release}/{kind.pattern}") for release in RELEASES for kind in RELEASES[release]
-]
 
-
-@pytest.mark.parametrize("release, kind", CASES)
-def test_recorded_outputs(golden: Path, release: str, kind: Kind) -> None:
-    folders = [folder for folder in golden_folders(golden) if folder.kinds is RELEASES[release]]
-    reports = [
-        report
-        for folder in folders
-        for path in folder.files()
-        if kind_of(folder, path) is kind and (report := check_file(folder, path))
-    ]
+@pytest.mark.parametrize("kind", [pytest.param(kind, id=kind.pattern) for kind in KINDS])
+def test_recorded_outputs(golden: Path, kind: Kind) -> None:
+    rules = read_rules(set_folder(golden) / "tolerances.json")
+    files = [path for path, found in golden_files(golden).items() if found is kind]
+    reports = [check_file(path, path.name, kind, rules) for path in files]
     if not reports:
         pytest.skip("this golden set has no file of this kind")
     lines = "\n".join(report.line() for report in reports)

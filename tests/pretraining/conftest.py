@@ -29,5 +29,4 @@ def tiny() -> Settings:
         vocabulary_captions=50,
         workers=0,
         log_every=2,
-        save_every=2,
     )

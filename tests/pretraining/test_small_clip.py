@@ -10,15 +10,15 @@ import numpy as np
 from jseg.clip.tokenizer import Tokenizer
 from jseg.clip.weights import read_clip_weights
 from jseg.pretraining.evaluation import TEMPLATES, evaluate
-from jseg.pretraining.loop import make_tokenizer
 from jseg.pretraining.settings import Settings
 from jseg.pretraining.small_clip import SmallClip, export
+from jseg.pretraining.training import make_tokenizer
 
 
 def test_embeddings_are_those_of_the_image_tower(tiny: Settings) -> None:
     clip = SmallClip(tiny, 600)
     images = np.random.default_rng(0).standard_normal((2, 3, 24, 32)).astype(np.float32)
-    np.testing.assert_allclose(clip.embed_pictures(images).numpy(), clip.image(jt.array(images)).numpy(), atol=1e-5)
+    np.testing.assert_allclose(clip.embed_images(images).numpy(), clip.image(jt.array(images)).numpy(), atol=1e-5)
 
 
 def test_scale_is_bounded(tiny: Settings) -> None:

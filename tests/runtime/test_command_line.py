@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import ArgumentParser, add_device_options, run
+
 import argparse
 
 import pytest
 
 from jseg.errors import UserError
-from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 
 
 def outcome(main: object, capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jseg.parity.check_set import check_folders, golden_folders
+from jseg.parity.report import check_set
 from jseg.runtime import cuda as cuda_driver
 from jseg.runtime.start import start
 from tests.engine.tiny_training import tiny_batch, tiny_config, tiny_trainer
@@ -25,7 +25,7 @@ def on_cuda() -> Iterator[None]:
 
 @pytest.mark.parity
 def test_released_models(golden: Path) -> None:
-    reports = list(check_folders(golden_folders(golden), "cuda"))
+    reports = list(check_set(golden, "cuda"))
     assert [report.line() for report in reports if report.failed] == []
     assert sum(report.passed for report in reports) > 10
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from jseg.benchmark import workloads
-from jseg.benchmark.workloads import Workload
+from jseg import benchmark
+from jseg.benchmark import Workload
 from jseg.errors import UserError
-from jseg.runtime import prepare
 from jseg.runtime.cuda import Toolkit
+from jseg.runtime.prepare import prepare
 from tools import gpu_report
 from tools.gpu_report import Part
 
@@ -55,8 +55,8 @@ def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_long_run_tells_growing_memory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     asked, used = [], iter([2**30, 2**30, 2**30 + gpu_report.ALLOWED_GROWTH, 2**30, 2**31])
     monkeypatch.setattr(sys.modules["jseg.runtime.start"], "start", lambda device: device)
-    workload = Workload(run=lambda: asked.append(None), operations=0.0, bytes_moved=0.0)
-    monkeypatch.setattr(workloads, "prepare", lambda task, sizes: asked.append((task, sizes.batch)) or workload)
+    workload = Workload(run=lambda: asked.append(None), operations=0.0)
+    monkeypatch.setattr(benchmark, "prepare", lambda task, sizes: asked.append((task, sizes.batch)) or workload)
     monkeypatch.setattr(gpu_report.cuda_driver, "used_memory", lambda: next(used))
     assert gpu_report.long_run(60, "bf16") == 0
     assert asked[0] == ("train", 16) and len(asked) == 61

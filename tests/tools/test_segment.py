@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import run
+
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,7 +13,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jseg.runtime.command_line import run
 from jseg.segmenter import load_segmenter
 from tests.small_weights import write_clip, write_ours, write_released
 from tools.segment import main

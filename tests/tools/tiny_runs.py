@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import run
+
 import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-
-from jseg.runtime.command_line import run
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TOOL = REPOSITORY / "tools" / "run_net.py"

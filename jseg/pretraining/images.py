@@ -1,12 +1,13 @@
-"""Captioned pictures for pre-training, cut out of `shapes` scenes: pure functions of (settings, iteration). No Jittor.
+"""Captioned images for pre-training, cut out of `shapes` scenes: pure functions of (settings, iteration). No Jittor.
 
-A batch of a hundred pictures shows each of 20 classes many times over, so captions are often true of pictures that they
-were not written for. `true_captions` finds them; the loss must not take them for wrong answers.
+A batch of a hundred images shows each of 20 classes many times, so captions are often true of images that they were not
+written for. `true_captions` finds them; the loss must not take them for wrong answers.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -19,6 +20,7 @@ from jseg.data.class_names import SHAPES_NAMES
 from jseg.data.shapes import Scene, SceneObject
 from jseg.data.shapes_drawing import COLOURS, PATTERNS, SHAPES
 from jseg.data.transforms import normalise
+from jseg.data.workers import map_in_order
 from jseg.pretraining.settings import SCENE_SIZE, Settings, Stage
 
 ATTRIBUTES = frozenset((*COLOURS, *PATTERNS, *SHAPES))
@@ -32,37 +34,32 @@ _MOST_PHRASES = 8
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A captioned picture."""
+class CaptionedImage:
+    """An image with its caption."""
 
     image: np.ndarray  # (S, S, 3) uint8 RGB
     caption: str
     present: int  # bit i: an object of class i is in sight
-    class_index: int  # of the object that the window was laid around
+    class_index: int  # of the object around which the window was placed
 
 
 @dataclass(frozen=True)
-class PictureBatch:
-    """What one step trains on."""
+class ImageBatch:
+    """The batch of one step."""
 
     images: np.ndarray  # (B, S, S, 3) uint8 RGB
     tokens: np.ndarray  # (B, L) int32
-    true: np.ndarray  # (B, B) bool: caption [column] is true of picture [row]
+    true: np.ndarray  # (B, B) bool: caption [column] is true of image [row]
     iteration: int
 
-    @property
-    def normalised(self) -> np.ndarray:
-        """(B, 3, S, S) float32, as the towers take pictures."""
-        return normalised(self.images)
 
-
-def normalised(images: np.ndarray) -> np.ndarray:
+def normalise_images(images: np.ndarray) -> np.ndarray:
     """(B, H, W, 3) uint8 RGB -> (B, 3, H, W) float32 with ImageNet's mean and spread."""
     return np.ascontiguousarray(normalise(images, IMAGENET_MEAN, IMAGENET_STD).transpose(0, 3, 1, 2))
 
 
-def cut(scene: Scene, stage: Stage, rng: np.random.Generator) -> Picture:
-    """Cuts a picture out of a scene and describes what is in it."""
+def cut(scene: Scene, stage: Stage, rng: np.random.Generator) -> CaptionedImage:
+    """Cuts an image out of a scene and describes what is in it."""
     counts = _counts(scene.labels)
     class_index = int(rng.choice(np.flatnonzero(counts)))
     if stage.zoom is None:
@@ -70,7 +67,7 @@ def cut(scene: Scene, stage: Stage, rng: np.random.Generator) -> Picture:
     else:
         zoom = np.exp(rng.uniform(*np.log(stage.zoom)))
         window = window_around(scene.labels == class_index, round(stage.pixels / zoom), rng)
-    return describe_window(scene, window, class_index, stage.pixels, rng)
+    return caption_window(scene, window, class_index, stage.pixels, rng)
 
 
 def _counts(labels: np.ndarray) -> np.ndarray:
@@ -89,10 +86,10 @@ def window_around(mask: np.ndarray, side: int, rng: np.random.Generator) -> tupl
     return slice(starts[0], starts[0] + side), slice(starts[1], starts[1] + side)
 
 
-def describe_window(
+def caption_window(
     scene: Scene, window: tuple[slice, slice], class_index: int, pixels: int, rng: np.random.Generator
-) -> Picture:
-    """The picture that a window shows, scaled to `pixels` a side, with a caption of what can be told in it."""
+) -> CaptionedImage:
+    """The image that a window shows, scaled to `pixels` a side, with a caption of the recognisable objects."""
     image, labels = scene.image[window], scene.labels[window]
     counts, whole = _counts(labels), _counts(scene.labels)
     share = counts / labels.size
@@ -103,10 +100,10 @@ def describe_window(
         method = cv2.INTER_AREA if image.shape[0] > pixels else cv2.INTER_LINEAR
         image = cv2.resize(image, (pixels, pixels), interpolation=method)
     present = sum(1 << int(index) for index in np.flatnonzero(counts >= _PRESENT))
-    return Picture(image, shapes.describe(named, rng), present | 1 << class_index, class_index)
+    return CaptionedImage(image, shapes.describe(named, rng), present | 1 << class_index, class_index)
 
 
-def drawn(objects: tuple[int, int], *seed: int) -> tuple[Scene, np.random.Generator]:
+def draw(objects: tuple[int, int], *seed: int) -> tuple[Scene, np.random.Generator]:
     """A scene in which something can be seen, and the generator that it was drawn with."""
     rng = np.random.default_rng(seed)
     while True:
@@ -124,11 +121,11 @@ def phrase_classes(phrase: str) -> int:
 
 
 def true_captions(captions: list[str], present: list[int]) -> np.ndarray:
-    """Which captions are true of which pictures: each phrase may mean something that is there.
+    """Which captions are true of which images: each phrase may mean something that is there.
 
     Args:
         captions: N sentences.
-        present: classes in M pictures, a bit for each.
+        present: classes in M images, a bit for each.
 
     Returns:
         (M, N) bool
@@ -140,20 +137,26 @@ def true_captions(captions: list[str], present: list[int]) -> np.ndarray:
     return (np.array(present, np.int64)[:, None, None] & phrases != 0).all(-1)
 
 
-def picture_batch(settings: Settings, tokenizer: Tokenizer, iteration: int) -> PictureBatch:
+def image_batch(settings: Settings, tokenizer: Tokenizer, iteration: int) -> ImageBatch:
     """The batch of a step."""
-    stage = settings.stage(iteration)
-    pictures = []
+    stage = settings.at(iteration)[2]
+    items = []
     for place in range(stage.batch_size):
-        scene, rng = drawn(stage.objects, TRAINING_STREAM, settings.seed, iteration, place)
-        pictures.append(cut(scene, stage, rng))
-    captions = [picture.caption for picture in pictures]
+        scene, rng = draw(stage.objects, TRAINING_STREAM, settings.seed, iteration, place)
+        items.append(cut(scene, stage, rng))
+    captions = [item.caption for item in items]
     tokens = tokenizer(captions, settings.context_length)
     longest = int((tokens.argmax(axis=1) + 1).max())
     columns = min(-(-longest // _ROUND_TO) * _ROUND_TO, settings.context_length)
-    true = true_captions(captions, [picture.present for picture in pictures])
-    images = np.stack([picture.image for picture in pictures])
-    return PictureBatch(images, np.ascontiguousarray(tokens[:, :columns]), true, iteration)
+    true = true_captions(captions, [item.present for item in items])
+    images = np.stack([item.image for item in items])
+    return ImageBatch(images, np.ascontiguousarray(tokens[:, :columns]), true, iteration)
+
+
+def image_batches(settings: Settings, tokenizer: Tokenizer, stop: int) -> Iterator[ImageBatch]:
+    """The batches of the first `stop` steps, drawn ahead by worker processes. Close the iterator to end the workers."""
+    items = ((iteration,) for iteration in range(stop))
+    return map_in_order(image_batch, items, settings.workers, (settings, tokenizer), remedy="try --workers 0")
 
 
 def sample_captions(count: int, seed: int) -> list[str]:

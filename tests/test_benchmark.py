@@ -1,4 +1,4 @@
-"""What is made of timings."""
+"""The benchmark: counted operations against the sizes that they are counted from, and the report on timings."""
 
 from __future__ import annotations
 
@@ -6,9 +6,45 @@ import sys
 
 import pytest
 
-from jseg.benchmark.report import as_text, compare, result, run_json
-from jseg.benchmark.workloads import Timing, Workload, measure
+from jseg.benchmark import (
+    Sizes,
+    Timing,
+    Workload,
+    as_text,
+    attention_operations,
+    compare,
+    forward_operations,
+    make_result,
+    measure,
+    run_json,
+    training_operations,
+)
+from jseg.config import ModelConfig
 from jseg.errors import UserError
+
+SMALL = ModelConfig(image_size=64, patch_size=16, width=32, layers=3, heads=2, output_dim=16, prompts=3, region_grid=2,
+                    decoder_heads=2, decoder_layers=2)  # fmt: skip
+
+
+def test_attention_of_the_paper_sizes() -> None:
+    """12 heads of 64 over 1025 queries and 1035 keys, own regions, 16 regions with 65 keys: 3.26 GFLOP."""
+    expected = 4 * 768 * (1025 * 1035 + 1024 + 16 * 65)
+    assert attention_operations(Sizes(ModelConfig(), 20, 512)) == expected
+
+
+@pytest.mark.parametrize(("classes", "prompts", "tera"), [(20, 10, 0.24), (171, 100, 0.33)])
+def test_forward_of_the_paper_sizes(classes: int, prompts: int, tera: float) -> None:
+    operations = forward_operations(Sizes(ModelConfig(prompts=prompts), classes, 512))
+    assert operations == pytest.approx(tera * 1e12, rel=0.05)
+
+
+def test_training_of_the_paper_sizes() -> None:
+    assert training_operations(Sizes(ModelConfig(), 15, 512)) == pytest.approx(0.58e12, rel=0.03)
+
+
+def test_work_grows_with_the_batch() -> None:
+    one, four = (forward_operations(Sizes(SMALL, 5, 64, batch)) for batch in (1, 4))
+    assert four == 4 * one
 
 
 def command(code: str) -> str:
@@ -18,7 +54,7 @@ def command(code: str) -> str:
 def test_floor_and_share_reached() -> None:
     settings = {"task": "forward", "size": "voc", "batch": 1, "device": "cpu", "threads": 2}
     timing = Timing(9.0, (2.0, 4.0, 1.0), 2**31)
-    values = result(settings, Workload(lambda: None, 1e11, 2**20), timing, rate=1e11)
+    values = make_result(settings, Workload(lambda: None, 1e11), timing, rate=1e11)
     assert (values["seconds"], values["min"], values["max"], values["first"]) == (2.0, 1.0, 4.0, 9.0)
     assert (values["floor_seconds"], values["achieved"], values["peak_gib"]) == (1.0, 0.5, 2.0)
     assert "floor 1.0000 s, of which 50 % is reached" in as_text(values)

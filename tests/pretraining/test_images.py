@@ -1,4 +1,4 @@
-"""Captioned pictures: reproducible, framed around an object, with captions that are true of them."""
+"""Captioned images: reproducible, framed around an object, with captions that are true of them."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import pytest
 
 from jseg.clip.tokenizer import Tokenizer
 from jseg.data.class_names import SHAPES_NAMES
-from jseg.pretraining.batches import picture_batches
-from jseg.pretraining.evaluation import CROPS, held_out
-from jseg.pretraining.loop import make_tokenizer
-from jseg.pretraining.pictures import (
+from jseg.pretraining.evaluation import CROPS, held_out_images
+from jseg.pretraining.images import (
     ATTRIBUTES,
     HELD_OUT_STREAM,
     cut,
-    drawn,
+    draw,
+    image_batch,
+    image_batches,
     phrase_classes,
-    picture_batch,
     sample_captions,
     true_captions,
     window_around,
 )
 from jseg.pretraining.settings import Settings, Stage
+from jseg.pretraining.training import make_tokenizer
 
 
 def index(name: str) -> int:
@@ -47,7 +47,7 @@ def test_two_words_name_one_class() -> None:
             assert phrase_classes(phrase) == 1 << index(name)
 
 
-def test_captions_are_true_of_pictures_that_hold_all_they_name() -> None:
+def test_captions_are_true_of_images_that_hold_all_they_name() -> None:
     circle, star = 1 << index("red striped circle"), 1 << index("green dotted star")
     captions = ["a photo of a red striped circle.", "a green star, a striped circle in the scene.", "a dotted star."]
     expected = [[True, False, False], [True, True, True], [False, False, True]]
@@ -55,7 +55,7 @@ def test_captions_are_true_of_pictures_that_hold_all_they_name() -> None:
 
 
 def test_every_attribute_of_the_captions_is_known() -> None:
-    """A word that `phrase_classes` does not know would make a caption true of pictures that it is not true of."""
+    """A word that `phrase_classes` does not know would make a caption true of images that it is not true of."""
     for caption in sample_captions(300, 0):
         phrases = caption.rstrip(".").replace(" and ", ", ").split(", ")
         for phrase in phrases:
@@ -63,14 +63,14 @@ def test_every_attribute_of_the_captions_is_known() -> None:
 
 
 @pytest.mark.parametrize("objects, zoom", [((1, 1), (0.8, 2.0)), ((2, 4), (0.75, 1.4)), ((2, 4), None)])
-def test_pictures_hold_what_their_caption_names(objects: tuple[int, int], zoom: tuple[float, float] | None) -> None:
+def test_images_hold_what_their_caption_names(objects: tuple[int, int], zoom: tuple[float, float] | None) -> None:
     for number in range(40):
-        scene, rng = drawn(objects, 1, number)
-        picture = cut(scene, Stage(1, 1, 48, objects, zoom), rng)
-        assert picture.image.shape == (48, 48, 3) and picture.image.dtype == np.uint8
-        assert picture.present >> picture.class_index & 1
-        assert true_captions([picture.caption], [picture.present]).all(), picture.caption
-        assert picture.present & ~sum(1 << item.class_index for item in scene.objects) == 0
+        scene, rng = draw(objects, 1, number)
+        item = cut(scene, Stage(1, 1, 48, objects, zoom), rng)
+        assert item.image.shape == (48, 48, 3) and item.image.dtype == np.uint8
+        assert item.present >> item.class_index & 1
+        assert true_captions([item.caption], [item.present]).all(), item.caption
+        assert item.present & ~sum(1 << thing.class_index for thing in scene.objects) == 0
 
 
 def test_windows_stay_inside_and_hold_the_object() -> None:
@@ -84,39 +84,35 @@ def test_windows_stay_inside_and_hold_the_object() -> None:
 
 
 def test_all_classes_come_equally_often() -> None:
-    """Binomial: 1000 pictures, 50 expected per class, standard deviation 6.9; five of those to either side."""
-    counts = np.bincount([picture.class_index for picture in held_out(CROPS, 1000, 5)], minlength=len(SHAPES_NAMES))
+    """Binomial: 1000 images, 50 expected per class, standard deviation 6.9; five of those to either side."""
+    counts = np.bincount([item.class_index for item in held_out_images(CROPS, 1000, 5)], minlength=len(SHAPES_NAMES))
     assert counts.min() > 15 and counts.max() < 85
 
 
 def test_batches_depend_on_seed_and_iteration_alone(tiny: Settings) -> None:
     tokenizer = make_tokenizer(tiny)
-    first = picture_batch(tiny, tokenizer, 2)
-    again = picture_batch(tiny, tokenizer, 2)
+    first = image_batch(tiny, tokenizer, 2)
+    again = image_batch(tiny, tokenizer, 2)
     np.testing.assert_array_equal(first.images, again.images)
     np.testing.assert_array_equal(first.tokens, again.tokens)
     assert first.true.diagonal().all()
-    other = picture_batch(dataclasses.replace(tiny, seed=1), tokenizer, 2)
+    other = image_batch(dataclasses.replace(tiny, seed=1), tokenizer, 2)
     assert not np.array_equal(first.images, other.images)
 
 
-def test_held_out_pictures_are_others_than_those_of_training(tiny: Settings) -> None:
-    trained = picture_batch(tiny, make_tokenizer(tiny), 0).images
-    scene, _ = drawn((1, 1), HELD_OUT_STREAM, 0, 0, 0)
+def test_held_out_images_are_others_than_those_of_training(tiny: Settings) -> None:
+    trained = image_batch(tiny, make_tokenizer(tiny), 0).images
+    scene, _ = draw((1, 1), HELD_OUT_STREAM, 0, 0, 0)
     assert scene.image.shape == (96, 96, 3)
-    shown = [picture.image for picture in held_out(tiny.stage(0), 6, 0)]
+    shown = [item.image for item in held_out_images(tiny.at(0)[2], 6, 0)]
     assert not any(np.array_equal(image, other) for image in trained for other in shown)
 
 
 def test_workers_draw_the_same_batches(tiny: Settings) -> None:
     tokenizer = make_tokenizer(tiny)
-    stream = picture_batches(dataclasses.replace(tiny, workers=1), tokenizer, 2)
-    try:
-        found = [next(stream) for _ in range(3)]
-    finally:
-        stream.close()
-    for batch, iteration in zip(found, (2, 3, 4), strict=True):
-        expected = picture_batch(tiny, tokenizer, iteration)
+    found = list(image_batches(dataclasses.replace(tiny, workers=1), tokenizer, 3))
+    for batch, iteration in zip(found, range(3), strict=True):
+        expected = image_batch(tiny, tokenizer, iteration)
         assert batch.iteration == iteration
         np.testing.assert_array_equal(batch.images, expected.images)
         np.testing.assert_array_equal(batch.tokens, expected.tokens)

@@ -1,8 +1,13 @@
-"""train_*, trajectory_*: losses, gradients and optimiser steps, through the trainer itself."""
+"""Checks of the whole model: forward passes, sliding windows, losses, gradients, training trajectories.
+
+A check takes a golden file and returns our arrays under the file's names.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 
 import jittor as jt
 import numpy as np
@@ -10,12 +15,11 @@ import numpy as np
 from jseg.config import Config, OptimizerConfig
 from jseg.data.label_maps import training_classes, training_labels
 from jseg.engine.optimizer import learning_rate
+from jseg.engine.sliding_window import ImageScores
 from jseg.engine.trainer import Trainer
 from jseg.model.clip_rc import ClipRC, trainable
 from jseg.ops.bilinear import resize_bilinear
-from jseg.parity.forward import full_name, thinned
-from jseg.parity.golden_file import GoldenFile
-from jseg.parity.golden_model import GoldenModel, golden_model
+from jseg.parity.golden import GoldenFile, GoldenModel, golden_model
 
 SETTINGS = {"inductive": "inductive", "transductive": "transductive", "full": "supervised"}  # file name -> ours
 LOSS_NAMES = {
@@ -25,14 +29,81 @@ LOSS_NAMES = {
     "loss.decode.recovery_loss_k": "recovery_v",
     "loss.total": "total",
 }
-TRAIN_EXCLUDED = {
-    "*acc_seg": "an accuracy that the release logs; not part of the loss",
-    "trainable_all_json": "contains the dead weights of the released decoder, which ours does not have",
-}
+STEP = re.compile(r"_s(\d+)$")  # logits_up_s4: every 4th row and column
+
+
+def as_recorded(file: GoldenFile, computed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays that the file holds, with the rows and columns that it keeps; label maps have a channel axis there."""
+    result = {}
+    for name, reference in file.arrays.items():
+        full_name, step = STEP.sub("", name), STEP.search(name)
+        if name in file.read or full_name not in computed:
+            continue
+        ours = computed[full_name]
+        if step:
+            ours = ours[..., :: int(step.group(1)), :: int(step.group(1))]
+        result[name] = ours.reshape(reference.shape) if ours.size == reference.size else ours
+    return result
+
+
+def check_forward_eval(file: GoldenFile) -> dict[str, np.ndarray]:
+    """Everything between the images and the labels."""
+    golden = golden_model(file)
+    model, text, images = golden.build(), jt.array(file["text_feat"]), file["image"]
+    trace: dict[str, jt.Var] = {}
+    with jt.no_grad():
+        logits = resize_bilinear(model(jt.array(images), text, trace), images.shape[2:]).numpy()
+    computed = {name: value.numpy() for name, value in trace.items()} | {"logits_up": logits}
+    for setting in ("inductive", "transductive"):
+        whole = _image_scores(golden, model, text, images, setting, "whole")
+        computed[f"eval_{setting}"] = np.stack([scores.scores() for scores in whole])
+        if setting == "inductive":
+            computed["eval_argmax"] = np.stack([scores.labels() for scores in whole])
+    if "slide_image" in file:
+        original, large = tuple(file["ori_shape"][:2].tolist()), file["slide_image"]
+        slide, transductive = (_image_scores(golden, model, text, large, name, "slide") for name in list(SETTINGS)[:2])
+        computed |= {
+            "slide_inductive": np.stack([scores.scores() for scores in slide]),
+            "slide_argmax": np.stack([scores.labels() for scores in slide]),
+            "slide_rescaled_inductive": np.stack([scores.scores(original) for scores in slide]),
+            "slide_rescaled_argmax": np.stack([scores.labels(original) for scores in slide]),
+            "slide_transductive": np.stack([scores.scores() for scores in transductive]),
+            "slide_transductive_argmax": np.stack([scores.labels() for scores in transductive]),
+        }
+    for name in file.arrays:
+        if name.startswith("tokens_block"):
+            computed[name] = with_prompt_rows(computed[name], file.arrays[name], golden.values["K"])
+    return as_recorded(file, computed)
+
+
+def with_prompt_rows(tokens: np.ndarray, recorded: np.ndarray, prompts: int) -> np.ndarray:
+    """`tokens` (B, T, width) of a block with the recorded rows of prompts inserted after the class token.
+
+    We do not compute those: the next layer replaces them, and tolerances.json leaves them out.
+    """
+    return np.concatenate([tokens[:, :1], recorded[:, 1 : 1 + prompts], tokens[:, 1:]], axis=1)
+
+
+def _image_scores(
+    golden: GoldenModel, model: ClipRC, text: jt.Var, images: np.ndarray, setting: str, mode: str
+) -> list[ImageScores]:
+    config = golden.config(setting)
+    test = replace(config.test, mode=mode)
+    return [ImageScores(model, image, text, golden.classes.seen, config.gamma(), test) for image in images]
+
+
+def check_forward_eps(file: GoldenFile) -> dict[str, np.ndarray]:
+    """The encoder with weights so small that the eps of each normalisation shows."""
+    model = golden_model(file).build(tuple(file.json("scaled_keys_json")), float(file["scale"]))
+    images = file.companion(f"forward_eval_{file.tag}.npz")["image"]
+    trace: dict[str, jt.Var] = {}
+    with jt.no_grad():
+        model.encode(jt.array(images), trace)
+    return {name: value.numpy() for name, value in trace.items()}
 
 
 class Batch:
-    """The training batch of a golden configuration, as one setting sees it.
+    """The training batch of a golden configuration in one setting.
 
     Attributes:
         images: (B, 3, H, W) float32.
@@ -41,8 +112,7 @@ class Batch:
     """
 
     def __init__(self, file: GoldenFile, golden: GoldenModel, setting: str) -> None:
-        stored = file.companion(f"train_batch_{file.tag}.npz")
-        classes = golden.classes
+        stored, classes = file.companion(f"train_batch_{file.tag}.npz"), golden.classes
         self.images = stored["image"]
         self.text = stored["text_feat"][list(training_classes(classes, setting))]
         class_labels = stored["labels_full" if setting == "supervised" else "labels"]
@@ -57,10 +127,9 @@ class Batch:
 
 def check_train(file: GoldenFile) -> dict[str, np.ndarray]:
     """Outputs, labels as used, loss terms and the gradient of every trainable weight."""
-    golden = golden_model(file)
-    setting = SETTINGS[file.stem.split("_")[1]]
+    golden, setting = golden_model(file), SETTINGS[file.stem.split("_")[1]]
     batch, model = Batch(file, golden, setting), golden.build()
-    computed = _outputs(batch, batch.trainer(model, golden.config(setting)))
+    computed = _training_outputs(batch, batch.trainer(model, golden.config(setting)))
     for weights_name in [name for name in file.arrays if name.split("_")[0] == "weights"]:
         prefix = weights_name.removeprefix("weights").removeprefix("_")  # weights_w1 -> w1, weights -> nothing
         prefix = f"{prefix}." if prefix else ""
@@ -70,19 +139,17 @@ def check_train(file: GoldenFile) -> dict[str, np.ndarray]:
         computed[f"{prefix}labels_used"] = computed["labels_used"]
         by_name = {name: value.numpy() for name, value in zip(trainer.optimizer.names, gradients, strict=True)}
         computed |= {f"{prefix}grad.{name}": gradient for name, gradient in by_name.items()}
-        if trainer.config.loss.recovery == 0:  # not recorded, because they are 0; but they must be there, for the decay
+        if trainer.config.loss.recovery == 0:  # not recorded, because they are 0; but weight decay needs them
             zero = [value for name, value in by_name.items() if "recovery_decoder" in name]
             computed[f"extra.{prefix}recovery gradients"] = np.array([np.abs(value).max() for value in zero])
             file.expect(f"extra.{prefix}recovery gradients", np.zeros(len(zero)))
     if "trainable_live_json" in file:
-        same = sorted(json.loads(str(file.arrays["trainable_live_json"]))) == sorted(
-            name for name, _ in trainable(model)
-        )
-        computed["trainable_live_json"] = file.arrays["trainable_live_json"] if same else np.array("other names")
-    return _as_recorded(file, computed)
+        file.expect("trainable_live_json", np.sort(json.loads(str(file.arrays["trainable_live_json"]))))
+        computed["trainable_live_json"] = np.array(sorted(name for name, _ in trainable(model)))
+    return as_recorded(file, computed)
 
 
-def _outputs(batch: Batch, trainer: Trainer) -> dict[str, np.ndarray]:
+def _training_outputs(batch: Batch, trainer: Trainer) -> dict[str, np.ndarray]:
     """Labels and outputs of the training forward pass."""
     size = batch.labels.shape[1:]
     with jt.no_grad():
@@ -100,44 +167,31 @@ def _outputs(batch: Batch, trainer: Trainer) -> dict[str, np.ndarray]:
     }
 
 
-def _as_recorded(file: GoldenFile, computed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays that the file holds, thinned and shaped as there: label maps have a channel axis in it."""
-    result = {}
-    for name, reference in file.arrays.items():
-        if name in file.read or full_name(name) not in computed:
-            continue
-        ours = thinned(computed[full_name(name)], name)
-        result[name] = ours.reshape(reference.shape) if ours.size == reference.size else ours
-    return result
-
-
 def check_trajectory(file: GoldenFile) -> dict[str, np.ndarray]:
     """Losses before each of some optimiser steps on one batch, and all weights after them."""
     golden, run = golden_model(file), file.companion(f"{file.stem}.lr.json")
     batch, model = Batch(file, golden, "inductive"), golden.build()
     before = {name: value.numpy() for name, value in model.state_dict().items()}
     config = golden.config("inductive", file["weights"])
-    config.optimizer = optimizer_config(run)
-    config.train.iterations = int(run["max_iters"])
+    config.optimizer, config.train.iterations = _optimizer_config(run), int(run["max_iters"])
     trainer = batch.trainer(model, config)
     reports = [trainer.step(batch.images, batch.labels, step) for step in range(len(file.arrays["losses"]))]
     final = {name: value.numpy() for name, value in model.state_dict().items()}
-    computed = {
+    trained = [name for name, _ in trainable(model)]
+    frozen = [name for name in final if name not in trained]
+    file.expect("extra.frozen weights", np.concatenate([before[name].ravel() for name in frozen]))
+    return {
         "losses": np.array([[report.losses[name] for name in LOSS_NAMES.values()] for report in reports]),
         "lr_trainable": np.array([report.lr for report in reports]),
         "lr_frozen": _rates(run, len(reports), config.optimizer.lr),
         "base_lr": np.array(config.optimizer.lr),
         "weight_decay": np.array(config.optimizer.weight_decay),
+        **{f"final.{name}": final[name] for name in trained},
+        "extra.frozen weights": np.concatenate([final[name].ravel() for name in frozen]),
     }
-    trained = [name for name, _ in trainable(model)]
-    computed |= {f"final.{name}": final[name] for name in trained}
-    frozen = [name for name in final if name not in trained]
-    computed["extra.frozen weights"] = np.concatenate([final[name].ravel() for name in frozen])
-    file.expect("extra.frozen weights", np.concatenate([before[name].ravel() for name in frozen]))
-    return computed
 
 
-def optimizer_config(run: GoldenFile) -> OptimizerConfig:
+def _optimizer_config(run: GoldenFile) -> OptimizerConfig:
     """Our optimiser settings for a trajectory_*.lr.json."""
     base = float(run["base_lr"])
     return OptimizerConfig(
@@ -152,12 +206,12 @@ def optimizer_config(run: GoldenFile) -> OptimizerConfig:
 
 
 def _rates(run: GoldenFile, steps: int, initial: float) -> np.ndarray:
-    config, iterations = optimizer_config(run), int(run["max_iters"])
+    config, iterations = _optimizer_config(run), int(run["max_iters"])
     return np.array([learning_rate(step, iterations, initial, config) for step in range(steps)])
 
 
 def check_trajectory_rates(file: GoldenFile) -> dict[str, np.ndarray]:
     """The learning rates of a trajectory in double precision."""
-    config = optimizer_config(file)
+    config = _optimizer_config(file)
     rates = {"lr_trainable": config.lr * config.lr_factor, "lr_frozen_groups": config.lr}
     return {name: _rates(file, len(file.arrays[name]), start) for name, start in rates.items() if name in file}

@@ -1,4 +1,4 @@
-"""vision_*, head_*, seg_*, attn_masks*: the model of the Jittor release."""
+"""Checks of the Jittor release's model: image encoder, attention masks, head, the whole way from image to labels."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import numpy as np
 
 from jseg.clip.class_embeddings import unit_rows
 from jseg.config import Config, ModelConfig, TestConfig
+<<<<<<< HEAD:jseg/parity/jittor_release.py
 from jseg.engine.sliding_window import ImageScores
+=======
+from jseg.engine.sliding_window import ImageScores
+>>>>>>> t/tools:tests/parity/jseg_release_model.py
 from jseg.model.clip_rc import ClipRC, build_clip_rc
 from jseg.model.image_encoder import ImageFeatures
 from jseg.model.released_weights import DEAD, load_released
 from jseg.ops.bilinear import resize_bilinear
 from jseg.ops.region_structure import attention_allowed
-from jseg.parity.golden_file import GoldenFile
-from jseg.parity.text import text_tower
+from jseg.parity.golden import GoldenFile
+from jseg.parity.part_checks import text_tower
 from jseg.weights.state import strict_load
 
-SEGMENTOR_EXCLUDED = {
-    "out/whole_inference_softmax": "a softmax of whole_logits, which are compared",
-    "out/whole_flip_inference_softmax": "averages with a mirrored picture, which evaluation here does not do",
-}
 MASK_NAME = re.compile(r".*spatial(\d+)_tokens(\d+)_rlb(\d+)")
 
 
 def _model_config(backbone: dict[str, Any], head: dict[str, Any], weights: dict[str, np.ndarray]) -> ModelConfig:
-    """Our configuration for the release's constructor arguments; the MLP's width is told by the weights."""
+    """Our configuration for the release's constructor arguments; the MLP's width follows from the weights."""
     hidden = weights.get("decode_head.decoder_q.layers.0.linear1.bias")
     return ModelConfig(
         image_size=backbone["input_resolution"],
@@ -152,7 +152,7 @@ def check_segmentor(file: GoldenFile) -> dict[str, np.ndarray]:
     whole = [_scores(model, image, text, "whole", *settings) for image in images]
     slide = _scores(model, large, text, "slide", *settings)
     return {
-        "out/encode_decode": np.stack([picture.scores() for picture in whole]),
+        "out/encode_decode": np.stack([scores.scores() for scores in whole]),
         "out/whole_logits": whole[0].scores(whole_size)[None],
         "out/whole_labels": whole[0].labels(whole_size),
         "out/slide_logits_norescale": slide.scores()[None],

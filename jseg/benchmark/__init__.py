@@ -1,1 +1,0 @@
-"""How fast jseg is: work by formula, timed workloads, comparison with other programs."""

@@ -1,0 +1,178 @@
+"""Golden files: recorded arrays by name, and the model and configuration that they were recorded with.
+
+Everything used as an input is remembered, so that an array that nobody compares does not go unnoticed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jseg.config import Config, LossConfig, ModelConfig, TestConfig
+from jseg.data.class_names import IGNORED, ClassList
+from jseg.errors import UserError
+from jseg.model.clip_rc import ClipRC, build_clip_rc
+from jseg.model.released_weights import load_released
+
+
+class NotRun(Exception):
+    """A check cannot run because something beside the golden file is missing. The message says what."""
+
+
+class GoldenFile:
+    """The arrays of one golden file by name. Reading one with `[...]` marks it as an input.
+
+    Args:
+        path: .npz, .json (flattened: keys joined by "/"), or another kind of file, which has no arrays here.
+        opened: collects the paths of all files that a check reads.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+
+    def __init__(self, path: Path, opened: set[Path] | None = None) -> None:
+        self.path, self.stem = path, path.stem
+        self.tag = path.name.split(".")[0].rsplit("_", 1)[-1]  # forward_eval_A.npz -> A
+        self.read: set[str] = set()
+        self.opened = set() if opened is None else opened
+        self.opened.add(path)
+        try:
+            self.arrays = _read_arrays(path)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(f"golden file {path} cannot be read: {error}") from error
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.arrays
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self.arrays:
+            raise UserError(f"golden file {self.path} holds no {name!r}")
+        self.read.add(name)
+        return self.arrays[name]
+
+    def json(self, name: str) -> Any:
+        """An input that holds JSON text, parsed."""
+        return json.loads(str(self[name]))
+
+    def starting_with(self, prefix: str) -> dict[str, np.ndarray]:
+        """Inputs whose names start with `prefix`, under the rest of the name."""
+        names = [name for name in self.arrays if name.startswith(prefix)]
+        return {name.removeprefix(prefix): self[name] for name in names}
+
+    def expect(self, name: str, value: np.ndarray) -> None:
+        """Adds an array to compare with, or replaces one by a form that can be compared."""
+        self.arrays[name] = np.asarray(value)
+
+    def companion(self, name: str) -> GoldenFile:
+        """Another file of the same folder.
+
+        Raises:
+            NotRun: it is not there.
+        """
+        path = self.path.with_name(name)
+        if not path.is_file():
+            raise NotRun(f"{name} is missing")
+        return GoldenFile(path, self.opened)
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    if path.suffix == ".npz":
+        with np.load(path, allow_pickle=False) as archive:
+            return dict(archive)
+    if path.suffix == ".json":
+        return {name: np.asarray(value) for name, value in _leaves(json.loads(path.read_text()))}
+    return {}
+
+
+def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(path, leaf) pairs of nested dictionaries; a list of numbers or texts is one leaf."""
+    if isinstance(value, list) and any(isinstance(item, (list, dict)) for item in value):
+        value = {str(index): item for index, item in enumerate(value)}
+    if not isinstance(value, dict):
+        yield prefix, value
+        return
+    for key, item in value.items():
+        yield from _leaves(item, f"{prefix}/{key}" if prefix else key)
+
+
+@dataclass(frozen=True)
+class GoldenModel:
+    """Configuration and weights of the weights_*.npz that belongs to a golden file."""
+
+    values: Mapping[str, Any]  # config_json
+    tensors: Mapping[str, np.ndarray]
+
+    @property
+    def classes(self) -> ClassList:
+        """The class list, seen and unseen."""
+        indices = range(self.values["classes"])
+        unseen = tuple(index for index in indices if index not in self.values["seen"])
+        return ClassList("golden", "", tuple(f"class {i}" for i in indices), unseen, tuple(indices), (IGNORED,))
+
+    def config(self, setting: str, weights: np.ndarray | None = None) -> Config:
+        """Our configuration; `weights` are those of mask, dice and recovery loss."""
+        values, config = self.values, Config()
+        crop = (values["img"], values["img"])
+        config.data.setting, config.data.crop_size = setting, crop
+        config.model = model_config(values)
+        mask, dice, recovery = (1.0, 1.0, 1.0) if weights is None else (float(weight) for weight in weights)
+        focal = {key: values[key] for key in ("focal_alpha", "focal_gamma") if key in values}
+        config.loss = LossConfig(mask=mask, dice=dice, recovery=recovery, **focal)
+        gamma = values.get("gamma", 0.1) if setting == "inductive" else 0.0
+        config.test = TestConfig(crop_size=crop, stride=(values["stride"], values["stride"]), gamma=gamma)
+        return config
+
+    def build(self, scaled: tuple[str, ...] = (), scale: float = 1.0) -> ClipRC:
+        """A model with these weights in evaluation mode; those named in `scaled` are multiplied in float32."""
+        eps = {key: self.values[key] for key in ("norm_eps", "prompt_norm_eps") if key in self.values}
+        model = build_clip_rc(model_config(self.values), **eps)
+        tensors = {name: value * np.float32(scale) if name in scaled else value for name, value in self.tensors.items()}
+        load_released(model, tensors)
+        return model
+
+
+def model_config(values: Mapping[str, Any]) -> ModelConfig:
+    """ModelConfig of a config_json, without dropout; what it does not say is as released.
+
+    Raises:
+        UserError: the model cannot do this.
+    """
+    regions = math.isqrt(values["M"])
+    if regions**2 != values["M"]:
+        raise UserError(f"golden config: M={values['M']} regions are no square grid")
+    if values.get("deep_prompt_layers", values["layers"] - 1) != values["layers"] - 1:
+        raise UserError(f"golden config: deep_prompt_layers={values['deep_prompt_layers']} is not layers - 1")
+    depths = {key: values[key] for key in ("decoder_layers", "ffn_factor", "recovery_layers") if key in values}
+    return ModelConfig(
+        image_size=values["img"],
+        patch_size=values["patch"],
+        width=values["width"],
+        layers=values["layers"],
+        heads=values["heads"],
+        output_dim=values["dim"],
+        prompts=values["K"],
+        region_grid=regions,
+        decoder_heads=values["head_heads"],
+        prompt_dropout=0.0,
+        decoder_dropout=0.0,
+        init="random",
+        **depths,
+    )
+
+
+def golden_model(file: GoldenFile) -> GoldenModel:
+    """The model that belongs to a golden file.
+
+    Raises:
+        NotRun: its weights file is not in the folder.
+    """
+    weights = file.companion(f"weights_{file.tag}.npz")
+    tensors = {name: value for name, value in weights.arrays.items() if name not in ("text_feat", "config_json")}
+    return GoldenModel(weights.json("config_json"), tensors)

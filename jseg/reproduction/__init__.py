@@ -1,1 +1,0 @@
-"""Reproduces tables: which rows there are, what each needs, running them, published numbers beside ours."""
