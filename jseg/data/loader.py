@@ -19,6 +19,7 @@ from jseg.data.dataset import Dataset
 from jseg.data.label_maps import training_labels
 from jseg.data.sampling import augmentation_rng, endless_indices
 from jseg.data.workers import map_in_order
+from jseg.errors import UserError
 
 _BATCHES_AHEAD = 2
 _EVALUATION_THREADS = 4

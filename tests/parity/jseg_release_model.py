@@ -11,11 +11,7 @@ import numpy as np
 
 from jseg.clip.class_embeddings import unit_rows
 from jseg.config import Config, ModelConfig, TestConfig
-<<<<<<< HEAD:jseg/parity/jittor_release.py
 from jseg.engine.sliding_window import ImageScores
-=======
-from jseg.engine.sliding_window import ImageScores
->>>>>>> t/tools:tests/parity/jseg_release_model.py
 from jseg.model.clip_rc import ClipRC, build_clip_rc
 from jseg.model.image_encoder import ImageFeatures
 from jseg.model.released_weights import DEAD, load_released
