@@ -24,7 +24,7 @@ from jseg.data.loader import evaluation_image
 from jseg.engine.sliding_window import PictureScores
 from jseg.errors import UserError
 from jseg.metrics import HEADLINE, ConfusionMatrix, percent
-from jseg.model.image_encoder import prompts_kept
+from jseg.model.image_encoder import keep_prompts
 
 PUBLISHED_GAMMA = 0.1
 
@@ -110,7 +110,7 @@ def _group_scores(
 ) -> Iterator[tuple[np.ndarray, Best, Best]]:
     """Labels, best seen and best held-out classes of each picture."""
     classes, features = dataset.class_list, jt.array(text)
-    with prompts_kept(model.backbone):
+    with keep_prompts(model.backbone):
         for index in tqdm(indices, desc="pictures", unit="picture", dynamic_ncols=True):
             picture = evaluation_image(dataset, config, index)
             if picture.labels is None:

@@ -41,7 +41,7 @@ from jseg.errors import CannotWrite, UserError
 from jseg.files import write_json
 from jseg.metrics import ConfusionMatrix, class_table, headline
 from jseg.model.clip_rc import ClipRC
-from jseg.model.image_encoder import prompts_kept
+from jseg.model.image_encoder import keep_prompts
 
 SHEET_NAME = "sheet.png"
 SHEET_ROWS = 6
@@ -109,7 +109,7 @@ def predictions(
         disable=not ranks.first,
     )  # fmt: skip
     source = closing(evaluation_images(dataset, config, ranks.rank, ranks.world))
-    with bar, source as pictures, prompts_kept(model.backbone):
+    with bar, source as pictures, keep_prompts(model.backbone):
         for index, picture in zip(own, pictures, strict=True):
             labels = predict_views(model, picture.images, features, seen, gamma, config.test, picture.size)
             yield Prediction(index, picture.name, labels, picture.labels)

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,11 +20,9 @@ from jseg.clip.blocks import normal, uniform
 from jseg.clip.image_tower import random_image_weights, resize_positions, side_of_grid
 from jseg.config import ModelConfig
 from jseg.errors import UserError
+from jseg.model.clip_rc import ClipRC
 from jseg.model.image_encoder import random_prompt_weights
 from jseg.weights.state import strict_load
-
-if TYPE_CHECKING:
-    from jseg.model.clip_rc import ClipRC
 
 DECLARED_STD = 0.02
 PRIOR = 0.02  # `aligned`: the probability that a mask logit gives a pixel at the start

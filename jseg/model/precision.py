@@ -13,7 +13,7 @@ import numpy as np
 from jittor import nn
 
 from jseg.errors import UserError
-from jseg.ops.half import rounded
+from jseg.ops.half import convert
 
 COMPUTE_TYPES = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 LOWEST_ARCHITECTURE = {"tf32": 80, "bf16": 80}  # compute capability x 10: NVIDIA Ampere
@@ -70,6 +70,6 @@ def set_precision(model: nn.Module, precision: str) -> dict[str, np.ndarray]:
     for name, var in model.state_dict().items():
         if dtype != "float32" and var.is_stop_grad() and name.endswith(PRODUCT_WEIGHTS):
             replaced[name] = var.numpy()
-            var.update(rounded(var, dtype))
+            var.update(convert(var, dtype))
             var.stop_grad()
     return replaced

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jseg.clip.image_tower import resize_positions, side_of_grid
 from jseg.errors import UserError
+from jseg.model.clip_rc import ClipRC
 from jseg.weights.state import strict_load
-
-if TYPE_CHECKING:
-    from jseg.model.clip_rc import ClipRC
 
 POSITIONS = "backbone.positional_embedding"
 # a self-attention that the decoder declares and never runs

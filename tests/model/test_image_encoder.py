@@ -14,7 +14,7 @@ import pytest
 from jseg.config import ModelConfig
 from jseg.errors import UserError
 from jseg.model.clip_rc import ClipRC, build_clip_rc, set_training
-from jseg.model.image_encoder import prompts_kept
+from jseg.model.image_encoder import keep_prompts
 from jseg.ops import draws
 from jseg.ops.region_structure import region_of_patch
 from jseg.parity.forward import with_prompt_rows
@@ -191,7 +191,7 @@ def test_kept_prompts_change_nothing_and_are_given_up(small_model: ClipRC) -> No
     images = [jt.array(random_images(batch, 3, 64, 64)) for batch in (1, 3, 2)]
     with jt.no_grad():
         fresh = [encoder(part).patches.numpy() for part in images]
-        with prompts_kept(encoder):
+        with keep_prompts(encoder):
             kept = [encoder(part).patches.numpy() for part in images]
             assert sorted(encoder.kept_prompts) == [0, 1, 2]
             set_value(encoder.prompt_embeddings, encoder.prompt_embeddings.numpy() + 1)
@@ -201,7 +201,7 @@ def test_kept_prompts_change_nothing_and_are_given_up(small_model: ClipRC) -> No
         np.testing.assert_allclose(found, expected, atol=1e-6)
     np.testing.assert_array_equal(same, kept[0])  # so they were not made again
     assert np.abs(changed - same).max() > 1e-3
-    with prompts_kept(encoder):
+    with keep_prompts(encoder):
         encoder(images[0]).patches.sync()  # gradients may be asked for
         set_training(small_model, True)
         with jt.no_grad():

@@ -13,7 +13,8 @@ import pytest
 
 from jseg.errors import UserError
 from jseg.ops import compiled
-from jseg.ops.layer_norm import dropout, layer_norm
+from jseg.ops.dropout import dropout
+from jseg.ops.layer_norm import layer_norm
 from jseg.ops.linear import ACTIVATIONS, activate, linear
 
 
