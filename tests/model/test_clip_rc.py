@@ -12,9 +12,9 @@ import pytest
 
 from jseg.config import LossConfig, ModelConfig
 from jseg.errors import UserError
-from jseg.model.clip_rc import ClipRC, TrainingOutputs, build_clip_rc, set_training, trainable
+from jseg.model.clip_rc import ClipRC, build_clip_rc, set_training, trainable
 from jseg.model.image_encoder import ImageFeatures
-from jseg.model.losses import SegmentationLoss
+from jseg.model.losses import SegmentationLoss, TrainingOutputs
 from jseg.ops.bilinear import resize_bilinear
 from jseg.weights.state import set_value, state_arrays, strict_load
 

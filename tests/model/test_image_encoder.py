@@ -10,12 +10,14 @@ from pathlib import Path
 import jittor as jt
 import numpy as np
 import pytest
+from jittor import nn
 
+from jseg.clip import blocks
+from jseg.clip.blocks import Dropout
 from jseg.config import ModelConfig
 from jseg.errors import UserError
 from jseg.model.clip_rc import ClipRC, build_clip_rc, set_training
-from jseg.model.image_encoder import keep_prompts
-from jseg.ops import draws
+from jseg.model.image_encoder import keep_prompts, project_prompts, random_prompt_weights
 from jseg.ops.region_structure import region_of_patch
 from jseg.parity.forward import with_prompt_rows
 from jseg.weights.state import set_value, strict_load
@@ -209,8 +211,44 @@ def test_kept_prompts_change_nothing_and_are_given_up(small_model: ClipRC) -> No
         assert not encoder.kept_prompts
 
 
-def test_prompts_are_dropped_once_a_layer(small_model: ClipRC) -> None:
+def test_prompts_are_dropped_once_a_layer(small_model: ClipRC, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = []
+    monkeypatch.setattr(blocks, "dropout", lambda x, rate: shapes.append(tuple(x.shape)) or x)
     set_training(small_model, True)
-    with draws.recorded() as drawn:
-        small_model.backbone(jt.array(random_images(2, 3, 64, 64))).patches.sync()
-    assert len(drawn) == 3
+    small_model.backbone(jt.array(random_images(2, 3, 64, 64))).patches.sync()
+    assert shapes == [(2, 3, 32)] * 3
+
+
+def test_dropout_differs_between_images() -> None:
+    projection, dropout = nn.Linear(64, 64), Dropout(0.5)
+    embeddings = jt.ones((4, 64))
+    without = project_prompts(embeddings, projection, dropout, batch=2).numpy()
+    np.testing.assert_array_equal(without[0], without[1])
+    dropout.active = True
+    dropped = project_prompts(embeddings, projection, dropout, batch=2).numpy()
+    assert ((dropped[0] == 0) != (dropped[1] == 0)).any()
+
+
+def test_initial_prompts() -> None:
+    weights = random_prompt_weights(4, 50, 128, 16, np.random.default_rng(0))
+    bound = (6 / (3 * 256 + 128)) ** 0.5
+    for name, shape in (("prompt_embeddings", (1, 50, 128)), ("deep_prompt_embeddings", (3, 50, 128))):
+        assert weights[name].shape == shape
+        assert bound * 0.99 < np.abs(weights[name]).max() <= bound
+        assert abs(weights[name].std() - bound / 3**0.5) < 0.01 * bound
+    assert abs(weights["prompt_proj.weight"].std() - (2 / 128) ** 0.5) < 0.003
+    assert 0.9 * 128**-0.5 < np.abs(weights["prompt_proj.bias"]).max() <= 128**-0.5
+    assert (weights["prompt_norm.weight"] == 1).all()
+    assert (weights["prompt_norm.bias"] == 0).all()
+
+
+def test_a_single_layer_has_no_deep_prompts() -> None:
+    assert "deep_prompt_embeddings" not in random_prompt_weights(1, 5, 8, 16, np.random.default_rng(0))
+
+
+def test_in_evaluation_all_images_share_their_prompts() -> None:
+    projection, dropout, embeddings = nn.Linear(8, 8), Dropout(0.5), jt.ones((4, 8))
+    with jt.no_grad():
+        assert project_prompts(embeddings, projection, dropout, batch=3).shape == (1, 4, 8)
+        dropout.active = True
+        assert project_prompts(embeddings, projection, dropout, batch=3).shape == (3, 4, 8)
