@@ -15,7 +15,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import jittor as jt
-import numpy as np
 
 from jseg.errors import UserError
 from jseg.files import cache_folder, write_whole
@@ -115,13 +114,3 @@ def call(
             **{f"{device}_header": f'#include "{name}"\n', f"{device}_src": source},
         )
     return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
-
-
-def addresses(variables: Sequence[jt.Var]) -> np.ndarray:
-    """int64 addresses of computed Vars in main memory, for kernels that work on many of them; keep them alive."""
-    return np.array([variable.data.__array_interface__["data"][0] for variable in variables], np.int64)
-
-
-def whole_numbers(table: np.ndarray) -> jt.Var:
-    """An int64 array for a kernel, which reads it as `(const int64_t*)in0_p`: Jittor has no 64-bit integers."""
-    return jt.array(np.ascontiguousarray(table, np.int64).view(np.float32)).stop_grad()
