@@ -158,7 +158,7 @@ def test_dropped_weights_follow_the_seed(kernels: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_half_inputs_give_half_outputs_of_float32_arithmetic(kernels: str, dtype: str) -> None:
+def test_region_attention_of_half_inputs_is_float32_inside(kernels: str, dtype: str) -> None:
     projected, prompts, weight = (cast(x, dtype) for x in random_vars((2, 25, 24), (2, 3, 24), (2, 25, 8)))
     arguments = (2, *REGIONS[0][:3])
     half = attention.region_attention(projected, prompts, *arguments)
@@ -170,9 +170,6 @@ def test_half_inputs_give_half_outputs_of_float32_arithmetic(kernels: str, dtype
     for computed, wanted in zip(gradients, expected, strict=True):
         assert str(computed.dtype) == dtype
         np.testing.assert_allclose(computed.float32().numpy(), wanted.float32().numpy(), atol=1e-2)
-    q, k, v = (cast(x, dtype) for x in random_vars(*[(2, 6, 8)] * 3))
-    assert str(attention.cross_attention(q, k, v, 2).dtype) == dtype
-    assert str(attention.self_attention(projected, 2, causal=True).dtype) == dtype
 
 
 def test_large_scores_stay_finite(kernels: str) -> None:
