@@ -69,7 +69,7 @@ class ClipRC(nn.Module):
         return self.decode_head(self.encode(images, trace), text, trace)
 
     def training_outputs(self, images: jt.Var, text: jt.Var, trace: Trace | None = None) -> TrainingOutputs:
-        """The logits and what the recovery loss compares; arguments as for `execute`."""
+        """The logits, and the inputs of the recovery loss; arguments as for `execute`."""
         return self.decode_head.training_outputs(self.encode(images, trace), text, trace)
 
 

@@ -18,7 +18,6 @@ from functools import partial
 
 import jittor as jt
 import numpy as np
-from jittor import nn
 
 from jseg.clip.blocks import Dropout, LayerNorm, Linear, Trace, normal, uniform, unit_length
 from jseg.clip.image_tower import ImageTower
@@ -79,9 +78,12 @@ class ImageEncoder(ImageTower):
         return self.ln_pre(jt.concat(tokens, dim=1)).stop_grad()  # nothing up to here trains
 
     def layer_prompts(self, layer: int, batch: int) -> jt.Var:
-        """The prompts that go into a layer, (B, K, width), in evaluation (1, K, width)."""
+        """The prompts that go into a layer: (B, K, width); in evaluation (1, K, width), as all images have the same."""
         embeddings = self.prompt_embeddings[0] if layer == 0 else self.deep_prompt_embeddings[layer - 1]
-        return project_prompts(embeddings, self.prompt_proj, self.prompt_dropout, batch)
+        prompts = widen(self.prompt_proj(embeddings)).unsqueeze(0)
+        if not self.prompt_dropout.rate_now() and jt.flags.no_grad:
+            return prompts
+        return self.prompt_dropout(prompts.broadcast((batch, *prompts.shape[1:])))  # each image has its own mask
 
     def run_layers(self, tokens: jt.Var, grid: tuple[int, int], trace: Trace) -> jt.Var:
         """`[class token | patches | regions]` (B, 1 + N + M, width) through all layers."""
@@ -163,23 +165,6 @@ def _attend(
 def as_maps(tokens: jt.Var, grid: tuple[int, int]) -> jt.Var:
     """(B, h * w, D) tokens in row-major order -> (B, D, h, w)."""
     return tokens.transpose(0, 2, 1).reshape(tokens.shape[0], tokens.shape[2], *grid)
-
-
-def project_prompts(embeddings: jt.Var, projection: nn.Linear, dropout: Dropout, batch: int) -> jt.Var:
-    """The prompts of one layer for a batch.
-
-    Args:
-        embeddings: (K, width), learned.
-        projection: the linear layer that the prompts of all layers share.
-        dropout: applied after the prompts are repeated for the batch, so that each image has its own mask.
-
-    Returns:
-        (B, K, width); in evaluation (1, K, width), as all images have the same.
-    """
-    projected = widen(projection(embeddings)).unsqueeze(0)
-    if not dropout.rate_now() and jt.flags.no_grad:
-        return projected  # the same for all images
-    return dropout(projected.broadcast((batch, *projected.shape[1:])))
 
 
 def random_prompt_weights(

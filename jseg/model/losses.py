@@ -7,10 +7,9 @@ of the batch.
 
 - Focal (Lin et al., ICCV 2017, equation 5): over all classes and pixels; an ignored pixel is a negative of every class.
 - Dice (Milletari et al., "V-Net", 3DV 2016), smoothed by 1 as in MaskFormer: on the masks of the present classes.
-- Recovery (CVPR 2024, section 3.4): the decoder's outputs must still tell the features that went in.
-- Pseudo labels of the transductive setting (CVPR 2024, section 4.1): that a pixel is of *some* unseen class comes from
-  the ground truth; it gets the best of the unseen classes in the masks of the same forward pass, without teacher or
-  threshold.
+- Recovery (CVPR 2024, section 3.4): the decoder's input features must be recoverable from its outputs.
+- Pseudo labels of the transductive setting (section 4.1): that a pixel is of *some* unseen class comes from the ground
+  truth; it gets the best of the unseen classes in the masks of the same forward pass, without teacher or threshold.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ def class_masks(labels: jt.Var, num_classes: int) -> jt.Var:
 
 
 def count_masks(labels: np.ndarray) -> int:
-    """Number of (image, class) pairs that are present in a batch; what focal and dice sums are divided by.
+    """Number of (image, class) pairs that are present in a batch: the divisor of focal and dice sums.
 
     Args:
         labels: (B, H, W) integers; 255 (ignored) and negative values (classes to be guessed) do not count.
@@ -194,10 +193,8 @@ def mean_absolute_error(recovered: jt.Var, target: jt.Var) -> jt.Var:
 
 def recovery_loss(outputs: TrainingOutputs) -> tuple[jt.Var, jt.Var]:
     """The loss of the class queries and of the pixels, (1,) float32 each."""
-    return (
-        mean_absolute_error(outputs.recovered_queries, outputs.query_targets),
-        mean_absolute_error(outputs.recovered_pixels, outputs.pixel_targets),
-    )
+    queries = mean_absolute_error(outputs.recovered_queries, outputs.query_targets)
+    return queries, mean_absolute_error(outputs.recovered_pixels, outputs.pixel_targets)
 
 
 def pseudo_labels(logits: jt.Var, labels: jt.Var, unseen: Sequence[int]) -> jt.Var:
@@ -226,7 +223,7 @@ def pseudo_labels(logits: jt.Var, labels: jt.Var, unseen: Sequence[int]) -> jt.V
 
 @dataclass
 class LossSums:
-    """What one (micro-)batch contributes, unweighted; every Var is (1,) float32."""
+    """The parts of the loss of one (micro-)batch, unweighted; every Var is (1,) float32."""
 
     focal: jt.Var  # sum over (image, class) pairs
     dice: jt.Var  # sum over the present (image, class) pairs
@@ -245,8 +242,7 @@ class SegmentationLoss:
     """
 
     def __init__(self, config: LossConfig, unseen: Sequence[int] = ()) -> None:
-        self.config = config
-        self.unseen = tuple(unseen)
+        self.config, self.unseen = config, tuple(unseen)
 
     def sums(self, outputs: TrainingOutputs, labels: jt.Var | np.ndarray, size: tuple[int, int]) -> LossSums:
         """The parts of the loss, sums kept apart from the number of masks.
@@ -254,7 +250,7 @@ class SegmentationLoss:
         Args:
             outputs: of `ClipRC.training_outputs`, with C classes.
             labels: (B, H, W) int32 in 0..C-1, 255 = ignored, -1 = some unseen class.
-            size: (H, W) of the labels in pixels; the logits are resized to it.
+            size: (H, W) of the labels; the logits are resized to it.
         """
         logits = resize_bilinear(outputs.logits_grid, size)
         labels = labels if isinstance(labels, jt.Var) else jt.array(np.asarray(labels, dtype=np.int32))
@@ -296,10 +292,10 @@ class SegmentationLoss:
         return sum(self.terms(sums, num_masks, share).values())
 
     def mask_part(self, sums: LossSums) -> jt.Var:
-        """The weighted terms that have to be divided by the number of masks, not yet divided, (1,) float32.
+        """The weighted terms before division by the number of masks, (1,) float32.
 
         For self-training in micro-batches, where that number is known only after the last forward pass: accumulate the
-        gradients of this apart from those of `recovery_part`, and divide in the end.
+        gradients of this part separately, and divide in the end.
         """
         return self.config.mask * sums.focal + self.config.dice * sums.dice
 

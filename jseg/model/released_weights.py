@@ -30,7 +30,7 @@ def load_released(model: ClipRC, tensors: Mapping[str, np.ndarray]) -> list[str]
             are left alone. A positional embedding of another grid is resized.
 
     Returns:
-        What was not taken as it is: names of dead weights, and the positional embedding if it was resized.
+        Names of the weights that were left out (dead ones) or resized (the positional embedding).
 
     Raises:
         UserError: missing, unknown or differently shaped arrays, with their names.

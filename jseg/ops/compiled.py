@@ -2,7 +2,7 @@
 
 C++ kernels (`*.h`) run on CPU, CUDA kernels (`*.cuh`) on GPUs that have them. Where an operator has no kernel for the
 device, or with the environment variable `JSEG_KERNELS=plain`, the same formulae run as plain Jittor operators;
-`implementation()` tells which of the two it is.
+`implementation()` says which of the two runs.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ def _with_included(name: str) -> set[str]:
 
 @lru_cache
 def _laid_out(name: str) -> tuple[str, Path]:
-    """Hash of a kernel file with what it includes, and a folder of the cache that holds a copy of these files.
+    """Hash of a kernel file with its includes, and a folder of the cache that holds a copy of these files.
 
-    Jittor compiles anew when the path of an included file changes: with copies, all checkouts of the same kernels share
-    what was compiled.
+    Jittor compiles again when the path of an included file changes: with copies, all checkouts of the same kernels
+    share the compiled programs.
     """
     texts = {included: (FOLDER / included).read_bytes() for included in sorted(_with_included(name))}
     version = hashlib.sha256(b"".join(texts.values())).hexdigest()[:15]

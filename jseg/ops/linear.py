@@ -61,7 +61,7 @@ def _is_trained(var: jt.Var | None) -> bool:
 class _Linear(Function):
     """`linear` through jseg/ops/kernels/layers.h.
 
-    There are few variants of the calls, as each is compiled apart: what is absent is left out by a number.
+    Every variant of a call is compiled separately, so absent inputs are marked by a number instead.
     """
 
     def execute(
@@ -109,7 +109,7 @@ def activation_slope(before: jt.Var, activation: str) -> jt.Var:
 
 
 class _HalfLinear(Function):
-    """`linear` of half x and weight in plain operators: only the products are of 16 bits, what is kept is half too."""
+    """`linear` of half x and weight in plain operators: products and saved tensors have 16 bits."""
 
     def execute(self, x: jt.Var, weight: jt.Var, bias: jt.Var | None, activation: str) -> jt.Var:
         self.wanted = [_is_trained(var) for var in (x, weight, bias)]

@@ -10,14 +10,12 @@ from pathlib import Path
 import jittor as jt
 import numpy as np
 import pytest
-from jittor import nn
 
 from jseg.clip import blocks
-from jseg.clip.blocks import Dropout
 from jseg.config import ModelConfig
 from jseg.errors import UserError
 from jseg.model.clip_rc import ClipRC, build_clip_rc, set_training
-from jseg.model.image_encoder import keep_prompts, project_prompts, random_prompt_weights
+from jseg.model.image_encoder import keep_prompts, random_prompt_weights
 from jseg.ops.region_structure import region_of_patch
 from jseg.parity.forward import with_prompt_rows
 from jseg.weights.state import set_value, strict_load
@@ -236,9 +234,8 @@ def test_a_single_layer_has_no_deep_prompts() -> None:
     assert "deep_prompt_embeddings" not in random_prompt_weights(1, 5, 8, 16, np.random.default_rng(0))
 
 
-def test_in_evaluation_all_images_share_their_prompts() -> None:
-    projection, dropout, embeddings = nn.Linear(8, 8), Dropout(0.5), jt.ones((4, 8))
+def test_in_evaluation_all_images_share_their_prompts(small_model: ClipRC) -> None:
     with jt.no_grad():
-        assert project_prompts(embeddings, projection, dropout, batch=3).shape == (1, 4, 8)
-        dropout.active = True
-        assert project_prompts(embeddings, projection, dropout, batch=3).shape == (3, 4, 8)
+        assert small_model.backbone.layer_prompts(1, 5).shape == (1, 3, 32)
+        set_training(small_model, True)
+        assert small_model.backbone.layer_prompts(1, 5).shape == (5, 3, 32)
