@@ -24,7 +24,7 @@ from jseg.engine.sliding_window import ImageScores
 from jseg.errors import UserError
 from jseg.metrics import HEADLINE, ConfusionMatrix, percent
 from jseg.model.clip_rc import ClipRC
-from jseg.model.image_encoder import prompts_kept
+from jseg.model.image_encoder import keep_prompts
 
 PUBLISHED_GAMMA = 0.1
 
@@ -72,7 +72,7 @@ def sweep(
         raise UserError("gamma is chosen from one view of each image: leave test.scales and test.flip out")
     classes, features = dataset.class_list, jt.array(text)
     matrices = [ConfusionMatrix(len(classes.names)) for _ in gammas]
-    with prompts_kept(model.backbone):
+    with keep_prompts(model.backbone):
         for index in tqdm(indices, desc="images", unit="image", dynamic_ncols=True):
             image = evaluation_image(dataset, config, index)
             if image.labels is None:

@@ -150,7 +150,6 @@ class TrainConfig:
     batch_size: int = 16  # pictures per optimiser step, in all
     recipe_batch: int = 0  # what batch_size is in the published recipe: another one is warned of; 0 = no recipe
     micro_batch: int = 0  # pictures per forward pass, which changes memory only; 0 = the whole batch at once
-    checkpoint_activations: bool = False  # layers are computed again in the backward pass: less memory, more time
     seed: int = 0
     log_every: int = 50
     save_every: int = 2000

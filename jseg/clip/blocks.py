@@ -12,8 +12,9 @@ import numpy as np
 from jittor import nn
 
 from jseg.errors import UserError
+from jseg.ops.dropout import dropout
 from jseg.ops.half import cast
-from jseg.ops.layer_norm import dropout, layer_norm
+from jseg.ops.layer_norm import layer_norm
 from jseg.ops.linear import linear
 
 # q, k and v side by side (B, T, 3 * width), number of heads -> (B, T, width)

@@ -42,7 +42,7 @@ from jseg.errors import CannotWrite, UserError
 from jseg.files import write_json
 from jseg.metrics import ConfusionMatrix, class_table, headline
 from jseg.model.clip_rc import ClipRC
-from jseg.model.image_encoder import prompts_kept
+from jseg.model.image_encoder import keep_prompts
 
 SHEET_NAME = "sheet.png"
 SHEET_ROWS = 6
@@ -76,7 +76,7 @@ def predictions(
         mininterval=0.2 if sys.stderr.isatty() else SLOW_LOG,
     )  # fmt: skip
     source = closing(evaluation_images(dataset, config, ranks.rank, ranks.world))
-    with bar, source as images, prompts_kept(model.backbone):
+    with bar, source as images, keep_prompts(model.backbone):
         for index, image in zip(indices, images, strict=True):
             yield index, image, predict_views(model, image.images, features, seen, gamma, config.test, image.size)
             bar.update()

@@ -1,7 +1,7 @@
 """AdamW over named parameters, fed with gradients that were accumulated elsewhere.
 
 Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019. Jittor's own optimiser counts every backward
-pass as a step, which breaks the bias correction when gradients are accumulated, and runs dozens of small operators.
+pass as a step, which breaks the bias correction when gradients are accumulated.
 
 Which learning rate and weight decay each trainable parameter gets (golden/torch_release: param_groups_full*.json).
 
@@ -33,7 +33,6 @@ import numpy as np
 from jseg.config import OptimizerConfig
 from jseg.engine.checkpoint import Moments
 from jseg.errors import UserError
-from jseg.ops import compiled
 
 
 class AdamW:
@@ -69,33 +68,6 @@ class AdamW:
         jt.sync_all()  # what still waits to be computed from the old weights: they are overwritten
         self.steps += 1
         first, second = (1 - beta**self.steps for beta in self.betas)  # bias corrections
-        if compiled.compiled():
-            self._compiled_step(gradients, first, second)
-        else:
-            self._plain_step(gradients, first, second)
-        jt.sync_all(True)
-
-    def _compiled_step(self, gradients: list[jt.Var], first: float, second: float) -> None:
-        table = np.stack(
-            [
-                *(compiled.addresses(x) for x in (self.parameters, gradients, self._m, self._v)),
-                np.array([x.numel() for x in gradients]),
-            ],
-            axis=1,
-        )
-        written = table[:, [0, 2, 3]].ravel()
-        assert len(set(written.tolist())) == len(written), "Vars that share memory cannot be updated in place"
-        pairs = zip(self._rates, self._decays, strict=True)
-        settings = np.array([(rate / first, 1 - rate * decay) for rate, decay in pairs], np.float32)
-        numbers = {"count": len(table), "root": second**-0.5, "eps": self.eps}
-        for name, beta in zip("mv", self.betas, strict=True):
-            numbers |= {f"beta_{name}": beta, f"rest_{name}": 1 - beta}
-        body = """adamw((const int64_t*)in0_p, in1_p, number("count"), number("beta_m"), number("rest_m"),
-            number("beta_v"), number("rest_v"), number("root"), number("eps")); out0_p[0] = 0;"""
-        inputs = [compiled.whole_numbers(table), jt.array(settings)]
-        compiled.call("optimizer.h", body, inputs, [(1,)], numbers)[0].sync()
-
-    def _plain_step(self, gradients: list[jt.Var], first: float, second: float) -> None:
         beta_m, beta_v = self.betas
         each = zip(self.parameters, gradients, self._m, self._v, self._rates, self._decays, strict=True)
         for weights, gradient, m, v, rate, decay in each:
@@ -103,6 +75,7 @@ class AdamW:
             v.update((beta_v * v + (1 - beta_v) * gradient * gradient).stop_grad())
             root = v.sqrt() * second**-0.5 + self.eps
             weights.update(weights * (1 - rate * decay) - rate / first * m / root)
+        jt.sync_all(True)
 
     def state(self) -> Moments:
         """A copy of the state."""
@@ -183,15 +156,8 @@ def gradient_norm(gradients: list[jt.Var]) -> float:
 
 
 def square_sums(gradients: list[jt.Var]) -> np.ndarray:
-    """Sum of squares of each tensor, float32."""
-    if not compiled.compiled():
-        return jt.concat([(gradient * gradient).sum() for gradient in gradients]).numpy()
-    jt.sync(gradients)
-    table = np.stack([compiled.addresses(gradients), np.array([gradient.numel() for gradient in gradients])], axis=1)
-    body = 'square_sums((const int64_t*)in0_p, number("count"), out0_p);'
-    count = len(gradients)
-    (sums,) = compiled.call("optimizer.h", body, [compiled.whole_numbers(table)], [(count,)], {"count": count})
-    return sums.numpy()
+    """Sum of squares of each tensor, float32; added up in two steps, which keeps more digits."""
+    return jt.concat([(gradient * gradient).sum(-1).sum() for gradient in gradients]).numpy()
 
 
 def not_finite(names: list[str], gradients: list[jt.Var]) -> list[str]:

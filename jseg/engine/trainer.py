@@ -18,7 +18,7 @@ from jseg.engine.ranks import ALONE, Ranks
 from jseg.model.clip_rc import ClipRC, trainable
 from jseg.model.losses import LossSums, SegmentationLoss, count_masks
 from jseg.model.precision import set_precision
-from jseg.ops.recompute import recomputing, releasing
+from jseg.ops.function import releasing
 from jseg.weights.state import named_list
 
 
@@ -143,8 +143,7 @@ class Trainer:
         return part.num_masks if self.ranks.world == 1 else float(self.ranks.sum(part.num_masks.numpy())[0])
 
     def _sums(self, images: np.ndarray, labels: np.ndarray) -> LossSums:
-        with recomputing(self.config.train.checkpoint_activations):
-            outputs = self.model.training_outputs(jt.array(images), self.text)
+        outputs = self.model.training_outputs(jt.array(images), self.text)
         return self.loss.sums(outputs, labels, labels.shape[1:])
 
     def _terms(self, total: np.ndarray, parts: int, num_masks: float) -> dict[str, float]:

@@ -3,15 +3,13 @@
 Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024;
 https://github.com/uyzhang/CLIP-RC. State names are those of the released checkpoints.
 
-Every `execute` takes an optional `trace` dictionary and leaves intermediates in it, under the names that recorded
+Every `execute` takes an optional `trace` dictionary and stores intermediates in it, under the names that recorded
 outputs of the released models use: those of the encoder (jseg/model/image_encoder.py) and, of the head, `ram_q`
 (B, M * C, 2D), `q0` (B, M * C, D), `ram_v` (B, N, 3D), `v0` (B, N, D), `q<i>` and `v<i>` after decoder layer i = 1..,
 and `logits_grid` (B, C, h, w).
 """
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import jittor as jt
 from jittor import nn
@@ -21,18 +19,8 @@ from jseg.config import ModelConfig
 from jseg.errors import UserError
 from jseg.model.decoder import DecoderLayer, DecoderSide, RecoveryDecoder, decode
 from jseg.model.image_encoder import ImageEncoder, ImageFeatures, as_maps
+from jseg.model.losses import TrainingOutputs
 from jseg.model.regions import class_queries, pixel_features, pixels, query_features
-
-
-@dataclass
-class TrainingOutputs:
-    """What the losses need. Targets carry no gradient."""
-
-    logits_grid: jt.Var  # (B, C, h, w) on the patch grid
-    recovered_queries: jt.Var  # (B, M * C, 2D)
-    query_targets: jt.Var  # (B, M * C, 2D)
-    recovered_pixels: jt.Var  # (B, N, D)
-    pixel_targets: jt.Var  # (B, N, D)
 
 
 def build_clip_rc(config: ModelConfig, norm_eps: float = 1e-5, prompt_norm_eps: float = 1e-6) -> ClipRC:
@@ -81,7 +69,7 @@ class ClipRC(nn.Module):
         return self.decode_head(self.encode(images, trace), text, trace)
 
     def training_outputs(self, images: jt.Var, text: jt.Var, trace: Trace | None = None) -> TrainingOutputs:
-        """The logits and what the recovery loss compares; arguments as for `execute`."""
+        """The logits, and the inputs of the recovery loss; arguments as for `execute`."""
         return self.decode_head.training_outputs(self.encode(images, trace), text, trace)
 
 

@@ -1,19 +1,14 @@
-"""The two-way decoder: class queries look at pixels while pixels look at class queries.
+"""The two-way decoder, in which class queries attend to pixels and pixels to class queries, and the recovery decoder.
 
-Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, figure 2.
-No self-attention runs in it; the released PyTorch checkpoints carry weights of one that is never used.
-
-The recovery decoder: tells the input features of the decoder from its outputs. Used in training only.
-
-Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, recovery decoder.
-The paper calls it identical to the decoder; the released code has one layer where the decoder has three
-(`model.recovery_layers`).
+Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, figure 2. No
+self-attention runs in the decoder; the released PyTorch checkpoints carry weights of one that is never used. The
+recovery decoder predicts the input features of the decoder from its outputs, in training only. The paper calls it
+identical to the decoder; the released code has one layer where the decoder has three (`model.recovery_layers`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from functools import partial
 
 import jittor as jt
 from jittor import nn
@@ -22,7 +17,6 @@ from jseg.clip.blocks import Dropout, LayerNorm, Linear, Trace
 from jseg.errors import UserError
 from jseg.ops.attention import cross_attention
 from jseg.ops.half import widen
-from jseg.ops.recompute import recomputed
 
 
 class CrossAttention(nn.Module):
@@ -40,7 +34,7 @@ class CrossAttention(nn.Module):
         self.weight_dropout = Dropout(dropout)
 
     def execute(self, x: jt.Var, memory: jt.Var) -> jt.Var:
-        """x (B, Tx, width) attends to memory (B, Tm, width); returns (B, Tx, width), as `proj` gives it."""
+        """x (B, Tx, width) attends to memory (B, Tm, width); returns (B, Tx, width) in the type of `proj`."""
         q, k, v = self.q(x), self.k(memory), self.v(memory)
         return self.proj(cross_attention(q, k, v, self.heads, self.weight_dropout.rate_now()))
 
@@ -72,10 +66,6 @@ class DecoderSide(nn.Module):
         self.layers = nn.ModuleList(layers)
 
 
-def _two_way(q_layer: DecoderLayer, v_layer: DecoderLayer, q: jt.Var, v: jt.Var) -> tuple[jt.Var, jt.Var]:
-    return q_layer(q, v), v_layer(v, q)
-
-
 def decode(
     q_layers: Iterable[DecoderLayer],
     v_layers: Iterable[DecoderLayer],
@@ -85,11 +75,10 @@ def decode(
 ) -> tuple[jt.Var, jt.Var]:
     """Queries (B, M * C, D) and pixels (B, N, D) through all layers; each layer updates both from the old values.
 
-    With a `trace` dictionary, `q<i>` and `v<i>` are left in it for the outputs of layers i = 1...
+    A `trace` dictionary receives the outputs of layers i = 1.. as `q<i>` and `v<i>`.
     """
     for index, (q_layer, v_layer) in enumerate(zip(q_layers, v_layers, strict=True), start=1):
-        parameters = [*q_layer.parameters(), *v_layer.parameters()]
-        q, v = recomputed(partial(_two_way, q_layer, v_layer), [q, v], parameters)
+        q, v = q_layer(q, v), v_layer(v, q)
         if trace is not None:
             trace[f"q{index}"], trace[f"v{index}"] = q, v
     return q, v

@@ -1,14 +1,12 @@
 """The image encoder: CLIP's image tower with prompts and region tokens; image -> patches, regions, global.
 
 Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, figure 2. Token order:
-`[class token | N patches | M regions]`; the K prompts of a layer are keys and values of its attention and nothing else,
-because what a layer makes of them is thrown away. With a `trace` dictionary, `execute` leaves in it: `tokens_in`
-(B, 1 + K + N + M, width) = input of block 0 with prompts after the class token, `tokens_block<i>` (B, 1 + N + M, width)
-= output of block i, `visual` (B, D, h, w), `cls` (B, D) and, where there are regions, `region` (B, D, rh, rw).
+`[class token | N patches | M regions]`. Every layer has K learned prompts of its own (Jia et al., "Visual Prompt
+Tuning", ECCV 2022, VPT-deep): keys and values of its attention and nothing else, because their outputs are never used.
 
-Learned visual prompts: extra tokens after the class token, fresh ones before every layer.
-
-Jia et al., "Visual Prompt Tuning", ECCV 2022 (VPT-deep), as CLIP-RC uses it.
+A `trace` dictionary receives: `tokens_in` (B, 1 + K + N + M, width) = input of block 0 with prompts after the class
+token, `tokens_block<i>` (B, 1 + N + M, width) = output of block i, `visual` (B, D, h, w), `cls` (B, D) and, where there
+are regions, `region` (B, D, rh, rw).
 """
 
 from __future__ import annotations
@@ -20,7 +18,6 @@ from functools import partial
 
 import jittor as jt
 import numpy as np
-from jittor import nn
 
 from jseg.clip.blocks import Dropout, LayerNorm, Linear, Trace, normal, uniform, unit_length
 from jseg.clip.image_tower import ImageTower
@@ -29,13 +26,12 @@ from jseg.errors import UserError
 from jseg.ops.attention import region_attention
 from jseg.ops.half import cast, widen
 from jseg.ops.linear import linear
-from jseg.ops.recompute import recomputation, recomputed
 from jseg.ops.region_structure import check_region_grid
 
 
 @dataclass
 class ImageFeatures:
-    """What the encoder tells about a batch of images; all vectors have unit length."""
+    """The embeddings of a batch of images; all vectors have unit length."""
 
     whole: jt.Var  # (B, D) one vector for the image
     regions: jt.Var | None  # (B, M, D), row-major in region_grid; None = the model has none
@@ -48,17 +44,11 @@ class ImageEncoder(ImageTower):
     """CLIP's image tower (frozen) with learned prompts in every layer and region tokens (frozen)."""
 
     compute = "float32"
-    kept_prompts: dict[int, jt.Var] | None = None  # by layer, while `prompts_kept` lasts
+    kept_prompts: dict[int, jt.Var] | None = None  # by layer, inside `keep_prompts`
 
     def __init__(self, config: ModelConfig, norm_eps: float = 1e-5, prompt_norm_eps: float = 1e-6) -> None:
         super().__init__(
-            config.image_size,
-            config.patch_size,
-            config.width,
-            config.layers,
-            config.heads,
-            config.output_dim,
-            norm_eps,
+            config.image_size, config.patch_size, config.width, config.layers, config.heads, config.output_dim, norm_eps
         )
         if config.prompts < 1:
             raise UserError(f"model.prompts={config.prompts}: must be at least 1")
@@ -88,35 +78,30 @@ class ImageEncoder(ImageTower):
         return self.ln_pre(jt.concat(tokens, dim=1)).stop_grad()  # nothing up to here trains
 
     def layer_prompts(self, layer: int, batch: int) -> jt.Var:
-        """The prompts that go into a layer, (B, K, width), in evaluation (1, K, width)."""
+        """The prompts that go into a layer: (B, K, width); in evaluation (1, K, width), as all images have the same."""
         embeddings = self.prompt_embeddings[0] if layer == 0 else self.deep_prompt_embeddings[layer - 1]
-        return project_prompts(embeddings, self.prompt_proj, self.prompt_dropout, batch)
+        prompts = widen(self.prompt_proj(embeddings)).unsqueeze(0)
+        if not self.prompt_dropout.rate_now() and jt.flags.no_grad:
+            return prompts
+        return self.prompt_dropout(prompts.broadcast((batch, *prompts.shape[1:])))  # each image has its own mask
 
     def run_layers(self, tokens: jt.Var, grid: tuple[int, int], trace: Trace) -> jt.Var:
         """`[class token | patches | regions]` (B, 1 + N + M, width) through all layers."""
-        for layer in range(len(self.transformer.resblocks)):
-            embeddings = self.prompt_embeddings if layer == 0 else self.deep_prompt_embeddings
-            parameters = [embeddings, self.prompt_proj.weight, self.prompt_proj.bias]
-            # a trace holds what comes out, so a layer that is to be made again must not hold it: none would be freed
-            traced = trace if layer == 0 and not recomputation() else {}
-            (tokens,) = recomputed(partial(self._run_layer, layer, grid, traced), [tokens], parameters)
+        for layer, block in enumerate(self.transformer.resblocks):
+            prompts = self.layer_prompts(layer, tokens.shape[0])
+            if layer == 0:
+                repeated = prompts.broadcast((tokens.shape[0], *prompts.shape[1:]))
+                trace["tokens_in"] = jt.concat([tokens[:, :1], repeated, tokens[:, 1:]], dim=1)
+            attend = partial(_attend, self._projected_prompts(layer, prompts), grid, self.region_grid)
+            tokens = block(tokens, attend)
             trace[f"tokens_block{layer}"] = tokens
         return tokens
 
-    def _run_layer(self, layer: int, grid: tuple[int, int], trace: Trace, tokens: jt.Var) -> tuple[jt.Var]:
-        prompts = self.layer_prompts(layer, tokens.shape[0])
-        if layer == 0:
-            repeated = prompts.broadcast((tokens.shape[0], *prompts.shape[1:]))
-            trace["tokens_in"] = jt.concat([tokens[:, :1], repeated, tokens[:, 1:]], dim=1)
-        projected = self._projected_prompts(layer, prompts)
-        attend = partial(_attend, prompts=projected, patch_grid=grid, region_grid=self.region_grid)
-        return (self.transformer.resblocks[layer](tokens, attend),)
-
     def _projected_prompts(self, layer: int, prompts: jt.Var) -> jt.Var:
-        """Queries (of no use), keys and values of a layer's prompts, (B, K, 3 * width), in evaluation (1, …)."""
+        """Queries (unused), keys and values of a layer's prompts, (B, K, 3 * width), in evaluation (1, …)."""
         keeps = self.kept_prompts is not None and jt.flags.no_grad and not self.prompt_dropout.rate_now()
         if keeps and layer in self.kept_prompts:
-            return self.kept_prompts[layer]  # `prompts`, which nothing has asked for yet, are never computed then
+            return self.kept_prompts[layer]  # `prompts` are lazy, so they are never computed then
         block = self.transformer.resblocks[layer]
         projected = block.attn.project(block.ln_1(prompts))
         if keeps:
@@ -158,8 +143,8 @@ class ImageEncoder(ImageTower):
 
 
 @contextmanager
-def prompts_kept(tower: ImageTower) -> Iterator[None]:
-    """While it lasts, what evaluation needs of the prompts is made once instead of for every batch of images.
+def keep_prompts(tower: ImageTower) -> Iterator[None]:
+    """Inside the `with` block, evaluation computes the keys and values of prompts once instead of once per batch.
 
     Weights and precision must not change meanwhile. A tower without prompts has nothing to keep.
     """
@@ -171,7 +156,7 @@ def prompts_kept(tower: ImageTower) -> Iterator[None]:
 
 
 def _attend(
-    projected: jt.Var, heads: int, prompts: jt.Var, patch_grid: tuple[int, int], region_grid: tuple[int, int]
+    prompts: jt.Var, patch_grid: tuple[int, int], region_grid: tuple[int, int], projected: jt.Var, heads: int
 ) -> jt.Var:
     """`region_attention` with the class token as the only leading one."""
     return region_attention(projected, prompts, heads, 1, patch_grid, region_grid)
@@ -182,27 +167,10 @@ def as_maps(tokens: jt.Var, grid: tuple[int, int]) -> jt.Var:
     return tokens.transpose(0, 2, 1).reshape(tokens.shape[0], tokens.shape[2], *grid)
 
 
-def project_prompts(embeddings: jt.Var, projection: nn.Linear, dropout: Dropout, batch: int) -> jt.Var:
-    """The prompts of one layer for a batch.
-
-    Args:
-        embeddings: (K, width), learned.
-        projection: the linear layer that the prompts of all layers share.
-        dropout: applied after the prompts are repeated for the batch, so that each image has its own mask.
-
-    Returns:
-        (B, K, width); in evaluation (1, K, width), as all images have the same.
-    """
-    projected = widen(projection(embeddings)).unsqueeze(0)
-    if not dropout.rate_now() and jt.flags.no_grad:
-        return projected  # the same for all images
-    return dropout(projected.broadcast((batch, *projected.shape[1:])))
-
-
 def random_prompt_weights(
     layers: int, prompts: int, width: int, patch_size: int, generator: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """What the prompts of the published runs started from, by state name of the image encoder."""
+    """Initial prompts as in the published runs, by state name of the image encoder."""
     bound = (6 / (3 * patch_size * patch_size + width)) ** 0.5
     deep = {"deep_prompt_embeddings": uniform(generator, (layers - 1, prompts, width), bound)} if layers > 1 else {}
     return deep | {

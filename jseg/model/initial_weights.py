@@ -1,8 +1,8 @@
-"""What a CLIP-RC model starts from: CLIP's image weights (or none, on purpose) and fresh prompts and head.
+"""Initial weights of a CLIP-RC model: CLIP's image weights (or random ones) and fresh prompts and head.
 
-`head_init="released"` is what the published runs started from (https://github.com/uyzhang/CLIP-RC): PyTorch's defaults
+`head_init="released"` is as the published runs started (https://github.com/uyzhang/CLIP-RC): PyTorch's defaults
 for decoder and projections, with the layers of each decoder side copies of one, and a normal distribution for the
-recovery decoder. `head_init="declared"` is what the released code declares but never calls: a normal distribution
+recovery decoder. `head_init="declared"` is as the released code declares but never calls: a normal distribution
 throughout, and 0 for the second MLP layer of the pixel side. `head_init="aligned"` is for short runs: as
 `released`, but (1) mask logits start low and close together, as most pixels are of no given class (Lin et al., "Focal
 Loss for Dense Object Detection", ICCV 2017, section 3.3), and (2) text and patch features, of one space, are
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,11 +20,9 @@ from jseg.clip.blocks import normal, uniform
 from jseg.clip.image_tower import random_image_weights, resize_positions, side_of_grid
 from jseg.config import ModelConfig
 from jseg.errors import UserError
+from jseg.model.clip_rc import ClipRC
 from jseg.model.image_encoder import random_prompt_weights
 from jseg.weights.state import strict_load
-
-if TYPE_CHECKING:
-    from jseg.model.clip_rc import ClipRC
 
 DECLARED_STD = 0.02
 PRIOR = 0.02  # `aligned`: the probability that a mask logit gives a pixel at the start

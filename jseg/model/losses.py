@@ -1,54 +1,48 @@
-"""Label maps as one binary mask per class, and sigmoids that stay exact at any logit.
+"""The loss that CLIP-RC is trained on: focal and dice on one mask per class, and recovery.
 
-The masks are never stored: Jittor fuses the comparison into whatever reads it.
+`mask * focal + dice * dice + recovery * (L1 of queries + L1 of pixels)`: Zhang et al., "Exploring Regional Clues in
+CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, section 3.5. Focal and dice are divided by the number of masks in
+the whole batch, so they are kept as sums until that number is known: the sums of micro-batches add up to exactly those
+of the batch.
 
-Sigmoid focal loss on class masks.
-
-Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 5, as CLIP-RC uses it: over all classes and all
-pixels, an ignored pixel being a negative of every class.
-
-Dice loss on the masks of the classes that are present.
-
-Milletari et al., "V-Net", 3DV 2016, smoothed by 1 as in CLIP-RC and MaskFormer.
-
-Recovery loss: the decoder's outputs must still tell the features that went in.
-
-Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, section 3.4.
-
-Pseudo labels of the transductive setting: the model names the pixels of unseen classes itself.
-
-Zhang et al., CVPR 2024, section 4.1 (self-training). That a pixel is of *some* unseen class comes from the ground
-truth; it is given the best of the unseen classes in the masks of the same forward pass, without teacher or threshold.
-
-The weighted sum that CLIP-RC is trained on.
-
-`mask * focal + dice * dice + recovery * (L1 of queries + L1 of pixels)`: Zhang et al., CVPR 2024, section 3.5. Focal
-and dice are divided by the number of masks in the whole batch, so they are kept as sums until that number is known:
-the sums of micro-batches then add up to exactly those of the batch.
+- Focal (Lin et al., ICCV 2017, equation 5): over all classes and pixels; an ignored pixel is a negative of every class.
+- Dice (Milletari et al., "V-Net", 3DV 2016), smoothed by 1 as in MaskFormer: on the masks of the present classes.
+- Recovery (CVPR 2024, section 3.4): the decoder's input features must be recoverable from its outputs.
+- Pseudo labels of the transductive setting (section 4.1): that a pixel is of *some* unseen class comes from the ground
+  truth; it gets the best of the unseen classes in the masks of the same forward pass, without teacher or threshold.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import jittor as jt
 import numpy as np
 
-from jseg.data.class_names import IGNORED
-from jseg.ops import compiled
-
-if TYPE_CHECKING:
-    from jseg.model.clip_rc import TrainingOutputs
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 from jseg.config import LossConfig
+from jseg.data.class_names import IGNORED
 from jseg.data.label_maps import UNSEEN_PIXEL
+from jseg.ops import compiled
 from jseg.ops.bilinear import resize_bilinear
+from jseg.ops.function import Function
+
+LARGEST_EXPONENT = 88.72  # exp() of more overflows float32; the sigmoid there is 0
+
+
+@dataclass
+class TrainingOutputs:
+    """The model's outputs in training. Targets carry no gradient."""
+
+    logits_grid: jt.Var  # (B, C, h, w) on the patch grid
+    recovered_queries: jt.Var  # (B, M * C, 2D)
+    query_targets: jt.Var  # (B, M * C, 2D)
+    recovered_pixels: jt.Var  # (B, N, D)
+    pixel_targets: jt.Var  # (B, N, D)
 
 
 def class_masks(labels: jt.Var, num_classes: int) -> jt.Var:
-    """1 where a pixel is of a class, else 0.
+    """1 where a pixel is of a class, else 0; never stored, as Jittor fuses it into whatever reads it.
 
     Args:
         labels: (B, H, W) int32; any value outside 0..C-1 (255 = ignored above all) is in no mask.
@@ -62,25 +56,20 @@ def class_masks(labels: jt.Var, num_classes: int) -> jt.Var:
 
 
 def count_masks(labels: np.ndarray) -> int:
-    """Number of (image, class) pairs that are present in a batch; what focal and dice sums are divided by.
+    """Number of (image, class) pairs that are present in a batch: the divisor of focal and dice sums.
 
     Args:
         labels: (B, H, W) integers; 255 (ignored) and negative values (classes to be guessed) do not count.
     """
-    counted = (np.unique(image[(image >= 0) & (image != IGNORED)]).size for image in _small_integers(labels))
-    return sum(counted)
+    small = np.asarray(labels).astype(np.int16)  # NumPy sorts these in linear time
+    return sum(np.unique(image[(image >= 0) & (image != IGNORED)]).size for image in small)
 
 
-def _small_integers(labels: np.ndarray) -> np.ndarray:
-    """The same labels as int16: NumPy sorts those in linear time."""
-    return np.asarray(labels).astype(np.int16)
-
-
-def map_sizes(logits: jt.Var) -> tuple[dict[str, float], str]:
-    """What the kernels of jseg/ops/kernels/losses.h need of logits (B, C, H, W): numbers, and a `Maps` made of them."""
+def _call(function: str, logits: jt.Var, inputs: list[jt.Var], shape: tuple[int, ...], **settings: float) -> jt.Var:
+    """Runs a function of jseg/ops/kernels/losses.h on logits (B, C, H, W) and further inputs."""
     images, classes, height, width = logits.shape
-    numbers = {"images": images, "classes": classes, "pixels": height * width}
-    return numbers, 'Maps{(long)number("images"), (long)number("classes"), (long)number("pixels")}'
+    numbers = {"images": images, "classes": classes, "pixels": height * width, **settings}
+    return compiled.call("losses.h", function, [logits, *inputs], [shape], numbers)[0]
 
 
 def sigmoid_parts(x: jt.Var) -> tuple[jt.Var, jt.Var]:
@@ -93,7 +82,7 @@ def sigmoid_parts(x: jt.Var) -> tuple[jt.Var, jt.Var]:
     return decay, jt.maximum(decay, (x >= 0).float32()) / (1 + decay)
 
 
-class _FocalSum(jt.Function):
+class _FocalSum(Function):
     """Focal loss with its gradient written out, so that it is right at zero and at any size of logits.
 
     With z = -x on the class's own pixels and z = x elsewhere, a pixel costs `weight * softplus(z) * sigmoid(z)^gamma`.
@@ -101,25 +90,18 @@ class _FocalSum(jt.Function):
 
     def execute(self, logits: jt.Var, labels: jt.Var, alpha: float, gamma: float) -> jt.Var:
         self.inputs = logits, labels, alpha, gamma
-        if compiled.compiled():
-            numbers, maps = map_sizes(logits)
-            body = f'focal_forward({maps}, in0_p, in1_p, number("alpha"), number("gamma"), out0_p);'
-            numbers |= {"alpha": alpha, "gamma": gamma}
-            (sums,) = compiled.call("losses.h", body, [logits, labels], [logits.shape[:2]], numbers)
-            return sums.sum() / numbers["pixels"]
-        _, error, cost, weight = _pixel_terms(logits, labels, alpha)
         height, width = logits.shape[2:]
+        if compiled.compiled():
+            sums = _call("focal_forward", logits, [labels], logits.shape[:2], alpha=alpha, gamma=gamma)
+            return sums.sum() / (height * width)
+        _, error, cost, weight = _pixel_terms(logits, labels, alpha)
         rows = (weight * cost * jt.pow(error, gamma)).sum(dim=3)  # summed in two steps: float32 keeps its digits
         return rows.sum() / (height * width)
 
     def grad(self, grad_sum: jt.Var) -> tuple[jt.Var, None, None, None]:
         logits, labels, alpha, gamma = self.inputs
         if compiled.compiled():
-            numbers, maps = map_sizes(logits)
-            numbers |= {"alpha": alpha, "gamma": gamma}
-            body = f"""focal_backward({maps}, in0_p, in1_p, number("alpha"), number("gamma"),
-                in2_p[0] / number("pixels"), out0_p);"""
-            (grad,) = compiled.call("losses.h", body, [logits, labels, grad_sum], [logits.shape], numbers)
+            grad = _call("focal_backward", logits, [labels, grad_sum], logits.shape, alpha=alpha, gamma=gamma)
             return grad, None, None, None
         sign, error, cost, weight = _pixel_terms(logits, labels, alpha)
         height, width = logits.shape[2:]
@@ -149,14 +131,14 @@ def focal_sum(logits: jt.Var, labels: jt.Var, alpha: float = 0.25, gamma: float 
     Returns:
         (1,) float32.
     """
-    return _FocalSum()(logits, labels, alpha, gamma)
+    return _FocalSum.apply(logits, labels, alpha, gamma)
 
 
-class _DiceSum(jt.Function):
+class _DiceSum(Function):
     """Dice loss with its gradient written out, so that it keeps its digits where the sigmoid is all but 0 or 1."""
 
     def execute(self, logits: jt.Var, labels: jt.Var) -> jt.Var:
-        overlap, predicted, labelled = _sums(logits, labels)
+        overlap, predicted, labelled = _dice_sums(logits, labels)
         present = (labelled > 0).float32()
         area = predicted + labelled + 1
         self.maps = logits, labels
@@ -169,31 +151,22 @@ class _DiceSum(jt.Function):
         if compiled.compiled():
             outside, inside = grad_sum * present * (2 * overlap + 1) / (area * area), grad_sum * present * 2 / area
             slopes = jt.concat([outside, inside], dim=3)
-            numbers, maps = map_sizes(logits)
-            body = f"dice_backward({maps}, in0_p, in1_p, in2_p, out0_p);"
-            (grad,) = compiled.call("losses.h", body, [logits, labels, slopes], [logits.shape], numbers)
-            return grad, None
+            return _call("dice_backward", logits, [labels, slopes], logits.shape), None
         decay, _ = sigmoid_parts(logits)
         sigmoid_slope = decay / ((1 + decay) * (1 + decay))
         by_probability = ((2 * overlap + 1) / area - 2 * class_masks(labels, logits.shape[1])) / area
         return grad_sum * present * by_probability * sigmoid_slope, None
 
 
-def _sums(logits: jt.Var, labels: jt.Var) -> tuple[jt.Var, ...]:
+def _dice_sums(logits: jt.Var, labels: jt.Var) -> tuple[jt.Var, ...]:
     """Overlap of probabilities and mask, sum of probabilities, pixels of the mask: (B, C) each."""
     if compiled.compiled():
-        numbers, maps = map_sizes(logits)
-        body = f"dice_forward({maps}, in0_p, in1_p, out0_p);"
-        (sums,) = compiled.call("losses.h", body, [logits, labels], [(*logits.shape[:2], 3)], numbers)
+        sums = _call("dice_forward", logits, [labels], (*logits.shape[:2], 3))
         return tuple(sums[:, :, index] for index in range(3))
     target = class_masks(labels, logits.shape[1])
     probability = sigmoid_parts(logits)[1].stop_fuse()  # read twice: stored, not computed twice
-    return tuple(_pixel_sum(x) for x in (probability * target, probability, target))
-
-
-def _pixel_sum(maps: jt.Var) -> jt.Var:
-    """(B, C, H, W) -> (B, C); in two steps, so that float32 keeps its digits."""
-    return maps.sum(dim=3).sum(dim=2)
+    # in two steps, so that float32 keeps its digits
+    return tuple(maps.sum(dim=3).sum(dim=2) for maps in (probability * target, probability, target))
 
 
 def dice_sum(logits: jt.Var, labels: jt.Var) -> jt.Var:
@@ -208,7 +181,7 @@ def dice_sum(logits: jt.Var, labels: jt.Var) -> jt.Var:
     Returns:
         (1,) float32; 0 with zero gradient when no class is present.
     """
-    return _DiceSum()(logits, labels)
+    return _DiceSum.apply(logits, labels)
 
 
 def mean_absolute_error(recovered: jt.Var, target: jt.Var) -> jt.Var:
@@ -220,13 +193,8 @@ def mean_absolute_error(recovered: jt.Var, target: jt.Var) -> jt.Var:
 
 def recovery_loss(outputs: TrainingOutputs) -> tuple[jt.Var, jt.Var]:
     """The loss of the class queries and of the pixels, (1,) float32 each."""
-    return (
-        mean_absolute_error(outputs.recovered_queries, outputs.query_targets),
-        mean_absolute_error(outputs.recovered_pixels, outputs.pixel_targets),
-    )
-
-
-LARGEST_EXPONENT = 88.72  # exp() of more overflows float32; the sigmoid there is 0
+    queries = mean_absolute_error(outputs.recovered_queries, outputs.query_targets)
+    return queries, mean_absolute_error(outputs.recovered_pixels, outputs.pixel_targets)
 
 
 def pseudo_labels(logits: jt.Var, labels: jt.Var, unseen: Sequence[int]) -> jt.Var:
@@ -255,7 +223,7 @@ def pseudo_labels(logits: jt.Var, labels: jt.Var, unseen: Sequence[int]) -> jt.V
 
 @dataclass
 class LossSums:
-    """What one (micro-)batch contributes, unweighted; every Var is (1,) float32."""
+    """The parts of the loss of one (micro-)batch, unweighted; every Var is (1,) float32."""
 
     focal: jt.Var  # sum over (image, class) pairs
     dice: jt.Var  # sum over the present (image, class) pairs
@@ -274,8 +242,7 @@ class SegmentationLoss:
     """
 
     def __init__(self, config: LossConfig, unseen: Sequence[int] = ()) -> None:
-        self.config = config
-        self.unseen = tuple(unseen)
+        self.config, self.unseen = config, tuple(unseen)
 
     def sums(self, outputs: TrainingOutputs, labels: jt.Var | np.ndarray, size: tuple[int, int]) -> LossSums:
         """The parts of the loss, sums kept apart from the number of masks.
@@ -283,7 +250,7 @@ class SegmentationLoss:
         Args:
             outputs: of `ClipRC.training_outputs`, with C classes.
             labels: (B, H, W) int32 in 0..C-1, 255 = ignored, -1 = some unseen class.
-            size: (H, W) of the labels in pixels; the logits are resized to it.
+            size: (H, W) of the labels; the logits are resized to it.
         """
         logits = resize_bilinear(outputs.logits_grid, size)
         labels = labels if isinstance(labels, jt.Var) else jt.array(np.asarray(labels, dtype=np.int32))
@@ -296,7 +263,7 @@ class SegmentationLoss:
             dice=dice_sum(logits, labels),
             recovery_q=recovery_q,
             recovery_v=recovery_v,
-            num_masks=_count(labels, logits.shape[1]),
+            num_masks=class_masks(labels, logits.shape[1]).max(dim=3).max(dim=2).sum().stop_grad(),
             labels=labels,
         )
 
@@ -325,19 +292,13 @@ class SegmentationLoss:
         return sum(self.terms(sums, num_masks, share).values())
 
     def mask_part(self, sums: LossSums) -> jt.Var:
-        """The weighted terms that have to be divided by the number of masks, not yet divided, (1,) float32.
+        """The weighted terms before division by the number of masks, (1,) float32.
 
         For self-training in micro-batches, where that number is known only after the last forward pass: accumulate the
-        gradients of this apart from those of `recovery_part`, and divide in the end.
+        gradients of this part separately, and divide in the end.
         """
         return self.config.mask * sums.focal + self.config.dice * sums.dice
 
     def recovery_part(self, sums: LossSums, share: float = 1.0) -> jt.Var:
         """The rest of the loss: `total = mask_part / max(num_masks, 1) + recovery_part`, (1,) float32."""
         return self.config.recovery * share * (sums.recovery_q + sums.recovery_v)
-
-
-def _count(labels: jt.Var, num_classes: int) -> jt.Var:
-    """Number of present (image, class) pairs, (1,) float32 without gradient."""
-    with jt.no_grad():
-        return class_masks(labels, num_classes).max(dim=3).max(dim=2).sum()

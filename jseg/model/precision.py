@@ -3,7 +3,7 @@
 Micikevicius et al., "Mixed Precision Training", ICLR 2018. Of 16 bits are the inputs, weights and results of linear
 layers and attention. Float32 stay: trained weights and their gradients, normalisation, the softmax inside attention,
 text features, class embeddings, logits, losses, and the sum that runs through the residual blocks: CLIP's hidden states
-have channels a hundred times larger than the rest, beside which 8 bits of bfloat16 would lose what a block adds.
+have channels a hundred times larger than the rest, so that 8 bits of bfloat16 would lose the sum's smaller terms.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from jittor import nn
 
 from jseg.errors import UserError
-from jseg.ops.half import rounded
+from jseg.ops.half import convert
 
 COMPUTE_TYPES = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 LOWEST_ARCHITECTURE = {"tf32": 80, "bf16": 80}  # compute capability x 10: NVIDIA Ampere
@@ -22,7 +22,7 @@ PRODUCT_WEIGHTS = ("conv1.weight", "in_proj_weight", "out_proj.weight", "c_fc.we
 
 
 def check_device(precision: str) -> None:
-    """Refuses what the device that Jittor computes on does not have.
+    """Raises unless the device that Jittor computes on supports the precision.
 
     Raises:
         UserError: TF32 on a CPU, TF32 or bfloat16 on a GPU before Ampere.
@@ -38,7 +38,7 @@ def check_device(precision: str) -> None:
 
 
 def note(precision: str) -> str:
-    """What a user should know of this precision on this device; "" = nothing."""
+    """A warning for the user about this precision on this device; "" = none."""
     if COMPUTE_TYPES[precision] == "float32" or jt.flags.use_cuda:
         return ""
     return f"precision {precision}: on a CPU, float32 kernels with numbers rounded to {precision}; slower than fp32"
@@ -54,10 +54,10 @@ def set_precision(model: nn.Module, precision: str) -> dict[str, np.ndarray]:
         precision: a key of `COMPUTE_TYPES`.
 
     Returns:
-        float32 values of the weights that are no longer held as such, by state name: what a checkpoint has to store.
+        float32 values, by state name, of the weights that the model now holds in 16 bits: a checkpoint stores these.
 
     Raises:
-        UserError: the device does not have it.
+        UserError: the device does not support it.
     """
     check_device(precision)
     # 1 = TF32 for products of float32; with anything but 0, Jittor lets cuBLAS add products of halves up in 16 bits
@@ -70,6 +70,6 @@ def set_precision(model: nn.Module, precision: str) -> dict[str, np.ndarray]:
     for name, var in model.state_dict().items():
         if dtype != "float32" and var.is_stop_grad() and name.endswith(PRODUCT_WEIGHTS):
             replaced[name] = var.numpy()
-            var.update(rounded(var, dtype))
+            var.update(convert(var, dtype))
             var.stop_grad()
     return replaced

@@ -1,10 +1,10 @@
 """Region alignment: text x region x global -> class queries; regions + global + patches -> pixels.
 
 Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, region alignment.
-The projections `q_proj` and `lateral_proj` are linear, so what is the same for many tokens is projected once and then
-repeated or interpolated; `query_features` and `pixel_features` are what they stand for.
+The projections `q_proj` and `lateral_proj` are linear, so values shared by many tokens are projected once and then
+repeated or interpolated; the results equal projections of `query_features` and `pixel_features`.
 
-Without regions (`model.region_grid=0`) what is left are the descriptors of ZegCLIP (Zhou et al., CVPR 2023): queries
+Without regions (`model.region_grid=0`) these are the descriptors of ZegCLIP (Zhou et al., CVPR 2023): queries
 `concat[G * T, T]`, one for each class (M = 1 below), and pixels `concat[G, I]`.
 """
 
@@ -20,7 +20,7 @@ from jseg.ops.linear import linear
 
 
 def region_texts(features: ImageFeatures, text: jt.Var) -> jt.Var:
-    """Text features weighted by what a region and the image hold, (B, M * C, D), index m * C + c."""
+    """Text features times (region + image) features, (B, M * C, D), index m * C + c."""
     visual = features.whole.unsqueeze(1)
     if features.regions is not None:
         visual = features.regions + visual  # (B, M, D)
@@ -51,7 +51,7 @@ def pixel_features(features: ImageFeatures) -> jt.Var:
 
 
 def partial_projection(x: jt.Var, layer: Linear, first: int, bias: bool = False) -> jt.Var:
-    """What `layer` makes of x (…, width), which is part of its input from channel `first` on; float32."""
+    """The part of the output of `layer` that comes from x (…, width), its input from channel `first` on; float32."""
     weight = layer.weight[:, first : first + x.shape[-1]]
     return widen(linear(cast(x, layer.compute), weight, layer.bias if bias else None))
 

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from jseg.clip.image_tower import resize_positions, side_of_grid
 from jseg.errors import UserError
+from jseg.model.clip_rc import ClipRC
 from jseg.weights.state import strict_load
-
-if TYPE_CHECKING:
-    from jseg.model.clip_rc import ClipRC
 
 POSITIONS = "backbone.positional_embedding"
 # a self-attention that the decoder declares and never runs
@@ -33,7 +30,7 @@ def load_released(model: ClipRC, tensors: Mapping[str, np.ndarray]) -> list[str]
             are left alone. A positional embedding of another grid is resized.
 
     Returns:
-        What was not taken as it is: names of dead weights, and the positional embedding if it was resized.
+        Names of the weights that were left out (dead ones) or resized (the positional embedding).
 
     Raises:
         UserError: missing, unknown or differently shaped arrays, with their names.

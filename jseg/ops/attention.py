@@ -1,11 +1,10 @@
 """Attention of the encoder (with region tokens), of the towers and of the decoder (queries and pixels).
 
-All take and give tokens (B, T, width) whose heads are neighbouring channels: nothing is transposed. All inputs are of
+All take and return tokens (B, T, width) whose heads are neighbouring channels: nothing is transposed. All inputs are of
 one type, float32, bfloat16 or float16, which is that of the output as well. On CPU the kernels of
 jseg/ops/kernels/attention.h run, on CUDA those of attention.cuh: scores never reach memory, the region structure is
 computed, dropped weights are drawn again for the gradient. Elsewhere (see `jseg.ops.compiled`) it is `SoftmaxAttention`
-in plain operators, whose gradient is written out because Jittor's automatic one runs the softmax in many passes. The
-formulae are those of `jseg.ops.attention_reference`.
+in plain operators, whose gradient is written out because Jittor's automatic one runs the softmax in many passes.
 """
 
 from __future__ import annotations
@@ -16,45 +15,37 @@ import jittor as jt
 import numpy as np
 
 from jseg.ops import compiled
-from jseg.ops.draws import draw_seed, draw_uniform
+from jseg.ops.dropout import draw_seed, keep_factors
+from jseg.ops.function import Function
 from jseg.ops.half import in_float32
 from jseg.ops.region_structure import attention_allowed
 
 FLOAT = "float32"
-LARGE_PRODUCT = 2**22  # multiply-adds
 MASKED = -1e30  # exp(MASKED - maximum) is 0; finite, so that fast-math kernels need not know infinities
 
 
-def product(a: jt.Var, b: jt.Var) -> jt.Var:
-    """(B, heads, n, m) @ (B, heads, m, k) -> (B, heads, n, k).
-
-    On CPU, Jittor gives only 2-D products to oneDNN and runs batched ones in a plain loop on one core, a third as fast:
-    large ones are therefore multiplied one by one.
-    """
-    batch, heads, rows, inner = a.shape
-    if jt.flags.use_cuda or rows * inner * b.shape[-1] < LARGE_PRODUCT:
-        return jt.matmul(a, b)
-    a, b = a.reshape(batch * heads, rows, inner), b.reshape(batch * heads, inner, -1)
-    return jt.stack([jt.matmul(a[i], b[i]) for i in range(batch * heads)]).reshape(batch, heads, rows, -1)
-
-
-def transposed(x: jt.Var) -> jt.Var:
+def transpose(x: jt.Var) -> jt.Var:
     """(B, heads, n, m) -> (B, heads, m, n)"""
     return x.transpose(0, 1, 3, 2)
 
 
-class SoftmaxAttention(jt.Function):
+class SoftmaxAttention(Function):
     """`softmax(q k^T / sqrt(d) + mask) * keep @ v` with its gradient by hand; call `SoftmaxAttention.apply(...)`."""
 
     def execute(self, q: jt.Var, k: jt.Var, v: jt.Var, mask: jt.Var | None, keep: jt.Var | None) -> jt.Var:
-        """Shapes as in `masked_attention`; `mask` (Tq, Tk) is added to the scores."""
+        """q (B, heads, Tq, d), k and v (B, heads, Tk, d), all float32 -> (B, heads, Tq, d).
+
+        Args:
+            mask: (Tq, Tk), added to the scores; None = nothing is masked.
+            keep: (B, heads, Tq, Tk) factors on the attention weights (dropout); None = 1.
+        """
         self.scale = q.shape[-1] ** -0.5
-        scores = product(q * self.scale, transposed(k))
+        scores = jt.matmul(q * self.scale, transpose(k))
         if mask is not None:
             scores = scores + mask
         weights = (scores - scores.max(-1, keepdims=True)).exp()
         weights = weights / weights.sum(-1, keepdims=True)
-        output = product(weights if keep is None else weights * keep, v)
+        output = jt.matmul(weights if keep is None else weights * keep, v)
         self.saved = q, k, v, weights, keep, output
         return output
 
@@ -62,16 +53,16 @@ class SoftmaxAttention(jt.Function):
         """Gradients of q, k and v; Jittor never runs those that nobody asks for."""
         q, k, v, weights, keep, output = self.saved
         kept = weights if keep is None else weights * keep
-        grad_weights = product(grad_output, transposed(v))
+        grad_weights = jt.matmul(grad_output, transpose(v))
         if keep is not None:
             grad_weights = grad_weights * keep
         # sum over keys of weight * its gradient, without a pass over the (Tq, Tk) matrices
         row_sums = (grad_output * output).sum(-1, keepdims=True)
         grad_scores = weights * (grad_weights - row_sums) * self.scale
-        grad_q = product(grad_scores, k)
+        grad_q = jt.matmul(grad_scores, k)
         # as (q^T grad)^T, so that only small matrices are transposed
-        grad_k = transposed(product(transposed(q), grad_scores))
-        grad_v = transposed(product(transposed(grad_output), kept))
+        grad_k = transpose(jt.matmul(transpose(q), grad_scores))
+        grad_v = transpose(jt.matmul(transpose(grad_output), kept))
         return grad_q, grad_k, grad_v, None, None
 
 
@@ -211,38 +202,33 @@ def cross_attention(q: jt.Var, k: jt.Var, v: jt.Var, heads: int, dropout: float 
         return _CrossAttention.apply(q, k, v, seed, heads, dropout)
     if q.dtype != FLOAT:
         return in_float32(cross_attention, (q, k, v), heads, dropout)
-    keep = None
-    if dropout:
-        shape = (q.shape[0], heads, q.shape[1], k.shape[1])
-        keep = (draw_uniform(shape) >= dropout).float32() / (1 - dropout)
+    keep = keep_factors((q.shape[0], heads, q.shape[1], k.shape[1]), dropout) if dropout else None
     return merge_heads(SoftmaxAttention.apply(*(split_heads(x, heads) for x in (q, k, v)), None, keep))
 
 
-def _cuda(call: str, x: jt.Var, depth: int, variant: str, arguments: str) -> tuple[str, str]:
-    """Header and body of a call of attention_calls.cuh for tokens x; depths are padded to a multiple of 16."""
-    padded = (depth + 15) // 16 * 16
-    return "attention_calls.cuh", f"{call}<{cuda_type(x)}, {padded}, {variant}>(number, {arguments});"
+def _call(
+    function: str,
+    inputs: list[jt.Var],
+    shapes: list[tuple[int, ...]],
+    numbers: dict[str, float],
+    variant: str,
+    statistics: int = 0,
+) -> list[jt.Var]:
+    """Runs a function that both devices have; its last `statistics` outputs are float32, the others as the inputs."""
+    header = "attention.h" if function.endswith("forward") else "attention_backward.h"
+    padded, dtype = (numbers["depth"] + 15) // 16 * 16, str(inputs[0].dtype)
+    cuda = "attention_calls.cuh", f"{function}<{cuda_type(inputs[0])}, {padded}, {variant}>"
+    dtypes = [dtype] * (len(shapes) - statistics) + [FLOAT] * statistics
+    return compiled.call(header, function, inputs, shapes, numbers, dtypes, cuda)
 
 
 def _row_sums(log_sums: jt.Var) -> list[tuple[int, ...]]:
-    """Shapes of outputs that a gradient has besides: the CUDA kernels keep sums of rows in memory."""
+    """Shapes of the statistics that a gradient has besides: the CUDA kernels keep sums of rows in memory."""
     return [log_sums.shape] if jt.flags.use_cuda else []
 
 
-class _JointAttention(jt.Function):
+class _JointAttention(Function):
     """`region_attention` and `self_attention` through jseg/ops/kernels."""
-
-    SETUP = """
-    const long dense = number("tokens") - number("region_rows") * number("region_columns");
-    Problem p{(long)number("batch"), (long)number("heads"), (long)number("depth"), dense, dense};
-    p.prompts = number("prompts"); p.causal = number("causal"); p.frozen = number("frozen");
-    p.leading = number("leading"); p.rows = number("rows"); p.columns = number("columns");
-    p.region_rows = number("region_rows"); p.region_columns = number("region_columns");
-    const long width = p.heads * p.depth, row = 3 * width, batch = (p.queries + p.regions()) * row;
-    const long prompt_batch = number("shared") ? 0 : p.prompts * row;
-    const Input q{in0_p, batch, row}, k{in0_p + width, batch, row}, v{in0_p + 2 * width, batch, row};
-    const Input prompt_k{in1_p + width, prompt_batch, row}, prompt_v{in1_p + 2 * width, prompt_batch, row};
-    """
 
     def execute(
         self, projected: jt.Var, prompts: jt.Var | None, heads: int, structure: tuple[int, ...], mask: str
@@ -251,88 +237,41 @@ class _JointAttention(jt.Function):
         names = ("leading", "rows", "columns", "region_rows", "region_columns")
         self.mask, self.prompts = mask, projected if prompts is None else prompts
         self.numbers = {"batch": batch, "heads": heads, "depth": width // heads, "tokens": length}
-        count, of_images = (0, batch) if prompts is None else (prompts.shape[1], prompts.shape[0])
-        self.numbers |= {"prompts": count, "causal": mask == "CAUSAL", "shared": of_images < batch}
+        count, prompt_batch = (0, batch) if prompts is None else (prompts.shape[1], prompts.shape[0])
+        self.numbers |= {"prompts": count, "causal": mask == "CAUSAL", "shared": prompt_batch < batch}
         # in the first layer, where nothing before the prompts trains, only theirs are wanted of all gradients
         self.numbers["frozen"] = projected.is_stop_grad() and not jt.flags.use_cuda
         self.numbers |= dict(zip(names, structure, strict=True))
-        body = (
-            self.SETUP
-            + """attention_forward(p, q, k, v, prompt_k, prompt_v,
-            Output{out0_p, (p.queries + p.regions()) * width, width}, out1_p);"""
-        )
-        output, log_sums = compiled.call(
-            "attention.h", body, [projected, self.prompts], [(batch, length, width), (batch, heads, length)],
-            self.numbers, [str(projected.dtype), FLOAT],
-            _cuda("joint_forward", projected, width // heads, mask, "in0_p, in1_p, out0_p, out1_p"),
-        )  # fmt: skip
+        shapes = [(batch, length, width), (batch, heads, length)]
+        output, log_sums = _call("joint_forward", [projected, self.prompts], shapes, self.numbers, mask, 1)
         self.saved = projected, output, log_sums
         return output
 
     def grad(self, grad_out: jt.Var) -> tuple[jt.Var | None, ...]:
         projected, output, log_sums = self.saved
-        prompted = self.numbers["prompts"] > 0
-        # queries of prompts are never used: their gradient is 0
-        body = (
-            self.SETUP
-            + """const long out_batch = (p.queries + p.regions()) * width;
-        for (long i = 0; i < p.batch * p.prompts; i++) std::fill_n(out1_p + i * row, width, 0.0f);
-        if (p.prompts == 0) out1_p[0] = 0;
-        attention_backward(p, q, k, v, prompt_k, prompt_v, Input{in2_p, out_batch, width},
-            Input{in4_p, out_batch, width}, in3_p,
-            Gradients{{out0_p, batch, row}, {out0_p + width, batch, row}, {out0_p + 2 * width, batch, row},
-                      {out1_p + width, prompt_batch, row}, {out1_p + 2 * width, prompt_batch, row}});"""
-        )
-        dtype, row_sums = str(projected.dtype), _row_sums(log_sums)
-        arguments = "in0_p, in1_p, in2_p, in3_p, in4_p, out0_p, out1_p, out2_p"
-        given, wanted = [projected, self.prompts, output, log_sums, grad_out], (not self.numbers["frozen"], prompted)
-        shapes = [x.shape if flag else (1, 1, 1) for x, flag in zip(given[:2], wanted, strict=True)]
-        gradients = compiled.call(
-            "attention_backward.h", body, given, [*shapes, *row_sums], self.numbers,
-            [dtype] * 2 + [FLOAT] * len(row_sums),
-            _cuda("joint_backward", projected, self.numbers["depth"], self.mask, arguments),
-        )  # fmt: skip
+        inputs = [projected, self.prompts, output, log_sums, grad_out]
+        wanted = not self.numbers["frozen"], self.numbers["prompts"] > 0
+        shapes = [x.shape if flag else (1, 1, 1) for x, flag in zip(inputs[:2], wanted, strict=True)]
+        row_sums = _row_sums(log_sums)
+        gradients = _call("joint_backward", inputs, shapes + row_sums, self.numbers, self.mask, len(row_sums))
         return *(x if flag else None for x, flag in zip(gradients[:2], wanted, strict=True)), None, None, None
 
 
-class _CrossAttention(jt.Function):
+class _CrossAttention(Function):
     """`cross_attention` through jseg/ops/kernels."""
-
-    SETUP = """
-    Problem p{(long)number("batch"), (long)number("heads"), (long)number("depth"), (long)number("queries"),
-        (long)number("keys")};
-    p.dropout = number("dropout"); p.seed = seed_of(in3_p);
-    const long width = p.heads * p.depth, of_queries = p.queries * width, of_keys = p.keys * width;
-    const Input q{in0_p, of_queries, width}, k{in1_p, of_keys, width}, v{in2_p, of_keys, width};
-    """
 
     def execute(self, q: jt.Var, k: jt.Var, v: jt.Var, seed: jt.Var, heads: int, dropout: float) -> jt.Var:
         batch, queries, width = q.shape
         self.numbers = {"batch": batch, "heads": heads, "depth": width // heads, "queries": queries}
         self.numbers |= {"keys": k.shape[1], "dropout": dropout}
         self.drops = "true" if dropout else "false"
-        body = self.SETUP + "attention_forward(p, q, k, v, k, v, Output{out0_p, of_queries, width}, out1_p);"
-        inputs, arguments = [q, k, v, seed], "in0_p, in1_p, in2_p, in3_p, out0_p, out1_p"
-        output, log_sums = compiled.call(
-            "attention.h", body, inputs, [q.shape, (batch, heads, queries)], self.numbers, [str(q.dtype), FLOAT],
-            _cuda("cross_forward", q, width // heads, self.drops, arguments),
-        )  # fmt: skip
+        inputs, shapes = [q, k, v, seed], [q.shape, (batch, heads, queries)]
+        output, log_sums = _call("cross_forward", inputs, shapes, self.numbers, self.drops, 1)
         self.saved = *inputs, output, log_sums
         return output
 
     def grad(self, grad_out: jt.Var) -> tuple[jt.Var | None, ...]:
-        body = (
-            self.SETUP
-            + """attention_backward(p, q, k, v, k, v, Input{in4_p, of_queries, width},
-            Input{in6_p, of_queries, width}, in5_p,
-            Gradients{{out0_p, of_queries, width}, {out1_p, of_keys, width}, {out2_p, of_keys, width}, {}, {}});"""
-        )
-        inputs = [*self.saved, grad_out]
-        dtype, row_sums = str(inputs[0].dtype), _row_sums(self.saved[-1])
-        arguments = "in0_p, in1_p, in2_p, in3_p, in4_p, in5_p, in6_p, out0_p, out1_p, out2_p, out3_p"
-        gradients = compiled.call(
-            "attention_backward.h", body, inputs, [*(x.shape for x in inputs[:3]), *row_sums], self.numbers,
-            [dtype] * 3 + [FLOAT] * len(row_sums),
-            _cuda("cross_backward", inputs[0], self.numbers["depth"], self.drops, arguments),
-        )  # fmt: skip
+        row_sums = _row_sums(self.saved[-1])
+        inputs, shapes = [*self.saved, grad_out], [*(x.shape for x in self.saved[:3]), *row_sums]
+        gradients = _call("cross_backward", inputs, shapes, self.numbers, self.drops, len(row_sums))
         return *gradients[:3], None, None, None

@@ -2,7 +2,7 @@
 
 C++ kernels (`*.h`) run on CPU, CUDA kernels (`*.cuh`) on GPUs that have them. Where an operator has no kernel for the
 device, or with the environment variable `JSEG_KERNELS=plain`, the same formulae run as plain Jittor operators;
-`implementation()` tells which of the two it is.
+`implementation()` says which of the two runs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import jittor as jt
-import numpy as np
 
 from jseg.errors import UserError
 from jseg.files import cache_folder, write_whole
@@ -24,22 +23,20 @@ FOLDER = Path(__file__).parent / "kernels"
 VARIABLE = "JSEG_KERNELS"
 CHOICES = ("auto", "plain")
 CUDA_ARCHITECTURE = 80  # the oldest that the CUDA kernels are written for: mma.sync on bfloat16, cp.async
-
-
 _chosen = "auto"
 
 
 def choose(kernels: str) -> None:
-    """What the configuration says (its key `kernels`): one of `CHOICES`; plain when it or `JSEG_KERNELS` says so."""
+    """Sets the choice of the config key `kernels`, one of `CHOICES`; `JSEG_KERNELS=plain` overrides `auto`."""
     global _chosen
     _chosen = kernels
 
 
 def implementation(cuda: bool = False) -> str:
-    """`compiled` or `plain`: what an operator of this package runs on, as things stand.
+    """`compiled` or `plain`: what an operator of this package runs on now.
 
     Args:
-        cuda: whether the operator has a CUDA kernel for what it is given; all have a C++ one.
+        cuda: whether the operator has a CUDA kernel for its inputs; all have a C++ one.
 
     Raises:
         UserError: `JSEG_KERNELS` is set to something unknown.
@@ -66,10 +63,10 @@ def _with_included(name: str) -> set[str]:
 
 @lru_cache
 def _laid_out(name: str) -> tuple[str, Path]:
-    """Hash of a kernel file with what it includes, and a folder of the cache that holds a copy of these files.
+    """Hash of a kernel file with its includes, and a folder of the cache that holds a copy of these files.
 
-    Jittor compiles anew when the path of an included file changes: with copies, all checkouts of the same kernels share
-    what was compiled.
+    Jittor compiles again when the path of an included file changes: with copies, all checkouts of the same kernels
+    share the compiled programs.
     """
     texts = {included: (FOLDER / included).read_bytes() for included in sorted(_with_included(name))}
     version = hashlib.sha256(b"".join(texts.values())).hexdigest()[:15]
@@ -80,54 +77,40 @@ def _laid_out(name: str) -> tuple[str, Path]:
     return version, folder
 
 
-def _source(body: str, version: str) -> str:
-    source = "using namespace jseg;\nconst auto number = [&](const char* name) { return data[name]; };\n(void)number;\n"
-    return source + "\n".join([f"constexpr int64 kernels = 0x{version};", "(void)kernels;", body])
-
-
 def call(
     header: str,
-    body: str,
+    function: str,
     inputs: Sequence[jt.Var],
     shapes: Sequence[Sequence[int]],
     numbers: dict[str, float] | None = None,
     dtypes: Sequence[str] | None = None,
     cuda: tuple[str, str] | None = None,
 ) -> list[jt.Var]:
-    """Runs a kernel.
+    """Runs `function(number, inputs…, outputs…)` of a kernel file, all pointers; `number("name")` is one of `numbers`.
 
     Args:
         header: name of a C++ file of jseg/ops/kernels.
-        body: C++ statements: `in0_p`, … and `out0_p`, … are pointers, `number("name")` is one of `numbers`.
+        function: name of one of its functions, with template arguments if it has any.
         inputs: of the types that the kernel takes; on CPU float32 or int32.
-        shapes: of the outputs; `body` sets every element of them.
+        shapes: of the outputs; the function sets every element of them.
         dtypes: of the outputs, float32 by default.
-        cuda: header and body likewise for CUDA; its body runs on the host and launches.
+        cuda: header and function likewise for CUDA; the function runs on the host and launches.
 
     Returns:
         The outputs.
     """
-    on_cuda = jt.flags.use_cuda and cuda is not None
-    name, body = cuda if on_cuda else (header, body)
+    device, (name, function) = ("cuda", cuda) if jt.flags.use_cuda and cuda else ("cpu", (header, function))
     version, folder = _laid_out(name)
-    device = "cuda" if on_cuda else "cpu"
-    sources = {f"{device}_header": f'#include "{name}"\n', f"{device}_src": _source(body, version)}
+    pointers = [f"in{i}_p" for i in range(len(inputs))] + [f"out{i}_p" for i in range(len(shapes))]
+    # the version makes Jittor compile again when the kernels change
+    source = f"""using namespace jseg; constexpr int64 version = 0x{version}; (void)version;
+        {function}([&](const char* name) {{ return data[name]; }}, {", ".join(pointers)});"""
     with jt.flag_scope(compile_options={f'FLAGS: -I"{folder}" ': 1}):
         outputs = jt.code(
             [list(shape) for shape in shapes],
             list(dtypes or ["float32"] * len(shapes)),
             list(inputs),
-            data={name: float(value) for name, value in (numbers or {}).items()},
-            **sources,
+            data={key: float(value) for key, value in (numbers or {}).items()},
+            **{f"{device}_header": f'#include "{name}"\n', f"{device}_src": source},
         )
     return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
-
-
-def addresses(variables: Sequence[jt.Var]) -> np.ndarray:
-    """int64 addresses of computed Vars in main memory, for kernels that work on many of them; keep them alive."""
-    return np.array([variable.data.__array_interface__["data"][0] for variable in variables], np.int64)
-
-
-def whole_numbers(table: np.ndarray) -> jt.Var:
-    """An int64 array for a kernel, which reads it as `(const int64_t*)in0_p`: Jittor has no 64-bit integers."""
-    return jt.array(np.ascontiguousarray(table, np.int64).view(np.float32)).stop_grad()

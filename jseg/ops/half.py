@@ -13,6 +13,7 @@ from typing import Any
 import jittor as jt
 
 from jseg.ops import compiled
+from jseg.ops.function import Function
 
 HALVES = ("bfloat16", "float16")
 
@@ -22,30 +23,28 @@ def is_half(x: jt.Var) -> bool:
     return str(x.dtype) in HALVES
 
 
-def rounded(x: jt.Var, dtype: str) -> jt.Var:
-    """x (any shape) as `dtype`, to nearest; meant for inside of a `jt.Function`: its own gradient is not right."""
+def convert(x: jt.Var, dtype: str) -> jt.Var:
+    """x (any shape) as `dtype`, rounded to nearest; for use inside of a `Function`: its own gradient is not right."""
     own = str(x.dtype)
     if own == dtype:
         return x
     if jt.flags.use_cuda:
         return x.cast(dtype)
-    to, half = ("to_float", own) if dtype == "float32" else ("to_half", dtype)
-    pointers = "(const uint16_t*)in0_p, out0_p" if dtype == "float32" else "in0_p, (uint16_t*)out0_p"
-    body = f'{to}<{half.capitalize()}>(number("size"), {pointers});'
-    flat = x.reshape(-1)
-    (converted,) = compiled.call("half.h", body, [flat], [flat.shape], {"size": flat.shape[0]}, [dtype])
+    function, half = ("to_float", own) if dtype == "float32" else ("to_half", dtype)
+    function = f"{function}<{half.capitalize()}>"
+    (converted,) = compiled.call("half.h", function, [x.reshape(-1)], [(x.numel(),)], {"size": x.numel()}, [dtype])
     return converted.reshape(x.shape)
 
 
-class _Cast(jt.Function):
+class _Cast(Function):
     """Conversion whose gradient is the conversion back, rounded to nearest too."""
 
     def execute(self, x: jt.Var, dtype: str) -> jt.Var:
         self.dtype = str(x.dtype)
-        return rounded(x, dtype)
+        return convert(x, dtype)
 
     def grad(self, grad_out: jt.Var) -> tuple[jt.Var, None]:
-        return rounded(grad_out, self.dtype), None
+        return convert(grad_out, self.dtype), None
 
 
 def cast(x: jt.Var, dtype: str) -> jt.Var:
@@ -53,7 +52,7 @@ def cast(x: jt.Var, dtype: str) -> jt.Var:
     if str(x.dtype) == dtype:
         return x
     if x.is_stop_grad() or jt.flags.no_grad:
-        return rounded(x, dtype).stop_grad()
+        return convert(x, dtype).stop_grad()
     return _Cast.apply(x, dtype)
 
 
@@ -74,4 +73,4 @@ def product(a: jt.Var, b: jt.Var, transpose_a: bool = False, transpose_b: bool =
     wide_a, wide_b = (
         x.float32().transpose(1, 0) if flag else x.float32() for x, flag in ((a, transpose_a), (b, transpose_b))
     )
-    return rounded(jt.matmul(wide_a, wide_b), str(a.dtype))
+    return convert(jt.matmul(wide_a, wide_b), str(a.dtype))

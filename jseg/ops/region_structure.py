@@ -22,8 +22,8 @@ def check_region_grid(patch_grid: tuple[int, int], region_grid: tuple[int, int])
 def region_of_patch(patch_grid: tuple[int, int], region_grid: tuple[int, int]) -> np.ndarray:
     """Index of the region that each patch belongs to, int32 (h * w,), row-major.
 
-    A region is a block of h // rh by w // rw patches; what is left over at the right and the bottom belongs to none,
-    marked -1, and so do all where the region grid is (0, 0).
+    A region is a block of h // rh by w // rw patches; patches left over at the right and the bottom belong to
+    none, marked -1, and so do all where the region grid is (0, 0).
 
     Raises:
         UserError: more regions than patches along a side.

@@ -16,19 +16,9 @@ from jseg.model.initial_weights import initialise
 from jseg.model.released_weights import load_released
 
 SMALL = ModelConfig(
-    image_size=64,
-    patch_size=16,
-    width=32,
-    layers=3,
-    heads=2,
-    output_dim=16,
-    prompts=3,
-    region_grid=2,
-    decoder_layers=2,
-    decoder_heads=4,
-    ffn_factor=2,
-    init="random",
-)
+    image_size=64, patch_size=16, width=32, layers=3, heads=2, output_dim=16, prompts=3, region_grid=2,
+    decoder_layers=2, decoder_heads=4, ffn_factor=2, init="random",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -11,11 +11,11 @@ import jittor as jt
 import numpy as np
 import pytest
 
+from jseg.clip import blocks
 from jseg.config import ModelConfig
 from jseg.errors import UserError
 from jseg.model.clip_rc import ClipRC, build_clip_rc, set_training
-from jseg.model.image_encoder import prompts_kept
-from jseg.ops import draws
+from jseg.model.image_encoder import keep_prompts, random_prompt_weights
 from jseg.ops.region_structure import region_of_patch
 from jseg.parity.model_checks import with_prompt_rows
 from jseg.weights.state import set_value, strict_load
@@ -191,7 +191,7 @@ def test_kept_prompts_change_nothing_and_are_given_up(small_model: ClipRC) -> No
     images = [jt.array(random_images(batch, 3, 64, 64)) for batch in (1, 3, 2)]
     with jt.no_grad():
         fresh = [encoder(part).patches.numpy() for part in images]
-        with prompts_kept(encoder):
+        with keep_prompts(encoder):
             kept = [encoder(part).patches.numpy() for part in images]
             assert sorted(encoder.kept_prompts) == [0, 1, 2]
             set_value(encoder.prompt_embeddings, encoder.prompt_embeddings.numpy() + 1)
@@ -201,7 +201,7 @@ def test_kept_prompts_change_nothing_and_are_given_up(small_model: ClipRC) -> No
         np.testing.assert_allclose(found, expected, atol=1e-6)
     np.testing.assert_array_equal(same, kept[0])  # so they were not made again
     assert np.abs(changed - same).max() > 1e-3
-    with prompts_kept(encoder):
+    with keep_prompts(encoder):
         encoder(images[0]).patches.sync()  # gradients may be asked for
         set_training(small_model, True)
         with jt.no_grad():
@@ -209,8 +209,33 @@ def test_kept_prompts_change_nothing_and_are_given_up(small_model: ClipRC) -> No
         assert not encoder.kept_prompts
 
 
-def test_prompts_are_dropped_once_a_layer(small_model: ClipRC) -> None:
+def test_prompts_are_dropped_once_a_layer(small_model: ClipRC, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = []
+    monkeypatch.setattr(blocks, "dropout", lambda x, rate: shapes.append(tuple(x.shape)) or x)
     set_training(small_model, True)
-    with draws.recorded() as drawn:
-        small_model.backbone(jt.array(random_images(2, 3, 64, 64))).patches.sync()
-    assert len(drawn) == 3
+    small_model.backbone(jt.array(random_images(2, 3, 64, 64))).patches.sync()
+    assert shapes == [(2, 3, 32)] * 3
+
+
+def test_initial_prompts() -> None:
+    weights = random_prompt_weights(4, 50, 128, 16, np.random.default_rng(0))
+    bound = (6 / (3 * 256 + 128)) ** 0.5
+    for name, shape in (("prompt_embeddings", (1, 50, 128)), ("deep_prompt_embeddings", (3, 50, 128))):
+        assert weights[name].shape == shape
+        assert bound * 0.99 < np.abs(weights[name]).max() <= bound
+        assert abs(weights[name].std() - bound / 3**0.5) < 0.01 * bound
+    assert abs(weights["prompt_proj.weight"].std() - (2 / 128) ** 0.5) < 0.003
+    assert 0.9 * 128**-0.5 < np.abs(weights["prompt_proj.bias"]).max() <= 128**-0.5
+    assert (weights["prompt_norm.weight"] == 1).all()
+    assert (weights["prompt_norm.bias"] == 0).all()
+
+
+def test_a_single_layer_has_no_deep_prompts() -> None:
+    assert "deep_prompt_embeddings" not in random_prompt_weights(1, 5, 8, 16, np.random.default_rng(0))
+
+
+def test_in_evaluation_all_images_share_their_prompts(small_model: ClipRC) -> None:
+    with jt.no_grad():
+        assert small_model.backbone.layer_prompts(1, 5).shape == (1, 3, 32)
+        set_training(small_model, True)
+        assert small_model.backbone.layer_prompts(1, 5).shape == (5, 3, 32)

@@ -279,4 +279,56 @@ static inline void attention_forward(const Problem& p, Input q, Input k, Input v
     }
 }
 
+// Self-attention whose queries, keys and values lie side by side in one tensor (batch, tokens, 3 * width); keys and values
+// of prompts likewise in another, which all images may share. `number(name)` gives a size.
+struct Joint {
+    Problem p;
+    long width, image, prompt_image;
+    Input q, k, v, prompt_k, prompt_v;
+
+    template <class Numbers>
+    Joint(const Numbers& number, const float* projected, const float* prompts) {
+        const long dense = number("tokens") - number("region_rows") * number("region_columns");
+        p = Problem{(long)number("batch"), (long)number("heads"), (long)number("depth"), dense, dense};
+        p.prompts = number("prompts"), p.causal = number("causal"), p.frozen = number("frozen");
+        p.leading = number("leading"), p.rows = number("rows"), p.columns = number("columns");
+        p.region_rows = number("region_rows"), p.region_columns = number("region_columns");
+        width = p.heads * p.depth, image = 3 * width * (p.queries + p.regions());
+        prompt_image = number("shared") ? 0 : 3 * width * p.prompts;
+        q = {projected, image, 3 * width}, k = {projected + width, image, 3 * width};
+        v = {projected + 2 * width, image, 3 * width};
+        prompt_k = {prompts + width, prompt_image, 3 * width}, prompt_v = {prompts + 2 * width, prompt_image, 3 * width};
+    }
+};
+
+template <class Numbers>
+static inline void joint_forward(const Numbers& number, const float* projected, const float* prompts, float* out,
+                                 float* log_sums) {
+    const Joint x(number, projected, prompts);
+    attention_forward(x.p, x.q, x.k, x.v, x.prompt_k, x.prompt_v, Output{out, x.image / 3, x.width}, log_sums);
+}
+
+// Attention of queries (batch, queries, width) to keys and values (batch, keys, width).
+struct Cross {
+    Problem p;
+    long width;
+    Input q, k, v;
+
+    template <class Numbers>
+    Cross(const Numbers& number, const float* queries, const float* keys, const float* values, const float* seed) {
+        p = Problem{(long)number("batch"), (long)number("heads"), (long)number("depth"), (long)number("queries"),
+                    (long)number("keys")};
+        p.dropout = number("dropout"), p.seed = seed_of(seed);
+        width = p.heads * p.depth;
+        q = {queries, p.queries * width, width}, k = {keys, p.keys * width, width}, v = {values, p.keys * width, width};
+    }
+};
+
+template <class Numbers>
+static inline void cross_forward(const Numbers& number, const float* q, const float* k, const float* v, const float* seed,
+                                 float* out, float* log_sums) {
+    const Cross x(number, q, k, v, seed);
+    attention_forward(x.p, x.q, x.k, x.v, x.k, x.v, Output{out, x.q.batch, x.width}, log_sums);
+}
+
 }  // namespace jseg

@@ -173,4 +173,33 @@ static inline void attention_backward(const Problem& p, Input q, Input k, Input 
                       pair / p.heads, pair % p.heads);
 }
 
+// Gradients of `joint_forward`, those of `projected` not where they are frozen.
+template <class Numbers>
+static inline void joint_backward(const Numbers& number, const float* projected, const float* prompts, const float* out,
+                                  const float* log_sums, const float* grad_out, float* grad_projected,
+                                  float* grad_prompts) {
+    const Joint x(number, projected, prompts);
+    const long width = x.width, row = 3 * width;
+    // queries of prompts are never used: their gradient is 0
+    for (long i = 0; i < x.p.batch * x.p.prompts; i++) std::fill_n(grad_prompts + i * row, width, 0.0f);
+    if (x.p.prompts == 0) grad_prompts[0] = 0;
+    const auto of_tokens = [=](long part) { return Output{grad_projected + part * width, x.image, row}; };
+    const auto of_prompts = [=](long part) { return Output{grad_prompts + part * width, x.prompt_image, row}; };
+    attention_backward(x.p, x.q, x.k, x.v, x.prompt_k, x.prompt_v, Input{out, x.image / 3, width},
+                       Input{grad_out, x.image / 3, width}, log_sums,
+                       Gradients{of_tokens(0), of_tokens(1), of_tokens(2), of_prompts(1), of_prompts(2)});
+}
+
+// Gradients of `cross_forward`.
+template <class Numbers>
+static inline void cross_backward(const Numbers& number, const float* q, const float* k, const float* v, const float* seed,
+                                  const float* out, const float* log_sums, const float* grad_out, float* grad_q,
+                                  float* grad_k, float* grad_v) {
+    const Cross x(number, q, k, v, seed);
+    const long of_queries = x.q.batch, of_keys = x.k.batch;
+    attention_backward(x.p, x.q, x.k, x.v, x.k, x.v, Input{out, of_queries, x.width}, Input{grad_out, of_queries, x.width},
+                       log_sums, Gradients{{grad_q, of_queries, x.width}, {grad_k, of_keys, x.width},
+                                           {grad_v, of_keys, x.width}, {}, {}});
+}
+
 }  // namespace jseg

@@ -44,16 +44,21 @@ struct Float16 {
     }
 };
 
-template <class Type>
-static inline void to_half(long size, const float* x, uint16_t* out) {
+// `number("size")` numbers; the pointers to those of 16 bits may be of any type.
+template <class Type, class Numbers>
+static inline void to_half(const Numbers& number, const float* x, void* out) {
+    const long size = number("size");
+    uint16_t* halves = static_cast<uint16_t*>(out);
 #pragma omp parallel for simd schedule(static)
-    for (long i = 0; i < size; i++) out[i] = Type::half(x[i]);
+    for (long i = 0; i < size; i++) halves[i] = Type::half(x[i]);
 }
 
-template <class Type>
-static inline void to_float(long size, const uint16_t* x, float* out) {
+template <class Type, class Numbers>
+static inline void to_float(const Numbers& number, const void* x, float* out) {
+    const long size = number("size");
+    const uint16_t* halves = static_cast<const uint16_t*>(x);
 #pragma omp parallel for simd schedule(static)
-    for (long i = 0; i < size; i++) out[i] = Type::wide(x[i]);
+    for (long i = 0; i < size; i++) out[i] = Type::wide(halves[i]);
 }
 
 }  // namespace jseg

@@ -1,4 +1,6 @@
 // Linear layers with everything around them fused, layer normalisation, dropout: forward and backward.
+//
+// Sizes and settings come by name from `number`.
 #pragma once
 
 #include <cmath>
@@ -29,10 +31,14 @@ static inline Vector activation_slope(Vector before, Activation activation) {
 }
 
 // out (rows, columns) = activation(x (rows, depth) weight^T + bias) + residual; `before` gets what goes into the
-// activation. weight: (columns, depth). bias, residual and before may be null.
-static inline void linear_forward(long rows, long columns, long depth, const float* x, const float* weight,
-                                  const float* bias, const float* residual, Activation activation, float* before,
-                                  float* out) {
+// activation, unless it is null. weight: (columns, depth). bias and residual are read where numbers of their names say so.
+template <class Numbers>
+static inline void linear_forward(const Numbers& number, const float* x, const float* weight, const float* bias,
+                                  const float* residual, float* out, float* before = nullptr) {
+    const long rows = number("rows"), columns = number("columns"), depth = number("depth");
+    const Activation activation = (Activation)(int)number("activation");
+    if (!number("bias")) bias = nullptr;
+    if (!number("residual")) residual = nullptr;
     product<ROWS>(rows, columns, depth, x, depth, weight, depth, true, out, columns,
                   [=](long row, long column, Vector sum, auto count) {
                       const long place = row * columns + column;
@@ -59,11 +65,17 @@ static inline void column_sums(long rows, long columns, const float* x, float* s
     }
 }
 
-// Gradients of linear_forward; those that are null are not computed. `before` as it was given out (the output itself
-// will do for RELU); null when nothing was activated.
-static inline void linear_backward(long rows, long columns, long depth, const float* x, const float* weight,
-                                   const float* before, Activation activation, const float* grad_out, float* grad_x,
-                                   float* grad_weight, float* grad_bias) {
+// Gradients of linear_forward, as many as numbers ask for: `first`, `second`, `third` are those of x, weight and bias that
+// are wanted, in this order. `before` as it was given out (the output itself will do for RELU).
+template <class Numbers>
+static inline void linear_backward(const Numbers& number, const float* x, const float* weight, const float* before,
+                                   const float* grad_out, float* first, float* second = nullptr, float* third = nullptr) {
+    const long rows = number("rows"), columns = number("columns"), depth = number("depth");
+    const Activation activation = (Activation)(int)number("activation");
+    float *const outputs[] = {first, second, third}, *const* next = outputs;
+    float* const grad_x = number("grad_x") ? *next++ : nullptr;
+    float* const grad_weight = number("grad_weight") ? *next++ : nullptr;
+    float* const grad_bias = number("grad_bias") ? *next++ : nullptr;
     Buffer inner = new_buffer(activation == NONE ? 0 : rows * columns + LANES);
     const float* grad = grad_out;
     if (activation != NONE) {
@@ -83,8 +95,11 @@ static inline void linear_backward(long rows, long columns, long depth, const fl
 
 // out = (x - mean) / sqrt(variance + eps) * weight + bias over the last axis; statistics (rows, 2) get the mean and the
 // inverse of the root. The mean is taken off before squaring: variances may be small beside it.
-static inline void norm_forward(long rows, long width, const float* x, const float* weight, const float* bias, float eps,
-                                float* out, float* statistics) {
+template <class Numbers>
+static inline void norm_forward(const Numbers& number, const float* x, const float* weight, const float* bias, float* out,
+                                float* statistics) {
+    const long rows = number("rows"), width = number("width");
+    const float eps = number("eps");
 #pragma omp parallel for schedule(static)
     for (long row = 0; row < rows; row++) {
         const float* from = x + row * width;
@@ -102,8 +117,11 @@ static inline void norm_forward(long rows, long width, const float* x, const flo
 }
 
 // Gradients of norm_forward; grad_weight and grad_bias may be null, both together.
-static inline void norm_backward(long rows, long width, const float* x, const float* weight, const float* statistics,
-                                 const float* grad_out, float* grad_x, float* grad_weight, float* grad_bias) {
+template <class Numbers>
+static inline void norm_backward(const Numbers& number, const float* x, const float* weight, const float* statistics,
+                                 const float* grad_out, float* grad_x, float* grad_weight = nullptr,
+                                 float* grad_bias = nullptr) {
+    const long rows = number("rows"), width = number("width");
     const long block = 64, blocks = (rows + block - 1) / block;  // sums in the same order for any number of threads
     std::vector<float> parts(grad_weight ? 2 * blocks * width : 0, 0.0f);
 #pragma omp parallel for schedule(static)
@@ -144,7 +162,11 @@ static inline void norm_backward(long rows, long width, const float* x, const fl
 }
 
 // out = x * factors, which are 0 or 1 / (1 - rate); the same seed gives the same factors, so this is its own gradient.
-static inline void dropout(long size, const float* x, float rate, uint64_t seed, float* out) {
+template <class Numbers>
+static inline void dropout(const Numbers& number, const float* x, const float* seed_bits, float* out) {
+    const long size = number("size");
+    const float rate = number("rate");
+    const uint64_t seed = seed_of(seed_bits);
     const uint32_t threshold = (uint32_t)std::min(4294967295.0, rate * 4294967296.0);
     const long block = 4096;
 #pragma omp parallel for schedule(static)

@@ -1,7 +1,7 @@
 // Focal and dice sums over masks, and their gradients: one pass each over the logits, masks made from labels on the fly.
 //
-// The formulae are those of jseg/losses/mask_focal.py and mask_dice.py. Logits are (planes, pixels) with plane = image *
-// classes + class; labels are (images, pixels).
+// The formulae are those of jseg/model/losses.py. Logits are (planes, pixels) with plane = image * classes + class; labels
+// are (images, pixels). Sizes and settings come by name from `number`.
 #pragma once
 
 #include <algorithm>
@@ -13,6 +13,9 @@ namespace jseg {
 
 struct Maps {
     long images, classes, pixels;
+    template <class Numbers>
+    explicit Maps(const Numbers& number)
+        : images(number("images")), classes(number("classes")), pixels(number("pixels")) {}
 };
 
 constexpr long CHUNK = 2048;  // pixels; sums of chunks are added in double and in order
@@ -67,9 +70,10 @@ static inline Vector first_lanes(Vector x, long count) {
 }
 
 // sums (planes): sums over pixels of the focal loss.
-static inline void focal_forward(const Maps& maps, const float* logits, const int32_t* labels, float alpha, float gamma,
-                                 float* sums) {
-    each_plane<1>(maps, logits, labels, sums, [=](long, long, Vector x, Vector mask, long count, Vector* parts) {
+template <class Numbers>
+static inline void focal_forward(const Numbers& number, const float* logits, const int32_t* labels, float* sums) {
+    const float alpha = number("alpha"), gamma = number("gamma");
+    each_plane<1>(Maps(number), logits, labels, sums, [=](long, long, Vector x, Vector mask, long count, Vector* parts) {
         const Vector z = x * (1.0f - 2.0f * mask);
         Vector decay, error;
         sigmoid_parts(z, decay, error);
@@ -79,10 +83,12 @@ static inline void focal_forward(const Maps& maps, const float* logits, const in
     });
 }
 
-// Gradient of the logits, times `factor`.
-static inline void focal_backward(const Maps& maps, const float* logits, const int32_t* labels, float alpha, float gamma,
-                                  float factor, float* grad) {
-    each_plane<0>(maps, logits, labels, nullptr, [=](long, long place, Vector x, Vector mask, long count, Vector*) {
+// Gradient of the logits; grad_sum (1): that of the sum over all planes of the mean over pixels.
+template <class Numbers>
+static inline void focal_backward(const Numbers& number, const float* logits, const int32_t* labels, const float* grad_sum,
+                                  float* grad) {
+    const float alpha = number("alpha"), gamma = number("gamma"), factor = grad_sum[0] / number("pixels");
+    each_plane<0>(Maps(number), logits, labels, nullptr, [=](long, long place, Vector x, Vector mask, long count, Vector*) {
         const Vector sign = 1.0f - 2.0f * mask, z = x * sign;
         Vector decay, error;
         sigmoid_parts(z, decay, error);
@@ -94,8 +100,9 @@ static inline void focal_backward(const Maps& maps, const float* logits, const i
 }
 
 // sums (planes, 3): overlap of probability and mask, probability, mask.
-static inline void dice_forward(const Maps& maps, const float* logits, const int32_t* labels, float* sums) {
-    each_plane<3>(maps, logits, labels, sums, [=](long, long, Vector x, Vector mask, long count, Vector* parts) {
+template <class Numbers>
+static inline void dice_forward(const Numbers& number, const float* logits, const int32_t* labels, float* sums) {
+    each_plane<3>(Maps(number), logits, labels, sums, [=](long, long, Vector x, Vector mask, long count, Vector* parts) {
         Vector decay, probability;
         sigmoid_parts(x, decay, probability);
         parts[0] += probability * mask;
@@ -105,9 +112,10 @@ static inline void dice_forward(const Maps& maps, const float* logits, const int
 }
 
 // Gradient of the logits from the gradients of the probabilities, `outside - inside * mask`: slopes (planes, 2).
-static inline void dice_backward(const Maps& maps, const float* logits, const int32_t* labels, const float* slopes,
+template <class Numbers>
+static inline void dice_backward(const Numbers& number, const float* logits, const int32_t* labels, const float* slopes,
                                  float* grad) {
-    each_plane<0>(maps, logits, labels, nullptr, [=](long plane, long place, Vector x, Vector mask, long count, Vector*) {
+    each_plane<0>(Maps(number), logits, labels, nullptr, [=](long plane, long place, Vector x, Vector mask, long count, Vector*) {
         const Vector decay = exp_of(-absolute(x)), slope = decay / ((1.0f + decay) * (1.0f + decay));
         store_some(grad + place, (slopes[2 * plane] - slopes[2 * plane + 1] * mask) * slope, count);
     });

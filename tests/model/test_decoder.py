@@ -1,6 +1,8 @@
-"""The two-way decoder."""
+"""The two-way decoder and the recovery decoder."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import jittor as jt
 import numpy as np
@@ -8,8 +10,8 @@ import pytest
 
 from jseg.clip import blocks
 from jseg.errors import UserError
-from jseg.model import decoder as two_way_decoder
-from jseg.model.clip_rc import set_training
+from jseg.model import decoder
+from jseg.model.clip_rc import ClipRC, set_training
 from jseg.model.decoder import CrossAttention, DecoderLayer, decode
 
 
@@ -64,9 +66,9 @@ def test_four_dropouts_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention weights; after proj; after ReLU; after linear2."""
     rates = []
     monkeypatch.setattr(blocks, "dropout", lambda x, rate: rates.append((tuple(x.shape), rate)) or x)
-    attention = two_way_decoder.cross_attention
+    attention = decoder.cross_attention
     monkeypatch.setattr(
-        two_way_decoder, "cross_attention", lambda *inputs: rates.append(("weights", inputs[-1])) or attention(*inputs)
+        decoder, "cross_attention", lambda *inputs: rates.append(("weights", inputs[-1])) or attention(*inputs)
     )
     layer = layers(1)[0]
     layer(random_tokens(2, 6, 16), random_tokens(2, 9, 16, seed=1))
@@ -80,3 +82,24 @@ def test_four_dropouts_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_heads_that_do_not_divide_the_width_are_refused() -> None:
     with pytest.raises(UserError, match=r"model\.decoder_heads=3"):
         CrossAttention(16, 3, 0.0)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_recovered_features_have_the_shapes_of_the_targets(make_model: Callable[..., ClipRC], count: int) -> None:
+    model = make_model(recovery_layers=count)
+    images = jt.array(np.random.default_rng(0).standard_normal((2, 3, 64, 96)).astype(np.float32))
+    outputs = model.training_outputs(images, jt.ones((3, 16)))
+    assert tuple(outputs.recovered_queries.shape) == tuple(outputs.query_targets.shape) == (2, 4 * 3, 32)
+    assert tuple(outputs.recovered_pixels.shape) == tuple(outputs.pixel_targets.shape) == (2, 24, 16)
+    names = [name for name in model.decode_head.recovery_decoder.state_dict() if name.startswith("decouple_q")]
+    assert len(names) == count * 16
+
+
+def test_targets_carry_no_gradient(small_model: ClipRC) -> None:
+    images = jt.array(np.random.default_rng(0).standard_normal((1, 3, 64, 64)).astype(np.float32))
+    outputs = small_model.training_outputs(images, jt.ones((3, 16)))
+    prompts = small_model.backbone.prompt_embeddings
+    targets = (outputs.query_targets**2).sum() + (outputs.pixel_targets * jt.arange(16)).sum()
+    recovered = (outputs.recovered_queries**2).sum()
+    assert np.abs(jt.grad(targets, prompts).numpy()).max() == 0
+    assert np.abs(jt.grad(recovered, prompts).numpy()).max() > 0

@@ -1,0 +1,58 @@
+"""The base class of operators that bring their own gradient, and the early release of what they save for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+
+import jittor as jt
+
+_called: list[Function] | None = None  # inside `releasing`: the functions that were called
+
+
+class Function(jt.Function):
+    """`jt.Function` whose saved tensors `releasing` can free; define `execute` and `grad`, call by `apply`."""
+
+    def __call__(self, *arguments: object) -> jt.Var | tuple[jt.Var, ...]:
+        """Runs `execute`; Jittor calls `grad` when the gradient is asked for."""
+        if _called is not None:
+            _called.append(self)
+        return super().__call__(*arguments)
+
+
+@contextmanager
+def releasing() -> Iterator[Callable[[], None]]:
+    """Yields `release()`: call it after `jt.grad` to free what functions called inside the `with` block have saved.
+
+    Jittor then frees activations as the backward pass goes on instead of at its end.
+    """
+    global _called
+    outer, _called = _called, []
+    called = _called
+
+    def release() -> None:
+        for function in called:
+            function.__dict__.clear()
+
+    try:
+        yield release
+    finally:
+        _called = outer
+
+
+def skip_frozen(operator: Callable[..., jt.Var]) -> Callable[..., jt.Var]:
+    """Decorator: where none of the Vars given to an operator trains, nothing is saved and the result is frozen too.
+
+    Jittor alone assumes that a gradient may pass through every result.
+    """
+
+    @wraps(operator)
+    def run(*arguments: object, **options: object) -> jt.Var:
+        variables = [x for x in (*arguments, *options.values()) if isinstance(x, jt.Var)]
+        if jt.flags.no_grad or not all(x.is_stop_grad() for x in variables):
+            return operator(*arguments, **options)
+        with jt.no_grad():
+            return operator(*arguments, **options)
+
+    return run

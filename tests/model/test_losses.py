@@ -1,0 +1,366 @@
+"""The losses against PyTorch and the releases' own numbers, forward and gradient; micro-batches; pseudo labels."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jittor as jt
+import numpy as np
+import pytest
+import torch
+
+from jseg.config import LossConfig
+from jseg.data.class_names import IGNORED
+from jseg.data.label_maps import UNSEEN_PIXEL
+from jseg.model.losses import (
+    SegmentationLoss,
+    TrainingOutputs,
+    class_masks,
+    count_masks,
+    dice_sum,
+    focal_sum,
+    pseudo_labels,
+    recovery_loss,
+    sigmoid_parts,
+)
+from jseg.ops.bilinear import resize_bilinear
+
+functional = torch.nn.functional
+
+VALUE_RTOL = 1e-5
+GRADIENT_RTOL_OF_MAX = 1e-5
+
+
+def torch_masks(labels: np.ndarray, num_classes: int) -> torch.Tensor:
+    return (torch.from_numpy(labels)[:, None] == torch.arange(num_classes).view(1, -1, 1, 1)).double()
+
+
+def torch_focal(logits: torch.Tensor, labels: np.ndarray, alpha: float, gamma: float) -> torch.Tensor:
+    """Written from the paper's definition, in float64."""
+    target = torch_masks(labels, logits.shape[1])
+    error = torch.where(target > 0, torch.sigmoid(-logits), torch.sigmoid(logits))
+    cost = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    weight = torch.where(target > 0, alpha, 1 - alpha)
+    return (weight * error**gamma * cost).mean(dim=(2, 3)).sum()
+
+
+def torch_dice(logits: torch.Tensor, labels: np.ndarray) -> torch.Tensor:
+    target = torch_masks(labels, logits.shape[1])
+    probability = torch.sigmoid(logits)
+    overlap, area = (probability * target).sum((2, 3)), (probability + target).sum((2, 3))
+    return (1 - (2 * overlap + 1) / (area + 1))[target.sum((2, 3)) > 0].sum()
+
+
+def check(ours: jt.Var, logits: jt.Var, theirs: torch.Tensor, torch_logits: torch.Tensor) -> None:
+    """Same value and same gradient."""
+    np.testing.assert_allclose(ours.item(), theirs.item(), rtol=VALUE_RTOL, atol=1e-12)
+    gradient = jt.grad(ours, logits).numpy()
+    (expected,) = torch.autograd.grad(theirs, torch_logits)
+    assert np.isfinite(gradient).all()
+    np.testing.assert_allclose(
+        gradient, expected.numpy(), rtol=0, atol=GRADIENT_RTOL_OF_MAX * float(expected.abs().max()) + 1e-30
+    )
+
+
+def random_labels(shape: tuple[int, ...], num_classes: int, seed: int) -> np.ndarray:
+    labels = np.random.default_rng(seed).integers(0, num_classes + 1, shape).astype(np.int32)
+    labels[labels == num_classes] = 255
+    return labels
+
+
+@pytest.mark.parametrize("alpha, gamma", [(0.25, 2.0), (0.6, 1.5), (0.25, 0.0)])
+@pytest.mark.parametrize("shape", [(2, 5, 16, 20), (1, 3, 7, 5), (3, 1, 4, 4)])
+def test_focal_equals_torch(shape: tuple[int, int, int, int], alpha: float, gamma: float) -> None:
+    values = (5 * np.random.default_rng(1).standard_normal(shape)).astype(np.float32)
+    labels = random_labels((shape[0], *shape[2:]), shape[1], seed=2)
+    logits, reference = jt.array(values), torch.tensor(values, dtype=torch.float64, requires_grad=True)
+    check(
+        focal_sum(logits, jt.array(labels), alpha, gamma),
+        logits,
+        torch_focal(reference, labels, alpha, gamma),
+        reference,
+    )
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 16, 20), (1, 3, 7, 5), (3, 1, 4, 4)])
+def test_dice_equals_torch(shape: tuple[int, int, int, int]) -> None:
+    values = (5 * np.random.default_rng(3).standard_normal(shape)).astype(np.float32)
+    labels = random_labels((shape[0], *shape[2:]), shape[1], seed=4)
+    labels[0] = 0  # all other classes absent from this image
+    logits, reference = jt.array(values), torch.tensor(values, dtype=torch.float64, requires_grad=True)
+    check(dice_sum(logits, jt.array(labels)), logits, torch_dice(reference, labels), reference)
+
+
+@pytest.mark.parametrize("magnitude", [0.0, 20.0, 90.0, 1000.0])
+def test_extreme_logits(magnitude: float) -> None:
+    """No overflow, and the right gradient, where every logit is +-magnitude (0: where slopes change side)."""
+    rng = np.random.default_rng(5)
+    values = (magnitude * rng.choice([-1, 1], (2, 4, 8, 9))).astype(np.float32)
+    labels = random_labels((2, 8, 9), 4, seed=6)
+    logits, reference = jt.array(values), torch.tensor(values, dtype=torch.float64, requires_grad=True)
+    check(focal_sum(logits, jt.array(labels)), logits, torch_focal(reference, labels, 0.25, 2), reference)
+    check(dice_sum(logits, jt.array(labels)), logits, torch_dice(reference, labels), reference)
+
+
+def test_a_broken_network_shows_in_the_loss() -> None:
+    logits, labels = jt.array(np.full((1, 2, 3, 3), np.nan, np.float32)), jt.zeros((1, 3, 3), dtype="int32")
+    assert np.isnan(focal_sum(logits, labels).item())
+    assert np.isnan(dice_sum(logits, labels).item())
+
+
+def test_ignored_pixels_are_negatives_of_every_class() -> None:
+    values = np.random.default_rng(7).standard_normal((1, 3, 4, 4)).astype(np.float32)
+    ignored = focal_sum(jt.array(values), jt.full((1, 4, 4), 255, dtype="int32")).item()
+    outside = focal_sum(jt.array(values), jt.full((1, 4, 4), 3, dtype="int32")).item()
+    logits = torch.from_numpy(values).double()
+    expected = (0.75 * torch.sigmoid(logits) ** 2 * functional.softplus(logits)).mean((2, 3)).sum().item()
+    assert ignored == outside == pytest.approx(expected, rel=VALUE_RTOL)
+
+
+def test_dice_without_any_class_is_zero_with_zero_gradient() -> None:
+    logits = jt.array(np.random.default_rng(8).standard_normal((2, 3, 4, 4)).astype(np.float32))
+    loss = dice_sum(logits, jt.full((2, 4, 4), 255, dtype="int32"))
+    assert loss.item() == 0
+    assert not jt.grad(loss, logits).numpy().any()
+
+
+def test_gradient_is_scaled_by_what_comes_from_above() -> None:
+    labels = jt.array(random_labels((1, 4, 4), 3, seed=9))
+    logits = jt.array(np.random.default_rng(9).standard_normal((1, 3, 4, 4)).astype(np.float32))
+    for loss in (focal_sum, dice_sum):
+        once, thrice = (jt.grad(factor * loss(logits, labels), logits).numpy() for factor in (1, 3))
+        np.testing.assert_allclose(thrice, 3 * once, rtol=1e-6)
+
+
+def test_sigmoid_keeps_its_digits_at_both_ends() -> None:
+    x = np.array([-1000, -87, -50, -20, -1, 0, 1, 20, 1000], np.float32)
+    _, ours = sigmoid_parts(jt.array(x))
+    np.testing.assert_allclose(ours.numpy(), torch.sigmoid(torch.from_numpy(x).double()), rtol=1e-6)
+
+
+def test_class_masks() -> None:
+    labels = np.array([[[0, 2], [255, -1]]], np.int32)
+    expected = np.zeros((1, 3, 2, 2), np.float32)
+    expected[0, 0, 0, 0] = expected[0, 2, 0, 1] = 1
+    np.testing.assert_array_equal(class_masks(jt.array(labels), 3).numpy(), expected)
+
+
+def test_count_masks() -> None:
+    labels = np.full((3, 4, 4), 255, np.int32)
+    labels[0, 0] = [0, 1, 1, 170]
+    labels[2] = -1
+    labels[2, 0, 0] = 0
+    assert count_masks(labels) == 4
+    assert count_masks(labels[1:2]) == 0
+
+
+LOSS_KEYS = ("loss_mask", "loss_dice", "grad_loss_mask", "grad_loss_dice")
+
+
+def golden_cases(golden: Path) -> list[tuple[str, dict]]:
+    """Cases of the two releases in one shape: logits, labels, weights, weighted losses and their gradients."""
+    cases = []
+    for file in sorted(golden.glob("torch_release/losses_only*.npz")):
+        with np.load(file) as arrays:
+            for case in json.loads(str(arrays["case_names"])):
+                values = {key: arrays[f"{case}.{key}"] for key in ("logits", "labels", *LOSS_KEYS)}
+                cases.append((f"{file.stem}:{case}", values | {"weights": (1, 1)}))
+    for file in sorted(golden.glob("jseg_release/loss_*.npz")):
+        with np.load(file) as arrays:
+            mask, dice, both = arrays["in/weights"]
+            values = {key: arrays[f"out/{key}"] for key in LOSS_KEYS}
+            values |= {"logits": arrays["in/pred_masks"], "labels": arrays["in/label"]}
+            cases.append((file.stem, values | {"weights": (mask * both, dice * both)}))
+    return cases
+
+
+@pytest.mark.parity
+def test_released_losses(golden: Path) -> None:
+    cases = golden_cases(golden)
+    if not cases:
+        pytest.skip("this golden set has no losses")
+    for name, case in cases:
+        labels = np.asarray(case["labels"], np.int32)
+        logits = jt.array(case["logits"])
+        resized = jt.nn.interpolate(logits, size=labels.shape[-2:], mode="bilinear", align_corners=False)
+        for part, weight, loss in zip(("mask", "dice"), case["weights"], (focal_sum, dice_sum), strict=True):
+            value = float(weight) * loss(resized, jt.array(labels)) / max(count_masks(labels), 1)
+            np.testing.assert_allclose(value.item(), case[f"loss_{part}"], rtol=VALUE_RTOL, err_msg=name)
+            expected = case[f"grad_loss_{part}"]
+            atol = GRADIENT_RTOL_OF_MAX * np.abs(expected).max()
+            np.testing.assert_allclose(jt.grad(value, logits).numpy(), expected, rtol=0, atol=atol, err_msg=name)
+
+
+def test_recovery_loss_and_its_gradient() -> None:
+    rng = np.random.default_rng(0)
+    shapes = {"recovered_queries": (2, 6, 8), "recovered_pixels": (2, 9, 4)}
+    recovered = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    targets = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    recovered["recovered_queries"][0, 0, 0] = targets["recovered_queries"][0, 0, 0]  # slope 0 where nothing is missing
+    queries, pixels = (jt.array(value) for value in recovered.values())
+    query_targets, pixel_targets = (jt.array(value) for value in targets.values())
+    losses = recovery_loss(TrainingOutputs(jt.zeros(1), queries, query_targets, pixels, pixel_targets))
+    for loss, name, variable in zip(losses, shapes, (queries, pixels), strict=True):
+        difference = recovered[name] - targets[name]
+        np.testing.assert_allclose(loss.item(), np.abs(difference).mean(), rtol=1e-6)
+        np.testing.assert_allclose(jt.grad(loss, variable).numpy(), np.sign(difference) / difference.size, rtol=1e-6)
+    for gradient in jt.grad(losses[0] + losses[1], [query_targets, pixel_targets]):
+        assert not gradient.numpy().any()
+
+
+def marked_labels(shape: tuple[int, ...], seen: list[int], seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).choice([*seen, UNSEEN_PIXEL, IGNORED], shape).astype(np.int32)
+
+
+def expected_labels(logits: np.ndarray, labels: np.ndarray, unseen: list[int]) -> np.ndarray:
+    """The definition, with PyTorch's float32 sigmoid; NumPy's argmax takes the first of equals."""
+    scores = torch.sigmoid(torch.from_numpy(logits)).numpy()[:, unseen]
+    return np.where(labels == UNSEEN_PIXEL, np.array(unseen)[scores.argmax(axis=1)], labels)
+
+
+@pytest.mark.parametrize("scale", [1.0, 6.0, 15.0, 40.0, 1000.0])
+def test_equals_the_argmax_of_float32_sigmoids(scale: float) -> None:
+    """Also where sigmoids are equal though logits are not."""
+    logits = (scale * np.random.default_rng(1).standard_normal((2, 7, 40, 50))).astype(np.float32)
+    logits[(logits < -87) & (logits > -104)] = 0  # subnormal sigmoids: the process's flags decide whether they are 0
+    labels, unseen = marked_labels((2, 40, 50), [0, 2, 3], seed=2), [1, 4, 5, 6]
+    ours = pseudo_labels(jt.array(logits), jt.array(labels), unseen).numpy()
+    np.testing.assert_array_equal(ours, expected_labels(logits, labels, unseen))
+
+
+def test_equal_sigmoids_go_to_the_lowest_class() -> None:
+    """All of 17..40 have sigmoid 1 in float32, and those near 12 share one value below it."""
+    columns = [[17.4, 40.0, 30.0], [12.01, 12.012, 12.011], [5.0, 5.1, 5.0], [-200.0, -150.0, -120.0]]
+    logits = np.array(columns, np.float32).T.reshape(1, 3, 1, 4)
+    labels = np.full((1, 1, 4), UNSEEN_PIXEL, np.int32)
+    assert torch.sigmoid(torch.tensor([12.01, 12.012])).unique().numel() == 1
+    for unseen in ([0, 1, 2], [2, 1, 0]):
+        assert pseudo_labels(jt.array(logits), jt.array(labels), unseen).numpy().tolist() == [[[0, 0, 1, 0]]]
+
+
+def test_only_marked_pixels_change() -> None:
+    logits = jt.array(np.random.default_rng(3).standard_normal((2, 4, 9, 9)).astype(np.float32))
+    labels = marked_labels((2, 9, 9), [0, 1], seed=4)
+    result = pseudo_labels(logits, jt.array(labels), [2, 3])
+    kept = labels != UNSEEN_PIXEL
+    np.testing.assert_array_equal(result.numpy()[kept], labels[kept])
+    assert set(np.unique(result.numpy()[~kept])) <= {2, 3}
+    assert result.dtype == "int32"
+
+
+@pytest.mark.parity
+def test_released_self_training_labels(golden: Path) -> None:
+    files = sorted(golden.glob("jseg_release/labels_*transductive*.npz"))
+    if not files:
+        pytest.skip("this golden set has no self-training labels")
+    for file in files:
+        with np.load(file) as arrays:
+            unseen = json.loads(str(arrays["cfg"]))["novel_class"]
+            stored, logits, expected = arrays["in/gt"][:, 0], arrays["in/logits"], arrays["out/gt_out"][:, 0]
+        labels = np.where(np.isin(stored, unseen), UNSEEN_PIXEL, stored).astype(np.int32)
+        np.testing.assert_array_equal(pseudo_labels(jt.array(logits), jt.array(labels), unseen).numpy(), expected)
+
+
+SIZE = (16, 24)
+IMAGES, CLASSES = 4, 5
+CONFIG = LossConfig(mask=20.0, dice=3.0, recovery=7.0)
+PARTS = {"mask": 20.0, "dice": 3.0, "recovery_q": 7.0, "recovery_v": 7.0}
+
+
+def arrays(seed: int) -> list[np.ndarray]:
+    """Arrays for the fields of TrainingOutputs."""
+    rng = np.random.default_rng(seed)
+    shapes = [(IMAGES, CLASSES, 4, 6), (IMAGES, 10, 8), (IMAGES, 10, 8), (IMAGES, 24, 4), (IMAGES, 24, 4)]
+    return [(3 * rng.standard_normal(shape)).astype(np.float32) for shape in shapes]
+
+
+def labels_with(values: list[int], seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).choice(values, (IMAGES, *SIZE)).astype(np.int32)
+
+
+def part_of(values: list[np.ndarray], images: slice) -> tuple[TrainingOutputs, list[jt.Var]]:
+    """Model outputs of some images, and those of the Vars that a gradient must reach."""
+    variables = [jt.array(value[images]) for value in values]
+    return TrainingOutputs(*variables), [variables[0], variables[1], variables[3]]
+
+
+def halves() -> list[slice]:
+    return [slice(0, IMAGES // 2), slice(IMAGES // 2, IMAGES)]
+
+
+def test_total_is_the_weighted_sum() -> None:
+    labels = labels_with([0, 1, 4, IGNORED], seed=0)
+    outputs, _ = part_of(arrays(0), slice(None))
+    loss = SegmentationLoss(CONFIG)
+    sums = loss.sums(outputs, labels, SIZE)
+    logits = resize_bilinear(outputs.logits_grid, SIZE)
+    focal, dice = (f(logits, jt.array(labels)).item() / count_masks(labels) for f in (focal_sum, dice_sum))
+    terms = {name: term.item() for name, term in loss.terms(sums, count_masks(labels)).items()}
+    assert terms["mask"] == pytest.approx(20 * focal, rel=1e-6)
+    assert terms["dice"] == pytest.approx(3 * dice, rel=1e-6)
+    assert terms["recovery_q"] == pytest.approx(7 * sums.recovery_q.item(), rel=1e-6)
+    assert loss.total(sums, count_masks(labels)).item() == pytest.approx(sum(terms.values()), rel=1e-6)
+    assert sums.num_masks.item() == count_masks(labels) == 3 * IMAGES
+    np.testing.assert_array_equal(sums.labels.numpy(), labels)
+
+
+def test_micro_batches_add_up_to_the_batch() -> None:
+    """Also where the halves hold different numbers of masks."""
+    values, labels = arrays(1), labels_with([0, 1, 2, 3, 4, IGNORED], seed=1)
+    labels[: IMAGES // 2] = np.where(labels[: IMAGES // 2] > 0, IGNORED, 0)
+    num_masks = count_masks(labels)
+    loss = SegmentationLoss(CONFIG)
+    outputs, variables = part_of(values, slice(None))
+    total = loss.total(loss.sums(outputs, labels, SIZE), num_masks)
+    whole = [gradient.numpy() for gradient in jt.grad(total, variables)]
+    added = 0.0
+    for images in halves():
+        outputs, variables = part_of(values, images)
+        part = loss.total(loss.sums(outputs, labels[images], SIZE), num_masks, share=0.5)
+        added += part.item()
+        for gradient, expected in zip(jt.grad(part, variables), whole, strict=True):
+            np.testing.assert_allclose(
+                gradient.numpy(), expected[images], rtol=1e-5, atol=1e-6 * np.abs(expected).max()
+            )
+    assert added == pytest.approx(total.item(), rel=1e-6)
+
+
+def test_self_training_parts_divided_afterwards_equal_the_batch() -> None:
+    """With pseudo labels the number of masks is known only after the last micro-batch."""
+    values, labels = arrays(2), labels_with([0, 1, UNSEEN_PIXEL, IGNORED], seed=2)
+    loss = SegmentationLoss(CONFIG, unseen=(2, 3, 4))
+    outputs, variables = part_of(values, slice(None))
+    sums = loss.sums(outputs, labels, SIZE)
+    total = loss.total(sums, sums.num_masks)
+    (whole,) = jt.grad(total, variables[:1])
+    assert sums.num_masks.item() == count_masks(sums.labels.numpy()) > count_masks(labels)
+    num_masks, mask_parts, recovery = 0.0, [], 0.0
+    for images in halves():
+        outputs, variables = part_of(values, images)
+        sums = loss.sums(outputs, labels[images], SIZE)
+        num_masks += sums.num_masks.item()
+        recovery += loss.recovery_part(sums, share=0.5).item()
+        part = loss.mask_part(sums)
+        mask_parts.append((part.item(), jt.grad(part, variables[:1])[0].numpy()))
+    assert sum(value for value, _ in mask_parts) / num_masks + recovery == pytest.approx(total.item(), rel=1e-6)
+    gradient = np.concatenate([gradient for _, gradient in mask_parts]) / num_masks
+    np.testing.assert_allclose(gradient, whole.numpy(), rtol=1e-5, atol=1e-6 * np.abs(gradient).max())
+
+
+def test_number_of_masks_is_at_least_one() -> None:
+    outputs, _ = part_of(arrays(3), slice(None))
+    loss = SegmentationLoss(CONFIG)
+    sums = loss.sums(outputs, labels_with([IGNORED], seed=3), SIZE)
+    assert sums.num_masks.item() == 0
+    expected = loss.total(sums, 1).item()
+    assert np.isfinite(expected)
+    assert loss.total(sums, 0).item() == loss.total(sums, sums.num_masks).item() == expected
+
+
+def test_recovery_weight_zero_leaves_zero_gradients() -> None:
+    outputs, variables = part_of(arrays(4), slice(None))
+    loss = SegmentationLoss(LossConfig(recovery=0.0))
+    sums = loss.sums(outputs, labels_with([0, 1], seed=4), SIZE)
+    for gradient in jt.grad(loss.total(sums, sums.num_masks), variables[1:]):
+        assert not gradient.numpy().any()
