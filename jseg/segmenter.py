@@ -11,7 +11,8 @@ In Python:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ import numpy as np
 
 from jseg.clip.class_embeddings import TextSide, side_of_checkpoint, side_of_clip
 from jseg.clip.weights import read_clip_weights
-from jseg.config import PRECISIONS, Config, ModelConfig, from_dict, read_config, suggestion
+from jseg.config import PRECISIONS, Config, ModelConfig, TestConfig, from_dict, read_config, suggestion
 from jseg.data.loader import check_cost, model_image
 from jseg.engine.checkpoint import read_whole
 from jseg.errors import UserError
@@ -50,92 +51,61 @@ class Segmentation:
         return {name: float(count / self.labels.size) for name, count in zip(self.names, counts, strict=True)}
 
 
-def check_image(image: np.ndarray) -> None:
-    """Raises UserError unless `image` is (H, W, 3) uint8 with at least one pixel."""
-    shape, dtype = getattr(image, "shape", ()), getattr(image, "dtype", type(image).__name__)
-    if not isinstance(image, np.ndarray) or dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or not image.size:
-        raise UserError(f"the image must be an (H, W, 3) uint8 RGB array, got {dtype} {shape}")
-
-
 def check_class_names(names: Sequence[str]) -> tuple[str, ...]:
     """The names without surrounding blanks.
 
     Raises:
         UserError: none, an empty one, or the same one twice (case does not count: the text tower reads lower case).
     """
-    names = (names,) if isinstance(names, str) else names
-    stripped = tuple(" ".join(name.split()) for name in names)
-    if not stripped or not all(stripped):
+    names = tuple(" ".join(name.split()) for name in ((names,) if isinstance(names, str) else names))
+    if not names or not all(names):
         raise UserError("class names: give at least one, and no empty ones")
-    lower = [name.lower() for name in stripped]
-    if twice := [name for place, name in enumerate(stripped) if lower.index(name.lower()) != place]:
+    lower = [name.lower() for name in names]
+    if twice := [name for place, name in enumerate(names) if lower.index(name.lower()) != place]:
         raise UserError(f"class names: {', '.join(twice)} is given twice")
-    return stripped
+    return names
 
 
-def seen_ids(seen: Iterable[str], names: Sequence[str]) -> tuple[int, ...]:
-    """Positions of the seen names in the list of class names.
-
-    Raises:
-        UserError: a seen name that is not in the list.
-    """
+def seen_ids(seen: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
+    """Positions of the seen names in the list of class names; UserError for one that is not there."""
     seen = check_class_names(seen) if seen else ()
     if unknown := [name for name in seen if name not in names]:
         raise UserError(f"seen classes: {', '.join(unknown)} not among the class names ({', '.join(names)})")
     return tuple(names.index(name) for name in seen)
 
 
-def model_config_of(tensors: Mapping[str, np.ndarray]) -> ModelConfig:
-    """Sizes of a CLIP-RC model from its weights under the released names; heads by the released models' convention.
-
-    Raises:
-        UserError: weights of another model, or another width of attention heads.
-    """
-
-    def count(prefix: str) -> int:
-        return len({name[len(prefix) :].split(".")[0] for name in tensors if name.startswith(prefix)})
-
-    try:
-        width, _, patch_size, _ = tensors["backbone.conv1.weight"].shape
-        side = round((tensors["backbone.positional_embedding"].shape[0] - 1) ** 0.5)
-        output_dim = tensors["backbone.proj"].shape[1]
-        sizes = ModelConfig(
-            image_size=side * patch_size,
-            patch_size=patch_size,
-            width=width,
-            layers=count("backbone.transformer.resblocks."),
-            heads=width // RELEASED_HEAD_WIDTH,
-            output_dim=output_dim,
-            prompts=tensors["backbone.prompt_embeddings"].shape[1],
-            region_grid=round(tensors["backbone.region_level_bridge"].shape[0] ** 0.5),
-            decoder_layers=count("decode_head.decoder_q.layers."),
-            decoder_heads=RELEASED_DECODER_HEADS,
-            ffn_factor=tensors["decode_head.decoder_q.layers.0.linear1.weight"].shape[0] // output_dim,
-            recovery_layers=count("decode_head.recovery_decoder.decouple_q."),
-        )
-    except (KeyError, ValueError, IndexError) as error:
-        raise UserError(f"the weights are no whole CLIP-RC model (missing or misshapen: {error})") from error
-    if width % RELEASED_HEAD_WIDTH or output_dim % RELEASED_DECODER_HEADS:
-        raise UserError(
-            f"a model of width {width} and {output_dim} outputs does not follow the released models' head sizes: "
-            "give its config file"
-        )
-    return sizes
-
-
 def config_of(file: WeightFile) -> Config:
-    """The configuration that weights were made with: as recorded in ours, inferred for released files.
+    """The configuration that weights were made with: recorded in ours, inferred from the arrays of released files.
 
     Raises:
-        UserError: it can be neither read nor inferred.
+        UserError: not all weights of a CLIP-RC model.
     """
     if is_ours(file):
         return from_dict(file.meta.get("config"), file.path)
-    config = Config(model=model_config_of(model_tensors(file)))
-    size = config.model.image_size
-    config.test.short_side, config.test.crop_size = size, (size, size)
-    config.test.stride = (size * 5 // 6, size * 5 // 6)  # 426 for 512, as released
-    return config
+    tensors = model_tensors(file)
+
+    def layers(prefix: str) -> int:
+        return len({name[len(prefix) :].split(".")[0] for name in tensors if name.startswith(prefix)})
+
+    try:
+        (width, _, patch_size, _), (positions, _), (_, output_dim), (_, prompts, _), (regions, *_), (hidden, _) = (
+            tensors[name].shape
+            for name in (
+                "backbone.conv1.weight", "backbone.positional_embedding", "backbone.proj", "backbone.prompt_embeddings",
+                "backbone.region_level_bridge", "decode_head.decoder_q.layers.0.linear1.weight",
+            )
+        )  # fmt: skip
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{file.path} holds no whole CLIP-RC model (missing or misshapen: {error})") from error
+    size = math.isqrt(positions - 1) * patch_size
+    model = ModelConfig(
+        image_size=size, patch_size=patch_size, width=width, layers=layers("backbone.transformer.resblocks."),
+        heads=width // RELEASED_HEAD_WIDTH, output_dim=output_dim, prompts=prompts, region_grid=math.isqrt(regions),
+        decoder_layers=layers("decode_head.decoder_q.layers."), decoder_heads=RELEASED_DECODER_HEADS,
+        ffn_factor=hidden // output_dim, recovery_layers=layers("decode_head.recovery_decoder.decouple_q."),
+    )  # fmt: skip
+    stride = size * 5 // 6  # 426 for 512, as released
+    return Config(model=model, test=TestConfig(short_side=size, crop_size=(size, size), stride=(stride, stride)))
 
 
 def load_segmenter(
@@ -193,16 +163,15 @@ class Segmenter:
         """Class embeddings (C, D) float32, computed once per list of names and templates.
 
         Raises:
-            UserError: names or templates that cannot be used, a vocabulary that is missing.
+            UserError: names or templates that cannot be used, a text tower made for another model.
         """
-        templates = (templates,) if isinstance(templates, str) else tuple(templates)
-        key = check_class_names(class_names), templates
+        key = check_class_names(class_names), (templates,) if isinstance(templates, str) else tuple(templates)
         if key not in self._embeddings:
-            rows = self.side.embed(*key)
-            if rows.shape[1] != self.config.model.output_dim:
+            rows, length = self.side.embed(*key), self.config.model.output_dim
+            if rows.shape[1] != length:
                 raise UserError(
                     f"the text tower of {self.side.source} gives embeddings of length {rows.shape[1]}, the model needs "
-                    f"{self.config.model.output_dim}: use the CLIP that the model was trained with"
+                    f"{length}: use the CLIP that the model was trained with"
                 )
             self._embeddings[key] = rows
         return self._embeddings[key].copy()
@@ -227,20 +196,20 @@ class Segmenter:
             with_scores: return the scores too: C * H * W * 4 bytes.
 
         Raises:
-            UserError: an image of another form, or so long that it would
-                take too many windows; names that are empty, double or unknown.
+            UserError: an image of another form or too long; names that are empty, double or unknown.
         """
         import jittor as jt
 
         from jseg.engine.sliding_window import ImageScores
 
-        check_image(image)
-        names = check_class_names(class_names)
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,) or not image.size:
+            raise UserError("the image must be an (H, W, 3) uint8 RGB array")
+        names, size = check_class_names(class_names), image.shape[:2]
         seen = seen_ids(seen, names)
         if gamma is None:
             gamma = self.config.gamma() if seen else 0.0
-        check_cost(image.shape[:2], self.config.test, "the image")
-        text, size = jt.array(self.embeddings(names, templates)), image.shape[:2]
+        check_cost(size, self.config.test, "the image")
+        text = jt.array(self.embeddings(names, templates))
         result = ImageScores(self.model, model_image(image, self.config), text, seen, gamma, self.config.test)
         scores = result.scores(size) if with_scores else None
         labels = result.labels(size) if scores is None else scores.argmax(axis=0).astype(np.int32)

@@ -15,7 +15,6 @@ from __future__ import annotations
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 from jseg.clip.class_embeddings import class_embeddings
@@ -28,8 +27,6 @@ from jseg.errors import UserError
 from jseg.files import check_writable, write_json
 from jseg.weights import record
 from jseg.weights.reader import WeightFile
-
-RESULT_NAME = "gamma.json"
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -51,22 +48,17 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def held_out_classes(config: Config, file: WeightFile) -> ClassList:
-    """The class list of the calibration, as recorded in the weights; `config.data.held_out` is set to it.
-
-    Raises:
-        UserError: another setting than inductive, or weights of a run without or with other held-out classes.
-    """
+    """The class list of the run that the weights come from; `config.data.held_out` is set to what they record."""
     if config.data.setting != "inductive":
         raise UserError(f"data.setting={config.data.setting!r}: gamma has no effect there, it is for inductive runs")
-    recorded = file.meta.get("config", {}) if record.is_ours(file) else {}
-    names = recorded.get("data", {}).get("held_out")
+    names = file.meta["config"]["data"]["held_out"] if record.is_ours(file) else ()
     if not names:
         example = suggestion(class_list(config.data.dataset, config.data.split))
         raise UserError(
             f"{file.path} was not trained with held-out classes, so it cannot tell how to treat unseen ones: train "
             f'with, for example, data.held_out="{example}" and pass those weights'
         )
-    config.data = replace(config.data, held_out=config.data.held_out or tuple(names))
+    config.data.held_out = config.data.held_out or tuple(names)
     classes = classes_of(config.data)
     checkpoint.check_classes(file, classes, other_classes=False)
     return classes
@@ -79,7 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     file = checkpoint.read_whole(options.weights)
     classes = held_out_classes(config, file)
     dataset = open_dataset(config.data, options.split)
-    path = check_writable(options.work_dir or options.weights.parent) / RESULT_NAME
+    path = check_writable(options.work_dir or options.weights.parent) / "gamma.json"
 
     from jseg.runtime.start import start
 
@@ -92,16 +84,18 @@ def main(arguments: list[str] | None = None) -> None:
     text = class_embeddings(config, classes, file)
     steps = int(options.highest / options.step + 1e-6)
     gammas = sorted({*(round(step * options.step, 6) for step in range(steps + 1)), calibration.PUBLISHED_GAMMA})
-    indices = calibration.spread_indices(len(dataset), options.images)
+    count = min(options.images or len(dataset), len(dataset))
+    indices = [(2 * index + 1) * len(dataset) // (2 * count) for index in range(count)]  # evenly spread
     model = in_precision(build_model(config, file, None), config)
     results = calibration.sweep(model, dataset, indices, text.matrix, config, gammas)
-    print(f"{classes.title}, {len(indices)} images of {options.split}")
-    print(calibration.results_table(results, classes))
+    best = calibration.best_result(results)
+    print(f"{classes.title}, {count} images of {options.split}")
+    print(calibration.results_table(results, best, classes))
     result = {
-        "chosen": calibration.best_result(results)["gamma"],
+        "chosen": best["gamma"],
         "published": calibration.PUBLISHED_GAMMA,
         "held_out": [classes.names[index] for index in classes.unseen],
-        "images": len(indices),
+        "images": count,
         "split": options.split,
         "weights_sha256": file.sha256,
         "results": results,

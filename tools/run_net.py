@@ -249,9 +249,7 @@ def val_task(options: argparse.Namespace, config: Config, ranks: Ranks) -> int:
 
     text = class_embeddings(config, classes, file, clip, options.other_classes)
     model = in_precision(build_model(config, file, clip), config)
-    metrics = evaluate(
-        model, dataset, text.matrix, dataset.class_list, config, options.work_dir, options.save_dir, ranks
-    )
+    metrics = evaluate(model, dataset, text.matrix, config, options.work_dir, options.save_dir, ranks)
     failures = missed(metrics, config.expected)
     for line in failures:
         print(f"check failed: {line}")
@@ -264,11 +262,11 @@ def test_task(options: argparse.Namespace, config: Config, ranks: Ranks) -> int:
     classes, file, clip = prepare(options, config)
     save_dir = check_writable(options.save_dir or options.work_dir / "pictures")
     start_on(options, config, ranks)
-    from jseg.engine.evaluate import draw
+    from jseg.engine.evaluate import evaluate
 
     text = class_embeddings(config, classes, file, clip, options.other_classes)
     model = in_precision(build_model(config, file, clip), config)
-    draw(model, dataset, text.matrix, classes, config, save_dir, ranks)
+    evaluate(model, dataset, text.matrix, config, save_dir=save_dir, ranks=ranks, labels_needed=False)
     return 0
 
 

@@ -76,9 +76,7 @@ def train(
 
     def evaluate_now(breaks: Breaks) -> dict[str, Any]:
         val = datasets[1]
-        return evaluate(
-            model, val, text.matrix, val.class_list, config, None, start.pictures, ranks, breaks, drawing_may_fail=True
-        )
+        return evaluate(model, val, text.matrix, config, None, start.pictures, ranks, breaks, drawing_may_fail=True)
 
     source = training_batches(datasets[0], config, first, ranks.rank, ranks.world)
     with StopRequest() as stop, closing(source) as batches:
