@@ -45,9 +45,12 @@ def check_outputs(outputs: Sequence[Path], inputs: Iterable[Path]) -> None:
             raise UserError(f"{path} itself would be overwritten: choose another --save-dir")
 
 
-def write_image(path: str | Path, image: np.ndarray) -> None:
+def write_image(path: str | Path, image: np.ndarray | Image.Image, compress_level: int = 3) -> None:
     """Writes (H, W, 3) uint8 RGB as a PNG, whole or not at all; UserError if it cannot be written."""
-    _write_png(path, Image.fromarray(image), compress_level=3)
+    buffer = io.BytesIO()
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    image.save(buffer, format="PNG", compress_level=compress_level)
+    write_whole(path, buffer.getvalue())
 
 
 def write_label_map(path: str | Path, labels: np.ndarray, palette: np.ndarray) -> None:
@@ -58,21 +61,14 @@ def write_label_map(path: str | Path, labels: np.ndarray, palette: np.ndarray) -
         palette: (n, 3) uint8 RGB, colour of value i. Up to 256 values give a palette PNG, more a 16-bit grey one.
 
     Raises:
-        UserError: labels without a colour in the palette (they would be stored as other classes), or the file cannot
-            be written.
+        UserError: labels without a colour in the palette, or the file cannot be written.
     """
     if labels.size and not 0 <= labels.min() <= labels.max() < len(palette):
         raise UserError(f"{path}: labels {labels.min()}..{labels.max()} do not fit a palette of {len(palette)} colours")
     image = Image.fromarray(labels.astype(np.uint16 if len(palette) > 256 else np.uint8))
     if len(palette) <= 256:
         image.putpalette(np.ascontiguousarray(palette, dtype=np.uint8).tobytes())
-    _write_png(path, image, compress_level=6)
-
-
-def _write_png(path: str | Path, image: Image.Image, compress_level: int) -> None:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", compress_level=compress_level)
-    write_whole(path, buffer.getvalue())
+    write_image(path, image, compress_level=6)
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, palette: np.ndarray, opacity: float = 0.55) -> np.ndarray:
@@ -91,11 +87,10 @@ def overlay(image: np.ndarray, labels: np.ndarray, palette: np.ndarray, opacity:
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
+    end = len(text)
+    while end and font.getlength(text[:end] + "…" * (end < len(text))) > width:
+        end -= 1
+    return text[:end] + "…" * (end < len(text))
 
 
 def legend(
@@ -104,11 +99,7 @@ def legend(
 ) -> np.ndarray:  # fmt: skip
     """Colours and names of the classes in label maps, largest first: (height, `width`, 3) uint8 RGB.
 
-    Args:
-        maps: (H, W) class ids; 255 is ignored.
-        unseen: ids of the classes to mark.
-        text_size: in pixels.
-        shares: whether each class's share of the pixels stands behind its name.
+    Unseen classes are marked; with `shares`, each class's share of the pixels stands behind its name.
     """
     areas = sum(np.bincount(labels.reshape(-1).astype(np.int64), minlength=len(names))[: len(names)] for labels in maps)
     present = [index for index in np.argsort(-areas, kind="stable") if areas[index]]
@@ -132,10 +123,6 @@ def legend(
     return np.asarray(strip)[: y + line_height]
 
 
-def _add_border(image: np.ndarray, left: int, right: int) -> np.ndarray:
-    return cv2.copyMakeBorder(image, 0, 0, left, right, cv2.BORDER_CONSTANT, value=PAPER)
-
-
 def overlay_with_legend(
     image: np.ndarray, labels: np.ndarray, names: Sequence[str], palette: np.ndarray, unseen: Sequence[int]
 ) -> np.ndarray:
@@ -150,10 +137,11 @@ def overlay_with_legend(
     factor = -(-SMALLEST_OVERLAY // max(labels.shape))
     size = (labels.shape[1] * factor, labels.shape[0] * factor)
     image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR) if factor > 1 else image
-    drawn = overlay(image, labels.repeat(factor, axis=0).repeat(factor, axis=1), palette)
     width = max(size[0], SMALLEST_OVERLAY * 2 // 3)  # a narrow image still needs room for words
+    canvas = np.full((size[1], width, 3), PAPER, dtype=np.uint8)
+    canvas[:, : size[0]] = overlay(image, labels.repeat(factor, axis=0).repeat(factor, axis=1), palette)
     strip = legend([labels], names, palette, unseen, width, max(13, min(size) // 32), shares=True)
-    return np.concatenate([_add_border(drawn, 0, width - size[0]), strip])
+    return np.concatenate([canvas, strip])
 
 
 def thumbnail(name: str, image: np.ndarray, prediction: np.ndarray, truth: np.ndarray | None) -> Example:
@@ -161,8 +149,6 @@ def thumbnail(name: str, image: np.ndarray, prediction: np.ndarray, truth: np.nd
     height, width = prediction.shape
     scale = min(PANEL / width, PANEL / height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    if size == (width, height):
-        return name, image, prediction, truth
     image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     prediction, truth = (
         None if labels is None else cv2.resize(labels.astype(np.uint16), size, interpolation=cv2.INTER_NEAREST)
@@ -191,11 +177,13 @@ def sheet(
     width = len(columns) * (PANEL + MARGIN) + MARGIN
     rows, maps = [_caption([title], width, 20), _caption(columns, width, 17)], []
     for name, image, prediction, truth in examples:
-        panels, free = [image], PANEL - image.shape[1]
+        canvas, panels = np.full((len(image), width, 3), PAPER, dtype=np.uint8), [image]
         for labels in (truth, prediction) if with_truth else (prediction,):
             missing = labels is None
             panels.append(np.full_like(image, 235) if missing else overlay(image, labels, palette, opacity=0.7))
             maps += [] if missing else [labels]
-        panels = [_add_border(panel, free // 2, free - free // 2 + MARGIN) for panel in panels]
-        rows += [_add_border(np.concatenate(panels, axis=1), MARGIN, 0), _caption([name], width, 13)]
+        for column, panel in enumerate(panels):
+            left = MARGIN + column * (PANEL + MARGIN) + (PANEL - image.shape[1]) // 2
+            canvas[:, left : left + image.shape[1]] = panel
+        rows += [canvas, _caption([name], width, 13)]
     return np.concatenate([*rows, legend(maps, names, palette, unseen, width, 17)])

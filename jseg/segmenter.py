@@ -51,27 +51,21 @@ class Segmentation:
         return {name: float(count / self.labels.size) for name, count in zip(self.names, counts, strict=True)}
 
 
-def check_class_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The names without surrounding blanks.
+def check_class_names(names: Sequence[str], seen: Sequence[str] = ()) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The names without surrounding blanks, and the positions of the seen ones.
 
     Raises:
-        UserError: none, an empty one, or the same one twice (case does not count: the text tower reads lower case).
+        UserError: none, an empty one, or the same one twice (the text tower reads lower case); an unknown seen name.
     """
-    names = tuple(" ".join(name.split()) for name in ((names,) if isinstance(names, str) else names))
-    if not names or not all(names):
-        raise UserError("class names: give at least one, and no empty ones")
+    names, seen = (tuple(" ".join(name.split()) for name in group) for group in (names, seen))
     lower = [name.lower() for name in names]
+    if not all(lower) or not lower:
+        raise UserError("class names: give at least one, and no empty ones")
     if twice := [name for place, name in enumerate(names) if lower.index(name.lower()) != place]:
         raise UserError(f"class names: {', '.join(twice)} is given twice")
-    return names
-
-
-def seen_ids(seen: Sequence[str], names: Sequence[str]) -> tuple[int, ...]:
-    """Positions of the seen names in the list of class names; UserError for one that is not there."""
-    seen = check_class_names(seen) if seen else ()
     if unknown := [name for name in seen if name not in names]:
         raise UserError(f"seen classes: {', '.join(unknown)} not among the class names ({', '.join(names)})")
-    return tuple(names.index(name) for name in seen)
+    return names, tuple(names.index(name) for name in seen)
 
 
 def config_of(file: WeightFile) -> Config:
@@ -88,13 +82,12 @@ def config_of(file: WeightFile) -> Config:
         return len({name[len(prefix) :].split(".")[0] for name in tensors if name.startswith(prefix)})
 
     try:
-        (width, _, patch_size, _), (positions, _), (_, output_dim), (_, prompts, _), (regions, *_), (hidden, _) = (
-            tensors[name].shape
-            for name in (
-                "backbone.conv1.weight", "backbone.positional_embedding", "backbone.proj", "backbone.prompt_embeddings",
-                "backbone.region_level_bridge", "decode_head.decoder_q.layers.0.linear1.weight",
-            )
-        )  # fmt: skip
+        width, _, patch_size, _ = tensors["backbone.conv1.weight"].shape
+        positions, regions = (
+            len(tensors[f"backbone.{name}"]) for name in ("positional_embedding", "region_level_bridge")
+        )
+        output_dim, prompts = (tensors[f"backbone.{name}"].shape[1] for name in ("proj", "prompt_embeddings"))
+        hidden = len(tensors["decode_head.decoder_q.layers.0.linear1.weight"])
     except (KeyError, ValueError) as error:
         raise UserError(f"{file.path} holds no whole CLIP-RC model (missing or misshapen: {error})") from error
     size = math.isqrt(positions - 1) * patch_size
@@ -109,12 +102,9 @@ def config_of(file: WeightFile) -> Config:
 
 
 def load_segmenter(
-    weights: str | Path,
-    device: str = "auto",
-    clip: str | Path = "",
-    config: str | Path | Config = "",
+    weights: str | Path, device: str = "auto", clip: str | Path = "", config: str | Path | Config = "",
     precision: str = "fp32",
-) -> Segmenter:
+) -> Segmenter:  # fmt: skip
     """Loads a model for images and class names of any kind; prints where its weights come from.
 
     Args:
@@ -125,8 +115,7 @@ def load_segmenter(
         precision: fp32, tf32, bf16 or fp16, whatever the weights were trained in.
 
     Raises:
-        UserError: files that are missing, damaged or do not fit together; CUDA demanded where it cannot work; a
-            precision that the device does not have.
+        UserError: files that are missing, damaged or do not fit together; a device or precision that there is not.
     """
     if precision not in PRECISIONS:
         raise UserError(f"precision={precision!r}{suggestion(precision, PRECISIONS)}")
@@ -165,7 +154,7 @@ class Segmenter:
         Raises:
             UserError: names or templates that cannot be used, a text tower made for another model.
         """
-        key = check_class_names(class_names), (templates,) if isinstance(templates, str) else tuple(templates)
+        key = check_class_names(class_names)[0], (templates,) if isinstance(templates, str) else tuple(templates)
         if key not in self._embeddings:
             rows, length = self.side.embed(*key), self.config.model.output_dim
             if rows.shape[1] != length:
@@ -177,14 +166,9 @@ class Segmenter:
         return self._embeddings[key].copy()
 
     def __call__(
-        self,
-        image: np.ndarray,
-        class_names: Sequence[str],
-        templates: Sequence[str] = DEFAULT_TEMPLATES,
-        seen: Sequence[str] = (),
-        gamma: float | None = None,
-        with_scores: bool = False,
-    ) -> Segmentation:
+        self, image: np.ndarray, class_names: Sequence[str], templates: Sequence[str] = DEFAULT_TEMPLATES,
+        seen: Sequence[str] = (), gamma: float | None = None, with_scores: bool = False,
+    ) -> Segmentation:  # fmt: skip
         """Segments one image.
 
         Args:
@@ -204,8 +188,7 @@ class Segmenter:
 
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,) or not image.size:
             raise UserError("the image must be an (H, W, 3) uint8 RGB array")
-        names, size = check_class_names(class_names), image.shape[:2]
-        seen = seen_ids(seen, names)
+        (names, seen), size = check_class_names(class_names, seen), image.shape[:2]
         if gamma is None:
             gamma = self.config.gamma() if seen else 0.0
         check_cost(size, self.config.test, "the image")
@@ -214,5 +197,3 @@ class Segmenter:
         scores = result.scores(size) if with_scores else None
         labels = result.labels(size) if scores is None else scores.argmax(axis=0).astype(np.int32)
         return Segmentation(labels, names, scores)
-
-    segment = __call__

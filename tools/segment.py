@@ -25,7 +25,7 @@ from jseg.drawing import (
     write_label_map,
 )
 from jseg.files import check_writable
-from jseg.segmenter import DEFAULT_TEMPLATES, check_class_names, load_segmenter, seen_ids
+from jseg.segmenter import DEFAULT_TEMPLATES, check_class_names, load_segmenter
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -50,8 +50,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Segments the images of the command line; looks at all of them before the first output."""
     options = parse_arguments(arguments)
-    names = check_class_names(options.classes.split(","))
-    seen = seen_ids(options.seen.split(",") if options.seen else (), names)
+    names, seen = check_class_names(options.classes.split(","), options.seen.split(",") if options.seen else ())
     templates = tuple(options.template or DEFAULT_TEMPLATES)
     sizes = {path: read_image(path).shape[:2] for path in options.images}
     outputs = {path: output_paths(options.save_dir, path.stem) for path in options.images}

@@ -16,21 +16,12 @@ import jittor as jt
 import numpy as np
 from tqdm import tqdm
 
+from jseg import drawing
 from jseg.config import Config
 from jseg.data.class_names import IGNORED, ClassList
 from jseg.data.dataset import Dataset, SegmentationDataset
 from jseg.data.label_maps import stored_labels
 from jseg.data.loader import EvaluationImage, evaluation_images
-from jseg.drawing import (
-    Example,
-    check_outputs,
-    output_paths,
-    overlay_with_legend,
-    sheet,
-    thumbnail,
-    write_image,
-    write_label_map,
-)
 from jseg.engine.checkpoint import METRICS_NAME
 from jseg.engine.ranks import ALONE, Ranks
 from jseg.engine.signals import Interrupted
@@ -72,17 +63,10 @@ def predictions(
 
 
 def evaluate(
-    model: ClipRC,
-    dataset: Dataset,
-    text: np.ndarray,
-    config: Config,
-    work_dir: Path | None = None,
-    save_dir: Path | None = None,
-    ranks: Ranks = ALONE,
-    breaks: Callable[[], AbstractContextManager] = nullcontext,
-    drawing_may_fail: bool = False,
-    labels_needed: bool = True,
-) -> dict:
+    model: ClipRC, dataset: Dataset, text: np.ndarray, config: Config, work_dir: Path | None = None,
+    save_dir: Path | None = None, ranks: Ranks = ALONE, breaks: Callable[[], AbstractContextManager] = nullcontext,
+    drawing_may_fail: bool = False, labels_needed: bool = True,
+) -> dict:  # fmt: skip
     """Metrics over a data set; prints a table and the summary line, writes `<work_dir>/metrics.json`.
 
     Args:
@@ -91,12 +75,11 @@ def evaluate(
         work_dir: folder of metrics.json; None = it is not written.
         save_dir: folder of drawn images; None = nothing is drawn.
         breaks: context in which Interrupted may be raised.
-        drawing_may_fail: whether images that cannot be written are a warning, as in training, not an error.
-        labels_needed: False = images without label maps are only drawn, and there are no metrics then.
+        drawing_may_fail: images that cannot be written are a warning, as in training, not an error.
+        labels_needed: a missing label map is an error; else there are no metrics then.
 
     Returns:
-        The content of metrics.json: see `ConfusionMatrix.summary`. A mean over classes that have no pixel in the label
-        maps is None. Empty if a label map is missing.
+        See `ConfusionMatrix.summary`; a mean over classes without labelled pixels is None. Empty if labels are missing.
 
     Raises:
         UserError: images without labels or that cannot be used, a folder that cannot be written.
@@ -133,18 +116,13 @@ def evaluate(
     if work_dir is not None and ranks.first:
         write_json(Path(work_dir) / METRICS_NAME, metrics)
     print(class_table(matrix, classes.names, unseen))
-    print(f"{classes.title}, {config.data.setting}, {len(dataset)} images{describe_protocol(config)}")
+    scales = ", ".join(f"{scale:g}" for scale in config.test.scales)
+    views = f", scales {scales}" if config.test.scales != (1.0,) or config.test.flip else ""
+    views += ", mirrored too" if config.test.flip else ""
+    protocol = ", strict protocol (unseen classes among themselves)" if strict else ""
+    print(f"{classes.title}, {config.data.setting}, {len(dataset)} images{protocol}{views}")
     print(headline(metrics), flush=True)
     return metrics
-
-
-def describe_protocol(config: Config) -> str:
-    """How the evaluation differs from the usual one, for the line before the numbers; "" if it does not."""
-    test = config.test
-    text = ", strict protocol (unseen classes among themselves)" if test.protocol == "strict" else ""
-    if test.scales != (1.0,) or test.flip:
-        text += f", scales {', '.join(f'{scale:g}' for scale in test.scales)}{', mirrored too' if test.flip else ''}"
-    return text
 
 
 class Drawings:
@@ -161,12 +139,12 @@ class Drawings:
         self.stored_palette[stored] = classes.palette
         rows = np.linspace(0, len(dataset) - 1, min(len(dataset), SHEET_ROWS))
         self.in_sheet = set(np.round(rows).astype(int).tolist())
-        self.examples: dict[int, Example] = {}  # by index in the data set
+        self.examples: dict[int, drawing.Example] = {}  # by index in the data set
         if isinstance(dataset, SegmentationDataset):
-            outputs = [path for name in dataset.names for path in output_paths(self.save_dir, name)]
+            outputs = [path for name in dataset.names for path in drawing.output_paths(self.save_dir, name)]
             places = range(len(dataset))
             inputs = [path for i in places for path in (dataset.image_path(i), dataset.labels_path(i)) if path]
-            check_outputs([*outputs, self.save_dir / SHEET_NAME], inputs)
+            drawing.check_outputs([*outputs, self.save_dir / SHEET_NAME], inputs)
 
     def attempt(self, write: Callable, *arguments: object) -> None:
         """Calls `write`, unless an image could not be written before; with `may_fail` that is only a warning."""
@@ -182,23 +160,21 @@ class Drawings:
     def add(self, index: int, labels: np.ndarray) -> None:
         """Writes label map and overlay of an image, labels (H, W) class ids."""
         image, truth, name = self.dataset.read(index)
-        label_path, overlay_path = output_paths(self.save_dir, name)
-        write_label_map(label_path, stored_labels(labels, self.dataset.class_list), self.stored_palette)
-        write_image(overlay_path, overlay_with_legend(image, labels, *self.classes))
+        label_path, overlay_path = drawing.output_paths(self.save_dir, name)
+        drawing.write_label_map(label_path, stored_labels(labels, self.dataset.class_list), self.stored_palette)
+        drawing.write_image(overlay_path, drawing.overlay_with_legend(image, labels, *self.classes))
         if index in self.in_sheet:
-            self.examples[index] = thumbnail(name, image, labels, truth)
+            self.examples[index] = drawing.thumbnail(name, image, labels, truth)
 
     def finish(self, ranks: Ranks) -> None:
         """Writes the sheet unless a rank has failed, and prints where everything is."""
-        examples = [
-            example for _, example in sorted(pair for share in ranks.gathered(self.examples) for pair in share.items())
-        ]
-        failed = ranks.any(self.failed)
-        if not failed and ranks.first:
-            path = self.save_dir / SHEET_NAME
-            self.attempt(lambda: write_image(path, sheet(examples, *self.classes, self.title)))
-            if not self.failed:
-                places = f"label maps and overlays of {len(self.dataset)} images: {self.save_dir}\nsheet: {path}"
-                print(places, flush=True)
-        elif failed and not self.failed:
+        examples = dict(sorted(item for share in ranks.gathered(self.examples) for item in share.items()))
+        failed, path = ranks.any(self.failed), self.save_dir / SHEET_NAME
+        if failed and not self.failed:
             print("warning: another rank could not write its images", flush=True)
+        elif not failed and ranks.first:
+            image = drawing.sheet(list(examples.values()), *self.classes, self.title)
+            self.attempt(drawing.write_image, path, image)
+            if not self.failed:
+                print(f"label maps and overlays of {len(self.dataset)} images: {self.save_dir}", flush=True)
+                print(f"sheet: {path}", flush=True)

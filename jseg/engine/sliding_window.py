@@ -58,9 +58,6 @@ class ImageScores:
         seen: ids of the seen classes; `gamma` is subtracted from their scores.
         gamma: calibration of inductive runs, else 0.
         config: mode, crop size, stride and windows per forward pass.
-
-    Raises:
-        UserError: from the model, for an input size that it cannot take.
     """
 
     def __init__(
@@ -185,11 +182,7 @@ def highest_classes(bands: Iterable[tuple[int, jt.Var]], size: tuple[int, int]) 
 
 
 def mean_bands(views: Sequence[tuple[ImageScores, bool]], size: tuple[int, int]) -> Iterator[tuple[int, jt.Var]]:
-    """(first row, mean softmax (C, rows, W')) of all bands at `size` = (H', W'), from the top.
-
-    Args:
-        views: scores of the same image at different scales, and whether it was mirrored.
-    """
+    """(first row, mean softmax (C, rows, W')) of all bands at `size`; views: scores, and whether of a mirrored image."""
     rows = min(scores.band_rows(size) for scores, _ in views)
     for start in range(0, size[0], rows):
         with jt.no_grad():
