@@ -57,7 +57,8 @@ def check_class_names(names: Sequence[str], seen: Sequence[str] = ()) -> tuple[t
     Raises:
         UserError: none, an empty one, or the same one twice (the text tower reads lower case); an unknown seen name.
     """
-    names, seen = (tuple(" ".join(name.split()) for name in group) for group in (names, seen))
+    groups = (((group,) if isinstance(group, str) else group) for group in (names, seen))
+    names, seen = (tuple(" ".join(name.split()) for name in group) for group in groups)
     lower = [name.lower() for name in names]
     if not all(lower) or not lower:
         raise UserError("class names: give at least one, and no empty ones")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jseg.metrics import IGNORED, ConfusionMatrix, class_table, harmonic_mean, headline
+from jseg.metrics import IGNORED, ConfusionMatrix, class_table, headline
 
 TOLERANCE = 1e-9  # golden README: metrics
 AREAS = {"intersect": "intersection", "union": "union", "pred": "prediction_area", "label": "label_area"}
@@ -118,9 +118,13 @@ def test_undefined_is_none_and_a_dash() -> None:
 
 
 def test_harmonic_mean() -> None:
-    assert harmonic_mean(0.0, 0.0) == 0.0
-    assert harmonic_mean(92.8, 84.4) == pytest.approx(88.4, abs=0.05)  # published, VOC inductive
-    assert np.isnan(harmonic_mean(50.0, np.nan))
+    matrix = ConfusionMatrix(2)
+    matrix.counts[:] = [[928, 72], [0, 0]]  # IoU 92.8 and 0
+    assert matrix.summary([0], [1], "ab")["hIoU"] == 0
+    matrix.counts[:] = [[0, 1], [1, 0]]
+    assert matrix.summary([0], [1], "ab")["hIoU"] == 0  # both are 0
+    matrix.counts[:] = [[6, 2], [0, 3]]
+    assert matrix.summary([0], [1], "ab")["hIoU"] == pytest.approx(100 * 2 * 0.75 * 0.6 / 1.35)
 
 
 @pytest.mark.parametrize(

@@ -182,7 +182,7 @@ def highest_classes(bands: Iterable[tuple[int, jt.Var]], size: tuple[int, int]) 
 
 
 def mean_bands(views: Sequence[tuple[ImageScores, bool]], size: tuple[int, int]) -> Iterator[tuple[int, jt.Var]]:
-    """(first row, mean softmax (C, rows, W')) of all bands at `size`; views: scores, and whether of a mirrored image."""
+    """(first row, mean softmax (C, rows, W')) of all bands at `size`. Views: scores, and whether mirrored."""
     rows = min(scores.band_rows(size) for scores, _ in views)
     for start in range(0, size[0], rows):
         with jt.no_grad():
