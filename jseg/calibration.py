@@ -23,6 +23,7 @@ from jseg.metrics import HEADLINE, ConfusionMatrix, percent
 from jseg.model.clip_rc import ClipRC
 from jseg.model.image_encoder import keep_prompts
 
+GAMMAS = tuple(round(0.025 * step, 6) for step in range(21))
 PUBLISHED_GAMMA = 0.1  # Zhang et al., CVPR 2024, section 4.1, do not say how it was chosen
 
 
@@ -42,15 +43,11 @@ def calibrated_labels(
     return np.where((unseen_scores > lowered) | tie_for_unseen, unseen_labels, seen_labels)
 
 
-def sweep(
-    model: ClipRC, dataset: Dataset, indices: Sequence[int], text: np.ndarray, config: Config, gammas: Sequence[float]
-) -> list[dict]:
-    """The metrics for each gamma: the content of `ConfusionMatrix.summary`, and `gamma`.
+def sweep(model: ClipRC, dataset: Dataset, indices: Sequence[int], text: np.ndarray, config: Config) -> list[dict]:
+    """The metrics (`ConfusionMatrix.summary`) of some images for each of `GAMMAS`, and `gamma`.
 
     Args:
-        dataset: the held-out classes are the unseen ones of its class list.
-        indices: of the images to use.
-        text: (C, D) float32 embeddings of the class list.
+        text: (C, D) float32 embeddings of the data set's class list, whose unseen classes are the held-out ones.
 
     Raises:
         UserError: several views, an image without labels, or no pixel of a held-out or of a seen class.
@@ -58,7 +55,7 @@ def sweep(
     if len(config.test.scales) > 1 or config.test.flip:
         raise UserError("gamma is chosen from one view of each image: leave test.scales and test.flip out")
     classes, features = dataset.class_list, jt.array(text)
-    matrices = [ConfusionMatrix(len(classes.names)) for _ in gammas]
+    matrices = [ConfusionMatrix(len(classes.names)) for _ in GAMMAS]
     with keep_prompts(model.backbone):
         for index in tqdm(indices, desc="images", unit="image", dynamic_ncols=True):
             image = evaluation_image(dataset, config, index)
@@ -68,12 +65,12 @@ def sweep(
             for start, band in scores.bands(image.size):
                 truth, values = image.labels[start : start + band.shape[1]], band.numpy()
                 seen, unseen = (best_of_group(values, group) for group in (classes.seen, classes.unseen))
-                for matrix, gamma in zip(matrices, gammas, strict=True):
+                for matrix, gamma in zip(matrices, GAMMAS, strict=True):
                     matrix.update(calibrated_labels(seen, unseen, gamma), truth)
     if not all(matrices[0].label_area[list(group)].any() for group in (classes.seen, classes.unseen)):
         raise UserError(f"these {len(indices)} images show no held-out or no other seen class: take more of them")
     summaries = (matrix.summary(classes.seen, classes.unseen, classes.names) for matrix in matrices)
-    return [{"gamma": gamma, **summary} for gamma, summary in zip(gammas, summaries, strict=True)]
+    return [{"gamma": gamma, **summary} for gamma, summary in zip(GAMMAS, summaries, strict=True)]
 
 
 def best_result(results: Sequence[dict]) -> dict:

@@ -16,11 +16,7 @@ HEADLINE = ("pAcc", "mIoU(S)", "mIoU(U)", "hIoU")  # keys of the one-line summar
 
 
 class ConfusionMatrix:
-    """Counts of (label, prediction) pairs over any number of images.
-
-    Attributes:
-        counts: (C, C) int64 pixels; rows are labels, columns predictions. Ignored pixels are not in it.
-    """
+    """Pixels of any number of images; `counts`: (C, C) int64, rows are labels, columns predictions."""
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes

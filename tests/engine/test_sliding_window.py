@@ -108,16 +108,6 @@ def test_no_band_is_larger_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> No
     assert all(np.prod(band.shape) <= 4000 for band in bands)
 
 
-def test_calibration_shifts_seen_classes_only() -> None:
-    config = InferenceConfig(crop_size=(64, 64), stride=(53, 53))
-    model, image = PatchMeans(), random_image(70, 70)
-    plain = ImageScores(model, image, TEXT, SEEN, 0.0, config).scores()
-    shift = np.zeros((CLASSES, 1, 1), np.float32)
-    shift[list(SEEN)] = 0.25
-    shifted = ImageScores(model, image, TEXT, SEEN, 0.25, config).scores()
-    np.testing.assert_allclose(shifted, plain - shift, rtol=0, atol=TOLERANCE)
-
-
 def test_saturated_scores_go_to_the_lowest_class() -> None:
     model = PatchMeans(gain=0.0)
     model.weights[3:5] = 1e4
