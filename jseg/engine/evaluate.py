@@ -70,20 +70,18 @@ def evaluate(
     """Metrics over a data set; prints a table and the summary line, writes `<work_dir>/metrics.json`.
 
     Args:
-        model: in evaluation mode.
         text: (C, D) float32 embeddings of the data set's classes.
         work_dir: folder of metrics.json; None = it is not written.
         save_dir: folder of drawn images; None = nothing is drawn.
-        breaks: context in which Interrupted may be raised.
+        breaks: context in which Interrupted may be raised; then it is raised on all ranks.
         drawing_may_fail: images that cannot be written are a warning, as in training, not an error.
-        labels_needed: a missing label map is an error; else there are no metrics then.
+        labels_needed: a missing label map is an error; else there are no metrics then: {}.
 
     Returns:
-        See `ConfusionMatrix.summary`; a mean over classes without labelled pixels is None. Empty if labels are missing.
+        See `ConfusionMatrix.summary`; here a mean over classes without labelled pixels is None.
 
     Raises:
         UserError: images without labels or that cannot be used, a folder that cannot be written.
-        Interrupted: on all ranks, when it was raised on any.
     """
     classes, strict = dataset.class_list, config.test.protocol == "strict"
     seen, unseen = class_groups(classes, config)
