@@ -46,7 +46,7 @@ def held_out_classes(config: Config, file: WeightFile) -> ClassList:
     """The class list of the run that the weights come from; `config.data.held_out` is set to what they record."""
     if config.data.setting != "inductive":
         raise UserError(f"data.setting={config.data.setting!r}: gamma has no effect there, it is for inductive runs")
-    names = file.meta["config"]["data"]["held_out"] if record.is_ours(file) else ()
+    names = file.meta["config"]["data"].get("held_out") if record.is_ours(file) else ()
     if not names:
         example = suggestion(class_list(config.data.dataset, config.data.split))
         raise UserError(

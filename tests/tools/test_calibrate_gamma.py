@@ -62,7 +62,7 @@ def test_some_images_of_the_split(folder: Path) -> None:
         ("held", ['data.held_out=("red dotted square",)'], "other unseen classes"),
         ("held", ["data.setting=transductive"], "gamma has no effect"),
         ("held", ["test.flip=True", "data.shapes.train_scenes=2"], "one view"),
-        ("held", ["data.shapes.train_scenes=1", "data.shapes.objects=(1,1)"], "show none of the"),
+        ("held", ["data.shapes.train_scenes=1", "data.shapes.objects=(1,1)"], "show no held-out"),
     ],
 )
 def test_what_is_refused(folder: Path, run: str, rest: list[str], match: str) -> None:
