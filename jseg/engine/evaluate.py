@@ -103,24 +103,29 @@ def evaluate(
     if ranks.any(interrupted):
         raise Interrupted
     matrix.counts = ranks.sum(matrix.counts)
+    metrics = {}
+    if not ranks.any(unlabelled):
+        metrics = matrix.summary(seen, unseen, classes.names)
+        for key, ids in (("mIoU(S)", seen), ("mIoU(U)", unseen)):
+            if not matrix.label_area[list(ids)].any():  # pixels wrongly predicted as these classes would make it 0
+                metrics[key] = metrics["hIoU"] = None
+        if work_dir is not None and ranks.first:
+            write_json(Path(work_dir) / METRICS_NAME, metrics)
+        print(class_table(matrix, classes.names, unseen))
+        print(f"{classes.title}, {config.data.setting}, {len(dataset)} images{describe_protocol(config)}")
+        print(headline(metrics), flush=True)
     if drawings is not None:
         drawings.finish(ranks)
-    if ranks.any(unlabelled):
-        return {}
-    metrics = matrix.summary(seen, unseen, classes.names)
-    for key, ids in (("mIoU(S)", seen), ("mIoU(U)", unseen)):
-        if not matrix.label_area[list(ids)].any():  # pixels wrongly predicted as these classes would make it 0
-            metrics[key] = metrics["hIoU"] = None
-    if work_dir is not None and ranks.first:
-        write_json(Path(work_dir) / METRICS_NAME, metrics)
-    print(class_table(matrix, classes.names, unseen))
-    scales = ", ".join(f"{scale:g}" for scale in config.test.scales)
-    views = f", scales {scales}" if config.test.scales != (1.0,) or config.test.flip else ""
-    views += ", mirrored too" if config.test.flip else ""
-    protocol = ", strict protocol (unseen classes among themselves)" if strict else ""
-    print(f"{classes.title}, {config.data.setting}, {len(dataset)} images{protocol}{views}")
-    print(headline(metrics), flush=True)
     return metrics
+
+
+def describe_protocol(config: Config) -> str:
+    """How the evaluation differs from the usual one, for the line before the numbers; "" if it does not."""
+    test = config.test
+    text = ", strict protocol (unseen classes among themselves)" if test.protocol == "strict" else ""
+    if test.scales != (1.0,) or test.flip:
+        text += f", scales {', '.join(f'{scale:g}' for scale in test.scales)}{', mirrored too' if test.flip else ''}"
+    return text
 
 
 class Drawings:

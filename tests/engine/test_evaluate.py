@@ -181,8 +181,8 @@ def test_drawn_images(model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixtu
         # the data set's own numbering, so that the file could be read as one of its label maps
         np.testing.assert_array_equal(class_labels(stored, CLASSES, "prediction"), labels)
         np.testing.assert_array_equal(colours, CLASSES.palette[labels])
-    printed = capsys.readouterr().out
-    assert printed.splitlines()[-1] == headline(metrics) and f"sheet: {tmp_path / 'images' / SHEET_NAME}" in printed
+    printed = capsys.readouterr().out.splitlines()
+    assert headline(metrics) in printed and printed[-1] == f"sheet: {tmp_path / 'images' / SHEET_NAME}"
 
 
 def test_in_training_images_that_cannot_be_written_are_a_warning(
