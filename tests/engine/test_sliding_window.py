@@ -142,15 +142,12 @@ def test_windows_cover_a_side(length: int, crop: int, data: st.DataObject) -> No
         assert (covered[start:stop] == len(windows)).all()
 
 
-def test_published_window_positions() -> None:
+def test_published_window_positions_and_padding() -> None:
+    assert [padded_length(length, 16, 4) for length in (512, 513, 10)] == [512, 528, 64]  # a patch for each region
     assert window_starts(683, 512, 426) == [0, 171]  # an image of 3:4
     assert window_starts(512, 512, 426) == [0]
     assert window_starts(939, 512, 426) == [0, 426, 427]
     assert window_starts(300, 512, 426) == [0]
-
-
-def test_padded_length() -> None:
-    assert [padded_length(length, 16, 4) for length in (512, 513, 10)] == [512, 528, 64]  # a patch for each region
 
 
 def test_the_real_model_takes_images_of_any_size() -> None:
