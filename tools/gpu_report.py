@@ -22,7 +22,7 @@ from pathlib import Path
 
 from jseg.errors import UserError
 from jseg.files import check_writable, write_whole
-from jseg.runtime import cuda as cuda_driver
+from jseg.runtime import cuda
 from jseg.runtime.prepare import prepare
 from jseg.runtime.report import driver_version, gpu_names
 
@@ -44,18 +44,18 @@ class Part:
 
 def parts(work: Path) -> list[Part]:
     """All there is to try, in the order of how much depends on it; runs lie below `work`."""
-    cuda = ("--device", "cuda")
+    device = ("--device", "cuda")
     demo = (str(TOOLS / "run_net.py"), "--config-file", str(ROOT / "configs" / "shapes_demo.py"), "--work-dir",
-            str(work / "demo"), *cuda)  # fmt: skip
+            str(work / "demo"), *device)  # fmt: skip
     found = [
-        Part("runtime check", ("-m", "jseg.runtime", "--check", *cuda, "--golden", str(ROOT / "tests" / "golden"))),
-        Part("released models", (str(TOOLS / "check_parity.py"), "--golden", str(ROOT / "tests" / "golden"), *cuda)),
+        Part("runtime check", ("-m", "jseg.runtime", "--check", *device, "--golden", str(ROOT / "tests" / "golden"))),
+        Part("released models", (str(TOOLS / "check_parity.py"), "--golden", str(ROOT / "tests" / "golden"), *device)),
         Part("tests marked gpu", ("-m", "pytest", "-q", "-rs", "-m", "gpu", str(ROOT / "tests"))),
         Part("demo, training", (*demo, "--task", "train")),
         Part("demo, evaluation", (*demo, "--task", "val", "--resume")),
     ]
     for precision in PRECISIONS:
-        settings = ("--size", "voc", "--precision", precision, *cuda)
+        settings = ("--size", "voc", "--precision", precision, *device)
         for task, batch in (("forward", "1"), ("forward", "16"), ("attention", "16"), ("train", "16")):
             arguments = (str(TOOLS / "benchmark.py"), task, "--batch", batch, *settings)
             found.append(Part(f"{task}, VOC, batch {batch}, {precision}", arguments))
@@ -83,7 +83,7 @@ def table(rows: list[tuple[str, str, float, str]]) -> str:
     """The report in Markdown."""
     toolkit = prepare().toolkit
     head = [
-        f"{gpu_names()}; driver {driver_version()}; CUDA {toolkit.version[0]}.{toolkit.version[1]} ({toolkit.nvcc}); "
+        f"{gpu_names()}; driver {driver_version()}; {toolkit.name}; "
         f"Python {platform.python_version()}; {time.strftime('%Y-%m-%d')}",
         "",
         "| what | state | seconds | last line |",
@@ -105,7 +105,7 @@ def long_run(steps: int, precision: str) -> int:
     for step in range(1, steps + 1):
         workload.run()
         if step % WARM_UP == 0 or step == steps:
-            used[step] = cuda_driver.used_memory()
+            used[step] = cuda.used_memory()
         begin = begin or time.perf_counter()  # after the first step, which compiles
     seconds = (time.perf_counter() - begin) / max(steps - 1, 1)
     growth = max(used.values()) - used[min(used)]
