@@ -60,7 +60,9 @@ def shell(tool: Path, command: str, **variables: str) -> subprocess.CompletedPro
     """Runs a shell command in which $T is the tool."""
     variables |= {"T": f"{sys.executable} {tool}", "PYTHONPATH": str(ROOT), "JSEG_CACHE": str(tool.parent / "cache")}
     environment = {**os.environ, **variables}
-    return subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, timeout=120)
+    done.stdout, done.stderr = (text.decode("utf-8", "replace") for text in (done.stdout, done.stderr))
+    return done
 
 
 def outcome(main: object, capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
