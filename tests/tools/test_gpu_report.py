@@ -10,16 +10,16 @@ import pytest
 from jseg.benchmark import workloads
 from jseg.benchmark.workloads import Workload
 from jseg.errors import UserError
+from jseg.runtime import start
 from jseg.runtime.cuda import Toolkit
 from jseg.runtime.prepare import prepare
 from tools import gpu_report
-from tools.gpu_report import Part
 
-PARTS = [
-    Part("good one", ("-c", "print('first'); print('a | b')")),
-    Part("bad one", ("-c", "import os; print('so far', flush=True); os.abort()")),
-    Part("last one", ("-c", "pass")),
-]
+PARTS = {
+    "good one": ("-c", "print('first'); print('a | b')"),
+    "bad one": ("-c", "import os; print('so far', flush=True); os.abort()"),
+    "last one": ("-c", "pass"),
+}
 
 
 def test_every_part_is_tried_and_written_down(
@@ -54,7 +54,7 @@ def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_long_run_notices_growing_memory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     asked, used = [], iter([2**30, 2**30, 2**30 + gpu_report.ALLOWED_GROWTH, 2**30, 2**31])
-    monkeypatch.setattr(sys.modules["jseg.runtime.start"], "start", lambda device: device)
+    monkeypatch.setattr(start, "start", lambda device: device)
     workload = Workload(run=lambda: asked.append(None), operations=0.0, bytes_moved=0.0)
     monkeypatch.setattr(workloads, "prepare", lambda task, sizes: asked.append((task, sizes.batch)) or workload)
     monkeypatch.setattr(gpu_report.cuda, "used_memory", lambda: next(used))
@@ -79,6 +79,6 @@ def test_memory_that_the_driver_does_not_say_is_an_error(monkeypatch: pytest.Mon
 
 
 def test_parts_name_what_exists(tmp_path: Path) -> None:
-    for part in gpu_report.parts(tmp_path):
-        for argument in part.arguments:
+    for arguments in gpu_report.parts(tmp_path).values():
+        for argument in arguments:
             assert not argument.startswith(str(gpu_report.ROOT)) or Path(argument).exists()
