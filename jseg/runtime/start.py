@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import fcntl
 import hashlib
 import io
 import json
@@ -132,13 +133,15 @@ def _import_jittor(jittor_home: Path, ready: cuda.Ready | None) -> None:
 
 def _check_libraries(cache: Path) -> None:
     """Raises OSError when a library of the cache is empty or cut off: loading it may kill the process."""
-    from jittor_utils.lock import lock_scope
+    from jittor_utils.lock import jittor_lock, lock_scope
 
-    with lock_scope():  # no other process is writing one now
-        for path in cache.rglob("*.so"):
-            finished = path.with_name(f"{path.name}.key").exists()  # else Jittor compiles it anew
-            if finished and not _is_whole_library(path):
-                raise OSError(f"{path} is not a whole library")
+    with lock_scope():  # no other process compiles the core now
+        fcntl.lockf(jittor_lock.handle, fcntl.LOCK_EX)  # nor a kernel, which takes a lock of this other kind
+        finished = [path.with_suffix("") for path in cache.rglob("*.so.key")]  # Jittor compiles the others anew
+        damaged = [path for path in finished if path.exists() and not _is_whole_library(path)]
+        fcntl.lockf(jittor_lock.handle, fcntl.LOCK_UN)
+    if damaged:
+        raise OSError(f"{damaged[0]} is not a whole library")
 
 
 def _is_whole_library(path: Path) -> bool:
