@@ -24,7 +24,7 @@ from jseg.config import PRECISIONS, Config, ModelConfig, from_dict, read_config,
 from jseg.data import transforms
 from jseg.engine.checkpoint import read_whole
 from jseg.errors import UserError
-from jseg.weights.record import is_ours, model_tensors
+from jseg.weights.record import is_jseg_file, model_tensors
 
 if TYPE_CHECKING:
     from jseg.model.clip_rc import ClipRC
@@ -134,7 +134,7 @@ def config_of(file: WeightFile) -> Config:
     Raises:
         UserError: it can be neither read nor inferred.
     """
-    if is_ours(file):
+    if is_jseg_file(file):
         return from_dict(file.meta.get("config"), file.path)
     config = Config(model=model_config_of(model_tensors(file)))
     size = config.model.image_size

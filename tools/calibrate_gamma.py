@@ -64,7 +64,7 @@ def held_out_classes(config: Config, file: WeightFile) -> ClassList:
     """
     if config.data.setting != "inductive":
         raise UserError(f"data.setting={config.data.setting!r}: gamma has no effect there, it is for inductive runs")
-    recorded: Any = file.meta.get("config") if record.is_ours(file) else None
+    recorded: Any = file.meta.get("config") if record.is_jseg_file(file) else None
     data = recorded.get("data") if isinstance(recorded, dict) else None
     names = data.get("held_out") if isinstance(data, dict) else None
     if not names:

@@ -49,7 +49,7 @@ from jseg.config import Config, TextConfig
 from jseg.data.class_names import ClassList, class_list
 from jseg.files import cache_folder
 from jseg.weights.reader import WeightFile, sha256_of_file
-from jseg.weights.record import FEATURES_NAME, is_ours, recorded_classes, tensors_sha256, text_tensors
+from jseg.weights.record import FEATURES_NAME, is_jseg_file, recorded_classes, tensors_sha256, text_tensors
 
 if TYPE_CHECKING:
     from jseg.clip.text_tower import TextTower
@@ -482,7 +482,7 @@ def class_embeddings(
 
 def _stored_features(file: WeightFile | None, class_list: ClassList) -> np.ndarray | None:
     """The embeddings that weights of ours were trained with, if they are for these classes."""
-    if file is None or not is_ours(file) or recorded_classes(file) != class_list.names:
+    if file is None or not is_jseg_file(file) or recorded_classes(file) != class_list.names:
         return None
     return file.tensors.get(FEATURES_NAME)
 

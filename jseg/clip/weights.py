@@ -17,8 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from jseg.errors import UserError
-from jseg.weights.reader import WeightFile, read_weight_file
-from jseg.weights.refusal import listed
+from jseg.weights.reader import WeightFile, named_list, read_weight_file
 
 FORMAT = "jseg-clip"  # `format` in the metadata of our own CLIP weight files
 HEAD_WIDTH = 64  # channels per attention head in all published CLIP models
@@ -106,7 +105,7 @@ def _require(tensors: Tensors, dimensions: dict[str, int]) -> None:
     """UserError when an array that tells a size is missing or has another number of dimensions."""
     wrong = [name for name, count in dimensions.items() if name not in tensors or tensors[name].ndim != count]
     if wrong:
-        raise UserError(f"no whole CLIP with a vision transformer: missing or misshapen are {listed(wrong)}")
+        raise UserError(f"no whole CLIP with a vision transformer: missing or misshapen are {named_list(wrong)}")
 
 
 def text_config_of(tensors: Tensors) -> dict[str, int]:
@@ -276,7 +275,7 @@ def _hint(tensors: Tensors) -> str:
         return "this is a CLIP-RC checkpoint: pass it as --weights"
     if any(name.startswith("visual.layer1.") for name in tensors):
         return "this CLIP has a ResNet: choose one with a vision transformer, as ViT-B/16"
-    return f"the file holds {len(tensors)} tensors: {listed(sorted(tensors), 3)}"
+    return f"the file holds {len(tensors)} tensors: {named_list(sorted(tensors), 3)}"
 
 
 def _check_complete(tensors: Tensors, shapes: Shapes, path: Path) -> None:
@@ -290,6 +289,6 @@ def _check_complete(tensors: Tensors, shapes: Shapes, path: Path) -> None:
     for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", misshapen),
                         ("no floats", numbers)):  # fmt: skip
         if names:
-            problems.append(f"{what}: {listed(names)}")
+            problems.append(f"{what}: {named_list(names)}")
     if problems:
         raise UserError(f"{path} is no whole CLIP; {'; '.join(problems)}")

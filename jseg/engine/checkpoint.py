@@ -27,7 +27,7 @@ from jseg.weights.record import (
     FORMAT,
     MOMENT_PREFIXES,
     TEXT_PREFIX,
-    is_ours,
+    is_jseg_file,
     recorded_classes,
     recorded_unseen,
     tensors_sha256,
@@ -137,7 +137,7 @@ def read_whole(path: Path) -> WeightFile:
         UserError: missing, truncated, damaged or of an unknown kind.
     """
     file = read_weight_file(path)
-    if is_ours(file):
+    if is_jseg_file(file):
         wanted = record_sha256(file.meta)  # older files have none of the record
         record_holds = file.meta.get(RECORD_KEY, wanted) == wanted
         if not record_holds or tensors_sha256(file.tensors) != file.meta.get("tensors_sha256"):
@@ -152,7 +152,7 @@ def read_checkpoint(path: Path) -> WeightFile:
         UserError: not whole, or no checkpoint of a training run.
     """
     file = read_whole(path)
-    if not is_ours(file) or not isinstance(file.meta.get("optimizer_steps"), int):
+    if not is_jseg_file(file) or not isinstance(file.meta.get("optimizer_steps"), int):
         raise UserError(f"{path} holds no optimiser state, so no run can go on from it: use --weights {path}")
     return file
 
