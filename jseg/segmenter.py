@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jseg.clip.class_embeddings import TextSide, side_of_checkpoint, side_of_clip
+from jseg.clip.class_embeddings import TextModel, text_model_of_checkpoint, text_model_of_clip
 from jseg.clip.weights import read_clip_weights
 from jseg.config import PRECISIONS, Config, ModelConfig, from_dict, read_config, suggestion
 from jseg.data import transforms
@@ -171,8 +171,12 @@ def load_segmenter(
         config = config_of(file)
     elif not isinstance(config, Config):
         config = read_config(config)
-    side = side_of_clip(read_clip_weights(clip), config.text) if clip else side_of_checkpoint(file, config.text)
-    if side is None:
+    text_model = (
+        text_model_of_clip(read_clip_weights(clip), config.text)
+        if clip
+        else text_model_of_checkpoint(file, config.text)
+    )
+    if text_model is None:
         raise UserError(f"{file.path} brings no text tower along: give CLIP weights (--clip PATH)")
     from jseg.runtime.start import start  # Jittor starts only once everything that can be wrong was looked at
 
@@ -192,7 +196,7 @@ def load_segmenter(
         notes.append(f"{len(dead)} weights that no computation uses were dropped ({dead[0]}, …)")
     set_precision(model, precision)
     notes += filter(None, [note(precision)])
-    return Segmenter(model, side, config, tuple(notes))
+    return Segmenter(model, text_model, config, tuple(notes))
 
 
 class Segmenter:
@@ -203,9 +207,9 @@ class Segmenter:
         notes: where the weights come from, what was not taken as it is, what the precision means here; a line each.
     """
 
-    def __init__(self, model: ClipRC, side: TextSide, config: Config, notes: tuple[str, ...] = ()) -> None:
+    def __init__(self, model: ClipRC, text_model: TextModel, config: Config, notes: tuple[str, ...] = ()) -> None:
         self.model = model
-        self.side = side
+        self.text_model = text_model
         self.config = config
         self.notes = notes
         self._embeddings: dict[tuple[tuple[str, ...], tuple[str, ...]], np.ndarray] = {}
@@ -219,11 +223,11 @@ class Segmenter:
         templates = (templates,) if isinstance(templates, str) else tuple(templates)
         key = check_class_names(class_names), templates
         if key not in self._embeddings:
-            rows = self.side.embed(*key)
+            rows = self.text_model.embed(*key)
             if rows.shape[1] != self.config.model.output_dim:
                 raise UserError(
-                    f"the text tower of {self.side.source} gives embeddings of length {rows.shape[1]}, the model needs "
-                    f"{self.config.model.output_dim}: use the CLIP that the model was trained with"
+                    f"the text tower of {self.text_model.source} gives embeddings of length {rows.shape[1]}, the model "
+                    f"needs {self.config.model.output_dim}: use the CLIP that the model was trained with"
                 )
             self._embeddings[key] = rows
         return self._embeddings[key]

@@ -30,7 +30,7 @@ from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 from jseg.weights.reader import read_weight_file, sha256_of_file
 
 if TYPE_CHECKING:
-    from jseg.clip.class_embeddings import TextSide
+    from jseg.clip.class_embeddings import TextModel
 
 TEMPLATES = {"voc": VOC_TEMPLATES, "coco": COCO_TEMPLATES}
 
@@ -97,16 +97,16 @@ def chosen_templates(options: argparse.Namespace) -> tuple[str, ...]:
     return TEMPLATES[options.templates or ("coco" if options.dataset in ("coco_stuff", "context") else "voc")]
 
 
-def tower_of(path: Path, text: TextConfig) -> TextSide:
+def tower_of(path: Path, text: TextConfig) -> TextModel:
     """The text tower of CLIP or CLIP-RC weights.
 
     Raises:
         UserError: the file cannot be used, or holds no text tower.
     """
-    from jseg.clip.class_embeddings import side_of_checkpoint, side_of_clip
+    from jseg.clip.class_embeddings import text_model_of_checkpoint, text_model_of_clip
     from jseg.clip.weights import read_clip_weights
 
-    return side_of_checkpoint(read_weight_file(path), text) or side_of_clip(read_clip_weights(path), text)
+    return text_model_of_checkpoint(read_weight_file(path), text) or text_model_of_clip(read_clip_weights(path), text)
 
 
 def rows_of_npy(options: argparse.Namespace, classes: ClassList | None) -> tuple[np.ndarray, tuple[str, ...]]:

@@ -121,7 +121,7 @@ def text_config_of(tensors: Tensors) -> dict[str, int]:
         "vocab_size": vocabulary,
         "text_width": width,
         "text_layers": _layers(tensors, "transformer."),
-        "text_heads": _heads(width),
+        "text_heads": usual_heads(width),
         "output_dim": tensors["text_projection"].shape[1],
     }
 
@@ -143,7 +143,7 @@ def image_config_of(tensors: Tensors) -> dict[str, int]:
         "patch_size": patch,
         "image_width": width,
         "image_layers": _layers(tensors, "visual.transformer."),
-        "image_heads": _heads(width),
+        "image_heads": usual_heads(width),
         "output_dim": tensors["visual.proj"].shape[1],
     }
 
@@ -163,7 +163,8 @@ def clip_config_of(tensors: Tensors) -> dict[str, int]:
     return image_config_of(tensors) | text_config_of(tensors)
 
 
-def _heads(width: int) -> int:
+def usual_heads(width: int) -> int:
+    """Attention heads of 64 channels each, as in all published CLIP models; 0 where the width does not fit."""
     return 0 if width % HEAD_WIDTH else width // HEAD_WIDTH
 
 

@@ -1,7 +1,7 @@
 """PyTorch's and Jittor's weight files, read without PyTorch and without running anything that is in them.
 
 PyTorch writes zip archives (https://docs.pytorch.org/docs/stable/notes/serialization.html), TorchScript archives among
-them; before 1.6 it wrote a row of pickles (magic number, protocol, machine, object, storage keys) and then the storages.
+them; before 1.6 it wrote a row of pickles (magic number, protocol, machine, object, storage keys), then the storages.
 Jittor (`jt.save`) writes a pickle, its SHA-1 (20 bytes) and the eight bytes `HCAJSLHD`.
 """
 
@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 import numpy as np
 
@@ -27,12 +27,12 @@ from jseg.errors import UserError
 
 BFLOAT16 = np.dtype([("bfloat16", "<u2")])  # NumPy has no bfloat16: its bits, marked by the name of a field
 MAX_KEY = 2**53  # whole numbers as dictionary keys; larger ones can be chosen such that all hashes collide
-OPCODES = (
-    "PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE "
-    "BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BINSTRING SHORT_BINSTRING EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 TUPLE "
-    "EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT SETITEM SETITEMS BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET "
-    "GLOBAL STACK_GLOBAL REDUCE NEWOBJ BUILD BINPERSID"
-).split()
+OPCODES = """
+PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8
+BINBYTES SHORT_BINBYTES BINBYTES8 BINSTRING SHORT_BINSTRING EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 TUPLE EMPTY_LIST LIST APPEND
+APPENDS EMPTY_DICT DICT SETITEM SETITEMS BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE NEWOBJ
+BUILD BINPERSID
+"""  # of the pickles that PyTorch and Jittor write
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_START = b"\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little")  # after the two bytes of the pickle protocol
 JITTOR_END = b"HCAJSLHD"
@@ -162,7 +162,9 @@ class RestrictedUnpickler(pickle._Unpickler):
         items = self.pop_mark()
         self.append(make_dict(zip(items[::2], items[1::2], strict=True)))
 
-    dispatch = {getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in OPCODES}
+    dispatch: ClassVar[dict[int, Callable]] = {
+        getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in OPCODES.split()
+    }
     dispatch |= {pickle.BUILD[0]: load_build, pickle.DICT[0]: load_dict}
     dispatch |= {pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems}
 

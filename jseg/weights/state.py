@@ -27,11 +27,13 @@ def strict_load(module: nn.Module, tensors: Mapping[str, np.ndarray], source: st
     """
     own: dict[str, jt.Var] = module.state_dict()
     both = [name for name in own if name in tensors]
-    shapes = {name: (np.shape(tensors[name]), tuple(own[name].shape)) for name in both}
+    shapes = [(name, np.shape(tensors[name]), tuple(own[name].shape)) for name in both]
     problems = {
         "missing": [name for name in own if name not in tensors],
         "unknown": [name for name in tensors if name not in own],
-        "other shape": [f"{name} is {there}, expected {here}" for name, (there, here) in shapes.items() if there != here],
+        "other shape": [
+            f"{name} is {there}, expected {here}" for name, (there, here) in shapes.items() if there != here
+        ],
         "not finite": [name for name in both if not np.isfinite(tensors[name]).all()],
     }
     if any(problems.values()):

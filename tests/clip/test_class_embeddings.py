@@ -8,7 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jseg.clip.class_embeddings import TextFeatures, class_embeddings, random_side, side_of_checkpoint, side_of_clip
+from jseg.clip.class_embeddings import (
+    TextFeatures,
+    class_embeddings,
+    random_text_model,
+    text_model_of_checkpoint,
+    text_model_of_clip,
+)
 from jseg.clip.weights import read_clip_weights
 from jseg.config import Config
 from jseg.data.class_names import class_list
@@ -51,7 +57,7 @@ def test_a_random_tower_depends_on_the_seed_alone() -> None:
 
 def test_words_shared_by_class_names_make_embeddings_alike() -> None:
     """The generated vocabulary keeps whole words: every class name is a few tokens, none unknown."""
-    tokenizer = random_side(random_config(), SHAPES).tokenizer()
+    tokenizer = random_text_model(random_config(), SHAPES).tokenizer()
     assert [len(tokenizer.encode(name)) for name in SHAPES.names] == [3] * 20
     assert tokenizer.encode("red star")[0] == tokenizer.encode("red circle")[0]
 
@@ -59,12 +65,12 @@ def test_words_shared_by_class_names_make_embeddings_alike() -> None:
 def test_a_checkpoint_is_enough_to_embed_new_class_names(tmp_path: Path) -> None:
     config = random_config()
     text = class_embeddings(config, SHAPES)
-    side = side_of_checkpoint(saved(tmp_path, config, text), Config().text)  # another config: all from the file
-    assert side.heads == 3 and side.merges == text.side.merges
+    side = text_model_of_checkpoint(saved(tmp_path, config, text), Config().text)  # another config: all from the file
+    assert side.heads == 3 and side.merges == text.text_model.merges
     names = ["red circle", SHAPES.names[3]]
     rows = side.embed(names, config.text.templates)
     np.testing.assert_allclose(rows[1], text.matrix[3], atol=1e-6)
-    np.testing.assert_allclose(rows, text.side.embed(names, config.text.templates), atol=1e-6)
+    np.testing.assert_allclose(rows, text.text_model.embed(names, config.text.templates), atol=1e-6)
 
 
 def test_weights_bring_their_embeddings(tmp_path: Path) -> None:
@@ -73,7 +79,7 @@ def test_weights_bring_their_embeddings(tmp_path: Path) -> None:
     file = saved(tmp_path, config, text)
     config.train.seed = 5  # would make another random tower
     again = class_embeddings(config, SHAPES, file)
-    assert again.sha256 == text.sha256 and again.side is not None
+    assert again.sha256 == text.sha256 and again.text_model is not None
     config.text.templates = ("one {}",)  # other templates: the tower of the file has to run
     assert np.abs(class_embeddings(config, SHAPES, file).matrix - text.matrix).max() > 1e-3
 
@@ -83,7 +89,7 @@ def test_embeddings_from_a_file(tmp_path: Path) -> None:
     np.save(tmp_path / "rows.npy", rows)
     config.text.embeddings = str(tmp_path / "rows.npy")
     text = class_embeddings(config, SHAPES)
-    assert np.array_equal(text.matrix, rows.astype(np.float32)) and text.side is None
+    assert np.array_equal(text.matrix, rows.astype(np.float32)) and text.text_model is None
     with pytest.raises(UserError, match=r"rows\.npy are for 20 classes, the class list of coco_stuff has 171"):
         class_embeddings(config, class_list("coco_stuff"))
     config.model.output_dim = 32
@@ -110,7 +116,7 @@ def test_without_a_source_the_way_out_is_named() -> None:
 
 def test_a_broken_text_tower_is_refused_with_names() -> None:
     tensors = {"text_encoder.positional_embedding": np.zeros((77, 8), np.float32)}
-    side = side_of_checkpoint(WeightFile(tensors, {}, "", "", Path("a.pth")), Config().text)
+    side = text_model_of_checkpoint(WeightFile(tensors, {}, "", "", Path("a.pth")), Config().text)
     with pytest.raises(UserError, match=r"a\.pth holds no whole text tower"):
         side.tower()
 
@@ -125,7 +131,7 @@ def test_the_tower_of_clip_weights(golden: Path) -> None:
     config.text.heads = int(
         json.loads((folder / "convert" / "hf_config.json").read_text())["text_config"]["num_attention_heads"]
     )
-    side = side_of_clip(clip, config.text)
+    side = text_model_of_clip(clip, config.text)
     assert not any(name.startswith("visual.") for name in side.tensors)
     np.testing.assert_allclose(side.tower()(recorded["token_ids"]).numpy(), recorded["text_embeds"], atol=5e-5)
 
@@ -133,9 +139,9 @@ def test_the_tower_of_clip_weights(golden: Path) -> None:
 def test_a_vocabulary_of_another_size_is_refused(golden: Path) -> None:
     clip = read_clip_weights(sorted((golden / "torch_release" / "convert").glob("hf_clip.safetensors"))[0])
     config = Config()
-    side = side_of_clip(clip, config.text)
+    side = text_model_of_clip(clip, config.text)
     small = type(side)(side.tensors, side.heads, (("a", "b"),), side.source)
     with pytest.raises(UserError, match=r"tokens, the vocabulary has 515: correct text\.vocabulary"):
         small.tokenizer()
     config.text.vocabulary = "generated"
-    assert side_of_clip(clip, config.text).merges is None  # never a generated one beside trained weights
+    assert text_model_of_clip(clip, config.text).merges is None  # never a generated one beside trained weights
