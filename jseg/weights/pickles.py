@@ -28,10 +28,10 @@ from jseg.errors import UserError
 BFLOAT16 = np.dtype([("bfloat16", "<u2")])  # NumPy has no bfloat16: its bits, marked by the name of a field
 MAX_KEY = 2**53  # whole numbers as dictionary keys; larger ones can be chosen such that all hashes collide
 OPCODES = """
-PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8
-BINBYTES SHORT_BINBYTES BINBYTES8 BINSTRING SHORT_BINSTRING EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 TUPLE EMPTY_LIST LIST APPEND
-APPENDS EMPTY_DICT DICT SETITEM SETITEMS BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE NEWOBJ
-BUILD BINPERSID
+PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE
+BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BINSTRING SHORT_BINSTRING EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 TUPLE
+EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT SETITEM SETITEMS BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET
+GLOBAL STACK_GLOBAL REDUCE NEWOBJ BUILD BINPERSID
 """  # of the pickles that PyTorch and Jittor write
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_START = b"\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little")  # after the two bytes of the pickle protocol
@@ -190,40 +190,20 @@ def make_dict(pairs: Any = ()) -> dict:
     return result
 
 
-def make_tensor(storage: Storage, offset: int, shape: tuple, strides: tuple, *_: Any) -> Tensor:
-    """Stands for PyTorch's `_rebuild_tensor` and `_rebuild_tensor_v2`."""
-    return Tensor(storage, offset, shape, strides)
-
-
-def make_array(*_: Any) -> np.ndarray:
-    """Stands for NumPy's `_reconstruct`: an array that gets its content afterwards."""
-    return np.empty(0, np.uint8)
-
-
 def make_dtype(name: Any, *_: Any) -> np.dtype:
-    """Stands for `numpy.dtype`: plain numbers only."""
+    """A NumPy type: plain numbers only."""
     if not re.fullmatch("[iu][1248]|f[248]|b1", name):
         raise UserError(f"a NumPy array of type {name}, which weights do not have")
     return np.dtype(name)
 
 
-def make_number(dtype: np.dtype, data: bytes) -> int | float | bool:
-    """Stands for NumPy's `scalar` (mmcv keeps such scores beside the weights)."""
-    return np.frombuffer(data, dtype, 1)[0].item()
-
-
-def encode(text: str, _: Any) -> bytes:
-    """Stands for `codecs.encode(text, "latin1")`, by which protocol 2 spells bytes."""
-    return text.encode("latin1")
-
-
 def make_variable(array: np.ndarray, *_: Any) -> np.ndarray:
-    """Stands for Jittor's `Var`; Jittor stores bfloat16 as uint16, and no weight is a 16-bit count."""
+    """The array of a Jittor variable; Jittor stores bfloat16 as uint16, and no weight is a 16-bit count."""
     return array.view(BFLOAT16) if array.dtype == np.uint16 else array
 
 
 def take_first(value: Any, *_: Any) -> Any:
-    """Stands for functions that return their first argument in another form."""
+    """The first argument: for functions that only wrap it."""
     return value
 
 
@@ -232,18 +212,20 @@ STORAGE_TYPES = {
     **{"LongStorage": "<i8", "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "i1", "ByteStorage": "u1"},
     "BoolStorage": "?",
 }
+# What the globals of a pickle stand for; nothing else of a file is ever called.
 COMMON = {
     ("collections", "OrderedDict"): make_dict,
-    ("numpy", "ndarray"): "numpy.ndarray",  # only an argument, never called
+    ("numpy", "ndarray"): "numpy.ndarray",  # only an argument of _reconstruct
     ("numpy", "dtype"): make_dtype,
-    ("_codecs", "encode"): encode,
+    ("_codecs", "encode"): lambda text, _: text.encode("latin1"),  # how protocol 2 spells bytes
     **{(module, "bytes"): lambda: b"" for module in ("builtins", "__builtin__")},
-    **{(f"numpy.{core}.multiarray", "_reconstruct"): make_array for core in ("core", "_core")},
-    **{(f"numpy.{core}.multiarray", "scalar"): make_number for core in ("core", "_core")},
 }
+for _core in ("numpy.core.multiarray", "numpy._core.multiarray"):
+    COMMON[_core, "_reconstruct"] = lambda *_: np.empty(0, np.uint8)  # BUILD sets its content
+    COMMON[_core, "scalar"] = lambda dtype, data: np.frombuffer(data, dtype, 1)[0].item()
 TORCH = COMMON | {
-    ("torch._utils", "_rebuild_tensor_v2"): make_tensor,
-    ("torch._utils", "_rebuild_tensor"): make_tensor,
+    ("torch._utils", "_rebuild_tensor_v2"): lambda *arguments: Tensor(*arguments[:4]),
+    ("torch._utils", "_rebuild_tensor"): lambda *arguments: Tensor(*arguments),
     ("torch._utils", "_rebuild_parameter"): take_first,
     ("torch", "Size"): take_first,
     **{("torch", name): np.dtype(kind) for name, kind in STORAGE_TYPES.items()},
