@@ -70,6 +70,8 @@ def main(arguments: list[str] | None = None) -> None:
             raise UserError(f"target {options.target}: its name must end in .safetensors")
         if options.target.exists() and not options.force:
             raise UserError(f"target {options.target} exists: pass --force to overwrite it")
+        if options.target.exists() and options.source.exists() and options.target.samefile(options.source):
+            raise UserError(f"target {options.target} is the source itself: choose another name")
     weights = read_clip_weights(options.source)
     print(table(weights))
     numbers = sum(array.size for array in weights.tensors.values())
@@ -89,6 +91,7 @@ def main(arguments: list[str] | None = None) -> None:
     if too_large:
         raise UserError(f"{options.source}: {too_large[0]} has numbers that are not finite as {options.dtype}")
     meta = {"format": FORMAT, "clip": config, "source": options.source.name, "source_sha256": weights.sha256}
+    meta = weights.source.meta | meta  # a vocabulary of its own belongs to the tower
     write_safetensors(options.target, tensors, meta)
     print(f"written: {options.target}")
 
