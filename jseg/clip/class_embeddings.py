@@ -71,9 +71,6 @@ SAME = 1e-2  # largest difference between embeddings of the same texts by the sa
 IMAGE_NAMES = ("visual.", "logit_scale")
 
 
-# --- from a text tower ---
-
-
 def unit_rows(rows: np.ndarray) -> np.ndarray:
     """Rows (…, D) float32 scaled to length 1; a row of zeros becomes NaN."""
     with np.errstate(invalid="ignore"):
@@ -188,14 +185,10 @@ class TextModel:
             sizes = text_config_of(self.tensors)
         except UserError as error:
             raise UserError(f"{self.source} holds no whole text tower: {error}") from error
-        tower = TextTower(
-            sizes["text_width"],
-            sizes["text_layers"],
-            self.heads,
-            sizes["output_dim"],
-            sizes["context_length"],
-            sizes["vocab_size"],
+        width, layers, *others = (
+            sizes[key] for key in ("text_width", "text_layers", "output_dim", "context_length", "vocab_size")
         )
+        tower = TextTower(width, layers, self.heads, *others)
         strict_load(tower, self.tensors, f"the text tower of {self.source}")
         return tower
 
@@ -207,11 +200,8 @@ class TextModel:
 
 def text_model_of_checkpoint(file: WeightFile, text: TextConfig) -> TextModel | None:
     """The text tower in a CLIP-RC checkpoint (ours or a released one); None when it has none."""
-    tensors = {
-        name: np.asarray(array, np.float32)
-        for name, array in text_tensors(file).items()
-        if not name.endswith("attn_mask")
-    }
+    found = text_tensors(file).items()
+    tensors = {name: np.asarray(array, np.float32) for name, array in found if not name.endswith("attn_mask")}
     if not tensors:
         return None
     width = np.size(tensors.get("ln_final.weight", ()))
@@ -256,9 +246,6 @@ def _stored_vocabulary(meta: Mapping[str, Any], text: TextConfig) -> tuple[Merge
     if meta.get("vocabulary"):
         return Tokenizer(meta["vocabulary"]).merges
     return None if text.vocabulary == "generated" else _vocabulary(text)
-
-
-# --- from a file of embeddings ---
 
 
 @dataclass(frozen=True)
@@ -320,14 +307,16 @@ def read_embedding_file(path: str | Path) -> EmbeddingFile:
             raise UserError(f"class embeddings {path} hold {len(file.tensors)} arrays: expected one")
         (rows,) = file.tensors.values()
         dataset, names, templates = (file.meta.get(key) or () for key in ("dataset", "names", "templates"))
+    problem = ""
     if rows.ndim != 2 or rows.dtype.kind != "f":
-        raise UserError(f"class embeddings {path} are {rows.dtype} of shape {rows.shape}: expected floats (classes, D)")
-    rows = rows.astype(np.float32)
-    if not np.isfinite(rows).all():
-        raise UserError(f"class embeddings {path} hold values that are not finite")
-    if names and len(names) != len(rows):
-        raise UserError(f"class embeddings {path} are damaged: {len(rows)} rows for {len(names)} names")
-    return EmbeddingFile(rows, tuple(names), tuple(templates), dataset or "")
+        problem = f"{rows.dtype} of shape {rows.shape}: expected floats (classes, D)"
+    elif not np.isfinite(rows).all():
+        problem = "damaged: values that are not finite"
+    elif names and len(names) != len(rows):
+        problem = f"damaged: {len(rows)} rows for {len(names)} names"
+    if problem:
+        raise UserError(f"class embeddings {path} are {problem}")
+    return EmbeddingFile(rows.astype(np.float32), tuple(names), tuple(templates), dataset or "")
 
 
 def read_embeddings(
@@ -347,34 +336,24 @@ def read_embeddings(
             row, other templates.
     """
     file, title, count = read_embedding_file(path), classes.title, len(classes.names)
-    dataset = f" of {file.dataset}" if file.dataset else ""
-    cure = "make them by tools/embed_class_names.py, or leave text.embeddings out"
+    dataset, length, problem = f" of {file.dataset}" if file.dataset else "", file.matrix.shape[1], ""
     if len(file.matrix) != count:
-        raise UserError(
-            f"class embeddings {path} are for {len(file.matrix)} classes{dataset}, the class list of {title} has "
-            f"{count}: {cure}"
-        )
-    if file.names and file.names != classes.names:
-        index = next(i for i in range(count) if file.names[i] != classes.names[i])
-        raise UserError(
-            f"class embeddings {path} are for other classes{dataset}: row {index} is {file.names[index]!r}, class "
-            f"{index} of {title} is {classes.names[index]!r}: {cure}"
-        )
-    if file.matrix.shape[1] != output_dim:
-        raise UserError(
-            f"class embeddings {path} have length {file.matrix.shape[1]}, the model's output_dim is {output_dim}"
-        )
-    if file.templates and templates and file.templates != tuple(templates):
-        raise UserError(
-            f"class embeddings {path} were made with other templates ({len(file.templates)}, first "
-            f"{file.templates[0]!r}) than text.templates ({len(templates)}, first {templates[0]!r}): {cure}"
-        )
+        problem = f"for {len(file.matrix)} classes{dataset}, the class list of {title} has {count}"
+    elif file.names and file.names != classes.names:
+        i = next(i for i in range(count) if file.names[i] != classes.names[i])
+        problem = f"for other classes{dataset}: row {i} is {file.names[i]!r}, class {i} of {title} is "
+        problem += repr(classes.names[i])
+    elif length != output_dim:
+        problem = f"of length {length}, the model's output_dim is {output_dim}"
+    elif file.templates and templates and file.templates != tuple(templates):
+        problem = f"made with other templates ({len(file.templates)}, first {file.templates[0]!r}) than text.templates "
+        problem += f"({len(templates)}, first {templates[0]!r})"
+    if problem:
+        cure = "make them by tools/embed_class_names.py, or leave text.embeddings out"
+        raise UserError(f"class embeddings {path} are {problem}: {cure}")
     if not file.names:
         return file.matrix, [f"{path} does not say which classes its rows are: taken to be {title}'s, in its order"]
     return file.matrix, []
-
-
-# --- of a run ---
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from jseg.weights.reader import WeightFile, named_list, read_weight_file
 FORMAT = "jseg-clip"  # `format` in the metadata of our own CLIP weight files
 HEAD_WIDTH = 64  # channels per attention head in all published CLIP models
 MLP_FACTOR = 4
-CONSTANTS = ("input_resolution", "context_length", "vocab_size")  # integer buffers of OpenAI's archives
+BUFFERS = ("input_resolution", "context_length", "vocab_size", "attn_mask", "text.attn_mask")  # no weights
 
 Tensors = dict[str, np.ndarray]
 Shapes = dict[str, tuple[int, ...]]
@@ -168,14 +168,9 @@ def usual_heads(width: int) -> int:
     return 0 if width % HEAD_WIDTH else width // HEAD_WIDTH
 
 
-def _from_openai(tensors: Tensors) -> Tensors:
-    return {name: array for name, array in tensors.items() if name not in CONSTANTS}
-
-
-def _from_open_clip(tensors: Tensors) -> Tensors:
-    """open_clip keeps the text tower in a module of its own when it was given one; buffers are no weights."""
-    buffers = ("attn_mask", "text.attn_mask")
-    return {name.removeprefix("text."): array for name, array in tensors.items() if name not in buffers}
+def _from_openai_or_open_clip(tensors: Tensors) -> Tensors:
+    """Without buffers; open_clip keeps the text tower in a module of its own when it was given one."""
+    return {name.removeprefix("text."): array for name, array in tensors.items() if name not in BUFFERS}
 
 
 # Hugging Face's name -> OpenAI's, without tower prefix and layer number; those in TRANSPOSED are Linear weights there.
@@ -241,8 +236,8 @@ def _convention(tensors: Tensors) -> tuple[str, Callable[[Tensors], Tensors]]:
     if any(name.startswith(("vision_model.", "text_model.")) for name in tensors):
         return "Hugging Face", _from_hugging_face
     if any(name.startswith("text.") or name == "attn_mask" for name in tensors):
-        return "open_clip", _from_open_clip
-    return "OpenAI", _from_openai
+        return "open_clip", _from_openai_or_open_clip
+    return "OpenAI", _from_openai_or_open_clip
 
 
 def read_clip_weights(path: str | Path) -> ClipWeights:
@@ -266,8 +261,7 @@ def read_clip_weights(path: str | Path) -> ClipWeights:
     if file.meta.get("format") == FORMAT and isinstance(file.meta.get("clip"), dict):
         stored = file.meta["clip"]
         config |= {key: stored[key] for key in ("image_heads", "text_heads") if type(stored.get(key)) is int}
-    tensors = {name: np.ascontiguousarray(tensors[name], np.float32).reshape(tensors[name].shape)
-               for name in clip_shapes(config)}  # fmt: skip
+    tensors = {name: np.asarray(tensors[name], np.float32, order="C") for name in clip_shapes(config)}
     return ClipWeights(tensors, config, file.sha256, names, file)
 
 
@@ -281,15 +275,14 @@ def _hint(tensors: Tensors) -> str:
 
 def _check_complete(tensors: Tensors, shapes: Shapes, path: Path) -> None:
     """UserError when the names or shapes are not exactly those of a CLIP."""
-    problems = []
-    missing = [name for name in shapes if name not in tensors]
-    unknown = [name for name in tensors if name not in shapes]
-    misshapen = [f"{name} {tensors[name].shape} instead of {shape}" for name, shape in shapes.items()
-                 if name in tensors and tensors[name].shape != shape]  # fmt: skip
-    numbers = [name for name in shapes if name in tensors and tensors[name].dtype.kind != "f"]
-    for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", misshapen),
-                        ("no floats", numbers)):  # fmt: skip
-        if names:
-            problems.append(f"{what}: {named_list(names)}")
-    if problems:
-        raise UserError(f"{path} is no whole CLIP; {'; '.join(problems)}")
+    both = [name for name in shapes if name in tensors]
+    wrong = [name for name in both if tensors[name].shape != shapes[name]]
+    problems = {
+        "missing": [name for name in shapes if name not in tensors],
+        "unknown": [name for name in tensors if name not in shapes],
+        "of another shape": [f"{name} {tensors[name].shape} instead of {shapes[name]}" for name in wrong],
+        "no floats": [name for name in both if tensors[name].dtype.kind != "f"],
+    }
+    if any(problems.values()):
+        lists = "; ".join(f"{what}: {named_list(names)}" for what, names in problems.items() if names)
+        raise UserError(f"{path} is no whole CLIP; {lists}")
