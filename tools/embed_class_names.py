@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,16 +20,16 @@ from jseg.clip.class_embeddings import (
     VOC_TEMPLATES,
     read_embedding_file,
     read_embeddings,
+    text_model_of_checkpoint,
+    text_model_of_clip,
     write_embeddings,
 )
+from jseg.clip.weights import read_clip_weights
 from jseg.config import TextConfig
 from jseg.data.class_names import ClassList, class_list
 from jseg.errors import UserError
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
-from jseg.weights.reader import read_weight_file, sha256_of_file
-
-if TYPE_CHECKING:
-    from jseg.clip.class_embeddings import TextModel
+from jseg.weights.reader import read_weight_file
 
 TEMPLATES = {"voc": VOC_TEMPLATES, "coco": COCO_TEMPLATES}
 
@@ -68,10 +67,9 @@ def chosen_names(options: argparse.Namespace) -> tuple[list[str], ClassList | No
     if options.split:
         raise UserError("--split goes with --dataset")
     if options.names_file:
-        try:
-            parts = options.names_file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--names-file {options.names_file} cannot be read: {error}") from error
+        if not options.names_file.is_file():
+            raise UserError(f"--names-file {options.names_file} does not exist")
+        parts = options.names_file.read_text(encoding="utf-8").splitlines()
     else:
         parts = options.names.split(",")
     names = [part.strip() for part in parts if part.strip()]
@@ -89,24 +87,12 @@ def chosen_templates(options: argparse.Namespace) -> tuple[str, ...]:
     """
     if options.template and options.templates:
         raise UserError("--template and --templates exclude each other")
-    for template in options.template or ():
-        if template.count("{}") != 1:
-            raise UserError(f"--template {template!r} must hold {{}} once, where the class name goes")
+    wrong = [template for template in options.template or () if template.count("{}") != 1]
+    if wrong:
+        raise UserError(f"--template {wrong[0]!r} must hold {{}} once, where the class name goes")
     if options.template:
         return tuple(options.template)
     return TEMPLATES[options.templates or ("coco" if options.dataset in ("coco_stuff", "context") else "voc")]
-
-
-def tower_of(path: Path, text: TextConfig) -> TextModel:
-    """The text tower of CLIP or CLIP-RC weights.
-
-    Raises:
-        UserError: the file cannot be used, or holds no text tower.
-    """
-    from jseg.clip.class_embeddings import text_model_of_checkpoint, text_model_of_clip
-    from jseg.clip.weights import read_clip_weights
-
-    return text_model_of_checkpoint(read_weight_file(path), text) or text_model_of_clip(read_clip_weights(path), text)
 
 
 def rows_of_npy(options: argparse.Namespace, classes: ClassList | None) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -138,14 +124,16 @@ def main(arguments: list[str] | None = None) -> None:
         weights_sha256 = ""
     else:
         templates = chosen_templates(options)
-        side = tower_of(options.weights, TextConfig(vocabulary=options.vocabulary, heads=options.text_heads or 8))
-        weights_sha256 = sha256_of_file(options.weights)
-        side.tokenizer()  # a missing vocabulary is told before Jittor starts
+        text = TextConfig(vocabulary=options.vocabulary, heads=options.text_heads or 8)
+        file = read_weight_file(options.weights)
+        model = text_model_of_checkpoint(file, text) or text_model_of_clip(read_clip_weights(options.weights), text)
+        weights_sha256 = file.sha256
+        model.tokenizer()  # a missing vocabulary is told before Jittor starts
 
         from jseg.runtime.start import start
 
         start(options.device)
-        matrix = side.embed(names, templates)
+        matrix = model.embed(names, templates)
     write_embeddings(options.output, matrix, names, templates, weights_sha256, classes)
     title = classes.title if classes else "your own names"
     print(f"{len(names)} classes ({title}), {len(templates)} templates, rows of length {matrix.shape[1]}")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,7 +68,6 @@ RELEASED = {  # SHA-256 of voc12_single.npy and coco_multi.npy -> data set and t
 }
 GENERATED_MERGES = 1000  # more than the words of any list of class names need
 SAME = 1e-2  # largest difference between embeddings of the same texts by the same weights (half precision included)
-IMAGE_NAMES = ("visual.", "logit_scale")
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:
@@ -107,19 +106,19 @@ def embed_class_names(
     for template in templates:
         if template.count(PLACE) != 1:
             raise UserError(f"template {template!r} must hold {PLACE} once, where the class name goes")
-    identity = {
-        "names": names,
-        "templates": templates,
-        "weights": weights_hash,
-        "vocabulary": tokenizer.fingerprint,
-        "context_length": text_tower.context_length,
-    }
+    identity = {"names": names, "templates": templates, "weights": weights_hash}
+    identity |= {"vocabulary": tokenizer.fingerprint, "context_length": text_tower.context_length}
     key = hashlib.sha256(json.dumps(identity).encode("utf-8")).hexdigest()
     cached = Path(cache_folder) / f"class_embeddings_{key[:32]}.safetensors" if cache_folder else None
     if cached and (stored := _read_cache(cached, identity)) is not None:
         return stored
     texts = [template.replace(PLACE, name) for name in names for template in templates]
-    embedded = _run_tower(text_tower, tokenizer(texts, text_tower.context_length))
+    ids = tokenizer(texts, text_tower.context_length)
+    import jittor as jt
+
+    with jt.no_grad():
+        batches = [text_tower(ids[i : i + BATCH]).numpy() for i in range(0, len(ids), BATCH)]
+    embedded = np.concatenate(batches).astype(np.float32)
     rows = unit_rows(unit_rows(embedded).reshape(len(names), len(templates), -1).mean(axis=1))
     if not np.isfinite(rows).all():
         raise UserError("the text tower gives embeddings that are not finite: its weights are damaged")
@@ -130,22 +129,11 @@ def embed_class_names(
 
 def _read_cache(path: Path, identity: dict[str, Any]) -> np.ndarray | None:
     """The cached rows, or None if there are none or the file is damaged (it is then written again)."""
-    if not path.is_file():
-        return None
     try:
         stored = read_weight_file(path)
     except UserError:
         return None
     return stored.tensors[EMBEDDINGS] if stored.meta == identity | {"sha256": tensors_sha256(stored.tensors)} else None
-
-
-def _run_tower(text_tower: Callable[[np.ndarray], jt.Var], token_ids: np.ndarray) -> np.ndarray:
-    """(N, L) int32 -> (N, D) float32"""
-    import jittor as jt
-
-    with jt.no_grad():
-        batches = [text_tower(token_ids[i : i + BATCH]).numpy() for i in range(0, len(token_ids), BATCH)]
-    return np.concatenate(batches).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -206,14 +194,14 @@ def text_model_of_checkpoint(file: WeightFile, text: TextConfig) -> TextModel | 
         return None
     width = np.size(tensors.get("ln_final.weight", ()))
     heads = file.meta.get("text_heads") or usual_heads(width) or text.heads
-    return TextModel(tensors, heads, _stored_vocabulary(file.meta, text), str(file.path))
+    return TextModel(tensors, heads, _vocabulary(text, file.meta.get("vocabulary")), str(file.path))
 
 
 def text_model_of_clip(clip: ClipWeights, text: TextConfig) -> TextModel:
     """The text tower of CLIP weights."""
-    tensors = {name: array for name, array in clip.tensors.items() if not name.startswith(IMAGE_NAMES)}
+    tensors = {name: array for name, array in clip.tensors.items() if not name.startswith(("visual.", "logit_scale"))}
     heads = clip.config["text_heads"] or text.heads
-    return TextModel(tensors, heads, _stored_vocabulary(clip.source.meta, text), str(clip.source.path))
+    return TextModel(tensors, heads, _vocabulary(text, clip.source.meta.get("vocabulary")), str(clip.source.path))
 
 
 def random_text_model(config: Config, classes: ClassList) -> TextModel:
@@ -232,20 +220,13 @@ def random_text_model(config: Config, classes: ClassList) -> TextModel:
     return TextModel(tensors, text.heads, merges, "the random start")
 
 
-def _vocabulary(text: TextConfig) -> tuple[Merge, ...] | None:
-    """Merges of the vocabulary that the config names; None for CLIP's own."""
-    if text.vocabulary == "generated":
-        raise UserError("text.vocabulary='generated' fits no trained text tower: it needs model.init='random'")
-    if not text.vocabulary or sha256_of_file(find_vocabulary(text.vocabulary)) == VOCABULARY_SHA256:
-        return None
-    return read_vocabulary(text.vocabulary)
-
-
-def _stored_vocabulary(meta: Mapping[str, Any], text: TextConfig) -> tuple[Merge, ...] | None:
-    """The vocabulary in a weight file of ours, else that of the config; None for CLIP's own."""
-    if meta.get("vocabulary"):
-        return Tokenizer(meta["vocabulary"]).merges
-    return None if text.vocabulary == "generated" else _vocabulary(text)
+def _vocabulary(text: TextConfig, stored: Any = None) -> tuple[Merge, ...] | None:
+    """The vocabulary stored in a weight file of ours, else that of the config; None for CLIP's own."""
+    if stored:
+        return Tokenizer(stored).merges
+    own = text.vocabulary not in ("", "generated")  # a generated one fits no trained tower
+    own = own and sha256_of_file(find_vocabulary(text.vocabulary)) != VOCABULARY_SHA256
+    return read_vocabulary(text.vocabulary) if own else None
 
 
 @dataclass(frozen=True)
@@ -271,14 +252,8 @@ def write_embeddings(
     Raises:
         CannotWrite: the file cannot be written.
     """
-    meta = {
-        "format": FORMAT,
-        "names": list(names),
-        "dataset": classes.dataset if classes else "",
-        "split": classes.split if classes else "",
-        "templates": list(templates),
-        "weights_sha256": weights_sha256,
-    }
+    meta = {"format": FORMAT, "names": list(names), "templates": list(templates), "weights_sha256": weights_sha256}
+    meta |= {"dataset": classes.dataset if classes else "", "split": classes.split if classes else ""}
     write_safetensors(path, {EMBEDDINGS: matrix}, meta)
 
 

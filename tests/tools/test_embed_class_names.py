@@ -71,7 +71,7 @@ def test_rows_of_a_plain_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> 
         (["--names", " , ", "--weights", "a"], "no class names"),
         (["--names", "cat,dog,cat", "--weights", "a"], "'cat' is given twice"),
         (["--names", "cat", "--split", "B", "--weights", "a"], "--split goes with --dataset"),
-        (["--names-file", "nowhere.txt", "--weights", "a"], "nowhere.txt cannot be read"),
+        (["--names-file", "nowhere.txt", "--weights", "a"], "nowhere.txt does not exist"),
         (["--names", "cat", "--npy", "a.npy"], "--npy goes with --dataset"),
         (["--names", "cat", "--weights", "a", "--template", "a photo"], "must hold {} once"),
         (["--names", "cat", "--weights", "a", "--template", "a {}", "--templates", "voc"], "exclude each other"),
