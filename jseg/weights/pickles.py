@@ -56,6 +56,12 @@ class Tensor:
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        if len(self.shape) != len(self.strides):
+            raise UserError("a tensor has another number of strides than of dimensions")
+        if any(type(number) is not int or number < 0 for number in (self.offset, *self.shape, *self.strides)):
+            raise UserError("a tensor's offset, shape or strides are no counts")
+
     @property
     def nbytes(self) -> int:
         """Bytes that the tensor takes as an array of its own."""
@@ -67,17 +73,14 @@ class Tensor:
         Raises:
             UserError: the window leaves the storage.
         """
-        sizes, steps = tuple(self.shape), tuple(self.strides)
-        if len(sizes) != len(steps) or any(type(n) is not int or n < 0 for n in (self.offset, *sizes, *steps)):
-            raise UserError("its offset, shape or strides are no counts")
-        if 0 in sizes:
-            return np.zeros(sizes, self.storage.dtype)
-        last = self.offset + sum((size - 1) * step for size, step in zip(sizes, steps, strict=True))
+        if 0 in self.shape:
+            return np.zeros(self.shape, self.storage.dtype)
+        steps = [step if size > 1 else 0 for size, step in zip(self.shape, self.strides, strict=True)]
+        last = self.offset + sum((size - 1) * step for size, step in zip(self.shape, steps, strict=True))
         if last >= self.storage.count:
             raise UserError(f"it reaches to element {last} of a storage of {self.storage.count}")
-        item = self.storage.dtype.itemsize
-        strides = [step * item if size > 1 else 0 for size, step in zip(sizes, steps, strict=True)]
-        return np.lib.stride_tricks.as_strided(self.storage.values[self.offset :], sizes, strides)
+        strides = [step * self.storage.dtype.itemsize for step in steps]
+        return np.lib.stride_tricks.as_strided(self.storage.values[self.offset :], self.shape, strides)
 
 
 def as_array(tensor: Tensor | np.ndarray) -> np.ndarray:
@@ -136,7 +139,7 @@ class RestrictedUnpickler(pickle._Unpickler):
         """Sets the state of a NumPy array or a TorchScript module; never an attribute."""
         state = self.stack.pop()
         target = self.stack[-1]
-        if isinstance(target, np.ndarray):
+        if isinstance(target, np.ndarray) and target.size == 0:  # once: another array may be a view of it by now
             target.__setstate__(state)
         elif isinstance(target, np.dtype):
             if state[1] not in ("<", "|", "="):

@@ -317,6 +317,20 @@ def test_arrays_of_other_things_are_refused(tmp_path: Path, array: np.ndarray) -
     refused(tmp_path / "weights.pkl", "NumPy|big-endian|damaged")
 
 
+def test_an_array_gets_its_content_only_once(tmp_path: Path) -> None:
+    """NumPy frees the old content, which a view may still show."""
+    content = pickle.dumps({"a": np.arange(5.0)}, 4)
+    build = content.rindex(b"b")
+    state = pickle.dumps((1, (0,), np.dtype("u1"), False, b""), 4)[11:-1]  # without PROTO, FRAME and STOP
+    for extra, accepted in ((b"", True), (state + b"b", False)):
+        body = content[11 : build + 1] + extra + content[build + 1 :]
+        (tmp_path / "weights.pkl").write_bytes(seal(b"\x80\x04" + body))
+        if accepted:
+            assert np.array_equal(read_weight_file(tmp_path / "weights.pkl").tensors["a"], np.arange(5.0))
+        else:
+            refused(tmp_path / "weights.pkl", "refused")
+
+
 def test_shape_and_bytes_must_agree(tmp_path: Path) -> None:
     content = pickle.dumps({"a": np.arange(5.0)}, 4).replace(b"K\x05\x85", b"K\x06\x85")
     (tmp_path / "weights.pkl").write_bytes(seal(content))
