@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from jseg.errors import UserError
+from jseg.weights.pickles import Storage, Tensor
 from jseg.weights.reader import read_weight_file
 
 torch = pytest.importorskip("torch", reason="PyTorch is the oracle of these tests")
@@ -212,6 +213,14 @@ def test_stride_bombs_are_refused(tmp_path: Path) -> None:
     tensor = torch.ones(1).expand(2**20, 2**20)
     torch.save({"w": tensor}, tmp_path / "weights.pth")
     refused(tmp_path / "weights.pth", "many times the size")
+
+
+@pytest.mark.parametrize(
+    "numbers", [(0, ("x", 10**10), (1, 1)), (0, ([0], 10**10), (1, 1)), (-1, (2,), (1,)), (0, (2,), (1, 1))]
+)
+def test_tensors_described_by_other_things_than_counts_allocate_nothing(numbers: tuple) -> None:
+    with pytest.raises(UserError, match="no counts|another number"):
+        Tensor(Storage(np.dtype("<f4"), 4), *numbers)
 
 
 def test_zip_bombs_are_refused(tmp_path: Path) -> None:
