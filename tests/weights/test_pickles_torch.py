@@ -219,7 +219,7 @@ def test_stride_bombs_are_refused(tmp_path: Path) -> None:
     "numbers", [(0, ("x", 10**10), (1, 1)), (0, ([0], 10**10), (1, 1)), (-1, (2,), (1,)), (0, (2,), (1, 1))]
 )
 def test_tensors_described_by_other_things_than_counts_allocate_nothing(numbers: tuple) -> None:
-    with pytest.raises(UserError, match="no counts|another number"):
+    with pytest.raises(UserError, match=r"no counts|another number"):
         Tensor(Storage(np.dtype("<f4"), 4), *numbers)
 
 
