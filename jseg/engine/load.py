@@ -63,7 +63,7 @@ def build_model(
         if clip is not None:
             load_clip_image_weights(model, clip.tensors)
         return model
-    changed = load_released(model, record.model_tensors(file, averaged))
+    changed = load_released(model, record.model_tensors(file))
     print(f"weights: {file.path} ({file.kind}, SHA-256 {file.sha256})")
     dead = [name for name in changed if name in file.tensors]
     for line in [name for name in changed if name not in dead]:
