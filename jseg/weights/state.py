@@ -31,9 +31,7 @@ def strict_load(module: nn.Module, tensors: Mapping[str, np.ndarray], source: st
     problems = {
         "missing": [name for name in own if name not in tensors],
         "unknown": [name for name in tensors if name not in own],
-        "other shape": [
-            f"{name} is {there}, expected {here}" for name, (there, here) in shapes.items() if there != here
-        ],
+        "other shape": [f"{name} is {found}, expected {wanted}" for name, found, wanted in shapes if found != wanted],
         "not finite": [name for name in both if not np.isfinite(tensors[name]).all()],
     }
     if any(problems.values()):
