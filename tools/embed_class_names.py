@@ -55,7 +55,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def chosen_names(options: argparse.Namespace) -> tuple[list[str], ClassList | None]:
+def choose_names(options: argparse.Namespace) -> tuple[list[str], ClassList | None]:
     """Class names and, if they are those of a data set, its class list.
 
     Raises:
@@ -79,7 +79,7 @@ def chosen_names(options: argparse.Namespace) -> tuple[list[str], ClassList | No
     return names, None
 
 
-def chosen_templates(options: argparse.Namespace) -> tuple[str, ...]:
+def choose_templates(options: argparse.Namespace) -> tuple[str, ...]:
     """Templates of the command line, else those of the paper for the data set.
 
     Raises:
@@ -95,7 +95,7 @@ def chosen_templates(options: argparse.Namespace) -> tuple[str, ...]:
     return TEMPLATES[options.templates or ("coco" if options.dataset in ("coco_stuff", "context") else "voc")]
 
 
-def rows_of_npy(options: argparse.Namespace, classes: ClassList | None) -> tuple[np.ndarray, tuple[str, ...]]:
+def read_npy(options: argparse.Namespace, classes: ClassList | None) -> tuple[np.ndarray, tuple[str, ...]]:
     """The rows of a plain file, and the templates that they are said to be made with (checked for released files).
 
     Raises:
@@ -103,7 +103,7 @@ def rows_of_npy(options: argparse.Namespace, classes: ClassList | None) -> tuple
     """
     if classes is None:
         raise UserError("--npy goes with --dataset: the file does not say which classes its rows are")
-    templates = chosen_templates(options)
+    templates = choose_templates(options)
     length = read_embedding_file(options.npy).matrix.shape[1]
     matrix, warnings = read_embeddings(options.npy, classes, length, templates)
     for warning in warnings:
@@ -118,17 +118,17 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(f"--output {options.output}: its name must end in .safetensors")
     if options.output.exists() and not options.force:
         raise UserError(f"--output {options.output} exists: pass --force to overwrite it")
-    names, classes = chosen_names(options)
+    names, classes = choose_names(options)
     if options.npy:
-        matrix, templates = rows_of_npy(options, classes)
+        matrix, templates = read_npy(options, classes)
         weights_sha256 = ""
     else:
-        templates = chosen_templates(options)
+        templates = choose_templates(options)
         text = TextConfig(vocabulary=options.vocabulary, heads=options.text_heads or 8)
         file = read_weight_file(options.weights)
         model = text_model_of_checkpoint(file, text) or text_model_of_clip(read_clip_weights(options.weights), text)
         weights_sha256 = file.sha256
-        model.tokenizer()  # a missing vocabulary is told before Jittor starts
+        model.tokenizer()  # fails before Jittor starts if the vocabulary is missing
 
         from jseg.runtime.start import start
 

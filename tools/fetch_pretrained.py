@@ -156,7 +156,7 @@ def fetch(file: Pretrained, options: argparse.Namespace) -> None:
     print(f"{target}: from {origin}, SHA-256 right")
 
 
-def listing(folder: Path) -> str:
+def format_list(folder: Path) -> str:
     """The files that can be fetched, two lines each."""
     lines = []
     for name, file in FILES.items():
@@ -170,7 +170,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Lists or fetches."""
     options = parse_arguments(arguments)
     if options.list:
-        print(listing(options.folder))
+        print(format_list(options.folder))
         return
     unknown = [name for name in options.names if name not in FILES]
     if unknown or not options.names:
