@@ -30,7 +30,7 @@ MAX_KEY = 2**53  # whole numbers as dictionary keys; larger ones can be chosen s
 OPCODES = """
 PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE
 BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BINSTRING SHORT_BINSTRING EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 TUPLE
-EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT DICT SETITEM SETITEMS BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET
+EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET
 GLOBAL STACK_GLOBAL REDUCE NEWOBJ BUILD BINPERSID
 """  # of the pickles that PyTorch and Jittor write
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -160,16 +160,10 @@ class RestrictedUnpickler(pickle._Unpickler):
         items = self.pop_mark()
         set_items(self.stack[-1], zip(items[::2], items[1::2], strict=True))
 
-    def load_dict(self) -> None:
-        """Makes a dictionary of the items."""
-        items = self.pop_mark()
-        self.append(make_dict(zip(items[::2], items[1::2], strict=True)))
-
     dispatch: ClassVar[dict[int, Callable]] = {
         getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in OPCODES.split()
     }
-    dispatch |= {pickle.BUILD[0]: load_build, pickle.DICT[0]: load_dict}
-    dispatch |= {pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems}
+    dispatch |= {pickle.BUILD[0]: load_build, pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems}
 
 
 def set_items(target: Any, pairs: Any) -> None:
@@ -215,7 +209,7 @@ STORAGE_TYPES = {
     **{"LongStorage": "<i8", "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "i1", "ByteStorage": "u1"},
     "BoolStorage": "?",
 }
-# What the globals of a pickle stand for; nothing else of a file is ever called.
+# What the globals of a pickle stand for here; nothing else is ever called.
 COMMON = {
     ("collections", "OrderedDict"): make_dict,
     ("numpy", "ndarray"): "numpy.ndarray",  # only an argument of _reconstruct
