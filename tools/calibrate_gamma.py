@@ -58,7 +58,7 @@ def held_out_classes(config: Config, file: WeightFile) -> ClassList:
     """
     if config.data.setting != "inductive":
         raise UserError(f"data.setting={config.data.setting!r}: gamma has no effect there, it is for inductive runs")
-    recorded = file.meta.get("config", {}) if record.is_ours(file) else {}
+    recorded = file.meta.get("config", {}) if record.is_jseg_file(file) else {}
     names = recorded.get("data", {}).get("held_out")
     if not names:
         example = suggestion(class_list(config.data.dataset, config.data.split))

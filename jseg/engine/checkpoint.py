@@ -27,7 +27,7 @@ from jseg.weights.record import (
     FORMAT,
     MOMENT_PREFIXES,
     TEXT_PREFIX,
-    is_ours,
+    is_jseg_file,
     recorded_classes,
     recorded_unseen,
     tensors_sha256,
@@ -53,7 +53,7 @@ class Moments:
 
 def describe(config: Config, class_list: ClassList, text: TextFeatures) -> dict[str, Any]:
     """What a checkpoint's metadata say about the run; `save` adds the checksum, the trainer the iteration."""
-    merges = text.side.merges if text.side is not None else None
+    merges = text.text_model.merges if text.text_model is not None else None
     return {
         "format": FORMAT,
         "dataset": class_list.dataset,
@@ -63,7 +63,7 @@ def describe(config: Config, class_list: ClassList, text: TextFeatures) -> dict[
         "unseen": list(class_list.unseen),
         "templates": list(config.text.templates),
         "embeddings_sha256": text.sha256,
-        "text_heads": text.side.heads if text.side is not None else None,
+        "text_heads": text.text_model.heads if text.text_model is not None else None,
         "vocabulary": [list(merge) for merge in merges] if merges is not None else None,  # None = CLIP's own
         "config": to_dict(config),
     }
@@ -137,7 +137,7 @@ def read_whole(path: Path) -> WeightFile:
         UserError: missing, truncated, damaged or of an unknown kind.
     """
     file = read_weight_file(path)
-    if is_ours(file):
+    if is_jseg_file(file):
         wanted = record_sha256(file.meta)  # older files have none of the record
         record_holds = file.meta.get(RECORD_KEY, wanted) == wanted
         if not record_holds or tensors_sha256(file.tensors) != file.meta.get("tensors_sha256"):
@@ -152,7 +152,7 @@ def read_checkpoint(path: Path) -> WeightFile:
         UserError: not whole, or no checkpoint of a training run.
     """
     file = read_whole(path)
-    if not is_ours(file) or not isinstance(file.meta.get("optimizer_steps"), int):
+    if not is_jseg_file(file) or not isinstance(file.meta.get("optimizer_steps"), int):
         raise UserError(f"{path} holds no optimiser state, so no run can go on from it: use --weights {path}")
     return file
 
@@ -221,7 +221,7 @@ def _difference(theirs: Iterable[str], ours: Iterable[str]) -> str:
 
 def text_arrays(text: TextFeatures) -> dict[str, np.ndarray]:
     """Class embeddings and, where it is known, the text tower, under their names in a checkpoint."""
-    tower = text.side.tensors if text.side is not None else {}
+    tower = text.text_model.tensors if text.text_model is not None else {}
     return {FEATURES_NAME: text.matrix, **{TEXT_PREFIX + name: array for name, array in tower.items()}}
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from jseg.model.clip_rc import ClipRC
 from typing import Any
 
-from jseg.weights.record import is_ours
+from jseg.weights.record import is_jseg_file
 
 
 def clip_of(config: Config, file: WeightFile | None) -> ClipWeights | None:
@@ -63,7 +63,7 @@ def build_model(
         if clip is not None:
             load_clip_image_weights(model, clip.tensors)
         return model
-    changed = load_released(model, record.model_tensors(file, averaged))
+    changed = load_released(model, record.model_tensors(file))
     print(f"weights: {file.path} ({file.kind}, SHA-256 {file.sha256})")
     dead = [name for name in changed if name in file.tensors]
     for line in [name for name in changed if name not in dead]:
@@ -90,7 +90,7 @@ def print_if_any(line: str) -> None:
 
 def recorded_iteration(file: WeightFile) -> int | None:
     """After how many iterations the weights were written (ours and PyTorch checkpoints say); None = unknown."""
-    iteration = file.meta.get("iteration" if is_ours(file) else "iter")
+    iteration = file.meta.get("iteration" if is_jseg_file(file) else "iter")
     return iteration if type(iteration) is int and iteration >= 0 else None
 
 
@@ -104,7 +104,7 @@ def check_start(file: WeightFile, config: Config) -> list[str]:
         UserError: written after another number of iterations than `train.expected_iteration`, or a transductive run
             from weights that have already learned the unseen classes' labels.
     """
-    if config.data.setting == "transductive" and is_ours(file) and file.meta.get("setting") == "supervised":
+    if config.data.setting == "transductive" and is_jseg_file(file) and file.meta.get("setting") == "supervised":
         raise UserError(
             f"{file.path} was trained fully supervised, so it knows the labels of the unseen classes: start from "
             f"{config.train.expected_weights or 'weights of an inductive run'}"
@@ -162,7 +162,7 @@ def batch_warning(batch: Any, config: Config) -> str | None:
 
 def weights_batch_warning(file: WeightFile, config: Config) -> str | None:
     """The same for weights of ours, which record the batch that they were trained with."""
-    recorded = file.meta.get("config") if is_ours(file) else None
+    recorded = file.meta.get("config") if is_jseg_file(file) else None
     train = recorded.get("train") if isinstance(recorded, dict) else None
     batch = train.get("batch_size") if isinstance(train, dict) else None
     warning = batch_warning(batch, config) if batch is not None else None

@@ -171,7 +171,7 @@ def test_strange_metadata_do_not_crash(meta: dict[str, Any]) -> None:
 
 def test_foreign_safetensors_are_not_ours(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "a.safetensors", arrays(), {"format": "other"})
-    assert not record.is_ours(checkpoint.read_whole(tmp_path / "a.safetensors"))
+    assert not record.is_jseg_file(checkpoint.read_whole(tmp_path / "a.safetensors"))
 
 
 def test_later_checkpoints_are_refused_or_set_aside(tmp_path: Path) -> None:

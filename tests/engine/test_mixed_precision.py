@@ -190,7 +190,7 @@ def test_float16_goes_on_exactly_after_an_overflow(tmp_path: Path) -> None:
     path = Saver(tmp_path, config, classes, text, straight).checkpoint(Progress(iteration=3))
     file = checkpoint.read_checkpoint(path)
     model = build_clip_rc(config.model)
-    load_released(model, record.model_tensors(file, averaged=False))
+    load_released(model, record.model_tensors(file))
     resumed = Trainer(model, straight.text.numpy(), (), config)
     resume(resumed, file, config)
     assert resumed.loss_scale == straight.loss_scale != LossScale()

@@ -204,13 +204,13 @@ def test_clip_as_it_is_is_evaluated_and_drawn_but_not_trained(tmp_path: Path, ca
 
 def plain_clip_accuracy(scenes: int) -> float:
     from jseg.baselines import PlainClip, training_free_metrics
-    from jseg.clip.class_embeddings import side_of_clip
+    from jseg.clip.class_embeddings import text_model_of_clip
     from jseg.config import read_config
     from jseg.pretraining.evaluation import validation_scenes
 
     config = read_config(REPOSITORY / "configs" / "shapes_class_token.py")
     clip, classes = read_clip_weights(config.model.init), class_list("shapes")
-    text = side_of_clip(clip, config.text).embed(classes.names, config.text.templates)
+    text = text_model_of_clip(clip, config.text).embed(classes.names, config.text.templates)
     tower = PlainClip(config.model, clip.tensors, "class_token").backbone
     return training_free_metrics(tower, validation_scenes(scenes), text, classes, True, True)["pAcc"]
 
