@@ -23,6 +23,7 @@ from jseg.clip.weights import read_clip_weights
 from jseg.config import PRECISIONS, Config, ModelConfig, from_dict, read_config, suggestion
 from jseg.data import transforms
 from jseg.engine.checkpoint import read_whole
+from jseg.engine.load import load_model
 from jseg.errors import UserError
 from jseg.weights.record import is_ours, model_tensors
 
@@ -177,21 +178,7 @@ def load_segmenter(
     from jseg.runtime.start import start  # Jittor starts only once everything that can be wrong was looked at
 
     start(device)
-    from jseg.model.clip_rc import build_clip_rc
-    from jseg.model.precision import note, set_precision
-    from jseg.model.released_weights import load_released
-    from jseg.ops.compiled import choose
-
-    choose(config.kernels)
-    model = build_clip_rc(config.model)
-    tensors = model_tensors(file)
-    changed = load_released(model, tensors)
-    dead = [name for name in changed if name in tensors]
-    notes = [f"{file.path} ({file.kind}, SHA-256 {file.sha256})", *(name for name in changed if name not in dead)]
-    if dead:
-        notes.append(f"{len(dead)} weights that no computation uses were dropped ({dead[0]}, …)")
-    set_precision(model, precision)
-    notes += filter(None, [note(precision)])
+    model, notes = load_model(config, file, precision=precision)
     return Segmenter(model, side, config, tuple(notes))
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jseg.clip.class_embeddings import class_embeddings
 from jseg.config import Config, read_config
@@ -23,14 +23,12 @@ from jseg.data.class_names import ClassList, class_list
 from jseg.data.dataset import open_dataset
 from jseg.data.held_out import classes_of, suggestion
 from jseg.engine import checkpoint
+from jseg.engine.load import load_model
 from jseg.errors import UserError
 from jseg.files import check_writable, write_json
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 from jseg.weights import record
 from jseg.weights.reader import WeightFile
-
-if TYPE_CHECKING:
-    from jseg.model.clip_rc import ClipRC
 
 RESULT_NAME = "gamma.json"
 
@@ -79,18 +77,6 @@ def held_out_classes(config: Config, file: WeightFile) -> ClassList:
     return classes
 
 
-def load_model(config: Config, file: WeightFile) -> ClipRC:
-    """The model with the weights of the file."""
-    from jseg.model.clip_rc import build_clip_rc
-    from jseg.model.precision import set_precision
-    from jseg.model.released_weights import load_released
-
-    model = build_clip_rc(config.model)
-    load_released(model, record.model_tensors(file))
-    set_precision(model, config.precision)
-    return model
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Runs the tool."""
     options = parse_arguments(arguments)
@@ -104,14 +90,12 @@ def main(arguments: list[str] | None = None) -> None:
 
     start(options.device)
     from jseg.calibration import PUBLISHED_GAMMA, chosen, picture_indices, report, sweep
-    from jseg.ops.compiled import choose
 
-    choose(config.kernels)
     text = class_embeddings(config, classes, file)
     steps = int(options.highest / options.step + 1e-6)
     gammas = sorted({*(round(step * options.step, 6) for step in range(steps + 1)), PUBLISHED_GAMMA})
     indices = picture_indices(len(dataset), options.pictures)
-    results = sweep(load_model(config, file), dataset, indices, text.matrix, config, gammas)
+    results = sweep(load_model(config, file)[0], dataset, indices, text.matrix, config, gammas)
     print(f"{classes.title}, {len(indices)} pictures of {options.split}")
     print(report(results, classes))
     result = {

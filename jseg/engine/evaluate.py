@@ -288,7 +288,7 @@ class Painter:
     def finish(self) -> Path:
         """Writes the sheet, prints where everything is, and returns the sheet's path."""
         path = self.save_dir / SHEET_NAME
-        found = sorted(item for share in self.ranks.gathered(self.examples) for item in share.items())
+        found = sorted(item for share in self.ranks.all_gather(self.examples) for item in share.items())
         count = int(self.ranks.sum(np.int64(self.count)))
         failed = self.ranks.any(self.failed)
         if failed and not self.failed:
