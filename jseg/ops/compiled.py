@@ -26,15 +26,6 @@ CHOICES = ("auto", "plain")
 CUDA_ARCHITECTURE = 80  # the oldest that the CUDA kernels are written for: mma.sync on bfloat16, cp.async
 
 
-_chosen = "auto"
-
-
-def choose(kernels: str) -> None:
-    """What the configuration says (its key `kernels`): one of `CHOICES`; plain when it or `JSEG_KERNELS` says so."""
-    global _chosen
-    _chosen = kernels
-
-
 def implementation(cuda: bool = False) -> str:
     """`compiled` or `plain`: what an operator of this package runs on, as things stand.
 
@@ -47,7 +38,6 @@ def implementation(cuda: bool = False) -> str:
     choice = os.environ.get(VARIABLE, "auto")
     if choice not in CHOICES:
         raise UserError(f"{VARIABLE}={choice!r}: choose from {', '.join(CHOICES)}")
-    choice = _chosen if choice == "auto" else choice
     if choice == "auto" and jt.flags.use_cuda:
         cuda = cuda and min(jt.flags.cuda_archs, default=0) >= CUDA_ARCHITECTURE
     return "compiled" if choice == "auto" and (cuda or not jt.flags.use_cuda) else "plain"

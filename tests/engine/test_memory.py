@@ -17,7 +17,7 @@ from jseg.engine.evaluate import predictions
 from jseg.model.clip_rc import build_clip_rc
 from jseg.model.initial_weights import initialise
 from tests.engine.test_evaluator import Pictures, embeddings, small_config
-from tests.engine.test_loop import NotedSaver, batches, run
+from tests.engine.test_train import NotedSaver, batches, run
 from tests.engine.tiny_training import tiny_config, tiny_trainer
 from tests.tools.training_process import TrainingProcess
 
@@ -34,15 +34,15 @@ def growth(resident: list[int], warm_up: int) -> float:
     return float(late / early - 1)
 
 
-def train(iterations: int, folder: Path, **changes: bool) -> tuple[list[int], list[int]]:
-    """Memory and number of Jittor's live variables before each step of the loop; logs, averages, no files."""
+def train(iterations: int, folder: Path) -> tuple[list[int], list[int]]:
+    """Memory and number of Jittor's live variables before each step of the loop; logs, no files."""
     resident, alive = [], []
 
     def note(iteration: int) -> None:
         resident.append(resident_bytes())
         alive.append(jt.liveness_info()["lived_vars"])
 
-    config = tiny_config(iterations=iterations, log_every=20, ema=0.9, save_every=50, **changes)
+    config = tiny_config(iterations=iterations, log_every=20, save_every=50)
     run(folder, tiny_trainer(config, dropout=True), batches(each=note), NotedSaver())
     return resident, alive
 
@@ -57,9 +57,8 @@ def evaluate(pictures: int, config: Config | None = None) -> Iterator[int]:
         yield resident_bytes()
 
 
-@pytest.mark.parametrize("checkpointed", [False, True], ids=["as it is", "activation checkpointing"])
-def test_training_steps_keep_no_variables_and_no_memory(tmp_path: Path, checkpointed: bool) -> None:
-    resident, alive = train(150, tmp_path, checkpoint_activations=checkpointed)
+def test_training_steps_keep_no_variables_and_no_memory(tmp_path: Path) -> None:
+    resident, alive = train(150, tmp_path)
     assert len(set(alive[20:])) == 1, set(alive)
     assert growth(resident, 50) < 0.01
 

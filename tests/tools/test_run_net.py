@@ -129,6 +129,28 @@ def test_resuming_is_exact(tiny: Path, tmp_path: Path, setting: str, capsys: pyt
     ]
 
 
+def test_a_checkpoint_of_the_code_before_goes_on_with_the_same_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Written after 3 of 6 iterations by commit 879c49f, whose own run gave the expected numbers of the other 3."""
+    folder = REPOSITORY / "tests" / "engine" / "data"
+    arguments = ["--config-file", str(folder / "config.json"), "--work-dir", str(tmp_path), "--no-cuda"]
+    assert run_net.main([*arguments, "--resume", str(folder / "checkpoint_0000003.safetensors")]) == 0
+    shown = capsys.readouterr().out
+    assert "resuming after iteration 3 of 6" in shown and "the config has changed" not in shown
+    expected = json.loads((folder / "expected.json").read_text())
+    lines = {str(line["iteration"]): line for line in read_log(tmp_path / "log.jsonl") if line["event"] == "train"}
+    assert lines.keys() == expected["losses"].keys()
+    for iteration, line in lines.items():
+        assert line["losses"] == pytest.approx(expected["losses"][iteration], rel=1e-5)
+        assert line["gradient_norm"] == pytest.approx(expected["gradient_norm"][iteration], rel=1e-5)
+    tensors = read_weight_file(tmp_path / "checkpoint_0000006.safetensors").tensors
+    norms = {name: float(np.linalg.norm(tensors[name].astype(np.float64))) for name in expected["norms"]}
+    assert norms == pytest.approx(expected["norms"], rel=1e-4, abs=1e-9)
+    for name, values in expected["weights"].items():
+        np.testing.assert_allclose(tensors[name].ravel(), values, rtol=1e-4, atol=1e-7)
+
+
 def test_weights_start_a_new_run_at_iteration_0(trained: Path, tmp_path: Path) -> None:
     """A transductive run starts from weights alone: optimiser, iteration and warm-up afresh."""
     config = trained.parent / "tiny.py"

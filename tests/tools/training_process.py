@@ -23,7 +23,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 TOOL = REPOSITORY / "tools" / "run_net.py"
 SECONDS = 300  # a machine that does many things at once starts a process in a minute
 
-# Everything random is on: workers, augmentation, dropout, evaluations, an average of the weights.
+# Everything random is on: workers, augmentation, dropout, evaluations.
 TINY = """
 data = dict(
     dataset="shapes", crop_size=(64, 64), resize_box=(256, 64), workers=2,
@@ -35,7 +35,7 @@ model = dict(
 )
 text = dict(vocabulary="generated", width=32, layers=1, heads=2, context_length=16)
 optimizer = dict(lr=1e-4, warmup_iterations=0)
-train = dict(batch_size=2, log_every=1, save_every=1, eval_every=9, best_metric="pAcc", ema=0.9)
+train = dict(batch_size=2, log_every=1, save_every=1, eval_every=9, best_metric="pAcc")
 test = dict(short_side=64, crop_size=(64, 64), stride=(64, 64))
 """
 
@@ -109,7 +109,7 @@ class TrainingProcess:
 
 
 def assert_same_run(first: Path, second: Path, iterations: int) -> None:
-    """Weights, moments, averages, best weights and logged numbers are equal, bit for bit; nothing is logged twice."""
+    """Weights, moments, best weights and logged numbers are equal, bit for bit; nothing is logged twice."""
     names = [checkpoint.checkpoint_path(first, iterations).name, checkpoint.WEIGHTS_NAME, "best.safetensors"]
     for name in names:
         files = [checkpoint.read_whole(folder / name) for folder in (first, second)]
