@@ -4,26 +4,24 @@ A config file is Python and runs when it is read: use only files you trust. It s
 after the sections below (`data = dict(...)`), and may start from another one with `base = "other.py"` (relative to
 itself). Relative paths in a config file are relative to the folder of that file; in an override, to the current folder.
 
-Choices and limits of a value stand at its key and hold for each item of a tuple; rules that relate several keys follow
-at the end.
+Choices and limits of a value stand at its key and hold for each item of a tuple (jseg/config_keys.py); rules that
+relate several keys follow at the end.
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import difflib
 import json
 import math
-import operator
 import runpy
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jseg.config_keys import check_values, key, parse_override, set_key, suggestion
 from jseg.errors import UserError
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, of values in [0, 255]
@@ -43,24 +41,6 @@ DROPPED = {  # keys of earlier versions and their defaults: they shaped how a ru
     "train.ema": 0.0,
     "train.patience": 0,
 }
-WORDS_AS_PATHS = ("random", "generated")
-LIMITS = {  # of `key`: comparison and words
-    "least": (operator.ge, "at least"),
-    "above": (operator.gt, "above"),
-    "most": (operator.le, "at most"),
-    "below": (operator.lt, "below"),
-}
-
-
-def key(default: Any = "", path: bool = False, choices: Iterable[str] = (), **limits: float) -> Any:
-    """A field of a section.
-
-    Args:
-        path: whether it holds a path, which is made absolute when it is read.
-        choices: the only values that are allowed.
-        limits: least, above, most, below; NaN and infinities are never allowed.
-    """
-    return field(default=default, metadata={"path": path, "choices": tuple(choices), "limits": limits})
 
 
 @dataclass
@@ -238,59 +218,6 @@ class Config:
         return 0.1 if has_unseen else 0.0
 
 
-def suggestion(word: object, choices: Iterable[str]) -> str:
-    """`: did you mean 'x'?`, or the list of choices when nothing is close."""
-    choices = [choice for choice in choices if choice]
-    close = difflib.get_close_matches(str(word), choices, n=1)
-    return f": did you mean {close[0]!r}?" if close else f": choose from {', '.join(choices)}"
-
-
-def _convert(value: Any, hint: Any, where: str) -> Any:
-    """`value` as type `hint`; UserError with the key `where` when it is of another type."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    name = str(hint).replace("typing.", "") if args else hint.__name__
-    wrong = UserError(f"{where}={value!r}: expected {name}, got {type(value).__name__}")
-    if origin in (typing.Union, types.UnionType):
-        return None if value is None else _convert(value, args[0], where)
-    if origin is tuple:
-        many = args[-1] is Ellipsis
-        if not isinstance(value, (list, tuple)) or (not many and len(value) != len(args)):
-            raise wrong
-        hints = [args[0]] * len(value) if many else args
-        return tuple(_convert(item, arg, where) for item, arg in zip(value, hints, strict=True))
-    if hint is float and type(value) is int and abs(value) < 1e300:
-        return float(value)
-    if (isinstance(value, bool) and hint is not bool) or not isinstance(value, hint):
-        raise wrong
-    return value
-
-
-def _set(section: Any, name: str, value: Any, where: str, folder: Path) -> None:
-    """Sets one key of a dataclass section (a dictionary for a nested section); paths are relative to `folder`."""
-    fields = {item.name: item for item in dataclasses.fields(section)}
-    if name not in fields:
-        if where not in DROPPED:
-            raise UserError(f"unknown key {where!r}{suggestion(name, fields)}")
-        if value != DROPPED[where]:
-            raise UserError(f"{where}={value!r}: this key was removed from jseg; leave it out")
-        return
-    current = getattr(section, name)
-    if dataclasses.is_dataclass(current):
-        if not isinstance(value, dict):
-            keys = ", ".join(item.name for item in dataclasses.fields(current))
-            raise UserError(f"{where}: expected a dictionary of {keys}")
-        for part, item in value.items():
-            _set(current, part, item, f"{where}.{part}", folder)
-        return
-    value = _convert(value, typing.get_type_hints(type(section))[name], where)
-    if fields[name].metadata.get("path") and value and value not in WORDS_AS_PATHS:
-        try:
-            value = str((folder / Path(value).expanduser()).resolve())
-        except (OSError, ValueError, RuntimeError) as error:
-            raise UserError(f"{where}={value!r} is no path: {error}") from error
-    setattr(section, name, value)
-
-
 def _read_file(path: Path) -> dict[str, Any]:
     """The sections that a config file sets."""
     if not path.is_file():
@@ -311,28 +238,17 @@ def _apply_file(config: Config, path: Path, seen: tuple[Path, ...] = ()) -> None
     values = _read_file(path)
     if "base" in values:
         _apply_file(config, (path.parent / str(values.pop("base"))).resolve(), (*seen, path))
-    _apply_values(config, values, path)
-
-
-def _apply_values(config: Config, values: dict[str, Any], path: Path) -> None:
-    """Sets the sections that the file `path` holds; its errors name the file."""
-    for name, value in values.items():
-        if not name.startswith("_"):
-            try:
-                _set(config, name, value, name, path.parent)
-            except UserError as error:
-                raise UserError(f"config {path}: {error}") from error
-
-
-def parse_override(text: str) -> tuple[str, Any]:
-    """`"train.seed=3"` -> `("train.seed", 3)`; values are Python literals, anything else is a string."""
-    dotted, equals, value = text.partition("=")
-    if not equals or not dotted:
-        raise UserError(f"override {text!r}: expected section.key=value")
     try:
-        return dotted.strip(), ast.literal_eval(value)
-    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-        return dotted.strip(), value
+        _apply(config, values, path.parent)
+    except UserError as error:
+        raise UserError(f"config {path}: {error}") from error
+
+
+def _apply(config: Config, values: dict[str, Any], folder: Path, refuse_dropped: bool = True) -> None:
+    """Sets sections from nested dictionaries; relative paths are relative to `folder`."""
+    for name, value in without_dropped(values, refuse_dropped).items():
+        if not name.startswith("_"):
+            set_key(config, name, value, name, folder)
 
 
 def apply_overrides(config: Config, overrides: Iterable[str]) -> None:
@@ -351,7 +267,7 @@ def apply_overrides(config: Config, overrides: Iterable[str]) -> None:
             value = text.partition("=")[2]  # a name or path that looks like a number
         for name in reversed(rest):
             value = {name: value}
-        _set(config, first, value, first, Path.cwd())
+        _apply(config, {first: value}, Path.cwd())
 
 
 def read_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -382,18 +298,24 @@ def from_dict(values: Any, source: str | Path) -> Config:
     if not isinstance(values, dict):
         raise UserError(f"{source} records no configuration")
     config = Config()
-    _apply_values(config, without_dropped(values), Path(source))
-    check(config)
+    try:
+        _apply(config, values, Path(), refuse_dropped=False)
+        check(config)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
     return config
 
 
-def without_dropped(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A copy of a `to_dict` dictionary without keys that were dropped."""
-    return {
-        name: without_dropped(value, f"{name}.") if isinstance(value, dict) and not prefix else value
-        for name, value in values.items()
-        if f"{prefix}{name}" not in DROPPED
-    }
+def without_dropped(values: dict[str, Any], refuse: bool = False) -> dict[str, Any]:
+    """A copy of a `to_dict` dictionary without dropped keys; `refuse`: UserError when one has not its old default."""
+    values = {name: dict(value) if isinstance(value, dict) else value for name, value in values.items()}
+    for dotted, default in DROPPED.items():
+        section, _, name = dotted.rpartition(".")
+        keys = values.get(section) if section else values
+        found = keys.pop(name, default) if isinstance(keys, dict) else default
+        if refuse and found != default:
+            raise UserError(f"{dotted}={found!r}: this key was removed from jseg; leave it out")
+    return values
 
 
 def to_dict(config: Config) -> dict:
@@ -402,95 +324,62 @@ def to_dict(config: Config) -> dict:
 
 
 def check(config: Config) -> None:
-    """Checks single values, then values against each other.
+    """Checks single values by their keys, then values against each other.
 
     Raises:
         UserError: naming the key and the rule.
     """
-    _check_values(config)
-    _check_divisions(config)
-    _check_sizes(config)
-    _check_test(config)
-    _check_texts(config)
+    check_values(config)
+    for broken, message in (*_size_rules(config), *_test_rules(config)):
+        if broken:
+            raise UserError(message)
 
 
-def _check_values(section: Any, prefix: str = "") -> None:
-    """Checks every value by the choices and limits that stand at its key."""
-    for item in dataclasses.fields(section):
-        where, value = prefix + item.name, getattr(section, item.name)
-        if dataclasses.is_dataclass(value):
-            _check_values(value, f"{where}.")
-            continue
-        choices, limits = item.metadata.get("choices"), item.metadata.get("limits", {})
-        if choices and value not in choices:
-            raise UserError(f"{where}={value!r}{suggestion(value, choices)}")
-        for number in value if isinstance(value, tuple) else (value,):
-            if not isinstance(number, (int, float)):
-                continue
-            finite = isinstance(number, int) or math.isfinite(number)
-            if not finite or not all(LIMITS[limit][0](number, bound) for limit, bound in limits.items()):
-                rule = " and ".join(f"{LIMITS[limit][1]} {bound}" for limit, bound in limits.items())
-                raise UserError(f"{where}={value}: must be {rule or 'a finite number'}")
-
-
-def _check_divisions(config: Config) -> None:
-    model, train = config.model, config.train
-    divisions = (
+def _size_rules(config: Config) -> Iterator[tuple[bool, str]]:
+    """Whether a rule between sizes is broken, and its error message."""
+    data, model, text, train, test = config.data, config.model, config.text, config.train, config.test
+    for name, part, total_name, total in (
         ("model.heads", model.heads, "model.width", model.width),
-        ("text.heads", config.text.heads, "text.width", config.text.width),
+        ("text.heads", text.heads, "text.width", text.width),
         ("model.decoder_heads", model.decoder_heads, "model.output_dim", model.output_dim),
         ("train.micro_batch", train.micro_batch or train.batch_size, "train.batch_size", train.batch_size),
-    )
-    for name, part, total_name, total in divisions:
-        if total % part:
-            raise UserError(f"{name}={part}: must divide {total_name}={total}")
-
-
-def _check_sizes(config: Config) -> None:
-    """Every size that the model will see must hold whole patches, at least one for each region a side."""
-    model, data, test = config.model, config.data, config.test
+    ):
+        yield total % part != 0, f"{name}={part}: must divide {total_name}={total}"
     sizes = {"model.image_size": (model.image_size,) * 2, "data.crop_size": data.crop_size}
     if test.mode == "slide":
         sizes["test.crop_size"] = test.crop_size
-        if any(step > side for step, side in zip(test.stride, test.crop_size, strict=True)):
-            raise UserError(f"test.stride={test.stride}: larger than test.crop_size={test.crop_size}")
+        larger = any(step > side for step, side in zip(test.stride, test.crop_size, strict=True))
+        yield larger, f"test.stride={test.stride}: larger than test.crop_size={test.crop_size}"
     for name, size in sizes.items():
-        if any(side % model.patch_size for side in size):
-            raise UserError(f"{name}={size}: must be multiples of model.patch_size={model.patch_size}")
+        uneven = any(side % model.patch_size for side in size)
+        yield uneven, f"{name}={size}: must be multiples of model.patch_size={model.patch_size}"
         patches = min(size) // model.patch_size
-        if patches < model.region_grid:
-            raise UserError(
-                f"model.region_grid={model.region_grid} does not fit {name}={size}: that is {patches} patches a side, "
-                f"fewer than regions; take a smaller model.region_grid or a larger {name}"
-            )
-    if data.ratio_range[0] > data.ratio_range[1]:
-        raise UserError(f"data.ratio_range={data.ratio_range}: must be (lowest, highest)")
-
-
-def _check_test(config: Config) -> None:
-    test = config.test
-    if test.training_free and config.model.init in ("", "random"):
-        raise UserError(f"test.training_free={test.training_free!r} needs CLIP weights: set model.init to them")
-    if test.training_free and config.precision != "fp32":
-        raise UserError(f"precision={config.precision!r}: test.training_free is measured in fp32 alone")
-    if not test.scales:
-        raise UserError("test.scales=(): must be one or more factors above 0, such as (0.75, 1.0, 1.25)")
-    if test.protocol == "strict" and config.cross_dataset:
-        raise UserError(
-            "test.protocol='strict' evaluates unseen classes only, and with cross_dataset every class counts as seen: "
-            "use test.protocol='generalised'"
+        yield (
+            patches < model.region_grid,
+            f"model.region_grid={model.region_grid} does not fit {name}={size}: that is {patches} patches a side, "
+            f"fewer than regions; take a smaller model.region_grid or a larger {name}",
         )
+    lowest, highest = data.ratio_range
+    yield lowest > highest, f"data.ratio_range={data.ratio_range}: must be (lowest, highest)"
 
 
-def _check_texts(config: Config) -> None:
-    if not config.text.templates:
-        raise UserError("text.templates is empty: give at least one, such as 'a photo of a {}'")
+def _test_rules(config: Config) -> Iterator[tuple[bool, str]]:
+    """Whether a rule of evaluation, texts or expected numbers is broken, and its error message."""
+    test, free = config.test, bool(config.test.training_free)
+    no_clip = free and config.model.init in ("", "random")
+    yield no_clip, f"test.training_free={test.training_free!r} needs CLIP weights: set model.init to them"
+    yield free and config.precision != "fp32", f"precision={config.precision!r}: test.training_free needs fp32"
+    yield not test.scales, "test.scales=(): must be one or more factors above 0, such as (0.75, 1.0, 1.25)"
+    yield (
+        test.protocol == "strict" and config.cross_dataset,
+        "test.protocol='strict' evaluates unseen classes only, and with cross_dataset every class counts as seen: use "
+        "test.protocol='generalised'",
+    )
+    yield not config.text.templates, "text.templates is empty: give at least one, such as 'a photo of a {}'"
     for template in config.text.templates:
-        if template.count("{}") != 1:
-            raise UserError(f"text.templates: {template!r} must hold {{}} once, where the class name goes")
+        once = template.count("{}") == 1
+        yield not once, f"text.templates: {template!r} must hold {{}} once, where the class name goes"
     for metric, value in config.expected.items():
-        if metric not in METRICS:
-            raise UserError(f"expected: unknown metric {metric!r}{suggestion(metric, METRICS)}")
+        yield metric not in METRICS, f"expected: unknown metric {metric!r}{suggestion(metric, METRICS)}"
         numbers = isinstance(value, (list, tuple)) and all(type(x) in (int, float) and math.isfinite(x) for x in value)
-        if not numbers or len(value) != 2:
-            raise UserError(f"expected[{metric!r}]={value!r}: must be [value, tolerance], both in percent")
+        yield not numbers or len(value) != 2, f"expected[{metric!r}]={value!r}: must be [value, tolerance] in percent"
