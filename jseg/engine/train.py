@@ -146,6 +146,7 @@ class Training:
             lr = trainer.set_learning_rate(batch.iteration)
             gradients, losses, _ = trainer.gradients(batch.images, batch.labels)  # forward, loss, backward
             report = trainer.update(gradients, losses)  # AdamW, unless something is not finite
+            del gradients  # their memory is for the next forward pass
             progress.iteration += 1
 
             if report.problem:
