@@ -44,9 +44,9 @@ def test_base_in_a_circle_is_refused(tmp_path: Path) -> None:
 def test_paths_are_relative_to_the_file_that_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    path = write(tmp_path / "a.py", 'data = dict(root="pictures")\nmodel = dict(init="random")')
-    assert read_config(path).data.root == str(tmp_path / "pictures")
-    assert read_config(path, ["data.root=pictures"]).data.root == str(tmp_path / "elsewhere" / "pictures")
+    path = write(tmp_path / "a.py", 'data = dict(root="images")\nmodel = dict(init="random")')
+    assert read_config(path).data.root == str(tmp_path / "images")
+    assert read_config(path, ["data.root=images"]).data.root == str(tmp_path / "elsewhere" / "images")
     assert read_config(path).model.init == "random"
 
 
@@ -150,9 +150,7 @@ def test_any_override_is_taken_or_refused_in_one_line(text: str) -> None:
 
 
 def test_the_written_config_reads_back_equal(tmp_path: Path) -> None:
-    path = write(
-        tmp_path / "a.py", "train = dict(seed=9)\nexpected = {'hIoU': [30, 2.5]}\ndata = dict(root='pictures')"
-    )
+    path = write(tmp_path / "a.py", "train = dict(seed=9)\nexpected = {'hIoU': [30, 2.5]}\ndata = dict(root='images')")
     config = read_config(path, ["test.gamma=0.3", "text.templates=('a {}',)"])
     (tmp_path / "run").mkdir()
     copy = write(tmp_path / "run" / "config.json", json.dumps(to_dict(config)))

@@ -63,7 +63,7 @@ def both_ways(ranks: Ranks) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bad_step(ranks: Ranks) -> str:
-    """What each rank says of a step when only the last one's pictures are bad."""
+    """What each rank says of a step when only the last one's images are bad."""
     from tests.engine.tiny_training import tiny_batch, tiny_config, tiny_trainer, weights
 
     trainer = tiny_trainer(tiny_config(), ranks=ranks)

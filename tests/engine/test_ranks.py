@@ -44,7 +44,7 @@ def gradients(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Gradi
 @needs_mpirun
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_two_ranks_have_the_gradients_of_one(gradients: tuple[dict[str, Gradients], Gradients], setting: str) -> None:
-    """2 x 2 pictures, at once and one by one, against 1 x 4: within 1e-6 of each tensor's largest value; losses, which
+    """2 x 2 images, at once and one by one, against 1 x 4: within 1e-6 of each tensor's largest value; losses, which
     are float32 sums in another order, within 3e-6.
 
     The true gradient of key biases is 0: they are within 1e-6.

@@ -41,7 +41,7 @@ def assert_close_runs(first: TrainingProcess, second: TrainingProcess) -> None:
 
 @needs_mpirun
 def test_two_ranks_stop_together_and_one_goes_on_with_their_run(tmp_path: Path) -> None:
-    """SIGTERM to the second rank; then the same stream of pictures on one rank; all like a run of one rank."""
+    """SIGTERM to the second rank; then the same stream of images on one rank; all like a run of one rank."""
     whole = TrainingProcess(tmp_path / "whole", *OPTIONS)
     together = TrainingProcess(tmp_path / "run", *OPTIONS, "train.save_every=1000", ranks=2)
     assert together.wait_until(lambda: len(together.events("evaluation")) >= 1), together.shown()
@@ -62,11 +62,11 @@ def test_two_ranks_stop_together_and_one_goes_on_with_their_run(tmp_path: Path) 
     assert [line["ranks"] for line in alone.events("start")] == [2, 1]
     assert_close_runs(whole, alone)
     weights = ["--task", "val", "--weights", str(alone.work_dir / checkpoint.WEIGHTS_NAME)]
-    evaluated = TrainingProcess(tmp_path / "val", *OPTIONS, *weights, "--save-dir", str(tmp_path / "pictures"), ranks=2)
-    assert evaluated.finish().count("label maps and overlays of 2 pictures") == 1
+    evaluated = TrainingProcess(tmp_path / "val", *OPTIONS, *weights, "--save-dir", str(tmp_path / "images"), ranks=2)
+    assert evaluated.finish().count("label maps and overlays of 2 ") == 1
     metrics = json.loads((evaluated.work_dir / "metrics.json").read_text())
     assert metrics == alone.events("evaluation")[-1]["metrics"]  # not one pixel's difference: matrices are added up
-    assert len(list((tmp_path / "pictures").iterdir())) == 2 * 2 + 1
+    assert len(list((tmp_path / "images").iterdir())) == 2 * 2 + 1
 
 
 @needs_mpirun

@@ -19,7 +19,7 @@ from tests.tools.tiny_runs import REPOSITORY, TINY, TOOL, command, refused, run_
 
 
 def test_the_same_seed_gives_the_same_metrics_and_another_one_does_not(tiny: Path, tmp_path: Path) -> None:
-    """Weights and metrics to the last digit; the seed decides the initial weights and the order of the pictures."""
+    """Weights and metrics to the last digit; the seed decides the initial weights and the order of the images."""
 
     def result(name: str, seed: int) -> tuple[dict, dict, list]:
         folder, options = tmp_path / name, [f"train.seed={seed}", "train.save_every=1", "train.keep_checkpoints=9"]
@@ -75,10 +75,10 @@ def test_the_original_release_s_spellings_are_accepted(trained: Path, capsys: py
     assert "checkpoint_0000002" in capsys.readouterr().out
     assert run_net.main([*arguments, "--task", "val", "--resume", "data.shapes.val_scenes=2"]) == 0
     shown = capsys.readouterr().out
-    assert "newest whole checkpoint is" in shown and "checkpoint_0000004" in shown and "2 pictures" in shown
+    assert "newest whole checkpoint is" in shown and "checkpoint_0000004" in shown and "inductive, 2 " in shown
 
 
-def test_pictures_are_drawn(trained: Path, tmp_path: Path) -> None:
+def test_images_are_drawn(trained: Path, tmp_path: Path) -> None:
     arguments = command(trained.parent / "tiny.py", "--task", "test", "--resume", "--save-dir", str(tmp_path / "drawn"))
     assert run_net.main(arguments) == 0
     assert len(list((tmp_path / "drawn").glob("*_overlay.png"))) == 3

@@ -124,8 +124,8 @@ def test_clip_weights_are_no_checkpoint(tiny: Path, capsys: pytest.CaptureFixtur
     refused(arguments, capsys, "no CLIP-RC weights", "model.init")
 
 
-def truncate_picture(folder: Path) -> None:
-    path = folder / "pictures" / "b.jpg"
+def truncate_image(folder: Path) -> None:
+    path = folder / "images" / "b.jpg"
     path.write_bytes(path.read_bytes()[:-200])
 
 
@@ -149,20 +149,20 @@ def empty_split(folder: Path) -> None:
     (folder / "train.txt").write_text("\n")
 
 
-def missing_picture(folder: Path) -> None:
-    (folder / "pictures" / "b.jpg").unlink()
+def missing_image(folder: Path) -> None:
+    (folder / "images" / "b.jpg").unlink()
 
 
 @pytest.mark.parametrize("task", ["train", "val"])
 @pytest.mark.parametrize(
     "spoil, words",
     [
-        (truncate_picture, ("b.jpg",)),
+        (truncate_image, ("b.jpg",)),
         (other_size, ("b.png", "80x70", "90x70")),
         (other_value, ("b.png", "77", "voc12")),
         (missing_split, (".txt does not exist",)),
-        (empty_split, (".txt names no picture",)),
-        (missing_picture, ("b.jpg", "missing")),
+        (empty_split, (".txt names no",)),
+        (missing_image, ("b.jpg", "missing")),
     ],
 )
 def test_bad_data(
