@@ -86,8 +86,7 @@ class Trainer:
         for first in range(0, len(images), micro_batch):
             targets = labels[first : first + micro_batch]
             with releasing() as release:
-                outputs = self.model.training_outputs(jt.array(images[first : first + micro_batch]), self.text)
-                part = self.loss.sums(outputs, targets, targets.shape[1:])
+                part = self._forward(images[first : first + micro_batch], targets)
             if apart:
                 losses = [self.loss.mask_part(part), self.loss.recovery_part(part, 1 / parts)]
             else:
@@ -103,7 +102,7 @@ class Trainer:
             numbers = jt.concat([part.focal, part.dice, part.recovery_q, part.recovery_v, part.num_masks])
             jt.sync([numbers] + [gradient for of_loss in kept for gradient in of_loss])
             sums.append(numbers.numpy().astype(np.float64))
-            del outputs, part, losses, added  # the graph of this micro-batch: memory stays that of one
+            del part, losses, added  # the graph of this micro-batch: memory stays that of one
         total = np.sum(sums, axis=0)
         if apart:
             num_masks = float(self.ranks.sum(total[4]))
@@ -117,6 +116,10 @@ class Trainer:
             LossSums(focal, dice, recovery_q / parts, recovery_v / parts, num_masks, None), num_masks
         )
         return gradients, {**terms, "total": sum(terms.values())}, num_masks
+
+    def _forward(self, images: np.ndarray, labels: np.ndarray) -> LossSums:
+        """Loss terms of a micro-batch, as sums; the model's outputs are not kept any longer than they are needed."""
+        return self.loss.sums(self.model.training_outputs(jt.array(images), self.text), labels, labels.shape[1:])
 
     def _count_all_masks(self, part: LossSums) -> jt.Var | float:
         """Number of masks of all ranks when `part` is the whole share of this one."""
