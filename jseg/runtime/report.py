@@ -13,10 +13,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from jseg.runtime import prepare as onednn
 from jseg.runtime import toolchain
 from jseg.runtime.cuda import driver_cuda, has_gpu_device
-from jseg.runtime.prepare import Preparation, prepare
+from jseg.runtime.prepare import INSTALL, VERSION, Preparation, prepare
 
 
 @dataclass
@@ -76,7 +75,7 @@ def findings(preparation: Preparation) -> list[Finding]:
         Finding("C++ compiler", compiler and f"{toolchain.compiler_version(compiler)}, {compiler}",
                 "apt-get install g++, or set cc_path=/…/bin/g++", needed=True),
         Finding("Python headers", python_config, f"apt-get install {version}-dev", needed=True),
-        Finding("oneDNN", onednn.VERSION if preparation.onednn else "", onednn.INSTALL),
+        Finding("oneDNN", VERSION if preparation.onednn else "", INSTALL),
         Finding("NVIDIA driver", driver_version()),
         Finding("GPU", gpu_names()),
         Finding("CUDA toolkit", cuda, preparation.cuda_note),
