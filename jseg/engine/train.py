@@ -170,7 +170,7 @@ class Training:
         finished = progress.iteration >= config.iterations and not self.evaluation_is_due()
         ending = "finished" if finished else "stopped"
         self.log.write(ending, progress.iteration)
-        if not trainer.optimizer.steps and finished:
+        if finished and progress.bad_steps and not trainer.optimizer.steps:
             raise UserError("no step had finite numbers, so nothing was trained: see 'bad step' in log.jsonl")
         return ending
 
