@@ -12,7 +12,7 @@ In Python:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from jseg.clip.weights import read_clip_weights
 from jseg.config import PRECISIONS, Config, ModelConfig, from_dict, read_config, suggestion
 from jseg.data.loader import check_cost, model_image
 from jseg.engine.checkpoint import read_whole
+from jseg.engine.load import load_model
 from jseg.errors import UserError
 from jseg.weights.reader import WeightFile
 from jseg.weights.record import is_jseg_file, model_tensors
@@ -175,13 +176,8 @@ def load_segmenter(
     from jseg.runtime.start import start  # Jittor starts only after all inputs are checked
 
     start(device)
-    from jseg.engine.load import build_model, in_precision
-    from jseg.ops.compiled import choose
-
-    choose(config.kernels)
-    return Segmenter(
-        in_precision(build_model(config, file, None), replace(config, precision=precision)), text_model, config
-    )
+    model, notes = load_model(config, file, precision=precision)
+    return Segmenter(model, text_model, config, tuple(notes))
 
 
 class Segmenter:
@@ -191,8 +187,8 @@ class Segmenter:
         config: of the model and of inference (`config.test`), which may be changed.
     """
 
-    def __init__(self, model: ClipRC, text_model: TextModel, config: Config) -> None:
-        self.model, self.text_model, self.config = model, text_model, config
+    def __init__(self, model: ClipRC, text_model: TextModel, config: Config, notes: tuple[str, ...] = ()) -> None:
+        self.model, self.text_model, self.config, self.notes = model, text_model, config, notes
         self._embeddings: dict[tuple[tuple[str, ...], tuple[str, ...]], np.ndarray] = {}
 
     def embeddings(self, class_names: Sequence[str], templates: Sequence[str] = DEFAULT_TEMPLATES) -> np.ndarray:
