@@ -13,20 +13,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jseg.clip.class_embeddings import TextSide, side_of_checkpoint, side_of_clip
+from jseg.clip.class_embeddings import TextModel, text_model_of_checkpoint, text_model_of_clip
 from jseg.clip.weights import read_clip_weights
 from jseg.config import PRECISIONS, Config, ModelConfig, TestConfig, from_dict, read_config, suggestion
 from jseg.data.loader import check_cost, model_image
 from jseg.engine.checkpoint import read_whole
+from jseg.engine.load import load_model
 from jseg.errors import UserError
 from jseg.weights.reader import WeightFile
-from jseg.weights.record import is_ours, model_tensors
+from jseg.weights.record import is_jseg_file, model_tensors
 
 if TYPE_CHECKING:
     from jseg.model.clip_rc import ClipRC
@@ -75,7 +76,7 @@ def config_of(file: WeightFile) -> Config:
     Raises:
         UserError: not all weights of a CLIP-RC model.
     """
-    if is_ours(file):
+    if is_jseg_file(file):
         return from_dict(file.meta.get("config"), file.path)
     tensors = model_tensors(file)
 
@@ -125,17 +126,17 @@ def load_segmenter(
         config = config_of(file)
     elif not isinstance(config, Config):
         config = read_config(config)
-    side = side_of_clip(read_clip_weights(clip), config.text) if clip else side_of_checkpoint(file, config.text)
-    if side is None:
+    if clip:
+        text_model = text_model_of_clip(read_clip_weights(clip), config.text)
+    else:
+        text_model = text_model_of_checkpoint(file, config.text)
+    if text_model is None:
         raise UserError(f"{file.path} brings no text tower along: give CLIP weights (--clip PATH)")
     from jseg.runtime.start import start  # Jittor starts only after all inputs are checked
 
     start(device)
-    from jseg.engine.load import build_model, in_precision
-    from jseg.ops.compiled import choose
-
-    choose(config.kernels)
-    return Segmenter(in_precision(build_model(config, file, None), replace(config, precision=precision)), side, config)
+    model, notes = load_model(config, file, precision=precision)
+    return Segmenter(model, text_model, config, tuple(notes))
 
 
 class Segmenter:
@@ -145,8 +146,8 @@ class Segmenter:
         config: of the model and of inference (`config.test`), which may be changed.
     """
 
-    def __init__(self, model: ClipRC, side: TextSide, config: Config) -> None:
-        self.model, self.side, self.config = model, side, config
+    def __init__(self, model: ClipRC, text_model: TextModel, config: Config, notes: tuple[str, ...] = ()) -> None:
+        self.model, self.text_model, self.config, self.notes = model, text_model, config, notes
         self._embeddings: dict[tuple[tuple[str, ...], tuple[str, ...]], np.ndarray] = {}
 
     def embeddings(self, class_names: Sequence[str], templates: Sequence[str] = DEFAULT_TEMPLATES) -> np.ndarray:
@@ -157,11 +158,11 @@ class Segmenter:
         """
         key = check_class_names(class_names)[0], (templates,) if isinstance(templates, str) else tuple(templates)
         if key not in self._embeddings:
-            rows, length = self.side.embed(*key), self.config.model.output_dim
+            rows, length = self.text_model.embed(*key), self.config.model.output_dim
             if rows.shape[1] != length:
                 raise UserError(
-                    f"the text tower of {self.side.source} gives embeddings of length {rows.shape[1]}, the model needs "
-                    f"{length}: use the CLIP that the model was trained with"
+                    f"the text tower of {self.text_model.source} gives embeddings of length {rows.shape[1]}, the model "
+                    f"needs {length}: use the CLIP that the model was trained with"
                 )
             self._embeddings[key] = rows
         return self._embeddings[key].copy()

@@ -23,6 +23,7 @@ from jseg.data.class_names import ClassList, class_list
 from jseg.data.dataset import open_dataset
 from jseg.data.held_out import classes_of, suggestion
 from jseg.engine import checkpoint
+from jseg.engine.load import load_model
 from jseg.errors import UserError
 from jseg.files import check_writable, write_json
 from jseg.weights import record
@@ -46,7 +47,7 @@ def held_out_classes(config: Config, file: WeightFile) -> ClassList:
     """The class list of the run that the weights come from; `config.data.held_out` is set to what they record."""
     if config.data.setting != "inductive":
         raise UserError(f"data.setting={config.data.setting!r}: gamma has no effect there, it is for inductive runs")
-    names = file.meta["config"]["data"].get("held_out") if record.is_ours(file) else ()
+    names = file.meta["config"]["data"].get("held_out") if record.is_jseg_file(file) else ()
     if not names:
         example = suggestion(class_list(config.data.dataset, config.data.split))
         raise UserError(
@@ -72,14 +73,11 @@ def main(arguments: list[str] | None = None) -> None:
 
     start(options.device)
     from jseg import calibration
-    from jseg.engine.load import build_model, in_precision
-    from jseg.ops.compiled import choose
 
-    choose(config.kernels)
     text = class_embeddings(config, classes, file)
     count = min(options.images or len(dataset), len(dataset))
     indices = [(2 * index + 1) * len(dataset) // (2 * count) for index in range(count)]  # evenly spread
-    model = in_precision(build_model(config, file, None), config)
+    model, _ = load_model(config, file)
     results = calibration.sweep(model, dataset, indices, text.matrix, config)
     best = calibration.best_result(results)
     print(f"{classes.title}, {count} images of {options.split}")

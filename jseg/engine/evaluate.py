@@ -171,7 +171,7 @@ class Drawings:
 
     def finish(self, ranks: Ranks) -> None:
         """Writes the sheet unless a rank has failed, and prints where everything is."""
-        examples = dict(sorted(item for share in ranks.gathered(self.examples) for item in share.items()))
+        examples = dict(sorted(item for share in ranks.all_gather(self.examples) for item in share.items()))
         failed, path = ranks.any(self.failed), self.save_dir / SHEET_NAME
         if failed and not self.failed:
             print("warning: another rank could not write its images", flush=True)
