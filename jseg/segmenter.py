@@ -107,7 +107,7 @@ def load_segmenter(
     weights: str | Path, device: str = "auto", clip: str | Path = "", config: str | Path | Config = "",
     precision: str = "fp32",
 ) -> Segmenter:  # fmt: skip
-    """Loads a model for images and class names of any kind; prints where its weights come from.
+    """Loads a model for images and class names of any kind.
 
     Args:
         weights: our own weight file, or a released CLIP-RC checkpoint (.pth or .pkl).
@@ -144,6 +144,7 @@ class Segmenter:
 
     Attributes:
         config: of the model and of inference (`config.test`), which may be changed.
+        notes: where the weights come from and what is to be known about them, a line each.
     """
 
     def __init__(self, model: ClipRC, text_model: TextModel, config: Config, notes: tuple[str, ...] = ()) -> None:

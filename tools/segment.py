@@ -56,6 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
     outputs = {path: output_paths(options.save_dir, path.stem) for path in options.images}
     check_outputs([output for path in options.images for output in outputs[path]], options.images)
     segmenter = load_segmenter(options.weights, options.device, options.clip, options.config_file, options.precision)
+    print("\n".join(segmenter.notes), flush=True)
     for path, size in sizes.items():
         check_cost(size, segmenter.config.test, str(path))
     segmenter.embeddings(names, templates)  # their errors come before the folder is made
