@@ -256,7 +256,7 @@ def train_and_look(config: Path, iterations: int, capsys: pytest.CaptureFixture)
     assert headline.split(": ")[1].split(" / ")[2:] == ["-", "-"]  # the one photo of val has no unseen class
     assert json.loads((config.parent / "run" / "metrics.json").read_text())["mIoU(U)"] is None
     assert run_net.main(command(config, "--task", "test", "--resume")) == 0
-    assert list((config.parent / "run" / "pictures").glob("*_overlay.png"))
+    assert list((config.parent / "run" / "images").glob("*_overlay.png"))
     losses = [
         line["losses"]["total"] for line in read_log(config.parent / "run" / "log.jsonl") if line["event"] == "train"
     ]
