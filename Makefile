@@ -22,7 +22,7 @@ demo: $(VENV)/installed
 	$(DEMO) --task test --resume
 
 test: $(VENV)/installed-test
-	$(RUN) -m pytest -n auto --dist worksteal $(ARGS)
+	$(RUN) -m pytest -n logical --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/installed-test
 	$(RUN) -m pytest -m slow $(ARGS)
