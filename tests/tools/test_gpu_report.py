@@ -64,14 +64,6 @@ def test_long_run_notices_growing_memory(monkeypatch: pytest.MonkeyPatch, capsys
     assert gpu_report.long_run(40, "bf16") == 1
 
 
-def test_a_run_too_short_to_tell_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prepare(), "toolkit", Toolkit(Path("/cuda/bin/nvcc"), Path("/cuda"), (13, 0), (), ()))
-    for steps in ("-1", "0", "39"):
-        monkeypatch.setattr(sys, "argv", ["gpu_report.py", "--steps", steps])
-        with pytest.raises(UserError, match="at least 40"):
-            gpu_report.main()
-
-
 def test_memory_that_the_driver_does_not_say_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_report.cuda, "_driver", lambda: None)
     with pytest.raises(UserError, match="nvidia-smi"):
