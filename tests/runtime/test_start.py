@@ -84,17 +84,6 @@ def test_start_in_a_process_of_its_own() -> None:
     assert lines == []  # no log line of Jittor's
 
 
-def test_files_are_left_alone_when_right(tmp_path: Path) -> None:
-    path = tmp_path / "folder" / "config.json"
-    start_module._write_if_changed(path, "{}")
-    inode = path.stat().st_ino
-    start_module._write_if_changed(path, "{}")
-    assert path.stat().st_ino == inode
-    path.write_text("")
-    start_module._write_if_changed(path, "{}")
-    assert path.read_text() == "{}"
-
-
 def test_devices_that_are_not_possible(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="choose from auto, cpu, cuda"):
         start_module.start("gpu")
