@@ -209,13 +209,6 @@ def link_toolkit(folder: Path, nvcc: Path, includes: Iterable[Path]) -> None:
         shutil.copy(NPP_HEADER, folder / "include" / "npp.h")
 
 
-def _driver() -> ctypes.CDLL | None:
-    try:
-        return ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return None
-
-
 def has_gpu_device() -> bool:
     """Whether this system (or container) shows a GPU: `/dev/nvidia0`…, or `/dev/dxg` under Windows' WSL."""
     return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
@@ -223,16 +216,19 @@ def has_gpu_device() -> bool:
 
 def driver_cuda() -> tuple[int, int] | None:
     """(major, minor) of the newest CUDA that the driver runs; None without a driver."""
-    driver, version = _driver(), ctypes.c_int()
-    if driver is None or driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
+    version = ctypes.c_int()
+    try:
+        if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version)) != 0:
+            return None
+    except OSError:
         return None
     return version.value // 1000, version.value % 1000 // 10
 
 
 def capabilities() -> list[int]:
     """Compute capabilities of the visible GPUs, each once and in order: 80 for 8.0, 90 for 9.0; starts the driver."""
-    driver, count = _driver(), ctypes.c_int()
-    if driver is None or driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+    driver, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return []
     found = set()
     for index in range(count.value):
@@ -247,7 +243,6 @@ def capabilities() -> list[int]:
 def used_memory() -> int:
     """Bytes of the GPU's memory that are in use, by any process; call it once Jittor computes on the GPU."""
     unused, total = ctypes.c_size_t(), ctypes.c_size_t()
-    driver = _driver()
-    if driver is None or driver.cuMemGetInfo_v2(ctypes.byref(unused), ctypes.byref(total)) != 0:
+    if ctypes.CDLL("libcuda.so.1").cuMemGetInfo_v2(ctypes.byref(unused), ctypes.byref(total)) != 0:
         raise UserError("the NVIDIA driver does not say how much of the GPU's memory is in use: see `nvidia-smi`")
     return total.value - unused.value
