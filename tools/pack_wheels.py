@@ -23,7 +23,6 @@ from jseg.files import write_whole
 from jseg.runtime.toolchain import JITTOR
 
 REPOSITORY = Path(__file__).parents[1]
-PYTHONS = ("3.10", "3.11", "3.12")
 # of glibc; pip wants each one named. Wheels for newer ones would not run on a common cluster
 PLATFORMS = ["manylinux1_x86_64", "manylinux2010_x86_64", "manylinux2014_x86_64"]
 PLATFORMS += [f"manylinux_2_{minor}_x86_64" for minor in range(5, 29)]
@@ -59,17 +58,12 @@ def leave_out(folder: Path, names: list[str]) -> None:
         found = [wheel for wheel in folder.glob("*.whl") if wheel.name.lower().startswith(prefix)]
         if not found:
             raise UserError(f"--without {name}: no such wheel in {folder}: delete the folder and try again without it")
-        for wheel in found:
-            wheel.unlink()
+        found[0].unlink()
 
 
 def install_script(python: str, requirements: list[str], complete: bool = True) -> str:
-    """The shell script that installs `requirements` from the folder that it lies in, without network.
-
-    Args:
-        complete: whether the folder holds all; else the virtual environment sees the machine's own packages too.
-    """
-    options = "" if complete else "--system-site-packages "
+    """The shell script that installs `requirements` from the folder that it lies in, without network."""
+    options = "" if complete else "--system-site-packages "  # then Python sees the machine's own packages too
     return f"""#!/bin/sh
 # sh install.sh VENV   makes a virtual environment and installs jseg into it from this folder alone
 # PYTHON=/path/python{python} chooses the interpreter, PIP_ARGS="…" further arguments of pip
@@ -90,7 +84,7 @@ def main() -> None:
     """Packs the folder and prints the sizes."""
     parser = ArgumentParser(prog="pack_wheels.py", description="Collect wheels for a machine without Internet.")
     parser.add_argument("folder", type=Path, metavar="OUT", help="folder to fill")
-    parser.add_argument("--python", choices=PYTHONS, required=True, help="Python of the other machine")
+    parser.add_argument("--python", choices=("3.10", "3.11", "3.12"), required=True, help="Python of the other machine")
     parser.add_argument("--cuda13", action="store_true", help="pack a CUDA 13 toolkit too (for drivers from 580 on)")
     parser.add_argument(
         "--also", action="append", default=[], metavar="REQUIREMENT", help="pack this too, such as pytest (repeatable)"

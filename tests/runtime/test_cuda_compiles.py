@@ -1,7 +1,7 @@
 """That everything compiles for CUDA with nvcc 13: what can be proved without a GPU.
 
-The kernels themselves are compiled in tests/ops/test_cuda_sources.py. The slow tests run training and evaluation on the stand-in GPU, so that Jittor
-compiles each operator through its own JIT; the first time this compiles Jittor's core for CUDA as well.
+tests/ops/test_cuda_sources.py compiles the kernels alone. The slow tests here run training and evaluation on the
+stand-in GPU, so that Jittor compiles each operator through its own JIT, the first time its core for CUDA as well.
 """
 
 from __future__ import annotations
