@@ -22,10 +22,10 @@ demo: $(VENV)/installed
 	$(DEMO) --task test --resume
 
 test: $(VENV)/installed-test
-	$(RUN) -m pytest -n auto --dist worksteal $(ARGS)
+	$(RUN) -m pytest -n logical --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/installed-test
-	$(RUN) -m pytest -m slow $(ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(RUN) -m pytest -m slow $(ARGS)
 
 test-gpu: $(VENV)/installed-test
 	$(RUN) tools/gpu_report.py $(ARGS)

@@ -15,8 +15,6 @@ from typing import BinaryIO
 
 from jseg.errors import CannotWrite, UserError
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
 
 def cache_folder() -> Path:
     """Folder for everything jseg caches: `JSEG_CACHE`, else `$XDG_CACHE_HOME/jseg`, else `~/.cache/jseg`."""
@@ -57,7 +55,9 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only the owner may read
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)  # makes the new name as lasting as the content
+        os.close(folder)
     except OSError as error:
         raise CannotWrite(f"cannot write {path} ({error.strerror or error}): {remedy(error)}") from error
     finally:
@@ -66,11 +66,7 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def write_whole(path: str | Path, data: bytes) -> None:
-    """Writes `data` to `path`, whole or not at all.
-
-    Raises:
-        CannotWrite: the folder or the file cannot be written, or the disk is full.
-    """
+    """Writes `data` to `path` as `whole_file` does."""
     with whole_file(path) as file:
         file.write(data)
 
@@ -90,9 +86,6 @@ def whole_folder(folder: Path) -> Iterator[Path | None]:
     """Yields a new folder to fill, which becomes `folder` when the `with` block ends; None when `folder` exists.
 
     Of several processes that make the same folder at once, one's stays and the others' are dropped.
-
-    Raises:
-        CannotWrite: the folder cannot be made, or the disk is full.
     """
     if folder.is_dir():
         yield None
@@ -115,11 +108,7 @@ def whole_folder(folder: Path) -> Iterator[Path | None]:
 
 
 def check_writable(folder: str | Path) -> Path:
-    """Makes `folder` if it is missing and returns it.
-
-    Raises:
-        UserError: it cannot be made, or no file can be written into it.
-    """
+    """Makes `folder` if it is missing and returns it; raises UserError when no file can be written into it."""
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -132,30 +121,20 @@ def check_writable(folder: str | Path) -> Path:
 
 def remedy(error: OSError) -> str:
     """Returns what the user can do about a file that could not be written."""
-    return "free some space there" if error.errno in _FULL else "choose a folder that can be written"
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    return "free some space there" if full else "choose a folder that can be written"
 
 
 def open_regular(path: str | Path) -> BinaryIO:
-    """Opens a file of the user's for reading, in binary; only a regular file, since a pipe or device may wait for ever.
+    """Opens a file of the user's for reading, in binary; raises UserError unless it is a regular file.
 
-    Raises:
-        UserError: it does not exist, or it is a folder, a pipe or a device.
-        OSError: it cannot be read.
+    A pipe or a device may wait for ever.
     """
     if not os.path.exists(path):
         raise UserError(f"file {path} does not exist")
     if not os.path.isfile(path):
         raise UserError(f"{path} is {'a folder' if os.path.isdir(path) else 'a pipe or a device'}, not a file")
     return open(path, "rb")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes the new name of a file as lasting as its content."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _umask() -> int:

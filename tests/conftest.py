@@ -1,7 +1,7 @@
 """What all tests share: environment before the first import of Jittor, golden files, real test data.
 
-The suite runs in one worker per core (pytest-xdist, `-n logical`). The first process compiles Jittor's core and the
-common kernels before the workers start: they would wait for each other, since Jittor compiles under one lock.
+The suite runs in one worker for each core (pytest-xdist), one thread each. The first process compiles Jittor's core and
+the common kernels before the workers start: they would wait for each other, since Jittor compiles under one lock.
 """
 
 from __future__ import annotations
@@ -15,8 +15,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-if "OMP_NUM_THREADS" not in os.environ:  # oversubscribed threads make tests crawl
-    os.environ |= {"OMP_NUM_THREADS": str(min(os.cpu_count() or 1, 4)), "JSEG_TEST_OWN_THREADS": "1"}
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # oversubscribed threads make tests crawl
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the oracles must not reach for the network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -37,16 +36,11 @@ start("cpu")  # tests marked gpu choose otherwise themselves
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Compiles the common kernels, in the process that is about to start the workers."""
-    workers = getattr(config.option, "numprocesses", None)
-    if workers and not hasattr(config, "workerinput") and not config.option.collectonly:
-        if "JSEG_TEST_OWN_THREADS" in os.environ:
-            os.environ["OMP_NUM_THREADS"] = str(max(1, min((os.cpu_count() or 1) // workers, 4)))
+    """Compiles the common kernels, in a process of its own, before workers start."""
+    if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
         script = "from tests.standin_gpu import hot_path as path; path.evaluate(); path.train('inductive')"
         command = [sys.executable, "-c", f"from jseg.runtime.start import start; start('cpu'); {script}"]
-        root = Path(__file__).parents[1]
-        environment = {**os.environ, "PYTHONPATH": str(root)}
-        subprocess.run(command, cwd=root, env=environment, check=False)  # tests show what does not work
+        subprocess.run(command, cwd=Path(__file__).parents[1])  # when it fails, tests will show why
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -4,31 +4,25 @@
     sh OUT/install.sh VENV                                      # there
 
 The folder holds wheels for Linux on x86-64 and the given Python, jseg and Jittor (which PyPI has as source only) built
-here, `install.sh`, and `sizes.txt`, the size report. The other machine needs Python with venv and headers, and g++; for
-a GPU the NVIDIA driver as well, and with `--cuda13` nothing else. `--archive` packs all of it into `OUT.tar.xz`, many
-times smaller than the wheels where these hold the same file several times.
+here, and `install.sh`. The other machine needs Python with venv and headers, and g++; for a GPU the NVIDIA driver as
+well, and with `--cuda13` nothing else.
 """
 
 from __future__ import annotations
 
 from jseg.runtime.command_line import ArgumentParser, run
 
-import lzma
 import re
 import shlex
 import subprocess
 import sys
-import tarfile
-import tempfile
-import zipfile
 from pathlib import Path
 
 from jseg.errors import UserError
-from jseg.files import whole_file, write_whole
+from jseg.files import write_whole
 from jseg.runtime.toolchain import JITTOR
 
 REPOSITORY = Path(__file__).parents[1]
-PYTHONS = ("3.10", "3.11", "3.12")
 # of glibc; pip wants each one named. Wheels for newer ones would not run on a common cluster
 PLATFORMS = ["manylinux1_x86_64", "manylinux2010_x86_64", "manylinux2014_x86_64"]
 PLATFORMS += [f"manylinux_2_{minor}_x86_64" for minor in range(5, 29)]
@@ -37,9 +31,8 @@ MIB = 2**20
 
 def pip(*arguments: str) -> None:
     """Runs pip; raises UserError when it fails (its own messages have then been printed)."""
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]
-    if subprocess.run(command).returncode != 0:
-        raise UserError(f"pip failed (see above): {shlex.join(command)}")
+    if subprocess.run([sys.executable, "-m", "pip", "--disable-pip-version-check", *arguments]).returncode != 0:
+        raise UserError(f"pip failed (see above): pip {shlex.join(arguments)}")
 
 
 def pack(folder: Path, python: str, extras: list[str], also: list[str]) -> list[str]:
@@ -61,23 +54,16 @@ def pack(folder: Path, python: str, extras: list[str], also: list[str]) -> list[
 def leave_out(folder: Path, names: list[str]) -> None:
     """Removes the wheels of packages that the other machine has; raises UserError for a name that none has."""
     for name in names:
-        wanted = re.sub("[-_.]+", "-", name).lower()
-        found = [
-            wheel for wheel in folder.glob("*.whl") if wheel.name.partition("-")[0].lower().replace("_", "-") == wanted
-        ]
+        prefix = re.sub("[-_.]+", "_", name).lower() + "-"
+        found = [wheel for wheel in folder.glob("*.whl") if wheel.name.lower().startswith(prefix)]
         if not found:
             raise UserError(f"--without {name}: no such wheel in {folder}: delete the folder and try again without it")
-        for wheel in found:
-            wheel.unlink()
+        found[0].unlink()
 
 
 def install_script(python: str, requirements: list[str], complete: bool = True) -> str:
-    """The shell script that installs `requirements` from the folder that it lies in, without network.
-
-    Args:
-        complete: whether the folder holds all; else the virtual environment sees the machine's own packages too.
-    """
-    options = "" if complete else "--system-site-packages "
+    """The shell script that installs `requirements` from the folder that it lies in, without network."""
+    options = "" if complete else "--system-site-packages "  # then Python sees the machine's own packages too
     return f"""#!/bin/sh
 # sh install.sh VENV   makes a virtual environment and installs jseg into it from this folder alone
 # PYTHON=/path/python{python} chooses the interpreter, PIP_ARGS="…" further arguments of pip
@@ -94,49 +80,15 @@ python=${{PYTHON:-python{python}}}
 """
 
 
-def archive(folder: Path) -> Path:
-    """Packs `folder` into one file beside it, wheels without compression of their own; returns its path."""
-    path = folder.with_name(f"{folder.name}.tar.xz")
-    # a filter for machine code, and a window in which a library finds its copy
-    filters = [{"id": lzma.FILTER_X86}, {"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 128 * MIB}]
-    with (
-        whole_file(path) as target,
-        lzma.open(target, "w", filters=filters) as packed,
-        tarfile.open(fileobj=packed, mode="w|") as tar,
-        tempfile.TemporaryDirectory() as scratch,
-    ):
-        for file in sorted(folder.iterdir()):
-            source = file
-            if file.suffix == ".whl":
-                source = Path(scratch, file.name)
-                with zipfile.ZipFile(file) as wheel, zipfile.ZipFile(source, "w") as stored:
-                    for entry in wheel.infolist():
-                        data = wheel.read(entry)
-                        entry.compress_type = zipfile.ZIP_STORED
-                        stored.writestr(entry, data)
-            tar.add(source, arcname=f"{folder.name}/{file.name}")
-            if source is not file:
-                source.unlink()
-    return path
-
-
-def size_report(folder: Path) -> str:
-    """One line for each wheel, the largest first, and their sum."""
-    sizes = sorted(((path.stat().st_size, path.name) for path in folder.glob("*.whl")), reverse=True)
-    lines = [f"{size / MIB:9.1f} MiB  {name}" for size, name in sizes]
-    return "\n".join([*lines, f"{sum(size for size, _ in sizes) / MIB:9.1f} MiB  {len(sizes)} wheels"]) + "\n"
-
-
 def main() -> None:
-    """Packs the folder and prints the size report."""
+    """Packs the folder and prints the sizes."""
     parser = ArgumentParser(prog="pack_wheels.py", description="Collect wheels for a machine without Internet.")
     parser.add_argument("folder", type=Path, metavar="OUT", help="folder to fill")
-    parser.add_argument("--python", choices=PYTHONS, required=True, help="Python of the other machine")
+    parser.add_argument("--python", choices=("3.10", "3.11", "3.12"), required=True, help="Python of the other machine")
     parser.add_argument("--cuda13", action="store_true", help="pack a CUDA 13 toolkit too (for drivers from 580 on)")
     parser.add_argument(
         "--also", action="append", default=[], metavar="REQUIREMENT", help="pack this too, such as pytest (repeatable)"
     )
-    parser.add_argument("--archive", action="store_true", help="also pack the folder into OUT.tar.xz (takes minutes)")
     parser.add_argument(
         "--without", action="append", default=[], metavar="NAME",
         help="leave this package out, which the other machine's Python has, such as numpy below 2 (repeatable)",
@@ -146,12 +98,9 @@ def main() -> None:
     requirements = pack(args.folder, args.python, ["cuda13"] if args.cuda13 else [], args.also)
     leave_out(args.folder, args.without)
     write_whole(args.folder / "install.sh", install_script(args.python, requirements, not args.without).encode())
-    report = size_report(args.folder)
-    write_whole(args.folder / "sizes.txt", report.encode())
-    print(report, end="")
-    if args.archive:
-        path = archive(args.folder)
-        print(f"{path.stat().st_size / MIB:9.1f} MiB  {path}")
+    sizes = sorted(((path.stat().st_size, path.name) for path in args.folder.glob("*.whl")), reverse=True)
+    for size, name in [*sizes, (sum(size for size, _ in sizes), f"{len(sizes)} wheels")]:
+        print(f"{size / MIB:9.1f} MiB  {name}")
 
 
 if __name__ == "__main__":

@@ -12,12 +12,8 @@ from jseg.runtime.report import write_report
 def main() -> int:
     """Prints the report and, with `--check`, computes."""
     parser = ArgumentParser(prog="python -m jseg.runtime", description="What jseg found on this machine.")
-    parser.add_argument(
-        "--check", action="store_true", help="also compute with Jittor; the first time this compiles it (minutes)"
-    )
-    parser.add_argument(
-        "--golden", type=Path, metavar="DIR", help="golden set to compare with (default: that of the checkout)"
-    )
+    parser.add_argument("--check", action="store_true", help="also compute (compiles Jittor the first time: minutes)")
+    parser.add_argument("--golden", type=Path, metavar="DIR", help="golden set (default: that of the checkout)")
     add_device_options(parser)
     args = parser.parse_args()
     code = write_report()

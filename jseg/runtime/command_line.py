@@ -1,15 +1,8 @@
 """What every command-line tool shares: one-line errors, exit codes, the choice of device.
 
-A tool imports this module before all others: then an interrupt ends it in one line also while it still imports.
-
-Exit codes of all tools:
-
-    0    fine
-    1    a check that ran says no
-    2    a mistake of the user's, in one line: UserError, or a file that cannot be read or written (OSError)
-    3    a mistake of jseg's, in one line that names a file with the traceback; JSEG_DEBUG=1 prints it
-    130  interrupted (Ctrl-C)
-    141  the reader of the output went away, as in `| head`
+Exit codes of all tools: 0 fine; 1 a check that ran says no; 2 a mistake of the user's, or a file that cannot be read or
+written; 3 a mistake of jseg's, its traceback in a file (JSEG_DEBUG=1 prints it); 130 interrupted; 141 the reader of the
+output went away, as in `| head`. A tool imports this module first, so that Ctrl-C is one line while it still imports.
 """
 
 from __future__ import annotations
@@ -24,6 +17,8 @@ from typing import NoReturn
 
 from jseg.errors import UserError
 from jseg.files import save_details
+
+COMPILE_FAILURES = ("Run cmd failed", "Cannot open library", "undefined symbol")  # words of Jittor's error messages
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -46,7 +41,11 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Runs a tool's `main` and exits: with its return value (None = 0), or as an error's kind demands."""
-    _open_streams()
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed: else the next file that is opened would get its number
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
+        if mode == "w" and hasattr(getattr(sys, name), "reconfigure"):  # no character may fail for the encoding
+            getattr(sys, name).reconfigure(errors="backslashreplace")
     code: object = 0
     try:
         code = main() or 0
@@ -69,45 +68,29 @@ def exit_code(error: BaseException) -> int:
         return 141
     if os.environ.get("JSEG_DEBUG") == "1":
         traceback.print_exception(error)
-    line, code = _describe(error)
+    details = "".join(traceback.format_exception(error))
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in COMPILE_FAILURES):
+        from jseg.runtime.start import cache_error
+
+        error = cache_error(details)
+    cause: BaseException | None = error
+    while cause and not isinstance(cause, OSError | UserError):
+        cause = cause.__cause__
+    if isinstance(error, KeyboardInterrupt):
+        line, code = "interrupted", 130
+    elif isinstance(cause, UserError):
+        line, code = f"error: {cause}", 2
+    elif isinstance(cause, OSError):
+        where = f"{os.fsdecode(cause.filename)}: " if isinstance(cause.filename, str | bytes) else ""
+        line, code = f"error: {UserError(where + (cause.strerror or str(cause)))}", 2
+    else:
+        text = UserError(f"internal error: {type(error).__name__}: {error}")
+        line, code = f"{text}; details in {save_details(details)}", 3
     try:
         print(line, file=sys.stderr, flush=True)
     except (OSError, ValueError):
         pass  # nobody reads it
     return code
-
-
-def _describe(error: BaseException) -> tuple[str, int]:
-    """(line to print, exit code)."""
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted", 130
-    from jseg.runtime.start import COMPILE_FAILURES, cache_error
-
-    details = "".join(traceback.format_exception(error))
-    if isinstance(error, RuntimeError) and any(words in str(error) for words in COMPILE_FAILURES):
-        error = cache_error(details)
-    cause: BaseException | None = error
-    while cause and not isinstance(cause, OSError | UserError):
-        cause = cause.__cause__
-    if isinstance(cause, UserError):
-        return f"error: {cause}", 2
-    if isinstance(cause, OSError):
-        where = f"{os.fsdecode(cause.filename)}: " if isinstance(cause.filename, str | bytes) else ""
-        return f"error: {UserError(where + (cause.strerror or str(cause)))}", 2
-    text = UserError(f"internal error: {type(error).__name__}: {error}")
-    return f"{text}; details in {save_details(details)}", 3
-
-
-def _open_streams() -> None:
-    """Opens closed standard streams, and lets none fail for a character that its encoding lacks."""
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        stream = getattr(sys, name)
-        if stream is None:  # else the next file that is opened would get its number, and what is printed
-            setattr(
-                sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8", errors="backslashreplace")
-            )
-        elif mode == "w" and hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def _exit_quietly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:

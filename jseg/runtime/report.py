@@ -1,7 +1,4 @@
-"""What was found of the things that Jittor needs, and for each missing one the command that installs it.
-
-`python -m jseg.runtime` prints it; nothing here fails because something is missing.
-"""
+"""What was found of the things that Jittor needs, and for each missing one the command that installs it."""
 
 from __future__ import annotations
 
@@ -9,8 +6,8 @@ import os
 import platform
 import re
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from jseg.runtime import prepare as preparing
 from jseg.runtime import toolchain
@@ -18,8 +15,7 @@ from jseg.runtime.cuda import driver_cuda, has_gpu_device
 from jseg.runtime.prepare import Preparation
 
 
-@dataclass
-class Finding:
+class Finding(NamedTuple):
     """One line of the report."""
 
     name: str
@@ -28,54 +24,35 @@ class Finding:
     needed: bool = False  # whether jseg cannot run without it
 
 
-def driver_version() -> str:
-    """Version of the NVIDIA driver and the newest CUDA that it runs, "" when there is no driver."""
-    cuda, path = driver_cuda(), Path("/proc/driver/nvidia/version")
-    if cuda is None:
-        return ""
-    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-    found = re.search(r"\b(\d{3}\.\d+(?:\.\d+)?)\b", text)
-    return f"{found.group(1) if found else 'present'}, runs CUDA up to {cuda[0]}.{cuda[1]}"
-
-
-def gpu_names() -> str:
-    """Names and memory of the GPUs as nvidia-smi lists them, "" when there are none."""
-    if not has_gpu_device():
-        return ""
-    text = toolchain.output_of("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
-    return "; ".join(line for line in text.splitlines() if "MiB" in line) or "present, but nvidia-smi does not list it"
-
-
-def _operators(preparation: Preparation) -> str:
-    """Which form of the operators of jseg/ops runs; JSEG_KERNELS=plain forces the plain one."""
-    forced = os.environ.get("JSEG_KERNELS", "auto")
-    if forced != "auto":
-        return f"plain Jittor operators (JSEG_KERNELS={forced})" if forced == "plain" else ""
-    on_cuda = ", on CUDA those of attention (compute capability 8.0 and up)" if preparation.toolkit else ""
-    return "compiled kernels on CPU" + on_cuda
-
-
 def findings(preparation: Preparation) -> list[Finding]:
-    """Looks at everything that Jittor needs or can use.
-
-    Args:
-        preparation: what `prepare` decided for this process.
-    """
-    compiler, toolkit = toolchain.find_compiler(), preparation.toolkit
-    headers = f"python3.{sys.version_info.minor}-dev"
+    """Looks at everything that Jittor needs or can use; `preparation` is what `prepare` decided for this process."""
+    compiler, toolkit, numpy = toolchain.find_compiler(), preparation.toolkit, toolchain.package_version("numpy")
+    if compiler:
+        compiler = f"{toolchain.output_of(compiler, '--version').partition(chr(10))[0]}, {compiler}"
+    driver, version_file = "", Path("/proc/driver/nvidia/version")
+    if newest := driver_cuda():
+        text = version_file.read_text(encoding="utf-8", errors="replace") if version_file.is_file() else ""
+        version = re.search(r"\b(\d{3}\.\d+(?:\.\d+)?)\b", text)
+        driver = f"{version.group(1) if version else 'present'}, runs CUDA up to {newest[0]}.{newest[1]}"
+    gpus = ""
+    if has_gpu_device():
+        text = toolchain.output_of("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
+        gpus = "; ".join(line for line in text.splitlines() if "MiB" in line) or "present, not listed by nvidia-smi"
+    on_cuda = ", on CUDA those of attention (compute capability 8.0 and up)" if toolkit else ""
+    operators = {"auto": f"compiled kernels on CPU{on_cuda}", "plain": "plain Jittor operators (JSEG_KERNELS=plain)"}
     return [
         Finding("Python", f"{platform.python_version()}, {sys.executable}"),
         Finding("Jittor", toolchain.package_version("jittor"), f"pip install {toolchain.JITTOR}", needed=True),
-        Finding("NumPy", (toolchain.numpy_fits() and toolchain.package_version("numpy")) or "",
-                f"pip install '{toolchain.NUMPY}'", needed=True),
-        Finding("C++ compiler", compiler and f"{toolchain.compiler_version(compiler)}, {compiler}",
-                "apt-get install g++, or set cc_path=/…/bin/g++", needed=True),
-        Finding("Python headers", toolchain.find_python_config(), f"apt-get install {headers}", needed=True),
+        Finding("NumPy", numpy if numpy.startswith("1.") else "", f"pip install '{toolchain.NUMPY}'", needed=True),
+        Finding("C++ compiler", compiler, "apt-get install g++, or set cc_path=/…/bin/g++", needed=True),
+        Finding("Python headers", toolchain.find_python_config(),
+                f"apt-get install python3.{sys.version_info.minor}-dev", needed=True),
         Finding("oneDNN", preparing.ONEDNN_VERSION if preparation.onednn else "", preparing.ONEDNN_INSTALL),
-        Finding("NVIDIA driver", driver_version()),
-        Finding("GPU", gpu_names()),
+        Finding("NVIDIA driver", driver),
+        Finding("GPU", gpus),
         Finding("CUDA toolkit", toolkit.name if toolkit else "", preparation.cuda_note),
-        Finding("operators", _operators(preparation), "JSEG_KERNELS must be auto or plain", needed=True),
+        Finding("operators", operators.get(os.environ.get("JSEG_KERNELS", "auto"), ""),
+                "JSEG_KERNELS must be auto or plain", needed=True),
         Finding("cache folder", "" if preparation.problem else str(preparation.jittor_home), preparation.problem,
                 needed=True),
     ]  # fmt: skip

@@ -1,21 +1,16 @@
 """Starts Jittor: imports it quietly, undoes what its import changes in this process, chooses CPU or CUDA.
 
-Facts about Jittor 1.3.11 used here. Its import replaces the SIGINT handler by one that ends the process at once (no
-KeyboardInterrupt, no `finally`), and the SIGCHLD handler by one that does the same when any child process dies of a
-signal other than SIGTERM, so that a killed data worker could not be reported. It switches the check of TLS certificates
-off for the whole process, and leaves its pool of compile processes running. The import and each of the processes in
-which it compiles kernels read `~/.cache/jittor/config.json`, and rewrite it, not atomically, when another JITTOR_HOME
-stands there: two programs with different ones make each other's compiles fail. So these get a home folder of ours.
-Where it finds a compiler for MPI it builds operators of its own, and under mpirun it takes MPI over; our ranks talk
-through mpi4py (jseg/engine/ranks.py), so none of this is wanted. A library of its cache that is cut off kills the
-process without a word of what to do.
+Facts about Jittor 1.3.11 used here. Its import replaces the SIGINT and SIGCHLD handlers by ones that end the process at
+once; switches the check of TLS certificates off; leaves its pool of compile processes running; builds operators of its
+own where it finds a compiler for MPI (our ranks talk through mpi4py). The import and each of its compile processes read
+`~/.cache/jittor/config.json`, and rewrite it, not atomically, when another JITTOR_HOME stands there: two programs with
+different ones make each other's compiles fail. So these get a home folder of ours.
 """
 
 from __future__ import annotations
 
 import atexit
 import ctypes
-import fcntl
 import hashlib
 import io
 import json
@@ -24,7 +19,6 @@ import os
 import shlex
 import signal
 import ssl
-import struct
 import subprocess
 import sys
 import threading
@@ -37,12 +31,9 @@ from pathlib import Path
 from jseg.errors import UserError
 from jseg.files import save_details, write_whole
 from jseg.runtime import cuda, toolchain
-from jseg.runtime.prepare import CACHE_NAME, Preparation, prepare
+from jseg.runtime.prepare import CACHE_NAME, prepare
 
 DEVICES = ("auto", "cpu", "cuda")
-FILTER_SOURCE = Path(__file__).with_name("cerr_filter.cc")
-COMPILE_FAILURES = ("Run cmd failed", "Cannot open library", "undefined symbol")  # words of Jittor's error messages
-
 _started = False
 
 
@@ -64,11 +55,15 @@ def start(device: str = "auto") -> str:
     preparation = prepare()
     if not _started and (problem := preparation.problem or toolchain.problem()):
         raise UserError(problem)
+    importing, ready = not _started and "jittor" not in sys.modules, None
+    if importing and device != "cpu" and preparation.toolkit:  # for the CPU alone nothing is compiled for CUDA
+        try:
+            ready = cuda.make_ready(preparation.toolkit, preparation.jittor_home / "cuda")
+        except UserError as error:
+            preparation.toolkit, preparation.cuda_note = None, str(error)
     if device == "cuda" and not preparation.toolkit:
         raise UserError(f"device cuda is not possible: {preparation.cuda_note}")
-    if not _started and "jittor" not in sys.modules:
-        # for the CPU alone nothing is compiled for CUDA and no GPU memory is taken
-        ready = _make_cuda_ready(preparation, device) if device != "cpu" and preparation.toolkit else None
+    if importing:
         for note in preparation.notes:
             print(f"jseg: {note}", file=sys.stderr)
         if device == "auto" and not ready and cuda.has_gpu_device():
@@ -92,17 +87,6 @@ def cache_error(details: str) -> UserError:
     )
 
 
-def _make_cuda_ready(preparation: Preparation, device: str) -> cuda.Ready | None:
-    """The toolkit made ready, or None with the reason in `preparation` where the CPU will do instead."""
-    try:
-        return cuda.make_ready(preparation.toolkit, preparation.jittor_home / "cuda")
-    except UserError as error:
-        if device == "cuda":
-            raise UserError(f"device cuda is not possible: {error}") from error
-        preparation.toolkit, preparation.cuda_note = None, str(error)
-        return None
-
-
 def _import_jittor(jittor_home: Path, ready: cuda.Ready | None) -> None:
     """Imports Jittor; raises UserError when its cache does not work or it has rebuilt itself."""
     notice = f"jseg: compiling Jittor kernels for this machine, once; kept in {jittor_home}"
@@ -117,13 +101,19 @@ def _import_jittor(jittor_home: Path, ready: cuda.Ready | None) -> None:
 
             cache = Path(jittor_utils.cache_path)
             core_exists = any(cache.glob("cu*/jittor_core*.so" if ready else "jittor_core*.so"))
-            if core_exists:
-                _check_libraries(cache)
-            else:
+            if not core_exists:
                 print(f"{notice} (a few minutes)", file=terminal, flush=True)
             import jittor
-        jittor.flags.python_path = f'"{_compile_python(cache, jittor_home)}"'
-        _close_compile_pool()
+        python = cache / "python"  # for Jittor's compile processes
+        home, interpreter = shlex.quote(str(jittor_home)), shlex.quote(sys.executable)
+        _write_if_changed(python, f'#!/bin/sh\nHOME={home} exec {interpreter} "$@"\n')
+        python.chmod(0o755)
+        jittor.flags.python_path = f'"{python}"'
+        if jittor_utils.pool_size:  # end the processes that compiled the core; Jittor makes new ones if needed
+            jittor_utils.p.terminate()
+            jittor_utils.p.join()
+            jittor_utils.pool_size = 0
+            atexit.unregister(jittor_utils.pool_cleanup)
         _filter_cerr(cache, notice if core_exists else "")
     except SystemExit as error:  # Jittor ends the process, with code 0, after it has rebuilt a part of itself
         raise UserError("Jittor rebuilt itself for other compiler settings: run the same command again") from error
@@ -131,34 +121,10 @@ def _import_jittor(jittor_home: Path, ready: cuda.Ready | None) -> None:
         raise cache_error(f"{text.getvalue()}\n{traceback.format_exc()}") from error
 
 
-def _check_libraries(cache: Path) -> None:
-    """Raises OSError when a library of the cache is empty or cut off: loading it may kill the process."""
-    from jittor_utils.lock import jittor_lock, lock_scope
-
-    with lock_scope():  # no other process compiles the core now
-        fcntl.lockf(jittor_lock.handle, fcntl.LOCK_EX)  # nor a kernel, which takes a lock of this other kind
-        finished = [path.with_suffix("") for path in cache.rglob("*.so.key")]  # Jittor compiles the others anew
-        damaged = [path for path in finished if path.exists() and not _is_whole_library(path)]
-        fcntl.lockf(jittor_lock.handle, fcntl.LOCK_UN)
-    if damaged:
-        raise OSError(f"{damaged[0]} is not a whole library")
-
-
-def _is_whole_library(path: Path) -> bool:
-    """Whether a file begins with the header of a 64-bit ELF library and reaches to the end of its section table."""
-    with path.open("rb") as file:
-        header = file.read(64)
-    if len(header) < 64 or not header.startswith(b"\x7fELF"):
-        return False
-    (table,), (size, count) = struct.unpack_from("<Q", header, 40), struct.unpack_from("<HH", header, 58)
-    return table + size * count <= path.stat().st_size
-
-
 @contextmanager
 def _import_surroundings(jittor_home: Path, ready: cuda.Ready | None) -> Iterator[None]:
-    """What Jittor's import sees: a home folder of ours, no MPI, the chosen CUDA; afterwards all is as it was before.
+    """Environment, handlers and `sys.path` for Jittor's import; puts all of them back afterwards.
 
-    That holds for the environment, which child processes inherit, signal handlers and the check of TLS certificates.
     An interrupt (Ctrl-C) meanwhile ends the process with code 130: inside Jittor it would be an abort.
     """
     changes = {"HOME": str(jittor_home), "use_mpi": "0", "OMPI_COMM_WORLD_SIZE": None}
@@ -194,6 +160,7 @@ def _import_surroundings(jittor_home: Path, ready: cuda.Ready | None) -> Iterato
 
 
 def _exit_on_interrupt(imported: threading.Event) -> None:
+    """Waits for Ctrl-C, which is blocked in all threads, until Jittor is imported."""
     while not imported.is_set():
         if signal.sigtimedwait({signal.SIGINT}, 0.1):
             for child in multiprocessing.active_children():  # they compile Jittor's core
@@ -215,35 +182,14 @@ def _write_if_changed(path: Path, text: str) -> None:
         write_whole(path, text.encode())
 
 
-def _compile_python(folder: Path, jittor_home: Path) -> Path:
-    """A Python for Jittor's compile processes whose home folder is `jittor_home`."""
-    path = folder / "python"
-    home, python = shlex.quote(str(jittor_home)), shlex.quote(sys.executable)
-    _write_if_changed(path, f'#!/bin/sh\nHOME={home} exec {python} "$@"\n')
-    path.chmod(0o755)
-    return path
-
-
-def _close_compile_pool() -> None:
-    """Ends the processes that compiled the core; Jittor makes new ones should it need them."""
-    import jittor_utils
-
-    if jittor_utils.pool_size:
-        jittor_utils.p.terminate()
-        jittor_utils.p.join()
-        jittor_utils.pool_size = 0
-        atexit.unregister(jittor_utils.pool_cleanup)
-
-
 def _filter_cerr(folder: Path, notice: str) -> None:
     """Replaces Jittor's compile progress on std::cerr by one notice (see cerr_filter.cc)."""
-    library = folder / f"jseg_cerr_filter_{hashlib.sha256(FILTER_SOURCE.read_bytes()).hexdigest()[:12]}.so"
+    source = Path(__file__).with_name("cerr_filter.cc")
+    library = folder / f"jseg_cerr_filter_{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}.so"
     if not library.exists():
         temporary = library.with_suffix(f".{os.getpid()}")
-        command = [os.environ["cc_path"], "-std=c++14", "-O1", "-fPIC", "-shared", str(FILTER_SOURCE), "-o", temporary]
+        command = [os.environ["cc_path"], "-std=c++14", "-O1", "-fPIC", "-shared", str(source), "-o", temporary]
         subprocess.run(command, check=True)
         os.replace(temporary, library)
-    if notice:
-        line_start = "\r\033[K" if sys.stderr.isatty() else ""  # over a progress bar
-        notice = f"{line_start}{notice}\n"
-    ctypes.CDLL(str(library)).jseg_filter_cerr(notice.encode())
+    line_start = "\r\033[K" if sys.stderr.isatty() else ""  # over a progress bar
+    ctypes.CDLL(str(library)).jseg_filter_cerr(f"{line_start}{notice}\n".encode() if notice else b"")

@@ -34,11 +34,6 @@ def find_compiler() -> str:
     return shutil.which(os.environ.get("cc_path") or "g++") or ""
 
 
-def compiler_version(compiler: str) -> str:
-    """First line of `compiler --version`, "" when it does not run."""
-    return output_of(compiler, "--version").partition("\n")[0].strip()
-
-
 def output_of(program: str | Path, *arguments: str) -> str:
     """What a program prints, on stdout and then on stderr; "" when it does not run."""
     try:
@@ -49,36 +44,25 @@ def output_of(program: str | Path, *arguments: str) -> str:
 
 
 def find_python_config() -> str:
-    """`python3.x-config` as Jittor will find it, else this interpreter's own; "" when there is none.
-
-    Jittor looks beside `sys.executable` (a virtual environment has none there) and in /usr/bin and /usr/local/bin.
-    """
-    name = f"python3.{sys.version_info.minor}-config"
-    beside = Path(sys.executable).parent
-    candidates = [beside / name, Path(f"{sys.executable}-config"), Path("/usr/bin", name), Path("/usr/local/bin", name)]
-    candidates += [beside / "python3-config", Path(sysconfig.get_config_var("BINDIR") or "", name)]
-    if os.environ.get("python_config_path"):
-        candidates.insert(0, Path(os.environ["python_config_path"]))
-    return next((str(path) for path in candidates if path.is_file()), "")
-
-
-def numpy_fits() -> bool:
-    """Whether the installed NumPy is one that Jittor can use."""
-    return package_version("numpy").startswith("1.")
+    """`python3.x-config` where Jittor looks for it, else this interpreter's own; "" when there is none."""
+    name, beside = f"python3.{sys.version_info.minor}-config", Path(sys.executable).parent
+    candidates = [os.environ.get("python_config_path") or beside / name, f"{sys.executable}-config",
+                  f"/usr/bin/{name}", f"/usr/local/bin/{name}", beside / "python3-config",
+                  Path(sysconfig.get_config_var("BINDIR") or "", name)]  # fmt: skip
+    return next((str(path) for path in candidates if os.path.isfile(path)), "")
 
 
 def problem() -> str:
     """Why Jittor cannot be imported here, with the command that fixes it; "" when it can."""
-    if not jittor_folder():
+    folder, numpy, compiler = jittor_folder(), package_version("numpy"), os.environ.get("cc_path") or "g++"
+    if not folder:
         return f"Jittor is not installed in {sys.executable}: pip install {JITTOR}"
-    if " " in jittor_folder():
-        return f"Jittor cannot compile in a path that holds a blank ({jittor_folder()}): move the virtual environment"
-    if not numpy_fits():
-        return f"Jittor cannot use NumPy {package_version('numpy') or '(not installed)'}: pip install '{NUMPY}'"
-    compiler, named = find_compiler(), os.environ.get("cc_path")
-    if not compiler_version(compiler):
-        missing = f"the compiler {named} (cc_path) does not exist or does not run" if named else "there is no g++"
-        return f"{missing}, with which Jittor compiles its kernels: apt-get install g++, or set cc_path"
+    if " " in folder:
+        return f"Jittor cannot compile in a path that holds a blank ({folder}): move the virtual environment"
+    if not numpy.startswith("1."):
+        return f"Jittor cannot use NumPy {numpy or '(not installed)'}: pip install '{NUMPY}'"
+    if not output_of(find_compiler(), "--version"):
+        return f"{compiler}, with which Jittor compiles, does not run: apt-get install g++, or set cc_path"
     if not find_python_config():
         version = f"python3.{sys.version_info.minor}"
         return f"there is no {version}-config, by which Jittor finds Python's headers: apt-get install {version}-dev"

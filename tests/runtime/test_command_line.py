@@ -111,24 +111,9 @@ def test_a_mistake_of_ours_is_one_line_with_the_traceback_in_a_file(
     assert file.read_text().startswith("Traceback")
     monkeypatch.setenv("JSEG_DEBUG", "1")
     assert outcome(raising(ZeroDivisionError()), capsys)[1].startswith("Traceback")
-
-
-def test_details_go_elsewhere_when_the_cache_cannot_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("JSEG_CACHE", "/dev/null/cache")
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    assert f"details in {tmp_path}/error_" in outcome(raising(KeyError("x")), capsys)[1]
-    monkeypatch.setenv("TMPDIR", "/dev/null")
-    assert "JSEG_DEBUG=1" in outcome(raising(KeyError("x")), capsys)[1]
-
-
-def test_kernel_that_cannot_be_compiled_or_loaded(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, text = outcome(raising(RuntimeError("[f]\nCannot open library x.so: file too short")), capsys)
-    assert code == 2 and text.count("\n") == 1
-    assert "is damaged or cannot be used: delete it, or set JSEG_CACHE" in text
-    (file,) = cache.iterdir()
-    assert "file too short" in file.read_text()
+    monkeypatch.setenv("JSEG_CACHE", "/dev/null/cache")  # cannot be written
+    monkeypatch.setenv("TMPDIR", str(cache))
+    assert f"details in {cache}/error_" in outcome(raising(KeyError("x")), capsys)[1]
 
 
 def test_wrong_arguments_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -138,9 +123,8 @@ def test_wrong_arguments_are_one_line(capsys: pytest.CaptureFixture[str]) -> Non
         parser.parse_args(["--device", "tpu"])
 
     code, text = outcome(main, capsys)
-    assert code == 2
+    assert (code, text.count("\n")) == (2, 1)
     assert text.startswith("error: argument --device: invalid choice: 'tpu'")
-    assert text.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -161,8 +145,6 @@ def test_device_options(arguments: list[str], device: str) -> None:
         ("LC_ALL=POSIX PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 $T signs", 0, "\\xe9\\udcff\n", ""),
         ("$T endless | head -1; exit ${PIPESTATUS[0]}", 141, "line\n", ""),
         ("$T endless > /dev/full", 2, "", "error: No space left on device\n"),
-        ("$T signs > /dev/full", 2, "", "error: No space left on device\n"),
-        ("$T bug 2> /dev/full", 3, "", ""),
         ("$T bug 2>&-", 3, "", ""),
         ("$T signs >&-", 0, "", ""),
         ("PYTHONOPTIMIZE=2 $T missing", 2, "", "error: /missing/é: No such file or directory\n"),

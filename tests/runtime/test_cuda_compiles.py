@@ -1,7 +1,7 @@
 """That everything compiles for CUDA with nvcc 13: what can be proved without a GPU.
 
-The small tests call nvcc themselves. The slow ones run training and evaluation on the stand-in GPU, so that Jittor
-compiles each operator through its own JIT; the first time this compiles Jittor's core for CUDA as well.
+tests/ops/test_cuda_sources.py compiles the kernels alone. The slow tests here run training and evaluation on the
+stand-in GPU, so that Jittor compiles each operator through its own JIT, the first time its core for CUDA as well.
 """
 
 from __future__ import annotations
@@ -13,23 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from jseg.ops.compiled import FOLDER
 from jseg.runtime.fixed_jittor import CUDA_13, fixed_copy
 from tests.standin_gpu import everything
 from tests.standin_gpu.build import find_nvcc, standin_gpu
 
 ROOT = Path(__file__).parents[2]
-KERNELS = """
-#include "attention_calls.cuh"
-using namespace jseg;
-double number(const char*) { return 1; }
-void all(const float* in, float* out) {
-    joint_forward<BFloat16, 64, REGIONS>(number, in, in, out, out);
-    joint_backward<BFloat16, 64, REGIONS>(number, in, in, in, in, in, out, out, out);
-    cross_forward<Float32, 64, true>(number, in, in, in, in, out, out);
-    cross_backward<Float32, 64, true>(number, in, in, in, in, in, in, in, out, out, out, out);
-}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -44,18 +32,6 @@ def nvcc() -> Path:
 def toolkit(nvcc: Path) -> Path:
     """The stand-in toolkit, whose headers are complete."""
     return Path(standin_gpu(nvcc)["JSEG_CUDA_HOME"])
-
-
-@pytest.mark.parametrize("architecture", [80, 90])
-def test_attention_kernels_compile(nvcc: Path, architecture: int, tmp_path: Path) -> None:
-    (tmp_path / "kernels.cu").write_text(KERNELS)
-    # as Jittor calls it
-    command = [nvcc, "-std=c++17", "--use_fast_math", f"-arch=compute_{architecture}", f"-code=sm_{architecture}",
-               f"-I{FOLDER}", "-cubin", "-Xptxas=-v", "kernels.cu", "-o", "kernels.cubin"]  # fmt: skip
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert f"for 'sm_{architecture}'" in done.stderr
-    assert (tmp_path / "kernels.cubin").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize("fixes", [CUDA_13, ()])

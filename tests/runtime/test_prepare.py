@@ -27,8 +27,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], prepa
         monkeypatch.delenv(name)
     monkeypatch.setenv("JSEG_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
-    monkeypatch.setattr(prepare, "_prepared", None)
-    return prepare.prepare
+    return prepare.prepare.__wrapped__
 
 
 def test_everything_jittor_reads_is_set(fresh: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,9 +41,7 @@ def test_everything_jittor_reads_is_set(fresh: Callable, tmp_path: Path, monkeyp
     assert "-fno-finite-math-only" in os.environ["kernel_flags"]
     assert os.environ["cache_name"] == "jseg"
     assert os.environ["log_silent"] == "1"
-    assert os.environ["GOMP_SPINCOUNT"] == prepare.SPIN_COUNT
     assert os.environ["OMP_NUM_THREADS"] == str(os.cpu_count())
-    assert prepare.prepare() is found
 
 
 def test_variables_of_the_user_are_kept(fresh: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,7 +69,6 @@ def test_unusable_cache_folder_is_one_line(fresh: Callable, tmp_path: Path, monk
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("JSEG_CACHE", str(tmp_path / "file" / "cache"))
     monkeypatch.delenv("JITTOR_HOME")
-    monkeypatch.setattr(prepare, "_prepared", None)
     assert f"{tmp_path}/file/cache/jittor: set JSEG_CACHE" in fresh().problem
 
 
@@ -128,13 +124,6 @@ def test_missing_onednn_is_said_and_not_downloaded(fresh: Callable, monkeypatch:
     assert any("pip install onednn-cpu-gomp==2021.2.0" in note for note in found.notes)
 
 
-def test_installed_onednn_is_found() -> None:
-    library, headers = (prepare.installed_files(package) for package in prepare.ONEDNN_PACKAGES)
-    if not library:
-        pytest.skip("the oneDNN wheels are not installed")
-    assert {"libmkldnn.so", "dnnl.hpp"} <= {path.name for path in library + headers}
-
-
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
@@ -142,17 +131,15 @@ def test_installed_onednn_is_found() -> None:
         ("jittor_folder", "/home/a b/lib/jittor", "/home/a b/lib/jittor"),
         ("package_version", "2.1.3", "NumPy 2.1.3: pip install 'numpy<2'"),
         ("find_compiler", "", "apt-get install g++"),
-        ("find_compiler", "/bin/true", "apt-get install g++"),
+        ("find_compiler", "/dev/null", "apt-get install g++"),
         ("find_python_config", "", "-dev"),
     ],
 )
 def test_what_is_missing_is_named_with_its_remedy(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
 ) -> None:
-    there = {"jittor_folder": "/venv/lib/jittor", "package_version": "1.26.4", "find_compiler": "/usr/bin/g++",
+    there = {"jittor_folder": "/venv/lib/jittor", "package_version": "1.26.4", "find_compiler": sys.executable,
              "find_python_config": "/usr/bin/python3-config"}  # fmt: skip
-    monkeypatch.delenv("cc_path", raising=False)
-    monkeypatch.setattr(toolchain, "compiler_version", lambda path: "12" if path == "/usr/bin/g++" else "")
     for function, found in there.items():
         monkeypatch.setattr(toolchain, function, lambda *_, found=found: found)
     assert toolchain.problem() == ""
@@ -165,10 +152,9 @@ def test_programs_that_the_user_names(monkeypatch: pytest.MonkeyPatch, tmp_path:
     compiler = tmp_path / "g++"
     monkeypatch.setenv("cc_path", str(compiler))
     assert toolchain.find_compiler() == ""
-    assert str(compiler) in toolchain.problem()
-    compiler.write_text("#!/bin/sh\necho 'g++ 14.1'\n")
+    assert f"{compiler}, with which Jittor compiles, does not run" in toolchain.problem()
+    compiler.write_text("#!/bin/sh\n")
     compiler.chmod(0o755)
     assert toolchain.find_compiler() == str(compiler)
-    assert toolchain.compiler_version(toolchain.find_compiler()) == "g++ 14.1"
     monkeypatch.setenv("python_config_path", str(compiler))
     assert toolchain.find_python_config() == str(compiler)

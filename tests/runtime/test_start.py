@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -83,52 +84,44 @@ def test_start_in_a_process_of_its_own() -> None:
     assert lines == []  # no log line of Jittor's
 
 
-def test_python_of_compile_processes(tmp_path: Path) -> None:
-    home = tmp_path / "it's home"
-    for _ in range(2):  # made, then found
-        python = start_module._compile_python(tmp_path, home)
-    code = "import os, sys; print(os.environ['HOME'], sys.argv[1:])"
-    done = subprocess.run([str(python), "-c", code, "a b"], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stdout == f"{home} ['a b']\n"
-
-
-def test_files_are_left_alone_when_right(tmp_path: Path) -> None:
-    path = tmp_path / "folder" / "config.json"
-    start_module._write_if_changed(path, "{}")
-    inode = path.stat().st_ino
-    start_module._write_if_changed(path, "{}")
-    assert path.stat().st_ino == inode
-    path.write_text("")
-    start_module._write_if_changed(path, "{}")
-    assert path.read_text() == "{}"
-
-
-def test_unknown_device() -> None:
+def test_devices_that_are_not_possible(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="choose from auto, cpu, cuda"):
         start_module.start("gpu")
-
-
-def test_cuda_that_cannot_work_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepare(), "toolkit", None)
     monkeypatch.setattr(prepare(), "cuda_note", "no nvcc (install it)")
     with pytest.raises(UserError, match=r"device cuda is not possible: no nvcc \(install it\)"):
         start_module.start("cuda")
 
 
-def test_toolkit_that_cannot_be_made_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`auto` takes the CPU and remembers why; `cuda` is an error."""
+@pytest.mark.parametrize("device", ["cuda", "auto"])
+def test_toolkit_that_cannot_be_made_ready(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], device: str
+) -> None:
+    """`auto` takes the CPU and says why; `cuda` is an error."""
 
     def fail(*_: object) -> None:
         raise UserError("a GPU of compute capability 7.0 needs CUDA 12 or older")
 
+    def pretend_to_import(home: Path, ready: object) -> None:
+        imported.append(ready)
+        monkeypatch.undo()
+
+    imported: list[object] = []
     monkeypatch.setattr(cuda, "make_ready", fail)
+    monkeypatch.setattr(cuda, "has_gpu_device", lambda: True)
+    monkeypatch.setattr(start_module, "_started", False)
+    monkeypatch.setattr(start_module, "_import_jittor", pretend_to_import)
     monkeypatch.setattr(prepare(), "cuda_note", "")
-    monkeypatch.setattr(prepare(), "toolkit", cuda.Toolkit(Path("nvcc"), Path("cuda"), (13, 0), (), ()))
-    with pytest.raises(UserError, match=r"device cuda is not possible: a GPU of compute capability 7\.0 needs"):
-        start_module._make_cuda_ready(prepare(), "cuda")
-    assert start_module._make_cuda_ready(prepare(), "auto") is None
-    assert prepare().toolkit is None
-    assert "needs CUDA 12" in prepare().cuda_note
+    monkeypatch.setattr(prepare(), "toolkit", cuda.Toolkit(Path("nvcc"), Path("cuda"), (13, 0)))
+    monkeypatch.delitem(sys.modules, "jittor")
+    if device == "cuda":
+        with pytest.raises(UserError, match=r"device cuda is not possible: a GPU of compute capability 7\.0 needs"):
+            start_module.start(device)
+    else:
+        start_module.start(device)
+        assert start_module.start("cpu") == "cpu"
+        assert imported == [None]
+        assert "the GPU is not used: a GPU of compute capability 7.0 needs" in capsys.readouterr().err
 
 
 def test_environment_of_an_import_for_cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -194,13 +187,32 @@ def test_jittor_that_cannot_be_imported(
     assert all("a wall of text" in text and "file too short" in text for text in details)
 
 
-def test_libraries_that_are_cut_off(tmp_path: Path) -> None:
-    whole = next(prepare().jittor_home.rglob("jittor_core*.so")).read_bytes()
-    path = tmp_path / "kernel.so"
-    for data in (whole, b"", whole[:30], whole[:-1000], b"0" * len(whole)):
-        path.write_bytes(data)
-        assert start_module._is_whole_library(path) == (data == whole)
-    start_module._check_libraries(tmp_path)  # one without a key was never finished, and is compiled anew
-    path.with_name("kernel.so.key").write_text("")
-    with pytest.raises(OSError, match=r"kernel\.so is not a whole library"):
-        start_module._check_libraries(tmp_path)
+def test_kernel_that_is_an_empty_file(tmp_path: Path) -> None:
+    """The second run loads what the first one compiled; the line names the folder and what to do."""
+    mark = f"value_{uuid.uuid4().hex}"
+    kernel = f"float {mark} = 1; @out(0) = {mark};"
+    script = tmp_path / "tool.py"
+    script.write_text(
+        "from jseg.runtime.command_line import run\nfrom jseg.runtime.start import start\n"
+        "def main():\n    start('cpu')\n    import jittor\n"
+        f"    jittor.code((1,), 'float32', [], cpu_src={kernel!r}).sync()\nrun(main)\n"
+    )
+    variables = {"PYTHONPATH": str(Path(__file__).parents[2]), "JITTOR_HOME": str(prepare().jittor_home),
+                 "JSEG_CACHE": str(tmp_path), "nvcc_path": ""}  # fmt: skip
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    sources = [path for path in prepare().jittor_home.rglob("jit/code*.cc") if mark in path.read_text(errors="replace")]
+    libraries = [path.with_suffix(".so") for path in sources]
+    try:
+        assert libraries
+        for library in libraries:
+            library.write_bytes(b"")
+        done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=600)
+    finally:
+        for path in sources:
+            for name in path.parent.glob(f"{path.stem}.*"):
+                name.unlink()
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: the compile cache {prepare().jittor_home} is damaged or cannot be used: ")
+    assert done.stderr.count("\n") == 1

@@ -28,10 +28,11 @@ def main() -> int:
 
 def run_script() -> None:
     """Shows the stand-in GPU to jseg and runs the script."""
-    from jseg.runtime import cuda, prepare
+    from jseg.runtime import cuda
+    from jseg.runtime.prepare import prepare
 
     cuda.has_gpu_device = lambda: True  # there is no /dev/nvidia0
-    prepare._prepared = None
+    prepare.cache_clear()
     sys.argv = sys.argv[1:]
     runpy.run_path(sys.argv[0], run_name="__main__")
 
