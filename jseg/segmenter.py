@@ -172,9 +172,7 @@ def load_segmenter(
 
     start(device)
     from jseg.engine.load import build_model, in_precision
-    from jseg.ops.compiled import choose
 
-    choose(config.kernels)
     return Segmenter(in_precision(build_model(config, file, None), replace(config, precision=precision)), side, config)
 
 

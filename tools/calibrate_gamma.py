@@ -86,9 +86,7 @@ def main(arguments: list[str] | None = None) -> None:
     start(options.device)
     from jseg import calibration
     from jseg.engine.load import build_model, in_precision
-    from jseg.ops.compiled import choose
 
-    choose(config.kernels)
     text = class_embeddings(config, classes, file)
     steps = int(options.highest / options.step + 1e-6)
     gammas = sorted({*(round(step * options.step, 6) for step in range(steps + 1)), calibration.PUBLISHED_GAMMA})

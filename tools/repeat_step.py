@@ -74,9 +74,7 @@ def repeat(options: argparse.Namespace, ranks: Ranks) -> int:
     from jseg.engine.trainer import Trainer
     from jseg.model.clip_rc import build_clip_rc, set_training
     from jseg.model.released_weights import load_released
-    from jseg.ops.compiled import choose
 
-    choose(config.kernels)
     model = build_clip_rc(config.model)
     load_released(model, record.model_tensors(file, averaged=False))
     text = file.tensors[record.FEATURES_NAME][list(training_classes(classes, config.data.setting))]

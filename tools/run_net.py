@@ -148,9 +148,7 @@ def start_on(options: argparse.Namespace, config: Config, ranks: Ranks) -> str:
 
     claim_gpu(ranks, options.device)
     device = start(options.device)
-    from jseg.ops.compiled import choose
 
-    choose(config.kernels)
     together = f", {ranks.world} processes" if ranks.world > 1 else ""
     print(f"task {options.task}, device {device}{together}, work folder {options.work_dir}", flush=True)
     return device

@@ -25,7 +25,7 @@ from jseg.config import ModelConfig
 from jseg.errors import UserError
 from jseg.ops.attention import region_attention
 from jseg.ops.half import cast, widen
-from jseg.ops.linear import linear
+from jseg.ops.layers import linear
 from jseg.ops.region_structure import check_region_grid
 
 

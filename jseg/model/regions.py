@@ -16,7 +16,7 @@ from jseg.clip.blocks import Linear
 from jseg.model.image_encoder import ImageFeatures
 from jseg.ops.bilinear import grid_interpolation_matrix
 from jseg.ops.half import cast, widen
-from jseg.ops.linear import linear
+from jseg.ops.layers import linear
 
 
 def region_texts(features: ImageFeatures, text: jt.Var) -> jt.Var:

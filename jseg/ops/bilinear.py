@@ -1,7 +1,7 @@
 """Bilinear resizing as products with small matrices (half-pixel centres, no antialiasing).
 
-The same numbers as the usual `align_corners=False` interpolation. Jittor's own gathers four neighbours per pixel, whose
-backward pass scatters; a product's backward pass is a product, which is many times faster and always adds in one order.
+The numbers of the usual `align_corners=False`. The backward pass of Jittor's own scatters; that of a product is a
+product, which is many times faster and always adds in one order.
 """
 
 from __future__ import annotations

@@ -15,7 +15,6 @@ class Function(jt.Function):
     """`jt.Function` whose saved tensors `releasing` can free; define `execute` and `grad`, call by `apply`."""
 
     def __call__(self, *arguments: object) -> jt.Var | tuple[jt.Var, ...]:
-        """Runs `execute`; Jittor calls `grad` when the gradient is asked for."""
         if _called is not None:
             _called.append(self)
         return super().__call__(*arguments)
@@ -28,8 +27,8 @@ def releasing() -> Iterator[Callable[[], None]]:
     Jittor then frees activations as the backward pass goes on instead of at its end.
     """
     global _called
-    outer, _called = _called, []
-    called = _called
+    outer, called = _called, []
+    _called = called
 
     def release() -> None:
         for function in called:

@@ -12,10 +12,8 @@ import torch
 from jseg.ops import compiled
 from jseg.ops.attention import cross_attention, self_attention
 from jseg.ops.bilinear import resize_bilinear
-from jseg.ops.dropout import dropout
 from jseg.ops.half import HALVES, cast, widen
-from jseg.ops.layer_norm import layer_norm
-from jseg.ops.linear import ACTIVATIONS, activation_slope, linear
+from jseg.ops.layers import ACTIVATIONS, activation_slope, dropout, layer_norm, linear
 
 STEP = {"bfloat16": 2.0**-8, "float16": 2.0**-11}  # largest relative error of rounding to nearest
 

@@ -9,9 +9,7 @@ import numpy as np
 import pytest
 
 from jseg.ops import compiled
-from jseg.ops.dropout import dropout
-from jseg.ops.layer_norm import layer_norm
-from jseg.ops.linear import ACTIVATIONS, activate, linear
+from jseg.ops.layers import ACTIVATIONS, activate, dropout, layer_norm, linear
 
 
 def random_vars(*shapes: tuple[int, ...], seed: int = 0) -> list[jt.Var]:
