@@ -98,7 +98,7 @@ class ModelConfig:
     prompt_dropout: float = 0.1
     decoder_dropout: float = 0.1
     init: str = path_field()  # CLIP weights to start from, or the word random
-    head_init: str = "released"  # or declared, aligned: see jseg/model/initial_weights.py
+    head_init: str = "released"  # or aligned: see jseg/model/initial_weights.py
 
 
 @dataclass
@@ -402,7 +402,7 @@ def _check_choices(config: Config) -> None:
     choices = (
         ("precision", config.precision, PRECISIONS),
         ("data.setting", config.data.setting, SETTINGS),
-        ("model.head_init", config.model.head_init, ("released", "declared", "aligned")),
+        ("model.head_init", config.model.head_init, ("released", "aligned")),
         ("optimizer.groups", config.optimizer.groups, ("released", "stated")),
         ("train.best_metric", config.train.best_metric, ("", *METRICS)),
         ("test.mode", config.test.mode, ("slide", "whole")),

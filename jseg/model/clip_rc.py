@@ -1,12 +1,9 @@
 """CLIP-RC: the whole model.
 
 Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024;
-https://github.com/uyzhang/CLIP-RC. State names are those of the released checkpoints.
-
-Every `execute` takes an optional `trace` dictionary and stores intermediates in it, under the names that recorded
-outputs of the released models use: those of the encoder (jseg/model/image_encoder.py) and, of the head, `ram_q`
-(B, M * C, 2D), `q0` (B, M * C, D), `ram_v` (B, N, 3D), `v0` (B, N, D), `q<i>` and `v<i>` after decoder layer i = 1..,
-and `logits_grid` (B, C, h, w).
+https://github.com/uyzhang/CLIP-RC. State names are those of the released checkpoints. A `trace` dictionary receives
+intermediates under the names of the recorded outputs of the released models: those of jseg/model/image_encoder.py and
+`ram_q` (B, M * C, 2D), `ram_v` (B, N, 3D), `q<i>` (B, M * C, D) and `v<i>` (B, N, D) for i = 0.., `logits_grid`.
 """
 
 from __future__ import annotations
@@ -54,14 +51,11 @@ class ClipRC(nn.Module):
         return self.backbone(images, trace)
 
     def execute(self, images: jt.Var, text: jt.Var, trace: Trace | None = None) -> jt.Var:
-        """Mask logits on the patch grid.
+        """Mask logits (B, C, h, w) on the patch grid; `resize_bilinear` brings them to pixels, a sigmoid to scores.
 
         Args:
             images: (B, 3, H, W) float32, normalised; any multiples of the patch size that the region grid fits.
             text: (C, D) float32, class embeddings of unit length.
-
-        Returns:
-            (B, C, h, w) logits; `resize_bilinear` brings them to pixels, a sigmoid to scores.
 
         Raises:
             UserError: image size or text features that do not fit the model.
@@ -74,7 +68,7 @@ class ClipRC(nn.Module):
 
 
 class DecodeHead(nn.Module):
-    """Image features and text -> mask logits."""
+    """Image features and text (C, D) -> mask logits."""
 
     def __init__(self, config: ModelConfig, norm_eps: float = 1e-5) -> None:
         super().__init__()
@@ -91,43 +85,32 @@ class DecodeHead(nn.Module):
         self.lateral_proj = Linear((3 if config.region_grid else 2) * depth, depth)
         self.q_proj = Linear(2 * depth, depth)
 
-    def decode(self, features: ImageFeatures, text: jt.Var, trace: Trace | None = None) -> tuple[jt.Var, jt.Var]:
-        """Class queries (B, M * C, D), index m * C + c, and pixels (B, N, D) after the decoder."""
+    def decode(self, features: ImageFeatures, text: jt.Var, trace: Trace | None) -> tuple[jt.Var, jt.Var, jt.Var]:
+        """Class queries (B, M * C, D), index m * C + c, and pixels (B, N, D) after the decoder; mask logits."""
         if len(text.shape) != 2 or text.shape[1] != self.depth:
             raise UserError(f"text features are {tuple(text.shape)}: expected (classes, {self.depth}) for this model")
-        q = class_queries(features, text, self.q_proj)
-        v = pixels(features, self.lateral_proj)
+        q, v = class_queries(features, text, self.q_proj), pixels(features, self.lateral_proj)
         if trace is not None:
             trace["ram_q"], trace["ram_v"] = query_features(features, text), pixel_features(features)
             trace["q0"], trace["v0"] = q, v
-        return decode(self.decoder_q.layers, self.decoder_v.layers, q, v, trace)
-
-    def execute(self, features: ImageFeatures, text: jt.Var, trace: Trace | None = None) -> jt.Var:
-        """Mask logits (B, C, h, w) on the patch grid for text features (C, D)."""
-        q, v = self.decode(features, text, trace)
-        logits = mask_logits(q, v, text.shape[0], features.patch_grid)
+        q, v = decode(self.decoder_q.layers, self.decoder_v.layers, q, v, trace)
+        # the mean over regions of q @ v^T
+        mean = q.reshape(q.shape[0], q.shape[1] // len(text), len(text), self.depth).mean(1)  # (B, C, D)
+        logits = as_maps(jt.matmul(v, mean.transpose(0, 2, 1)), features.patch_grid)
         if trace is not None:
             trace["logits_grid"] = logits
-        return logits
+        return q, v, logits
+
+    def execute(self, features: ImageFeatures, text: jt.Var, trace: Trace | None = None) -> jt.Var:
+        """Mask logits (B, C, h, w) on the patch grid."""
+        return self.decode(features, text, trace)[2]
 
     def training_outputs(self, features: ImageFeatures, text: jt.Var, trace: Trace | None = None) -> TrainingOutputs:
         """As `execute`, with the recovery decoder."""
-        q, v = self.decode(features, text, trace)
+        q, v, logits = self.decode(features, text, trace)
         recovered_queries, recovered_pixels = self.recovery_decoder(q, v)
-        return TrainingOutputs(
-            logits_grid=mask_logits(q, v, text.shape[0], features.patch_grid),
-            recovered_queries=recovered_queries,
-            query_targets=query_features(features, text).detach(),
-            recovered_pixels=recovered_pixels,
-            pixel_targets=features.patches.detach(),
-        )
-
-
-def mask_logits(q: jt.Var, v: jt.Var, classes: int, patch_grid: tuple[int, int]) -> jt.Var:
-    """Mean over regions of `q @ v^T`, as `(mean of q) @ v^T`: (B, C, h, w)."""
-    batch, length, depth = q.shape
-    mean = q.reshape(batch, length // classes, classes, depth).mean(1)  # (B, C, D)
-    return as_maps(jt.matmul(v, mean.transpose(0, 2, 1)), patch_grid)
+        targets = query_features(features, text).detach(), features.patches.detach()
+        return TrainingOutputs(logits, recovered_queries, targets[0], recovered_pixels, targets[1])
 
 
 def is_trained(name: str) -> bool:

@@ -1,14 +1,10 @@
 """The two-way decoder, in which class queries attend to pixels and pixels to class queries, and the recovery decoder.
 
-Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, figure 2. No
-self-attention runs in the decoder; the released PyTorch checkpoints carry weights of one that is never used. The
-recovery decoder predicts the input features of the decoder from its outputs, in training only. The paper calls it
+The recovery decoder predicts the input features of the decoder from its outputs, in training only. The paper calls it
 identical to the decoder; the released code has one layer where the decoder has three (`model.recovery_layers`).
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 import jittor as jt
 from jittor import nn
@@ -27,14 +23,11 @@ class CrossAttention(nn.Module):
         if heads < 1 or width % heads:
             raise UserError(f"model.decoder_heads={heads}: must divide model.output_dim={width}")
         self.heads = heads
-        self.q = Linear(width, width)
-        self.k = Linear(width, width)
-        self.v = Linear(width, width)
-        self.proj = Linear(width, width)
+        self.q, self.k, self.v, self.proj = (Linear(width, width) for _ in range(4))
         self.weight_dropout = Dropout(dropout)
 
     def execute(self, x: jt.Var, memory: jt.Var) -> jt.Var:
-        """x (B, Tx, width) attends to memory (B, Tm, width); returns (B, Tx, width) in the type of `proj`."""
+        """x (B, Tx, width) attends to memory (B, Tm, width)."""
         q, k, v = self.q(x), self.k(memory), self.v(memory)
         return self.proj(cross_attention(q, k, v, self.heads, self.weight_dropout.rate_now()))
 
@@ -67,16 +60,9 @@ class DecoderSide(nn.Module):
 
 
 def decode(
-    q_layers: Iterable[DecoderLayer],
-    v_layers: Iterable[DecoderLayer],
-    q: jt.Var,
-    v: jt.Var,
-    trace: Trace | None = None,
+    q_layers: nn.ModuleList, v_layers: nn.ModuleList, q: jt.Var, v: jt.Var, trace: Trace | None = None
 ) -> tuple[jt.Var, jt.Var]:
-    """Queries (B, M * C, D) and pixels (B, N, D) through all layers; each layer updates both from the old values.
-
-    A `trace` dictionary receives the outputs of layers i = 1.. as `q<i>` and `v<i>`.
-    """
+    """Queries (B, M * C, D) and pixels (B, N, D) through all layers; each layer updates both from the old values."""
     for index, (q_layer, v_layer) in enumerate(zip(q_layers, v_layers, strict=True), start=1):
         q, v = q_layer(q, v), v_layer(v, q)
         if trace is not None:

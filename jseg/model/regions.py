@@ -1,11 +1,8 @@
 """Region alignment: text x region x global -> class queries; regions + global + patches -> pixels.
 
-Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, region alignment.
 The projections `q_proj` and `lateral_proj` are linear, so values shared by many tokens are projected once and then
-repeated or interpolated; the results equal projections of `query_features` and `pixel_features`.
-
-Without regions (`model.region_grid=0`) these are the descriptors of ZegCLIP (Zhou et al., CVPR 2023): queries
-`concat[G * T, T]`, one for each class (M = 1 below), and pixels `concat[G, I]`.
+repeated or interpolated. Without regions (`model.region_grid=0`) these are the descriptors of ZegCLIP (Zhou et al.,
+CVPR 2023): queries `concat[G * T, T]`, one for each class (M = 1 below), and pixels `concat[G, I]`.
 """
 
 from __future__ import annotations

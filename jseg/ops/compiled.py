@@ -32,8 +32,9 @@ def compiled(cuda: bool = False) -> bool:
     choice = os.environ.get(VARIABLE, "auto")
     if choice not in ("auto", "plain"):
         raise UserError(f"{VARIABLE}={choice!r}: choose from auto, plain")
-    on_cuda = cuda and min(jt.flags.cuda_archs, default=0) >= CUDA_ARCHITECTURE
-    return choice == "auto" and (on_cuda or not jt.flags.use_cuda)
+    if jt.flags.use_cuda:
+        cuda = cuda and min(jt.flags.cuda_archs, default=0) >= CUDA_ARCHITECTURE
+    return choice == "auto" and (cuda or not jt.flags.use_cuda)
 
 
 def _with_included(name: str) -> set[str]:
