@@ -10,9 +10,9 @@ import pytest
 
 from jseg.clip import blocks
 from jseg.errors import UserError
-from jseg.model import decoder
+from jseg.model import head
 from jseg.model.clip_rc import ClipRC, set_training
-from jseg.model.decoder import CrossAttention, DecoderLayer, decode
+from jseg.model.head import CrossAttention, DecoderLayer, decode
 
 
 def random_tokens(*shape: int, seed: int = 0) -> jt.Var:
@@ -66,9 +66,9 @@ def test_four_dropouts_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention weights; after proj; after ReLU; after linear2."""
     rates = []
     monkeypatch.setattr(blocks, "dropout", lambda x, rate: rates.append((tuple(x.shape), rate)) or x)
-    attention = decoder.cross_attention
+    attention = head.cross_attention
     monkeypatch.setattr(
-        decoder, "cross_attention", lambda *inputs: rates.append(("weights", inputs[-1])) or attention(*inputs)
+        head, "cross_attention", lambda *inputs: rates.append(("weights", inputs[-1])) or attention(*inputs)
     )
     layer = layers(1)[0]
     layer(random_tokens(2, 6, 16), random_tokens(2, 9, 16, seed=1))

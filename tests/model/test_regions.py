@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from jseg.clip.blocks import Linear, unit_length
+from jseg.model.head import class_queries, pixel_features, pixels, query_features
 from jseg.model.image_encoder import ImageFeatures
-from jseg.model.regions import class_queries, pixel_features, pixels, query_features
 
 DEPTH = 8
 

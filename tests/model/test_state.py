@@ -8,7 +8,7 @@ import pytest
 from jittor import nn
 
 from jseg.errors import UserError
-from jseg.weights.state import LONGEST_LIST, named_list, state_arrays, strict_load
+from jseg.weights.state import state_arrays, strict_load
 
 
 class Pair(nn.Module):
@@ -50,11 +50,6 @@ def test_mismatch_names_the_weights_and_changes_nothing(change: dict, message: s
     with pytest.raises(UserError, match=f"some.pth do not fit this model: {message}"):
         strict_load(module, given, "weights of some.pth")
     assert np.abs(module.first.numpy()).max() == 0
-
-
-def test_long_lists_are_cut() -> None:
-    text = named_list([f"n{i}" for i in range(LONGEST_LIST + 5)])
-    assert text.endswith(f"n{LONGEST_LIST - 1} and 5 more")
 
 
 def test_arrays_are_copies() -> None:

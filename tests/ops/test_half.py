@@ -13,7 +13,8 @@ from jseg.ops import compiled
 from jseg.ops.attention import cross_attention, self_attention
 from jseg.ops.bilinear import resize_bilinear
 from jseg.ops.half import HALVES, cast, widen
-from jseg.ops.layers import ACTIVATIONS, activation_slope, dropout, layer_norm, linear
+from jseg.ops.layers import ACTIVATIONS, dropout, layer_norm, linear
+from tests.ops import reference
 
 STEP = {"bfloat16": 2.0**-8, "float16": 2.0**-11}  # largest relative error of rounding to nearest
 
@@ -90,20 +91,6 @@ def test_linear_adds_a_float32_residual_without_rounding_it() -> None:
     np.testing.assert_array_equal(gradient.numpy(), 1)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS[1:])
-def test_slopes_of_activations(activation: str) -> None:
-    before = np.linspace(-6, 6, 101).astype(np.float32)  # 0 among them
-    variable = torch.from_numpy(before.astype(np.float64)).requires_grad_()
-    act = {"relu": torch.relu, "quick_gelu": lambda y: y * torch.sigmoid(1.702 * y)}[activation]
-    act(variable).sum().backward()
-    np.testing.assert_allclose(activation_slope(jt.array(before), activation).numpy(), variable.grad, atol=1e-6)
-
-
-def double_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> torch.Tensor:
-    q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-
-
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("choice", ["auto", "plain"])
 def test_attention(dtype: str, choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,8 +100,8 @@ def test_attention(dtype: str, choice: str, monkeypatch: pytest.MonkeyPatch) -> 
     joint, separate = half_grid((2, 9, 48), dtype), [half_grid((2, n, 16), dtype, n) for n in (9, 7, 6)]
     separate[2] = half_grid((2, 7, 16), dtype, 6)
     for arrays, ours, theirs in (
-        ([joint], lambda x: self_attention(x, 2), lambda x: double_attention(*x.split(16, 2), 2)),
-        (separate, lambda q, k, v: cross_attention(q, k, v, 2), lambda q, k, v: double_attention(q, k, v, 2)),
+        ([joint], lambda x: self_attention(x, 2), lambda x: reference.self_attention(x, 2)),
+        (separate, lambda q, k, v: cross_attention(q, k, v, 2), lambda q, k, v: reference.attention(q, k, v, 2)),
     ):
         inputs = [cast(jt.array(array), dtype) for array in arrays]
         output = ours(*inputs)
