@@ -113,18 +113,11 @@ def test_positions_of_clip_are_resized(small_config: ModelConfig) -> None:
     np.testing.assert_array_equal(model.backbone.positional_embedding.numpy(), expected)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"visual.ln_pre.bias": None}, "missing: ln_pre.bias"),
-        ({"visual.class_embedding": None}, "missing: class_embedding"),
-        ({"visual.extra": np.ones(2)}, "unknown: extra"),
-        ({"visual.proj": np.ones((32, 17))}, r"other shape: proj is \(32, 17\), expected \(32, 16\)"),
-    ],
-)
-def test_clip_weights_that_do_not_fit_are_refused(small_config: ModelConfig, change: dict, message: str) -> None:
-    weights = {name: w for name, w in (tower_weights(small_config, 64) | change).items() if w is not None}
-    with pytest.raises(UserError, match=message):
+@pytest.mark.parametrize("missing", ["ln_pre.bias", "class_embedding"])
+def test_clip_weights_that_do_not_fit_are_refused(small_config: ModelConfig, missing: str) -> None:
+    weights = tower_weights(small_config, 64)
+    del weights[f"visual.{missing}"]
+    with pytest.raises(UserError, match=f"missing: {missing}"):
         load_clip_image_weights(build_clip_rc(small_config), weights)
 
 

@@ -1,4 +1,4 @@
-"""The two-way decoder and the recovery decoder."""
+"""The head: region alignment, the two-way decoder and the recovery decoder."""
 
 from __future__ import annotations
 
@@ -7,24 +7,56 @@ from collections.abc import Callable
 import jittor as jt
 import numpy as np
 import pytest
+import torch
 
 from jseg.clip import blocks
+from jseg.clip.blocks import Linear, unit_length
 from jseg.errors import UserError
 from jseg.model import head
 from jseg.model.clip_rc import ClipRC, set_training
-from jseg.model.head import CrossAttention, DecoderLayer, decode
+from jseg.model.head import CrossAttention, DecoderLayer, class_queries, decode, pixel_features, pixels, query_features
+from jseg.model.image_encoder import ImageFeatures
+
+DEPTH = 8
+
+
+def random_features(patch_grid: tuple[int, int], region_grid: tuple[int, int]) -> ImageFeatures:
+    generator = np.random.default_rng(0)
+
+    def vectors(*shape: int) -> jt.Var:
+        return unit_length(jt.array(generator.standard_normal((*shape, DEPTH)).astype(np.float32)))
+
+    patches, regions = patch_grid[0] * patch_grid[1], region_grid[0] * region_grid[1]
+    return ImageFeatures(vectors(2), vectors(2, regions), vectors(2, patches), patch_grid, region_grid)
+
+
+def random_text(classes: int) -> jt.Var:
+    return jt.array(np.random.default_rng(1).standard_normal((classes, DEPTH)).astype(np.float32))
+
+
+@pytest.mark.parametrize("grids", [((4, 6), (2, 2)), ((5, 4), (3, 3)), ((3, 3), (1, 1))])
+@pytest.mark.parametrize("classes", [1, 5])
+def test_projecting_parts_equals_projecting_the_whole(grids: tuple, classes: int) -> None:
+    features, text = random_features(*grids), random_text(classes)
+    q_proj, lateral_proj = Linear(2 * DEPTH, DEPTH), Linear(3 * DEPTH, DEPTH)
+    np.testing.assert_allclose(
+        class_queries(features, text, q_proj).numpy(), q_proj(query_features(features, text)).numpy(), atol=1e-6
+    )
+    np.testing.assert_allclose(
+        pixels(features, lateral_proj).numpy(), lateral_proj(pixel_features(features)).numpy(), atol=1e-6
+    )
 
 
 def random_tokens(*shape: int, seed: int = 0) -> jt.Var:
     return jt.array(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
 
 
-def layers(count: int) -> list[DecoderLayer]:
+def decoder_layers(count: int) -> list[DecoderLayer]:
     return [DecoderLayer(16, 4, 2, 0.1) for _ in range(count)]
 
 
 def test_both_sides_see_the_old_values_of_the_other() -> None:
-    q_layers, v_layers = layers(2), layers(2)
+    q_layers, v_layers = decoder_layers(2), decoder_layers(2)
     q, v = random_tokens(2, 6, 16), random_tokens(2, 9, 16, seed=1)
     q1, v1 = q_layers[0](q, v), v_layers[0](v, q)
     expected = q_layers[1](q1, v1).numpy(), v_layers[1](v1, q1).numpy()
@@ -39,8 +71,7 @@ def test_both_sides_see_the_old_values_of_the_other() -> None:
 
 
 def test_a_layer_equals_pytorch() -> None:
-    torch = pytest.importorskip("torch")
-    layer, x, memory = layers(1)[0], random_tokens(2, 6, 16), random_tokens(2, 9, 16, seed=1)
+    layer, x, memory = decoder_layers(1)[0], random_tokens(2, 6, 16), random_tokens(2, 9, 16, seed=1)
     own = {name: torch.tensor(var.numpy()) for name, var in layer.state_dict().items()}
     attention = torch.nn.MultiheadAttention(16, 4, batch_first=True)
     attention.load_state_dict(
@@ -70,7 +101,7 @@ def test_four_dropouts_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         head, "cross_attention", lambda *inputs: rates.append(("weights", inputs[-1])) or attention(*inputs)
     )
-    layer = layers(1)[0]
+    layer = decoder_layers(1)[0]
     layer(random_tokens(2, 6, 16), random_tokens(2, 9, 16, seed=1))
     assert rates == [("weights", 0.0)]
     rates.clear()
