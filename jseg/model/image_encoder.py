@@ -93,11 +93,7 @@ class ImageEncoder(ImageTower):
         return block(tokens, attend)
 
     def execute(self, images: jt.Var, trace: Trace | None = None) -> ImageFeatures:
-        """Features of normalised images (B, 3, H, W) float32, of any size and aspect whose patches the regions fit.
-
-        Raises:
-            UserError: H or W is not a multiple of the patch size, or there are more regions than patches along a side.
-        """
+        """Features of normalised images (B, 3, H, W) float32, of any size and aspect whose patches the regions fit."""
         trace = {} if trace is None else trace
         grid = self.conv1.grid(images)
         check_region_grid(grid, self.region_grid)
@@ -124,10 +120,7 @@ class ImageEncoder(ImageTower):
 
 @contextmanager
 def keep_prompts(tower: ImageTower) -> Iterator[None]:
-    """Inside the `with` block, evaluation computes the keys and values of prompts once instead of once per batch.
-
-    Weights and precision must not change meanwhile. A tower without prompts has nothing to keep.
-    """
+    """Inside, evaluation computes keys and values of prompts once instead of once per batch; weights must not change."""
     tower.kept_prompts = {}
     try:
         yield

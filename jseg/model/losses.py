@@ -103,8 +103,6 @@ def focal_sum(logits: jt.Var, labels: jt.Var, alpha: float = 0.25, gamma: float 
     Args:
         logits: (B, C, H, W) float32, unbounded.
         labels: (B, H, W) int32 in 0..C-1; any other value (255 = ignored) makes the pixel a negative of every class.
-        alpha: weight of positives in [0, 1]; negatives weigh `1 - alpha`.
-        gamma: focusing exponent >= 0.
     """
     return _FocalSum.apply(logits, labels, alpha, gamma)
 
@@ -191,10 +189,7 @@ class SegmentationLoss:
         self.config, self.unseen = config, tuple(unseen)
 
     def sums(self, outputs: TrainingOutputs, labels: jt.Var | np.ndarray, size: tuple[int, int]) -> LossSums:
-        """The parts of the loss for labels (B, H, W) int32 in 0..C-1, 255 = ignored, -1 = some unseen class.
-
-        The logits are resized to `size`, the (H, W) of the labels.
-        """
+        """The parts for labels (B, H, W) int32 in 0..C-1, 255 = ignored, -1 = some unseen class; size = (H, W)."""
         logits = resize_bilinear(outputs.logits_grid, size)
         labels = labels if isinstance(labels, jt.Var) else jt.array(np.asarray(labels, dtype=np.int32))
         if self.unseen:
@@ -211,11 +206,9 @@ class SegmentationLoss:
         )
 
     def terms(self, sums: LossSums, num_masks: jt.Var | float, share: float = 1.0) -> dict[str, jt.Var]:
-        """The weighted terms of the loss, mask, dice, recovery_q and recovery_v, which add up to it.
+        """The weighted terms of the loss of a micro-batch with this share of the images, which add up to it.
 
-        Args:
-            num_masks: present (image, class) pairs in the whole batch, averaged over ranks; counted as 1 if below.
-            share: part of the batch's images that are in this micro-batch, in (0, 1].
+        `num_masks` is of the whole batch, averaged over ranks, and counts as 1 if below.
         """
         masks = jt.maximum(num_masks, 1) if isinstance(num_masks, jt.Var) else max(num_masks, 1)
         weights = self.config

@@ -22,10 +22,7 @@ class Function(jt.Function):
 
 @contextmanager
 def releasing() -> Iterator[Callable[[], None]]:
-    """Yields `release()`: call it after `jt.grad` to free what functions called inside the `with` block have saved.
-
-    Jittor then frees activations as the backward pass goes on instead of at its end.
-    """
+    """Yields `release`; called after `jt.grad`, activations of the `with` block are freed during the backward pass."""
     global _called
     outer, called = _called, []
     _called = called
@@ -41,10 +38,7 @@ def releasing() -> Iterator[Callable[[], None]]:
 
 
 def skip_frozen(operator: Callable[..., jt.Var]) -> Callable[..., jt.Var]:
-    """Decorator: where none of the Vars given to an operator trains, nothing is saved and the result is frozen too.
-
-    Jittor alone assumes that a gradient may pass through every result.
-    """
+    """Decorator: where none of the Vars given to an operator trains, nothing is saved and the result is frozen too."""
 
     @wraps(operator)
     def run(*arguments: object, **options: object) -> jt.Var:

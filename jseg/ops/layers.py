@@ -128,11 +128,7 @@ def layer_norm(x: jt.Var, weight: jt.Var, bias: jt.Var, eps: float) -> jt.Var:
     """`(x - mean) / sqrt(variance + eps) * weight + bias` over the last axis, in the shape and type of x.
 
     Jittor's own takes the variance as `E[x^2] - E[x]^2`, which loses its digits where CLIP's hidden states have
-    channels far above the rest; this one centres first.
-
-    Args:
-        x: (…, width), float32 or half; statistics are float32 in any case.
-        weight, bias: (width,), float32 or the type of x.
+    channels far above the rest; this one centres first. Statistics are float32 in any case.
     """
     if is_half(x):
         return in_float32(layer_norm, (x, weight, bias), eps)
@@ -178,10 +174,8 @@ class _LayerNorm(Function):
 
 
 def draw_seed() -> jt.Var:
-    """(2,) float32 whose bits seed a kernel's random numbers (`seed_of` in C++).
-
-    From NumPy's generator, which Jittor seeds with its own: Jittor draws when it computes, in an order that may change.
-    """
+    """(2,) float32 whose bits seed a kernel's random numbers (`seed_of` in C++)."""
+    # from NumPy's generator, which Jittor seeds with its own: Jittor's draws when it computes, in any order
     return jt.array(np.frombuffer(np.random.bytes(8), np.float32).copy()).stop_grad()
 
 

@@ -8,7 +8,7 @@ import jittor as jt
 import numpy as np
 import pytest
 
-from jseg.clip.image_tower import ImageTower, random_image_weights, resize_positions
+from jseg.clip.image_tower import ImageTower, random_image_weights
 from jseg.config import ModelConfig
 from jseg.errors import UserError
 from jseg.model.clip_rc import ClipRC, build_clip_rc
@@ -106,21 +106,10 @@ def test_clip_weights_leave_prompts_and_head_alone(small_config: ModelConfig) ->
     assert not model.backbone.prompt_embeddings.is_stop_grad()
 
 
-def test_positions_of_clip_are_resized(small_config: ModelConfig) -> None:
-    model, weights = build_clip_rc(small_config), tower_weights(small_config, 112)
-    load_clip_image_weights(model, weights)
-    expected = resize_positions(weights["visual.positional_embedding"], (4, 4))
-    np.testing.assert_array_equal(model.backbone.positional_embedding.numpy(), expected)
-
-
-@pytest.mark.parametrize("missing", ["ln_pre.bias", "class_embedding"])
-def test_clip_weights_that_do_not_fit_are_refused(small_config: ModelConfig, missing: str) -> None:
+def test_clip_weights_that_do_not_fit_are_refused(small_config: ModelConfig) -> None:
     weights = tower_weights(small_config, 64)
-    del weights[f"visual.{missing}"]
-    with pytest.raises(UserError, match=f"missing: {missing}"):
+    del weights["visual.class_embedding"]
+    with pytest.raises(UserError, match="missing: class_embedding"):
         load_clip_image_weights(build_clip_rc(small_config), weights)
-
-
-def test_weights_without_an_image_tower_are_refused(small_config: ModelConfig) -> None:
     with pytest.raises(UserError, match="hold no image tower"):
         load_clip_image_weights(build_clip_rc(small_config), {"ln_final.weight": np.ones(3)})
