@@ -120,7 +120,7 @@ class ImageEncoder(ImageTower):
 
 @contextmanager
 def keep_prompts(tower: ImageTower) -> Iterator[None]:
-    """Inside, evaluation computes keys and values of prompts once instead of once per batch; weights must not change."""
+    """Inside, evaluation computes keys and values of prompts once, not once per batch; weights must not change."""
     tower.kept_prompts = {}
     try:
         yield
