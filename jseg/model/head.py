@@ -111,7 +111,7 @@ class DecoderLayer(nn.Module):
 
 
 class DecoderSide(nn.Module):
-    """The layers of one side; the name `layers` is part of the released state names."""
+    """The layers of one side, under their released state names."""
 
     def __init__(self, layers: list[DecoderLayer]) -> None:
         super().__init__()

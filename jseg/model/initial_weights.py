@@ -45,9 +45,7 @@ def load_clip_image_weights(model: ClipRC, tensors: Mapping[str, np.ndarray]) ->
     """Takes over CLIP's image tower, arrays under OpenAI's names `visual.*`; prompts and head stay as they are.
 
     Positions are resized to the model's grid, and each region token starts as the class token with its position.
-
-    Raises:
-        UserError: missing, unknown or differently shaped arrays, with their names.
+    Raises UserError with the names of missing, unknown or differently shaped arrays.
     """
     backbone = model.backbone
     tower = {name.removeprefix("visual."): value for name, value in tensors.items() if name.startswith("visual.")}

@@ -25,11 +25,8 @@ ELSEWHERE = re.compile(r"(.*\.)?attn_mask$|text_encoder\.|texts$")
 def load_released(model: ClipRC, tensors: Mapping[str, np.ndarray]) -> list[str]:
     """Sets every weight of the model from arrays under the released names; nothing is changed unless all match.
 
-    Returns:
-        Names of the weights that were left out (dead ones) or resized (positional embedding of another grid).
-
-    Raises:
-        UserError: missing, unknown or differently shaped arrays, with their names.
+    Returns the names of weights that were left out (dead ones) or resized (positional embedding of another grid).
+    Raises UserError with the names of missing, unknown or differently shaped arrays.
     """
     taken, report = {}, []
     for name, value in tensors.items():
