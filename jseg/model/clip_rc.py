@@ -21,8 +21,7 @@ from jseg.model.losses import TrainingOutputs
 def build_clip_rc(config: ModelConfig, norm_eps: float = 1e-5, prompt_norm_eps: float = 1e-6) -> ClipRC:
     """The model, in evaluation mode and without weights yet: follow with `initialise` or `load_released`.
 
-    Prompts and head train; CLIP's image tower and the region tokens are frozen. Of the layer normalisations, the
-    released models have the default eps. Raises UserError where sizes do not go together.
+    Prompts and head train, all else is frozen. Raises UserError where sizes do not go together.
     """
     model = ClipRC(ImageEncoder(config, norm_eps, prompt_norm_eps), DecodeHead(config, norm_eps))
     for name, var in model.state_dict().items():

@@ -189,6 +189,6 @@ class DecodeHead(nn.Module):
     def training_outputs(self, features: ImageFeatures, text: jt.Var, trace: Trace | None = None) -> TrainingOutputs:
         """As `execute`, with the recovery decoder."""
         q, v, logits = self.decode(features, text, trace)
-        recovered_queries, recovered_pixels = self.recovery_decoder(q, v)
+        queries, patches = self.recovery_decoder(q, v)
         targets = query_features(features, text).detach(), features.patches.detach()
-        return TrainingOutputs(logits, recovered_queries, targets[0], recovered_pixels, targets[1])
+        return TrainingOutputs(logits, queries, targets[0], patches, targets[1])

@@ -28,8 +28,7 @@ PRIOR_SPREAD = 2.0  # standard deviation of the mask logits at the start, about
 def initialise(model: ClipRC, config: ModelConfig, seed: int) -> None:
     """Sets every weight: prompts and head freshly drawn, the frozen image tower random as CLIP initialises its own.
 
-    `load_clip_image_weights` replaces the tower, unless the config says `init="random"`; the draws of prompts and head
-    depend on neither, nor on the global generators.
+    `load_clip_image_weights` may replace the tower; the draws of prompts and head depend on nothing but the seed.
     """
     prompts_and_head = np.random.default_rng([seed, 0])
     tower = random_image_weights(model.backbone, np.random.default_rng([seed, 1]))

@@ -100,8 +100,7 @@ def _pixel_terms(logits: jt.Var, labels: jt.Var, alpha: float) -> tuple[jt.Var, 
 def focal_sum(logits: jt.Var, labels: jt.Var, alpha: float = 0.25, gamma: float = 2.0) -> jt.Var:
     """Sum over images and classes of the mean over pixels of the focal loss (Lin et al., ICCV 2017), (1,) float32.
 
-    Logits (B, C, H, W) float32; labels (B, H, W) int32, where any value outside 0..C-1 (255 = ignored) makes the pixel a
-    negative of every class.
+    Logits (B, C, H, W) float32; labels (B, H, W) int32: a value outside 0..C-1 is a negative of every class.
     """
     return _FocalSum.apply(logits, labels, alpha, gamma)
 
