@@ -295,7 +295,7 @@ def product_rate(precision: str, size: int = 1536) -> float:
 
     from jseg.model.precision import COMPUTE_TYPES
     from jseg.ops.half import cast
-    from jseg.ops.linear import linear
+    from jseg.ops.layers import linear
 
     x = jt.array(np.random.default_rng(0).standard_normal((size, size), dtype=np.float32))
     x = cast(x, COMPUTE_TYPES[precision])

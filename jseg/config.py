@@ -110,7 +110,7 @@ class ModelConfig:
     prompt_dropout: float = key(0.1, least=0, below=1)
     decoder_dropout: float = key(0.1, least=0, below=1)
     init: str = key(path=True)  # CLIP weights to start from, or the word random
-    head_init: str = key("released", choices=("released", "declared", "aligned"))  # see jseg/model/initial_weights.py
+    head_init: str = key("released", choices=("released", "aligned"))  # see jseg/model/initial_weights.py
 
 
 @dataclass

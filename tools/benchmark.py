@@ -55,14 +55,15 @@ def main() -> int:
             print(json.dumps(summary))
         return 0
     device = start(args.device)
-    from jseg.ops.compiled import implementation
+    from jseg.ops.compiled import compiled
 
     sizes = chosen_sizes(args.task, args.size, args.batch, args.classes, args.precision, args.image, args.prompts)
     workload = prepare(args.task, sizes)
     timing = measure(workload.run, args.repeats, args.warm_up)
     settings = {"task": args.task, "size": args.size, "batch": args.batch, "classes": sizes.classes}
     threads = os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))
-    kernels = {"attention": implementation(cuda=True), "others": implementation()}
+    names = {True: "compiled", False: "plain"}
+    kernels = {"attention": names[compiled(cuda=True)], "others": names[compiled()]}
     settings |= {"device": device, "precision": args.precision, "threads": threads, "kernels": kernels}
     values = make_result(settings, workload, timing, product_rate(args.precision) if workload.operations else 0.0)
     print(json.dumps(values) if args.json else as_text(values))

@@ -12,10 +12,8 @@ import numpy as np
 from jittor import nn
 
 from jseg.errors import UserError
-from jseg.ops.dropout import dropout
 from jseg.ops.half import cast
-from jseg.ops.layer_norm import layer_norm
-from jseg.ops.linear import linear
+from jseg.ops.layers import dropout, layer_norm, linear
 
 # q, k and v side by side (B, T, 3 * width), number of heads -> (B, T, width)
 Attend = Callable[[jt.Var, int], jt.Var]
@@ -23,7 +21,7 @@ Trace = dict[str, jt.Var]  # where `execute` methods leave named intermediates, 
 
 
 class LayerNorm(nn.Module):
-    """Layer normalisation over the last axis (jseg/ops/layer_norm.py)."""
+    """Layer normalisation over the last axis (jseg/ops/layers.py)."""
 
     def __init__(self, width: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -37,7 +35,7 @@ class LayerNorm(nn.Module):
 
 
 class Linear(nn.Linear):
-    """Jittor's linear layer, computed by jseg/ops/linear.py in the type `compute` (see jseg/model/precision.py)."""
+    """Jittor's linear layer, computed by jseg/ops/layers.py in the type `compute` (see jseg/model/precision.py)."""
 
     compute = "float32"
 

@@ -15,7 +15,7 @@ from jseg.errors import UserError
 from jseg.ops.attention import self_attention
 from jseg.ops.bilinear import grid_interpolation_matrix, resize_bilinear
 from jseg.ops.half import cast, widen
-from jseg.ops.linear import linear
+from jseg.ops.layers import linear
 
 
 def side_of_grid(positions: np.ndarray | jt.Var) -> int:

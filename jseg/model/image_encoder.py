@@ -1,12 +1,9 @@
 """The image encoder: CLIP's image tower with prompts and region tokens; image -> patches, regions, global.
 
-Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, figure 2. Token order:
-`[class token | N patches | M regions]`. Every layer has K learned prompts of its own (Jia et al., "Visual Prompt
-Tuning", ECCV 2022, VPT-deep): keys and values of its attention and nothing else, because their outputs are never used.
-
-A `trace` dictionary receives: `tokens_in` (B, 1 + K + N + M, width) = input of block 0 with prompts after the class
-token, `tokens_block<i>` (B, 1 + N + M, width) = output of block i, `visual` (B, D, h, w), `cls` (B, D) and, where there
-are regions, `region` (B, D, rh, rw).
+Token order: `[class token | N patches | M regions]`. Every layer has K learned prompts of its own (Jia et al., "Visual
+Prompt Tuning", ECCV 2022, VPT-deep): keys and values of its attention only, because their outputs are never used.
+A `trace` receives `tokens_in` (B, 1 + K + N + M, width) = input of block 0 with prompts after the class token,
+`tokens_block<i>` (B, 1 + N + M, width), `visual` (B, D, h, w), `cls` (B, D), and of regions `region` (B, D, rh, rw).
 """
 
 from __future__ import annotations
@@ -14,18 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 import jittor as jt
-import numpy as np
 
-from jseg.clip.blocks import Dropout, LayerNorm, Linear, Trace, normal, uniform, unit_length
+from jseg.clip.blocks import Dropout, LayerNorm, Linear, Trace, unit_length
 from jseg.clip.image_tower import ImageTower
 from jseg.config import ModelConfig
 from jseg.errors import UserError
 from jseg.ops.attention import region_attention
 from jseg.ops.half import cast, widen
-from jseg.ops.linear import linear
+from jseg.ops.layers import linear
 from jseg.ops.region_structure import check_region_grid
 
 
@@ -70,8 +65,7 @@ class ImageEncoder(ImageTower):
         patches = self.conv1(images) + positions[1:]
         batch, _, width = patches.shape
         # the released models add the class embedding twice
-        first = (2 * self.class_embedding + positions[0]).broadcast((batch, 1, width))
-        tokens = [first, patches]
+        tokens = [(2 * self.class_embedding + positions[0]).broadcast((batch, 1, width)), patches]
         if self.region_grid[0]:
             bridge = self.region_level_bridge
             tokens.append(bridge.unsqueeze(0).broadcast((batch, *bridge.shape)))
@@ -85,69 +79,48 @@ class ImageEncoder(ImageTower):
             return prompts
         return self.prompt_dropout(prompts.broadcast((batch, *prompts.shape[1:])))  # each image has its own mask
 
-    def run_layers(self, tokens: jt.Var, grid: tuple[int, int], trace: Trace) -> jt.Var:
-        """`[class token | patches | regions]` (B, 1 + N + M, width) through all layers."""
-        for layer, block in enumerate(self.transformer.resblocks):
-            prompts = self.layer_prompts(layer, tokens.shape[0])
-            if layer == 0:
-                repeated = prompts.broadcast((tokens.shape[0], *prompts.shape[1:]))
-                trace["tokens_in"] = jt.concat([tokens[:, :1], repeated, tokens[:, 1:]], dim=1)
-            attend = partial(_attend, self._projected_prompts(layer, prompts), grid, self.region_grid)
-            tokens = block(tokens, attend)
-            trace[f"tokens_block{layer}"] = tokens
-        return tokens
+    def run_layer(self, layer: int, tokens: jt.Var, prompts: jt.Var, grid: tuple[int, int]) -> jt.Var:
+        """Tokens (B, 1 + N + M, width) through one layer."""
+        block, kept = self.transformer.resblocks[layer], self.kept_prompts
+        if kept is None or not jt.flags.no_grad or self.prompt_dropout.rate_now():
+            kept = {}
+        if layer not in kept:  # else `prompts`, which are lazy, are never computed
+            kept[layer] = block.attn.project(block.ln_1(prompts))
 
-    def _projected_prompts(self, layer: int, prompts: jt.Var) -> jt.Var:
-        """Queries (unused), keys and values of a layer's prompts, (B, K, 3 * width), in evaluation (1, …)."""
-        keeps = self.kept_prompts is not None and jt.flags.no_grad and not self.prompt_dropout.rate_now()
-        if keeps and layer in self.kept_prompts:
-            return self.kept_prompts[layer]  # `prompts` are lazy, so they are never computed then
-        block = self.transformer.resblocks[layer]
-        projected = block.attn.project(block.ln_1(prompts))
-        if keeps:
-            self.kept_prompts[layer] = projected
-        return projected
+        def attend(projected: jt.Var, heads: int) -> jt.Var:
+            return region_attention(projected, kept[layer], heads, 1, grid, self.region_grid)
+
+        return block(tokens, attend)
 
     def execute(self, images: jt.Var, trace: Trace | None = None) -> ImageFeatures:
-        """Features of images of any size and aspect whose patch grid the region grid fits.
-
-        Args:
-            images: (B, 3, H, W) float32, normalised.
-            trace: dictionary that receives intermediates (module docstring).
-
-        Raises:
-            UserError: H or W is not a multiple of the patch size, or there are more regions than patches along a side.
-        """
+        """Features of normalised images (B, 3, H, W) float32, of any size and aspect whose patches the regions fit."""
         trace = {} if trace is None else trace
         grid = self.conv1.grid(images)
         check_region_grid(grid, self.region_grid)
-        tokens = self.run_layers(self.input_tokens(images, grid), grid, trace)
-        count = grid[0] * grid[1]
-        outputs, has_regions = self.prompt_norm(tokens[:, : 1 + count]), bool(self.region_grid[0])
+        tokens, batch = self.input_tokens(images, grid), images.shape[0]
+        for layer in range(len(self.transformer.resblocks)):
+            prompts = self.layer_prompts(layer, batch)
+            if layer == 0:
+                repeated = prompts.broadcast((batch, *prompts.shape[1:]))
+                trace["tokens_in"] = jt.concat([tokens[:, :1], repeated, tokens[:, 1:]], dim=1)
+            tokens = self.run_layer(layer, tokens, prompts, grid)
+            trace[f"tokens_block{layer}"] = tokens
+        end = 1 + grid[0] * grid[1]  # of the patches
+        outputs, has_regions = self.prompt_norm(tokens[:, :end]), bool(self.region_grid[0])
         if has_regions:  # the released models leave the region tokens out of prompt_norm
-            outputs = jt.concat([outputs, tokens[:, 1 + count :]], dim=1)
+            outputs = jt.concat([outputs, tokens[:, end:]], dim=1)
         outputs = cast(self.ln_post(outputs), self.compute)
         outputs = unit_length(widen(linear(outputs, self.proj.transpose(1, 0))))
-        features = ImageFeatures(
-            whole=outputs[:, 0],
-            regions=outputs[:, 1 + count :] if has_regions else None,
-            patches=outputs[:, 1 : 1 + count],
-            patch_grid=grid,
-            region_grid=self.region_grid,
-        )
-        trace["cls"] = features.whole
-        trace["visual"] = as_maps(features.patches, grid)
+        whole, regions, patches = outputs[:, 0], outputs[:, end:] if has_regions else None, outputs[:, 1:end]
+        trace["cls"], trace["visual"] = whole, as_maps(patches, grid)
         if has_regions:
-            trace["region"] = as_maps(features.regions, self.region_grid)
-        return features
+            trace["region"] = as_maps(regions, self.region_grid)
+        return ImageFeatures(whole, regions, patches, grid, self.region_grid)
 
 
 @contextmanager
 def keep_prompts(tower: ImageTower) -> Iterator[None]:
-    """Inside the `with` block, evaluation computes the keys and values of prompts once instead of once per batch.
-
-    Weights and precision must not change meanwhile. A tower without prompts has nothing to keep.
-    """
+    """Inside, evaluation computes keys and values of prompts once, not once per batch; weights must not change."""
     tower.kept_prompts = {}
     try:
         yield
@@ -155,28 +128,6 @@ def keep_prompts(tower: ImageTower) -> Iterator[None]:
         tower.kept_prompts = None
 
 
-def _attend(
-    prompts: jt.Var, patch_grid: tuple[int, int], region_grid: tuple[int, int], projected: jt.Var, heads: int
-) -> jt.Var:
-    """`region_attention` with the class token as the only leading one."""
-    return region_attention(projected, prompts, heads, 1, patch_grid, region_grid)
-
-
 def as_maps(tokens: jt.Var, grid: tuple[int, int]) -> jt.Var:
     """(B, h * w, D) tokens in row-major order -> (B, D, h, w)."""
     return tokens.transpose(0, 2, 1).reshape(tokens.shape[0], tokens.shape[2], *grid)
-
-
-def random_prompt_weights(
-    layers: int, prompts: int, width: int, patch_size: int, generator: np.random.Generator
-) -> dict[str, np.ndarray]:
-    """Initial prompts as in the published runs, by state name of the image encoder."""
-    bound = (6 / (3 * patch_size * patch_size + width)) ** 0.5
-    deep = {"deep_prompt_embeddings": uniform(generator, (layers - 1, prompts, width), bound)} if layers > 1 else {}
-    return deep | {
-        "prompt_embeddings": uniform(generator, (1, prompts, width), bound),
-        "prompt_proj.weight": normal(generator, (width, width), (2 / width) ** 0.5),  # Kaiming, fan out, gain sqrt(2)
-        "prompt_proj.bias": uniform(generator, (width,), width**-0.5),
-        "prompt_norm.weight": np.ones(width, np.float32),
-        "prompt_norm.bias": np.zeros(width, np.float32),
-    }

@@ -1,15 +1,8 @@
 """The loss that CLIP-RC is trained on: focal and dice on one mask per class, and recovery.
 
 `mask * focal + dice * dice + recovery * (L1 of queries + L1 of pixels)`: Zhang et al., "Exploring Regional Clues in
-CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, section 3.5. Focal and dice are divided by the number of masks in
-the whole batch, so they are kept as sums until that number is known: the sums of micro-batches add up to exactly those
-of the batch.
-
-- Focal (Lin et al., ICCV 2017, equation 5): over all classes and pixels; an ignored pixel is a negative of every class.
-- Dice (Milletari et al., "V-Net", 3DV 2016), smoothed by 1 as in MaskFormer: on the masks of the present classes.
-- Recovery (CVPR 2024, section 3.4): the decoder's input features must be recoverable from its outputs.
-- Pseudo labels of the transductive setting (section 4.1): that a pixel is of *some* unseen class comes from the ground
-  truth; it gets the best of the unseen classes in the masks of the same forward pass, without teacher or threshold.
+CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, section 3.5. Focal and dice are sums until they are divided by the
+number of masks in the whole batch: those of micro-batches add up to exactly those of the batch.
 """
 
 from __future__ import annotations
@@ -42,25 +35,13 @@ class TrainingOutputs:
 
 
 def class_masks(labels: jt.Var, num_classes: int) -> jt.Var:
-    """1 where a pixel is of a class, else 0; never stored, as Jittor fuses it into whatever reads it.
-
-    Args:
-        labels: (B, H, W) int32; any value outside 0..C-1 (255 = ignored above all) is in no mask.
-        num_classes: C.
-
-    Returns:
-        (B, C, H, W) float32 in {0, 1}.
-    """
+    """Labels (B, H, W) -> (B, C, H, W) float32: 1 where a pixel is of a class; never stored, as Jittor fuses it."""
     classes = jt.arange(num_classes).reshape(1, num_classes, 1, 1)
     return (labels.unsqueeze(1) == classes).float32()
 
 
 def count_masks(labels: np.ndarray) -> int:
-    """Number of (image, class) pairs that are present in a batch: the divisor of focal and dice sums.
-
-    Args:
-        labels: (B, H, W) integers; 255 (ignored) and negative values (classes to be guessed) do not count.
-    """
+    """Number of (image, class) pairs that are present in labels (B, H, W); 255 and negative values do not count."""
     small = np.asarray(labels).astype(np.int16)  # NumPy sorts these in linear time
     return sum(np.unique(image[(image >= 0) & (image != IGNORED)]).size for image in small)
 
@@ -73,10 +54,7 @@ def _call(function: str, logits: jt.Var, inputs: list[jt.Var], shape: tuple[int,
 
 
 def sigmoid_parts(x: jt.Var) -> tuple[jt.Var, jt.Var]:
-    """`(exp(-|x|), sigmoid(x))`, element-wise; exact to rounding for every finite x.
-
-    Jittor's own sigmoid is clamped: it never falls below 9e-14.
-    """
+    """`(exp(-|x|), sigmoid(x))`, exact to rounding; Jittor's own sigmoid never falls below 9e-14."""
     decay = jt.exp(-jt.abs(x))
     # exp(min(x, 0)) is 1 for x >= 0 and `decay`, never above 1, otherwise: maximum() spares a slow branch
     return decay, jt.maximum(decay, (x >= 0).float32()) / (1 + decay)
@@ -93,10 +71,10 @@ class _FocalSum(Function):
         height, width = logits.shape[2:]
         if compiled.compiled():
             sums = _call("focal_forward", logits, [labels], logits.shape[:2], alpha=alpha, gamma=gamma)
-            return sums.sum() / (height * width)
-        _, error, cost, weight = _pixel_terms(logits, labels, alpha)
-        rows = (weight * cost * jt.pow(error, gamma)).sum(dim=3)  # summed in two steps: float32 keeps its digits
-        return rows.sum() / (height * width)
+        else:
+            _, error, cost, weight = _pixel_terms(logits, labels, alpha)
+            sums = (weight * cost * jt.pow(error, gamma)).sum(dim=3)  # in two steps: float32 keeps its digits
+        return sums.sum() / (height * width)
 
     def grad(self, grad_sum: jt.Var) -> tuple[jt.Var, None, None, None]:
         logits, labels, alpha, gamma = self.inputs
@@ -120,16 +98,9 @@ def _pixel_terms(logits: jt.Var, labels: jt.Var, alpha: float) -> tuple[jt.Var, 
 
 
 def focal_sum(logits: jt.Var, labels: jt.Var, alpha: float = 0.25, gamma: float = 2.0) -> jt.Var:
-    """Sum over images and classes of the mean focal loss over pixels, not yet divided by the number of masks.
+    """Sum over images and classes of the mean over pixels of the focal loss (Lin et al., ICCV 2017), (1,) float32.
 
-    Args:
-        logits: (B, C, H, W) float32, unbounded.
-        labels: (B, H, W) int32 in 0..C-1; any other value (255 = ignored) makes the pixel a negative of every class.
-        alpha: weight of positives in [0, 1]; negatives weigh `1 - alpha`.
-        gamma: focusing exponent >= 0.
-
-    Returns:
-        (1,) float32.
+    Logits (B, C, H, W) float32; labels (B, H, W) int32: a value outside 0..C-1 is a negative of every class.
     """
     return _FocalSum.apply(logits, labels, alpha, gamma)
 
@@ -138,11 +109,16 @@ class _DiceSum(Function):
     """Dice loss with its gradient written out, so that it keeps its digits where the sigmoid is all but 0 or 1."""
 
     def execute(self, logits: jt.Var, labels: jt.Var) -> jt.Var:
-        overlap, predicted, labelled = _dice_sums(logits, labels)
-        present = (labelled > 0).float32()
-        area = predicted + labelled + 1
-        self.maps = logits, labels
-        self.pairs = present, overlap, area
+        if compiled.compiled():
+            sums = _call("dice_forward", logits, [labels], (*logits.shape[:2], 3))
+            overlap, predicted, labelled = (sums[:, :, index] for index in range(3))  # (B, C) each
+        else:
+            target = class_masks(labels, logits.shape[1])
+            probability = sigmoid_parts(logits)[1].stop_fuse()  # read twice: stored, not computed twice
+            maps = probability * target, probability, target
+            overlap, predicted, labelled = (x.sum(dim=3).sum(dim=2) for x in maps)  # in two steps, as above
+        present, area = (labelled > 0).float32(), predicted + labelled + 1
+        self.maps, self.pairs = (logits, labels), (present, overlap, area)
         return (present * (1 - (2 * overlap + 1) / area)).sum()
 
     def grad(self, grad_sum: jt.Var) -> tuple[jt.Var, None]:
@@ -158,58 +134,29 @@ class _DiceSum(Function):
         return grad_sum * present * by_probability * sigmoid_slope, None
 
 
-def _dice_sums(logits: jt.Var, labels: jt.Var) -> tuple[jt.Var, ...]:
-    """Overlap of probabilities and mask, sum of probabilities, pixels of the mask: (B, C) each."""
-    if compiled.compiled():
-        sums = _call("dice_forward", logits, [labels], (*logits.shape[:2], 3))
-        return tuple(sums[:, :, index] for index in range(3))
-    target = class_masks(labels, logits.shape[1])
-    probability = sigmoid_parts(logits)[1].stop_fuse()  # read twice: stored, not computed twice
-    # in two steps, so that float32 keeps its digits
-    return tuple(maps.sum(dim=3).sum(dim=2) for maps in (probability * target, probability, target))
-
-
 def dice_sum(logits: jt.Var, labels: jt.Var) -> jt.Var:
-    """Sum of `1 - (2 * overlap + 1) / (area + area + 1)` over the (image, class) pairs that are present.
+    """Sum of `1 - (2 * overlap + 1) / (area + area + 1)` over the present (image, class) pairs, (1,) float32.
 
-    Not yet divided by the number of masks. Ignored pixels count as background of every present class.
-
-    Args:
-        logits: (B, C, H, W) float32, unbounded.
-        labels: (B, H, W) int32 in 0..C-1, or 255 = ignored.
-
-    Returns:
-        (1,) float32; 0 with zero gradient when no class is present.
+    Milletari et al., "V-Net", 3DV 2016, smoothed by 1 as in MaskFormer. Arguments as for `focal_sum`; ignored pixels
+    count as background of every present class.
     """
     return _DiceSum.apply(logits, labels)
 
 
-def mean_absolute_error(recovered: jt.Var, target: jt.Var) -> jt.Var:
-    """Mean of `|recovered - target|` over all elements, (1,) float32; no gradient reaches `target`."""
-    difference = recovered - target.detach()
-    sign = (difference > 0).float32() - (difference < 0).float32()  # jt.abs has slope 1 at 0, the loss has 0
-    return (difference * sign).mean()
-
-
 def recovery_loss(outputs: TrainingOutputs) -> tuple[jt.Var, jt.Var]:
-    """The loss of the class queries and of the pixels, (1,) float32 each."""
-    queries = mean_absolute_error(outputs.recovered_queries, outputs.query_targets)
-    return queries, mean_absolute_error(outputs.recovered_pixels, outputs.pixel_targets)
+    """Mean absolute error of the recovered class queries, and that of the recovered pixels, (1,) float32 each."""
+    pairs = [(outputs.recovered_queries, outputs.query_targets), (outputs.recovered_pixels, outputs.pixel_targets)]
+    differences = [recovered - target.detach() for recovered, target in pairs]
+    # times the sign: jt.abs has slope 1 at 0, the loss has 0
+    queries, pixels = ((x * ((x > 0).float32() - (x < 0).float32())).mean() for x in differences)
+    return queries, pixels
 
 
 def pseudo_labels(logits: jt.Var, labels: jt.Var, unseen: Sequence[int]) -> jt.Var:
-    """Replaces the mark "some unseen class" by the unseen class with the largest sigmoid.
+    """Labels (B, H, W) int32 with -1 ("some unseen class") replaced by the unseen class with the largest sigmoid.
 
-    Equal sigmoids go to the lowest class id. That happens often: in float32 all logits above 17 have sigmoid 1, and
-    already from 8 on many neighbours share one value. So sigmoids are compared, not logits.
-
-    Args:
-        logits: (B, C, H, W) float32 of all classes.
-        labels: (B, H, W) int32: seen class ids, -1 where some unseen class is, 255 = ignored.
-        unseen: ids of the unseen classes, at least one.
-
-    Returns:
-        (B, H, W) int32: `labels` with every -1 replaced; everything else unchanged, 255 included. No gradient.
+    CVPR 2024, section 4.1: the masks of the same forward pass decide. Equal sigmoids go to the lowest class id; in
+    float32 all logits above 17 have sigmoid 1, so sigmoids are compared, not logits (B, C, H, W).
     """
     ids = jt.array(np.array(sorted(unseen), dtype=np.int32))
     with jt.no_grad():
@@ -234,24 +181,13 @@ class LossSums:
 
 
 class SegmentationLoss:
-    """Turns model outputs and labels into the loss.
-
-    Args:
-        config: weights of the terms, alpha and gamma of the focal loss.
-        unseen: in the transductive setting, where labels mark their pixels -1, ids of the unseen classes; else empty.
-    """
+    """Turns model outputs and labels into the loss; `unseen`: ids of the classes that are -1 in the labels."""
 
     def __init__(self, config: LossConfig, unseen: Sequence[int] = ()) -> None:
         self.config, self.unseen = config, tuple(unseen)
 
     def sums(self, outputs: TrainingOutputs, labels: jt.Var | np.ndarray, size: tuple[int, int]) -> LossSums:
-        """The parts of the loss, sums kept apart from the number of masks.
-
-        Args:
-            outputs: of `ClipRC.training_outputs`, with C classes.
-            labels: (B, H, W) int32 in 0..C-1, 255 = ignored, -1 = some unseen class.
-            size: (H, W) of the labels; the logits are resized to it.
-        """
+        """The parts for labels (B, H, W) int32 in 0..C-1, 255 = ignored, -1 = some unseen class; size = (H, W)."""
         logits = resize_bilinear(outputs.logits_grid, size)
         labels = labels if isinstance(labels, jt.Var) else jt.array(np.asarray(labels, dtype=np.int32))
         if self.unseen:
@@ -268,15 +204,9 @@ class SegmentationLoss:
         )
 
     def terms(self, sums: LossSums, num_masks: jt.Var | float, share: float = 1.0) -> dict[str, jt.Var]:
-        """The weighted terms of the loss, which add up to it.
+        """The weighted terms of the loss of a micro-batch with this share of the images, which add up to it.
 
-        Args:
-            sums: of one micro-batch.
-            num_masks: present (image, class) pairs in the whole batch, averaged over ranks; counted as 1 if below.
-            share: part of the batch's images that are in this micro-batch, in (0, 1].
-
-        Returns:
-            mask, dice, recovery_q, recovery_v: (1,) float32 each.
+        `num_masks` is of the whole batch, averaged over ranks, and counts as 1 if below.
         """
         masks = jt.maximum(num_masks, 1) if isinstance(num_masks, jt.Var) else max(num_masks, 1)
         weights = self.config
@@ -288,17 +218,13 @@ class SegmentationLoss:
         }
 
     def total(self, sums: LossSums, num_masks: jt.Var | float, share: float = 1.0) -> jt.Var:
-        """The loss, (1,) float32; arguments as for `terms`."""
+        """The loss; arguments as for `terms`."""
         return sum(self.terms(sums, num_masks, share).values())
 
     def mask_part(self, sums: LossSums) -> jt.Var:
-        """The weighted terms before division by the number of masks, (1,) float32.
-
-        For self-training in micro-batches, where that number is known only after the last forward pass: accumulate the
-        gradients of this part separately, and divide in the end.
-        """
+        """The terms that are divided by the number of masks, before it: known only after the last micro-batch."""
         return self.config.mask * sums.focal + self.config.dice * sums.dice
 
     def recovery_part(self, sums: LossSums, share: float = 1.0) -> jt.Var:
-        """The rest of the loss: `total = mask_part / max(num_masks, 1) + recovery_part`, (1,) float32."""
+        """The rest of the loss: `total = mask_part / max(num_masks, 1) + recovery_part`."""
         return self.config.recovery * share * (sums.recovery_q + sums.recovery_v)

@@ -1,9 +1,9 @@
 """In which precision a model computes: float32, TF32, bfloat16 or float16 (mixed, with float32 masters).
 
-Micikevicius et al., "Mixed Precision Training", ICLR 2018. Of 16 bits are the inputs, weights and results of linear
-layers and attention. Float32 stay: trained weights and their gradients, normalisation, the softmax inside attention,
-text features, class embeddings, logits, losses, and the sum that runs through the residual blocks: CLIP's hidden states
-have channels a hundred times larger than the rest, so that 8 bits of bfloat16 would lose the sum's smaller terms.
+Micikevicius et al., "Mixed Precision Training", ICLR 2018. Inputs, weights and results of linear layers and attention
+have 16 bits. All else stays float32, above all trained weights, their gradients, losses, and the sum that runs through
+the residual blocks: CLIP's hidden states have channels a hundred times larger than the rest, so that the 8 bits of
+bfloat16 would lose the sum's smaller terms.
 """
 
 from __future__ import annotations
@@ -22,11 +22,7 @@ PRODUCT_WEIGHTS = ("conv1.weight", "in_proj_weight", "out_proj.weight", "c_fc.we
 
 
 def check_device(precision: str) -> None:
-    """Raises unless the device that Jittor computes on supports the precision.
-
-    Raises:
-        UserError: TF32 on a CPU, TF32 or bfloat16 on a GPU before Ampere.
-    """
+    """Raises UserError unless the device that Jittor computes on supports the precision."""
     if not jt.flags.use_cuda:
         if precision == "tf32":
             raise UserError("precision=tf32 needs a GPU: on a CPU use fp32, or bf16 to see what rounding does")
@@ -47,17 +43,8 @@ def note(precision: str) -> str:
 def set_precision(model: nn.Module, precision: str) -> dict[str, np.ndarray]:
     """Makes a model compute in `precision`, once its weights are set.
 
-    Frozen weights of large products are kept in that type alone; trained ones stay float32 and are rounded where they
-    are used.
-
-    Args:
-        precision: a key of `COMPUTE_TYPES`.
-
-    Returns:
-        float32 values, by state name, of the weights that the model now holds in 16 bits: a checkpoint stores these.
-
-    Raises:
-        UserError: the device does not support it.
+    Frozen weights of large products are kept in 16 bits alone; returned are their float32 values by state name, for
+    checkpoints. Trained weights stay float32 and are rounded where they are used.
     """
     check_device(precision)
     # 1 = TF32 for products of float32; with anything but 0, Jittor lets cuBLAS add products of halves up in 16 bits

@@ -23,17 +23,10 @@ ELSEWHERE = re.compile(r"(.*\.)?attn_mask$|text_encoder\.|texts$")
 
 
 def load_released(model: ClipRC, tensors: Mapping[str, np.ndarray]) -> list[str]:
-    """Sets every weight of the model; nothing is changed unless all match.
+    """Sets every weight of the model from arrays under the released names; nothing is changed unless all match.
 
-    Args:
-        tensors: arrays under the released names (`backbone.*`, `decode_head.*`); `text_encoder.*` and attention masks
-            are left alone. A positional embedding of another grid is resized.
-
-    Returns:
-        Names of the weights that were left out (dead ones) or resized (the positional embedding).
-
-    Raises:
-        UserError: missing, unknown or differently shaped arrays, with their names.
+    Returns the names of weights that were left out (dead ones) or resized (positional embedding of another grid).
+    Raises UserError with the names of missing, unknown or differently shaped arrays.
     """
     taken, report = {}, []
     for name, value in tensors.items():

@@ -1,7 +1,7 @@
 """Bilinear resizing as products with small matrices (half-pixel centres, no antialiasing).
 
-The same numbers as the usual `align_corners=False` interpolation. Jittor's own gathers four neighbours per pixel, whose
-backward pass scatters; a product's backward pass is a product, which is many times faster and always adds in one order.
+The numbers of the usual `align_corners=False`. The backward pass of Jittor's own scatters; that of a product is a
+product, which is many times faster and always adds in one order.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from jseg.ops.half import in_float32, is_half
 
 def interpolation_taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The two samples that each of `target` samples is made of: left, right (target,) int32, share of right float32."""
-    # ratio and positions are rounded to single precision, as in PyTorch: with exact ones the resized positional
-    # embedding of a CLIP model would differ by 3e-6 from that of the released models
+    # rounded to single precision as in PyTorch: else resized positions would differ by 3e-6 from the released models'
     ratio = np.float64(np.float32(source) / np.float32(target))
     position = np.maximum((np.arange(target) + 0.5) * ratio - 0.5, 0.0).astype(np.float32)
     left = np.minimum(position.astype(np.int32), source - 1)

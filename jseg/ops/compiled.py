@@ -1,8 +1,7 @@
 """Calls the kernels of jseg/ops/kernels, which Jittor compiles for this machine when they are first used.
 
-C++ kernels (`*.h`) run on CPU, CUDA kernels (`*.cuh`) on GPUs that have them. Where an operator has no kernel for the
-device, or with the environment variable `JSEG_KERNELS=plain`, the same formulae run as plain Jittor operators;
-`implementation()` says which of the two runs.
+C++ kernels (`*.h`) run on CPU, CUDA kernels (`*.cuh`) on GPUs that have them. Elsewhere, or with the environment
+variable `JSEG_KERNELS=plain`, the same formulae run as plain Jittor operators.
 """
 
 from __future__ import annotations
@@ -21,30 +20,21 @@ from jseg.files import cache_folder, write_whole
 
 FOLDER = Path(__file__).parent / "kernels"
 VARIABLE = "JSEG_KERNELS"
-CHOICES = ("auto", "plain")
 CUDA_ARCHITECTURE = 80  # the oldest that the CUDA kernels are written for: mma.sync on bfloat16, cp.async
 
 
-def implementation(cuda: bool = False) -> str:
-    """`compiled` or `plain`: what an operator of this package runs on now.
-
-    Args:
-        cuda: whether the operator has a CUDA kernel for its inputs; all have a C++ one.
+def compiled(cuda: bool = False) -> bool:
+    """Whether an operator runs on a kernel now; `cuda`: it has a CUDA kernel for its inputs (all have a C++ one).
 
     Raises:
         UserError: `JSEG_KERNELS` is set to something unknown.
     """
     choice = os.environ.get(VARIABLE, "auto")
-    if choice not in CHOICES:
-        raise UserError(f"{VARIABLE}={choice!r}: choose from {', '.join(CHOICES)}")
-    if choice == "auto" and jt.flags.use_cuda:
+    if choice not in ("auto", "plain"):
+        raise UserError(f"{VARIABLE}={choice!r}: choose from auto, plain")
+    if jt.flags.use_cuda:
         cuda = cuda and min(jt.flags.cuda_archs, default=0) >= CUDA_ARCHITECTURE
-    return "compiled" if choice == "auto" and (cuda or not jt.flags.use_cuda) else "plain"
-
-
-def compiled(cuda: bool = False) -> bool:
-    """Whether a compiled kernel runs; `cuda` as in `implementation`."""
-    return implementation(cuda) == "compiled"
+    return choice == "auto" and (cuda or not jt.flags.use_cuda)
 
 
 def _with_included(name: str) -> set[str]:
@@ -55,11 +45,7 @@ def _with_included(name: str) -> set[str]:
 
 @lru_cache
 def _laid_out(name: str) -> tuple[str, Path]:
-    """Hash of a kernel file with its includes, and a folder of the cache that holds a copy of these files.
-
-    Jittor compiles again when the path of an included file changes: with copies, all checkouts of the same kernels
-    share the compiled programs.
-    """
+    """Hash of a kernel file with its includes, and a cache folder with copies, so that checkouts share programs."""
     texts = {included: (FOLDER / included).read_bytes() for included in sorted(_with_included(name))}
     version = hashlib.sha256(b"".join(texts.values())).hexdigest()[:15]
     folder = cache_folder() / "kernels" / version
@@ -81,15 +67,9 @@ def call(
     """Runs `function(number, inputs…, outputs…)` of a kernel file, all pointers; `number("name")` is one of `numbers`.
 
     Args:
-        header: name of a C++ file of jseg/ops/kernels.
-        function: name of one of its functions, with template arguments if it has any.
-        inputs: of the types that the kernel takes; on CPU float32 or int32.
-        shapes: of the outputs; the function sets every element of them.
-        dtypes: of the outputs, float32 by default.
+        header: name of a C++ file of jseg/ops/kernels, of which `function` is one, with template arguments.
+        shapes, dtypes: of the outputs, of which the function sets every element; float32 by default.
         cuda: header and function likewise for CUDA; the function runs on the host and launches.
-
-    Returns:
-        The outputs.
     """
     device, (name, function) = ("cuda", cuda) if jt.flags.use_cuda and cuda else ("cpu", (header, function))
     version, folder = _laid_out(name)

@@ -15,7 +15,6 @@ class Function(jt.Function):
     """`jt.Function` whose saved tensors `releasing` can free; define `execute` and `grad`, call by `apply`."""
 
     def __call__(self, *arguments: object) -> jt.Var | tuple[jt.Var, ...]:
-        """Runs `execute`; Jittor calls `grad` when the gradient is asked for."""
         if _called is not None:
             _called.append(self)
         return super().__call__(*arguments)
@@ -23,13 +22,10 @@ class Function(jt.Function):
 
 @contextmanager
 def releasing() -> Iterator[Callable[[], None]]:
-    """Yields `release()`: call it after `jt.grad` to free what functions called inside the `with` block have saved.
-
-    Jittor then frees activations as the backward pass goes on instead of at its end.
-    """
+    """Yields `release`; called after `jt.grad`, activations of the `with` block are freed during the backward pass."""
     global _called
-    outer, _called = _called, []
-    called = _called
+    outer, called = _called, []
+    _called = called
 
     def release() -> None:
         for function in called:
@@ -42,10 +38,7 @@ def releasing() -> Iterator[Callable[[], None]]:
 
 
 def skip_frozen(operator: Callable[..., jt.Var]) -> Callable[..., jt.Var]:
-    """Decorator: where none of the Vars given to an operator trains, nothing is saved and the result is frozen too.
-
-    Jittor alone assumes that a gradient may pass through every result.
-    """
+    """Decorator: where none of the Vars given to an operator trains, nothing is saved and the result is frozen too."""
 
     @wraps(operator)
     def run(*arguments: object, **options: object) -> jt.Var:

@@ -1,8 +1,7 @@
 """Types of 16 bits, bfloat16 and float16: rounding to them, and products of them.
 
-On CUDA, Jittor's conversions round to nearest and cuBLAS adds products of halves up in float32. On CPU, Jittor cuts
-bfloat16 off instead of rounding it, and adds 16-bit products up in 16 bits; so there everything is computed in float32
-from rounded inputs, and the result is rounded: the numbers of half precision, without its speed.
+On CUDA, Jittor rounds to nearest and cuBLAS adds products of halves up in float32. On CPU, Jittor cuts bfloat16 off and
+adds up in 16 bits; so there everything is computed in float32 from rounded inputs, and the result is rounded.
 """
 
 from __future__ import annotations

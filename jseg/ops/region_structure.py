@@ -24,9 +24,6 @@ def region_of_patch(patch_grid: tuple[int, int], region_grid: tuple[int, int]) -
 
     A region is a block of h // rh by w // rw patches; patches left over at the right and the bottom belong to
     none, marked -1, and so do all where the region grid is (0, 0).
-
-    Raises:
-        UserError: more regions than patches along a side.
     """
     check_region_grid(patch_grid, region_grid)
     if not min(region_grid):
@@ -38,21 +35,20 @@ def region_of_patch(patch_grid: tuple[int, int], region_grid: tuple[int, int]) -
     return np.where(outside, -1, region).astype(np.int32).reshape(-1)
 
 
-def attention_allowed(leading: int, patch_grid: tuple[int, int], region_grid: tuple[int, int]) -> np.ndarray:
-    """Who may attend to whom, bool (T, T) with rows = queries, tokens in the order `[leading | patches | regions]`.
+def attention_allowed(
+    leading: int, patch_grid: tuple[int, int], region_grid: tuple[int, int], prompts: int = 0
+) -> np.ndarray:
+    """Who may attend to whom, bool (T, T + K): queries `[leading | patches | regions]`, keys these and K prompts.
 
-    Leading tokens (class token, prompts) and patches see each other; a region sees its own patches and itself, and of
-    all other tokens only its own patches see it.
-
-    Raises:
-        UserError: more regions than patches along a side.
+    Leading tokens and patches see each other and the prompts; a region sees its own patches and itself, and of all
+    other tokens only its own patches see it.
     """
     patches, regions = patch_grid[0] * patch_grid[1], region_grid[0] * region_grid[1]
-    first_region = leading + patches
-    allowed = np.zeros((first_region + regions, first_region + regions), dtype=bool)
-    allowed[:first_region, :first_region] = True
+    first_region, length = leading + patches, leading + patches + regions
+    allowed = np.zeros((length, length + prompts), dtype=bool)
+    allowed[:first_region, :first_region] = allowed[:first_region, length:] = True
     own = region_of_patch(patch_grid, region_grid)[:, None] == np.arange(regions)  # (N, M)
-    allowed[leading:first_region, first_region:] = own
+    allowed[leading:first_region, first_region:length] = own
     allowed[first_region:, leading:first_region] = own.T
-    np.fill_diagonal(allowed[first_region:, first_region:], True)
+    np.fill_diagonal(allowed[first_region:, first_region:length], True)
     return allowed

@@ -68,9 +68,6 @@ class Emulation:
         )  # fmt: skip
         return list(outputs)
 
-    def empty(self, *shape: int, statistics: bool = False) -> torch.Tensor:
-        return torch.empty(shape, dtype=torch.float32 if statistics else self.type)
-
     def joint(
         self,
         projected: torch.Tensor,
@@ -82,19 +79,14 @@ class Emulation:
     ) -> list[torch.Tensor]:
         """Output and gradients of `projected` and `prompts`; structure: leading, patch and region grid."""
         batch, length, width = projected.shape[0], projected.shape[1], projected.shape[2] // 3
-        numbers = {"batch": batch, "heads": heads, "depth": self.depth, "tokens": length}
-        numbers |= {"prompts": 0, "shared": 0} if prompts is None else {"prompts": prompts.shape[1]}
-        numbers |= {} if prompts is None else {"shared": prompts.shape[0] < batch}
         names = ("leading", "rows", "columns", "region_rows", "region_columns")
-        numbers |= {"mask": mask, **dict(zip(names, structure, strict=True))}
-        of_prompts = self.empty(1) if prompts is None else prompts
-        inputs = [projected, of_prompts]
-        outputs = [self.empty(batch, length, width), self.empty(batch, heads, length, statistics=True)]
-        out, log_sums = self.run("joint_forward", numbers, inputs, outputs)
-        inputs += [out, log_sums, grad_out]
-        outputs = [torch.empty_like(x) for x in (projected, of_prompts, log_sums)]
-        grad_projected, grad_prompts, _ = self.run("joint_backward", numbers, inputs, outputs)
-        return [out, grad_projected] if prompts is None else [out, grad_projected, grad_prompts]
+        numbers = {"batch": batch, "heads": heads, "depth": self.depth, "tokens": length, "mask": mask}
+        numbers |= {"prompts": 0, "shared": 0, **dict(zip(names, structure, strict=True))}
+        if prompts is not None:
+            numbers |= {"prompts": prompts.shape[1], "shared": prompts.shape[0] < batch}
+        inputs = [projected, torch.empty(1, dtype=self.type) if prompts is None else prompts]
+        results = self._both("joint", numbers, inputs, grad_out, (batch, length, width), inputs)
+        return results if prompts is not None else results[:2]
 
     def cross(
         self,
@@ -107,13 +99,15 @@ class Emulation:
         seed: int = 0,
     ) -> list[torch.Tensor]:
         """Output and gradients of q, k and v."""
-        batch, queries, _ = q.shape
-        numbers = {"batch": batch, "heads": heads, "depth": self.depth, "queries": queries, "keys": k.shape[1]}
-        numbers |= {"dropout": dropout}
+        numbers = {"batch": len(q), "heads": heads, "depth": self.depth, "queries": q.shape[1], "keys": k.shape[1]}
         seeds = torch.from_numpy(np.array([seed], np.uint64).view(np.float32).copy())
-        inputs = [q, k, v, seeds]
-        outputs = [torch.empty_like(q), self.empty(batch, heads, queries, statistics=True)]
-        out, log_sums = self.run("cross_forward", numbers, inputs, outputs)
-        inputs += [out, log_sums, grad_out]
-        outputs = [torch.empty_like(x) for x in (q, k, v, log_sums)]
-        return [out, *self.run("cross_backward", numbers, inputs, outputs)[:3]]
+        return self._both("cross", numbers | {"dropout": dropout}, [q, k, v, seeds], grad_out, q.shape, [q, k, v])
+
+    def _both(
+        self, kind: str, numbers: dict, inputs: list, grad_out: torch.Tensor, shape: Sequence[int], trained: list
+    ) -> list[torch.Tensor]:
+        """Output of this shape, and the gradients of `trained`."""
+        outputs = [torch.empty(shape, dtype=self.type), torch.empty((shape[0], numbers["heads"], shape[1]))]
+        out, log_sums = self.run(f"{kind}_forward", numbers, inputs, outputs)
+        gradients = [torch.empty_like(x) for x in (*trained, log_sums)]
+        return [out, *self.run(f"{kind}_backward", numbers, [*inputs, out, log_sums, grad_out], gradients)[:-1]]

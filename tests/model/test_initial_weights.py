@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from pathlib import Path
 
 import jittor as jt
 import numpy as np
 import pytest
 
-from jseg.clip.image_tower import ImageTower, random_image_weights, resize_positions
+from jseg.clip.image_tower import ImageTower, random_image_weights
 from jseg.config import ModelConfig
 from jseg.errors import UserError
 from jseg.model.clip_rc import ClipRC, build_clip_rc
-from jseg.model.initial_weights import initial_bridge, initialise, load_clip_image_weights
+from jseg.model.initial_weights import initialise, load_clip_image_weights
 from jseg.weights.state import state_arrays
 
 
@@ -47,19 +45,6 @@ def test_released_head_starts_from_uniform_copies(make_model: Callable[..., Clip
     assert (state[recovery.format(0)] != state[recovery.format(1)]).any()  # no copies here
 
 
-def test_declared_head_starts_from_a_normal_distribution(make_model: Callable[..., ClipRC]) -> None:
-    state = state_arrays(make_model(head_init="declared", output_dim=64).decode_head)
-    for name, value in state.items():
-        if name.endswith((".norm2.weight", ".norm3.weight")):
-            assert (value == 1).all(), name
-        elif name.endswith(".bias") or (name.startswith("decoder_v") and "linear2" in name):
-            assert (value == 0).all(), name
-        else:
-            assert 0.015 < value.std() < 0.025, name
-    first, second = (state[f"decoder_q.layers.{layer}.linear1.weight"] for layer in "01")
-    assert (first != second).any()
-
-
 def test_aligned_head(make_model: Callable[..., ClipRC]) -> None:
     """Mask logits of mean log(0.02 / 0.98) and a spread of about 2, not of 0 and 8; T and I pass."""
     rng = np.random.default_rng(0)
@@ -87,15 +72,6 @@ def test_without_regions_there_is_no_bridge(make_model: Callable[..., ClipRC]) -
     assert names["decode_head.lateral_proj.weight"].shape == (16, 32)
 
 
-def test_random_tower_and_its_bridge(small_model: ClipRC) -> None:
-    state = state_arrays(small_model.backbone)
-    assert abs(state["positional_embedding"].std() - 32**-0.5) < 0.03
-    token = state["class_embedding"] + state["positional_embedding"][0]
-    np.testing.assert_array_equal(state["region_level_bridge"], np.tile(token, (4, 1)))
-    for name, value in state.items():
-        assert np.isfinite(value).all(), name
-
-
 def test_same_seed_same_weights(make_model: Callable[..., ClipRC]) -> None:
     first, again, other = (state_arrays(make_model(seed=seed)) for seed in (1, 1, 2))
     for name, value in first.items():
@@ -121,44 +97,10 @@ def test_clip_weights_leave_prompts_and_head_alone(small_config: ModelConfig) ->
     assert not model.backbone.prompt_embeddings.is_stop_grad()
 
 
-def test_positions_of_clip_are_resized(small_config: ModelConfig) -> None:
-    model, weights = build_clip_rc(small_config), tower_weights(small_config, 112)
-    load_clip_image_weights(model, weights)
-    expected = resize_positions(weights["visual.positional_embedding"], (4, 4))
-    np.testing.assert_array_equal(model.backbone.positional_embedding.numpy(), expected)
-
-
-@pytest.mark.parity
-def test_recorded_start_from_clip(golden: Path) -> None:
-    paths = sorted((golden / "torch_release").glob("init_from_clip*.npz"))
-    assert paths
-    for path in paths:
-        file = np.load(path)
-        tower = {
-            "class_embedding": file["clip_class_embedding"],
-            "positional_embedding": file["clip_positional_embedding"],
-        }
-        bridge = file["region_level_bridge"]
-        np.testing.assert_allclose(
-            initial_bridge(tower, math.isqrt(len(bridge)))["region_level_bridge"], bridge, atol=1e-6, rtol=0
-        )
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"visual.ln_pre.bias": None}, "missing: ln_pre.bias"),
-        ({"visual.class_embedding": None}, "missing: class_embedding"),
-        ({"visual.extra": np.ones(2)}, "unknown: extra"),
-        ({"visual.proj": np.ones((32, 17))}, r"other shape: proj is \(32, 17\), expected \(32, 16\)"),
-    ],
-)
-def test_clip_weights_that_do_not_fit_are_refused(small_config: ModelConfig, change: dict, message: str) -> None:
-    weights = {name: w for name, w in (tower_weights(small_config, 64) | change).items() if w is not None}
-    with pytest.raises(UserError, match=message):
+def test_clip_weights_that_do_not_fit_are_refused(small_config: ModelConfig) -> None:
+    weights = tower_weights(small_config, 64)
+    del weights["visual.class_embedding"]
+    with pytest.raises(UserError, match="missing: class_embedding"):
         load_clip_image_weights(build_clip_rc(small_config), weights)
-
-
-def test_weights_without_an_image_tower_are_refused(small_config: ModelConfig) -> None:
     with pytest.raises(UserError, match="hold no image tower"):
         load_clip_image_weights(build_clip_rc(small_config), {"ln_final.weight": np.ones(3)})

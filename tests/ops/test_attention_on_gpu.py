@@ -1,4 +1,4 @@
-"""The CUDA attention kernels on a GPU, through Jittor, against plain operators in float32 on the CPU."""
+"""The CUDA attention kernels on a GPU, through Jittor, against PyTorch in float64 on the CPU."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterator
 import jittor as jt
 import numpy as np
 import pytest
+import torch
 
 from jseg.ops import attention, compiled
 from jseg.runtime.start import start
+from tests.ops import reference
 
 pytestmark = pytest.mark.gpu
 
@@ -18,28 +20,24 @@ TOLERANCES = {"float32": 1e-5, "bfloat16": 6e-3, "float16": 1.5e-3}
 # leading tokens, patch grid, region grid, prompts
 REGIONS = [(1, (8, 8), (4, 4), 10), (3, (5, 7), (2, 2), 1), (1, (9, 7), (1, 1), 0), (1, (32, 32), (4, 4), 100)]
 # depth of a head; 30 and 72 are padded, and rows of 30 numbers do not start at multiples of 16 bytes
-DEPTHS = [64, 32, 30, 72]
+KERNELS = [(dtype, depth) for dtype in TOLERANCES for depth in (64, 32, 30, 72)]
+every_kernel = pytest.mark.parametrize(("dtype", "depth"), KERNELS)
 
 
 @pytest.fixture(autouse=True)
 def on_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv("JSEG_KERNELS", raising=False)
     start("cuda")
-    if compiled.implementation(cuda=True) != "compiled":
+    if not compiled.compiled(cuda=True):
         pytest.skip(f"a GPU of compute capability {jt.flags.cuda_archs}")
-    poison()
+    waste = [jt.full((2**size,), float("nan")) for size in range(8, 25)]  # in the memory that is handed out next
+    jt.sync(waste, device_sync=True)
+    del waste
+    jt.sync_all(True)
     try:
         yield
     finally:
         start("cpu")
-
-
-def poison() -> None:
-    """Leaves NaN in the memory that Jittor hands out next."""
-    waste = [jt.full((2**size,), float("nan")) for size in range(8, 25)]
-    jt.sync(waste, device_sync=True)
-    del waste
-    jt.sync_all(True)
 
 
 def random_arrays(*shapes: tuple[int, ...]) -> list[np.ndarray]:
@@ -47,59 +45,49 @@ def random_arrays(*shapes: tuple[int, ...]) -> list[np.ndarray]:
     return [generator.standard_normal(shape).astype(np.float32) for shape in shapes]
 
 
-def results(form: Callable[..., jt.Var], arrays: list[np.ndarray], weight: np.ndarray, dtype: str) -> list[np.ndarray]:
-    """Output and gradients of all inputs."""
-    inputs = [jt.array(x).cast(dtype) for x in arrays]
-    output = form(*inputs)
-    assert str(output.dtype) == dtype
-    gradients = jt.grad((output.float32() * jt.array(weight)).sum(), inputs)
-    return [x.float32().numpy() for x in (output, *gradients)]
+def check(ours: Callable[..., jt.Var], theirs: Callable[..., torch.Tensor], shapes: list, dtype: str) -> None:
+    """Output and gradients of all inputs: the reference's numbers, and the same bits in a second run."""
+    inputs = [jt.array(x).cast(dtype) for x in random_arrays(*shapes)]
+    wide = [torch.tensor(x.float32().numpy(), dtype=torch.float64, requires_grad=True) for x in inputs]
+    expected = theirs(*wide)
+    (weight,) = random_arrays(tuple(expected.shape))
+    expected.backward(torch.from_numpy(weight).double())
+    runs = []
+    for _ in range(2):
+        output = ours(*inputs)
+        assert str(output.dtype) == dtype
+        gradients = jt.grad((output.float32() * jt.array(weight)).sum(), inputs)
+        runs.append([x.float32().numpy() for x in (output, *gradients)])
+    for first, second, exact in zip(*runs, [expected.detach(), *(x.grad for x in wide)], strict=True):
+        np.testing.assert_array_equal(first, second)
+        assert np.isfinite(first).all()
+        assert np.linalg.norm(first - exact.numpy()) <= TOLERANCES[dtype] * max(exact.norm().item(), 1.0)
 
 
-def check(form: Callable[..., jt.Var], arrays: list[np.ndarray], out_shape: tuple[int, ...], dtype: str) -> None:
-    """The same numbers as plain operators on the CPU, and the same bits in a second run."""
-    arrays = [jt.array(x).cast(dtype).float32().numpy() for x in arrays]  # rounded, so that both see the same
-    (weight,) = random_arrays(out_shape)
-    computed = results(form, arrays, weight, dtype)
-    again = results(form, arrays, weight, dtype)
-    with jt.flag_scope(use_cuda=0), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JSEG_KERNELS", "plain")
-        expected = results(form, arrays, weight, "float32")
-    for ours, second, theirs in zip(computed, again, expected, strict=True):
-        np.testing.assert_array_equal(ours, second)
-        assert np.isfinite(ours).all()
-        assert np.linalg.norm(ours - theirs) <= TOLERANCES[dtype] * max(np.linalg.norm(theirs), 1.0)
-
-
-@pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("depth", DEPTHS)
+@every_kernel
 @pytest.mark.parametrize("case", REGIONS)
 def test_region_attention(case: tuple, depth: int, dtype: str) -> None:
-    leading, patches, regions, prompts = case
-    heads, length = 3, leading + int(np.prod(patches)) + int(np.prod(regions))
-    width = heads * depth
-    arrays = random_arrays((2, length, 3 * width), (2, max(prompts, 1), 3 * width))
+    *structure, prompts = case
+    length, width = structure[0] + sum(int(np.prod(grid)) for grid in structure[1:]), 3 * depth
+    shapes, modules = [(2, length, 3 * width), (2, prompts, 3 * width)], (attention, reference)
     if prompts:
-        check(lambda x, y: attention.region_attention(x, y, heads, *case[:3]), arrays, (2, length, width), dtype)
+        check(*(lambda x, y, m=m: m.region_attention(x, y, 3, *structure) for m in modules), shapes, dtype)
     else:
-        check(lambda x: attention.self_attention(x, heads), arrays[:1], (2, length, width), dtype)
+        check(*(lambda x, m=m: m.self_attention(x, 3) for m in modules), shapes[:1], dtype)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("depth", DEPTHS)
+@every_kernel
 @pytest.mark.parametrize("length", [1, 77, 300])
 def test_causal_attention(length: int, depth: int, dtype: str) -> None:
-    arrays = random_arrays((3, length, 3 * 2 * depth))
-    check(lambda x: attention.self_attention(x, 2, causal=True), arrays, (3, length, 2 * depth), dtype)
+    forms = [lambda x, m=m: m.self_attention(x, 2, causal=True) for m in (attention, reference)]
+    check(*forms, [(3, length, 3 * 2 * depth)], dtype)
 
 
-@pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("depth", DEPTHS)
+@every_kernel
 @pytest.mark.parametrize("lengths", [(20, 1024), (1024, 171), (1, 1)])
 def test_cross_attention(lengths: tuple[int, int], depth: int, dtype: str) -> None:
-    width = 4 * depth
-    arrays = random_arrays((2, lengths[0], width), *[(2, lengths[1], width)] * 2)
-    check(lambda q, k, v: attention.cross_attention(q, k, v, 4), arrays, (2, lengths[0], width), dtype)
+    forms = [lambda q, k, v, f=f: f(q, k, v, 4) for f in (attention.cross_attention, reference.attention)]
+    check(*forms, [(2, lengths[0], 4 * depth), *[(2, lengths[1], 4 * depth)] * 2], dtype)
 
 
 def test_memory_that_is_not_aligned() -> None:

@@ -10,20 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from jseg.ops.region_structure import attention_allowed  # noqa: E402
-from tests.cuda_emulation.emulated_attention import (  # noqa: E402
-    CAUSAL,
-    FULL,
-    HERE,
-    KERNELS,
-    ORDERS,
-    REGIONS,
-    Emulation,
-    compile_library,
-)
+from tests.cuda_emulation.emulated_attention import CAUSAL, FULL, ORDERS, REGIONS, Emulation, compile_library
+from tests.ops import reference
 
 # norm of the error over the norm of the result; measured: 4e-7, 6e-4, 2.5e-3, 3.4e-4
 TOLERANCES = {"Float32": 2e-6, "TensorFloat32": 2e-3, "BFloat16": 5e-3, "Float16": 1e-3}
@@ -61,35 +51,12 @@ def in_float64(*tensors: torch.Tensor) -> list[torch.Tensor]:
     return [x.double().requires_grad_() for x in tensors]
 
 
-def attention(
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    heads: int,
-    allowed: np.ndarray | None = None,
-    keep: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Softmax attention of tokens (B, T, width), `keep` (B, heads, Tq, Tk) multiplies the weights."""
-    q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
-    scores = q @ k.transpose(2, 3) / q.shape[-1] ** 0.5
-    if allowed is not None:
-        scores = scores.masked_fill(~torch.from_numpy(allowed), -torch.inf)
-    weights = scores.softmax(-1)
-    return ((weights if keep is None else weights * keep) @ v).transpose(1, 2).flatten(2)
-
-
 def compare(computed: list[torch.Tensor], expected: list[torch.Tensor], tolerance: float) -> None:
     for ours, theirs in zip(computed, expected, strict=True):
         assert torch.isfinite(ours).all()
         error, size = (ours.double() - theirs).norm(), theirs.norm()
         allowed = tolerance * (float(size) if size > 1 else OF_NOTHING)
         assert error <= allowed, f"{float(error)} of {float(size)}"
-
-
-def region_mask(leading: int, patches: tuple[int, int], regions: tuple[int, int], prompts: int) -> np.ndarray:
-    allowed = attention_allowed(leading, patches, regions)
-    seen = np.arange(len(allowed)) < leading + patches[0] * patches[1]
-    return np.concatenate([allowed, np.repeat(seen[:, None], prompts, 1)], 1)
 
 
 def check_regions(emulation: Emulation, tolerance: float, case: tuple, heads: int = 2, seed: int = 0) -> None:
@@ -102,10 +69,7 @@ def check_regions(emulation: Emulation, tolerance: float, case: tuple, heads: in
     given = prompts if prompt_count else None
     computed = emulation.joint(projected, given, heads, REGIONS, structure, grad)
     of_tokens, of_prompts = in_float64(projected, prompts)
-    q, k, v = of_tokens.split(width, 2)
-    _, prompt_k, prompt_v = of_prompts.expand(batch, -1, -1).split(width, 2)
-    k, v = torch.cat([k, prompt_k], 1), torch.cat([v, prompt_v], 1)
-    out = attention(q, k, v, heads, region_mask(leading, patches, regions, prompt_count))
+    out = reference.region_attention(of_tokens, of_prompts, heads, leading, patches, regions)
     out.backward(grad.double())
     expected = [out.detach(), of_tokens.grad]
     if prompt_count and of_images == batch:
@@ -128,8 +92,7 @@ def test_self_attention(number_type: str, depth: int, offset: int, mask: int, le
     projected, grad = random_tensors(emulation, 1, *shapes)
     computed = emulation.joint(projected, None, heads, mask, (0,) * 5, grad)
     (tokens,) = in_float64(projected)
-    allowed = np.tril(np.ones((length, length), dtype=bool)) if mask == CAUSAL else None
-    out = attention(*tokens.split(heads * depth, 2), heads, allowed)
+    out = reference.self_attention(tokens, heads, mask == CAUSAL)
     out.backward(grad.double())
     compare(computed, [out.detach(), tokens.grad], TOLERANCES[number_type])
 
@@ -137,13 +100,7 @@ def test_self_attention(number_type: str, depth: int, offset: int, mask: int, le
 def check_cross(emulation: Emulation, tolerance: float, lengths: tuple[int, int], dropout: float, folder: Path) -> None:
     heads, batch, seed = 3, 2, 0x123456789ABCDEF
     width = heads * emulation.depth
-    sizes = (
-        (batch, lengths[0], width),
-        (batch, lengths[1], width),
-        (batch, lengths[1], width),
-        (batch, lengths[0], width),
-    )
-    q, k, v, grad = random_tensors(emulation, 2, *sizes)
+    q, k, v, grad = random_tensors(emulation, 2, *((batch, lengths[i], width) for i in (0, 1, 1, 0)))
     computed = emulation.cross(q, k, v, heads, grad, dropout, seed)
     keep = None
     if dropout:
@@ -157,7 +114,7 @@ def check_cross(emulation: Emulation, tolerance: float, lengths: tuple[int, int]
         assert abs((factors == 0).mean() - dropout) < 0.05
         keep = torch.from_numpy(factors).double()
     inputs = in_float64(q, k, v)
-    out = attention(*inputs, heads, None, keep)
+    out = reference.attention(*inputs, heads, None, keep)
     out.backward(grad.double())
     compare(computed, [out.detach(), *(x.grad for x in inputs)], tolerance)
 
@@ -227,16 +184,3 @@ def test_large_scores_stay_finite(folder: Path) -> None:
     out, grad_projected = emulation.joint(projected * 1000, None, 1, FULL, (0,) * 5, grad)
     assert torch.isfinite(out).all() and torch.isfinite(grad_projected).all()
     assert out.abs().max() < 1e4  # weights add up to 1
-
-
-def test_kernels_are_all_tested_here() -> None:
-    """Every source of the folder is reached from the one that the emulation compiles."""
-    reached, waiting = set(), ["attention_calls.cuh"]
-    while waiting:
-        name = waiting.pop()
-        reached.add(name)
-        lines = (KERNELS / name).read_text().splitlines()
-        included = [line.split('"')[1] for line in lines if line.startswith('#include "') and line.endswith('.cuh"')]
-        waiting += [other for other in included if other not in reached]
-    assert reached == {path.name for path in KERNELS.glob("*.cuh")}
-    assert (HERE / "attention.cpp").read_text().count("attention_calls.cuh") == 1

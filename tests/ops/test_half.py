@@ -12,10 +12,9 @@ import torch
 from jseg.ops import compiled
 from jseg.ops.attention import cross_attention, self_attention
 from jseg.ops.bilinear import resize_bilinear
-from jseg.ops.dropout import dropout
 from jseg.ops.half import HALVES, cast, widen
-from jseg.ops.layer_norm import layer_norm
-from jseg.ops.linear import ACTIVATIONS, activation_slope, linear
+from jseg.ops.layers import ACTIVATIONS, dropout, layer_norm, linear
+from tests.ops import reference
 
 STEP = {"bfloat16": 2.0**-8, "float16": 2.0**-11}  # largest relative error of rounding to nearest
 
@@ -55,31 +54,46 @@ def test_gradients_of_casts_are_rounded_to_nearest_too(dtype: str) -> None:
     np.testing.assert_array_equal(gradient.numpy(), expected)
 
 
+def run(
+    ours: Callable[..., jt.Var], theirs: Callable[..., torch.Tensor], arrays: list[np.ndarray], types: list[str]
+) -> list[tuple[jt.Var, np.ndarray]]:
+    """Output and gradients of `ours` on inputs of these types, each with the numbers of `theirs` in float64."""
+    inputs = [cast(jt.array(x), dtype) for x, dtype in zip(arrays, types, strict=True)]
+    output = ours(*inputs)
+    grad = half_grid(tuple(output.shape), types[0], 9)
+    gradients = jt.grad((widen(output) * jt.array(grad)).sum(), inputs)
+    wide = [torch.from_numpy(x.astype(np.float64)).requires_grad_() for x in arrays]
+    expected = theirs(*wide)
+    expected.backward(torch.from_numpy(grad.astype(np.float64)))
+    assert [str(x.dtype) for x in (output, *gradients)] == [types[0], *types]
+    return list(zip([output, *gradients], [expected.detach().numpy(), *(x.grad.numpy() for x in wide)], strict=True))
+
+
+def largest_error(computed: jt.Var, expected: np.ndarray) -> float:
+    return np.abs(widen(computed).numpy() - expected).max()
+
+
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("choice", ["auto", "plain"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_linear(dtype: str, choice: str, activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Forward and gradients against float64; the plain form rounds product, sum and activation one by one."""
     monkeypatch.setenv(compiled.VARIABLE, choice)
-    x, weight, grad = half_grid((2, 37, 40), dtype), half_grid((70, 40), dtype, 1), half_grid((2, 37, 70), dtype, 2)
-    bias = np.random.default_rng(3).standard_normal(70).astype(np.float32)
-    inputs = [cast(jt.array(x), dtype), jt.array(weight), jt.array(bias)]
-    output = linear(*inputs, activation)
-    gradients = jt.grad((widen(output) * jt.array(grad)).sum(), inputs)
-    wide = [torch.from_numpy(value.astype(np.float64)).requires_grad_() for value in (x, weight, bias)]
-    before = wide[0] @ wide[1].T + wide[2]
     act = {"none": lambda y: y, "relu": torch.relu, "quick_gelu": lambda y: y * torch.sigmoid(1.702 * y)}[activation]
-    expected = act(before)
-    expected.backward(torch.from_numpy(grad.astype(np.float64)))
+    x, weight = half_grid((2, 37, 40), dtype), half_grid((70, 40), dtype, 1)
+    bias = np.random.default_rng(3).standard_normal(70).astype(np.float32)
+    (output, expected), *gradients = run(
+        lambda *inputs: linear(*inputs, activation),
+        lambda x, weight, bias: act(x @ weight.T + bias),
+        [x, weight, bias],
+        [dtype, "float32", "float32"],
+    )
     if choice == "auto":
-        close(output, expected.detach().numpy(), dtype)
+        close(output, expected, dtype)
     else:  # roundings of the product and of its sum with the bias show where these cancel
-        largest = (np.abs(widen(output).numpy() - expected.detach().numpy())).max()
-        assert str(output.dtype) == dtype and largest <= 3 * STEP[dtype] * before.detach().abs().max().item()
-    for gradient, variable, kind in zip(gradients, wide, (dtype, "float32", "float32"), strict=True):
-        assert str(gradient.dtype) == kind
-        error = np.abs(widen(gradient).numpy() - variable.grad.numpy()).max()
-        assert error <= (1 if choice == "auto" else 3) * STEP[dtype] * variable.grad.abs().max().item()
+        assert largest_error(output, expected) <= 3 * STEP[dtype] * np.abs(x @ weight.T + bias).max()
+    for computed, exact in gradients:
+        assert largest_error(computed, exact) <= (1 if choice == "auto" else 3) * STEP[dtype] * np.abs(exact).max()
 
 
 def test_linear_adds_a_float32_residual_without_rounding_it() -> None:
@@ -92,43 +106,21 @@ def test_linear_adds_a_float32_residual_without_rounding_it() -> None:
     np.testing.assert_array_equal(gradient.numpy(), 1)
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS[1:])
-def test_slopes_of_activations(activation: str) -> None:
-    before = np.linspace(-6, 6, 101).astype(np.float32)  # 0 among them
-    variable = torch.from_numpy(before.astype(np.float64)).requires_grad_()
-    act = {"relu": torch.relu, "quick_gelu": lambda y: y * torch.sigmoid(1.702 * y)}[activation]
-    act(variable).sum().backward()
-    np.testing.assert_allclose(activation_slope(jt.array(before), activation).numpy(), variable.grad, atol=1e-6)
-
-
-def double_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, heads: int) -> torch.Tensor:
-    q, k, v = (x.reshape(*x.shape[:2], heads, -1).transpose(1, 2) for x in (q, k, v))
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-
-
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("choice", ["auto", "plain"])
 def test_attention(dtype: str, choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Outputs to one rounding, gradients to two of their largest value (the output that they use was rounded too)."""
     monkeypatch.setenv(compiled.VARIABLE, choice)
-    grad = half_grid((2, 9, 16), dtype, 5)
-    joint, separate = half_grid((2, 9, 48), dtype), [half_grid((2, n, 16), dtype, n) for n in (9, 7, 6)]
-    separate[2] = half_grid((2, 7, 16), dtype, 6)
+    q, k, v = (half_grid((2, length, 16), dtype, seed) for seed, length in enumerate((9, 7, 7)))
     for arrays, ours, theirs in (
-        ([joint], lambda x: self_attention(x, 2), lambda x: double_attention(*x.split(16, 2), 2)),
-        (separate, lambda q, k, v: cross_attention(q, k, v, 2), lambda q, k, v: double_attention(q, k, v, 2)),
+        ([half_grid((2, 9, 48), dtype)], self_attention, reference.self_attention),
+        ([q, k, v], cross_attention, reference.attention),
     ):
-        inputs = [cast(jt.array(array), dtype) for array in arrays]
-        output = ours(*inputs)
-        gradients = jt.grad((widen(output) * jt.array(grad)).sum(), inputs)
-        wide = [torch.from_numpy(array.astype(np.float64)).requires_grad_() for array in arrays]
-        expected = theirs(*wide)
-        expected.backward(torch.from_numpy(grad.astype(np.float64)))
-        close(output, expected.detach().numpy(), dtype)
-        for gradient, variable in zip(gradients, wide, strict=True):
-            assert str(gradient.dtype) == dtype
-            error = np.abs(widen(gradient).numpy() - variable.grad.numpy()).max()
-            assert error <= 2 * STEP[dtype] * variable.grad.abs().max().item()
+        forms = [lambda *inputs, f=f: f(*inputs, 2) for f in (ours, theirs)]
+        (output, expected), *gradients = run(*forms, arrays, [dtype] * len(arrays))
+        close(output, expected, dtype)
+        for computed, exact in gradients:
+            assert largest_error(computed, exact) <= 2 * STEP[dtype] * np.abs(exact).max()
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -138,16 +130,10 @@ def test_layer_norm(dtype: str, parameters: str) -> None:
     x, weight, bias = half_grid((3, 11, 64), dtype), half_grid((64,), dtype, 1), half_grid((64,), dtype, 2)
     x[..., 5] = 64.0
     kind = dtype if parameters == "half" else "float32"
-    inputs = [cast(jt.array(x), dtype), *(cast(jt.array(value), kind) for value in (weight, bias))]
-    grad = half_grid((3, 11, 64), dtype, 3)
-    output = layer_norm(*inputs, 1e-5)
-    gradients = jt.grad((widen(output) * jt.array(grad)).sum(), inputs)
-    wide = [torch.from_numpy(value.astype(np.float64)).requires_grad_() for value in (x, weight, bias)]
-    expected = torch.nn.functional.layer_norm(wide[0], (64,), wide[1], wide[2], 1e-5)
-    expected.backward(torch.from_numpy(grad.astype(np.float64)))
-    close(output, expected.detach().numpy(), dtype)
-    for gradient, variable, name in zip(gradients, wide, (dtype, kind, kind), strict=True):
-        close(gradient, variable.grad.numpy(), name)
+    normalise = torch.nn.functional.layer_norm
+    forms = [lambda *inputs: layer_norm(*inputs, 1e-5), lambda x, w, b: normalise(x, (64,), w, b, 1e-5)]
+    for computed, exact in run(*forms, [x, weight, bias], [dtype, kind, kind]):
+        close(computed, exact, str(computed.dtype))
 
 
 @pytest.mark.parametrize("dtype", HALVES)

@@ -9,14 +9,8 @@ import numpy as np
 import pytest
 
 from jseg.ops import compiled
-from jseg.ops.dropout import dropout
-from jseg.ops.layer_norm import layer_norm
-from jseg.ops.linear import ACTIVATIONS, activate, linear
-
-
-def random_vars(*shapes: tuple[int, ...], seed: int = 0) -> list[jt.Var]:
-    generator = np.random.default_rng(seed)
-    return [jt.array(generator.standard_normal(shape).astype(np.float32)) for shape in shapes]
+from jseg.ops.layers import ACTIVATIONS, activate, dropout, layer_norm, linear
+from tests.ops.reference import random_vars
 
 
 def compare(form: Callable[..., jt.Var], inputs: list[jt.Var], monkeypatch: pytest.MonkeyPatch) -> None:

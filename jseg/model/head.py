@@ -1,0 +1,194 @@
+"""The head: image features and class embeddings -> mask logits, and the recovery decoder that training needs besides.
+
+Region alignment: text x region x global -> class queries; regions + global + patches -> pixels. Without regions
+(`model.region_grid=0`) these are the descriptors of ZegCLIP (Zhou et al., CVPR 2023): queries `concat[G * T, T]`, one
+for each class (M = 1 below), and pixels `concat[G, I]`. In the two-way decoder, class queries attend to pixels and
+pixels to class queries. The recovery decoder predicts the decoder's inputs from its outputs.
+"""
+
+from __future__ import annotations
+
+import jittor as jt
+from jittor import nn
+
+from jseg.clip.blocks import Dropout, LayerNorm, Linear, Trace
+from jseg.config import ModelConfig
+from jseg.errors import UserError
+from jseg.model.image_encoder import ImageFeatures, as_maps
+from jseg.model.losses import TrainingOutputs
+from jseg.ops.attention import cross_attention
+from jseg.ops.bilinear import grid_interpolation_matrix
+from jseg.ops.half import cast, widen
+from jseg.ops.layers import linear
+
+
+def region_texts(features: ImageFeatures, text: jt.Var) -> jt.Var:
+    """Text features times (region + image) features, (B, M, C, D)."""
+    visual = features.whole.unsqueeze(1)
+    if features.regions is not None:
+        visual = features.regions + visual  # (B, M, D)
+    return visual.unsqueeze(2) * text
+
+
+def query_features(features: ImageFeatures, text: jt.Var) -> jt.Var:
+    """`concat[(R_m + G) * T_c, T_c]`, (B, M * C, 2D), index m * C + c: the input of `q_proj`."""
+    weighted = region_texts(features, text)
+    both = jt.concat([weighted, text.broadcast(weighted.shape)], dim=3)
+    return both.reshape(both.shape[0], -1, both.shape[3])
+
+
+def region_maps(regions: jt.Var, features: ImageFeatures) -> jt.Var:
+    """Vectors of the regions (B, M, D), resized bilinearly to the patch grid: (B, N, D)."""
+    matrix = jt.array(grid_interpolation_matrix(features.region_grid, features.patch_grid))
+    return jt.matmul(matrix.broadcast((regions.shape[0], *matrix.shape)), regions)
+
+
+def pixel_features(features: ImageFeatures) -> jt.Var:
+    """`concat[up(R), G, I]`, (B, N, 3D), without regions (B, N, 2D): the input of `lateral_proj`."""
+    whole = features.whole.unsqueeze(1).broadcast(features.patches.shape)
+    regions = [] if features.regions is None else [region_maps(features.regions, features)]
+    return jt.concat([*regions, whole, features.patches], dim=2)
+
+
+def partial_projection(x: jt.Var, layer: Linear, first: int, bias: bool = False) -> jt.Var:
+    """The part of the output of `layer` that comes from x (…, width), its input from channel `first` on; float32."""
+    weight = layer.weight[:, first : first + x.shape[-1]]
+    return widen(linear(cast(x, layer.compute), weight, layer.bias if bias else None))
+
+
+def class_queries(features: ImageFeatures, text: jt.Var, q_proj: Linear) -> jt.Var:
+    """`q_proj(query_features(...))`, (B, M * C, D); the term of the text alone is computed once, not per region."""
+    weighted = partial_projection(region_texts(features, text), q_proj, 0)
+    queries = weighted + partial_projection(text, q_proj, text.shape[1], bias=True)  # (B, M, C, D) + (C, D)
+    return queries.reshape(queries.shape[0], -1, queries.shape[3])
+
+
+def pixels(features: ImageFeatures, lateral_proj: Linear) -> jt.Var:
+    """`lateral_proj(pixel_features(...))`, (B, N, D); regions and global are projected before they are repeated."""
+    depth = features.whole.shape[-1]
+    first = lateral_proj.weight.shape[1] - 2 * depth  # the weight is (D, 3D), without regions (D, 2D)
+    whole = partial_projection(features.whole, lateral_proj, first, bias=True)
+    patches = partial_projection(features.patches, lateral_proj, first + depth)
+    if features.regions is not None:
+        patches = patches + region_maps(partial_projection(features.regions, lateral_proj, 0), features)
+    return patches + whole.unsqueeze(1)
+
+
+class CrossAttention(nn.Module):
+    """Attention of one side to the other, with biased projections and dropout on the weights."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        if heads < 1 or width % heads:
+            raise UserError(f"model.decoder_heads={heads}: must divide model.output_dim={width}")
+        self.heads = heads
+        self.q, self.k, self.v, self.proj = (Linear(width, width) for _ in range(4))
+        self.weight_dropout = Dropout(dropout)
+
+    def execute(self, x: jt.Var, memory: jt.Var) -> jt.Var:
+        """x (B, Tx, width) attends to memory (B, Tm, width)."""
+        q, k, v = self.q(x), self.k(memory), self.v(memory)
+        return self.proj(cross_attention(q, k, v, self.heads, self.weight_dropout.rate_now()))
+
+
+class DecoderLayer(nn.Module):
+    """Cross-attention and MLP, each added to its input and normalised after."""
+
+    def __init__(self, width: int, heads: int, ffn_factor: int, dropout: float, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.linear1 = Linear(width, ffn_factor * width)
+        self.linear2 = Linear(ffn_factor * width, width)
+        self.norm2 = LayerNorm(width, eps)
+        self.norm3 = LayerNorm(width, eps)
+        self.multihead_attn = CrossAttention(width, heads, dropout)
+        self.dropout = Dropout(dropout)
+
+    def execute(self, x: jt.Var, memory: jt.Var) -> jt.Var:
+        """x (B, Tx, width) with memory (B, Tm, width) -> (B, Tx, width)."""
+        x = self.norm2(x + widen(self.dropout(self.multihead_attn(x, memory))))
+        inner = self.dropout(self.linear1(x, activation="relu"))
+        return self.norm3(x + widen(self.dropout(self.linear2(inner))))
+
+
+class DecoderSide(nn.Module):
+    """The layers of one side, under their released state names."""
+
+    def __init__(self, layers: list[DecoderLayer]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+
+def decode(
+    q_layers: nn.ModuleList, v_layers: nn.ModuleList, q: jt.Var, v: jt.Var, trace: Trace | None = None
+) -> tuple[jt.Var, jt.Var]:
+    """Queries (B, M * C, D) and pixels (B, N, D) through all layers; each layer updates both from the old values."""
+    for index, (q_layer, v_layer) in enumerate(zip(q_layers, v_layers, strict=True), start=1):
+        q, v = q_layer(q, v), v_layer(v, q)
+        if trace is not None:
+            trace[f"q{index}"], trace[f"v{index}"] = q, v
+    return q, v
+
+
+class RecoveryDecoder(nn.Module):
+    """Linear layers around a two-way decoder; state names as released (`k` = pixels)."""
+
+    def __init__(self, q_layers: list[DecoderLayer], v_layers: list[DecoderLayer], width: int) -> None:
+        super().__init__()
+        self.decouple_q = nn.ModuleList(q_layers)
+        self.decouple_v = nn.ModuleList(v_layers)
+        self.linear_q_in = Linear(width, width)
+        self.linear_k_in = Linear(width, width)
+        self.linear_q_out = Linear(width, 2 * width)
+        self.linear_k_out = Linear(width, width)
+
+    def execute(self, q: jt.Var, v: jt.Var) -> tuple[jt.Var, jt.Var]:
+        """Decoded queries (B, M * C, D) and pixels (B, N, D) -> recovered (B, M * C, 2D) and (B, N, D)."""
+        q, v = widen(self.linear_q_in(q)), widen(self.linear_k_in(v))
+        q, v = decode(self.decouple_q, self.decouple_v, q, v)
+        return widen(self.linear_q_out(q)), widen(self.linear_k_out(v))
+
+
+class DecodeHead(nn.Module):
+    """Image features and text (C, D) -> mask logits."""
+
+    def __init__(self, config: ModelConfig, norm_eps: float = 1e-5) -> None:
+        super().__init__()
+        depth = config.output_dim
+
+        def layers(count: int) -> list[DecoderLayer]:
+            sizes = (depth, config.decoder_heads, config.ffn_factor, config.decoder_dropout, norm_eps)
+            return [DecoderLayer(*sizes) for _ in range(count)]
+
+        self.depth = depth
+        self.decoder_q = DecoderSide(layers(config.decoder_layers))
+        self.decoder_v = DecoderSide(layers(config.decoder_layers))
+        self.recovery_decoder = RecoveryDecoder(layers(config.recovery_layers), layers(config.recovery_layers), depth)
+        self.lateral_proj = Linear((3 if config.region_grid else 2) * depth, depth)
+        self.q_proj = Linear(2 * depth, depth)
+
+    def decode(self, features: ImageFeatures, text: jt.Var, trace: Trace | None) -> tuple[jt.Var, jt.Var, jt.Var]:
+        """Class queries (B, M * C, D), index m * C + c, and pixels (B, N, D) after the decoder; mask logits."""
+        if len(text.shape) != 2 or text.shape[1] != self.depth:
+            raise UserError(f"text features are {tuple(text.shape)}: expected (classes, {self.depth}) for this model")
+        q, v = class_queries(features, text, self.q_proj), pixels(features, self.lateral_proj)
+        if trace is not None:
+            trace["ram_q"], trace["ram_v"] = query_features(features, text), pixel_features(features)
+            trace["q0"], trace["v0"] = q, v
+        q, v = decode(self.decoder_q.layers, self.decoder_v.layers, q, v, trace)
+        # the mean over regions of q @ v^T
+        mean = q.reshape(q.shape[0], q.shape[1] // len(text), len(text), self.depth).mean(1)  # (B, C, D)
+        logits = as_maps(jt.matmul(v, mean.transpose(0, 2, 1)), features.patch_grid)
+        if trace is not None:
+            trace["logits_grid"] = logits
+        return q, v, logits
+
+    def execute(self, features: ImageFeatures, text: jt.Var, trace: Trace | None = None) -> jt.Var:
+        """Mask logits (B, C, h, w) on the patch grid."""
+        return self.decode(features, text, trace)[2]
+
+    def training_outputs(self, features: ImageFeatures, text: jt.Var, trace: Trace | None = None) -> TrainingOutputs:
+        """As `execute`, with the recovery decoder."""
+        q, v, logits = self.decode(features, text, trace)
+        queries, patches = self.recovery_decoder(q, v)
+        targets = query_features(features, text).detach(), features.patches.detach()
+        return TrainingOutputs(logits, queries, targets[0], patches, targets[1])
