@@ -63,7 +63,7 @@ class DataConfig:
     dataset: str = "shapes"  # class list: see jseg/data/class_names.py
     split: str = ""  # which seen/unseen split, where a data set has several
     setting: str = "inductive"  # inductive, transductive or supervised
-    held_out: tuple[str, ...] = ()  # seen classes that play the unseen ones, to calibrate gamma; see data/held_out.py
+    held_out: tuple[str, ...] = ()  # seen classes that play the unseen ones, to calibrate gamma
     root: str = path_field()
     train: SplitConfig = field(default_factory=SplitConfig)
     val: SplitConfig = field(default_factory=SplitConfig)

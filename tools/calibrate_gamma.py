@@ -20,9 +20,8 @@ from pathlib import Path
 
 from jseg.clip.class_embeddings import class_embeddings
 from jseg.config import Config, read_config
-from jseg.data.class_names import ClassList, class_list
+from jseg.data.class_names import ClassList, class_list, classes_of, suggestion
 from jseg.data.dataset import open_dataset
-from jseg.data.held_out import classes_of, suggestion
 from jseg.engine import checkpoint
 from jseg.errors import UserError
 from jseg.files import check_writable, write_json

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from jseg.config import apply_overrides, check, from_dict
-from jseg.data.held_out import classes_of
+from jseg.data.class_names import classes_of
 from jseg.data.label_maps import training_classes
 from jseg.engine import checkpoint
 from jseg.engine.load import check_shares

@@ -24,9 +24,8 @@ from jseg.clip.class_embeddings import class_embeddings
 from jseg.clip.weights import ClipWeights
 from jseg.config import Config, read_config
 from jseg.data.check import quick_check
-from jseg.data.class_names import ClassList
+from jseg.data.class_names import ClassList, classes_of
 from jseg.data.dataset import Dataset, open_dataset
-from jseg.data.held_out import classes_of
 from jseg.engine import checkpoint
 from jseg.engine import load as recipe
 from jseg.engine.load import build_model, clip_of, in_precision, print_if_any

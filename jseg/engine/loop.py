@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from jseg.config import to_dict
-from jseg.data.loader import Batch, whole_batch
+from jseg.data.loader import Batch
 from jseg.engine.log import RunLog
 from jseg.engine.progress import Progress, best_metric
 from jseg.engine.saver import Saver
@@ -117,14 +117,14 @@ class Loop:
 
     def _skipped(self, batch: Batch, report: StepReport) -> None:
         """Counts and logs a step without an update; gives up after too many in a row."""
-        batch = whole_batch(self.ranks.gathered(batch))
-        progress, names = self.progress, ", ".join(batch.names)
+        names = [name for group in zip(*self.ranks.gathered(batch.names), strict=True) for name in group]
+        progress = self.progress
         progress.bad_steps += 1
         progress.bad_in_a_row += 1
-        print(f"warning: iteration {batch.iteration + 1} is skipped ({names}): {report.problem}", flush=True)
+        print(f"warning: iteration {batch.iteration + 1} is skipped ({', '.join(names)}): {report.problem}", flush=True)
         losses = {name: value if math.isfinite(value) else str(value) for name, value in report.losses.items()}
         self.log.write(
-            "bad step", batch.iteration + 1, problem=report.problem, names=batch.names, losses=losses,
+            "bad step", batch.iteration + 1, problem=report.problem, names=names, losses=losses,
             bad_steps=progress.bad_steps, in_a_row=progress.bad_in_a_row,
         )  # fmt: skip
         if progress.bad_in_a_row >= self.config.max_bad_steps:
