@@ -21,7 +21,7 @@ from jseg.data.class_names import classes_of, count_note
 from jseg.data.dataset import SegmentationDataset
 from jseg.errors import UserError
 
-SHOWN_FILES = 20  # of a fault
+SHOWN = 30  # problems of a split
 
 
 def class_table(reports: list[SplitReport]) -> str:
@@ -60,18 +60,17 @@ def main(arguments: list[str] | None = None) -> int:
         report = check_split(split, options.fraction, sys.stderr.isatty())
         print(f"{section}: {len(split):,} pairs, {report.read:,} of them read")
         if (note := count_note(data.dataset, section, len(split))) and not options.allow_partial:
-            report.faults[f"{note} (--allow-partial if only a part is meant)"] = []
+            report.problems.append(f"{note} (--allow-partial if only a part is meant)")
         reports.append(report)
     print(class_table(reports))
-    faults = [(report.dataset.section, *item) for report in reports for item in report.faults.items()]
-    for section, fault, files in faults:
-        print(f"found: {section}: {fault}" + (f": {len(files)} files" if files else ""))
-        for file in files[:SHOWN_FILES]:
-            print(f"  {file}")
-        if len(files) > SHOWN_FILES:
-            print(f"  and {len(files) - SHOWN_FILES} more")
-    print("nothing wrong was found" if not faults else f"{len(faults)} faults")
-    return 1 if faults else 0
+    for report in reports:
+        for problem in report.problems[:SHOWN]:
+            print(f"found: {report.dataset.section}: {problem}")
+        if len(report.problems) > SHOWN:
+            print(f"and {len(report.problems) - SHOWN} more in {report.dataset.section}")
+    count = sum(len(report.problems) for report in reports)
+    print(f"{count} problems" if count else "nothing wrong was found")
+    return 1 if count else 0
 
 
 if __name__ == "__main__":

@@ -16,14 +16,10 @@ from tqdm import tqdm
 
 from jseg.data.class_names import IGNORED, ClassList
 from jseg.data.dataset import PREPARATION, Dataset, SegmentationDataset
-from jseg.data.image_files import read_image, read_stored_labels
+from jseg.data.image_files import read_stored_labels
 from jseg.data.label_maps import listed, stored_lookup
 from jseg.data.workers import map_in_order
 from jseg.errors import UserError
-
-QUICK_PAIRS = 50
-_THREADS = 4  # decoding needs no GIL
-_OUTSIDE = "values outside the class list"
 
 
 @dataclass
@@ -32,27 +28,21 @@ class SplitReport:
 
     dataset: SegmentationDataset
     read: int
-    faults: dict[str, list[str]] = field(default_factory=dict)  # what is wrong -> files that show it, with details
+    problems: list[str] = field(default_factory=list)  # sentences about the split as a whole or about one file
     maps: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))  # label maps that hold each stored value
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))  # pixels of each stored value
 
 
-def examine(dataset: SegmentationDataset, index: int) -> tuple[str, str, np.ndarray]:
-    """Reads pair `index`: its fault ("" = none), the file with details, and (256,) pixels of each stored value."""
+def examine(dataset: SegmentationDataset, index: int) -> tuple[str, np.ndarray]:
+    """Reads pair `index`: what is wrong with it ("" = nothing), and (256,) pixels of each stored value."""
     pixels, path = np.zeros(256, np.int64), dataset.labels_path(index)
     try:
-        height, width = read_image(dataset.image_path(index)).shape[:2]
-        if path is None:
-            return "", "", pixels
-        stored = read_stored_labels(path)
+        if path:
+            pixels = np.bincount(read_stored_labels(path).ravel(), minlength=256)
+        dataset.read(index)
     except UserError as error:
-        return "files that cannot be used", str(error), pixels
-    pixels = np.bincount(stored.ravel(), minlength=256)
-    if stored.shape != (height, width):
-        details = f"{path} ({stored.shape[1]}x{stored.shape[0]} pixels, its image {width}x{height})"
-        return "label maps of another size than their image", details, pixels
-    outside = np.flatnonzero((stored_lookup(dataset.class_list) < 0) & (pixels > 0)).tolist()
-    return (_OUTSIDE, f"{path} (values {listed(outside)})", pixels) if outside else ("", "", pixels)
+        return str(error), pixels
+    return "", pixels
 
 
 def value_fault(maps: np.ndarray, total: int, class_list: ClassList) -> str:
@@ -76,18 +66,16 @@ def value_fault(maps: np.ndarray, total: int, class_list: ClassList) -> str:
 
 
 def read_pairs(dataset: SegmentationDataset, indices: Sequence[int], progress: bool = False) -> SplitReport:
-    """Reads pairs as a whole."""
+    """Reads pairs as a whole, with four threads (decoding needs no GIL)."""
     report = SplitReport(dataset, len(indices))
-    found = map_in_order(examine, ((index,) for index in indices), _THREADS, shared=(dataset,), threads=True)
-    bar = tqdm(found, desc=dataset.section, total=len(indices), unit="pair", disable=not progress)
-    for fault, details, pixels in bar:
+    found = map_in_order(examine, ((index,) for index in indices), 4, shared=(dataset,), threads=True)
+    for problem, pixels in tqdm(found, dataset.section, len(indices), unit="pair", disable=not progress):
         report.pixels += pixels
         report.maps += pixels > 0
-        if fault:
-            report.faults.setdefault(fault, []).append(details)
-    outside = report.faults.pop(_OUTSIDE, [])
+        if problem:
+            report.problems.append(problem)
     if fault := value_fault(report.maps, len(indices), dataset.class_list):
-        report.faults[fault] = outside
+        report.problems.insert(0, fault)
     return report
 
 
@@ -101,7 +89,8 @@ def check_split(dataset: SegmentationDataset, fraction: float = 1.0, progress: b
     count = min(len(whole), max(1, round(fraction * len(dataset))))
     report = read_pairs(dataset, sorted(random.Random(0).sample(whole, count)), progress)
     if missing:
-        report.faults[f"missing; {PREPARATION[dataset.class_list.dataset]}"] = sorted(map(str, missing))
+        report.problems.append(f"{len(missing)} files are missing; {PREPARATION[dataset.class_list.dataset]}")
+        report.problems += [f"{path}: missing" for path in sorted(missing)]
     return report
 
 
@@ -109,13 +98,9 @@ def quick_check(dataset: Dataset) -> None:
     """Reads 50 random pairs before a run; drawn data sets are not looked at. UserError says what is wrong."""
     if not isinstance(dataset, SegmentationDataset):
         return
-    indices = sorted(random.Random(1).sample(range(len(dataset)), min(QUICK_PAIRS, len(dataset))))
-    faults = [
-        f"{fault} [{listed(files, 3)}]" if files else fault
-        for fault, files in read_pairs(dataset, indices).faults.items()
-    ]
-    if faults:
+    indices = sorted(random.Random(1).sample(range(len(dataset)), min(50, len(dataset))))
+    if problems := read_pairs(dataset, indices).problems:
         raise UserError(
-            f"{dataset.class_list.title} {dataset.section}, {len(indices)} random pairs: {'; '.join(faults)}. "
+            f"{dataset.class_list.title} {dataset.section}, {len(indices)} random pairs: {listed(problems, 4)}. "
             "tools/check_dataset.py looks at all of them"
         )

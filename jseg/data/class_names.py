@@ -126,28 +126,18 @@ def voc_palette(count: int) -> np.ndarray:
     return colours.astype(np.uint8)
 
 
+_COCO_UNSEEN = (19, 23, 28, 29, 36, 51, 76, 88, 94, 112, 133, 136, 137, 157, 160)
 _CLASS_LISTS = (
     ClassList("shapes", "", SHAPES_NAMES, tuple(range(15, 20)), tuple(range(20)), (IGNORED,)),
     ClassList("voc12", "", VOC12_NAMES, tuple(range(15, 20)), tuple(range(1, 21)), (0, IGNORED)),
-    ClassList(
-        "coco_stuff",
-        "",
-        COCO_STUFF_NAMES,
-        (19, 23, 28, 29, 36, 51, 76, 88, 94, 112, 133, 136, 137, 157, 160),
-        tuple(range(171)),
-        (IGNORED,),
-    ),
+    ClassList("coco_stuff", "", COCO_STUFF_NAMES, _COCO_UNSEEN, tuple(range(171)), (IGNORED,)),
     ClassList("context", "A", CONTEXT_NAMES, (0, 6, 7, 14, 19, 24, 31, 33, 48, 54), tuple(range(1, 60)), (0, IGNORED)),
     ClassList("context", "B", CONTEXT_NAMES, (0, 2, 3, 7, 9, 13, 17, 19, 31, 37), tuple(range(1, 60)), (0, IGNORED)),
 )
 
 
 def class_list(dataset: str, split: str = "") -> ClassList:
-    """The class list of a data set; `split` "" is its default split.
-
-    Raises:
-        UserError: unknown data set or split, with the choices.
-    """
+    """The class list of a data set; `split` "" is its default split. UserError lists the choices."""
     splits = {item.split: item for item in _CLASS_LISTS if item.dataset == dataset}
     if not splits:
         choices = ", ".join(dict.fromkeys(item.dataset for item in _CLASS_LISTS))
@@ -159,11 +149,7 @@ def class_list(dataset: str, split: str = "") -> ClassList:
 
 
 def classes_of(data: DataConfig) -> ClassList:
-    """The class list that a configuration asks for: that of its data set and split, or one for calibration.
-
-    Raises:
-        UserError: unknown data set or split; held-out classes that cannot be held out.
-    """
+    """The class list that a configuration asks for: that of its data set and split, or one for calibration."""
     classes = class_list(data.dataset, data.split)
     return held_out_list(classes, data.held_out) if data.held_out else classes
 
@@ -171,10 +157,8 @@ def classes_of(data: DataConfig) -> ClassList:
 def held_out_list(classes: ClassList, held_out: Sequence[str]) -> ClassList:
     """The class list to calibrate gamma on: only the seen classes, numbered anew, with `held_out` as the unseen ones.
 
-    Pixels of truly unseen classes are ignored, so a gamma chosen on this list has never met an unseen class.
-
-    Raises:
-        UserError: `held_out` are not some of the seen classes.
+    Pixels of truly unseen classes are ignored, so a gamma chosen on this list has never met an unseen class. UserError
+    when `held_out` are not some of the seen classes.
     """
     seen = [classes.names[index] for index in classes.seen]
     if len({*held_out} & {*seen}) < len(held_out) or len(held_out) >= len(seen):

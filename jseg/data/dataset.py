@@ -35,20 +35,12 @@ class Dataset(Protocol):
 
 
 def open_dataset(data: DataConfig, split: str) -> Dataset:
-    """The data set of a configuration; `split` is train, val or test (the images of val, labels not needed).
-
-    Raises:
-        UserError: unknown data set, missing files, empty split.
-    """
+    """The data set of a configuration; `split` is train, val or test (the images of val, labels not needed)."""
     return ShapesDataset(data, split) if data.dataset == "shapes" else SegmentationDataset(data, split)
 
 
 def read_names(path: Path, remedy: str = "") -> list[str]:
-    """Names of a split file, one a line; none of them leaves the folder that it is relative to.
-
-    Raises:
-        UserError: missing (the message ends with `remedy`) or empty file, a name that leaves the folder.
-    """
+    """Names of a split file, one a line; UserError for a missing or empty file and names that leave the data folder."""
     if not path.is_file():
         raise UserError(f"split file {path} does not exist{remedy}")
     text = path.read_text(encoding="utf-8-sig", errors="replace")  # an editor may have put a byte order mark first
@@ -65,13 +57,9 @@ class SegmentationDataset:
     """Images with label PNGs."""
 
     def __init__(self, data: DataConfig, split: str, check_files: bool = True) -> None:
-        """Opens `split` (train, val, test) of the data set that `data` describes.
+        """Opens `split` (train, val, test) of the data set that `data` describes; UserError names missing files.
 
-        `check_files=False` leaves the look for every file to the caller.
-
-        Raises:
-            UserError: no data.root, missing folder or split file, empty split, missing files (the first ones are
-                named), unknown class list.
+        `check_files=False` leaves the look for every image and label PNG to the caller.
         """
         self.class_list = classes_of(data)
         self.section = "train" if split == "train" else "val"

@@ -34,7 +34,7 @@ def _content(path: str | Path) -> Iterator[bytes]:
     except UserError:
         raise
     except Image.UnidentifiedImageError as error:
-        raise UserError(f"{path}: {'not an image' if content else 'empty'}") from error
+        raise UserError(f"{path}: not an image") from error
     except Exception as error:
         problem = "truncated" if "truncated" in str(error).lower() else f"damaged: {error}"
         raise UserError(f"{path}: {problem}") from error

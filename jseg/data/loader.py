@@ -74,9 +74,6 @@ def training_batches(
 
     Close the iterator (or leave it to be collected) to end the workers. With `world` processes each gets
     `train.batch_size / world` samples; together they are the batch of a single process.
-
-    Raises:
-        UserError: what `dataset.read` raises.
     """
     size, seed, workers = config.train.batch_size, config.train.seed, config.data.workers
     share = size // world
@@ -130,11 +127,7 @@ def evaluation_image(dataset: Dataset, config: Config, index: int) -> Evaluation
 
 
 def evaluation_images(dataset: Dataset, config: Config, rank: int = 0, world: int = 1) -> Iterator[EvaluationImage]:
-    """Every `world`-th image from `rank` on, in order, a few of them decoded ahead by threads (OpenCV needs no GIL).
-
-    Raises:
-        UserError: while iterating, what `dataset.read` raises.
-    """
+    """Every `world`-th image from `rank` on, in order, a few of them decoded ahead by threads (OpenCV needs no GIL)."""
     threads = max(1, min(config.data.workers, _EVALUATION_THREADS))
     items = ((index,) for index in range(rank, len(dataset), world))
     return map_in_order(evaluation_image, items, threads, (dataset, config), ahead=threads + 1, threads=True)

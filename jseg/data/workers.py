@@ -13,8 +13,9 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from itertools import islice
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.process import BaseProcess
@@ -46,23 +47,19 @@ def map_in_order(
     Args:
         workers: processes (or, with `threads`, threads: for functions that release the GIL); 0 = in this process.
         ahead: results that are ready or being computed at a time; None = four per worker.
-        remedy: what the error message advises when a worker was killed.
-
-    Raises:
-        UserError: a worker process was killed.
+        remedy: what the UserError advises that is raised when a worker was killed.
     """
     if workers == 0:
         yield from (function(*shared, *item) for item in items)
         return
     executor = ThreadPoolExecutor(workers) if threads else _worker_processes(workers, function, shared)
-    call, arguments = (function, shared) if threads else (_compute, ())
-    pending: deque[Future] = deque()
-    waiting = iter(items)
+    submit = partial(executor.submit, function, *shared) if threads else partial(executor.submit, _compute)
+    futures = (submit(*item) for item in items)
     try:
-        pending.extend(executor.submit(call, *arguments, *item) for item in islice(waiting, ahead or 4 * workers))
+        pending = deque(islice(futures, ahead or 4 * workers))
         while pending:
             result = pending.popleft().result()
-            pending.extend(executor.submit(call, *arguments, *item) for item in islice(waiting, 1))
+            pending.extend(islice(futures, 1))
             yield result
     except BrokenProcessPool as error:
         raise UserError(

@@ -67,10 +67,7 @@ def test_sizes_for_testing_match_the_recorded_table(recorded: dict) -> None:
         for height, width, *expected in recorded[key].tolist():
             assert transforms.short_side_size((height, width), 512) == tuple(expected[:2])
             assert transforms.box_size((height, width), 2048, 512) == tuple(expected[2:])
-
-
-def test_short_side_is_exact_and_the_long_side_has_no_cap() -> None:
-    assert transforms.short_side_size((100, 1000), 512) == (512, 5120)
+    assert transforms.short_side_size((100, 1000), 512) == (512, 5120)  # the long side has no cap
 
 
 def test_resize_and_flip_match_the_recorded_pipeline(recorded: dict) -> None:
@@ -104,7 +101,9 @@ def test_colour_jitter_matches_the_recorded_pipeline(recorded: dict) -> None:
     seeds = [int(key.rpartition("seed")[2]) for key in recorded if key.startswith("out/photometric_seed")]
     assert seeds
     for seed in seeds:
+        before = image.copy()
         found = transforms.photometric_distortion(image, PublishedDraws(seed))
+        np.testing.assert_array_equal(image, before)
         np.testing.assert_array_equal(found[..., ::-1], recorded[f"out/photometric_seed{seed}"])
 
 
@@ -145,7 +144,7 @@ def test_labels_are_resized_to_existing_values_at_the_nearest_place() -> None:
 
 def test_random_resize_draws_one_ratio_for_both_sides_of_the_box() -> None:
     image, labels = random_image(333, 500), np.zeros((333, 500), np.uint8)
-    image, labels = transforms.random_resize(image, labels, Script(0.7531), (2048, 512))
+    image, labels = transforms.random_resize(image, labels, Script(0.7531), (2048, 512), (0.5, 2.0))
     assert image.shape[:2] == labels.shape == transforms.box_size((333, 500), 1542, 385)
 
 
@@ -218,14 +217,6 @@ def test_hue_and_saturation_change_what_their_names_say() -> None:
     paler = transforms.photometric_distortion(image, Script(0, 0, 1, 0.5, 0, 0))
     after = np.stack(as_hsv(*np.moveaxis(paler / 255.0, -1, 0)))
     np.testing.assert_allclose(after[1][colourful], before[1][colourful] / 2, atol=0.02)
-
-
-def test_jitter_leaves_the_given_image_alone() -> None:
-    image = random_image()
-    copy = image.copy()
-    for seed in range(20):
-        transforms.photometric_distortion(image, np.random.default_rng(seed))
-    np.testing.assert_array_equal(image, copy)
 
 
 def test_padding_is_the_mean_colour_and_ignored() -> None:
