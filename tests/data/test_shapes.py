@@ -149,7 +149,7 @@ def test_other_sizes_and_object_counts() -> None:
 
 @pytest.mark.parametrize("options", [{"train_scenes": 0}, {"size": (16, 96)}, {"objects": (3, 2)}, {"objects": (0, 2)}])
 def test_senseless_settings_are_refused(options: dict) -> None:
-    with pytest.raises(UserError, match="data.shapes: needs one scene or more"):
+    with pytest.raises(UserError, match="needs one scene or more"):
         dataset(**options)
 
 

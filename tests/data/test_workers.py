@@ -45,7 +45,5 @@ def test_an_error_comes_in_its_place(workers: int, threads: bool) -> None:
 
 
 def test_a_killed_worker_is_one_sentence() -> None:
-    with pytest.raises(
-        UserError, match=r"a worker process ended unexpectedly .*: close other programs; a script needs"
-    ):
+    with pytest.raises(UserError, match=r"worker process ended unexpectedly .*: close other programs; a script needs"):
         list(map_in_order(killed, ((value,) for value in range(9)), 1, remedy="close other programs"))

@@ -55,25 +55,10 @@ def test_lists_come_from_voc_2010_unless_given(context: ContextReplica) -> None:
     assert run(context, "--allow-partial") == 0
     assert (lists / "train.txt").read_text().split() == context.train
     assert (lists / "val.txt").read_text().split() == context.val[:4]
-    save_list(lists / "val.txt", context.train[:2])
-    with pytest.raises(UserError, match=r"2 names are in train\.txt and val\.txt"):
-        run(context, "--allow-partial")
     (lists / "val.txt").unlink()
     (context.root / "ImageSets" / "Main" / "val.txt").unlink()
-    with pytest.raises(UserError, match="copy the lists of VOC 2010"):
+    with pytest.raises(UserError, match=r"Main/val\.txt does not exist"):
         run(context, "--allow-partial")
-
-
-def test_a_second_run_keeps_whole_maps(context: ContextReplica, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(context, "--allow-partial") == 0
-    path = context.root / "SegmentationClassContext" / f"{context.val[0]}.png"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-30])
-    with pytest.raises(UserError, match="1 label maps must be made: pass --mat"):
-        run(context, "--allow-partial", mat="none")
-    capsys.readouterr()
-    assert run(context, "--allow-partial") == 0 and "11 label maps are there, 1 to make" in capsys.readouterr().out
-    assert path.read_bytes() == whole and run(context, "--allow-partial", mat="none") == 0
 
 
 def test_bad_sources_are_named(context: ContextReplica, capsys: pytest.CaptureFixture[str]) -> None:
@@ -83,15 +68,8 @@ def test_bad_sources_are_named(context: ContextReplica, capsys: pytest.CaptureFi
     savemat(high, {"LabelMap": np.full((72, 96), 460, np.uint16)})
     assert run(context, "--allow-partial") == 1
     shown = capsys.readouterr().out
-    assert f"{missing}: missing" in shown and f"{cut}: not a .mat file" in shown
+    assert f"{missing}: missing" in shown and f"{cut}: missing, or no .mat file" in shown
     assert f"{high}: label values 460 to 460, expected whole numbers 0..459" in shown
     assert "train: 3 of 6 label maps missing" in shown
-
-
-def test_counts_and_folders(context: ContextReplica, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(context) == 1
-    assert "6 images, the published runs 5,105" in capsys.readouterr().out
-    with pytest.raises(UserError, match="VOCdevkit/VOC2010"):
-        run(context, root=context.mat_files)
-    with pytest.raises(UserError, match="--mat"):
-        run(context, mat=context.root / "nothing")
+    with pytest.raises(UserError, match="3 label maps must be made: pass --mat"):
+        run(context, "--allow-partial", mat="none")
