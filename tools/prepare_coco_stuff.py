@@ -2,10 +2,10 @@
 
     python tools/prepare_coco_stuff.py coco_stuff164k --workers 8
 
-Needs images/{train,val}2017 (train2017.zip, val2017.zip of COCO) and annotations/{train,val}2017
-(stuffthingmaps_trainval2017.zip of https://github.com/nightrome/cocostuff: ids 0..181 of which 11 never occur, 255 =
-unlabelled). Label maps that are there are kept: after an interruption the same command goes on. Ends with the counts
-beside the published 118,287 and 5,000. Exit code 1 when files are missing or could not be made.
+Needs annotations/{train,val}2017 (stuffthingmaps_trainval2017.zip of https://github.com/nightrome/cocostuff: ids 0..181
+of which 11 never occur, 255 = unlabelled); training needs images/{train,val}2017 (train2017.zip, val2017.zip of COCO)
+beside it. Label maps that are there are kept: after an interruption the same command goes on. Exit code 1 when some
+could not be made.
 """
 
 from __future__ import annotations
@@ -43,26 +43,19 @@ def convert_map(source: Path, target: Path) -> None:
     if (labels == _NO_ID).any():
         values = listed(np.unique(stored[labels == _NO_ID]).tolist())
         raise UserError(f"{source}: values {values} are no ids of stuffthingmaps (0..181 with 11 left out, 255)")
-    image = source.parents[2] / "images" / source.parent.name / f"{source.stem}.jpg"
-    preparation.check_labels(labels, IGNORED, source, image)
     write_whole(target, cv2.imencode(".png", labels.astype(np.uint8))[1].tobytes())
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Converts both splits and counts; returns the exit code."""
+    """Converts both splits; returns the exit code."""
     parser = preparation.new_parser(__doc__ or "", "folder of COCO, with images and annotations in it")
     options = parser.parse_args(arguments)
-    folders = [f"{kind}/{section}2017" for kind in ("images", "annotations") for section in ("train", "val")]
+    folders = ["annotations/train2017", "annotations/val2017"]
     what = "COCO 2017 with stuffthingmaps unpacked as annotations/{train,val}2017"
     preparation.require_folders(options.root, folders, what)
-    splits, problems = {}, []
-    for section in ("train", "val"):
-        images, labels = (options.root / kind / f"{section}2017" for kind in ("images", "annotations"))
-        sources = sorted(path for path in labels.glob("*.png") if not path.name.endswith(SUFFIX))
-        jobs = [(path, labels / f"{path.stem}{SUFFIX}") for path in sources]
-        problems += preparation.convert_all(jobs, convert_map, options.workers, section, options.force, "")
-        splits[section] = [(path, labels / f"{path.stem}{SUFFIX}") for path in sorted(images.glob("*.jpg"))]
-    return preparation.finish("coco_stuff", splits, problems, options.allow_partial)
+    sources = sorted(path for folder in folders for path in (options.root / folder).glob("*.png"))
+    jobs = [(path, path.with_name(path.stem + SUFFIX)) for path in sources if not path.name.endswith(SUFFIX)]
+    return preparation.convert_all(jobs, convert_map, options)
 
 
 if __name__ == "__main__":

@@ -5,16 +5,14 @@
 
 Needs VOC 2010 (VOCtrainval_03-May-2010.tar) and PASCAL-Context's .mat files of the 459 categories (trainval.tar.gz of
 https://cs.stanford.edu/~roozbeh/pascal-context); trainval_merged.json of the Detail API holds the same labels and is
-not read. Label maps that are there are kept: after an interruption the same command goes on. Ends with the counts
-beside the published 4,998 and 5,105 (all of VOC 2010's ImageSets/Main/{train,val}.txt). Exit code 1 when files are
-missing or could not be made.
+not read. The lists are VOC 2010's ImageSets/Main/{train,val}.txt. Label maps that are there are kept: after an
+interruption the same command goes on. Exit code 1 when some could not be made.
 """
 
 from __future__ import annotations
 
 from jseg.runtime.command_line import run
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -36,10 +34,9 @@ def stored_values() -> np.ndarray:
     return lookup
 
 
-def convert_map(images: Path, source: Path, target: Path) -> None:
+def convert_map(source: Path, target: Path) -> None:
     """Makes one palette PNG with values 0..59 from a .mat file; UserError for a bad source."""
-    found = preparation.read_mat(source, "LabelMap")
-    categories = preparation.check_labels(found, CATEGORIES, source, images / f"{target.stem}.jpg")
+    categories = preparation.check_labels(preparation.read_mat(source, "LabelMap"), CATEGORIES, source)
     write_label_map(target, stored_values()[categories], voc_palette(256))
 
 
@@ -56,22 +53,16 @@ def read_lists(root: Path) -> dict[str, list[str]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Makes lists and label maps and counts; returns the exit code."""
+    """Makes lists and label maps; returns the exit code."""
     parser = preparation.new_parser(__doc__ or "", "folder of VOC 2010, with JPEGImages in it")
     parser.add_argument("--mat", type=Path, help="folder of PASCAL-Context's .mat files")
     options = parser.parse_args(arguments)
-    root, images = options.root, options.root / "JPEGImages"
-    preparation.require_folders(root, ("JPEGImages",), "PASCAL VOC 2010, VOCdevkit/VOC2010")
-    splits = {
-        section: [(images / f"{name}.jpg", root / LABELS / f"{name}.png") for name in names]
-        for section, names in read_lists(root).items()
-    }
+    preparation.require_folders(options.root, ("JPEGImages",), "PASCAL VOC 2010, VOCdevkit/VOC2010")
+    names = [name for section in read_lists(options.root).values() for name in section]
     mat = options.mat or Path()
-    jobs = [(mat / f"{path.stem}.mat", path) for pairs in splits.values() for _, path in pairs]
-    sources = "" if options.mat else "--mat FOLDER of PASCAL-Context's .mat files"
-    convert = partial(convert_map, images)
-    problems = preparation.convert_all(jobs, convert, options.workers, LABELS, options.force, sources)
-    return preparation.finish("context", splits, problems, options.allow_partial)
+    jobs = [(mat / f"{name}.mat", options.root / LABELS / f"{name}.png") for name in names]
+    missing = "" if options.mat else "--mat FOLDER of PASCAL-Context's .mat files"
+    return preparation.convert_all(jobs, convert_map, options, missing)
 
 
 if __name__ == "__main__":

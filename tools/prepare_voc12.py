@@ -6,15 +6,14 @@
 Needs VOC 2012 (VOCtrainval_11-May-2012.tar) and SBD (benchmark.tgz, http://home.bharathh.info/pubs/codes/SBD). SBD has
 coarser masks of 11,355 images of VOC, among them val images, and lacks 676 of VOC's own 2,913. So the masks of
 train.txt (1,464) are VOC's own, those of aug.txt (9,118) SBD's: aug.txt is SBD's train and val lists without the names
-of VOC's. Masks that are there are kept: after an interruption the same command goes on. Ends with the counts beside
-the published 10,582 and 1,449. Exit code 1 when files are missing or could not be made.
+of VOC's. Masks that are there are kept: after an interruption the same command goes on. Exit code 1 when some
+could not be made.
 """
 
 from __future__ import annotations
 
 from jseg.runtime.command_line import run
 
-from functools import partial
 from pathlib import Path
 
 from jseg.data import preparation
@@ -38,8 +37,8 @@ def sbd_folder(folder: Path) -> Path:
     raise UserError(f"--sbd {folder}: no folder cls with SBD's .mat files in it, nor in dataset/ below it")
 
 
-def read_lists(root: Path, sbd: Path | None) -> tuple[list[str], list[str], list[str]]:
-    """Names of train, aug and val; aug.txt and trainaug.txt are written where they are missing.
+def read_lists(root: Path, sbd: Path | None) -> tuple[list[str], list[str]]:
+    """Names of train and aug; aug.txt and trainaug.txt are written where they are missing.
 
     A missing aug.txt is trainaug.txt without train.txt, else SBD's train.txt and val.txt without VOC's, sorted.
 
@@ -70,43 +69,33 @@ def read_lists(root: Path, sbd: Path | None) -> tuple[list[str], list[str], list
     for missing, names in ((lists / "aug.txt", aug), (path, train + aug)):
         if not missing.is_file():
             preparation.write_list(missing, names)
-    return train, aug, val
+    return train, aug
 
 
-def convert_mask(images: Path, source: Path, target: Path) -> None:
+def convert_mask(source: Path, target: Path) -> None:
     """Makes one mask: SBD's .mat as a palette PNG, VOC's own PNG as it is; UserError for a bad source."""
-    image = images / f"{target.stem}.jpg"
     if source.suffix == ".mat":
-        structure = preparation.read_mat(source, "GTcls")
-        labels = preparation.check_labels(structure["Segmentation"][0, 0], 20, source, image)
-        write_label_map(target, labels, voc_palette(256))
+        segmentation = preparation.read_mat(source, "GTcls")["Segmentation"][0, 0]
+        write_label_map(target, preparation.check_labels(segmentation, 20, source), voc_palette(256))
     else:
-        stored = read_stored_labels(source)
-        class_labels(stored, class_list("voc12"), str(source))
-        preparation.check_labels(stored, 255, source, image)
+        class_labels(read_stored_labels(source), class_list("voc12"), str(source))
         write_whole(target, source.read_bytes())
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Makes lists and masks and counts; returns the exit code."""
+    """Makes lists and masks; returns the exit code."""
     parser = preparation.new_parser(__doc__ or "", "folder of VOC 2012, with JPEGImages in it")
     parser.add_argument("--sbd", type=Path, help="folder of SBD, benchmark_RELEASE or the one that holds cls")
     options = parser.parse_args(arguments)
     root, sbd = options.root, options.sbd and sbd_folder(options.sbd)
-    images, own, masks = root / "JPEGImages", root / "SegmentationClass", root / MASKS
+    own, masks = root / "SegmentationClass", root / MASKS
     folders = ("JPEGImages", "SegmentationClass", str(LISTS))
     preparation.require_folders(root, folders, "PASCAL VOC 2012, VOCdevkit/VOC2012")
-    train, aug, val = read_lists(root, sbd)
+    train, aug = read_lists(root, sbd)
     print(f"train: {len(train):,} masks of VOC (train.txt), {len(aug):,} of SBD (aug.txt)")
     jobs = [(own / f"{name}.png", masks / f"{name}.png") for name in train]
     jobs += [((sbd or Path()) / "cls" / f"{name}.mat", masks / f"{name}.png") for name in aug]
-    convert, sources = partial(convert_mask, images), "" if sbd else "--sbd FOLDER"
-    problems = preparation.convert_all(jobs, convert, options.workers, MASKS, options.force, sources)
-    splits = {
-        "train": [(images / f"{name}.jpg", masks / f"{name}.png") for name in train + aug],
-        "val": [(images / f"{name}.jpg", own / f"{name}.png") for name in val],
-    }
-    return preparation.finish("voc12", splits, problems, options.allow_partial)
+    return preparation.convert_all(jobs, convert_mask, options, "" if sbd else "--sbd FOLDER")
 
 
 if __name__ == "__main__":

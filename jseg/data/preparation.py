@@ -1,4 +1,4 @@
-"""What the tools that prepare data sets share: options, lists, .mat files, parallel conversion, the final count."""
+"""What the tools that prepare data sets share: options, lists, .mat files, parallel conversion."""
 
 from __future__ import annotations
 
@@ -7,30 +7,29 @@ from jseg.runtime.command_line import ArgumentParser
 import importlib.util
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from jseg.data.class_names import PUBLISHED_IMAGES, count_note
 from jseg.data.workers import map_in_order
 from jseg.errors import UserError
 from jseg.files import write_whole
 
-Pair = tuple[Path, Path]  # source and label PNG to make of it, or image and label PNG
+Job = tuple[Path, Path]  # source, label PNG to make of it
+Convert = Callable[[Path, Path], None]
 
 
 def new_parser(description: str, root: str) -> ArgumentParser:
-    """A parser of the data folder (`root` says which), --workers, --force and --allow-partial."""
+    """A parser of the data folder (`root` says which), --workers and --force."""
     parser = ArgumentParser(description=description.split("\n")[0])
     cores = min(len(os.sched_getaffinity(0)), 8)
     parser.add_argument("root", type=Path, help=root)
     parser.add_argument("--workers", type=int, default=cores, help="processes that convert; 0 = in this process")
     parser.add_argument("--force", action="store_true", help="make label maps anew that are there")
-    parser.add_argument("--allow-partial", action="store_true", help="only a part of the data set is meant")
     return parser
 
 
@@ -56,23 +55,15 @@ def read_mat(path: Path, name: str) -> Any:
         raise UserError(f"{path}: missing, or no .mat file of version 5 that holds {name}: {error}") from error
 
 
-def check_labels(value: Any, highest: int, source: Path, image: Path) -> np.ndarray:
-    """A variable of `source` as (H, W) int32 category numbers; UserError names `source`.
-
-    They must be whole numbers in 0..`highest`, and of the size of `image` if that is there.
-    """
+def check_labels(value: np.ndarray, highest: int, source: Path) -> np.ndarray:
+    """A variable of `source` as int32 category numbers; UserError unless they are whole numbers in 0..`highest`."""
     labels = value.astype(np.int32)
     if (labels != value).any() or labels.min() < 0 or labels.max() > highest:
         raise UserError(f"{source}: label values {value.min()} to {value.max()}, expected whole numbers 0..{highest}")
-    if image.is_file():  # else the final count says so
-        with Image.open(image) as file:  # reads the header only
-            size = file.size
-        if size != labels.shape[::-1]:
-            raise UserError(f"{source}: {labels.shape[1]}x{labels.shape[0]} pixels, its image {size[0]}x{size[1]}")
     return labels
 
 
-def _convert(convert: Callable[[Path, Path], None], source: Path, target: Path) -> str:
+def _convert(convert: Convert, source: Path, target: Path) -> str:
     try:
         convert(source, target)
     except UserError as error:
@@ -80,43 +71,29 @@ def _convert(convert: Callable[[Path, Path], None], source: Path, target: Path) 
     return ""
 
 
-def convert_all(
-    jobs: Sequence[Pair], convert: Callable[[Path, Path], None], workers: int, title: str, force: bool, sources: str
-) -> list[str]:
-    """Makes the label maps that are not there yet (`force`: all); returns what went wrong, one line for each file.
+def convert_all(jobs: Sequence[Job], convert: Convert, options: Namespace, missing: str = "") -> int:
+    """Makes the label maps that are not there yet (`options.force`: all) and prints what went wrong.
 
     Args:
-        convert: importable function (or a partial of one) of source and target, which writes the target whole or not
-            at all, and raises UserError for a bad source.
-        sources: the missing option that gives the folder of .mat files; "" = none is missing.
+        convert: importable function of source and target, which writes the target whole or not at all, and raises
+            UserError for a bad source.
+        missing: the missing option that gives the folder of .mat files.
+
+    Returns:
+        Exit code: 0 = all made, 1 = some could not be made.
     """
-    pending = [job for job in jobs if force or not job[1].is_file()]
-    print(f"{title}: {len(jobs) - len(pending):,} label maps are there, {len(pending):,} to make")
+    pending = [job for job in jobs if options.force or not job[1].is_file()]
+    print(f"{len(jobs) - len(pending):,} label maps are there, {len(pending):,} to make")
     if any(source.suffix == ".mat" for source, _ in pending):
-        if sources:
-            raise UserError(f"{len(pending):,} label maps must be made: pass {sources}")
+        if missing:
+            raise UserError(f"{len(pending):,} label maps must be made: pass {missing}")
         if importlib.util.find_spec("scipy") is None:
             raise UserError("reading .mat files needs scipy: pip install -e '.[prepare]'")
     remedy = "run the same command again with fewer --workers, finished files are kept"
-    problems = map_in_order(_convert, pending, min(workers, len(pending)), (convert,), remedy=remedy)
-    progress = tqdm(problems, desc=title, total=len(pending), unit="file", disable=not sys.stderr.isatty())
-    return [problem for problem in progress if problem]
-
-
-def finish(dataset: str, splits: dict[str, list[Pair]], problems: Sequence[str], partial: bool) -> int:
-    """Prints how many pairs of image and label map train and val have, and all `problems`; returns the exit code."""
-    problems = list(problems)
-    for (section, pairs), published in zip(splits.items(), PUBLISHED_IMAGES[dataset], strict=True):
-        print(f"{section}: {len(pairs):,} images (published: {published:,})")
-        for place, kind in enumerate(("images", "label maps")):
-            if missing := [pair[place] for pair in pairs if not pair[place].is_file()]:
-                problems.append(f"{section}: {len(missing)} of {len(pairs)} {kind} missing, first {missing[0]}")
-        note = count_note(dataset, section, len(pairs))
-        if note and not partial:
-            problems.append(f"{note} (--allow-partial if only a part is meant)")
+    results = map_in_order(_convert, pending, min(options.workers, len(pending)), (convert,), remedy=remedy)
+    progress = tqdm(results, total=len(pending), unit="file", disable=not sys.stderr.isatty())
+    problems = [problem for problem in progress if problem]
     for problem in problems[:20]:
         print(f"found: {problem}")
-    if len(problems) > 20:
-        print(f"and {len(problems) - 20} more")
-    print("all there" if not problems else f"{len(problems)} problems: fix them and run the same command again")
+    print(f"{len(problems)} could not be made" if problems else "all made: tools/check_dataset.py checks them")
     return 1 if problems else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -43,14 +42,3 @@ def voc(tmp_path: Path) -> DataConfig:
         for split in ("train", "val")
     }
     return DataConfig(dataset="voc12", root=str(root), resize_box=(128, 32), crop_size=(32, 32), workers=2, **splits)
-
-
-@pytest.fixture
-def cut_short() -> Callable[[Path, float], None]:
-    """Cuts a file off after a share of its bytes."""
-
-    def cut(path: Path, share: float) -> None:
-        content = path.read_bytes()
-        path.write_bytes(content[: int(len(content) * share)])
-
-    return cut

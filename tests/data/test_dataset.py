@@ -12,7 +12,6 @@ from PIL import Image
 
 from jseg.config import DataConfig
 from jseg.data.dataset import SegmentationDataset, open_dataset
-from jseg.data.shapes import ShapesDataset
 from jseg.errors import UserError
 
 
@@ -38,14 +37,6 @@ def test_pairs_come_in_the_order_of_the_split_file(voc: DataConfig) -> None:
     np.testing.assert_array_equal(labels, np.where(stored == 0, 255, np.where(stored == 255, 255, stored - 1)))
 
 
-def test_grey_labels_equal_palette_labels(voc: DataConfig) -> None:
-    before = SegmentationDataset(voc, "train").read(0)[1]
-    path = labels_folder(voc) / "a1.png"
-    stored = np.array(Image.open(path))
-    Image.fromarray(stored, "L").save(path)
-    np.testing.assert_array_equal(SegmentationDataset(voc, "train").read(0)[1], before)
-
-
 def test_split_file_may_hold_blank_lines_and_be_left_out(voc: DataConfig) -> None:
     assert SegmentationDataset(voc, "val").names == ["a1"]
     voc.val.names = ""
@@ -56,13 +47,6 @@ def test_test_split_needs_no_labels(voc: DataConfig) -> None:
     voc.val.labels = ""
     assert SegmentationDataset(voc, "test").read(0)[1] is None
     assert "data.val.labels is not set" in refused(lambda: SegmentationDataset(voc, "val"))
-
-
-def test_open_dataset_chooses_by_name(voc: DataConfig) -> None:
-    assert isinstance(open_dataset(voc, "train"), SegmentationDataset)
-    assert isinstance(open_dataset(DataConfig(), "val"), ShapesDataset)
-    voc.dataset = "voc"
-    assert "choose from" in refused(lambda: open_dataset(voc, "train"))
 
 
 def test_what_is_missing_is_named(voc: DataConfig) -> None:

@@ -16,7 +16,7 @@ from tools import check_dataset, prepare_coco_stuff, prepare_context, prepare_vo
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 Check = Callable[..., tuple[int, str]]
-SERIAL = ["--workers", "0", "--allow-partial"]
+SERIAL = ["--workers", "0"]
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def check(capsys: pytest.CaptureFixture[str]) -> Check:
 def voc(tmp_path: Path) -> Path:
     """A prepared VOC 2012 aug."""
     replica = make_voc12(tmp_path)
-    assert prepare_voc12.main([str(replica.root), "--sbd", str(replica.sbd), *SERIAL]) == 0
+    assert prepare_voc12.main([str(replica.root), "--sbd", str(replica.sources), *SERIAL]) == 0
     return replica.root
 
 
@@ -58,7 +58,7 @@ def test_a_part_of_the_data_set_is_found_unless_allowed(voc: Path, check: Check)
 
 def test_prepared_context_passes_and_shifted_labels_do_not(tmp_path: Path, check: Check) -> None:
     replica = make_context(tmp_path)
-    assert prepare_context.main([str(replica.root), "--mat", str(replica.mat_files), *SERIAL]) == 0
+    assert prepare_context.main([str(replica.root), "--mat", str(replica.sources), *SERIAL]) == 0
     arguments = ("context_inductive", "--allow-partial", "data.split=B", f"data.root={replica.root}")
     code, shown = check(*arguments, "--fraction", 0.5)
     assert code == 0 and "context (split B): " in shown and "train: 6 pairs, 3 of them read" in shown

@@ -11,18 +11,18 @@ from scipy.io import loadmat, savemat
 
 from jseg.data.class_names import CONTEXT_IDS, voc_palette
 from jseg.errors import UserError
-from tests.replicas import ContextReplica, make_context, save_list
+from tests.replicas import Replica, make_context, save_list
 from tools.prepare_context import main, stored_values
 
 
 @pytest.fixture
-def context(tmp_path: Path) -> ContextReplica:
+def context(tmp_path: Path) -> Replica:
     return make_context(tmp_path)
 
 
-def run(context: ContextReplica, *options: str, root: Path | None = None, mat: Path | str = "") -> int:
+def run(context: Replica, *options: str, root: Path | None = None, mat: Path | str = "") -> int:
     """Prepares in this process; `mat` "none" leaves the option out."""
-    source = [] if mat == "none" else ["--mat", str(mat or context.mat_files)]
+    source = [] if mat == "none" else ["--mat", str(mat or context.sources)]
     return main([str(root or context.root), *source, "--workers", "0", *options])
 
 
@@ -34,11 +34,11 @@ def test_categories_map_to_classes_in_order() -> None:
     assert (lookup[2], lookup[9], lookup[284], lookup[458]) == (1, 2, 37, 59)  # aeroplane, bag, person, wood
 
 
-def test_every_map_is_converted(context: ContextReplica) -> None:
-    assert run(context, "--allow-partial") == 0
+def test_every_map_is_converted(context: Replica) -> None:
+    assert run(context) == 0
     seen: set[int] = set()
     for name in context.train + context.val:
-        categories = loadmat(context.mat_files / f"{name}.mat")["LabelMap"]
+        categories = loadmat(context.sources / f"{name}.mat")["LabelMap"]
         with Image.open(context.root / "SegmentationClassContext" / f"{name}.png") as made:
             assert made.mode == "P"
             np.testing.assert_array_equal(np.array(made.getpalette()).reshape(-1, 3)[:60], voc_palette(60))
@@ -49,27 +49,27 @@ def test_every_map_is_converted(context: ContextReplica) -> None:
     assert seen == set(range(60))
 
 
-def test_lists_come_from_voc_2010_unless_given(context: ContextReplica) -> None:
+def test_lists_come_from_voc_2010_unless_given(context: Replica) -> None:
     lists = context.root / "ImageSets" / "SegmentationContext"
     save_list(lists / "val.txt", context.val[:4])
-    assert run(context, "--allow-partial") == 0
+    assert run(context) == 0
     assert (lists / "train.txt").read_text().split() == context.train
     assert (lists / "val.txt").read_text().split() == context.val[:4]
     (lists / "val.txt").unlink()
     (context.root / "ImageSets" / "Main" / "val.txt").unlink()
     with pytest.raises(UserError, match=r"Main/val\.txt does not exist"):
-        run(context, "--allow-partial")
+        run(context)
 
 
-def test_bad_sources_are_named(context: ContextReplica, capsys: pytest.CaptureFixture[str]) -> None:
-    missing, cut, high = (context.mat_files / f"{name}.mat" for name in context.train[:3])
+def test_bad_sources_are_named(context: Replica, capsys: pytest.CaptureFixture[str]) -> None:
+    missing, cut, high = (context.sources / f"{name}.mat" for name in context.train[:3])
     missing.unlink()
     cut.write_bytes(cut.read_bytes()[:200])
     savemat(high, {"LabelMap": np.full((72, 96), 460, np.uint16)})
-    assert run(context, "--allow-partial") == 1
+    assert run(context) == 1
     shown = capsys.readouterr().out
     assert f"{missing}: missing" in shown and f"{cut}: missing, or no .mat file" in shown
     assert f"{high}: label values 460 to 460, expected whole numbers 0..459" in shown
-    assert "train: 3 of 6 label maps missing" in shown
+    assert "3 could not be made" in shown
     with pytest.raises(UserError, match="3 label maps must be made: pass --mat"):
-        run(context, "--allow-partial", mat="none")
+        run(context, mat="none")
