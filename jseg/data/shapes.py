@@ -2,11 +2,8 @@
 
 20 classes named by colour, surface pattern and shape ("red striped circle"); 15 are seen in training. No single word
 names a class and any two do, so an unseen class can be understood from words that seen classes share with it, while a
-rule that looks only at colours fails. A scene holds one to four objects of different classes (diameter 1:4, occluded,
-turned, in uneven light) on a textured background with things of no class. As in PASCAL VOC the background belongs to no
-class: it is stored as 255 and left out of training targets and metrics.
-
-A scene is a pure function of (seed, split, index). Train and val scenes never come from the same random stream.
+rule that looks only at colours fails. A scene holds one to four objects on a textured background with things of no
+class, which is stored as 255. It is a pure function of (seed, split, index).
 """
 
 from __future__ import annotations
@@ -26,7 +23,6 @@ from jseg.errors import UserError
 _STREAMS = {"train": 101, "val": 102, "test": 102}  # first word of the random seed; test shows the scenes of val
 _DIAMETERS = (0.2, 0.8)  # of the short side of the scene
 _LEAST_VISIBLE = 0.45  # share of an object that must stay in sight
-_PLACES = 8  # tries to place an object
 _WIRES = 0.3  # probability of thin lines in front of everything
 _ONE = ("a photo of {}.", "{}.", "there is {} in the picture.", "this is {}.", "a picture of {}.", "{} in the scene.")
 _SEVERAL = ("a photo of {}.", "{}.", "there are {} in the picture.", "a picture with {}.", "{} in the scene.")
@@ -122,7 +118,7 @@ def _place(
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     points = drawing.outline(shape) * radius * (stretch, 1 / stretch) @ turn
     areas = np.array([item[2] for item in placed])
-    for _ in range(_PLACES):
+    for _ in range(8):
         centre = np.array([rng.uniform(0.6 * radius, side - 0.6 * radius) for side in size[::-1]])
         mask = drawing.fill(points + centre, size)
         left = np.bincount(owners[(owners >= 0) & ~mask], minlength=len(placed)) if placed else areas

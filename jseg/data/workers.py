@@ -42,12 +42,9 @@ def map_in_order(
     """Yields `function(*shared, *item)` for each item, in order; items may be endless.
 
     Close the iterator (or leave it to be collected) to end the workers. With worker processes `function` must be
-    importable and its arguments and results picklable; `shared` is sent once to each worker, not once per item.
-
-    Args:
-        workers: processes (or, with `threads`, threads: for functions that release the GIL); 0 = in this process.
-        ahead: results that are ready or being computed at a time; None = four per worker.
-        remedy: what the UserError advises that is raised when a worker was killed.
+    importable and its arguments and results picklable; `shared` is sent once to each worker. `workers` 0 = in this
+    process. `ahead` results (None = four per worker) are ready or being computed at a time. When a worker was killed, a
+    UserError advises `remedy`.
     """
     if workers == 0:
         yield from (function(*shared, *item) for item in items)

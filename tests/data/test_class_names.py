@@ -56,12 +56,6 @@ def test_unseen_classes_by_name() -> None:
     assert unseen("context", "B") == "aeroplane, bed, bedclothes, boat, bottle, car, cloth, cow, keyboard, plate"
 
 
-def test_default_split_of_context_is_a_and_named_in_its_title() -> None:
-    assert class_list("context") == class_list("context", "A")
-    assert class_list("context").title == "context (split A)"
-    assert class_list("voc12").title == "voc12"
-
-
 def test_any_two_words_name_a_shapes_class_and_one_does_not() -> None:
     words = [name.split() for name in SHAPES_NAMES]
     for left_out in range(3):
@@ -80,7 +74,8 @@ def test_palette_is_that_of_voc() -> None:
     np.testing.assert_array_equal(class_list("voc12").palette[0], (128, 0, 0))
 
 
-def test_unknown_names_list_the_choices() -> None:
+def test_default_split_and_unknown_names() -> None:
+    assert class_list("context") == class_list("context", "A") and class_list("context").title == "context (split A)"
     with pytest.raises(UserError, match="choose from shapes, voc12, coco_stuff, context"):
         class_list("voc")
     with pytest.raises(UserError, match="choose from A, B"):

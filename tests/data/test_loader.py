@@ -215,37 +215,24 @@ def marked_processes(mark: str) -> list[int]:
     return found
 
 
-def assert_all_gone(mark: str, seconds: float = 10) -> None:
-    until = time.monotonic() + seconds
+@linux_only
+@pytest.mark.parametrize("end", ["stop early", "fail", "interrupt the group", "kill the parent"])
+def test_no_worker_outlives_its_program(tmp_path: Path, end: str) -> None:
+    process, mark = start_script(tmp_path, end)
+    assert process.stdout.readline() == "ready\n", process.stderr.read()
+    if end == "interrupt the group":  # what Ctrl-C in a terminal does
+        os.killpg(process.pid, signal.SIGINT)
+    elif end == "kill the parent":
+        assert len(marked_processes(mark)) >= 3
+        process.kill()
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode == 0) == (end == "stop early"), errors
+    assert ("the trainer failed" in errors) == (end == "fail")
+    assert errors.count("KeyboardInterrupt") == (end == "interrupt the group")  # of the program, not of its workers
+    until = time.monotonic() + 10
     while marked_processes(mark) and time.monotonic() < until:
         time.sleep(0.05)
     assert not marked_processes(mark)
-
-
-@linux_only
-@pytest.mark.parametrize(("mode", "code"), [("stop early", 0), ("fail", 1)])
-def test_a_program_that_stops_early_ends_with_its_workers(tmp_path: Path, mode: str, code: int) -> None:
-    process, mark = start_script(tmp_path, mode)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == code, errors
-    assert ("the trainer failed" in errors) == (mode == "fail")
-    assert_all_gone(mark)
-
-
-@linux_only
-@pytest.mark.parametrize("kill", ["interrupt the group", "kill the parent"])
-def test_no_worker_outlives_its_program(tmp_path: Path, kill: str) -> None:
-    process, mark = start_script(tmp_path, "run")
-    assert process.stdout.readline() == "ready\n", process.stderr.read()
-    assert len(marked_processes(mark)) >= 3
-    if kill == "interrupt the group":  # what Ctrl-C in a terminal does
-        os.killpg(process.pid, signal.SIGINT)
-    else:
-        process.kill()
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode != 0
-    assert errors.count("KeyboardInterrupt") == (kill == "interrupt the group")  # of the program, not of its workers
-    assert_all_gone(mark)
 
 
 def test_a_script_without_main_guard_is_told_so(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import pickle
-import time
 from collections import Counter
 
 import cv2
@@ -14,7 +13,7 @@ import pytest
 from jseg.config import DataConfig, ShapesConfig
 from jseg.data import shapes_drawing as drawing
 from jseg.data.class_names import SHAPES_NAMES, class_list
-from jseg.data.shapes import Scene, ShapesDataset, describe, paint_object
+from jseg.data.shapes import Scene, ShapesDataset, describe
 from jseg.errors import UserError
 
 RECORDED_OBJECTS = [
@@ -107,15 +106,6 @@ def test_masks_are_the_outline_to_a_pixel(shape: str) -> None:
     assert 0.9 < radii.max() < 1.2
 
 
-def test_painting_keeps_to_the_mask() -> None:
-    """The surface of an object covers all pixels of its mask and no other."""
-    rng = np.random.default_rng(0)
-    image = np.zeros((96, 96, 3), np.float32)
-    mask = drawing.fill(drawing.outline("star") * 30 + 48, (96, 96))
-    paint_object(image, mask, 3, np.array([48.0, 48.0]), 60.0, rng)
-    np.testing.assert_array_equal(image.any(-1), mask)
-
-
 @pytest.mark.parametrize("pattern", ["striped", "dotted", "checked", "ringed"])
 def test_patterns_repeat_and_show_both_colours(pattern: str) -> None:
     rows, columns = np.mgrid[:80, :80].astype(np.float32)
@@ -174,24 +164,6 @@ def test_captions_speak_of_what_is_there() -> None:
     assert any("large" in caption for caption in captions) and any("small" in caption for caption in captions)
     assert {caption.split()[0] for caption in captions} >= {"a", "there", "this"}
     assert all(SHAPES_NAMES[index] in " ".join(captions) for index in class_list("shapes").unseen)
-
-
-def drawing_seconds(data: ShapesDataset, index: int) -> float:
-    """Processor seconds for a scene; the least of several leaves out what other programs do to them."""
-    before = time.process_time()
-    data.scene(index)
-    return time.process_time() - before
-
-
-def test_drawing_takes_less_than_5_ms() -> None:
-    data = dataset()
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(1)
-    try:
-        times = [min(drawing_seconds(data, index) for _ in range(5)) for index in range(40)]
-    finally:
-        cv2.setNumThreads(threads)
-    assert sum(times) / len(times) < 0.005
 
 
 def harmonic_iou(predictions: np.ndarray, labels: np.ndarray) -> float:
