@@ -1,8 +1,7 @@
 """Faults of a data set on disk: missing or RGB-encoded files, wrong sizes, wrong values, labels shifted by one.
 
-Labels one too high hold the value after the last class. Labels one too low lie within the class list: where 0 is
-background nearly every label map holds it, so a split is called shifted when fewer than half of at least 5 label maps
-hold 0, at least half hold 255, and none holds the last class.
+Labels one too high hold the value after the last class. Labels one too low are in the class list; but where 0 is
+background, fewer than half of the label maps then hold 0, at least half hold 255, and none holds the last class.
 """
 
 from __future__ import annotations

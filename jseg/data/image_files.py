@@ -1,4 +1,4 @@
-"""Images and label PNGs on disk as arrays, or one sentence that says what is wrong with the file.
+"""Images and label PNGs as arrays, or one sentence that says what is wrong with the file.
 
 OpenCV decodes images, Pillow label PNGs (OpenCV would turn palette entries into colours). OpenCV fills the missing part
 of a cut-off JPEG with grey and believes the sizes that a header claims, so Pillow looks at every file first.
@@ -41,11 +41,7 @@ def _content(path: str | Path) -> Iterator[bytes]:
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """Reads an image as (H, W, 3) uint8 RGB, turned as its EXIF orientation says. Of an animation the first image.
-
-    Raises:
-        UserError: missing, truncated, damaged or no image; names the file.
-    """
+    """Reads an image as (H, W, 3) uint8 RGB, turned as its EXIF orientation says; UserError names a bad file."""
     with _content(path) as content:
         tail = content[-64:].rstrip(b"\0\r\n ")  # padding may follow the end mark
         with Image.open(io.BytesIO(content)) as image:  # refuses sizes that nobody can decode
@@ -64,8 +60,7 @@ def read_image(path: str | Path) -> np.ndarray:
 def read_stored_labels(path: str | Path) -> np.ndarray:
     """Reads a label PNG as (H, W) uint8 palette entries or grey values, as they are stored.
 
-    Raises:
-        UserError: missing, truncated, damaged, no PNG, or a PNG of colours instead of class numbers; names the file.
+    UserError names a bad file and one that holds colours instead of class numbers.
     """
     with _content(path) as content:
         if not content.startswith(_PNG_START):

@@ -1,8 +1,8 @@
 """Results of a function in the order of its inputs, computed ahead by worker processes or threads. No Jittor.
 
 Worker processes come from a fork server, which starts from a fresh interpreter, so they hold neither Jittor nor CUDA.
-They ignore Ctrl-C and the signals that schedulers send to every process of a job (SIGTERM; mpirun: SIGUSR1): the main
-process then still finishes its step and saves, for which it needs its workers. They end when the main process ends.
+They end with the main process, but ignore Ctrl-C and the signals that schedulers send to every process of a job
+(SIGTERM; mpirun: SIGUSR1): the main process then still finishes its step and saves, for which it needs them.
 """
 
 from __future__ import annotations
