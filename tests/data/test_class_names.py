@@ -11,13 +11,12 @@ from jseg.data.class_names import (
     PUBLISHED_IMAGES,
     SHAPES_NAMES,
     class_list,
-    classes_of,
     count_note,
     held_out_list,
     suggestion,
     voc_palette,
 )
-from jseg.data.dataset import SegmentationDataset, open_dataset
+from jseg.data.dataset import open_dataset
 from jseg.data.label_maps import class_labels, training_labels
 from jseg.errors import UserError
 
@@ -110,14 +109,6 @@ def test_held_out_list_of_classes_in_the_middle() -> None:
     labels = class_labels(np.arange(171, dtype=np.uint8)[None], classes, "a.png")[0]
     for index, name in enumerate(coco.names):
         assert labels[index] == (IGNORED if index in coco.unseen else classes.names.index(name))
-
-
-def test_data_sets_follow_held_out(voc: DataConfig) -> None:
-    voc.held_out = ("cat",)
-    dataset = SegmentationDataset(voc, "train")
-    assert dataset.class_list == classes_of(voc) and dataset.class_list.unseen == (7,)
-    values = np.unique(dataset.read(0)[1])
-    assert set(values.tolist()) <= {*range(15), IGNORED}
 
 
 def test_shapes_follow_held_out() -> None:

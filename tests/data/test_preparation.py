@@ -6,11 +6,9 @@ from argparse import Namespace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
-from scipy.io import savemat
 
-from jseg.data.preparation import Job, check_labels, convert_all, read_mat, require_folders
+from jseg.data.preparation import Job, convert_all
 from jseg.errors import UserError
 from jseg.files import write_whole
 
@@ -55,32 +53,3 @@ def test_an_interrupted_run_goes_on_where_it_was(jobs: list[Job], capsys: pytest
     assert convert(jobs) == 0 and "25 label maps are there, 15 to make" in capsys.readouterr().out
     assert stamps == {job[1]: job[1].stat().st_mtime_ns for job in jobs[:25]}
     assert convert(jobs, force=True) == 0 and "40 to make" in capsys.readouterr().out
-
-
-def test_missing_folders(tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    require_folders(tmp_path, ["a"], "things")
-    with pytest.raises(UserError, match="b does not exist: give the folder of things"):
-        require_folders(tmp_path, ["a", "b"], "things")
-
-
-def test_mat_files(tmp_path: Path) -> None:
-    path = tmp_path / "a.mat"
-    savemat(path, {"LabelMap": np.arange(6, dtype=np.uint16).reshape(2, 3), "other": 1})
-    np.testing.assert_array_equal(read_mat(path, "LabelMap"), [[0, 1, 2], [3, 4, 5]])
-    content = path.read_bytes()
-    for bad in (b"", b"no matlab", b"MATLAB 7.3 MAT-file" + b" " * 105 + b"\0\2IM" + b"\x89HDF", content[:150]):
-        path.write_bytes(bad)
-        with pytest.raises(UserError, match=f"{path}: missing, or no .mat file of version 5 that holds LabelMap"):
-            read_mat(path, "LabelMap")
-    path.write_bytes(content)
-    with pytest.raises(UserError, match="that holds GTcls"):
-        read_mat(path, "GTcls")
-
-
-@pytest.mark.parametrize("value", [[[0.5, 1]], [[-1, 2]], [[3, 21]]])
-def test_label_values_are_whole_numbers_in_range(value: list) -> None:
-    labels = check_labels(np.array([[0.0, 20.0]]), 20, Path("x.mat"))
-    assert labels.dtype == np.int32 and labels.tolist() == [[0, 20]]
-    with pytest.raises(UserError, match=r"x\.mat: label values .* expected whole numbers 0\.\.20"):
-        check_labels(np.array(value), 20, Path("x.mat"))

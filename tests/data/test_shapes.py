@@ -106,16 +106,6 @@ def test_masks_are_the_outline_to_a_pixel(shape: str) -> None:
     assert 0.9 < radii.max() < 1.2
 
 
-@pytest.mark.parametrize("pattern", ["striped", "dotted", "checked", "ringed"])
-def test_patterns_repeat_and_show_both_colours(pattern: str) -> None:
-    rows, columns = np.mgrid[:80, :80].astype(np.float32)
-    cover = drawing.pattern_cover(pattern, columns - 40, rows - 40, 8.0, 0.42)
-    assert cover.min() == 0 and cover.max() == 1
-    assert 0.35 < cover.mean() < 0.52
-    for row, column in ((0, 0), (30, 30), (45, 60)):  # any patch of 12 pixels shows it
-        assert np.ptp(cover[row : row + 12, column : column + 12]) == 1
-
-
 def test_colour_families_stay_apart() -> None:
     rng = np.random.default_rng(0)
     for name, (centre, spread, _) in drawing.COLOURS.items():

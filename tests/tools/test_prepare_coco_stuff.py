@@ -48,19 +48,6 @@ def test_every_map_is_converted(coco: Replica) -> None:
     assert seen == {*range(171), 255}
 
 
-def test_processes_give_the_same_and_a_second_run_keeps_it(
-    coco: Replica, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    other = make_coco_stuff(tmp_path / "other", train=24)
-    assert prepare(other.root, 2) == 0
-    parallel = {path.name: path.read_bytes() for path in other.root.glob(f"annotations/*/*{SUFFIX}")}
-    capsys.readouterr()
-    assert prepare(other.root, 2) == 0
-    assert "32 label maps are there, 0 to make" in capsys.readouterr().out
-    assert prepare(other.root, 0, "--force") == 0
-    assert parallel == {path.name: path.read_bytes() for path in other.root.glob(f"annotations/*/*{SUFFIX}")}
-
-
 def test_bad_sources_are_named(coco: Replica, capsys: pytest.CaptureFixture[str]) -> None:
     folder = coco.root / "annotations" / "train2017"
     gap, cut, colour = (folder / f"{name}.png" for name in coco.train[:3])

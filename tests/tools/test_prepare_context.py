@@ -65,11 +65,11 @@ def test_bad_sources_are_named(context: Replica, capsys: pytest.CaptureFixture[s
     missing, cut, high = (context.sources / f"{name}.mat" for name in context.train[:3])
     missing.unlink()
     cut.write_bytes(cut.read_bytes()[:200])
-    savemat(high, {"LabelMap": np.full((72, 96), 460, np.uint16)})
+    savemat(high, {"LabelMap": np.full((72, 96), 460.5)})
     assert run(context) == 1
     shown = capsys.readouterr().out
     assert f"{missing}: missing" in shown and f"{cut}: missing, or no .mat file" in shown
-    assert f"{high}: label values 460 to 460, expected whole numbers 0..459" in shown
+    assert f"{high}: label values 460.5 to 460.5, expected whole numbers 0..459" in shown
     assert "3 could not be made" in shown
     with pytest.raises(UserError, match="3 label maps must be made: pass --mat"):
         run(context, mat="none")
