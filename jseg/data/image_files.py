@@ -16,7 +16,6 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from jseg.errors import UserError
-from jseg.files import open_regular
 
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 _PNG_COLOUR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
@@ -25,8 +24,10 @@ _PNG_COLOUR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6:
 @contextmanager
 def _content(path: str | Path) -> Iterator[bytes]:
     """Yields the bytes of a file and turns whatever a decoder raises on them into one sentence that names the file."""
-    with open_regular(path) as file:
-        content = file.read()
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: {'a folder, a pipe or a device, not a file' if path.exists() else 'missing'}")
+    content = path.read_bytes()
     try:
         if content.startswith(_PNG_START) and _PNG_END not in content:
             raise ValueError("truncated")
