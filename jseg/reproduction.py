@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from jseg.config import Config, read_config, suggestion, to_dict
-from jseg.data.held_out import classes_of
+from jseg.data.class_names import classes_of
 from jseg.engine.checkpoint import METRICS_NAME, WEIGHTS_NAME, checkpoint_path, checkpoints_in, newest_whole, read_whole
 from jseg.errors import UserError
 from jseg.files import write_json, write_whole

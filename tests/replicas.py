@@ -6,7 +6,7 @@ it. What the preparation tools make is not there yet.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -23,55 +23,31 @@ _SHOWN_COLOURS = voc_palette(256)
 
 
 @dataclass(frozen=True)
-class Voc12Replica:
-    """PASCAL VOC 2012 and SBD before preparation."""
-
-    root: Path  # VOCdevkit/VOC2012
-    sbd: Path  # benchmark_RELEASE
-    train: list[str]
-    aug: list[str]
-    val: list[str]
-
-
-@dataclass(frozen=True)
-class CocoStuffReplica:
-    """COCO 2017 with stuffthingmaps before preparation."""
+class Replica:
+    """A data set before preparation."""
 
     root: Path
     train: list[str]
     val: list[str]
+    aug: list[str] = field(default_factory=list)
+    sources: Path = Path()  # of .mat files: SBD or PASCAL-Context's label files
 
 
-@dataclass(frozen=True)
-class ContextReplica:
-    """PASCAL VOC 2010 and PASCAL-Context's label files before preparation."""
-
-    root: Path  # VOCdevkit/VOC2010
-    mat_files: Path
-    train: list[str]
-    val: list[str]
-
-
-def class_maps(
-    values: list[int], images: int, seed: int, background: int | None, size: tuple[int, int] = SIZE
-) -> list[np.ndarray]:
+def class_maps(values: list[int], images: int, seed: int, background: int | None) -> list[np.ndarray]:
     """Label maps, (H, W) int, made of blocks, in which each of `values` occurs at least once.
 
-    The values are dealt out to the images in turn, at least two to each. With a `background` value two thirds of each
-    image hold it.
+    With a `background` value two thirds of each image hold it.
     """
     rng = np.random.default_rng(seed)
-    rows, columns = size[0] // _BLOCK, size[1] // _BLOCK
+    rows, columns = SIZE[0] // _BLOCK, SIZE[1] // _BLOCK
     share = max(2, -(-len(values) // images))
     filled = rows * columns if background is None else rows * columns // 3
-    if share > filled:
-        raise ValueError(f"{len(values)} values need more than {images} images")
     found = []
     for own in np.resize(rng.permutation(values), (images, share)):
         cells = np.full(rows * columns, background if background is not None else 0, np.int32)
         cells[:filled] = np.resize(own, filled)
         cells = rng.permutation(cells).reshape(rows, columns)
-        found.append(cv2.resize(cells, size[::-1], interpolation=cv2.INTER_NEAREST))
+        found.append(cv2.resize(cells, SIZE[::-1], interpolation=cv2.INTER_NEAREST))
     return found
 
 
@@ -108,14 +84,7 @@ def save_sbd_mask(path: Path, labels: np.ndarray) -> None:
     savemat(path, {"GTcls": content}, do_compression=True)
 
 
-def with_border(labels: np.ndarray) -> np.ndarray:
-    """The labels with VOC's border: 255 wherever the value changes from one column to the next."""
-    stored = labels.copy()
-    stored[:, 1:][labels[:, 1:] != labels[:, :-1]] = 255
-    return stored
-
-
-def make_voc12(folder: Path, train: int = 4, aug: int = 6, val: int = 8) -> Voc12Replica:
+def make_voc12(folder: Path, train: int = 4, aug: int = 6, val: int = 8) -> Replica:
     """VOC 2012 below `folder`/VOCdevkit and SBD in `folder`/benchmark_RELEASE.
 
     SBD has all images of aug, some of train and val (half of each, as it lacks others), and two masks in val that VOC
@@ -134,17 +103,19 @@ def make_voc12(folder: Path, train: int = 4, aug: int = 6, val: int = 8) -> Voc1
         for index, (name, labels) in enumerate(zip(names[section], labels_of, strict=True)):
             save_image(root / "JPEGImages" / f"{name}.jpg", labels, index)
             if section != "aug":
-                save_palette_png(root / "SegmentationClass" / f"{name}.png", with_border(labels))
+                stored = labels.copy()
+                stored[:, 1:][labels[:, 1:] != labels[:, :-1]] = 255  # VOC's border
+                save_palette_png(root / "SegmentationClass" / f"{name}.png", stored)
             if name in in_sbd[section]:
                 save_sbd_mask(sbd / "dataset" / "cls" / f"{name}.mat", labels)
     for section in ("train", "val"):
         save_list(root / "ImageSets" / "Segmentation" / f"{section}.txt", names[section])
     save_list(sbd / "dataset" / "train.txt", in_sbd["val"] + in_sbd["aug"][::2])
     save_list(sbd / "dataset" / "val.txt", in_sbd["aug"][1::2] + in_sbd["train"])
-    return Voc12Replica(root, sbd, **names)
+    return Replica(root, sources=sbd, **names)
 
 
-def make_coco_stuff(folder: Path, train: int = 8, val: int = 8) -> CocoStuffReplica:
+def make_coco_stuff(folder: Path, train: int = 8, val: int = 8) -> Replica:
     """COCO 2017 below `folder`/coco_stuff164k, label maps with the ids of stuffthingmaps."""
     root, names = folder / "coco_stuff164k", {}
     for section, count, seed in (("train", train, 3), ("val", val, 4)):
@@ -158,10 +129,10 @@ def make_coco_stuff(folder: Path, train: int = 8, val: int = 8) -> CocoStuffRepl
             path = root / "annotations" / f"{section}2017" / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(stored).save(path)
-    return CocoStuffReplica(root, **names)
+    return Replica(root, **names)
 
 
-def make_context(folder: Path, train: int = 6, val: int = 6) -> ContextReplica:
+def make_context(folder: Path, train: int = 6, val: int = 6) -> Replica:
     """VOC 2010 below `folder`/VOCdevkit, PASCAL-Context's label files in `folder`/trainval."""
     root, mat_files, names = folder / "VOCdevkit" / "VOC2010", folder / "trainval", {}
     mat_files.mkdir(parents=True)
@@ -177,4 +148,4 @@ def make_context(folder: Path, train: int = 6, val: int = 6) -> ContextReplica:
             save_image(root / "JPEGImages" / f"{name}.jpg", labels, index)
             savemat(mat_files / f"{name}.mat", {"LabelMap": categories.astype(np.uint16)}, do_compression=True)
         save_list(root / "ImageSets" / "Main" / f"{section}.txt", names[section])
-    return ContextReplica(root, mat_files, **names)
+    return Replica(root, sources=mat_files, **names)

@@ -19,9 +19,8 @@ from pathlib import Path
 
 from jseg.clip.class_embeddings import class_embeddings
 from jseg.config import Config, read_config
-from jseg.data.class_names import ClassList, class_list
+from jseg.data.class_names import ClassList, class_list, classes_of, suggestion
 from jseg.data.dataset import open_dataset
-from jseg.data.held_out import classes_of, suggestion
 from jseg.engine import checkpoint
 from jseg.engine.load import load_model
 from jseg.errors import UserError

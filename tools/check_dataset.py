@@ -15,29 +15,13 @@ from jseg.runtime.command_line import ArgumentParser, run
 import sys
 from pathlib import Path
 
-from jseg.config import Config, read_config
+from jseg.config import read_config
 from jseg.data.check import SplitReport, check_split
+from jseg.data.class_names import classes_of, count_note
 from jseg.data.dataset import SegmentationDataset
-from jseg.data.held_out import classes_of
 from jseg.errors import UserError
 
-SHOWN_FILES = 20  # of a fault
-
-
-def open_splits(config: Config) -> list[SegmentationDataset]:
-    """The splits that a configuration uses, files not looked at yet; a cross-data-set one trains on another data set.
-
-    Raises:
-        UserError: no split at all, or what opening a split raises.
-    """
-    splits, data = [], config.data
-    for section in ("val",) if config.cross_dataset else ("train", "val"):
-        files = getattr(data, section)
-        if files.images:
-            splits.append(SegmentationDataset(data, section if files.labels else "test", check_files=False))
-    if not splits:
-        raise UserError("data.train.images and data.val.images are not set: the configuration names no files to check")
-    return splits
+SHOWN = 30  # problems of a split
 
 
 def class_table(reports: list[SplitReport]) -> str:
@@ -66,24 +50,27 @@ def main(arguments: list[str] | None = None) -> int:
     if not 0 < options.fraction <= 1:
         raise UserError(f"--fraction {options.fraction}: must be above 0 and at most 1")
     config = read_config(options.config_file, options.overrides)
-    if config.data.dataset == "shapes":
+    data, reports = config.data, []
+    if data.dataset == "shapes":
         print("shapes is drawn by the code itself: there are no files to check")
         return 0
-    splits = open_splits(config)
-    print(f"{classes_of(config.data).title}: {config.data.root}")
-    reports = [check_split(split, options.fraction, options.allow_partial, sys.stderr.isatty()) for split in splits]
-    for report in reports:
-        print(f"{report.dataset.section}: {len(report.dataset):,} pairs, {report.read:,} of them read")
+    print(f"{classes_of(data).title}: {data.root}")
+    for section in ("val",) if config.cross_dataset else ("train", "val"):
+        split = SegmentationDataset(data, section if getattr(data, section).labels else "test", check_files=False)
+        report = check_split(split, options.fraction, sys.stderr.isatty())
+        print(f"{section}: {len(split):,} pairs, {report.read:,} of them read")
+        if (note := count_note(data.dataset, section, len(split))) and not options.allow_partial:
+            report.problems.append(f"{note} (--allow-partial if only a part is meant)")
+        reports.append(report)
     print(class_table(reports))
-    faults = [(report.dataset.section, *item) for report in reports for item in report.faults.items()]
-    for section, fault, files in faults:
-        print(f"found: {section}: {fault}" + (f": {len(files)} files" if files else ""))
-        for file in files[:SHOWN_FILES]:
-            print(f"  {file}")
-        if len(files) > SHOWN_FILES:
-            print(f"  and {len(files) - SHOWN_FILES} more")
-    print("nothing wrong was found" if not faults else f"{len(faults)} faults")
-    return 1 if faults else 0
+    for report in reports:
+        for problem in report.problems[:SHOWN]:
+            print(f"found: {report.dataset.section}: {problem}")
+        if len(report.problems) > SHOWN:
+            print(f"and {len(report.problems) - SHOWN} more in {report.dataset.section}")
+    count = sum(len(report.problems) for report in reports)
+    print(f"{count} problems" if count else "nothing wrong was found")
+    return 1 if count else 0
 
 
 if __name__ == "__main__":

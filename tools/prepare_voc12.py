@@ -6,20 +6,19 @@
 Needs VOC 2012 (VOCtrainval_11-May-2012.tar) and SBD (benchmark.tgz, http://home.bharathh.info/pubs/codes/SBD). SBD has
 coarser masks of 11,355 images of VOC, among them val images, and lacks 676 of VOC's own 2,913. So the masks of
 train.txt (1,464) are VOC's own, those of aug.txt (9,118) SBD's: aug.txt is SBD's train and val lists without the names
-of VOC's. Masks that are there and whole are kept: after an interruption the same command goes on. Ends with the counts
-beside the published 10,582 and 1,449, and manifest_voc12.json. Exit code 1 when files are missing or could not be made.
+of VOC's. Masks that are there are kept: after an interruption the same command goes on. Exit code 1 when some
+could not be made.
 """
 
 from __future__ import annotations
 
 from jseg.runtime.command_line import run
 
-from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from jseg.data import preparation
 from jseg.data.class_names import class_list, voc_palette
+from jseg.data.dataset import read_names
 from jseg.data.image_files import read_stored_labels
 from jseg.data.label_maps import class_labels
 from jseg.drawing import write_label_map
@@ -38,8 +37,8 @@ def sbd_folder(folder: Path) -> Path:
     raise UserError(f"--sbd {folder}: no folder cls with SBD's .mat files in it, nor in dataset/ below it")
 
 
-def make_lists(root: Path, sbd: Path | None) -> tuple[list[str], list[str], list[str]]:
-    """Names of train, aug and val; aug.txt and trainaug.txt are written where they are missing.
+def read_lists(root: Path, sbd: Path | None) -> tuple[list[str], list[str]]:
+    """Names of train and aug; aug.txt and trainaug.txt are written where they are missing.
 
     A missing aug.txt is trainaug.txt without train.txt, else SBD's train.txt and val.txt without VOC's, sorted.
 
@@ -47,91 +46,56 @@ def make_lists(root: Path, sbd: Path | None) -> tuple[list[str], list[str], list
         UserError: a list is missing or contradicts another.
     """
     lists = root / LISTS
-    train, val = preparation.read_list(lists / "train.txt"), preparation.read_list(lists / "val.txt")
+    train, val = read_names(lists / "train.txt"), read_names(lists / "val.txt")
     if (lists / "aug.txt").is_file():
-        aug = preparation.read_list(lists / "aug.txt")
+        aug = read_names(lists / "aug.txt")
     elif (lists / "trainaug.txt").is_file():
-        own = set(train)
-        aug = [name for name in preparation.read_list(lists / "trainaug.txt") if name not in own]
+        aug = [name for name in read_names(lists / "trainaug.txt") if name not in {*train}]
         print("aug.txt: trainaug.txt without train.txt")
     elif sbd is not None:
-        names = {*preparation.read_list(sbd / "train.txt"), *preparation.read_list(sbd / "val.txt")}
+        names = {*read_names(sbd / "train.txt"), *read_names(sbd / "val.txt")}
         aug = sorted(names - {*train, *val})
         print(f"aug.txt: SBD's train.txt and val.txt ({len(names):,} names) without VOC's train.txt and val.txt")
     else:
         raise UserError(f"{lists / 'aug.txt'} does not exist: pass --sbd FOLDER, whose lists it can be made from")
-    for other, names in (("train.txt", train), ("val.txt", val)):
-        if shared := sorted({*names} & {*aug}):
-            raise UserError(
-                f"{lists / 'aug.txt'}: {len(shared)} names are also in {other}, first {shared[0]}: remove the file to "
-                "have it made from SBD's lists"
-            )
+    if shared := sorted({*train, *val} & {*aug}):
+        raise UserError(
+            f"{lists / 'aug.txt'}: {len(shared)} names are also in train.txt or val.txt, first {shared[0]}: remove the "
+            "file to have it made from SBD's lists"
+        )
     path = lists / "trainaug.txt"
-    if path.is_file() and {*preparation.read_list(path)} != {*train, *aug}:
+    if path.is_file() and {*read_names(path)} != {*train, *aug}:
         raise UserError(f"{path} is not train.txt and aug.txt together: remove it to have it made anew")
     for missing, names in ((lists / "aug.txt", aug), (path, train + aug)):
         if not missing.is_file():
             preparation.write_list(missing, names)
-    return train, aug, val
+    return train, aug
 
 
-def convert_mask(images: Path, source: Path, target: Path) -> None:
-    """Makes one mask: SBD's .mat as a palette PNG, VOC's own PNG as it is.
-
-    Raises:
-        UserError: damaged source, values that are no classes, another size than the image in `images`.
-    """
-    image = images / f"{target.stem}.jpg"
-    if source.suffix != ".mat":
-        stored = read_stored_labels(source)
-        class_labels(stored, class_list("voc12"), str(source))
-        preparation.check_labels(stored, 255, source, image)
+def convert_mask(source: Path, target: Path) -> None:
+    """Makes one mask: SBD's .mat as a palette PNG, VOC's own PNG as it is; UserError for a bad source."""
+    if source.suffix == ".mat":
+        segmentation = preparation.read_mat(source, "GTcls")["Segmentation"][0, 0]
+        write_label_map(target, preparation.check_labels(segmentation, 20, source), voc_palette(256))
+    else:
+        class_labels(read_stored_labels(source), class_list("voc12"), str(source))
         write_whole(target, source.read_bytes())
-        return
-    structure = preparation.read_mat(source, "GTcls")
-    try:
-        segmentation = structure["Segmentation"][0, 0]
-    except (IndexError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{source}: GTcls has no Segmentation: it is not one of SBD's cls files") from error
-    write_label_map(target, preparation.check_labels(segmentation, 20, source, image), voc_palette(256))
-
-
-def make_masks(
-    root: Path, sbd: Path | None, train: Sequence[str], aug: Sequence[str], workers: int, force: bool
-) -> list[str]:
-    """Makes the masks that are missing; returns what went wrong. UserError if SBD or scipy is needed and not there."""
-    voc, cls, masks = root / "SegmentationClass", (sbd or Path()) / "cls", root / MASKS
-    own = preparation.unfinished([(voc / f"{name}.png", masks / f"{name}.png") for name in train], force)
-    others = preparation.unfinished([(cls / f"{name}.mat", masks / f"{name}.png") for name in aug], force)
-    made = len(own) + len(others)
-    print(f"{MASKS}: {len(train) + len(aug) - made:,} masks are there, {made:,} to make")
-    if others and sbd is None:
-        raise UserError(f"{len(others):,} masks of aug.txt must be made from SBD: pass --sbd FOLDER")
-    if others:
-        preparation.require_scipy()
-    return preparation.convert_all(own + others, partial(convert_mask, root / "JPEGImages"), workers, MASKS)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Makes lists and masks, counts, writes the manifest; returns the exit code.
-
-    Raises:
-        UserError: missing folders or lists.
-    """
+    """Makes lists and masks; returns the exit code."""
     parser = preparation.new_parser(__doc__ or "", "folder of VOC 2012, with JPEGImages in it")
     parser.add_argument("--sbd", type=Path, help="folder of SBD, benchmark_RELEASE or the one that holds cls")
     options = parser.parse_args(arguments)
     root, sbd = options.root, options.sbd and sbd_folder(options.sbd)
+    own, masks = root / "SegmentationClass", root / MASKS
     folders = ("JPEGImages", "SegmentationClass", str(LISTS))
     preparation.require_folders(root, folders, "PASCAL VOC 2012, VOCdevkit/VOC2012")
-    train, aug, val = make_lists(root, sbd)
-    problems = make_masks(root, sbd, train, aug, options.workers, options.force)
+    train, aug = read_lists(root, sbd)
     print(f"train: {len(train):,} masks of VOC (train.txt), {len(aug):,} of SBD (aug.txt)")
-    splits = [
-        preparation.SplitFiles("train", train + aug, root / "JPEGImages", root / MASKS),
-        preparation.SplitFiles("val", val, root / "JPEGImages", root / "SegmentationClass"),
-    ]
-    return preparation.finish(root, "voc12", splits, problems, options.allow_partial)
+    jobs = [(own / f"{name}.png", masks / f"{name}.png") for name in train]
+    jobs += [((sbd or Path()) / "cls" / f"{name}.mat", masks / f"{name}.png") for name in aug]
+    return preparation.convert_all(jobs, convert_mask, options, "" if sbd else "--sbd FOLDER")
 
 
 if __name__ == "__main__":

@@ -8,15 +8,17 @@ https://host.robots.ox.ac.uk/pascal/VOC/voc2012 (development kit).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from jseg.config import DataConfig
 from jseg.errors import UserError
 
 
 def _names(text: str) -> tuple[str, ...]:
-    return tuple(" ".join(name.split()) for name in text.split(","))
+    return tuple(" ".join(text.split()).split(", "))
 
 
 VOC12_NAMES = _names(
@@ -81,16 +83,8 @@ CONTEXT_IDS = (
     397, 415, 416, 420, 424, 427, 440, 445, 454, 458,
 )  # fmt: skip
 
-# Images of each split in the published runs: CLIP-RC (CVPR 2024), section 4.1. VOC's 10,582 are train.txt (1,464) and
-# aug.txt (9,118) together.
-PUBLISHED_IMAGES = {
-    ("voc12", "train"): 10_582,
-    ("voc12", "val"): 1_449,
-    ("coco_stuff", "train"): 118_287,
-    ("coco_stuff", "val"): 5_000,
-    ("context", "train"): 4_998,
-    ("context", "val"): 5_105,
-}
+# Images of train and val in the published runs (CLIP-RC, section 4.1); VOC's 10,582 are train.txt and aug.txt together.
+PUBLISHED_IMAGES = {"voc12": (10_582, 1_449), "coco_stuff": (118_287, 5_000), "context": (4_998, 5_105)}
 
 
 @dataclass(frozen=True)
@@ -124,52 +118,72 @@ class ClassList:
 
 
 def voc_palette(count: int) -> np.ndarray:
-    """The first `count` (at most 256) colours of PASCAL VOC's palette, (count, 3) uint8 RGB; the first is black.
-
-    Bit 3 * i + channel of the index becomes bit 7 - i of that channel.
-    """
+    """The first `count` (at most 256) colours of PASCAL VOC's palette, (count, 3) uint8 RGB; the first is black."""
     indices = np.arange(count)[:, None]
     colours = np.zeros((count, 3), np.int64)
-    for place in range(3):
+    for place in range(3):  # bit 3 * place + channel of the index becomes bit 7 - place of that channel
         colours |= (indices >> (3 * place + np.arange(3)) & 1) << (7 - place)
     return colours.astype(np.uint8)
 
 
+_COCO_UNSEEN = (19, 23, 28, 29, 36, 51, 76, 88, 94, 112, 133, 136, 137, 157, 160)
 _CLASS_LISTS = (
     ClassList("shapes", "", SHAPES_NAMES, tuple(range(15, 20)), tuple(range(20)), (IGNORED,)),
     ClassList("voc12", "", VOC12_NAMES, tuple(range(15, 20)), tuple(range(1, 21)), (0, IGNORED)),
-    ClassList(
-        "coco_stuff",
-        "",
-        COCO_STUFF_NAMES,
-        (19, 23, 28, 29, 36, 51, 76, 88, 94, 112, 133, 136, 137, 157, 160),
-        tuple(range(171)),
-        (IGNORED,),
-    ),
+    ClassList("coco_stuff", "", COCO_STUFF_NAMES, _COCO_UNSEEN, tuple(range(171)), (IGNORED,)),
     ClassList("context", "A", CONTEXT_NAMES, (0, 6, 7, 14, 19, 24, 31, 33, 48, 54), tuple(range(1, 60)), (0, IGNORED)),
     ClassList("context", "B", CONTEXT_NAMES, (0, 2, 3, 7, 9, 13, 17, 19, 31, 37), tuple(range(1, 60)), (0, IGNORED)),
 )
 
 
 def class_list(dataset: str, split: str = "") -> ClassList:
-    """The class list of a data set; `split` "" is its default split.
-
-    Raises:
-        UserError: unknown data set or split, with the choices.
-    """
-    found = [item for item in _CLASS_LISTS if item.dataset == dataset]
-    if not found:
+    """The class list of a data set; `split` "" is its default split. UserError lists the choices."""
+    splits = {item.split: item for item in _CLASS_LISTS if item.dataset == dataset}
+    if not splits:
         choices = ", ".join(dict.fromkeys(item.dataset for item in _CLASS_LISTS))
         raise UserError(f"data.dataset={dataset!r} is not known: choose from {choices}")
-    for item in found:
-        if split in (item.split, ""):
-            return item
-    choices = ", ".join(item.split for item in found if item.split)
-    rule = f"choose from {choices}" if choices else "it has only one, leave the key out"
-    raise UserError(f"data.split={split!r} is not a split of {dataset}: {rule}")
+    if split and split not in splits:
+        rule = "it has only one, leave the key out" if "" in splits else f"choose from {', '.join(splits)}"
+        raise UserError(f"data.split={split!r} is not a split of {dataset}: {rule}")
+    return splits[split] if split else next(iter(splits.values()))
+
+
+def classes_of(data: DataConfig) -> ClassList:
+    """The class list that a configuration asks for: that of its data set and split, or one for calibration."""
+    classes = class_list(data.dataset, data.split)
+    return held_out_list(classes, data.held_out) if data.held_out else classes
+
+
+def held_out_list(classes: ClassList, held_out: Sequence[str]) -> ClassList:
+    """The class list to calibrate gamma on: only the seen classes, numbered anew, with `held_out` as the unseen ones.
+
+    Pixels of truly unseen classes are ignored, so a gamma chosen on this list has never met an unseen class. UserError
+    when `held_out` are not some of the seen classes.
+    """
+    seen = [classes.names[index] for index in classes.seen]
+    if len({*held_out} & {*seen}) < len(held_out) or len(held_out) >= len(seen):
+        raise UserError(
+            f"data.held_out={tuple(held_out)}: must be some, not all, of the seen classes of {classes.title}: "
+            f"choose from {', '.join(seen)}"
+        )
+    return ClassList(
+        dataset=classes.dataset,
+        split=f"{classes.split + ', ' if classes.split else ''}held out: {', '.join(sorted(held_out, key=seen.index))}",
+        names=tuple(seen),
+        unseen=tuple(sorted(seen.index(name) for name in held_out)),
+        stored=tuple(classes.stored[index] for index in classes.seen),
+        stored_ignored=(*(classes.stored[index] for index in classes.unseen), *classes.stored_ignored),
+    )
+
+
+def suggestion(classes: ClassList) -> tuple[str, ...]:
+    """Seen classes to hold out: evenly spaced in the list, as large a share as the unseen ones have of all classes."""
+    count = max(1, round(len(classes.seen) * len(classes.unseen) / len(classes.names)))
+    places = [(2 * index + 1) * len(classes.seen) // (2 * count) for index in range(count)]
+    return tuple(classes.names[classes.seen[place]] for place in places)
 
 
 def count_note(dataset: str, section: str, count: int) -> str:
     """One sentence if `count` images in `section` (train or val) are not the published number; "" if they are."""
-    published = PUBLISHED_IMAGES.get((dataset, section), count)
+    published = PUBLISHED_IMAGES[dataset][section == "val"]
     return "" if count == published else f"{dataset} {section} has {count:,} images, the published runs {published:,}"

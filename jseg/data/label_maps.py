@@ -6,6 +6,8 @@ the training targets of a setting. 255 = ignored in the last two.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from jseg.data.class_names import IGNORED, ClassList
@@ -13,6 +15,12 @@ from jseg.errors import UserError
 
 UNSEEN_PIXEL = -1  # transductive target: "some unseen class", which the losses replace by pseudo-labels
 _REFUSED = -1
+
+
+def listed(values: Sequence, most: int = 8) -> str:
+    """The first `most` values with commas between, and how many more there are."""
+    more = f" and {len(values) - most} more" if len(values) > most else ""
+    return ", ".join(map(str, values[:most])) + more
 
 
 def stored_lookup(class_list: ClassList) -> np.ndarray:
@@ -31,11 +39,10 @@ def class_labels(stored: np.ndarray, class_list: ClassList, where: str) -> np.nd
     """
     labels = stored_lookup(class_list)[stored]
     if (labels == _REFUSED).any():
-        values = np.unique(stored[labels == _REFUSED]).tolist()
-        shown = ", ".join(map(str, values[:8])) + (f" and {len(values) - 8} more" if len(values) > 8 else "")
-        known = f"{class_list.stored[0]}-{class_list.stored[-1]} and {', '.join(map(str, class_list.stored_ignored))}"
+        values = listed(np.unique(stored[labels == _REFUSED]).tolist())
+        known = f"{class_list.stored[0]}-{class_list.stored[-1]} and {listed(class_list.stored_ignored)}"
         raise UserError(
-            f"{where}: label values {shown} are not in the class list of {class_list.title} (it has {known})"
+            f"{where}: label values {values} are not in the class list of {class_list.title} (it has {known})"
         )
     return labels.astype(np.uint8)
 
@@ -58,14 +65,8 @@ def training_labels(labels: np.ndarray, class_list: ClassList, setting: str) -> 
     inductive: the seen classes are numbered 0..S-1, unseen ones become 255. transductive: seen classes are kept, pixels
     of unseen ones become `UNSEEN_PIXEL`. supervised: unchanged.
     """
-    lookup = np.full(256, IGNORED, np.int32)
-    if setting == "supervised":
-        lookup[: len(class_list.names)] = np.arange(len(class_list.names))
-    elif setting == "inductive":
-        lookup[list(class_list.seen)] = np.arange(len(class_list.seen))
-    elif setting == "transductive":
-        lookup[list(class_list.seen)] = class_list.seen
+    lookup, classes = np.full(256, IGNORED, np.int32), training_classes(class_list, setting)
+    lookup[list(classes)] = np.arange(len(classes))
+    if setting == "transductive":
         lookup[list(class_list.unseen)] = UNSEEN_PIXEL
-    else:
-        raise ValueError(f"setting {setting!r}")
     return lookup[labels]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import count, islice
 from typing import NamedTuple
 
 import numpy as np
@@ -37,14 +37,6 @@ class Batch:
     iteration: int
 
 
-class Sample(NamedTuple):
-    """One image of a batch."""
-
-    image: np.ndarray  # (3, H, W) float32
-    labels: np.ndarray  # (H, W) int32
-    name: str
-
-
 class EvaluationImage(NamedTuple):
     """One image to evaluate."""
 
@@ -55,8 +47,10 @@ class EvaluationImage(NamedTuple):
     size: tuple[int, int]  # original height, width
 
 
-def training_sample(dataset: Dataset, data: DataConfig, seed: int, position: int, index: int) -> Sample:
-    """Image `index` after the random transforms of stream position `position`."""
+def training_sample(
+    dataset: Dataset, data: DataConfig, seed: int, position: int, index: int
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Image `index` (3, H, W) after the random transforms of stream position `position`, its targets and its name."""
     image, labels, name = dataset.read(index)
     rng = augmentation_rng(seed, position)
     image, labels = transforms.random_resize(image, labels, rng, data.resize_box, data.ratio_range)
@@ -66,60 +60,48 @@ def training_sample(dataset: Dataset, data: DataConfig, seed: int, position: int
         image = transforms.photometric_distortion(image, rng)
     image = transforms.normalise(image, data.mean, data.std)
     image, labels = transforms.pad(image, labels, data.crop_size)
-    targets = training_labels(labels, dataset.class_list, data.setting)
-    return Sample(np.ascontiguousarray(image.transpose(2, 0, 1)), targets, name)
+    return (
+        np.ascontiguousarray(image.transpose(2, 0, 1)),
+        training_labels(labels, dataset.class_list, data.setting),
+        name,
+    )
 
 
 def training_batches(
     dataset: Dataset, config: Config, start_iteration: int = 0, rank: int = 0, world: int = 1
 ) -> Iterator[Batch]:
-    """Batches without end, the first one being that of `start_iteration`.
+    """Yields batches without end, the first one being that of `start_iteration`.
 
     Close the iterator (or leave it to be collected) to end the workers. With `world` processes each gets
     `train.batch_size / world` samples; together they are the batch of a single process.
-
-    Raises:
-        UserError: while iterating, what `dataset.read` raises.
     """
-    share = config.train.batch_size // world
+    size, seed, workers = config.train.batch_size, config.train.seed, config.data.workers
+    share = size // world
     samples = map_in_order(
         training_sample,
-        endless_indices(len(dataset), config.train.seed, start_iteration * config.train.batch_size, rank, world),
-        config.data.workers,
-        shared=(dataset, config.data, config.train.seed),
-        ahead=max(_BATCHES_AHEAD * share, 2 * config.data.workers),
-        name=lambda item: dataset.name(item[1]),
+        endless_indices(len(dataset), seed, start_iteration * size, rank, world),
+        workers,
+        shared=(dataset, config.data, seed),
+        ahead=max(_BATCHES_AHEAD * share, 2 * workers),
         remedy="try data.workers=0, which prepares images in the main process",
     )
-    return _batches(samples, share, start_iteration)
-
-
-def _batches(samples: Iterator[Sample], size: int, iteration: int) -> Iterator[Batch]:
     try:
-        while True:
-            images, labels, names = zip(*islice(samples, size), strict=True)
+        for iteration in count(start_iteration):
+            images, labels, names = zip(*islice(samples, share), strict=True)
             yield Batch(np.stack(images), np.stack(labels), list(names), iteration)
-            iteration += 1
     finally:
         samples.close()
 
 
 def check_cost(size: tuple[int, int], test: TestConfig, name: str) -> None:
-    """Refuses an image of `size` = (height, width) that takes too many pixels or windows at these settings.
-
-    Raises:
-        UserError: with the image's name and the keys.
-    """
+    """Raises UserError for an image of `size` = (height, width) that takes too many pixels or windows."""
     pixels = windows = 0
     for scale in test.scales:
         sides = transforms.short_side_size(size, max(1, round(test.short_side * scale)))
         pixels += sides[0] * sides[1]
         if test.mode == "slide":
-            rows, columns = (
-                -(-max(side - crop, 0) // stride) + 1
-                for side, crop, stride in zip(sides, test.crop_size, test.stride, strict=True)
-            )
-            windows += rows * columns
+            rows, columns = -(-np.maximum(np.subtract(sides, test.crop_size), 0) // test.stride) + 1
+            windows += int(rows * columns)
     if pixels > MOST_PIXELS or windows > MOST_WINDOWS:
         raise UserError(
             f"{name}: {size[1]}x{size[0]} pixels become {pixels:,} pixels in {windows:,} windows, more than "
@@ -145,16 +127,7 @@ def evaluation_image(dataset: Dataset, config: Config, index: int) -> Evaluation
 
 
 def evaluation_images(dataset: Dataset, config: Config, rank: int = 0, world: int = 1) -> Iterator[EvaluationImage]:
-    """Every `world`-th image from `rank` on, in order, a few of them decoded ahead by threads (OpenCV needs no GIL).
-
-    Raises:
-        UserError: while iterating, what `dataset.read` raises.
-    """
-    return map_in_order(
-        evaluation_image,
-        ((index,) for index in range(rank, len(dataset), world)),
-        max(1, min(config.data.workers, _EVALUATION_THREADS)),
-        shared=(dataset, config),
-        ahead=1 + max(1, min(config.data.workers, _EVALUATION_THREADS)),
-        threads=True,
-    )
+    """Every `world`-th image from `rank` on, in order, a few of them decoded ahead by threads (OpenCV needs no GIL)."""
+    threads = max(1, min(config.data.workers, _EVALUATION_THREADS))
+    items = ((index,) for index in range(rank, len(dataset), world))
+    return map_in_order(evaluation_image, items, threads, (dataset, config), ahead=threads + 1, threads=True)

@@ -28,8 +28,6 @@ def endless_indices(length: int, seed: int, start: int = 0, rank: int = 0, world
 
     All ranks together walk the stream of a single process; each epoch holds every index once.
     """
-    if length < 1 or start < 0 or not 0 <= rank < world:
-        raise ValueError(f"length {length}, start {start}, rank {rank} of {world}")
     position, epoch, order = start + rank, -1, np.empty(0, np.int64)
     while True:
         if position // length != epoch:

@@ -2,11 +2,8 @@
 
 20 classes named by colour, surface pattern and shape ("red striped circle"); 15 are seen in training. No single word
 names a class and any two do, so an unseen class can be understood from words that seen classes share with it, while a
-rule that looks only at colours fails. A scene holds one to four objects of different classes (diameter 1:4, occluded,
-turned, in uneven light) on a textured background with things of no class. As in PASCAL VOC the background belongs to no
-class: it is stored as 255 and left out of training targets and metrics.
-
-A scene is a pure function of (seed, split, index). Train and val scenes never come from the same random stream.
+rule that looks only at colours fails. A scene holds one to four objects on a textured background with things of no
+class, which is stored as 255. It is a pure function of (seed, split, index).
 """
 
 from __future__ import annotations
@@ -15,19 +12,17 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
 from jseg.config import DataConfig
 from jseg.data import shapes_drawing as drawing
-from jseg.data.class_names import IGNORED, SHAPES_NAMES
-from jseg.data.held_out import classes_of
+from jseg.data.class_names import IGNORED, SHAPES_NAMES, classes_of
 from jseg.data.label_maps import class_labels
 from jseg.errors import UserError
 
 _STREAMS = {"train": 101, "val": 102, "test": 102}  # first word of the random seed; test shows the scenes of val
-_CAPTION = 1  # further word of the seed: other captions leave the scenes as they are
 _DIAMETERS = (0.2, 0.8)  # of the short side of the scene
 _LEAST_VISIBLE = 0.45  # share of an object that must stay in sight
-_PLACES = 8  # tries to place an object
 _WIRES = 0.3  # probability of thin lines in front of everything
 _ONE = ("a photo of {}.", "{}.", "there is {} in the picture.", "this is {}.", "a picture of {}.", "{} in the scene.")
 _SEVERAL = ("a photo of {}.", "{}.", "there are {} in the picture.", "a picture with {}.", "{} in the scene.")
@@ -55,52 +50,32 @@ class ShapesDataset:
     """Scenes of one split; see the module docstring."""
 
     def __init__(self, data: DataConfig, split: str) -> None:
-        """Prepares `split` (train, val, test) of the data set that `data.shapes` describes; nothing is drawn yet.
-
-        Raises:
-            UserError: no scenes, a scene too small to draw in, a negative seed, a range of objects out of order.
-        """
+        """Prepares `split` (train, val, test) of the data set that `data.shapes` describes; nothing is drawn yet."""
         self.class_list = classes_of(data)
         self.config, self.split = data.shapes, split
         self._length = data.shapes.train_scenes if split == "train" else data.shapes.val_scenes
-        if self._length < 1:
-            key = "train_scenes" if split == "train" else "val_scenes"
-            raise UserError(f"data.shapes.{key}={self._length}: the split needs at least one scene")
-        if min(data.shapes.size) < 32:
-            raise UserError(f"data.shapes.size={data.shapes.size}: scenes need at least 32 pixels a side")
-        if not 0 <= data.shapes.seed < 2**32:
-            raise UserError(f"data.shapes.seed={data.shapes.seed}: must be in 0..{2**32 - 1}")
         least, most = data.shapes.objects
-        if not 1 <= least <= most <= len(SHAPES_NAMES):
-            raise UserError(f"data.shapes.objects={(least, most)}: must be (least, most), 1 to {len(SHAPES_NAMES)}")
+        if self._length < 1 or min(data.shapes.size) < 32 or not 1 <= least <= most <= len(SHAPES_NAMES):
+            raise UserError(
+                f"data.shapes: needs one scene or more in each split, 32 pixels a side, objects=(least, most) from "
+                f"1 to {len(SHAPES_NAMES)}, got {data.shapes}"
+            )
 
     def __len__(self) -> int:
         return self._length
 
-    def _rng(self, index: int, *words: int) -> np.random.Generator:
-        if not 0 <= index < self._length:
-            raise IndexError(f"scene {index} of {self._length}")
-        return np.random.default_rng([_STREAMS[self.split], self.config.seed, index, *words])
-
-    def name(self, index: int) -> str:
-        """The name of scene `index`: `train_000012`."""
-        return f"{self.split}_{index:06d}"
-
     def scene(self, index: int) -> Scene:
         """Draws scene `index`."""
-        return draw_scene(self.config.size, self.config.objects, self._rng(index))
+        rng = np.random.default_rng([_STREAMS[self.split], self.config.seed, index])
+        return draw_scene(self.config.size, self.config.objects, rng)
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
         """(H, W, 3) uint8 RGB image, (H, W) uint8 class numbers (255 = background), and the scene's name."""
-        scene, name = self.scene(index), self.name(index)
+        scene, name = self.scene(index), f"{self.split}_{index:06d}"
         return scene.image, class_labels(scene.labels, self.class_list, name), name
 
-    def caption(self, index: int, scene: Scene | None = None) -> str:
-        """A sentence about scene `index`; pass the scene if it is at hand, else it is drawn again."""
-        return describe((scene or self.scene(index)).objects, self._rng(index, _CAPTION))
 
-
-def draw_scene(size: tuple[int, int], objects: tuple[int, int], rng: np.random.Generator) -> Scene:
+def draw_scene(size: tuple[int, int], objects: tuple[int, int], rng: Generator) -> Scene:
     """Draws a scene of `size` (height, width) with `objects` (least, most) objects of different classes."""
     unit = min(size) / 96
     image = np.ascontiguousarray(drawing.background(size, unit, rng))
@@ -116,8 +91,14 @@ def draw_scene(size: tuple[int, int], objects: tuple[int, int], rng: np.random.G
         area = _place(image, owners, class_index, diameter * min(size), placed, rng)
         if area:
             placed.append((class_index, float(diameter), area))
-    if rng.random() < _WIRES:
-        _wires(image, owners, unit, rng)
+    if rng.random() < _WIRES:  # their pixels belong to no object
+        for _ in range(rng.integers(1, 3)):
+            ends = rng.uniform(0, 1, (2, 2)) * size[::-1]
+            direction = ends[1] - ends[0]
+            across = np.array([-direction[1], direction[0]]) / (np.hypot(*direction) + 1e-6) * unit * 0.5
+            wire = drawing.fill(np.concatenate([ends + across, ends[::-1] - across]), size)
+            image[wire] = rng.uniform(0, 255, 3)
+            owners[wire] = -1
     visible = np.bincount(owners[owners >= 0], minlength=len(placed))
     labels = np.append(np.array([item[0] for item in placed], np.uint8), np.uint8(IGNORED))[owners]
     found = tuple(
@@ -128,12 +109,7 @@ def draw_scene(size: tuple[int, int], objects: tuple[int, int], rng: np.random.G
 
 
 def _place(
-    image: np.ndarray,
-    owners: np.ndarray,
-    class_index: int,
-    diameter: float,
-    placed: list[tuple[int, float, int]],
-    rng: np.random.Generator,
+    image: np.ndarray, owners: np.ndarray, class_index: int, diameter: float, placed: list[tuple], rng: Generator
 ) -> int:
     """Paints an object where it leaves enough of the others in sight; its area in pixels, 0 = no place was found."""
     size, radius = owners.shape, diameter / 2
@@ -142,7 +118,7 @@ def _place(
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     points = drawing.outline(shape) * radius * (stretch, 1 / stretch) @ turn
     areas = np.array([item[2] for item in placed])
-    for _ in range(_PLACES):
+    for _ in range(8):
         centre = np.array([rng.uniform(0.6 * radius, side - 0.6 * radius) for side in size[::-1]])
         mask = drawing.fill(points + centre, size)
         left = np.bincount(owners[(owners >= 0) & ~mask], minlength=len(placed)) if placed else areas
@@ -154,12 +130,7 @@ def _place(
 
 
 def paint_object(
-    image: np.ndarray,
-    mask: np.ndarray,
-    class_index: int,
-    centre: np.ndarray,
-    diameter: float,
-    rng: np.random.Generator,
+    image: np.ndarray, mask: np.ndarray, class_index: int, centre: np.ndarray, diameter: float, rng: Generator
 ) -> None:
     """Paints the surface of an object into the pixels of `mask`."""
     colour, pattern, _ = SHAPES_NAMES[class_index].split()
@@ -178,33 +149,19 @@ def paint_object(
     cv2.copyTo(surface * shade[..., None], mask[window].view(np.uint8), image[window])
 
 
-def _wires(image: np.ndarray, owners: np.ndarray, unit: float, rng: np.random.Generator) -> None:
-    """Thin lines in front of everything; their pixels belong to no object."""
-    for _ in range(rng.integers(1, 3)):
-        ends = rng.uniform(0, 1, (2, 2)) * image.shape[1::-1]
-        direction = ends[1] - ends[0]
-        across = np.array([-direction[1], direction[0]]) / (np.hypot(*direction) + 1e-6) * unit * 0.5
-        wire = drawing.fill(np.concatenate([ends + across, ends[::-1] - across]), owners.shape)
-        image[wire] = rng.uniform(0, 255, 3)
-        owners[wire] = -1
-
-
-def describe(objects: tuple[SceneObject, ...], rng: np.random.Generator) -> str:
+def describe(objects: tuple[SceneObject, ...], rng: Generator) -> str:
     """A sentence that names the objects in any order, some of them or of their attributes left out now and then."""
     kept = [i for i in rng.permutation(len(objects)) if rng.random() < 0.9] or [0]
-    phrases = [_phrase(objects[i], rng) for i in kept]
+    phrases = []
+    for item in (objects[i] for i in kept):  # `a red striped circle`, or with a word less, or with a word on its size
+        words = SHAPES_NAMES[item.class_index].split()
+        draw = rng.random()
+        if draw < 0.3:
+            left_out = int(draw * 10)
+            words = words[:2] + ["shape"] if left_out == 2 else words[:left_out] + words[left_out + 1 :]
+        if rng.random() < 0.25:
+            words.insert(0, "small" if item.diameter < 0.3 else "large" if item.diameter > 0.55 else "medium")
+        phrases.append(" ".join(["a", *words]))
     listed = " and ".join([", ".join(phrases[:-1]), phrases[-1]] if len(phrases) > 1 else phrases)
     templates = _ONE if len(phrases) == 1 else _SEVERAL
     return templates[rng.integers(len(templates))].format(listed)
-
-
-def _phrase(item: SceneObject, rng: np.random.Generator) -> str:
-    """`a red striped circle`, or with a word less, or with a word on its size."""
-    words = SHAPES_NAMES[item.class_index].split()
-    draw = rng.random()
-    if draw < 0.3:
-        left_out = int(draw * 10)
-        words = words[:2] + ["shape"] if left_out == 2 else words[:left_out] + words[left_out + 1 :]
-    if rng.random() < 0.25:
-        words.insert(0, "small" if item.diameter < 0.3 else "large" if item.diameter > 0.55 else "medium")
-    return " ".join(["a", *words])

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 PATTERNS = ("striped", "dotted", "checked", "ringed")
@@ -55,14 +56,14 @@ def fill(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return mask.view(bool)
 
 
-def family_colour(colour: str, rng: np.random.Generator) -> np.ndarray:
+def family_colour(colour: str, rng: Generator) -> np.ndarray:
     """A colour, (3,) float32, that may be called by the name `colour`."""
     hue, spread, darkest = COLOURS[colour]
     hue = (hue + rng.uniform(-spread, spread)) / 360 % 1
     return 255 * np.float32(colorsys.hsv_to_rgb(hue, rng.uniform(0.5, 1), rng.uniform(darkest, 1)))
 
 
-def second_colour(first: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def second_colour(first: np.ndarray, rng: Generator) -> np.ndarray:
     """The other colour of a pattern: much lighter or much darker than `first`, tinted by it, never of another hue."""
     grey = first.mean()
     light = grey < 90 or (grey < 150 and rng.integers(2))
@@ -92,23 +93,23 @@ def pattern_cover(pattern: str, x: np.ndarray, y: np.ndarray, period: float, sha
     return np.clip(inside + 0.5, 0, 1)
 
 
-def smooth_noise(size: tuple[int, int], cells: int, rng: np.random.Generator) -> np.ndarray:
+def smooth_noise(size: tuple[int, int], cells: int, rng: Generator) -> np.ndarray:
     """(H, W) float32 in about [0, 1]: random values at `cells` places a side, interpolated."""
     return cv2.resize(rng.random((cells, cells), np.float32), size[::-1], interpolation=cv2.INTER_CUBIC)
 
 
-def _any_colour(rng: np.random.Generator, saturation: float) -> np.ndarray:
+def _any_colour(rng: Generator, saturation: float) -> np.ndarray:
     return 255 * np.float32(colorsys.hsv_to_rgb(rng.random(), rng.uniform(0, saturation), rng.uniform(0.2, 0.95)))
 
 
-def _line_points(size: tuple[int, int], count: int, step: float, rng: np.random.Generator) -> np.ndarray:
+def _line_points(size: tuple[int, int], count: int, step: float, rng: Generator) -> np.ndarray:
     """(count, 2) int32 vertices of a random walk that starts anywhere in the image."""
     start = rng.uniform(0, 1, 2) * size[::-1]
     headings = np.cumsum(rng.normal(0, 0.7, count)) + rng.uniform(0, 2 * np.pi)
     return (start + np.cumsum(_ray_outline(headings, step), axis=0)).astype(np.int32)
 
 
-def background(size: tuple[int, int], unit: float, rng: np.random.Generator) -> np.ndarray:
+def background(size: tuple[int, int], unit: float, rng: Generator) -> np.ndarray:
     """A textured image without objects, (H, W, 3) float32."""
     columns, rows = coordinates(*size)
     angle = rng.uniform(0, 2 * np.pi)
@@ -142,7 +143,7 @@ def background(size: tuple[int, int], unit: float, rng: np.random.Generator) -> 
     return first + (second - first) * np.float32(mix)[..., None]
 
 
-def scribble(image: np.ndarray, unit: float, rng: np.random.Generator) -> None:
+def scribble(image: np.ndarray, unit: float, rng: Generator) -> None:
     """Paints one thing that belongs to no class into `image`: a scrawl, a line, a plain blob or strokes."""
     size = image.shape[:2]
     colour = tuple(map(float, _any_colour(rng, 1.0)))
@@ -163,7 +164,7 @@ def scribble(image: np.ndarray, unit: float, rng: np.random.Generator) -> None:
             cv2.line(image, (int(x), int(y)), end, colour, max(1, round(unit)))
 
 
-def light(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def light(image: np.ndarray, rng: Generator) -> np.ndarray:
     """The finished (H, W, 3) uint8 image: uneven light, brightness, colour cast, now and then blur, grain."""
     columns, rows = coordinates(*image.shape[:2])
     angle, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.4)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
 from jseg.config import IMAGENET_MEAN, IMAGENET_STD
 from jseg.data.class_names import IGNORED
@@ -41,11 +42,7 @@ def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def random_resize(
-    image: np.ndarray,
-    labels: np.ndarray,
-    rng: np.random.Generator,
-    box: tuple[int, int] = (2048, 512),
-    ratio_range: tuple[float, float] = (0.5, 2.0),
+    image: np.ndarray, labels: np.ndarray, rng: Generator, box: tuple[int, int], ratio_range: tuple[float, float]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fits image and labels into `box` (long, short) times a ratio drawn uniformly from `ratio_range`."""
     ratio = rng.uniform(*ratio_range)
@@ -61,11 +58,7 @@ def is_varied(labels: np.ndarray, max_class_share: float) -> bool:
 
 
 def random_crop(
-    image: np.ndarray,
-    labels: np.ndarray,
-    rng: np.random.Generator,
-    size: tuple[int, int] = (512, 512),
-    max_class_share: float = 0.75,
+    image: np.ndarray, labels: np.ndarray, rng: Generator, size: tuple[int, int], max_class_share: float = 0.75
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cuts a window of at most `size` (height, width), drawn again up to ten times until `is_varied` holds.
 
@@ -81,7 +74,7 @@ def random_crop(
 
 
 def random_flip(
-    image: np.ndarray, labels: np.ndarray, rng: np.random.Generator, probability: float = 0.5
+    image: np.ndarray, labels: np.ndarray, rng: Generator, probability: float = 0.5
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mirrors left and right with `probability`."""
     if rng.uniform() < probability:
@@ -95,7 +88,7 @@ def scale_values(values: np.ndarray, gain: float = 1.0, shift: float = 0.0) -> n
     return cv2.LUT(np.ascontiguousarray(values), table)  # 256 values are worked out instead of every pixel
 
 
-def photometric_distortion(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def photometric_distortion(image: np.ndarray, rng: Generator) -> np.ndarray:
     """Changes brightness, contrast, saturation and hue, each with probability 0.5.
 
     Contrast comes right after brightness or, by a coin, at the end. Saturation and hue work in OpenCV's uint8 HSV.

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
 
 from jseg.config import DataConfig, SplitConfig
-from jseg.data.class_names import voc_palette
+from tests.replicas import save_palette_png
 
 NAMES = ("a1", "b2", "c3")
-
-
-def save_labels(path: Path, stored: np.ndarray) -> None:
-    """Writes a palette PNG as PASCAL VOC does."""
-    image = Image.fromarray(stored.astype(np.uint8), mode="P")
-    image.putpalette(voc_palette(256).tobytes())
-    image.save(path)
 
 
 @pytest.fixture
@@ -35,7 +26,7 @@ def voc(tmp_path: Path) -> DataConfig:
         cv2.imwrite(str(root / "JPEGImages" / f"{name}.jpg"), image)
         stored = np.repeat(np.arange(48) % 21, 36).reshape(48, 36).T.copy()
         stored[:3], stored[20:, :10] = 255, number + 1
-        save_labels(root / "SegmentationClass" / f"{name}.png", stored)
+        save_palette_png(root / "SegmentationClass" / f"{name}.png", stored)
     (root / "ImageSets" / "train.txt").write_text("\n".join(NAMES) + "\n")
     (root / "ImageSets" / "val.txt").write_text(f"{NAMES[0]}  \n\n")
     splits = {
@@ -43,14 +34,3 @@ def voc(tmp_path: Path) -> DataConfig:
         for split in ("train", "val")
     }
     return DataConfig(dataset="voc12", root=str(root), resize_box=(128, 32), crop_size=(32, 32), workers=2, **splits)
-
-
-@pytest.fixture
-def cut_short() -> Callable[[Path, float], None]:
-    """Cuts a file off after a share of its bytes."""
-
-    def cut(path: Path, share: float) -> None:
-        content = path.read_bytes()
-        path.write_bytes(content[: int(len(content) * share)])
-
-    return cut

@@ -12,7 +12,6 @@ from jseg.data.class_names import ClassList, class_list
 from jseg.data.label_maps import (
     UNSEEN_PIXEL,
     class_labels,
-    stored_labels,
     stored_lookup,
     training_classes,
     training_labels,
@@ -52,16 +51,6 @@ def test_stored_values_against_the_recorded_reader(golden: Path) -> None:
     for classes, table in ((voc, recorded["True"]), (coco, recorded["False"])):
         known = [*classes.stored, *classes.stored_ignored]
         np.testing.assert_array_equal(stored_lookup(classes)[known], table[known])
-
-
-@pytest.mark.parametrize(("dataset", "split"), [("voc12", ""), ("coco_stuff", ""), ("context", "A"), ("shapes", "")])
-def test_lookup_covers_the_class_list_and_nothing_else(dataset: str, split: str) -> None:
-    classes = class_list(dataset, split)
-    lookup = stored_lookup(classes)
-    assert sorted(value for value in lookup.tolist() if 0 <= value < 255) == list(range(len(classes.names)))
-    assert set(np.flatnonzero(lookup == 255)) == set(classes.stored_ignored)
-    numbers = np.append(np.arange(len(classes.names)), 255).astype(np.uint8)
-    np.testing.assert_array_equal(class_labels(stored_labels(numbers, classes), classes, "x"), numbers)
 
 
 def test_values_outside_the_list_are_refused_with_file_and_values() -> None:

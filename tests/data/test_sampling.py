@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import islice
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -37,9 +36,3 @@ def test_augmentation_depends_on_seed_and_position() -> None:
     draws = [augmentation_rng(seed, position).random() for seed in (0, 1) for position in (0, 1, 2)]
     assert len(set(draws)) == 6
     np.testing.assert_equal(augmentation_rng(1, 2).random(5), augmentation_rng(1, 2).random(5))
-
-
-@pytest.mark.parametrize("wrong", [{"length": 0}, {"start": -1}, {"rank": 2}, {"rank": -1}])
-def test_senseless_arguments_are_refused(wrong: dict) -> None:
-    with pytest.raises(ValueError):
-        next(endless_indices(**{"length": 4, "seed": 0, "world": 2, **wrong}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 from pathlib import Path
 
 import numpy as np
@@ -67,10 +66,7 @@ def test_sizes_for_testing_match_the_recorded_table(recorded: dict) -> None:
         for height, width, *expected in recorded[key].tolist():
             assert transforms.short_side_size((height, width), 512) == tuple(expected[:2])
             assert transforms.box_size((height, width), 2048, 512) == tuple(expected[2:])
-
-
-def test_short_side_is_exact_and_the_long_side_has_no_cap() -> None:
-    assert transforms.short_side_size((100, 1000), 512) == (512, 5120)
+    assert transforms.short_side_size((100, 1000), 512) == (512, 5120)  # the long side has no cap
 
 
 def test_resize_and_flip_match_the_recorded_pipeline(recorded: dict) -> None:
@@ -104,7 +100,9 @@ def test_colour_jitter_matches_the_recorded_pipeline(recorded: dict) -> None:
     seeds = [int(key.rpartition("seed")[2]) for key in recorded if key.startswith("out/photometric_seed")]
     assert seeds
     for seed in seeds:
+        before = image.copy()
         found = transforms.photometric_distortion(image, PublishedDraws(seed))
+        np.testing.assert_array_equal(image, before)
         np.testing.assert_array_equal(found[..., ::-1], recorded[f"out/photometric_seed{seed}"])
 
 
@@ -145,7 +143,7 @@ def test_labels_are_resized_to_existing_values_at_the_nearest_place() -> None:
 
 def test_random_resize_draws_one_ratio_for_both_sides_of_the_box() -> None:
     image, labels = random_image(333, 500), np.zeros((333, 500), np.uint8)
-    image, labels = transforms.random_resize(image, labels, Script(0.7531), (2048, 512))
+    image, labels = transforms.random_resize(image, labels, Script(0.7531), (2048, 512), (0.5, 2.0))
     assert image.shape[:2] == labels.shape == transforms.box_size((333, 500), 1542, 385)
 
 
@@ -182,54 +180,8 @@ def test_crop_keeps_sides_that_are_too_short() -> None:
     assert cut_image.shape == (10, 32, 3) and cut_labels.shape == (10, 32)
 
 
-def test_flip_happens_below_the_probability_only() -> None:
-    image, labels = random_image(4, 6), np.arange(24, dtype=np.uint8).reshape(4, 6)
-    flipped, flipped_labels = transforms.random_flip(image, labels, Script(0.4999))
-    np.testing.assert_array_equal(flipped, image[:, ::-1])
-    np.testing.assert_array_equal(flipped_labels, labels[:, ::-1])
-    assert transforms.random_flip(image, labels, Script(0.5))[0] is image
-
-
 @given(st.floats(0.5, 1.5), st.floats(-32, 32, allow_subnormal=False))  # Jittor flushes subnormals
 def test_values_are_clipped_and_cut_to_whole_numbers(gain: float, shift: float) -> None:
     values = np.arange(256, dtype=np.uint8).reshape(16, 16)
     expected = np.clip(values.astype(np.float32) * np.float32(gain) + np.float32(shift), 0, 255).astype(np.uint8)
     np.testing.assert_array_equal(transforms.scale_values(values, gain, shift), expected)
-
-
-def test_brightness_alone_and_contrast_at_either_end() -> None:
-    image = random_image()
-    bright = transforms.photometric_distortion(image, Script(1, 20.7, 0, 0, 0, 0))
-    np.testing.assert_array_equal(bright, np.minimum(image + 20.7, 255).astype(np.uint8))
-    for contrast_first in (Script(0, 1, 1, 0.8, 0, 0), Script(0, 0, 0, 0, 1, 0.8)):
-        found = transforms.photometric_distortion(image, contrast_first)
-        np.testing.assert_array_equal(found, (image.astype(np.float32) * np.float32(0.8)).astype(np.uint8))
-
-
-def test_hue_and_saturation_change_what_their_names_say() -> None:
-    image = random_image(12, 12, seed=3)
-    as_hsv = np.vectorize(colorsys.rgb_to_hsv)
-    before = np.stack(as_hsv(*np.moveaxis(image / 255.0, -1, 0)))
-    colourful = (before[1] > 0.4) & (before[2] > 0.4)  # uint8 HSV is coarse on grey and dark pixels
-    turned = transforms.photometric_distortion(image, Script(0, 0, 0, 1, 15, 0))
-    after = np.stack(as_hsv(*np.moveaxis(turned / 255.0, -1, 0)))
-    change = (after[0] - before[0] + 0.5) % 1 - 0.5
-    np.testing.assert_allclose(change[colourful], 15 / 180, atol=0.02)
-    paler = transforms.photometric_distortion(image, Script(0, 0, 1, 0.5, 0, 0))
-    after = np.stack(as_hsv(*np.moveaxis(paler / 255.0, -1, 0)))
-    np.testing.assert_allclose(after[1][colourful], before[1][colourful] / 2, atol=0.02)
-
-
-def test_jitter_leaves_the_given_image_alone() -> None:
-    image = random_image()
-    copy = image.copy()
-    for seed in range(20):
-        transforms.photometric_distortion(image, np.random.default_rng(seed))
-    np.testing.assert_array_equal(image, copy)
-
-
-def test_padding_is_the_mean_colour_and_ignored() -> None:
-    image, labels = transforms.pad(np.ones((3, 5, 3), np.float32), np.zeros((3, 5), np.uint8), (4, 8))
-    assert image.shape == (4, 8, 3) and image[3:].max() == 0 and image[:, 5:].max() == 0 and image[:3, :5].min() == 1
-    assert labels.shape == (4, 8) and (labels[3:] == 255).all() and (labels[:, 5:] == 255).all()
-    assert (labels[:3, :5] == 0).all()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import time
 from itertools import count, islice
 
 import pytest
@@ -44,7 +46,21 @@ def test_an_error_comes_in_its_place(workers: int, threads: bool) -> None:
         next(results)
 
 
-def test_a_killed_worker_is_an_error_that_names_the_item() -> None:
-    results = map_in_order(killed, ((value,) for value in range(9)), 1, name=lambda item: f"item {item[0]}")
-    with pytest.raises(UserError, match=r"a worker process ended unexpectedly at item 2 .*use fewer workers"):
-        list(results)
+def test_a_killed_worker_is_one_sentence() -> None:
+    with pytest.raises(UserError, match=r"worker process ended unexpectedly .*: close other programs; a script needs"):
+        list(map_in_order(killed, ((value,) for value in range(9)), 1, remedy="close other programs"))
+
+
+def process_id(value: int) -> int:
+    time.sleep(0.01)
+    return os.getpid()
+
+
+def test_workers_go_on_when_a_scheduler_sends_sigterm_to_all() -> None:
+    results = map_in_order(process_id, ((value,) for value in count()), 1, ahead=2)
+    worker = next(results)
+    subprocess.run(["kill", str(worker)], check=True)
+    assert set(islice(results, 80)) == {worker}  # for longer than a second look at the signal takes
+    os.kill(worker, signal.SIGTERM)  # from its parent
+    with pytest.raises(UserError, match="a worker process ended unexpectedly"):
+        list(islice(results, 1000))

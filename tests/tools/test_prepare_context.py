@@ -11,18 +11,18 @@ from scipy.io import loadmat, savemat
 
 from jseg.data.class_names import CONTEXT_IDS, voc_palette
 from jseg.errors import UserError
-from tests.replicas import ContextReplica, make_context, save_list
+from tests.replicas import Replica, make_context, save_list
 from tools.prepare_context import main, stored_values
 
 
 @pytest.fixture
-def context(tmp_path: Path) -> ContextReplica:
+def context(tmp_path: Path) -> Replica:
     return make_context(tmp_path)
 
 
-def run(context: ContextReplica, *options: str, root: Path | None = None, mat: Path | str = "") -> int:
+def run(context: Replica, *options: str, root: Path | None = None, mat: Path | str = "") -> int:
     """Prepares in this process; `mat` "none" leaves the option out."""
-    source = [] if mat == "none" else ["--mat", str(mat or context.mat_files)]
+    source = [] if mat == "none" else ["--mat", str(mat or context.sources)]
     return main([str(root or context.root), *source, "--workers", "0", *options])
 
 
@@ -34,11 +34,11 @@ def test_categories_map_to_classes_in_order() -> None:
     assert (lookup[2], lookup[9], lookup[284], lookup[458]) == (1, 2, 37, 59)  # aeroplane, bag, person, wood
 
 
-def test_every_map_is_converted(context: ContextReplica) -> None:
-    assert run(context, "--allow-partial") == 0
+def test_every_map_is_converted(context: Replica) -> None:
+    assert run(context) == 0
     seen: set[int] = set()
     for name in context.train + context.val:
-        categories = loadmat(context.mat_files / f"{name}.mat")["LabelMap"]
+        categories = loadmat(context.sources / f"{name}.mat")["LabelMap"]
         with Image.open(context.root / "SegmentationClassContext" / f"{name}.png") as made:
             assert made.mode == "P"
             np.testing.assert_array_equal(np.array(made.getpalette()).reshape(-1, 3)[:60], voc_palette(60))
@@ -49,49 +49,27 @@ def test_every_map_is_converted(context: ContextReplica) -> None:
     assert seen == set(range(60))
 
 
-def test_lists_come_from_voc_2010_unless_given(context: ContextReplica) -> None:
+def test_lists_come_from_voc_2010_unless_given(context: Replica) -> None:
     lists = context.root / "ImageSets" / "SegmentationContext"
     save_list(lists / "val.txt", context.val[:4])
-    assert run(context, "--allow-partial") == 0
+    assert run(context) == 0
     assert (lists / "train.txt").read_text().split() == context.train
     assert (lists / "val.txt").read_text().split() == context.val[:4]
-    save_list(lists / "val.txt", context.train[:2])
-    with pytest.raises(UserError, match=r"2 names are in train\.txt and val\.txt"):
-        run(context, "--allow-partial")
     (lists / "val.txt").unlink()
     (context.root / "ImageSets" / "Main" / "val.txt").unlink()
-    with pytest.raises(UserError, match="copy the lists of VOC 2010"):
-        run(context, "--allow-partial")
+    with pytest.raises(UserError, match=r"Main/val\.txt does not exist"):
+        run(context)
 
 
-def test_a_second_run_keeps_whole_maps(context: ContextReplica, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(context, "--allow-partial") == 0
-    path = context.root / "SegmentationClassContext" / f"{context.val[0]}.png"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-30])
-    with pytest.raises(UserError, match="1 label maps must be made: pass --mat"):
-        run(context, "--allow-partial", mat="none")
-    capsys.readouterr()
-    assert run(context, "--allow-partial") == 0 and "11 label maps are there, 1 to make" in capsys.readouterr().out
-    assert path.read_bytes() == whole and run(context, "--allow-partial", mat="none") == 0
-
-
-def test_bad_sources_are_named(context: ContextReplica, capsys: pytest.CaptureFixture[str]) -> None:
-    missing, cut, high = (context.mat_files / f"{name}.mat" for name in context.train[:3])
+def test_bad_sources_are_named(context: Replica, capsys: pytest.CaptureFixture[str]) -> None:
+    missing, cut, high = (context.sources / f"{name}.mat" for name in context.train[:3])
     missing.unlink()
     cut.write_bytes(cut.read_bytes()[:200])
-    savemat(high, {"LabelMap": np.full((72, 96), 460, np.uint16)})
-    assert run(context, "--allow-partial") == 1
-    shown = capsys.readouterr().out
-    assert f"{missing}: missing" in shown and f"{cut}: not a .mat file" in shown
-    assert f"{high}: label values 460 to 460, expected whole numbers 0..459" in shown
-    assert "train: 3 of 6 label maps missing" in shown
-
-
-def test_counts_and_folders(context: ContextReplica, capsys: pytest.CaptureFixture[str]) -> None:
+    savemat(high, {"LabelMap": np.full((72, 96), 460.5)})
     assert run(context) == 1
-    assert "6 images, the published runs 5,105" in capsys.readouterr().out
-    with pytest.raises(UserError, match="VOCdevkit/VOC2010"):
-        run(context, root=context.mat_files)
-    with pytest.raises(UserError, match="--mat"):
-        run(context, mat=context.root / "nothing")
+    shown = capsys.readouterr().out
+    assert f"{missing}: missing" in shown and f"{cut}: missing, or no .mat file" in shown
+    assert f"{high}: label values 460.5 to 460.5, expected whole numbers 0..459" in shown
+    assert "3 could not be made" in shown
+    with pytest.raises(UserError, match="3 label maps must be made: pass --mat"):
+        run(context, mat="none")

@@ -30,14 +30,14 @@ def prepared(data_set: str, folder: Path) -> Path:
     """Makes a replica, prepares it as a user would, and returns its root."""
     if data_set == "voc12":
         replica = make_voc12(folder)
-        rest = ["--sbd", str(replica.sbd)]
+        rest = ["--sbd", str(replica.sources)]
     elif data_set == "context":
         replica = make_context(folder)
-        rest = ["--mat", str(replica.mat_files)]
+        rest = ["--mat", str(replica.sources)]
     else:
         replica, rest = make_coco_stuff(folder), []
     tool = importlib.import_module(f"tools.prepare_{data_set}")
-    assert tool.main([str(replica.root), "--workers", "0", "--allow-partial", *rest]) == 0
+    assert tool.main([str(replica.root), "--workers", "0", *rest]) == 0
     return replica.root
 
 
