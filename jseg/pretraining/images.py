@@ -121,14 +121,9 @@ def phrase_classes(phrase: str) -> int:
 
 
 def true_captions(captions: list[str], present: list[int]) -> np.ndarray:
-    """Which captions are true of which images: each phrase may mean something that is there.
+    """(M, N) bool, which of N captions are true of which of M images: each phrase may mean something that is there.
 
-    Args:
-        captions: N sentences.
-        present: classes in M images, a bit for each.
-
-    Returns:
-        (M, N) bool
+    `present` has a bit for each class that is in an image.
     """
     phrases = np.full((len(captions), _MOST_PHRASES), -1, np.int64)
     for row, caption in zip(phrases, captions, strict=True):

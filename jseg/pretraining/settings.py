@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from jseg.config import OptimizerConfig
 
-OPTIMIZER_KEYS = ("betas", "eps", "weight_decay", "power", "min_lr", "warmup_ratio")  # beside what a round says
 SCENE_SIZE = (96, 96)  # height, width of the scenes that images are cut from
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of the run with images of one kind.
-
-    An image is a square window of a scene, `pixels / zoom` scene pixels wide, around an object. A zoom of None takes
-    the whole scene.
-    """
+    """A stretch of the run; its images are square windows of scenes, `pixels / zoom` wide, around an object."""
 
     iterations: int
     batch_size: int
     pixels: int  # side of the images
     objects: tuple[int, int]  # least, most per scene
-    zoom: tuple[float, float] | None  # lowest, highest
+    zoom: tuple[float, float] | None  # lowest, highest; None = whole scenes
 
 
 @dataclass(frozen=True)
@@ -52,12 +45,11 @@ ROUNDS = (
 )
 
 
-def _optimizer() -> OptimizerConfig:
-    """Rate and warm-up are those of the round."""
-    return OptimizerConfig(
-        lr_factor=1.0, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.05, groups="stated", power=1.0,
-        min_lr=1e-5, warmup_ratio=1e-2,
-    )  # fmt: skip
+# Rate and warm-up are those of the round.
+OPTIMIZER = OptimizerConfig(
+    lr_factor=1.0, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.05, groups="stated", power=1.0, min_lr=1e-5,
+    warmup_ratio=1e-2,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -77,7 +69,6 @@ class Settings:
     output_dim: int = 128
     merges: int = 300  # of the byte-pair vocabulary, at most
     vocabulary_captions: int = 5000  # that it is learned from
-    optimizer: OptimizerConfig = field(default_factory=_optimizer)
     seed: int = 0
     workers: int = 1  # processes that draw ahead; the images are the same for any number
     log_every: int = 50
@@ -99,7 +90,6 @@ class Settings:
         raise IndexError(f"iteration {iteration} of {self.iterations}")
 
     def described(self) -> dict[str, Any]:
-        """The settings that decide the result, JSON-ready."""
-        result = json.loads(json.dumps(dataclasses.asdict(self)))
-        result["optimizer"] = {key: result["optimizer"][key] for key in OPTIMIZER_KEYS}
-        return {key: value for key, value in result.items() if key not in ("workers", "log_every")}
+        """The settings that decide the result."""
+        result = {key: value for key, value in asdict(self).items() if key not in ("workers", "log_every")}
+        return result | {"optimizer": asdict(OPTIMIZER)}

@@ -16,18 +16,10 @@ from jseg.clip.weights import FORMAT
 from jseg.ops.attention import cross_attention
 from jseg.pretraining.settings import Settings
 from jseg.weights.reader import write_safetensors
-from jseg.weights.state import set_value, strict_load
+from jseg.weights.state import strict_load
 
 FIRST_SCALE, LARGEST_SCALE = 1 / 0.07, 100.0  # of cosines: at the start, and what it may grow to (CLIP's values)
 _WEIGHTS = 3  # second word of the seed
-
-
-def _first_only(projected: jt.Var, heads: int) -> jt.Var:
-    """The first token alone attends to all."""
-    width = projected.shape[-1] // 3
-    return cross_attention(
-        projected[:, :1, :width], projected[:, :, width : 2 * width], projected[:, :, 2 * width :], heads
-    )
 
 
 class SmallClip:
@@ -64,7 +56,13 @@ class SmallClip:
         """
         tokens = before_last_block(self.image, jt.array(images))
         block = self.image.transformer.resblocks[-1]
-        first = block.attn(block.ln_1(tokens), _first_only, residual=tokens[:, :1])
+
+        def attend_from_first(projected: jt.Var, heads: int) -> jt.Var:
+            width = projected.shape[-1] // 3
+            keys, values = projected[:, :, width : 2 * width], projected[:, :, 2 * width :]
+            return cross_attention(projected[:, :1, :width], keys, values, heads)
+
+        first = block.attn(block.ln_1(tokens), attend_from_first, residual=tokens[:, :1])
         first = block.mlp(block.ln_2(first), residual=first)
         return jt.matmul(self.image.ln_post(first[:, 0]), self.image.proj)
 
@@ -73,40 +71,14 @@ class SmallClip:
         result = {name: var.numpy() for name, var in self.parameters()}
         return result | {"logit_scale": result["logit_scale"].reshape(())}
 
-    def load(self, tensors: dict[str, np.ndarray], source: str) -> None:
-        """Sets all weights.
 
-        Raises:
-            UserError: missing, unknown or differently shaped arrays.
-        """
-        image = {name[7:]: array for name, array in tensors.items() if name.startswith("visual.")}
-        text = {
-            name: array for name, array in tensors.items() if not name.startswith("visual.") and name != "logit_scale"
-        }
-        strict_load(self.image, image, source)
-        strict_load(self.text, text, source)
-        set_value(self.logit_scale, tensors["logit_scale"])
-
-
-def clip_sizes(settings: Settings, vocab_size: int) -> dict[str, int]:
-    """Sizes as a CLIP weight file of ours records them."""
+def export(path: Path, clip: SmallClip, tokenizer: Tokenizer, facts: dict[str, Any]) -> None:
+    """Writes the towers as a CLIP weight file of ours, float16, with the vocabulary and `facts` in its metadata."""
     names = (
         "image_size", "patch_size", "image_width", "image_layers", "image_heads", "context_length", "text_width",
         "text_layers", "text_heads", "output_dim",
     )  # fmt: skip
-    return {name: getattr(settings, name) for name in names} | {"vocab_size": vocab_size}
-
-
-def export(path: Path, clip: SmallClip, tokenizer: Tokenizer, facts: dict[str, Any]) -> None:
-    """Writes the towers as a CLIP weight file of ours, float16, with the vocabulary and `facts` in its metadata.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    meta = {
-        "format": FORMAT,
-        "clip": clip_sizes(clip.settings, tokenizer.vocab_size),
-        "vocabulary": [list(merge) for merge in tokenizer.merges],
-        **facts,
-    }
+    sizes = {name: getattr(clip.settings, name) for name in names} | {"vocab_size": tokenizer.vocab_size}
+    vocabulary = [list(merge) for merge in tokenizer.merges]
+    meta = {"format": FORMAT, "clip": sizes, "vocabulary": vocabulary, **facts}
     write_safetensors(path, {name: array.astype(np.float16) for name, array in clip.tensors().items()}, meta)

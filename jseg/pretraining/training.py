@@ -1,14 +1,11 @@
-"""Contrastive pre-training: the loss of CLIP (Radford et al., 2021, figure 3) and the training loop.
-
-python tools/pretrain_clip.py --output pretrained/shapes_clip.safetensors
-"""
+"""Contrastive pre-training: the loss of CLIP (Radford et al., 2021, figure 3) and the training loop."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 
 import jittor as jt
 import numpy as np
@@ -16,17 +13,11 @@ import numpy as np
 from jseg.clip.blocks import unit_length
 from jseg.clip.tokenizer import Tokenizer, generate_vocabulary
 from jseg.engine.optimizer import AdamW
-from jseg.errors import UserError
 from jseg.pretraining.images import ImageBatch, normalise_images, sample_captions
-from jseg.pretraining.settings import Settings
+from jseg.pretraining.settings import OPTIMIZER, Settings
 from jseg.pretraining.small_clip import SmallClip
 
 LEFT_OUT = -1e4  # added to logits that must not count; exp of it is 0
-
-
-def _log_sum_exp(logits: jt.Var, dim: int) -> jt.Var:
-    highest = logits.max(dim, keepdims=True).stop_grad()
-    return ((logits - highest).exp().sum(dim, keepdims=True).log() + highest).reshape(-1)
 
 
 def contrastive_loss(images: jt.Var, captions: jt.Var, scale: jt.Var, true: np.ndarray) -> jt.Var:
@@ -45,7 +36,12 @@ def contrastive_loss(images: jt.Var, captions: jt.Var, scale: jt.Var, true: np.n
     images, captions = unit_length(images), unit_length(captions)
     own = (images * captions).sum(-1) * scale
     logits = jt.matmul(images, captions.transpose(1, 0)) * scale + jt.array(left_out)
-    return ((_log_sum_exp(logits, 1) + _log_sum_exp(logits, 0)) / 2 - own).mean()
+
+    def log_sum_exp(dim: int) -> jt.Var:
+        highest = logits.max(dim, keepdims=True).stop_grad()
+        return ((logits - highest).exp().sum(dim, keepdims=True).log() + highest).reshape(-1)
+
+    return ((log_sum_exp(1) + log_sum_exp(0)) / 2 - own).mean()
 
 
 def make_tokenizer(settings: Settings) -> Tokenizer:
@@ -65,13 +61,9 @@ class Pretraining:
         self.optimizer: AdamW | None = None  # a new one for each round
 
     def step(self, batch: ImageBatch) -> tuple[float, float]:
-        """One optimiser step; returns the loss before it and the learning rate.
-
-        Raises:
-            UserError: the loss is not finite.
-        """
+        """One optimiser step; returns the loss before it and the learning rate."""
         current, start, _ = self.settings.at(self.iteration)
-        config = dataclasses.replace(self.settings.optimizer, lr=current.lr, warmup_iterations=current.warmup)
+        config = replace(OPTIMIZER, lr=current.lr, warmup_iterations=current.warmup)
         if start == self.iteration:
             self.optimizer = AdamW(self.clip.parameters(), config)
         lr = self.optimizer.set_learning_rate(self.iteration - start, current.arc or current.iterations, config)
@@ -79,30 +71,21 @@ class Pretraining:
         loss = contrastive_loss(images, captions, self.clip.scale(), batch.true)
         self.optimizer.step(jt.grad(loss, self.optimizer.parameters))
         value = float(loss.item())
-        if not math.isfinite(value):
-            raise UserError(f"the loss of iteration {self.iteration} is {value}: lower the learning rate")
+        assert math.isfinite(value), f"the loss of iteration {self.iteration} is {value}"
         self.iteration += 1
         return value, lr
 
 
 def train(run: Pretraining, batches: Iterable[ImageBatch], stop: int) -> list[list[float]]:
-    """Trains on `batches` up to `stop` finished steps; prints and returns (step, mean loss since the last one).
-
-    Raises:
-        UserError: a loss that is not finite.
-    """
+    """Trains on `batches` up to `stop` finished steps; prints and returns (step, mean loss since the last one)."""
     recorded, losses, begin = [], [], time.perf_counter()
     for batch in batches:
         loss, lr = run.step(batch)
         losses.append(loss)
         if run.iteration % run.settings.log_every == 0 or run.iteration == stop:
-            mean, scale = sum(losses) / len(losses), float(run.clip.scale().item())
-            seconds = time.perf_counter() - begin
-            print(
-                f"iteration {run.iteration} of {run.settings.iterations}: loss {mean:.4f}, scale {scale:.1f}, "
-                f"learning rate {lr:.3g}, {seconds / run.iteration:.2f} s a step",
-                flush=True,
-            )
+            mean, seconds = sum(losses) / len(losses), (time.perf_counter() - begin) / run.iteration
+            place = f"iteration {run.iteration} of {run.settings.iterations}"
+            print(f"{place}: loss {mean:.4f}, learning rate {lr:.3g}, {seconds:.2f} s a step", flush=True)
             recorded.append([run.iteration, round(mean, 4)])
             losses = []
     return recorded
