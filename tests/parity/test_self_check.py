@@ -75,7 +75,7 @@ def test_installed_copy_has_no_golden_files(
     assert self_check.check("cpu") == 0
     state, detail = table(capsys)["golden file"]
     assert state == "skipped" and "--golden DIR" in detail
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match="no golden file"):
         self_check.check_golden("cpu", tmp_path / "none")
 
 
