@@ -102,7 +102,7 @@ SEEN = {"voc": 15, "coco": 156, "shapes": 15}  # classes of an inductive trainin
 
 @dataclass(frozen=True)
 class Workload:
-    """A function to time, with the operations and bytes that it needs."""
+    """A function to time, with the operations that it needs."""
 
     run: Callable[[], None]
     operations: float = 0.0
@@ -186,9 +186,7 @@ def attention(sizes: Sizes, backward: bool = True) -> Workload:
         jt.sync(jt.grad((widen(output) * widen(outer)).sum(), [projected, prompts]), device_sync=True)
 
     one = sizes.batch * attention_operations(sizes)
-    if backward:
-        return Workload(both, one * (1 + BACKWARD_ATTENTION))
-    return Workload(forward, one)
+    return Workload(both, one * (1 + BACKWARD_ATTENTION)) if backward else Workload(forward, one)
 
 
 def evaluate(sizes: Sizes) -> Workload:
@@ -200,13 +198,10 @@ def evaluate(sizes: Sizes) -> Workload:
     (model, text, _), width = _model(sizes), sizes.image * 4 // 3
     text = jt.array(text)
     image = np.random.default_rng(1).standard_normal((3, sizes.image, width), dtype=np.float32)
-    stride = sizes.image * 5 // 6
-    config = TestConfig(crop_size=(sizes.image, sizes.image), stride=(stride, stride), window_batch=sizes.batch)
-    windows = 2  # as long as a stride is less than the image is wider than a window
-    return Workload(
-        lambda: ImageScores(model, image, text, range(sizes.classes // 2), 0.1, config).labels() is None,
-        windows * forward_operations(sizes) / sizes.batch,
-    )
+    size, strides = (sizes.image, sizes.image), (sizes.image * 5 // 6,) * 2  # so that there are two windows
+    config, seen = TestConfig(crop_size=size, stride=strides, window_batch=sizes.batch), range(sizes.classes // 2)
+    work = 2 * forward_operations(sizes) / sizes.batch
+    return Workload(lambda: ImageScores(model, image, text, seen, 0.1, config).labels() is None, work)
 
 
 def startup(sizes: Sizes) -> Workload:
@@ -240,11 +235,6 @@ class Timing:
     all: tuple[float, ...]
     peak_bytes: int  # of the process from its start, or on a GPU the memory that Jittor has taken from it
 
-    @property
-    def median(self) -> float:
-        """Of the runs after warm-up."""
-        return statistics.median(self.all)
-
 
 def measure(run: Callable[[], None], repeats: int, warm_up: int = 2) -> Timing:
     """Times `run`: once, `warm_up - 1` times unmeasured, then `repeats` times. On a GPU a run ends when it is idle."""
@@ -270,8 +260,8 @@ def product_rate(precision: str, size: int = 1536) -> float:
     from jseg.ops.half import cast
     from jseg.ops.linear import linear
 
-    x = jt.array(np.random.default_rng(0).standard_normal((size, size), dtype=np.float32))
-    x = cast(x, COMPUTE_TYPES[precision])
+    x = np.random.default_rng(0).standard_normal((size, size), dtype=np.float32)
+    x = cast(jt.array(x), COMPUTE_TYPES[precision])
 
     def run() -> None:
         with jt.no_grad():
@@ -282,11 +272,11 @@ def product_rate(precision: str, size: int = 1536) -> float:
 
 def make_result(settings: dict[str, Any], workload: Workload, timing: Timing, rate: float) -> dict[str, Any]:
     """What is printed as JSON; `rate` is that of a large matrix product in operations a second."""
-    floor = workload.operations / rate if rate else 0.0
+    floor, median = workload.operations / rate if rate else 0.0, statistics.median(timing.all)
     values = {
-        **settings, "seconds": timing.median, "min": min(timing.all), "max": max(timing.all), "first": timing.first,
+        **settings, "seconds": median, "min": min(timing.all), "max": max(timing.all), "first": timing.first,
         "peak_gib": timing.peak_bytes / 2**30, "operations": workload.operations, "product_gflops": rate / 1e9,
-        "floor_seconds": floor, "achieved": floor / timing.median, "cpu": platform.processor() or platform.machine(),
+        "floor_seconds": floor, "achieved": floor / median, "cpu": platform.processor() or platform.machine(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M"),
     }  # fmt: skip
     return {name: round(value, 5) if isinstance(value, float) else value for name, value in values.items()}

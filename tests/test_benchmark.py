@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
@@ -21,9 +22,7 @@ from jseg.benchmark import (
 )
 from jseg.config import ModelConfig
 from jseg.errors import UserError
-
-SMALL = ModelConfig(image_size=64, patch_size=16, width=32, layers=3, heads=2, output_dim=16, prompts=3, region_grid=2,
-                    decoder_heads=2, decoder_layers=2)  # fmt: skip
+from tools.benchmark import main
 
 
 def test_attention_of_the_paper_sizes() -> None:
@@ -36,19 +35,11 @@ def test_attention_of_the_paper_sizes() -> None:
 def test_forward_of_the_paper_sizes(classes: int, prompts: int, tera: float) -> None:
     operations = forward_operations(Sizes(ModelConfig(prompts=prompts), classes, 512))
     assert operations == pytest.approx(tera * 1e12, rel=0.05)
+    assert forward_operations(Sizes(ModelConfig(prompts=prompts), classes, 512, batch=4)) == 4 * operations
 
 
 def test_training_of_the_paper_sizes() -> None:
     assert training_operations(Sizes(ModelConfig(), 15, 512)) == pytest.approx(0.58e12, rel=0.03)
-
-
-def test_work_grows_with_the_batch() -> None:
-    one, four = (forward_operations(Sizes(SMALL, 5, 64, batch)) for batch in (1, 4))
-    assert four == 4 * one
-
-
-def command(code: str) -> str:
-    return f'{sys.executable} -c "{code}"'
 
 
 def test_floor_and_share_reached() -> None:
@@ -66,6 +57,10 @@ def test_repeats_are_timed_after_the_warm_up() -> None:
     assert (len(calls), len(timing.all)) == (5, 3)
 
 
+def command(code: str) -> str:
+    return f'{sys.executable} -c "{code}"'
+
+
 def test_comparison_pair_by_pair(capsys: pytest.CaptureFixture[str]) -> None:
     fast, slow = ("import json; print(json.dumps(dict(seconds=%s, peak_gib=%s)))" % pair for pair in ((1, 2), (3, 4)))  # noqa: UP031
     summary = compare([sys.executable, "-c", fast], command(slow), 2, print)
@@ -73,12 +68,18 @@ def test_comparison_pair_by_pair(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.count("3.000 times as fast") == 3
 
 
-@pytest.mark.parametrize("code", ["print(1)", "", "print(chr(123) + chr(125))"])
+@pytest.mark.parametrize("code", ["print(1)", "", "print(chr(123) + chr(125))", "import sys; sys.exit(3)"])
 def test_output_without_seconds_is_refused(code: str) -> None:
-    with pytest.raises(UserError, match="expected a last line of JSON with `seconds`"):
+    with pytest.raises(UserError, match=r"expected a last line of JSON with `seconds` \(exit code [03]"):
         run_json(command(code))
 
 
-def test_a_command_that_fails_is_named() -> None:
-    with pytest.raises(UserError, match="ended with code 3"):
-        run_json(command("import sys; sys.exit(3)"))
+@pytest.mark.parametrize("task", ["forward", "train", "attention", "evaluate"])
+def test_the_tool(task: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["benchmark.py", task, "--size", "shapes", "--repeats", "2", "--json"])
+    assert main() == 0
+    values = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert values["seconds"] > 0 and values["floor_seconds"] > 0
+    # all three are rounded to five digits after the point
+    assert values["achieved"] * values["seconds"] == pytest.approx(values["floor_seconds"], abs=2e-5)
+    assert values["kernels"] == {"attention": "compiled", "others": "compiled"}

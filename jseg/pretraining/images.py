@@ -58,18 +58,6 @@ def normalise_images(images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(normalise(images, IMAGENET_MEAN, IMAGENET_STD).transpose(0, 3, 1, 2))
 
 
-def cut(scene: Scene, stage: Stage, rng: np.random.Generator) -> CaptionedImage:
-    """Cuts an image out of a scene and describes what is in it."""
-    counts = _counts(scene.labels)
-    class_index = int(rng.choice(np.flatnonzero(counts)))
-    if stage.zoom is None:
-        window: tuple[slice, slice] = (slice(None), slice(None))
-    else:
-        zoom = np.exp(rng.uniform(*np.log(stage.zoom)))
-        window = window_around(scene.labels == class_index, round(stage.pixels / zoom), rng)
-    return caption_window(scene, window, class_index, stage.pixels, rng)
-
-
 def _counts(labels: np.ndarray) -> np.ndarray:
     """(classes,) pixels of each class."""
     return np.bincount(labels.ravel(), minlength=256)[: len(SHAPES_NAMES)]
@@ -86,19 +74,21 @@ def window_around(mask: np.ndarray, side: int, rng: np.random.Generator) -> tupl
     return slice(starts[0], starts[0] + side), slice(starts[1], starts[1] + side)
 
 
-def caption_window(
-    scene: Scene, window: tuple[slice, slice], class_index: int, pixels: int, rng: np.random.Generator
-) -> CaptionedImage:
-    """The image that a window shows, scaled to `pixels` a side, with a caption of the recognisable objects."""
-    image, labels = scene.image[window], scene.labels[window]
-    counts, whole = _counts(labels), _counts(scene.labels)
-    share = counts / labels.size
+def cut(scene: Scene, stage: Stage, rng: np.random.Generator) -> CaptionedImage:
+    """Cuts an image out of a scene, scales it, and describes the objects that can be recognised in it."""
+    whole = _counts(scene.labels)
+    class_index, window = int(rng.choice(np.flatnonzero(whole))), (slice(None), slice(None))
+    if stage.zoom is not None:
+        zoom = np.exp(rng.uniform(*np.log(stage.zoom)))
+        window = window_around(scene.labels == class_index, round(stage.pixels / zoom), rng)
+    image, counts = scene.image[window], _counts(scene.labels[window])
+    share = counts / scene.labels[window].size
     telling = (share >= _NAMED_OF_WINDOW) | ((counts >= _NAMED_OF_OBJECT * whole) & (share >= _NAMED_LEAST))
     telling[class_index] = True
     named = tuple(item for item in scene.objects if telling[item.class_index])
-    if image.shape[0] != pixels:
-        method = cv2.INTER_AREA if image.shape[0] > pixels else cv2.INTER_LINEAR
-        image = cv2.resize(image, (pixels, pixels), interpolation=method)
+    if image.shape[0] != stage.pixels:
+        method = cv2.INTER_AREA if image.shape[0] > stage.pixels else cv2.INTER_LINEAR
+        image = cv2.resize(image, (stage.pixels, stage.pixels), interpolation=method)
     present = sum(1 << int(index) for index in np.flatnonzero(counts >= _PRESENT))
     return CaptionedImage(image, shapes.describe(named, rng), present | 1 << class_index, class_index)
 
@@ -115,9 +105,7 @@ def draw(objects: tuple[int, int], *seed: int) -> tuple[Scene, np.random.Generat
 def phrase_classes(phrase: str) -> int:
     """Classes that a phrase such as `a small dotted circle` may mean, a bit for each; 0 when it names no attribute."""
     words = ATTRIBUTES.intersection(phrase.strip(" .").split())
-    if not words:
-        return 0
-    return sum(1 << index for index, name in enumerate(SHAPES_NAMES) if words <= set(name.split()))
+    return sum(1 << index for index, name in enumerate(SHAPES_NAMES) if words and words <= set(name.split()))
 
 
 def true_captions(captions: list[str], present: list[int]) -> np.ndarray:
@@ -134,8 +122,7 @@ def true_captions(captions: list[str], present: list[int]) -> np.ndarray:
 
 def image_batch(settings: Settings, tokenizer: Tokenizer, iteration: int) -> ImageBatch:
     """The batch of a step."""
-    stage = settings.at(iteration)[2]
-    items = []
+    stage, items = settings.at(iteration)[2], []
     for place in range(stage.batch_size):
         scene, rng = draw(stage.objects, TRAINING_STREAM, settings.seed, iteration, place)
         items.append(cut(scene, stage, rng))
