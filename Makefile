@@ -1,5 +1,5 @@
 # make demo   train, evaluate and draw on the built-in data set: one command on a bare machine
-# make test   all tests but the slow ones
+# make test   all tests but the slow ones, on all cores
 # make test-gpu   all that needs an NVIDIA GPU, with a report: checks, tests, demo, speed, memory
 #
 # Needs Python 3.10-3.12 with venv and headers, g++ and make. `make test PYTHON=python3.11` chooses the interpreter,
@@ -22,7 +22,7 @@ demo: $(VENV)/installed
 	$(DEMO) --task test --resume
 
 test: $(VENV)/installed-test
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest -n auto --dist worksteal $(ARGS)
 
 test-slow: $(VENV)/installed-test
 	$(RUN) -m pytest -m slow $(ARGS)

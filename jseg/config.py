@@ -2,45 +2,54 @@
 
 A config file is Python and runs when it is read: use only files you trust. It sets module-level dictionaries named
 after the sections below (`data = dict(...)`), and may start from another one with `base = "other.py"` (relative to
-itself).
-Relative paths in a config file are relative to the folder of that file; in an override, to the current folder.
+itself). Relative paths in a config file are relative to the folder of that file; in an override, to the current folder.
 
-Refuses configuration values that no run can use, before anything is loaded.
+Choices and limits of a value stand at its key and hold for each item of a tuple (jseg/config_keys.py); rules that
+relate several keys follow at the end.
 """
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import difflib
 import json
 import math
 import runpy
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from jseg.config_keys import check_values, key, parse_override, set_key, suggestion
 from jseg.errors import UserError
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, of values in [0, 255]
 IMAGENET_STD = (58.395, 57.12, 57.375)
-
-
-def path_field(default: str = "") -> Any:
-    """A field that holds a path: made absolute when it is read."""
-    return field(default=default, metadata={"path": True})
+SETTINGS = ("inductive", "transductive", "supervised")
+PROTOCOLS = ("generalised", "strict")
+PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+TRAINING_FREE = {  # name: value path, class token (see jseg/baselines.py)
+    "patch_features": (False, False),
+    "value_path": (True, False),
+    "class_token": (True, True),
+}
+METRICS = ("pAcc", "mIoU(S)", "mIoU(U)", "hIoU")
+DROPPED = {  # keys of earlier versions and their defaults: they shaped how a run trained, not what its weights compute
+    "kernels": "auto",
+    "train.checkpoint_activations": False,
+    "train.ema": 0.0,
+    "train.patience": 0,
+}
 
 
 @dataclass
 class SplitConfig:
-    """Where the pictures and label maps of one split lie, relative to `data.root`."""
+    """Where the images and label maps of one split lie, relative to `data.root`."""
 
-    images: str = ""  # folder of pictures
+    images: str = ""  # folder of images
     labels: str = ""  # folder of label PNGs; "" = no labels (task test only)
-    names: str = ""  # file with one name a line, without suffix; "" = every picture in the folder
+    names: str = ""  # file with one name a line, without suffix; "" = every image in the folder
     image_suffix: str = ".jpg"
     label_suffix: str = ".png"
 
@@ -49,11 +58,11 @@ class SplitConfig:
 class ShapesConfig:
     """The built-in data set `shapes` (jseg/data/shapes.py)."""
 
-    size: tuple[int, int] = (96, 96)  # height, width of a scene in pixels
-    train_scenes: int = 2000
-    val_scenes: int = 100
-    seed: int = 0
-    objects: tuple[int, int] = (1, 4)  # fewest and most objects in a scene
+    size: tuple[int, int] = key((96, 96), least=1, most=4096)  # height, width of a scene in pixels
+    train_scenes: int = key(2000, least=1)
+    val_scenes: int = key(100, least=1)
+    seed: int = key(0, least=0)
+    objects: tuple[int, int] = key((1, 4), least=0, most=100)  # fewest and most objects in a scene
 
 
 @dataclass
@@ -62,130 +71,135 @@ class DataConfig:
 
     dataset: str = "shapes"  # class list: see jseg/data/class_names.py
     split: str = ""  # which seen/unseen split, where a data set has several
-    setting: str = "inductive"  # inductive, transductive or supervised
-    held_out: tuple[str, ...] = ()  # seen classes that play the unseen ones, to calibrate gamma; see data/held_out.py
-    root: str = path_field()
+    setting: str = key("inductive", choices=SETTINGS)
+    held_out: tuple[str, ...] = ()  # seen classes that play the unseen ones, to calibrate gamma
+    root: str = key(path=True)
     train: SplitConfig = field(default_factory=SplitConfig)
     val: SplitConfig = field(default_factory=SplitConfig)
     shapes: ShapesConfig = field(default_factory=ShapesConfig)
-    crop_size: tuple[int, int] = (512, 512)  # height, width of a training crop in pixels
-    resize_box: tuple[int, int] = (2048, 512)  # long and short side of the box that a ratio of 1 fits a picture into
-    ratio_range: tuple[float, float] = (0.5, 2.0)
-    max_class_share: float = 0.75  # a crop is drawn again while one class fills this share of its labelled pixels
-    flip_probability: float = 0.5
+    crop_size: tuple[int, int] = key((512, 512), least=1, most=8192)  # height, width of a training crop in pixels
+    # long and short side of the box that a ratio of 1 fits an image into
+    resize_box: tuple[int, int] = key((2048, 512), least=1, most=65536)
+    ratio_range: tuple[float, float] = key((0.5, 2.0), above=0, most=100)  # lowest and highest
+    # a crop is drawn again while one class fills this share of its labelled pixels
+    max_class_share: float = key(0.75, above=0)
+    flip_probability: float = key(0.5, least=0, most=1)
     photometric: bool = True
-    mean: tuple[float, float, float] = IMAGENET_MEAN  # RGB, of values in [0, 255]
-    std: tuple[float, float, float] = IMAGENET_STD
-    workers: int = 2  # processes that prepare pictures; 0 = in this process
+    mean: tuple[float, float, float] = key(IMAGENET_MEAN)  # RGB, of values in [0, 255]
+    std: tuple[float, float, float] = key(IMAGENET_STD, above=0)
+    workers: int = key(2, least=0, most=1024)  # processes that prepare images; 0 = in this process
 
 
 @dataclass
 class ModelConfig:
     """CLIP-RC (jseg/model). The defaults are ViT-B/16 with the paper's VOC settings."""
 
-    image_size: int = 512  # pixels; the positional grid is stored for image_size // patch_size patches a side
-    patch_size: int = 16
-    width: int = 768
-    layers: int = 12
-    heads: int = 12
-    output_dim: int = 512
-    prompts: int = 10  # learned tokens per layer
-    region_grid: int = 4  # regions a side: 4 = 16 regions; 0 = none, which leaves ZegCLIP's descriptors
-    decoder_layers: int = 3
-    decoder_heads: int = 8
-    ffn_factor: int = 4
-    recovery_layers: int = 1
-    prompt_dropout: float = 0.1
-    decoder_dropout: float = 0.1
-    init: str = path_field()  # CLIP weights to start from, or the word random
-    head_init: str = "released"  # or declared, aligned: see jseg/model/initial_weights.py
+    # pixels; the positional grid is stored for image_size // patch_size patches a side
+    image_size: int = key(512, least=1, most=8192)
+    patch_size: int = key(16, least=1)
+    width: int = key(768, least=1, most=65536)
+    layers: int = key(12, least=1, most=1000)
+    heads: int = key(12, least=1)
+    output_dim: int = key(512, least=1, most=65536)
+    prompts: int = key(10, least=1, most=65536)  # learned tokens per layer
+    region_grid: int = key(4, least=0)  # regions a side: 4 = 16 regions; 0 = none, which leaves ZegCLIP's descriptors
+    decoder_layers: int = key(3, least=1, most=1000)
+    decoder_heads: int = key(8, least=1)
+    ffn_factor: int = key(4, least=1, most=100)
+    recovery_layers: int = key(1, least=1, most=1000)
+    prompt_dropout: float = key(0.1, least=0, below=1)
+    decoder_dropout: float = key(0.1, least=0, below=1)
+    init: str = key(path=True)  # CLIP weights to start from, or the word random
+    head_init: str = key("released", choices=("released", "declared", "aligned"))  # see jseg/model/initial_weights.py
 
 
 @dataclass
 class TextConfig:
     """Where class embeddings come from: a file, or the text tower of the CLIP weights."""
 
-    embeddings: str = path_field()  # .npy or .safetensors of (classes, output_dim); "" = computed by the text tower
+    embeddings: str = key(path=True)  # .npy or .safetensors of (classes, output_dim); "" = from the text tower
     templates: tuple[str, ...] = ("a photo of a {}",)
-    vocabulary: str = path_field()  # byte-pair vocabulary; the word generated = made from the class names
-    width: int = 512
-    layers: int = 12
-    heads: int = 8
-    context_length: int = 77
+    vocabulary: str = key(path=True)  # byte-pair vocabulary; the word generated = made from the class names
+    width: int = key(512, least=1, most=65536)
+    layers: int = key(12, least=1, most=1000)
+    heads: int = key(8, least=1)
+    context_length: int = key(77, least=1, most=65536)
 
 
 @dataclass
 class LossConfig:
     """Weights of the loss terms (method: `mask * focal + dice * dice + recovery * (L1 + L1)`)."""
 
-    mask: float = 100.0
-    dice: float = 1.0
-    recovery: float = 2.0
-    focal_alpha: float = 0.25
-    focal_gamma: float = 2.0
+    mask: float = key(100.0, least=0)
+    dice: float = key(1.0, least=0)
+    recovery: float = key(2.0, least=0)
+    focal_alpha: float = key(0.25, least=0, most=1)
+    focal_gamma: float = key(2.0, least=0)
 
 
 @dataclass
 class OptimizerConfig:
     """AdamW and its learning-rate schedule."""
 
-    lr: float = 2e-5  # base rate; trainable parameters run at lr * lr_factor
-    lr_factor: float = 10.0
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.01
-    groups: str = "released"  # released: everything decays; stated: norms and biases do not, as the config text says
-    power: float = 0.9
-    min_lr: float = 1e-6
-    warmup_iterations: int = 1500
-    warmup_ratio: float = 1e-6
-    clip_norm: float = 0.0  # gradients are scaled down to at most this norm, taken over all; 0 = never, as published
+    lr: float = key(2e-5, least=0)  # base rate; trainable parameters run at lr * lr_factor
+    lr_factor: float = key(10.0, least=0)
+    betas: tuple[float, float] = key((0.9, 0.999), least=0, below=1)
+    eps: float = key(1e-8, least=1e-30)
+    weight_decay: float = key(0.01, least=0)
+    # released: everything decays; stated: norms do not, as the text of the released config says
+    groups: str = key("released", choices=("released", "stated"))
+    power: float = key(0.9, least=0)
+    min_lr: float = key(1e-6, least=0)
+    warmup_iterations: int = key(1500, least=0)
+    warmup_ratio: float = key(1e-6, least=0, most=1)
+    clip_norm: float = key(0.0, least=0)  # gradients are scaled down to at most this norm over all; 0 = never
 
 
 @dataclass
 class TrainConfig:
     """The run."""
 
-    iterations: int = 40000
-    batch_size: int = 16  # pictures per optimiser step, in all
-    recipe_batch: int = 0  # what batch_size is in the published recipe: another one is warned of; 0 = no recipe
-    micro_batch: int = 0  # pictures per forward pass, which changes memory only; 0 = the whole batch at once
-    seed: int = 0
-    log_every: int = 50
-    save_every: int = 2000
-    keep_checkpoints: int = 2  # newest ones; older ones are removed
-    milestones: tuple[int, ...] = ()  # iterations whose checkpoint is written and never removed
-    eval_every: int = 0  # evaluate during training; 0 = never
-    best_metric: str = ""  # best.safetensors are the weights of its highest value; "" = hIoU, supervised: mIoU(S)
-    patience: int = 0  # evaluations in a row without a higher best_metric that end the run; 0 = none do
-    max_bad_steps: int = 10  # steps in a row with a loss or gradient that is not finite that end the run
-    ema: float = 0.0  # decay of a moving average of the trained weights, the one evaluated and delivered; 0 = none
+    iterations: int = key(40000, least=1)
+    batch_size: int = key(16, least=1, most=65536)  # images per optimiser step, in all
+    recipe_batch: int = key(0, least=0)  # batch_size of the published recipe, to warn of another one; 0 = no recipe
+    micro_batch: int = key(0, least=0)  # images per forward pass, which changes memory only; 0 = the whole batch
+    seed: int = key(0, least=0)
+    log_every: int = key(50, least=1)
+    save_every: int = key(2000, least=1)
+    keep_checkpoints: int = key(2, least=1)  # newest ones; older ones are removed
+    milestones: tuple[int, ...] = key((), least=1)  # iterations whose checkpoint is written and never removed
+    eval_every: int = key(0, least=0)  # evaluate during training; 0 = never
+    # best.safetensors are the weights of its highest value; "" = hIoU, supervised: mIoU(S)
+    best_metric: str = key("", choices=("", *METRICS))
+    max_bad_steps: int = key(10, least=1)  # steps in a row with a loss or gradient that is not finite that end the run
     tensorboard: bool | None = None  # TensorBoard events in the work folder; None = if tensorboardX is installed
-    expected_weights: str = ""  # what --weights must be for this run, said when it is missing (transductive)
-    expected_iteration: int = 0  # iteration at which those weights must have been written; 0 = any
+    expected_weights: str = ""  # what --weights must be for this run, for the error message (transductive)
+    expected_iteration: int = key(0, least=0)  # iteration at which those weights must have been written; 0 = any
 
 
 @dataclass
 class TestConfig:
     """Evaluation and inference."""
 
-    mode: str = "slide"  # slide or whole
-    short_side: int = 512  # pixels; pictures are resized so that their short side is this, in proportion
-    crop_size: tuple[int, int] = (512, 512)
-    stride: tuple[int, int] = (426, 426)
-    gamma: float | None = None  # subtracted from seen scores; None = 0.1 for inductive models, 0 otherwise
-    window_batch: int = 4  # windows per forward pass
-    protocol: str = "generalised"  # or strict: pixels of unseen classes only, named among the unseen classes
-    scales: tuple[float, ...] = (1.0,)  # factors on short_side; several are averaged
+    mode: str = key("slide", choices=("slide", "whole"))
+    # pixels; images are resized so that their short side is this, in proportion
+    short_side: int = key(512, least=1, most=16384)
+    crop_size: tuple[int, int] = key((512, 512), least=1, most=8192)
+    stride: tuple[int, int] = key((426, 426), least=1)
+    gamma: float | None = key(None)  # subtracted from seen scores; None = 0.1 for inductive models, 0 otherwise
+    window_batch: int = key(4, least=1, most=65536)  # windows per forward pass
+    # strict: pixels of unseen classes only, assigned among the unseen classes
+    protocol: str = key("generalised", choices=PROTOCOLS)
+    scales: tuple[float, ...] = key((1.0,), above=0, most=32)  # factors on short_side; several are averaged
     flip: bool = False  # also mirrored, averaged
-    training_free: str = ""  # no model but CLIP's own features: patch_features, value_path, class_token; "" = the model
+    training_free: str = key("", choices=("", *TRAINING_FREE))  # CLIP's own features instead of the model
 
 
 @dataclass
 class Config:
     """Everything that shapes a run."""
 
-    precision: str = "fp32"  # or tf32, bf16, fp16: what the large products are computed in (jseg/model/precision.py)
+    precision: str = key("fp32", choices=PRECISIONS)  # of the large products (jseg/model/precision.py)
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     text: TextConfig = field(default_factory=TextConfig)
@@ -193,7 +207,6 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     test: TestConfig = field(default_factory=TestConfig)
-    kernels: str = "auto"  # plain: Jittor's own operators only, as with the environment variable JSEG_KERNELS
     cross_dataset: bool = False  # trained on another class list: every class counts as seen
     expected: dict = field(default_factory=dict)  # metric -> [value, tolerance] in percent; a miss exits with code 1
 
@@ -205,105 +218,40 @@ class Config:
         return 0.1 if has_unseen else 0.0
 
 
-def _type_name(hint: Any) -> str:
-    return getattr(hint, "__name__", str(hint)) if not typing.get_args(hint) else str(hint).replace("typing.", "")
-
-
-def _coerce(value: Any, hint: Any, where: str) -> Any:
-    """`value` as type `hint`; UserError naming `where` when it is of another type."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    wrong = UserError(f"{where}={value!r}: expected {_type_name(hint)}, got {type(value).__name__}")
-    if origin in (typing.Union, types.UnionType):
-        if value is None:
-            return None
-        return _coerce(value, next(arg for arg in args if arg is not type(None)), where)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)):
-            raise wrong
-        if args[-1] is Ellipsis:
-            return tuple(_coerce(item, args[0], where) for item in value)
-        if len(value) != len(args):
-            raise wrong
-        return tuple(_coerce(item, arg, where) for item, arg in zip(value, args, strict=True))
-    if type(value) is int and abs(value) >= 2**63:
-        raise UserError(f"{where}: a number of {value.bit_length()} bits is too large")
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if (isinstance(value, bool) and hint is not bool) or not isinstance(value, hint):
-        raise wrong
-    return value
-
-
-def _set(section: Any, key: str, value: Any, where: str, folder: Path) -> None:
-    """Sets one key of a dataclass section (a dictionary for a nested section), checked."""
-    fields = {item.name: item for item in dataclasses.fields(section)}
-    if key not in fields:
-        raise UserError(f"unknown key {where!r}{suggestion(key, fields)}")
-    current = getattr(section, key)
-    if dataclasses.is_dataclass(current):
-        if not isinstance(value, dict):
-            names = ", ".join(item.name for item in dataclasses.fields(current))
-            raise UserError(f"{where}: expected a dictionary of {names}")
-        for name, item in value.items():
-            _set(current, name, item, f"{where}.{name}", folder)
-        return
-    hint = typing.get_type_hints(type(section))[key]
-    value = _coerce(value, hint, where)
-    if fields[key].metadata.get("path") and value and value not in ("random", "generated"):
-        try:
-            value = str((folder / Path(value).expanduser()).resolve())
-        except (OSError, ValueError, RuntimeError) as error:  # zero bytes, an unknown ~user, a loop of links
-            raise UserError(f"{where}={value!r} is no path: {error}") from error
-    setattr(section, key, value)
-
-
-def _apply_file(config: Config, path: Path, seen: tuple[Path, ...] = ()) -> None:
-    if path in seen:
-        raise UserError(f"config {path}: `base` goes in a circle")
+def _read_file(path: Path) -> dict[str, Any]:
+    """The sections that a config file sets."""
     if not path.is_file():
         raise UserError(f"config file {path} does not exist")
     try:
-        values = runpy.run_path(str(path))
-    except (Exception, SystemExit) as error:  # whatever it raises is the writer's mistake: name file and reason
+        values = json.loads(path.read_text("utf-8")) if path.suffix == ".json" else runpy.run_path(str(path))
+        return {name: value for name, value in values.items() if not isinstance(value, types.ModuleType)}
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever a config raises is its writer's mistake: name file and reason
         raise UserError(f"config {path} does not run: {type(error).__name__}: {error}") from error
+
+
+def _apply_file(config: Config, path: Path, seen: tuple[Path, ...] = ()) -> None:
+    """Applies a config file after the file that its `base` names."""
+    if path in seen:
+        raise UserError(f"config {path}: `base` goes in a circle")
+    values = _read_file(path)
     if "base" in values:
         _apply_file(config, (path.parent / str(values.pop("base"))).resolve(), (*seen, path))
-    _apply_values(config, values, path)
-
-
-def _apply_values(config: Config, values: dict[str, Any], path: Path) -> None:
-    """Sets the sections that the file `path` holds; its errors name the file."""
-    for key, value in values.items():
-        if key.startswith("_") or isinstance(value, types.ModuleType):
-            continue
-        try:
-            _set(config, key, value, key, path.parent)
-        except UserError as error:
-            raise UserError(f"config {path}: {error}") from error
-
-
-def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"config {path} cannot be read: {error}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"config {path}: expected a dictionary of sections, got {type(values).__name__}")
-    return values
+        _apply(config, values, path.parent)
+    except UserError as error:
+        raise UserError(f"config {path}: {error}") from error
 
 
-def parse_override(text: str) -> tuple[str, Any]:
-    """`"train.seed=3"` -> `("train.seed", 3)`; values are Python literals, anything else is a string."""
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise UserError(f"override {text!r}: expected section.key=value")
-    try:
-        return key.strip(), ast.literal_eval(value)
-    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-        return key.strip(), value
+def _apply(config: Config, values: dict[str, Any], folder: Path, refuse_dropped: bool = True) -> None:
+    """Sets sections from nested dictionaries; relative paths are relative to `folder`."""
+    for name, value in without_dropped(values, refuse_dropped).items():
+        if not name.startswith("_"):
+            set_key(config, name, value, name, folder)
 
 
-def apply_overrides(config: Config, overrides: typing.Iterable[str]) -> None:
+def apply_overrides(config: Config, overrides: Iterable[str]) -> None:
     """Changes `config` in place by `section.key=value` strings.
 
     Raises:
@@ -311,22 +259,18 @@ def apply_overrides(config: Config, overrides: typing.Iterable[str]) -> None:
     """
     for text in overrides:
         dotted, value = parse_override(text)
-        *parents, key = dotted.split(".")
-        section: Any = config
-        for depth, parent in enumerate(parents):
-            names = [item.name for item in dataclasses.fields(section)]
-            where = ".".join(parents[: depth + 1])
-            if parent not in names:
-                raise UserError(f"unknown key {where!r}{suggestion(parent, names)}")
-            section = getattr(section, parent)
-            if not dataclasses.is_dataclass(section):
-                raise UserError(f"override {text!r}: {where} has no keys below it")
-        if isinstance(value, (int, float)) and typing.get_type_hints(type(section)).get(key) is str:
+        first, *rest = dotted.split(".")
+        hint: Any = Config
+        for name in (first, *rest):
+            hint = typing.get_type_hints(hint).get(name) if dataclasses.is_dataclass(hint) else None
+        if hint is str and not isinstance(value, str):
             value = text.partition("=")[2]  # a name or path that looks like a number
-        _set(section, key, value, dotted, Path.cwd())
+        for name in reversed(rest):
+            value = {name: value}
+        _apply(config, {first: value}, Path.cwd())
 
 
-def read_config(path: str | Path, overrides: typing.Iterable[str] = ()) -> Config:
+def read_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
     """Reads a config file and applies overrides.
 
     Args:
@@ -336,28 +280,42 @@ def read_config(path: str | Path, overrides: typing.Iterable[str] = ()) -> Confi
     Raises:
         UserError: missing file, unknown key, wrong type or a value that no run can use.
     """
-    config, path = Config(), Path(path).expanduser().resolve()
-    if path.suffix == ".json":
-        _apply_values(config, _read_json(path), path)
-    else:
-        _apply_file(config, path)
+    config = Config()
+    _apply_file(config, Path(path).expanduser().resolve())
     apply_overrides(config, overrides)
     check(config)
     return config
 
 
 def from_dict(values: Any, source: str | Path) -> Config:
-    """The configuration that `to_dict` told, as weight files record it; keys that are missing keep their defaults.
+    """Builds a Config from a `to_dict` dictionary, as weight files record it; missing keys keep their defaults.
+
+    Keys that were dropped since are ignored: they do not change what weights compute.
 
     Raises:
-        UserError: no such dictionary, unknown key or wrong type; names `source`.
+        UserError: no such dictionary, unknown key, wrong type or value; names `source`.
     """
     if not isinstance(values, dict):
         raise UserError(f"{source} records no configuration")
     config = Config()
-    _apply_values(config, values, Path(source))
-    check(config)
+    try:
+        _apply(config, values, Path(), refuse_dropped=False)
+        check(config)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
     return config
+
+
+def without_dropped(values: dict[str, Any], refuse: bool = False) -> dict[str, Any]:
+    """A copy of a `to_dict` dictionary without dropped keys; `refuse`: UserError when one has not its old default."""
+    values = {name: dict(value) if isinstance(value, dict) else value for name, value in values.items()}
+    for dotted, default in DROPPED.items():
+        section, _, name = dotted.rpartition(".")
+        keys = values.get(section) if section else values
+        found = keys.pop(name, default) if isinstance(keys, dict) else default
+        if refuse and found != default:
+            raise UserError(f"{dotted}={found!r}: this key was removed from jseg; leave it out")
+    return values
 
 
 def to_dict(config: Config) -> dict:
@@ -365,163 +323,63 @@ def to_dict(config: Config) -> dict:
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
-SETTINGS = ("inductive", "transductive", "supervised")
-PROTOCOLS = ("generalised", "strict")
-KERNELS = ("auto", "plain")  # as in jseg/ops/compiled.py, which imports Jittor
-PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
-TRAINING_FREE = {  # name: value path, class token (see jseg/baselines.py)
-    "patch_features": (False, False),
-    "value_path": (True, False),
-    "class_token": (True, True),
-}
-METRICS = ("pAcc", "mIoU(S)", "mIoU(U)", "hIoU")
-
-
-def suggestion(word: str, choices: Iterable[str]) -> str:
-    """`: did you mean 'x'?`, or the list of choices when nothing is close."""
-    choices = list(choices)
-    close = difflib.get_close_matches(word, choices, n=1)
-    return f": did you mean {close[0]!r}?" if close else f": choose from {', '.join(choices)}"
-
-
 def check(config: Config) -> None:
-    """Checks single values, then values against each other.
+    """Checks single values by their keys, then values against each other.
 
     Raises:
         UserError: naming the key and the rule.
     """
-    _check_choices(config)
-    _check_ranges(config)
-    _check_divisions(config)
-    _check_sizes(config)
-    _check_templates(config)
-    _check_expected(config)
+    check_values(config)
+    for broken, message in (*_size_rules(config), *_test_rules(config)):
+        if broken:
+            raise UserError(message)
 
 
-def _check_choices(config: Config) -> None:
-    choices = (
-        ("precision", config.precision, PRECISIONS),
-        ("data.setting", config.data.setting, SETTINGS),
-        ("model.head_init", config.model.head_init, ("released", "declared", "aligned")),
-        ("optimizer.groups", config.optimizer.groups, ("released", "stated")),
-        ("train.best_metric", config.train.best_metric, ("", *METRICS)),
-        ("test.mode", config.test.mode, ("slide", "whole")),
-        ("test.protocol", config.test.protocol, PROTOCOLS),
-        ("kernels", config.kernels, KERNELS),
-        ("test.training_free", config.test.training_free, ("", *TRAINING_FREE)),
-    )
-    for key, value, allowed in choices:
-        if value not in allowed:
-            raise UserError(f"{key}={value!r}{suggestion(value, allowed)}")
-
-
-def _check_ranges(config: Config) -> None:
-    data, model, text, optimizer, train, test = (
-        config.data, config.model, config.text, config.optimizer, config.train, config.test,
-    )  # fmt: skip
-    at_least_one = {
-        "model.patch_size": model.patch_size, "model.layers": model.layers,
-        "model.width": model.width, "model.output_dim": model.output_dim, "model.prompts": model.prompts,
-        "model.decoder_layers": model.decoder_layers, "model.recovery_layers": model.recovery_layers,
-        "model.ffn_factor": model.ffn_factor, "text.layers": text.layers, "text.context_length": text.context_length,
-        "train.iterations": train.iterations, "train.batch_size": train.batch_size, "train.log_every": train.log_every,
-        "train.save_every": train.save_every, "train.keep_checkpoints": train.keep_checkpoints,
-        "train.max_bad_steps": train.max_bad_steps,
-        "test.window_batch": test.window_batch, "test.short_side": test.short_side,
-        "test.stride": min(test.stride), "data.resize_box": min(data.resize_box),
-    }  # fmt: skip
-    at_least_zero = {
-        "model.region_grid": model.region_grid,
-        "data.workers": data.workers, "data.shapes.seed": data.shapes.seed, "train.seed": train.seed,
-        "train.micro_batch": train.micro_batch, "train.eval_every": train.eval_every,
-        "train.patience": train.patience, "optimizer.clip_norm": optimizer.clip_norm,
-        "train.recipe_batch": train.recipe_batch, "train.expected_iteration": train.expected_iteration,
-        "optimizer.lr": optimizer.lr, "optimizer.lr_factor": optimizer.lr_factor, "optimizer.eps": optimizer.eps,
-        "optimizer.weight_decay": optimizer.weight_decay, "optimizer.min_lr": optimizer.min_lr,
-        "optimizer.warmup_iterations": optimizer.warmup_iterations, "optimizer.power": optimizer.power,
-        "loss.mask": config.loss.mask, "loss.dice": config.loss.dice, "loss.recovery": config.loss.recovery,
-    }  # fmt: skip
-    for lowest, values in ((1, at_least_one), (0, at_least_zero)):
-        for key, value in values.items():
-            if value < lowest or not math.isfinite(value):
-                raise UserError(f"{key}={value}: must be at least {lowest}")
-    if not 0 <= data.flip_probability <= 1:
-        raise UserError(f"data.flip_probability={data.flip_probability}: must lie between 0 and 1")
-    below_one = {
-        "model.prompt_dropout": model.prompt_dropout,
-        "model.decoder_dropout": model.decoder_dropout,
-        "train.ema": train.ema,
-    }
-    for key, value in below_one.items():
-        if not 0 <= value < 1:
-            raise UserError(f"{key}={value}: must be at least 0 and below 1")
-    if not 0 < data.ratio_range[0] <= data.ratio_range[1] < math.inf:
-        raise UserError(f"data.ratio_range={data.ratio_range}: must be (lowest, highest), both above 0")
-    if any(milestone < 1 for milestone in train.milestones):
-        raise UserError(f"train.milestones={train.milestones}: must be numbers of finished iterations, 1 or more")
-    _check_protocol(config)
-    if train.patience and not train.eval_every:
-        raise UserError(f"train.patience={train.patience} counts evaluations: set train.eval_every too")
-
-
-def _check_protocol(config: Config) -> None:
-    test = config.test
-    if test.training_free and config.model.init in ("", "random"):
-        raise UserError(f"test.training_free={test.training_free!r} needs CLIP weights: set model.init to them")
-    if test.training_free and config.precision != "fp32":
-        raise UserError(f"precision={config.precision!r}: test.training_free is measured in fp32 alone")
-    if not test.scales or not all(0 < scale < math.inf for scale in test.scales):
-        raise UserError(f"test.scales={test.scales}: must be one or more factors above 0, such as (0.75, 1.0, 1.25)")
-    if test.protocol == "strict" and config.cross_dataset:
-        raise UserError(
-            "test.protocol='strict' evaluates unseen classes only, and with cross_dataset every class counts as seen: "
-            "use test.protocol='generalised'"
-        )
-
-
-def _check_divisions(config: Config) -> None:
-    model, train = config.model, config.train
-    divisions = (
+def _size_rules(config: Config) -> Iterator[tuple[bool, str]]:
+    """Whether a rule between sizes is broken, and its error message."""
+    data, model, text, train, test = config.data, config.model, config.text, config.train, config.test
+    for name, part, total_name, total in (
         ("model.heads", model.heads, "model.width", model.width),
-        ("text.heads", config.text.heads, "text.width", config.text.width),
+        ("text.heads", text.heads, "text.width", text.width),
         ("model.decoder_heads", model.decoder_heads, "model.output_dim", model.output_dim),
         ("train.micro_batch", train.micro_batch or train.batch_size, "train.batch_size", train.batch_size),
-    )
-    for key, part, total_key, total in divisions:
-        if part < 1 or total % part:
-            raise UserError(f"{key}={part}: must divide {total_key}={total}")
-
-
-def _check_sizes(config: Config) -> None:
-    """Every size that the model will see must hold whole patches, at least one for each region a side."""
-    model = config.model
-    sizes = {"model.image_size": (model.image_size,) * 2, "data.crop_size": config.data.crop_size}
-    if config.test.mode == "slide":
-        sizes["test.crop_size"] = config.test.crop_size
-        if any(step > side for step, side in zip(config.test.stride, config.test.crop_size, strict=True)):
-            raise UserError(f"test.stride={config.test.stride}: larger than test.crop_size={config.test.crop_size}")
-    for key, size in sizes.items():
-        if any(side < 1 or side % model.patch_size for side in size):
-            raise UserError(f"{key}={size}: must be multiples of model.patch_size={model.patch_size}")
+    ):
+        yield total % part != 0, f"{name}={part}: must divide {total_name}={total}"
+    sizes = {"model.image_size": (model.image_size,) * 2, "data.crop_size": data.crop_size}
+    if test.mode == "slide":
+        sizes["test.crop_size"] = test.crop_size
+        larger = any(step > side for step, side in zip(test.stride, test.crop_size, strict=True))
+        yield larger, f"test.stride={test.stride}: larger than test.crop_size={test.crop_size}"
+    for name, size in sizes.items():
+        uneven = any(side % model.patch_size for side in size)
+        yield uneven, f"{name}={size}: must be multiples of model.patch_size={model.patch_size}"
         patches = min(size) // model.patch_size
-        if patches < model.region_grid:
-            raise UserError(
-                f"model.region_grid={model.region_grid} does not fit {key}={size}: that is {patches} patches a side, "
-                f"fewer than regions; take a smaller model.region_grid or a larger {key}"
-            )
+        yield (
+            patches < model.region_grid,
+            f"model.region_grid={model.region_grid} does not fit {name}={size}: that is {patches} patches a side, "
+            f"fewer than regions; take a smaller model.region_grid or a larger {name}",
+        )
+    lowest, highest = data.ratio_range
+    yield lowest > highest, f"data.ratio_range={data.ratio_range}: must be (lowest, highest)"
 
 
-def _check_templates(config: Config) -> None:
-    if not config.text.templates:
-        raise UserError("text.templates is empty: give at least one, such as 'a photo of a {}'")
+def _test_rules(config: Config) -> Iterator[tuple[bool, str]]:
+    """Whether a rule of evaluation, texts or expected numbers is broken, and its error message."""
+    test, free = config.test, bool(config.test.training_free)
+    no_clip = free and config.model.init in ("", "random")
+    yield no_clip, f"test.training_free={test.training_free!r} needs CLIP weights: set model.init to them"
+    yield free and config.precision != "fp32", f"precision={config.precision!r}: test.training_free needs fp32"
+    yield not test.scales, "test.scales=(): must be one or more factors above 0, such as (0.75, 1.0, 1.25)"
+    yield (
+        test.protocol == "strict" and config.cross_dataset,
+        "test.protocol='strict' evaluates unseen classes only, and with cross_dataset every class counts as seen: use "
+        "test.protocol='generalised'",
+    )
+    yield not config.text.templates, "text.templates is empty: give at least one, such as 'a photo of a {}'"
     for template in config.text.templates:
-        if template.count("{}") != 1:
-            raise UserError(f"text.templates: {template!r} must hold {{}} once, where the class name goes")
-
-
-def _check_expected(config: Config) -> None:
+        once = template.count("{}") == 1
+        yield not once, f"text.templates: {template!r} must hold {{}} once, where the class name goes"
     for metric, value in config.expected.items():
-        if metric not in METRICS:
-            raise UserError(f"expected: unknown metric {metric!r}{suggestion(str(metric), METRICS)}")
-        if not (isinstance(value, (list, tuple)) and len(value) == 2 and all(type(x) in (int, float) for x in value)):
-            raise UserError(f"expected[{metric!r}]={value!r}: must be [value, tolerance], both in percent")
+        yield metric not in METRICS, f"expected: unknown metric {metric!r}{suggestion(metric, METRICS)}"
+        numbers = isinstance(value, (list, tuple)) and all(type(x) in (int, float) and math.isfinite(x) for x in value)
+        yield not numbers or len(value) != 2, f"expected[{metric!r}]={value!r}: must be [value, tolerance] in percent"

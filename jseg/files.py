@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import shutil
-import stat
 import tempfile
 import time
 from collections.abc import Iterator
@@ -143,13 +142,10 @@ def open_regular(path: str | Path) -> BinaryIO:
         UserError: it does not exist, or it is a folder, a pipe or a device.
         OSError: it cannot be read.
     """
-    try:
-        mode = os.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise UserError(f"file {path} does not exist") from error
-    if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a socket or a device"
-        raise UserError(f"{path} is {kind}, not a file")
+    if not os.path.exists(path):
+        raise UserError(f"file {path} does not exist")
+    if not os.path.isfile(path):
+        raise UserError(f"{path} is {'a folder' if os.path.isdir(path) else 'a pipe or a device'}, not a file")
     return open(path, "rb")
 
 

@@ -12,20 +12,21 @@ In Python:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jseg.clip.class_embeddings import TextSide, side_of_checkpoint, side_of_clip
+from jseg.clip.class_embeddings import TextModel, text_model_of_checkpoint, text_model_of_clip
 from jseg.clip.weights import read_clip_weights
 from jseg.config import PRECISIONS, Config, ModelConfig, from_dict, read_config, suggestion
 from jseg.data.loader import check_cost, model_image
 from jseg.engine.checkpoint import read_whole
+from jseg.engine.load import load_model
 from jseg.errors import UserError
 from jseg.weights.reader import WeightFile
-from jseg.weights.record import is_ours, model_tensors
+from jseg.weights.record import is_jseg_file, model_tensors
 
 if TYPE_CHECKING:
     from jseg.model.clip_rc import ClipRC
@@ -129,7 +130,7 @@ def config_of(file: WeightFile) -> Config:
     Raises:
         UserError: it can be neither read nor inferred.
     """
-    if is_ours(file):
+    if is_jseg_file(file):
         return from_dict(file.meta.get("config"), file.path)
     config = Config(model=model_config_of(model_tensors(file)))
     size = config.model.image_size
@@ -165,17 +166,18 @@ def load_segmenter(
         config = config_of(file)
     elif not isinstance(config, Config):
         config = read_config(config)
-    side = side_of_clip(read_clip_weights(clip), config.text) if clip else side_of_checkpoint(file, config.text)
-    if side is None:
+    text_model = (
+        text_model_of_clip(read_clip_weights(clip), config.text)
+        if clip
+        else text_model_of_checkpoint(file, config.text)
+    )
+    if text_model is None:
         raise UserError(f"{file.path} brings no text tower along: give CLIP weights (--clip PATH)")
     from jseg.runtime.start import start  # Jittor starts only after all inputs are checked
 
     start(device)
-    from jseg.engine.load import build_model, in_precision
-    from jseg.ops.compiled import choose
-
-    choose(config.kernels)
-    return Segmenter(in_precision(build_model(config, file, None), replace(config, precision=precision)), side, config)
+    model, notes = load_model(config, file, precision=precision)
+    return Segmenter(model, text_model, config, tuple(notes))
 
 
 class Segmenter:
@@ -185,8 +187,8 @@ class Segmenter:
         config: of the model and of inference (`config.test`), which may be changed.
     """
 
-    def __init__(self, model: ClipRC, side: TextSide, config: Config) -> None:
-        self.model, self.side, self.config = model, side, config
+    def __init__(self, model: ClipRC, text_model: TextModel, config: Config, notes: tuple[str, ...] = ()) -> None:
+        self.model, self.text_model, self.config, self.notes = model, text_model, config, notes
         self._embeddings: dict[tuple[tuple[str, ...], tuple[str, ...]], np.ndarray] = {}
 
     def embeddings(self, class_names: Sequence[str], templates: Sequence[str] = DEFAULT_TEMPLATES) -> np.ndarray:
@@ -198,11 +200,11 @@ class Segmenter:
         templates = (templates,) if isinstance(templates, str) else tuple(templates)
         key = check_class_names(class_names), templates
         if key not in self._embeddings:
-            rows = self.side.embed(*key)
+            rows = self.text_model.embed(*key)
             if rows.shape[1] != self.config.model.output_dim:
                 raise UserError(
-                    f"the text tower of {self.side.source} gives embeddings of length {rows.shape[1]}, the model needs "
-                    f"{self.config.model.output_dim}: use the CLIP that the model was trained with"
+                    f"the text tower of {self.text_model.source} gives embeddings of length {rows.shape[1]}, the model "
+                    f"needs {self.config.model.output_dim}: use the CLIP that the model was trained with"
                 )
             self._embeddings[key] = rows
         return self._embeddings[key].copy()

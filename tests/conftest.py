@@ -1,15 +1,22 @@
-"""What all tests share: environment before the first import of Jittor, golden files, real test data."""
+"""What all tests share: environment before the first import of Jittor, golden files, real test data.
+
+The suite runs in one worker per core (pytest-xdist, `-n logical`). The first process compiles Jittor's core and the
+common kernels before the workers start: they would wait for each other, since Jittor compiles under one lock.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import hypothesis
 import pytest
 
-os.environ.setdefault("OMP_NUM_THREADS", str(min(os.cpu_count() or 1, 4)))  # oversubscribed threads make tests crawl
+if "OMP_NUM_THREADS" not in os.environ:  # oversubscribed threads make tests crawl
+    os.environ |= {"OMP_NUM_THREADS": str(min(os.cpu_count() or 1, 4)), "JSEG_TEST_OWN_THREADS": "1"}
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the oracles must not reach for the network
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -27,6 +34,19 @@ hypothesis.settings.load_profile("jseg")
 
 start("auto")  # quiet, and Ctrl-C works; the first time this compiles Jittor's core
 start("cpu")  # tests marked gpu choose otherwise themselves
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compiles the common kernels, in the process that is about to start the workers."""
+    workers = getattr(config.option, "numprocesses", None)
+    if workers and not hasattr(config, "workerinput") and not config.option.collectonly:
+        if "JSEG_TEST_OWN_THREADS" in os.environ:
+            os.environ["OMP_NUM_THREADS"] = str(max(1, min((os.cpu_count() or 1) // workers, 4)))
+        script = "from tests.standin_gpu import hot_path as path; path.evaluate(); path.train('inductive')"
+        command = [sys.executable, "-c", f"from jseg.runtime.start import start; start('cpu'); {script}"]
+        root = Path(__file__).parents[1]
+        environment = {**os.environ, "PYTHONPATH": str(root)}
+        subprocess.run(command, cwd=root, env=environment, check=False)  # tests show what does not work
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -87,7 +87,7 @@ def test_a_transductive_run_starts_from_a_checkpoint_that_the_inductive_one_keep
 
 @pytest.mark.parametrize("name", ["cross_coco_to_context", "cross_coco_to_voc12"])
 def test_cross_data_set(name: str) -> None:
-    """The model and the templates of the training, the pictures of the target, no calibration."""
+    """The model and the templates of the training, the images of the target, no calibration."""
     config, source = read(name), read("coco_stuff_inductive")
     target = read(name.replace("cross_coco_to_", "") + "_inductive")
     assert config.cross_dataset and config.gamma() == 0

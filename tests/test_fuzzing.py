@@ -13,7 +13,6 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,14 +23,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from jseg.clip.class_embeddings import TextFeatures, class_embeddings
-from jseg.config import Config, apply_overrides, check, from_dict, parse_override, to_dict
+from jseg.config import Config, apply_overrides, check, parse_override, to_dict
 from jseg.data.class_names import class_list
 from jseg.data.image_files import read_image, read_stored_labels
 from jseg.engine import checkpoint
-from jseg.engine import load as recipe
-from jseg.engine.log import read_open_means
-from jseg.engine.progress import Progress, progress_of
+from jseg.engine.checkpoint import Progress
 from jseg.errors import UserError
 from jseg.weights import record
 from jseg.weights.reader import read_weight_file, write_safetensors
@@ -75,21 +71,18 @@ ARRAYS = {
 
 def meta_of_a_run() -> dict[str, Any]:
     """Metadata of a checkpoint, whole."""
-    text = TextFeatures(np.eye(20, 512, dtype=np.float32), None)
     progress = Progress(iteration=5, log={"sums": {"total": 1.0}, "norms": [1.0], "steps": 1})
-    return {**checkpoint.describe(Config(), SHAPES, text), **progress.meta(), "vocabulary": [["a", "b</w>"]]}
+    return {**checkpoint.describe(Config(), SHAPES, {}), **progress.meta(), "vocabulary": [["a", "b</w>"]]}
 
 
-def checkpoint_bytes(meta: dict[str, Any] | None = None) -> bytes:
-    """A small checkpoint whose checksums hold, with these metadata."""
-    meta = meta_of_a_run() if meta is None else meta
+def checkpoint_bytes() -> bytes:
+    """A small checkpoint whose checksum holds."""
     tensors = dict(ARRAYS)
     tensors["text_features"] = np.eye(20, 512, dtype=np.float32)
     tensors["text_encoder.ln_final.weight"] = np.ones(64, np.float32)
     moments = {"optimizer.m.decode_head.q": np.ones(3, np.float32), "optimizer.v.decode_head.q": np.ones(3, np.float32)}
     tensors |= moments
-    meta = {"optimizer_steps": 5, **meta, "tensors_sha256": record.tensors_sha256(tensors)}
-    meta[checkpoint.RECORD_KEY] = checkpoint.record_sha256(meta)
+    meta = {"optimizer_steps": 5, **meta_of_a_run(), "tensors_sha256": record.tensors_sha256(tensors)}
     with tempfile.TemporaryDirectory() as folder:
         write_safetensors(Path(folder) / "a.safetensors", tensors, meta)
         return (Path(folder) / "a.safetensors").read_bytes()
@@ -192,7 +185,7 @@ def test_mutated_weight_files(kind: str, tmp_path: Path) -> None:
 
 
 def test_a_mutated_checkpoint_is_refused_or_equal(tmp_path: Path) -> None:
-    """The checksums see every change that could matter."""
+    """The checksum sees every change of a tensor."""
     path = tmp_path / "checkpoint_0000005.safetensors"
     path.write_bytes(source("checkpoint"))
     whole = checkpoint.read_checkpoint(path)
@@ -203,77 +196,7 @@ def test_a_mutated_checkpoint_is_refused_or_equal(tmp_path: Path) -> None:
         path.write_bytes(content)
         found: list[Any] = []
         if not refused_in_one_line(lambda: found.append(checkpoint.read_checkpoint(path))):
-            drop = {checkpoint.RECORD_KEY}  # the key's own name is not part of what it sums up
-            assert {k: v for k, v in found[0].meta.items() if k in whole.meta.keys() - drop} == {
-                k: v for k, v in whole.meta.items() if k not in drop
-            }
             assert all(np.array_equal(array, found[0].tensors[name]) for name, array in whole.tensors.items())
-
-    try_one()
-
-
-json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-5, 2**70)
-    | st.floats(allow_nan=False, allow_subnormal=False)
-    | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner, max_size=4),
-    max_leaves=8,
-)
-
-
-@st.composite
-def strange_metadata(draw: st.DrawFn) -> dict[str, Any]:
-    """Metadata of a run in which some values, also deep inside, are something else or missing."""
-    meta = meta_of_a_run() | {"optimizer_steps": 5}
-    for _ in range(draw(st.integers(1, 3))):
-        section: Any = meta
-        while True:
-            key = draw(st.sampled_from(sorted(section)))
-            if not (isinstance(section[key], dict) and section[key]) or draw(st.booleans()):
-                break
-            section = section[key]
-        if draw(st.integers(0, 4)) == 0:
-            del section[key]
-        else:
-            section[key] = draw(json_values)
-        if not meta:
-            break
-    return meta
-
-
-def use_checkpoint(path: Path) -> None:
-    """What resuming, evaluation and inference read from a checkpoint."""
-    file = checkpoint.read_checkpoint(path)
-    config = Config()
-    config.text.templates = (
-        tuple(file.meta["templates"]) if file.meta.get("templates") == ["a photo of a {}"] else ("{}",)
-    )
-    with redirect_stdout(io.StringIO()):
-        checkpoint.moments_of(file), record.averages_of(file), record.model_tensors(file)
-        checkpoint.iteration_of(file)
-        progress = progress_of(file.meta, path)
-        if progress.log:
-            read_open_means(progress.log)
-        checkpoint.config_changes(file, config)
-        recipe.weights_batch_warning(file, config), recipe.check_start(file, config)
-        from_dict(file.meta.get("config"), path)
-        checkpoint.check_classes(file, SHAPES, other_classes=False)
-        class_embeddings(config, SHAPES, file, None, False)
-
-
-def test_checkpoints_that_record_nonsense(tmp_path: Path) -> None:
-    """Their checksums hold, so only what the values mean can be refused: a malicious file, not a damaged one."""
-    path = tmp_path / "checkpoint_0000005.safetensors"
-    path.write_bytes(source("checkpoint"))
-    use_checkpoint(path)
-
-    @many
-    @given(strange_metadata())
-    def try_one(meta: dict[str, Any]) -> None:
-        path.write_bytes(checkpoint_bytes(meta))
-        refused_in_one_line(lambda: use_checkpoint(path))
 
     try_one()
 

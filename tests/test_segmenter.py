@@ -94,7 +94,7 @@ def test_embeddings_are_computed_once_per_list(segmenter: Segmenter, monkeypatch
     np.testing.assert_allclose(np.linalg.norm(first, axis=1), 1, rtol=1e-5)
     other = segmenter.embeddings(NAMES, "a drawing of a {}.")
     assert np.abs(other - first).max() > 1e-3
-    monkeypatch.setattr(type(segmenter.side), "embed", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(type(segmenter.text_model), "embed", lambda *_: pytest.fail("computed again"))
     kept = first.copy()
     first[:] = 0  # what is handed out is a copy
     for names in (NAMES, [f" {NAMES[0]} ", *NAMES[1:]]):

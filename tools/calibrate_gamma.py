@@ -24,6 +24,7 @@ from jseg.data.class_names import ClassList, class_list
 from jseg.data.dataset import open_dataset
 from jseg.data.held_out import classes_of, suggestion
 from jseg.engine import checkpoint
+from jseg.engine.load import load_model
 from jseg.errors import UserError
 from jseg.files import check_writable, write_json
 from jseg.weights import record
@@ -58,7 +59,7 @@ def held_out_classes(config: Config, file: WeightFile) -> ClassList:
     """
     if config.data.setting != "inductive":
         raise UserError(f"data.setting={config.data.setting!r}: gamma has no effect there, it is for inductive runs")
-    recorded = file.meta.get("config", {}) if record.is_ours(file) else {}
+    recorded = file.meta.get("config", {}) if record.is_jseg_file(file) else {}
     names = recorded.get("data", {}).get("held_out")
     if not names:
         example = suggestion(class_list(config.data.dataset, config.data.split))
@@ -85,15 +86,12 @@ def main(arguments: list[str] | None = None) -> None:
 
     start(options.device)
     from jseg import calibration
-    from jseg.engine.load import build_model, in_precision
-    from jseg.ops.compiled import choose
 
-    choose(config.kernels)
     text = class_embeddings(config, classes, file)
     steps = int(options.highest / options.step + 1e-6)
     gammas = sorted({*(round(step * options.step, 6) for step in range(steps + 1)), calibration.PUBLISHED_GAMMA})
     indices = calibration.spread_indices(len(dataset), options.images)
-    model = in_precision(build_model(config, file, None), config)
+    model, _ = load_model(config, file)
     results = calibration.sweep(model, dataset, indices, text.matrix, config, gammas)
     print(f"{classes.title}, {len(indices)} images of {options.split}")
     print(calibration.results_table(results, classes))

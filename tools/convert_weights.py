@@ -38,15 +38,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def table(weights: ClipWeights) -> str:
+def format_table(weights: ClipWeights) -> str:
     """One line per tensor: its name and shape, as they are written."""
     width = max(len(name) for name in weights.tensors)
     shapes = {name: " x ".join(map(str, array.shape)) or "scalar" for name, array in weights.tensors.items()}
     return "\n".join(f"{name:<{width}}  {shape}" for name, shape in shapes.items())
 
 
-def heads(weights: ClipWeights, options: argparse.Namespace) -> dict[str, int]:
-    """The sizes with the numbers of heads settled.
+def choose_heads(weights: ClipWeights, options: argparse.Namespace) -> dict[str, int]:
+    """The sizes with numbers of heads: from the options, the file or the convention.
 
     Raises:
         UserError: heads that neither file, convention nor option tells, or that do not divide the width.
@@ -57,7 +57,7 @@ def heads(weights: ClipWeights, options: argparse.Namespace) -> dict[str, int]:
         config[f"{tower}_heads"] = count if count is not None else config[f"{tower}_heads"]
         if config[f"{tower}_heads"] < 1 or config[f"{tower}_width"] % config[f"{tower}_heads"]:
             raise UserError(
-                f"{weights.source.path}: the {tower} tower has width {config[f'{tower}_width']}: say its number of "
+                f"{weights.source.path}: the {tower} tower has width {config[f'{tower}_width']}: give its number of "
                 f"attention heads by --{tower}-heads"
             )
     return config
@@ -71,8 +71,10 @@ def main(arguments: list[str] | None = None) -> None:
             raise UserError(f"target {options.target}: its name must end in .safetensors")
         if options.target.exists() and not options.force:
             raise UserError(f"target {options.target} exists: pass --force to overwrite it")
+        if options.target.exists() and options.source.exists() and options.target.samefile(options.source):
+            raise UserError(f"target {options.target} is the source itself: choose another name")
     weights = read_clip_weights(options.source)
-    print(table(weights))
+    print(format_table(weights))
     numbers = sum(array.size for array in weights.tensors.values())
     types = sorted({str(array.dtype) for array in weights.source.tensors.values()})
     print(
@@ -83,13 +85,14 @@ def main(arguments: list[str] | None = None) -> None:
     print(", ".join(f"{key} {value or '?'}" for key, value in weights.config.items()))
     if options.target is None:
         return
-    config = heads(weights, options)
+    config = choose_heads(weights, options)
     with np.errstate(over="ignore"):  # what overflows is refused on the next lines
         tensors = {name: array.astype(np.dtype(options.dtype)) for name, array in weights.tensors.items()}
     too_large = [name for name, array in tensors.items() if not np.isfinite(array).all()]
     if too_large:
         raise UserError(f"{options.source}: {too_large[0]} has numbers that are not finite as {options.dtype}")
     meta = {"format": FORMAT, "clip": config, "source": options.source.name, "source_sha256": weights.sha256}
+    meta = weights.source.meta | meta  # a vocabulary of its own belongs to the tower
     write_safetensors(options.target, tensors, meta)
     print(f"written: {options.target}")
 

@@ -14,7 +14,6 @@ from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,15 +22,15 @@ from jseg.clip.class_embeddings import (
     VOC_TEMPLATES,
     read_embedding_file,
     read_embeddings,
+    text_model_of_checkpoint,
+    text_model_of_clip,
     write_embeddings,
 )
+from jseg.clip.weights import read_clip_weights
 from jseg.config import TextConfig
 from jseg.data.class_names import ClassList, class_list
 from jseg.errors import UserError
-from jseg.weights.reader import read_weight_file, sha256_of_file
-
-if TYPE_CHECKING:
-    from jseg.clip.class_embeddings import TextSide
+from jseg.weights.reader import read_weight_file
 
 TEMPLATES = {"voc": VOC_TEMPLATES, "coco": COCO_TEMPLATES}
 
@@ -57,7 +56,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def chosen_names(options: argparse.Namespace) -> tuple[list[str], ClassList | None]:
+def choose_names(options: argparse.Namespace) -> tuple[list[str], ClassList | None]:
     """Class names and, if they are those of a data set, its class list.
 
     Raises:
@@ -69,10 +68,9 @@ def chosen_names(options: argparse.Namespace) -> tuple[list[str], ClassList | No
     if options.split:
         raise UserError("--split goes with --dataset")
     if options.names_file:
-        try:
-            parts = options.names_file.read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"--names-file {options.names_file} cannot be read: {error}") from error
+        if not options.names_file.is_file():
+            raise UserError(f"--names-file {options.names_file} does not exist")
+        parts = options.names_file.read_text(encoding="utf-8").splitlines()
     else:
         parts = options.names.split(",")
     names = [part.strip() for part in parts if part.strip()]
@@ -82,7 +80,7 @@ def chosen_names(options: argparse.Namespace) -> tuple[list[str], ClassList | No
     return names, None
 
 
-def chosen_templates(options: argparse.Namespace) -> tuple[str, ...]:
+def choose_templates(options: argparse.Namespace) -> tuple[str, ...]:
     """Templates of the command line, else those of the paper for the data set.
 
     Raises:
@@ -90,27 +88,15 @@ def chosen_templates(options: argparse.Namespace) -> tuple[str, ...]:
     """
     if options.template and options.templates:
         raise UserError("--template and --templates exclude each other")
-    for template in options.template or ():
-        if template.count("{}") != 1:
-            raise UserError(f"--template {template!r} must hold {{}} once, where the class name goes")
+    wrong = [template for template in options.template or () if template.count("{}") != 1]
+    if wrong:
+        raise UserError(f"--template {wrong[0]!r} must hold {{}} once, where the class name goes")
     if options.template:
         return tuple(options.template)
     return TEMPLATES[options.templates or ("coco" if options.dataset in ("coco_stuff", "context") else "voc")]
 
 
-def tower_of(path: Path, text: TextConfig) -> TextSide:
-    """The text tower of CLIP or CLIP-RC weights.
-
-    Raises:
-        UserError: the file cannot be used, or holds no text tower.
-    """
-    from jseg.clip.class_embeddings import side_of_checkpoint, side_of_clip
-    from jseg.clip.weights import read_clip_weights
-
-    return side_of_checkpoint(read_weight_file(path), text) or side_of_clip(read_clip_weights(path), text)
-
-
-def rows_of_npy(options: argparse.Namespace, classes: ClassList | None) -> tuple[np.ndarray, tuple[str, ...]]:
+def read_npy(options: argparse.Namespace, classes: ClassList | None) -> tuple[np.ndarray, tuple[str, ...]]:
     """The rows of a plain file, and the templates that they are said to be made with (checked for released files).
 
     Raises:
@@ -118,7 +104,7 @@ def rows_of_npy(options: argparse.Namespace, classes: ClassList | None) -> tuple
     """
     if classes is None:
         raise UserError("--npy goes with --dataset: the file does not say which classes its rows are")
-    templates = chosen_templates(options)
+    templates = choose_templates(options)
     length = read_embedding_file(options.npy).matrix.shape[1]
     matrix, warnings = read_embeddings(options.npy, classes, length, templates)
     for warning in warnings:
@@ -133,20 +119,22 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(f"--output {options.output}: its name must end in .safetensors")
     if options.output.exists() and not options.force:
         raise UserError(f"--output {options.output} exists: pass --force to overwrite it")
-    names, classes = chosen_names(options)
+    names, classes = choose_names(options)
     if options.npy:
-        matrix, templates = rows_of_npy(options, classes)
+        matrix, templates = read_npy(options, classes)
         weights_sha256 = ""
     else:
-        templates = chosen_templates(options)
-        side = tower_of(options.weights, TextConfig(vocabulary=options.vocabulary, heads=options.text_heads or 8))
-        weights_sha256 = sha256_of_file(options.weights)
-        side.tokenizer()  # a missing vocabulary is told before Jittor starts
+        templates = choose_templates(options)
+        text = TextConfig(vocabulary=options.vocabulary, heads=options.text_heads or 8)
+        file = read_weight_file(options.weights)
+        model = text_model_of_checkpoint(file, text) or text_model_of_clip(read_clip_weights(options.weights), text)
+        weights_sha256 = file.sha256
+        model.tokenizer()  # fails before Jittor starts if the vocabulary is missing
 
         from jseg.runtime.start import start
 
         start(options.device)
-        matrix = side.embed(names, templates)
+        matrix = model.embed(names, templates)
     write_embeddings(options.output, matrix, names, templates, weights_sha256, classes)
     title = classes.title if classes else "your own names"
     print(f"{len(names)} classes ({title}), {len(templates)} templates, rows of length {matrix.shape[1]}")

@@ -131,19 +131,6 @@ def download(url: str, target: Path, file: Pretrained) -> None:
         copy_checked(response, target, file, url)
 
 
-def copy_file(path: Path, target: Path, file: Pretrained) -> None:
-    """Copies a local file to `target`.
-
-    Raises:
-        UserError: it is missing, or not the file that is expected.
-    """
-    try:
-        with open(path, "rb") as source:
-            copy_checked(source, target, file, str(path))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
-
-
 def fetch(file: Pretrained, options: argparse.Namespace) -> None:
     """Brings one file into the folder and says where it lies and where it came from.
 
@@ -157,19 +144,20 @@ def fetch(file: Pretrained, options: argparse.Namespace) -> None:
         print(f"{target}: already there, SHA-256 right")
         return
     copies = [path for path in file.copies() if path.is_file() and sha256_of_file(path) == file.sha256]
-    if options.source is not None:
-        origin = str(options.source)
-        copy_file(options.source.expanduser(), target, file)
-    elif copies and options.url is None:
-        origin = str(copies[0])
-        copy_file(copies[0], target, file)
-    else:
+    local = options.source or (copies[0] if copies and options.url is None else None)
+    if local is None:
         origin = options.url or file.url
         download(origin, target, file)
+    else:
+        origin = str(local.expanduser())
+        if not Path(origin).is_file():
+            raise UserError(f"--from {origin} does not exist")
+        with open(origin, "rb") as source:
+            copy_checked(source, target, file, origin)
     print(f"{target}: from {origin}, SHA-256 right")
 
 
-def listing(folder: Path) -> str:
+def format_list(folder: Path) -> str:
     """The files that can be fetched, two lines each."""
     lines = []
     for name, file in FILES.items():
@@ -183,7 +171,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Lists or fetches."""
     options = parse_arguments(arguments)
     if options.list:
-        print(listing(options.folder))
+        print(format_list(options.folder))
         return
     unknown = [name for name in options.names if name not in FILES]
     if unknown or not options.names:

@@ -17,12 +17,11 @@ import platform
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from jseg.errors import UserError
 from jseg.files import check_writable, write_whole
-from jseg.runtime import cuda as cuda_driver
+from jseg.runtime import cuda
 from jseg.runtime.prepare import prepare
 from jseg.runtime.report import driver_version, gpu_names
 
@@ -31,59 +30,51 @@ TOOLS = ROOT / "tools"
 PRECISIONS = ("fp32", "bf16", "fp16", "tf32")
 WARM_UP = 20  # steps after which the memory must not grow
 ALLOWED_GROWTH = 64 * 2**20  # bytes: other programs use the GPU too
-MINUTES = 60  # a part may take; the first one compiles Jittor
+MINUTES = 60  # limit of a part; the first one compiles Jittor
 
 
-@dataclass(frozen=True)
-class Part:
-    """One line of the table."""
-
-    name: str
-    arguments: tuple[str, ...]  # of Python
-
-
-def parts(work: Path) -> list[Part]:
-    """All there is to try, in the order of how much depends on it; runs lie below `work`."""
-    cuda = ("--device", "cuda")
+def parts(work: Path) -> dict[str, tuple[str, ...]]:
+    """Name -> arguments of Python, in the order of how much depends on each part; runs lie below `work`."""
+    device = ("--device", "cuda")
     demo = (str(TOOLS / "run_net.py"), "--config-file", str(ROOT / "configs" / "shapes_demo.py"), "--work-dir",
-            str(work / "demo"), *cuda)  # fmt: skip
-    found = [
-        Part("runtime check", ("-m", "jseg.runtime", "--check", *cuda, "--golden", str(ROOT / "tests" / "golden"))),
-        Part("released models", (str(TOOLS / "check_parity.py"), "--golden", str(ROOT / "tests" / "golden"), *cuda)),
-        Part("tests marked gpu", ("-m", "pytest", "-q", "-rs", "-m", "gpu", str(ROOT / "tests"))),
-        Part("demo, training", (*demo, "--task", "train")),
-        Part("demo, evaluation", (*demo, "--task", "val", "--resume")),
-    ]
+            str(work / "demo"), *device)  # fmt: skip
+    golden = ("--golden", str(ROOT / "tests" / "golden"))
+    found = {
+        "runtime check": ("-m", "jseg.runtime", "--check", *device, *golden),
+        "released models": (str(TOOLS / "check_parity.py"), *golden, *device),
+        "tests marked gpu": ("-m", "pytest", "-q", "-rs", "-m", "gpu", str(ROOT / "tests")),
+        "demo, training": (*demo, "--task", "train"),
+        "demo, evaluation": (*demo, "--task", "val", "--resume"),
+    }
     for precision in PRECISIONS:
-        settings = ("--size", "voc", "--precision", precision, *cuda)
+        settings = ("--size", "voc", "--precision", precision, *device)
         for task, batch in (("forward", "1"), ("forward", "16"), ("attention", "16"), ("train", "16")):
             arguments = (str(TOOLS / "benchmark.py"), task, "--batch", batch, *settings)
-            found.append(Part(f"{task}, VOC, batch {batch}, {precision}", arguments))
-        long_run_arguments = (__file__, "--steps", "200", "--precision", precision)
-        found.append(Part(f"200 training steps, memory, {precision}", long_run_arguments))
+            found[f"{task}, VOC, batch {batch}, {precision}"] = arguments
+        found[f"200 training steps, memory, {precision}"] = (__file__, "--steps", "200", "--precision", precision)
     return found
 
 
-def try_part(part: Part, log: Path) -> tuple[str, float, str]:
-    """Runs a part with its output in `log`; returns ok or FAILED, the seconds, and its last line."""
+def try_part(arguments: tuple[str, ...], log: Path) -> tuple[str, float, str]:
+    """Runs Python with its output in `log`; returns "ok" or "FAILED (…)", the seconds, and the last line of output."""
     begin = time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     try:
-        with log.open("w") as output:
-            done = subprocess.run([sys.executable, *part.arguments], stdout=output, stderr=subprocess.STDOUT, cwd=ROOT,
+        with log.open("wb") as output:
+            done = subprocess.run([sys.executable, *arguments], stdout=output, stderr=subprocess.STDOUT, cwd=ROOT,
                                   env=environment, timeout=60 * MINUTES)  # fmt: skip
         state = "ok" if done.returncode == 0 else f"FAILED ({done.returncode})"
     except subprocess.TimeoutExpired:
         state = f"FAILED (over {MINUTES} minutes)"
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return state, time.perf_counter() - begin, (lines or [""])[-1]
+    lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+    return state, time.perf_counter() - begin, next((line.strip() for line in lines[::-1] if line.strip()), "")
 
 
 def table(rows: list[tuple[str, str, float, str]]) -> str:
     """The report in Markdown."""
     toolkit = prepare().toolkit
     head = [
-        f"{gpu_names()}; driver {driver_version()}; CUDA {toolkit.version[0]}.{toolkit.version[1]} ({toolkit.nvcc}); "
+        f"{gpu_names()}; driver {driver_version()}; {toolkit.name}; "
         f"Python {platform.python_version()}; {time.strftime('%Y-%m-%d')}",
         "",
         "| what | state | seconds | last line |",
@@ -105,7 +96,7 @@ def long_run(steps: int, precision: str) -> int:
     for step in range(1, steps + 1):
         workload.run()
         if step % WARM_UP == 0 or step == steps:
-            used[step] = cuda_driver.used_memory()
+            used[step] = cuda.used_memory()
         begin = begin or time.perf_counter()  # after the first step, which compiles
     seconds = (time.perf_counter() - begin) / max(steps - 1, 1)
     growth = max(used.values()) - used[min(used)]
@@ -129,14 +120,14 @@ def main() -> int:
             raise UserError(f"--steps {args.steps}: must be at least {2 * WARM_UP}, to tell whether memory grows")
         return long_run(args.steps, args.precision)
     folder = check_writable(args.report.absolute().parent)
-    chosen = [part for part in parts(folder) if args.only in part.name]
+    chosen = {name: arguments for name, arguments in parts(folder).items() if args.only in name}
     if not chosen:
         raise UserError(f"--only {args.only!r}: no part has such a name")
     rows: list[tuple[str, str, float, str]] = []
-    for number, part in enumerate(chosen):
-        state, seconds, last = try_part(part, folder / f"{number:02}_{part.name.replace(' ', '_')}.log")
-        rows.append((part.name, state, seconds, last))
-        print(f"{state:12} {seconds:7.0f} s  {part.name}: {last}", flush=True)
+    for number, (name, arguments) in enumerate(chosen.items()):
+        state, seconds, last = try_part(arguments, folder / f"{number:02}_{name.replace(' ', '_')}.log")
+        rows.append((name, state, seconds, last))
+        print(f"{state:12} {seconds:7.0f} s  {name}: {last}", flush=True)
         write_whole(args.report, table(rows).encode())  # after each part: a crash of the machine loses nothing
     print(f"report: {args.report}")
     return int(any(state != "ok" for _, state, _, _ in rows))

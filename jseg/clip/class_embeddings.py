@@ -1,19 +1,11 @@
-"""Class names to class embeddings: prompt templates, their ensemble, an on-disk cache.
+"""Class names -> class embeddings: templates and their ensemble, files of embeddings, and what a run takes.
 
 Paper, section 4.1: one template for PASCAL VOC, an ensemble of 15 for COCO-Stuff; each text embedding is normalised,
 the mean over the templates is normalised again.
 
-Files of class embeddings: ours say what they were made for, the released .npy files are known by their checksum.
-
-Ours is a safetensors file with one array `embeddings` (C, D); its metadata hold class names, data set and split where
-there is one, templates, and the checksum of the weights that made it. A plain .npy holds only the rows: how many must
-fit, which classes they are is taken on trust, unless it is one of the files released with CLIP-RC
-(https://github.com/uyzhang/CLIP-RC).
-
-Class embeddings of a run, and the text tower that stays with the weights so that they can meet new class names.
-
-Embeddings come, in this order, from a file (`text.embeddings`), from weights that were made for the same names and
-templates, or from a text tower: that of the weights, of the CLIP file `model.init`, or a random one on purpose.
+A file of embeddings of ours is a safetensors file with one array `embeddings` (C, D); its metadata hold class names,
+templates and the checksum of the weights that made it. A plain .npy holds only the rows: which classes they are is
+taken on trust, unless it is one of the files released with CLIP-RC (https://github.com/uyzhang/CLIP-RC).
 """
 
 from __future__ import annotations
@@ -21,21 +13,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from jseg.errors import UserError
-from jseg.weights.reader import read_weight_file, write_safetensors
-
-if TYPE_CHECKING:
-    import jittor as jt
-
-    from jseg.clip.tokenizer import Tokenizer
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from jseg.clip.tokenizer import (
     VOCABULARY_SHA256,
@@ -45,16 +27,18 @@ from jseg.clip.tokenizer import (
     generate_vocabulary,
     read_vocabulary,
 )
+from jseg.clip.weights import ClipWeights, text_config_of, usual_heads
 from jseg.config import Config, TextConfig
 from jseg.data.class_names import ClassList, class_list
+from jseg.errors import UserError
 from jseg.files import cache_folder
-from jseg.weights.reader import WeightFile, sha256_of_file
-from jseg.weights.record import FEATURES_NAME, is_ours, recorded_classes, tensors_sha256, text_tensors
+from jseg.weights.reader import WeightFile, read_weight_file, sha256_of_file, write_safetensors
+from jseg.weights.record import FEATURES_NAME, is_jseg_file, recorded_classes, tensors_sha256, text_tensors
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # files of embeddings are read, and mistakes found, before Jittor starts
+    import jittor as jt
+
     from jseg.clip.text_tower import TextTower
-    from jseg.clip.weights import ClipWeights
-
 
 VOC_TEMPLATES = ("a photo of a {}",)
 COCO_TEMPLATES = (
@@ -77,6 +61,13 @@ COCO_TEMPLATES = (
 PLACE = "{}"  # where the class name goes
 BATCH = 64  # texts per forward pass
 EMBEDDINGS = "embeddings"  # name of the array in our embedding files
+FORMAT = "jseg class embeddings 1"
+RELEASED = {  # SHA-256 of voc12_single.npy and coco_multi.npy -> data set and templates
+    "72d3642e34bc3031fefa2fe31a43ee84b52ebb5f97b85d380f7b0d777b253ea7": ("voc12", VOC_TEMPLATES),
+    "4874ea7fef4d5d1c095d217a708b2456b3dcac2474cf39303b96de3c973a3903": ("coco_stuff", COCO_TEMPLATES),
+}
+GENERATED_MERGES = 1000  # more than the words of any list of class names need
+SAME = 1e-2  # largest difference between embeddings of the same texts by the same weights (half precision included)
 
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:
@@ -115,197 +106,38 @@ def embed_class_names(
     for template in templates:
         if template.count(PLACE) != 1:
             raise UserError(f"template {template!r} must hold {PLACE} once, where the class name goes")
-    identity = {
-        "names": names,
-        "templates": templates,
-        "weights": weights_hash,
-        "vocabulary": tokenizer.fingerprint,
-        "context_length": text_tower.context_length,
-    }
+    identity = {"names": names, "templates": templates, "weights": weights_hash}
+    identity |= {"vocabulary": tokenizer.fingerprint, "context_length": text_tower.context_length}
     key = hashlib.sha256(json.dumps(identity).encode("utf-8")).hexdigest()
     cached = Path(cache_folder) / f"class_embeddings_{key[:32]}.safetensors" if cache_folder else None
     if cached and (stored := _read_cache(cached, identity)) is not None:
         return stored
     texts = [template.replace(PLACE, name) for name in names for template in templates]
-    embedded = _run_tower(text_tower, tokenizer(texts, text_tower.context_length))
+    ids = tokenizer(texts, text_tower.context_length)
+    import jittor as jt
+
+    with jt.no_grad():
+        batches = [text_tower(ids[i : i + BATCH]).numpy() for i in range(0, len(ids), BATCH)]
+    embedded = np.concatenate(batches).astype(np.float32)
     rows = unit_rows(unit_rows(embedded).reshape(len(names), len(templates), -1).mean(axis=1))
     if not np.isfinite(rows).all():
         raise UserError("the text tower gives embeddings that are not finite: its weights are damaged")
     if cached:
-        write_safetensors(cached, {EMBEDDINGS: rows}, identity)
+        write_safetensors(cached, {EMBEDDINGS: rows}, identity | {"sha256": tensors_sha256({EMBEDDINGS: rows})})
     return rows
 
 
-def _read_cache(path: Path, identity: dict) -> np.ndarray | None:
-    """The cached rows, or None when there are none; a damaged cache file counts as none and is written again."""
-    if not path.is_file():
-        return None
+def _read_cache(path: Path, identity: dict[str, Any]) -> np.ndarray | None:
+    """The cached rows, or None if there are none or the file is damaged (it is then written again)."""
     try:
         stored = read_weight_file(path)
     except UserError:
         return None
-    rows = stored.tensors.get(EMBEDDINGS)
-    fits = stored.meta == identity and rows is not None and rows.ndim == 2 and rows.shape[0] == len(identity["names"])
-    return rows if fits else None
-
-
-def _run_tower(text_tower: Callable[[np.ndarray], jt.Var], token_ids: np.ndarray) -> np.ndarray:
-    import jittor as jt  # here, so that templates and embedding files can be read without starting Jittor
-
-    rows = []
-    with jt.no_grad():
-        for start in range(0, len(token_ids), BATCH):
-            rows.append(text_tower(token_ids[start : start + BATCH]).numpy())
-    return np.concatenate(rows).astype(np.float32)
-
-
-FORMAT = "jseg class embeddings 1"
-# SHA-256 of voc12_single.npy and coco_multi.npy -> data set and templates
-RELEASED = {
-    "72d3642e34bc3031fefa2fe31a43ee84b52ebb5f97b85d380f7b0d777b253ea7": ("voc12", VOC_TEMPLATES),
-    "4874ea7fef4d5d1c095d217a708b2456b3dcac2474cf39303b96de3c973a3903": (
-        "coco_stuff",
-        COCO_TEMPLATES,
-    ),  # coco_multi.npy
-}
+    return stored.tensors[EMBEDDINGS] if stored.meta == identity | {"sha256": tensors_sha256(stored.tensors)} else None
 
 
 @dataclass(frozen=True)
-class EmbeddingFile:
-    """What a file of class embeddings holds."""
-
-    matrix: np.ndarray  # (C, D) float32
-    names: tuple[str, ...]  # empty = the file does not say
-    templates: tuple[str, ...]  # empty = the file does not say
-    dataset: str  # "" = the file does not say
-
-
-def write_embeddings(
-    path: str | Path,
-    matrix: np.ndarray,
-    names: Sequence[str],
-    templates: Sequence[str],
-    weights_sha256: str,
-    classes: ClassList | None = None,
-) -> None:
-    """Writes embeddings (C, D) with all that tells what they are; `classes` where they are those of a data set.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    meta = {
-        "format": FORMAT,
-        "names": list(names),
-        "dataset": classes.dataset if classes else "",
-        "split": classes.split if classes else "",
-        "templates": list(templates),
-        "weights_sha256": weights_sha256,
-    }
-    write_safetensors(path, {EMBEDDINGS: np.ascontiguousarray(matrix)}, meta)
-
-
-def read_embedding_file(path: str | Path) -> EmbeddingFile:
-    """Reads class embeddings and uses the rows as they are: they are not normalised again.
-
-    Args:
-        path: .npy with one row per class (float16 in the releases), or a safetensors file with one such array.
-
-    Raises:
-        UserError: no such file, no such array, or values not finite.
-    """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise UserError(f"class embeddings {path} do not exist: check text.embeddings")
-    meta: dict[str, Any] = {}
-    if path.suffix == ".npy":
-        rows = _npy_rows(path)
-        if released := RELEASED.get(sha256_of_file(path)):
-            dataset, templates = released
-            meta = {"names": class_list(dataset).names, "dataset": dataset, "templates": templates}
-    else:
-        file = read_weight_file(path)
-        if len(file.tensors) != 1:
-            raise UserError(f"class embeddings {path} hold {len(file.tensors)} arrays: expected one")
-        (rows,), meta = file.tensors.values(), file.meta
-    if rows.ndim != 2 or rows.dtype.kind != "f":
-        raise UserError(f"class embeddings {path} are {rows.dtype} of shape {rows.shape}: expected floats (classes, D)")
-    rows = rows.astype(np.float32)
-    if not np.isfinite(rows).all():
-        raise UserError(f"class embeddings {path} hold values that are not finite")
-    names, templates = _texts(meta, "names", path), _texts(meta, "templates", path)
-    if names and len(names) != len(rows):
-        raise UserError(f"class embeddings {path} are damaged: {len(rows)} rows for {len(names)} names")
-    return EmbeddingFile(rows, names, templates, str(meta.get("dataset") or ""))
-
-
-def _npy_rows(path: Path) -> np.ndarray:
-    try:
-        return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (ValueError, OSError, EOFError, SyntaxError) as error:
-        raise UserError(f"class embeddings {path} are truncated or no .npy array ({error})") from error
-
-
-def _texts(meta: dict[str, Any], key: str, path: Path) -> tuple[str, ...]:
-    texts = meta.get(key) or ()
-    if not isinstance(texts, (list, tuple)) or not all(isinstance(text, str) for text in texts):
-        raise UserError(f"class embeddings {path} are damaged: {key} in the metadata is no list of texts")
-    return tuple(texts)
-
-
-def read_embeddings(
-    path: str | Path, classes: ClassList, output_dim: int, templates: Sequence[str] = ()
-) -> tuple[np.ndarray, list[str]]:
-    """Embeddings of exactly the classes of a list, in its order.
-
-    Args:
-        output_dim: length of a row that the model expects.
-        templates: of the run; () = any.
-
-    Returns:
-        (C, D) float32 and warnings, a line each.
-
-    Raises:
-        UserError: what `read_embedding_file` raises; other classes, another number or order of them, another length of
-            row, other templates.
-    """
-    file, title = read_embedding_file(path), classes.title
-    count = len(classes.names)
-    whose = f" of {file.dataset}" if file.dataset else ""
-    mend = "make them by tools/embed_class_names.py, or leave text.embeddings out"
-    if len(file.matrix) != count:
-        raise UserError(
-            f"class embeddings {path} are for {len(file.matrix)} classes{whose}, the class list of {title} has "
-            f"{count}: {mend}"
-        )
-    if file.names and file.names != classes.names:
-        pairs = zip(file.names, classes.names, strict=True)
-        index, (theirs, ours) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
-        raise UserError(
-            f"class embeddings {path} are for other classes{whose}: row {index} is {theirs!r}, class {index} of "
-            f"{title} is {ours!r}: {mend}"
-        )
-    if file.matrix.shape[1] != output_dim:
-        raise UserError(
-            f"class embeddings {path} have length {file.matrix.shape[1]}, the model's output_dim is {output_dim}"
-        )
-    if file.templates and templates and file.templates != tuple(templates):
-        raise UserError(
-            f"class embeddings {path} were made with other templates ({len(file.templates)}, first "
-            f"{file.templates[0]!r}) than text.templates ({len(templates)}, first {templates[0]!r}): {mend}"
-        )
-    if not file.names:
-        return file.matrix, [f"{path} does not say which classes its rows are: taken to be {title}'s, in its order"]
-    return file.matrix, []
-
-
-HEAD_WIDTH = 64  # channels per attention head in all published CLIP models
-GENERATED_MERGES = 1000  # more than the words of any list of class names need
-SAME = 1e-2  # largest difference between embeddings of the same texts by the same weights (half precision included)
-IMAGE_NAMES = ("visual.", "logit_scale")
-
-
-@dataclass(frozen=True)
-class TextSide:
+class TextModel:
     """A text tower as arrays, and its vocabulary."""
 
     tensors: dict[str, np.ndarray]  # by CLIP's names, float32
@@ -317,7 +149,7 @@ class TextSide:
         """The tokenizer of this tower.
 
         Raises:
-            UserError: CLIP's vocabulary is not there, or this is not the vocabulary that the tower was made for.
+            UserError: CLIP's vocabulary is missing, or this is not the vocabulary that the tower was made for.
         """
         tokenizer = Tokenizer(find_vocabulary() if self.merges is None else self.merges)
         rows = self.tensors["token_embedding.weight"].shape[0]
@@ -338,15 +170,13 @@ class TextSide:
         from jseg.weights.state import strict_load
 
         try:
-            context_length, width = self.tensors["positional_embedding"].shape
-            vocab_size, output_dim = (
-                len(self.tensors["token_embedding.weight"]),
-                self.tensors["text_projection"].shape[1],
-            )
-        except (KeyError, ValueError, IndexError, TypeError) as error:
-            raise UserError(f"{self.source} holds no whole text tower (missing or misshapen: {error})") from error
-        layers = len({name.split(".")[2] for name in self.tensors if name.startswith("transformer.resblocks.")})
-        tower = TextTower(width, layers, self.heads, output_dim, context_length, vocab_size)
+            sizes = text_config_of(self.tensors)
+        except UserError as error:
+            raise UserError(f"{self.source} holds no whole text tower: {error}") from error
+        width, layers, *others = (
+            sizes[key] for key in ("text_width", "text_layers", "output_dim", "context_length", "vocab_size")
+        )
+        tower = TextTower(width, layers, self.heads, *others)
         strict_load(tower, self.tensors, f"the text tower of {self.source}")
         return tower
 
@@ -356,81 +186,162 @@ class TextSide:
         return embed_class_names(names, templates, self.tokenizer(), tower, identity, cache_folder() / "embeddings")
 
 
-@dataclass(frozen=True)
-class TextFeatures:
-    """What a run knows of its classes."""
-
-    matrix: np.ndarray  # (C, D) float32, one row per class of the class list
-    side: TextSide | None  # the text tower, where it is known
-
-    @property
-    def sha256(self) -> str:
-        """SHA-256 of the matrix, hexadecimal."""
-        return hashlib.sha256(np.ascontiguousarray(self.matrix).tobytes()).hexdigest()
-
-
-def _vocabulary(text: TextConfig) -> tuple[Merge, ...] | None:
-    """Merges of the vocabulary that the config names; None for CLIP's own."""
-    if text.vocabulary == "generated":
-        raise UserError("text.vocabulary='generated' fits no trained text tower: it needs model.init='random'")
-    if not text.vocabulary or sha256_of_file(find_vocabulary(text.vocabulary)) == VOCABULARY_SHA256:
-        return None
-    return read_vocabulary(text.vocabulary)
-
-
-def _stored_vocabulary(meta: Mapping[str, Any], text: TextConfig) -> tuple[Merge, ...] | None:
-    """The vocabulary that a weight file of ours brings along, else that of the config; None for CLIP's own."""
-    if stored := meta.get("vocabulary"):
-        if not isinstance(stored, (list, tuple)):
-            raise UserError(f"a weight file records the vocabulary {str(stored)[:80]!r}, which is none")
-        return Tokenizer(stored).merges
-    return None if text.vocabulary == "generated" else _vocabulary(text)
-
-
-def _heads(width: int, stored: Any, text: TextConfig) -> int:
-    """Attention heads of a tower, which its arrays do not tell: as stored, by CLIP's convention, or from the config."""
-    if type(stored) is int and stored > 0 and width % stored == 0:
-        return stored
-    return width // HEAD_WIDTH if width % HEAD_WIDTH == 0 else text.heads
-
-
-def side_of_checkpoint(file: WeightFile, text: TextConfig) -> TextSide | None:
-    """The text tower that a CLIP-RC checkpoint (ours or a released one) brings along; None when it has none."""
-    tensors = {
-        name: np.asarray(array, np.float32)
-        for name, array in text_tensors(file).items()
-        if not name.endswith("attn_mask")
-    }
+def text_model_of_checkpoint(file: WeightFile, text: TextConfig) -> TextModel | None:
+    """The text tower in a CLIP-RC checkpoint (ours or a released one); None when it has none."""
+    found = text_tensors(file).items()
+    tensors = {name: np.asarray(array, np.float32) for name, array in found if not name.endswith("attn_mask")}
     if not tensors:
         return None
-    width = tensors["ln_final.weight"].size if "ln_final.weight" in tensors else text.width
-    heads = _heads(width, file.meta.get("text_heads"), text)
-    return TextSide(tensors, heads, _stored_vocabulary(file.meta, text), str(file.path))
+    width = np.size(tensors.get("ln_final.weight", ()))
+    heads = file.meta.get("text_heads") or usual_heads(width) or text.heads
+    return TextModel(tensors, heads, _vocabulary(text, file.meta.get("vocabulary")), str(file.path))
 
 
-def side_of_clip(clip: ClipWeights, text: TextConfig) -> TextSide:
+def text_model_of_clip(clip: ClipWeights, text: TextConfig) -> TextModel:
     """The text tower of CLIP weights."""
-    tensors = {name: array for name, array in clip.tensors.items() if not name.startswith(IMAGE_NAMES)}
+    tensors = {name: array for name, array in clip.tensors.items() if not name.startswith(("visual.", "logit_scale"))}
     heads = clip.config["text_heads"] or text.heads
-    return TextSide(tensors, heads, _stored_vocabulary(clip.source.meta, text), str(clip.source.path))
+    return TextModel(tensors, heads, _vocabulary(text, clip.source.meta.get("vocabulary")), str(clip.source.path))
 
 
-def random_side(config: Config, class_list: ClassList) -> TextSide:
+def random_text_model(config: Config, classes: ClassList) -> TextModel:
     """A text tower with random weights, for `model.init="random"`, made from the run's seed."""
     from jseg.clip.text_tower import TextTower, random_text_weights
 
     text = config.text
     if text.vocabulary == "generated":
-        texts = [template.replace("{}", name) for template in text.templates for name in class_list.names]
+        texts = [template.replace(PLACE, name) for template in text.templates for name in classes.names]
         merges: tuple[Merge, ...] | None = generate_vocabulary(texts, GENERATED_MERGES)
     else:
         merges = _vocabulary(text)
     vocab_size = Tokenizer(find_vocabulary() if merges is None else merges).vocab_size
-    tower = TextTower(
-        text.width, text.layers, text.heads, config.model.output_dim, text.context_length, vocab_size
-    )  # fmt: skip
+    tower = TextTower(text.width, text.layers, text.heads, config.model.output_dim, text.context_length, vocab_size)
     tensors = random_text_weights(tower, np.random.default_rng([config.train.seed, 2]))
-    return TextSide(tensors, text.heads, merges, "the random start")
+    return TextModel(tensors, text.heads, merges, "the random start")
+
+
+def _vocabulary(text: TextConfig, stored: Any = None) -> tuple[Merge, ...] | None:
+    """The vocabulary stored in a weight file of ours, else that of the config; None for CLIP's own."""
+    if stored:
+        return Tokenizer(stored).merges
+    own = text.vocabulary not in ("", "generated")  # a generated one fits no trained tower
+    own = own and sha256_of_file(find_vocabulary(text.vocabulary)) != VOCABULARY_SHA256
+    return read_vocabulary(text.vocabulary) if own else None
+
+
+@dataclass(frozen=True)
+class EmbeddingFile:
+    """What a file of class embeddings holds."""
+
+    matrix: np.ndarray  # (C, D) float32
+    names: tuple[str, ...]  # empty = the file does not say
+    templates: tuple[str, ...]  # empty = the file does not say
+    dataset: str  # "" = the file does not say
+
+
+def write_embeddings(
+    path: str | Path,
+    matrix: np.ndarray,
+    names: Sequence[str],
+    templates: Sequence[str],
+    weights_sha256: str,
+    classes: ClassList | None = None,
+) -> None:
+    """Writes embeddings (C, D) and what they are; `classes` if they are those of a data set.
+
+    Raises:
+        CannotWrite: the file cannot be written.
+    """
+    meta = {"format": FORMAT, "names": list(names), "templates": list(templates), "weights_sha256": weights_sha256}
+    meta |= {"dataset": classes.dataset if classes else "", "split": classes.split if classes else ""}
+    write_safetensors(path, {EMBEDDINGS: matrix}, meta)
+
+
+def read_embedding_file(path: str | Path) -> EmbeddingFile:
+    """Reads class embeddings and uses the rows as they are: they are not normalised again.
+
+    Args:
+        path: .npy with one row per class (float16 in the releases), or a safetensors file with one such array.
+
+    Raises:
+        UserError: no such file, no such array, or values not finite.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UserError(f"class embeddings {path} do not exist: check text.embeddings")
+    if path.suffix == ".npy":
+        try:
+            rows = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+        except Exception as error:  # NumPy parses the header as Python text: many kinds of exceptions
+            raise UserError(f"class embeddings {path} are truncated or no .npy array ({error})") from error
+        dataset, templates = RELEASED.get(sha256_of_file(path), ("", ()))
+        names: Sequence[str] = class_list(dataset).names if dataset else ()
+    else:
+        file = read_weight_file(path)
+        if len(file.tensors) != 1:
+            raise UserError(f"class embeddings {path} hold {len(file.tensors)} arrays: expected one")
+        (rows,) = file.tensors.values()
+        dataset, names, templates = (file.meta.get(key) or () for key in ("dataset", "names", "templates"))
+    problem = ""
+    if rows.ndim != 2 or rows.dtype.kind != "f":
+        problem = f"{rows.dtype} of shape {rows.shape}: expected floats (classes, D)"
+    elif not np.isfinite(rows).all():
+        problem = "damaged: values that are not finite"
+    elif names and len(names) != len(rows):
+        problem = f"damaged: {len(rows)} rows for {len(names)} names"
+    if problem:
+        raise UserError(f"class embeddings {path} are {problem}")
+    return EmbeddingFile(rows.astype(np.float32), tuple(names), tuple(templates), dataset or "")
+
+
+def read_embeddings(
+    path: str | Path, classes: ClassList, output_dim: int, templates: Sequence[str] = ()
+) -> tuple[np.ndarray, list[str]]:
+    """Embeddings of exactly the classes of a list, in its order.
+
+    Args:
+        output_dim: length of a row that the model expects.
+        templates: of the run; () = any.
+
+    Returns:
+        (C, D) float32 and warnings, a line each.
+
+    Raises:
+        UserError: what `read_embedding_file` raises; other classes, another number or order of them, another length of
+            row, other templates.
+    """
+    file, title, count = read_embedding_file(path), classes.title, len(classes.names)
+    dataset, length, problem = f" of {file.dataset}" if file.dataset else "", file.matrix.shape[1], ""
+    if len(file.matrix) != count:
+        problem = f"for {len(file.matrix)} classes{dataset}, the class list of {title} has {count}"
+    elif file.names and file.names != classes.names:
+        i = next(i for i in range(count) if file.names[i] != classes.names[i])
+        problem = f"for other classes{dataset}: row {i} is {file.names[i]!r}, class {i} of {title} is "
+        problem += repr(classes.names[i])
+    elif length != output_dim:
+        problem = f"of length {length}, the model's output_dim is {output_dim}"
+    elif file.templates and templates and file.templates != tuple(templates):
+        problem = f"made with other templates ({len(file.templates)}, first {file.templates[0]!r}) than text.templates "
+        problem += f"({len(templates)}, first {templates[0]!r})"
+    if problem:
+        cure = "make them by tools/embed_class_names.py, or leave text.embeddings out"
+        raise UserError(f"class embeddings {path} are {problem}: {cure}")
+    if not file.names:
+        return file.matrix, [f"{path} does not say which classes its rows are: taken to be {title}'s, in its order"]
+    return file.matrix, []
+
+
+@dataclass(frozen=True)
+class TextFeatures:
+    """The class embeddings of a run, and the text tower that stays with its weights for new class names."""
+
+    matrix: np.ndarray  # (C, D) float32, one row per class of the class list
+    text_model: TextModel | None  # None = not known
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the matrix, hexadecimal."""
+        return hashlib.sha256(np.ascontiguousarray(self.matrix).tobytes()).hexdigest()
 
 
 def class_embeddings(
@@ -442,6 +353,9 @@ def class_embeddings(
 ) -> TextFeatures:
     """Embeddings of all classes of `class_list`.
 
+    They come, in this order, from a file (`text.embeddings`), from weights that were made for the same names and
+    templates, or from a text tower: that of the weights, of the CLIP file `model.init`, or a random one on purpose.
+
     Args:
         file: CLIP-RC weights that the run starts from or evaluates.
         clip: CLIP weights (`model.init`).
@@ -450,46 +364,36 @@ def class_embeddings(
     Raises:
         UserError: no source of embeddings, or one that fits neither the classes nor the model.
     """
-    side = side_of_checkpoint(file, config.text) if file is not None else None
-    if side is None and clip is not None:
-        side = side_of_clip(clip, config.text)
-    stored = _stored_features(file, class_list)
+    templates, output_dim = config.text.templates, config.model.output_dim
+    model = text_model_of_checkpoint(file, config.text) if file is not None else None
+    if model is None and clip is not None:
+        model = text_model_of_clip(clip, config.text)
+    stored = None  # the embeddings that the weights were trained with, if they are for these classes
+    if file is not None and is_jseg_file(file) and recorded_classes(file) == class_list.names:
+        stored = file.tensors.get(FEATURES_NAME)
     if config.text.embeddings:
-        matrix, warnings = read_embeddings(
-            config.text.embeddings, class_list, config.model.output_dim, config.text.templates
-        )
+        matrix, warnings = read_embeddings(config.text.embeddings, class_list, output_dim, templates)
         for warning in warnings:
             print(f"warning: {warning}")
-        if stored is not None and not other_classes:
-            _check_same(matrix, stored, config.text.embeddings, file)
-    elif stored is not None and file.meta.get("templates") == list(config.text.templates):
+        equal = stored is None or (matrix.shape == stored.shape and np.abs(matrix - stored).max() <= SAME)
+        if not equal and not other_classes:
+            raise UserError(
+                f"{file.path} was trained with other class embeddings than text.embeddings={config.text.embeddings}: "
+                "leave text.embeddings out to use its own, or pass --other-classes"
+            )
+    elif stored is not None and file.meta.get("templates") == list(templates):
         matrix = stored
     else:
-        if side is None and file is None and config.model.init == "random":
-            side = random_side(config, class_list)
-        if side is None:
+        if model is None and file is None and config.model.init == "random":
+            model = random_text_model(config, class_list)
+        if model is None:
             raise UserError(
                 "no source of class embeddings: set text.embeddings to a file of them, or model.init to CLIP weights "
                 "(python tools/fetch_pretrained.py ViT-B-16)"
             )
-        matrix = side.embed(class_list.names, config.text.templates)
-    if matrix.shape[1] != config.model.output_dim:
-        raise UserError(
-            f"class embeddings have length {matrix.shape[1]}, the model's output_dim is {config.model.output_dim}"
-        )
-    return TextFeatures(matrix, side)
-
-
-def _stored_features(file: WeightFile | None, class_list: ClassList) -> np.ndarray | None:
-    """The embeddings that weights of ours were trained with, if they are for these classes."""
-    if file is None or not is_ours(file) or recorded_classes(file) != class_list.names:
-        return None
-    return file.tensors.get(FEATURES_NAME)
-
-
-def _check_same(matrix: np.ndarray, stored: np.ndarray, path: str, file: WeightFile) -> None:
-    if matrix.shape != stored.shape or np.abs(matrix - stored).max() > SAME:
-        raise UserError(
-            f"{file.path} was trained with other class embeddings than text.embeddings={path}: leave text.embeddings "
-            "out to use its own, or pass --other-classes"
-        )
+        matrix = model.embed(class_list.names, templates)
+    if matrix.shape[1] != output_dim:
+        raise UserError(f"class embeddings have length {matrix.shape[1]}, the model's output_dim is {output_dim}")
+    if not np.isfinite(matrix).all():
+        raise UserError(f"{file.path}: its class embeddings ({FEATURES_NAME}) are not finite")
+    return TextFeatures(matrix, model)

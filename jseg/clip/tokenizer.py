@@ -25,6 +25,7 @@ import regex
 
 from jseg.errors import UserError
 from jseg.files import write_whole
+from jseg.weights.reader import sha256_of_file
 
 VOCABULARY_NAME = "bpe_simple_vocab_16e6.txt.gz"
 VOCABULARY_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
@@ -32,7 +33,6 @@ PRETRAINED_FOLDER = Path(__file__).resolve().parents[2] / "pretrained"
 FETCH_COMMAND = "python tools/fetch_pretrained.py vocabulary"
 
 MAX_MERGES = 49152 - 256 - 2  # CLIP's file has more lines; only the first ones are used
-MAX_FILE = 64 * 2**20  # bytes of an unpacked vocabulary file
 HEADER = "#version: 0.2"
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 MAX_REMEMBERED = 2**16  # words whose encoding is kept
@@ -46,21 +46,14 @@ SPACES = regex.compile(r"\s+")
 Merge = tuple[str, str]
 
 
-def _byte_signs() -> list[str]:
+def _sign_of_byte() -> dict[int, str]:
     """A visible character for each byte, as vocabulary files spell them, in the order of their ids.
 
     Bytes that are visible in Latin-1 stand for themselves; the other 68 take the characters from 256 on.
     """
     visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = [byte for byte in range(256) if byte not in visible]
-    return [chr(byte) for byte in visible] + [chr(256 + place) for place in range(len(hidden))]
-
-
-def _sign_of_byte() -> dict[int, str]:
-    signs = _byte_signs()
-    order = [ord(sign) for sign in signs if ord(sign) < 256]
-    order += [byte for byte in range(256) if byte not in order]
-    return dict(zip(order, signs, strict=True))
+    return {byte: chr(byte) for byte in visible} | {byte: chr(256 + place) for place, byte in enumerate(hidden)}
 
 
 SIGN_OF_BYTE = _sign_of_byte()
@@ -68,7 +61,7 @@ BYTE_OF_SIGN = {sign: byte for byte, sign in SIGN_OF_BYTE.items()}
 
 
 def clean(text: str) -> str:
-    """Mends broken Unicode, resolves HTML entities (twice, as texts from the web need), one space between words."""
+    """Fixes broken Unicode, resolves HTML entities (twice, as texts from the web need), one space between words."""
     text = html.unescape(html.unescape(ftfy.fix_text(text)))
     return SPACES.sub(" ", text.strip()).strip().lower()
 
@@ -109,7 +102,7 @@ class Tokenizer:
 
     def __init__(self, source: str | Path | Sequence[Sequence[str]]) -> None:
         self.merges = read_vocabulary(source) if isinstance(source, (str, Path)) else _checked(source, "merges")
-        signs = _byte_signs()
+        signs = list(SIGN_OF_BYTE.values())
         symbols = signs + [sign + WORD_END for sign in signs] + ["".join(merge) for merge in self.merges] + [START, END]
         self.vocab_size = len(symbols)
         self.start_id, self.end_id = self.vocab_size - 2, self.vocab_size - 1
@@ -175,13 +168,10 @@ class Tokenizer:
         rows = np.zeros((len(texts), context_length), np.int32)
         for row, text in zip(rows, texts, strict=True):
             ids = [self.start_id, *self.encode(text), self.end_id]
+            if len(ids) > context_length and not truncate:
+                short = text if len(text) <= 60 else text[:57] + "..."
+                raise UserError(f"text {short!r} takes {len(ids)} tokens where {context_length} fit: shorten it")
             if len(ids) > context_length:
-                if not truncate:
-                    short = text if len(text) <= 60 else text[:57] + "..."
-                    raise UserError(
-                        f"text {short!r} takes {len(ids)} tokens where {context_length} fit: shorten it or cut it with "
-                        "truncate=True"
-                    )
                 ids = [*ids[: context_length - 1], self.end_id]
             row[: len(ids)] = ids
         return rows
@@ -210,12 +200,10 @@ def read_vocabulary(path: str | Path) -> tuple[Merge, ...]:
     if not path.is_file():
         raise UserError(f"vocabulary {path} does not exist; `{FETCH_COMMAND}` fetches CLIP's")
     try:
-        with gzip.open(path) as file:
-            content = file.read(MAX_FILE + 1)
-        lines = content.decode("utf-8").split("\n")
+        lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"vocabulary {path} cannot be read ({error}): fetch it again: {FETCH_COMMAND}") from error
-    if len(content) > MAX_FILE or HEADER not in lines[0]:
+    if HEADER not in lines[0]:
         raise UserError(f"vocabulary {path} is no byte-pair vocabulary: its first line must hold {HEADER!r}")
     lines = lines[1 : MAX_MERGES + 1]
     if lines and not lines[-1]:
@@ -273,26 +261,16 @@ def find_vocabulary(path: str | Path = "") -> Path:
     Raises:
         UserError: none is there, or the one found is not CLIP's.
     """
-    if path:
-        candidates = [Path(path).expanduser()]
-        if not candidates[0].is_file():
-            raise UserError(f"vocabulary {candidates[0]} does not exist; `{FETCH_COMMAND}` fetches CLIP's")
-    else:
-        candidates = [PRETRAINED_FOLDER / VOCABULARY_NAME]
-        if os.environ.get("JSEG_TEST_DATA"):
-            candidates.append(Path(os.environ["JSEG_TEST_DATA"]) / VOCABULARY_NAME)
-        candidates += installed_vocabularies()
-    for candidate in candidates:
-        if candidate.is_file():
-            if candidate.name == VOCABULARY_NAME:
-                digest = hashlib.sha256(candidate.read_bytes()).hexdigest()
-                if digest != VOCABULARY_SHA256:
-                    raise UserError(
-                        f"vocabulary {candidate} is damaged (SHA-256 {digest}): delete it and fetch it again: "
-                        f"{FETCH_COMMAND}"
-                    )
-            return candidate
-    raise UserError(f"CLIP's vocabulary {VOCABULARY_NAME} is not there: fetch it: {FETCH_COMMAND}")
+    if path and not Path(path).expanduser().is_file():
+        raise UserError(f"vocabulary {path} does not exist; `{FETCH_COMMAND}` fetches CLIP's")
+    folders = [PRETRAINED_FOLDER, *filter(None, [os.environ.get("JSEG_TEST_DATA")])]
+    places = [Path(folder) / VOCABULARY_NAME for folder in folders] + installed_vocabularies()
+    found = next((place for place in ([Path(path).expanduser()] if path else places) if place.is_file()), None)
+    if found is None:
+        raise UserError(f"CLIP's vocabulary {VOCABULARY_NAME} is missing: fetch it: {FETCH_COMMAND}")
+    if found.name == VOCABULARY_NAME and sha256_of_file(found) != VOCABULARY_SHA256:
+        raise UserError(f"vocabulary {found} is damaged (its SHA-256 differs): delete it and fetch it: {FETCH_COMMAND}")
+    return found
 
 
 def installed_vocabularies() -> list[Path]:

@@ -17,13 +17,12 @@ from pathlib import Path
 import numpy as np
 
 from jseg.errors import UserError
-from jseg.weights.reader import WeightFile, read_weight_file
-from jseg.weights.refusal import listed
+from jseg.weights.reader import WeightFile, named_list, read_weight_file
 
 FORMAT = "jseg-clip"  # `format` in the metadata of our own CLIP weight files
 HEAD_WIDTH = 64  # channels per attention head in all published CLIP models
 MLP_FACTOR = 4
-CONSTANTS = ("input_resolution", "context_length", "vocab_size")  # integer buffers of OpenAI's archives
+BUFFERS = ("input_resolution", "context_length", "vocab_size", "attn_mask", "text.attn_mask")  # no weights
 
 Tensors = dict[str, np.ndarray]
 Shapes = dict[str, tuple[int, ...]]
@@ -106,7 +105,7 @@ def _require(tensors: Tensors, dimensions: dict[str, int]) -> None:
     """UserError when an array that tells a size is missing or has another number of dimensions."""
     wrong = [name for name, count in dimensions.items() if name not in tensors or tensors[name].ndim != count]
     if wrong:
-        raise UserError(f"no whole CLIP with a vision transformer: missing or misshapen are {listed(wrong)}")
+        raise UserError(f"no whole CLIP with a vision transformer: missing or misshapen are {named_list(wrong)}")
 
 
 def text_config_of(tensors: Tensors) -> dict[str, int]:
@@ -122,7 +121,7 @@ def text_config_of(tensors: Tensors) -> dict[str, int]:
         "vocab_size": vocabulary,
         "text_width": width,
         "text_layers": _layers(tensors, "transformer."),
-        "text_heads": _heads(width),
+        "text_heads": usual_heads(width),
         "output_dim": tensors["text_projection"].shape[1],
     }
 
@@ -144,7 +143,7 @@ def image_config_of(tensors: Tensors) -> dict[str, int]:
         "patch_size": patch,
         "image_width": width,
         "image_layers": _layers(tensors, "visual.transformer."),
-        "image_heads": _heads(width),
+        "image_heads": usual_heads(width),
         "output_dim": tensors["visual.proj"].shape[1],
     }
 
@@ -164,18 +163,14 @@ def clip_config_of(tensors: Tensors) -> dict[str, int]:
     return image_config_of(tensors) | text_config_of(tensors)
 
 
-def _heads(width: int) -> int:
+def usual_heads(width: int) -> int:
+    """Attention heads of 64 channels each, as in all published CLIP models; 0 where the width does not fit."""
     return 0 if width % HEAD_WIDTH else width // HEAD_WIDTH
 
 
-def _from_openai(tensors: Tensors) -> Tensors:
-    return {name: array for name, array in tensors.items() if name not in CONSTANTS}
-
-
-def _from_open_clip(tensors: Tensors) -> Tensors:
-    """open_clip keeps the text tower in a module of its own when it was given one; buffers are no weights."""
-    buffers = ("attn_mask", "text.attn_mask")
-    return {name.removeprefix("text."): array for name, array in tensors.items() if name not in buffers}
+def _from_openai_or_open_clip(tensors: Tensors) -> Tensors:
+    """Without buffers; open_clip keeps the text tower in a module of its own when it was given one."""
+    return {name.removeprefix("text."): array for name, array in tensors.items() if name not in BUFFERS}
 
 
 # Hugging Face's name -> OpenAI's, without tower prefix and layer number; those in TRANSPOSED are Linear weights there.
@@ -241,8 +236,8 @@ def _convention(tensors: Tensors) -> tuple[str, Callable[[Tensors], Tensors]]:
     if any(name.startswith(("vision_model.", "text_model.")) for name in tensors):
         return "Hugging Face", _from_hugging_face
     if any(name.startswith("text.") or name == "attn_mask" for name in tensors):
-        return "open_clip", _from_open_clip
-    return "OpenAI", _from_openai
+        return "open_clip", _from_openai_or_open_clip
+    return "OpenAI", _from_openai_or_open_clip
 
 
 def read_clip_weights(path: str | Path) -> ClipWeights:
@@ -266,8 +261,7 @@ def read_clip_weights(path: str | Path) -> ClipWeights:
     if file.meta.get("format") == FORMAT and isinstance(file.meta.get("clip"), dict):
         stored = file.meta["clip"]
         config |= {key: stored[key] for key in ("image_heads", "text_heads") if type(stored.get(key)) is int}
-    tensors = {name: np.ascontiguousarray(tensors[name], np.float32).reshape(tensors[name].shape)
-               for name in clip_shapes(config)}  # fmt: skip
+    tensors = {name: np.asarray(tensors[name], np.float32, order="C") for name in clip_shapes(config)}
     return ClipWeights(tensors, config, file.sha256, names, file)
 
 
@@ -276,20 +270,19 @@ def _hint(tensors: Tensors) -> str:
         return "this is a CLIP-RC checkpoint: pass it as --weights"
     if any(name.startswith("visual.layer1.") for name in tensors):
         return "this CLIP has a ResNet: choose one with a vision transformer, as ViT-B/16"
-    return f"the file holds {len(tensors)} tensors: {listed(sorted(tensors), 3)}"
+    return f"the file holds {len(tensors)} tensors: {named_list(sorted(tensors), 3)}"
 
 
 def _check_complete(tensors: Tensors, shapes: Shapes, path: Path) -> None:
     """UserError when the names or shapes are not exactly those of a CLIP."""
-    problems = []
-    missing = [name for name in shapes if name not in tensors]
-    unknown = [name for name in tensors if name not in shapes]
-    misshapen = [f"{name} {tensors[name].shape} instead of {shape}" for name, shape in shapes.items()
-                 if name in tensors and tensors[name].shape != shape]  # fmt: skip
-    numbers = [name for name in shapes if name in tensors and tensors[name].dtype.kind != "f"]
-    for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", misshapen),
-                        ("no floats", numbers)):  # fmt: skip
-        if names:
-            problems.append(f"{what}: {listed(names)}")
-    if problems:
-        raise UserError(f"{path} is no whole CLIP; {'; '.join(problems)}")
+    both = [name for name in shapes if name in tensors]
+    wrong = [name for name in both if tensors[name].shape != shapes[name]]
+    problems = {
+        "missing": [name for name in shapes if name not in tensors],
+        "unknown": [name for name in tensors if name not in shapes],
+        "of another shape": [f"{name} {tensors[name].shape} instead of {shapes[name]}" for name in wrong],
+        "no floats": [name for name in both if tensors[name].dtype.kind != "f"],
+    }
+    if any(problems.values()):
+        lists = "; ".join(f"{what}: {named_list(names)}" for what, names in problems.items() if names)
+        raise UserError(f"{path} is no whole CLIP; {lists}")

@@ -104,16 +104,6 @@ def _batches(samples: Iterator[Sample], size: int, iteration: int) -> Iterator[B
         samples.close()
 
 
-def whole_batch(shares: list[Batch]) -> Batch:
-    """The batch that the shares of all ranks make up, in the order of the stream."""
-    images, labels = (
-        np.stack([getattr(share, name) for share in shares], axis=1).reshape(-1, *getattr(shares[0], name).shape[1:])
-        for name in ("images", "labels")
-    )
-    names = [name for together in zip(*(share.names for share in shares), strict=True) for name in together]
-    return Batch(images, labels, names, shares[0].iteration)
-
-
 def check_cost(size: tuple[int, int], test: TestConfig, name: str) -> None:
     """Refuses an image of `size` = (height, width) that takes too many pixels or windows at these settings.
 

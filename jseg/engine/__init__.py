@@ -1,1 +1,1 @@
-"""The engine: configuration, the training loop, evaluation, checkpoints."""
+"""The engine: from a config and weights to a model, the training loop, evaluation, checkpoints, ranks."""

@@ -2,44 +2,36 @@
 
 One safetensors file holds the model under its released names (`backbone.*`, `decode_head.*`), the text tower when it is
 known (`text_encoder.*`), the class embeddings (`text_features`) and, while training goes on, the state of AdamW
-(`optimizer.m.*`, `optimizer.v.*`) and the averaged weights (`ema.*`). Its metadata record what the weights were made
-for (see `describe`), how far the run was, and two checksums: over the tensors and over the rest of the metadata.
+(`optimizer.m.*`, `optimizer.v.*`). Its metadata record what the weights were made for, how far the run was, and a
+checksum over the tensors.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
+import dataclasses
+import fcntl
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from jseg.config import Config, to_dict
+from jseg.config import Config, to_dict, without_dropped
 from jseg.data.class_names import ClassList
 from jseg.errors import UserError
+from jseg.weights import record
 from jseg.weights.reader import WeightFile, read_weight_file, write_safetensors
-from jseg.weights.record import (
-    FEATURES_NAME,
-    FORMAT,
-    MOMENT_PREFIXES,
-    TEXT_PREFIX,
-    is_ours,
-    recorded_classes,
-    recorded_unseen,
-    tensors_sha256,
-)
-
-if TYPE_CHECKING:
-    from jseg.clip.class_embeddings import TextFeatures
 
 WEIGHTS_NAME = "weights.safetensors"
+BEST_NAME = "best.safetensors"
 METRICS_NAME = "metrics.json"
+BEST_METRICS_NAME = "best_metrics.json"
 CHECKPOINT_NAME = re.compile(r"checkpoint_(\d+)\.safetensors")
-RECORD_KEY = "record_sha256"
+UNFINISHED = re.compile(r"\.((checkpoint_\d+|weights|best)\.safetensors|\w+\.json|log\.jsonl)\.\w+\.tmp")
 
 
 @dataclass
@@ -51,28 +43,40 @@ class Moments:
     v: dict[str, np.ndarray] = field(default_factory=dict)  # running mean of squared gradients
 
 
-def describe(config: Config, class_list: ClassList, text: TextFeatures) -> dict[str, Any]:
-    """What a checkpoint's metadata say about the run; `save` adds the checksum, the trainer the iteration."""
-    merges = text.side.merges if text.side is not None else None
+@dataclass
+class Progress:
+    """How far a run is; every checkpoint holds it."""
+
+    iteration: int = 0  # finished steps, skipped ones among them
+    evaluated: int = 0  # iteration of the last evaluation
+    best: float | None = None  # highest value of train.best_metric in percent, whose weights were kept
+    best_iteration: int = 0
+    bad_steps: int = 0  # skipped because the loss or the gradient was not finite
+    bad_in_a_row: int = 0
+    log: dict[str, Any] = field(default_factory=dict)  # see RunLog.open_means
+
+    def meta(self) -> dict[str, Any]:
+        """The progress as checkpoint metadata."""
+        return {"iteration": self.iteration, "progress": dataclasses.asdict(self)}
+
+
+def describe(config: Config, classes: ClassList, text: dict[str, Any]) -> dict[str, Any]:
+    """Metadata of a run's weight files: what the weights are made for.
+
+    Args:
+        text: embeddings_sha256, text_heads and vocabulary of the class embeddings (`TextFeatures`).
+    """
     return {
-        "format": FORMAT,
-        "dataset": class_list.dataset,
-        "split": class_list.split,
+        "format": record.FORMAT,
+        "dataset": classes.dataset,
+        "split": classes.split,
         "setting": config.data.setting,
-        "classes": list(class_list.names),
-        "unseen": list(class_list.unseen),
+        "classes": list(classes.names),
+        "unseen": list(classes.unseen),
         "templates": list(config.text.templates),
-        "embeddings_sha256": text.sha256,
-        "text_heads": text.side.heads if text.side is not None else None,
-        "vocabulary": [list(merge) for merge in merges] if merges is not None else None,  # None = CLIP's own
+        **text,
         "config": to_dict(config),
     }
-
-
-def record_sha256(meta: dict[str, Any]) -> str:
-    """Checksum over everything that the metadata say but this checksum itself."""
-    rest = {key: value for key, value in meta.items() if key != RECORD_KEY}
-    return hashlib.sha256(json.dumps(json.loads(json.dumps(rest)), sort_keys=True).encode()).hexdigest()
 
 
 def save(path: Path, tensors: dict[str, np.ndarray], meta: dict[str, Any], moments: Moments | None = None) -> None:
@@ -81,19 +85,16 @@ def save(path: Path, tensors: dict[str, np.ndarray], meta: dict[str, Any], momen
     Raises:
         CannotWrite: the disk is full or cannot be written; what was there before is left as it was.
     """
-    meta = dict(meta)
     if moments is not None:
+        meta = {**meta, "optimizer_steps": moments.steps}
         tensors = dict(tensors)
-        for key, prefix in MOMENT_PREFIXES.items():
+        for key, prefix in record.MOMENT_PREFIXES.items():
             tensors |= {prefix + name: array for name, array in getattr(moments, key).items()}
-        meta["optimizer_steps"] = moments.steps
-    meta["tensors_sha256"] = tensors_sha256(tensors)
-    meta[RECORD_KEY] = record_sha256(meta)
-    write_safetensors(path, tensors, meta)
+    write_safetensors(path, tensors, {**meta, "tensors_sha256": record.tensors_sha256(tensors)})
 
 
 def checkpoint_path(work_dir: Path, iteration: int) -> Path:
-    """Where the checkpoint after `iteration` finished steps lies."""
+    """Path of the checkpoint after `iteration` finished steps."""
     return work_dir / f"checkpoint_{iteration:07d}.safetensors"
 
 
@@ -112,10 +113,10 @@ def prune(work_dir: Path, keep: int, milestones: Iterable[int] = ()) -> None:
 
 
 def clear_later(work_dir: Path, file: WeightFile, damaged: bool) -> None:
-    """Makes sure that no later checkpoint of the folder is taken for one of the run that goes on from `file`.
+    """Keeps later checkpoints of the folder from being mixed up with those of the run that goes on from `file`.
 
     Args:
-        damaged: those that are later are known to be damaged: they are renamed, not refused.
+        damaged: whether the later ones are known to be damaged: they are renamed, not refused.
 
     Raises:
         UserError: there are later ones.
@@ -130,18 +131,39 @@ def clear_later(work_dir: Path, file: WeightFile, damaged: bool) -> None:
         path.rename(path.with_suffix(".damaged"))
 
 
+@contextmanager
+def lock_work_dir(work_dir: Path) -> Iterator[None]:
+    """Keeps other processes from training in `work_dir`, and removes files that a killed run left half-written.
+
+    Raises:
+        UserError: another process trains there.
+    """
+    descriptor = os.open(work_dir, os.O_RDONLY)  # the folder itself is locked: no file is left behind
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise UserError(f"a process is training in {work_dir}: wait for it, or choose another --work-dir") from error
+    except OSError:
+        pass  # a network file system without locks: as if there were none
+    try:
+        for path in work_dir.iterdir():
+            if UNFINISHED.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def read_whole(path: Path) -> WeightFile:
-    """Reads a weight file of any kind; if it is ours, its checksums must hold.
+    """Reads a weight file of any kind; if it is ours, its checksum must hold.
 
     Raises:
         UserError: missing, truncated, damaged or of an unknown kind.
     """
     file = read_weight_file(path)
-    if is_ours(file):
-        wanted = record_sha256(file.meta)  # older files have none of the record
-        record_holds = file.meta.get(RECORD_KEY, wanted) == wanted
-        if not record_holds or tensors_sha256(file.tensors) != file.meta.get("tensors_sha256"):
-            raise UserError(f"{path} is damaged (its checksum does not hold): take another checkpoint")
+    if record.is_jseg_file(file) and record.tensors_sha256(file.tensors) != file.meta.get("tensors_sha256"):
+        raise UserError(f"{path} is damaged (its checksum does not hold): take another checkpoint")
     return file
 
 
@@ -152,7 +174,7 @@ def read_checkpoint(path: Path) -> WeightFile:
         UserError: not whole, or no checkpoint of a training run.
     """
     file = read_whole(path)
-    if not is_ours(file) or not isinstance(file.meta.get("optimizer_steps"), int):
+    if not record.is_jseg_file(file) or "optimizer_steps" not in file.meta:
         raise UserError(f"{path} holds no optimiser state, so no run can go on from it: use --weights {path}")
     return file
 
@@ -177,16 +199,38 @@ def moments_of(file: WeightFile) -> Moments:
     """The optimiser state of a checkpoint."""
     parts = {
         key: {name[len(prefix) :]: array for name, array in file.tensors.items() if name.startswith(prefix)}
-        for key, prefix in MOMENT_PREFIXES.items()
+        for key, prefix in record.MOMENT_PREFIXES.items()
     }
     return Moments(steps=file.meta["optimizer_steps"], **parts)
+
+
+def progress_of(file: WeightFile) -> Progress:
+    """How far the run of a checkpoint was.
+
+    Raises:
+        UserError: the file does not say, or its run needs what was dropped since.
+    """
+    recorded = file.meta.get("progress")
+    if not isinstance(recorded, dict):
+        raise UserError(f"{file.path} does not record how far its run was: use --weights {file.path}")
+    if any(name.startswith(record.UNUSED_PREFIX) for name in file.tensors):
+        raise UserError(
+            f"{file.path} is of a run with averaged weights (train.ema), which was removed: no run can go on from it, "
+            f"but --weights {file.path} starts one from its weights"
+        )
+    known = {item.name for item in dataclasses.fields(Progress)}
+    return Progress(**{key: value for key, value in recorded.items() if key in known})
+
+
+def iteration_of(file: WeightFile) -> int:
+    """The number of steps that were finished when a checkpoint was written."""
+    return file.meta["iteration"]
 
 
 def check_classes(file: WeightFile, class_list: ClassList, other_classes: bool) -> list[str]:
     """Refuses weights that were made for another class list or another seen/unseen split.
 
     Args:
-        file: the weights.
         class_list: of this run.
         other_classes: whether other classes are wanted (`--other-classes`, `cross_dataset`).
 
@@ -196,57 +240,35 @@ def check_classes(file: WeightFile, class_list: ClassList, other_classes: bool) 
     Raises:
         UserError: the lists differ and `other_classes` is false.
     """
-    names, mend = recorded_classes(file), "use its own config, or pass --other-classes"
     if other_classes:
         return []
+    names, remedy = record.recorded_classes(file), "use its own config, or pass --other-classes"
     if not names:
         return [f"{file.path} does not say which classes it was made for: taken to be {class_list.title}'s"]
     if names != class_list.names:
-        difference = _difference(names, class_list.names)
-        raise UserError(f"{file.path} was made for other classes ({difference}) than {class_list.title}: {mend}")
-    unseen = recorded_unseen(file)
+        if sorted(names) == sorted(class_list.names):
+            difference = "the same names in another order"
+        else:
+            odd = [name for name in names if name not in class_list.names][:3]
+            difference = f"{len(names)}, among them {', '.join(odd)}" if odd else f"only {len(names)} of them"
+        raise UserError(f"{file.path} was made for other classes ({difference}) than {class_list.title}: {remedy}")
+    unseen = record.recorded_unseen(file)
     if unseen is not None and unseen != class_list.unseen:
         hidden = ", ".join(names[index] for index in unseen)
-        raise UserError(f"{file.path} was made with other unseen classes ({hidden}): set data.split, or {mend}")
+        raise UserError(f"{file.path} was made with other unseen classes ({hidden}): set data.split, or {remedy}")
     return []
-
-
-def _difference(theirs: Iterable[str], ours: Iterable[str]) -> str:
-    theirs, ours = list(theirs), list(ours)
-    if sorted(theirs) == sorted(ours):
-        return "the same names in another order"
-    odd = [name for name in theirs if name not in ours][:3]
-    return f"{len(theirs)} instead of {len(ours)}" + (f", among them {', '.join(odd)}" if odd else "")
-
-
-def text_arrays(text: TextFeatures) -> dict[str, np.ndarray]:
-    """Class embeddings and, where it is known, the text tower, under their names in a checkpoint."""
-    tower = text.side.tensors if text.side is not None else {}
-    return {FEATURES_NAME: text.matrix, **{TEXT_PREFIX + name: array for name, array in tower.items()}}
-
-
-def iteration_of(file: WeightFile) -> int:
-    """How many steps were finished when the checkpoint was written.
-
-    Raises:
-        UserError: the file does not say.
-    """
-    iteration = file.meta.get("iteration")
-    if type(iteration) is not int or iteration < 0:
-        raise UserError(f"{file.path} does not say at which iteration it was written: use --weights {file.path}")
-    return iteration
 
 
 def config_changes(file: WeightFile, config: Config) -> list[str]:
     """`train.iterations 20 -> 40` for each key that differs from the config of the checkpoint."""
-    before, now = _flat(file.meta.get("config")), _flat(to_dict(config))
+    before, now = flatten(without_dropped(file.meta.get("config", {}))), flatten(to_dict(config))
     keys = sorted(before.keys() | now.keys())
     return [f"{key} {before.get(key)!r} -> {now.get(key)!r}" for key in keys if before.get(key) != now.get(key)]
 
 
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dictionaries as one, keys joined by dots."""
-    if not isinstance(value, dict):
-        return {prefix: value} if prefix else {}
-    parts = [_flat(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items()]
-    return {key: item for part in parts for key, item in part.items()}
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

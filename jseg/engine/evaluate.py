@@ -252,7 +252,7 @@ class Painter:
     def finish(self, ranks: Ranks) -> Path:
         """Writes the sheet unless a rank has failed, prints where everything is, and returns the sheet's path."""
         path = self.save_dir / SHEET_NAME
-        examples = dict(sorted(item for share in ranks.gathered(self.examples) for item in share.items()))
+        examples = dict(sorted(item for share in ranks.all_gather(self.examples) for item in share.items()))
         if not ranks.any(self.failed):
             if ranks.first:
                 with self._warn():

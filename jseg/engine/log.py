@@ -1,11 +1,4 @@
-"""What a run says: console lines, `log.jsonl` and the record of command and environment, all in the work folder.
-
-The record of a run in its work folder: what is needed to repeat it, and under which circumstances it ran.
-
-TensorBoard events of a run, through the package tensorboardX (extra `log`).
-
-Written by this process at once: tensorboardX's own writer thread would wait for ever once the disk is full.
-"""
+"""What a run reports in its work folder: `log.jsonl`, console lines, TensorBoard events, the record of its starts."""
 
 from __future__ import annotations
 
@@ -32,54 +25,34 @@ from jseg.runtime.report import findings
 from jseg.weights.reader import WeightFile
 
 LOG_NAME = "log.jsonl"
+CONFIG_NAME = "config.json"
+RECORD_NAME = "record.json"
+EVENTS_NAME = "tensorboard"
 
 
-def peak_memory_gb() -> float:
-    """The most main memory that this process has held so far, in GB (10**9 bytes)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts in KiB
-
-
-def gpu_memory_gb() -> float | None:
-    """GPU memory that Jittor holds, in GB; it keeps what it once took, so this is close to the peak. None on a CPU."""
-    import jittor as jt
-
-    return jt.get_mem_info().total_cuda_used / 1e9 if jt.flags.use_cuda else None
-
-
-def _git_state() -> str | None:
-    """Commit of the source tree, with `-dirty` when it was changed; None outside a repository or without git."""
-    command = ["git", "-C", str(Path(jseg.__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+def say(line: str) -> None:
+    """Prints a line (nothing for ""); a full disk or a reader that has gone does not end the run."""
     try:
-        found = subprocess.run(command, capture_output=True, text=True)
+        if line:
+            print(line, flush=True)
+    except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # nobody reads any more
     except OSError:
-        return None
-    return found.stdout.strip() or None
-
-
-def environment(device: str) -> dict[str, Any]:
-    """Versions and machine, JSON-ready: what has to be known to repeat a run."""
-    return {
-        "jseg": jseg.__version__,
-        "git": _git_state(),
-        "jittor": metadata.version("jittor"),
-        "numpy": metadata.version("numpy"),
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "cores": os.cpu_count(),
-        "threads": os.environ.get("OMP_NUM_THREADS"),
-        "device": device,
-    }
-
-
-def command_line() -> str:
-    """The command of this process, ready to be pasted."""
-    return shlex.join([Path(sys.executable).name, *sys.argv])
+        pass
 
 
 def duration(seconds: float) -> str:
     """`3725.2` -> `1:02:05`."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def memory_gb() -> tuple[float, float | None]:
+    """Peak of main memory, and GPU memory that Jittor holds (close to its peak; None on a CPU), in GB = 10**9 bytes."""
+    import jittor as jt
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts in KiB
+    return peak, jt.get_mem_info().total_cuda_used / 1e9 if jt.flags.use_cuda else None
 
 
 class RunLog:
@@ -91,10 +64,14 @@ class RunLog:
     Args:
         work_dir: the run's folder; None = nothing is written, as by other ranks than the first.
         iterations: length of the run, for the console lines.
-        start_iteration: finished steps of the run that is continued; lines past them, and a line that a crash cut
+        start_iteration: finished steps of the run that is resumed; lines past them, and a line that a crash cut
             short, are dropped.
-        open_means: of the run that is continued: see `open_means`.
-        evaluated: after which iteration that run's last evaluation was: one on record for a later one is made again.
+        open_means: of the run that is resumed: what a checkpoint kept of `open_means`.
+        evaluated: iteration of that run's last whole evaluation; a logged one past it is made again.
+        tensorboard: whether to write TensorBoard events; None = if tensorboardX is installed.
+
+    Raises:
+        UserError: events are demanded without tensorboardX.
     """
 
     def __init__(
@@ -104,38 +81,44 @@ class RunLog:
         start_iteration: int = 0,
         open_means: dict[str, Any] | None = None,
         evaluated: int | None = None,
+        tensorboard: bool | None = False,
     ) -> None:
         self.path = work_dir / LOG_NAME if work_dir is not None else None
         self.iterations = iterations
-        self.events: Events | None = None  # TensorBoard gets the same numbers
-        self._kept = ""  # lines that could not be written
-        self._start_afresh()
+        self._unwritten = ""
+        self._means = {"sums": {}, "norms": [], "steps": 0, **(open_means or {})}
         self.restart_clock(start_iteration)
-        if open_means:
-            self._sums, self._norms, self._steps = read_open_means(open_means)
         if self.path is None:
+            self._events = None
             return
-        latest = {"evaluation": start_iteration if evaluated is None else evaluated}
+        last = {"evaluation": start_iteration if evaluated is None else evaluated}
         lines = read_log(self.path) if start_iteration else []
-        kept = [line for line in lines if line["iteration"] <= latest.get(line.get("event"), start_iteration)]
+        kept = [line for line in lines if line["iteration"] <= last.get(line.get("event"), start_iteration)]
         write_whole(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        self._events = open_events(tensorboard, work_dir / EVENTS_NAME, start_iteration)
 
     def write(self, event: str, iteration: int, **values: Any) -> None:
         """Appends one line to `log.jsonl`."""
         if self.path is None:
             return
         line = json.dumps({"event": event, "iteration": iteration, **values}, allow_nan=False)
-        text, self._kept = self._kept + line + "\n", ""
+        self._unwritten += line + "\n"
         try:
-            append_whole(self.path, text.encode())
+            append_whole(self.path, self._unwritten.encode())
+            self._unwritten = ""
         except OSError as error:
-            self._kept = text
-            print(f"warning: cannot write {self.path} ({error.strerror}): {remedy(error)}; it is tried again later")
-        if self.events is not None:
-            self.events.write(event, iteration, values)
+            say(f"warning: cannot write {self.path} ({error.strerror}): {remedy(error)}; it is tried again later")
+        if self._events is not None:
+            try:
+                for name, number in flat_numbers(event, values).items():
+                    self._events.add_scalar(name, number, iteration)
+                self._events.flush()
+            except OSError as error:
+                self._events = None
+                say(f"warning: no TensorBoard events from iteration {iteration} on ({error.strerror}): {remedy(error)}")
 
     def add(self, losses: dict[str, float], waited: float, gradient_norm: float | None = None) -> None:
-        """Counts one step in.
+        """Adds one step to the means of the next report.
 
         Args:
             losses: its loss terms and `total`.
@@ -143,65 +126,47 @@ class RunLog:
             gradient_norm: over all trained weights, before clipping.
         """
         self._waited += waited
-        self._steps += 1
+        self._means["steps"] += 1
+        sums = self._means["sums"]
         for name, value in losses.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
+            sums[name] = sums.get(name, 0.0) + value
         if gradient_norm is not None:
-            self._norms.append(gradient_norm)
+            self._means["norms"].append(gradient_norm)
 
     def open_means(self) -> dict[str, Any]:
-        """What has been added since the last report, JSON-ready: a checkpoint keeps it."""
-        return {"sums": dict(self._sums), "norms": list(self._norms), "steps": self._steps}
+        """Sums since the last report, JSON-ready: a checkpoint keeps them."""
+        return json.loads(json.dumps(self._means))
 
     def report(self, iteration: int, lr: float) -> None:
-        """Prints and writes the mean of the steps since the last report, and starts afresh."""
+        """Prints and writes the means of the steps since the last report, and begins new ones."""
         steps = max(iteration - self._last_iteration, 1)
         seconds, waited = (time.perf_counter() - self._last_time) / steps, self._waited / steps
-        losses = {name: value / self._steps for name, value in self._sums.items()}
-        norm = {"gradient_norm": sum(self._norms) / len(self._norms)} if self._norms else {}
-        memory, gpu = peak_memory_gb(), gpu_memory_gb()
-        left = duration(seconds * (self.iterations - iteration))
+        sums, norms, count = (self._means[name] for name in ("sums", "norms", "steps"))
+        losses = {name: value / count for name, value in sums.items()}
+        norm = {"gradient_norm": sum(norms) / len(norms)} if norms else {}
+        memory, gpu = memory_gb()
         terms = " ".join(f"{name} {value:.4g}" for name, value in losses.items() if name != "total")
-        norm_text = f"norm {norm['gradient_norm']:.3g}  " if norm else ""
-        gpu_text = f" gpu {gpu:.2f} GB" if gpu is not None else ""
-        loss_text = f"{losses['total']:.4f} ({terms})" if losses else "of no step was finite"
-        print(
-            f"iteration {iteration}/{self.iterations}  loss {loss_text}  {norm_text}lr {lr:.2e}  "
-            f"{seconds:.3f} s/it (data {waited:.3f})  left {left}  memory {memory:.2f} GB{gpu_text}",
-            flush=True,
+        loss = f"{losses['total']:.4f} ({terms})" if losses else "of no step was finite"
+        norm_text = f"  norm {norm['gradient_norm']:.3g}" if norm else ""
+        left, gpu_text = duration(seconds * (self.iterations - iteration)), f" gpu {gpu:.2f} GB" if gpu else ""
+        say(
+            f"iteration {iteration}/{self.iterations}  loss {loss}{norm_text}  lr {lr:.2e}  "
+            f"{seconds:.3f} s/it (data {waited:.3f})  left {left}  memory {memory:.2f} GB{gpu_text}"
         )
         self.write(
             "train", iteration, losses=losses, **norm, lr=lr, seconds=round(seconds, 4), waited=round(waited, 4),
             memory_gb=round(memory, 3), gpu_memory_gb=gpu,
         )  # fmt: skip
-        self._start_afresh()
+        self._means = {"sums": {}, "norms": [], "steps": 0}
         self.restart_clock(iteration)
 
     def restart_clock(self, iteration: int) -> None:
         """Leaves the time that has passed since the last report out of the next one's."""
         self._last_time, self._last_iteration, self._waited = time.perf_counter(), iteration, 0.0
 
-    def _start_afresh(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._norms: list[float] = []
-        self._steps = 0
-
-
-def read_open_means(means: dict[str, Any]) -> tuple[dict[str, float], list[float], int]:
-    """The three parts of `RunLog.open_means`.
-
-    Raises:
-        UserError: they are no such parts.
-    """
-    sums, norms, steps = means.get("sums"), means.get("norms"), means.get("steps")
-    fits = isinstance(sums, dict) and isinstance(norms, list) and type(steps) is int
-    if not fits or any(type(value) is not float for value in (*sums.values(), *norms)):
-        raise UserError("the checkpoint holds no log position: use another one")
-    return dict(sums), list(norms), steps
-
 
 def append_whole(path: Path, data: bytes) -> None:
-    """Appends `data`; when that fails half-way, what was written of it is taken back.
+    """Appends `data`, or nothing of it.
 
     Raises:
         OSError: the disk is full, or the file cannot be written.
@@ -209,8 +174,7 @@ def append_whole(path: Path, data: bytes) -> None:
     with path.open("ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         try:
-            written = file.write(data)
-            if written != len(data):
+            if file.write(data) != len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fsync(file.fileno())
         except OSError:
@@ -219,17 +183,9 @@ def append_whole(path: Path, data: bytes) -> None:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of a log; [] when there is none. A line that a crash cut short is left out.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """The whole lines of a log; [] when there is none. A line that a crash cut short is left out."""
     lines = []
-    try:
-        texts = path.read_text(errors="replace").splitlines() if path.exists() else []
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}): pass a work folder or its {LOG_NAME}") from error
-    for text in texts:
+    for text in path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
             line = json.loads(text)
         except ValueError:
@@ -239,8 +195,61 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return lines
 
 
-CONFIG_NAME = "config.json"
-RECORD_NAME = "record.json"
+def open_events(wanted: bool | None, folder: Path, start_iteration: int) -> Any:
+    """A tensorboardX.SummaryWriter; None where no events are wanted (`train.tensorboard`) or possible.
+
+    Raises:
+        UserError: wanted, but tensorboardX is not installed.
+    """
+    if wanted is False:
+        return None
+    if importlib.util.find_spec("tensorboardX") is None:
+        if wanted:
+            raise UserError('train.tensorboard=True needs tensorboardX: pip install "jseg[log]"')
+        return None
+    from tensorboardX import SummaryWriter
+
+    try:  # its queue must hold all events of a line: its thread may have died on a full disk
+        return SummaryWriter(str(folder), purge_step=start_iteration + 1, max_queue=10_000)
+    except OSError as error:
+        say(f"warning: no TensorBoard events ({error.strerror}): {remedy(error)}")
+        return None
+
+
+def flat_numbers(name: str, values: dict[str, Any]) -> dict[str, float]:
+    """The numbers of nested dictionaries as one dictionary, keys joined by `/`."""
+    found: dict[str, float] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            found |= flat_numbers(f"{name}/{key}", value)
+        elif type(value) in (int, float):
+            found[f"{name}/{key}"] = float(value)
+    return found
+
+
+def command_line() -> str:
+    """The command of this process, ready to be pasted."""
+    return shlex.join([Path(sys.executable).name, *sys.argv])
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Versions and machine, JSON-ready: what has to be known to repeat a run."""
+    git = ["git", "-C", str(Path(jseg.__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
+    except OSError:  # no git
+        commit = None
+    return {
+        "jseg": jseg.__version__,
+        "git": commit,
+        "jittor": metadata.version("jittor"),
+        "numpy": metadata.version("numpy"),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "cores": os.cpu_count(),
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+        "device": device,
+    }
 
 
 def write_record(
@@ -249,102 +258,24 @@ def write_record(
     """Writes `config.json` (a config file again) and adds this start to those in `record.json`; returns its entry.
 
     Args:
-        work_dir: the run's folder.
-        config: of the run, as it is used.
-        device: what it computes on.
         iteration: finished steps; 0 begins a new record.
-        file: the weights that it starts from.
+        file: the weights that the run starts from.
         ranks: how many processes train.
     """
     entry = {
         "command": command_line(),
         "ranks": ranks,
         "environment": environment(device),
-        # every other seed follows from this one, the iteration and the stream position (seeds.py, sampling.py)
-        "seed": config.train.seed,
+        "seed": config.train.seed,  # every other seed follows from this one, the iteration and the stream position
         "weights": None if file is None else {"path": str(file.path), "sha256": file.sha256},
     }
     report = {finding.name: finding.found or "no" for finding in findings(prepare())}
+    try:
+        starts = json.loads((work_dir / RECORD_NAME).read_text("utf-8"))["starts"] if iteration else []
+    except (OSError, ValueError, KeyError, TypeError):  # no earlier record that can be read
+        starts = []
     now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    earlier = _starts(work_dir) if iteration else []
-    starts = [*earlier, {"time": now, "iteration": iteration, **entry, "report": report}]
+    starts = [*starts, {"time": now, "iteration": iteration, **entry, "report": report}]
     write_json(work_dir / CONFIG_NAME, to_dict(config))
     write_json(work_dir / RECORD_NAME, {"starts": starts})
     return entry
-
-
-def _starts(work_dir: Path) -> list[Any]:
-    """The starts recorded so far; [] when there is no record that can be read."""
-    try:
-        return list(json.loads((work_dir / RECORD_NAME).read_text())["starts"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-
-
-FOLDER = "tensorboard"
-
-
-def make_events(wanted: bool | None, work_dir: Path, start_iteration: int) -> Events | None:
-    """The event file of a run; None where none is wanted.
-
-    Args:
-        wanted: `train.tensorboard`; None = if tensorboardX is installed.
-        work_dir: the run's folder; the files go into `tensorboard` in it.
-        start_iteration: finished steps of the run that is continued: later events are no longer shown.
-
-    Raises:
-        UserError: wanted, but tensorboardX is not installed.
-    """
-    if importlib.util.find_spec("tensorboardX") is None:
-        if wanted:
-            raise UserError('train.tensorboard=True needs tensorboardX: pip install "jseg[log]"')
-        return None
-    return None if wanted is False else Events(work_dir / FOLDER, start_iteration)
-
-
-class Events:
-    """Scalars by iteration."""
-
-    def __init__(self, folder: Path, start_iteration: int) -> None:
-        from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto.event_pb2 import Event, SessionLog
-
-        self._broken = False
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._writer = EventsWriter(str(folder / "events"))
-            started = SessionLog(status=SessionLog.START)
-            self._writer.write_event(Event(wall_time=time.time(), step=start_iteration + 1, session_log=started))
-            self._writer.flush()
-        except OSError as error:
-            self._stop(start_iteration, error)
-
-    def write(self, event: str, iteration: int, values: dict[str, Any]) -> None:
-        """Writes the numbers of a line of the log; TensorBoard takes no others."""
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.summary import scalar
-
-        numbers = _numbers(event, values)
-        if not numbers or self._broken:
-            return
-        try:
-            for name, value in numbers.items():
-                self._writer.write_event(Event(wall_time=time.time(), step=iteration, summary=scalar(name, value)))
-            self._writer.flush()
-        except OSError as error:
-            self._stop(iteration, error)
-
-    def _stop(self, iteration: int, error: OSError) -> None:
-        self._broken = True  # half an event ends what TensorBoard can read of a file
-        print(f"warning: no TensorBoard events from iteration {iteration} on ({error.strerror}): {remedy(error)}")
-
-
-def _numbers(name: str, values: dict[str, Any]) -> dict[str, float]:
-    """Nested dictionaries of numbers as one, keys joined by `/`."""
-    found: dict[str, float] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            found |= _numbers(f"{name}/{key}", value)
-        elif type(value) in (int, float):
-            found[f"{name}/{key}"] = float(value)
-    return found

@@ -1,31 +1,14 @@
-"""AdamW over named parameters, fed with gradients that were accumulated elsewhere.
+"""AdamW over named parameters, its learning rates, the norm of a gradient, and the loss scale of float16.
 
 Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019. Jittor's own optimiser counts every backward
 pass as a step, which breaks the bias correction when gradients are accumulated.
-
-Which learning rate and weight decay each trainable parameter gets (golden/torch_release: param_groups_full*.json).
-
-The released config text gives backbone and head ten times the base rate and frees norm layers from weight decay. What
-runs is different: of the keys that occur in a parameter's name only one is applied, and every trainable name holds
-`backbone` or `head`, which come before `norm` and `ln`. So everything runs at ten times the rate, with decay.
-
-The learning-rate schedule: polynomial decay with a linear warm-up (method: docs/method.md, optimisation).
-
-Norm of a gradient, and clipping by it (Pascanu et al., "On the difficulty of training recurrent neural networks",
-ICML 2013, algorithm 1).
-
-Scale of the loss in float16 training, so that small gradients are not rounded to 0.
-
-Micikevicius et al., "Mixed Precision Training", ICLR 2018, section 3.2: a scale too large shows as a gradient that is
-not finite; the step is left out and the scale halved. After a number of good steps it is doubled again.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import jittor as jt
 import numpy as np
@@ -33,6 +16,10 @@ import numpy as np
 from jseg.config import OptimizerConfig
 from jseg.engine.checkpoint import Moments
 from jseg.errors import UserError
+
+NORM_KEYS = ("norm", "ln")
+FIRST, LOWEST, HIGHEST = 2.0**16, 1.0, 2.0**24  # loss scales; powers of two, so that scaling changes no digits
+DOUBLED_AFTER = 2000  # good steps in a row
 
 
 class AdamW:
@@ -92,17 +79,13 @@ class AdamW:
         """
         for variables, stored in ((self._m, moments.m), (self._v, moments.v)):
             own = dict(zip(self.names, variables, strict=True))
-            wrong = sorted(own.keys() ^ stored.keys()) + [
-                name for name in own.keys() & stored.keys() if tuple(own[name].shape) != stored[name].shape
-            ]
-            if wrong:
+            shapes = {name: tuple(variable.shape) for name, variable in own.items()}
+            differing = shapes.items() ^ {name: array.shape for name, array in stored.items()}.items()
+            if wrong := sorted({name for name, _ in differing}):
                 raise UserError(f"the optimiser state does not fit this model: {', '.join(wrong[:10])}")
             for name, variable in own.items():
                 variable.update(jt.array(stored[name]).stop_grad())
         self.steps = moments.steps
-
-
-NORM_KEYS = ("norm", "ln")
 
 
 @dataclass(frozen=True)
@@ -114,11 +97,11 @@ class GroupSettings:
 
 
 def group_settings(name: str, config: OptimizerConfig) -> GroupSettings:
-    """The settings of one trainable parameter.
+    """The settings of one trainable parameter, by its state name (golden/torch_release: param_groups_full*.json).
 
-    Args:
-        name: its name in the state, such as `decode_head.q_proj.weight`.
-        config: `groups` is `released` (everything decays) or `stated` (norm layers do not, as the config text says).
+    The released config text gives backbone and head ten times the base rate and frees norm layers from weight decay
+    (`groups="stated"`). What runs is different (`released`): of the keys that occur in a parameter's name only one is
+    applied, and every trainable name holds `backbone` or `head`, which come before `norm` and `ln`.
     """
     is_norm = any(key in name for key in NORM_KEYS)
     decay = 0.0 if config.groups == "stated" and is_norm else config.weight_decay
@@ -134,7 +117,7 @@ def parameter_groups(names: Iterable[str], config: OptimizerConfig) -> dict[Grou
 
 
 def learning_rate(iteration: int, iterations: int, initial: float, config: OptimizerConfig) -> float:
-    """The rate of one step, set before the step.
+    """The rate of one step, set before it: polynomial decay with a linear warm-up.
 
     Args:
         iteration: 0-based number of the step.
@@ -166,52 +149,36 @@ def not_finite(names: list[str], gradients: list[jt.Var]) -> list[str]:
 
 
 def clip(gradients: list[jt.Var], norm: float, highest: float) -> list[jt.Var]:
-    """The gradients, scaled down to norm `highest` when their `norm` is larger; the same objects when it is not."""
+    """The gradients, scaled down to norm `highest` (0 = never) when their `norm` is larger.
+
+    Pascanu et al., "On the difficulty of training recurrent neural networks", ICML 2013, algorithm 1.
+    """
     if not highest or norm <= highest:
         return gradients
     return [gradient * (highest / norm) for gradient in gradients]
 
 
-FIRST, LOWEST, HIGHEST = 2.0**16, 1.0, 2.0**24  # powers of two: scaling changes no digits
-DOUBLED_AFTER = 2000  # good steps in a row
-_KEY = "loss_scale"  # in a checkpoint's metadata
-
-
 @dataclass
 class LossScale:
-    """What the loss is multiplied by, and the gradients divided by; checkpoints hold it."""
+    """Factor on the loss of float16 training, so that small gradients are not rounded to 0; checkpoints hold it.
+
+    Micikevicius et al., "Mixed Precision Training", ICLR 2018, section 3.2: a scale too large shows as a gradient that
+    is not finite; the step is left out and the scale halved. After a number of good steps it is doubled again.
+    """
 
     scale: float = FIRST
     good_steps: int = 0  # in a row, since the scale last changed
     overflows: int = 0  # steps that were left out because of it
 
     def lower(self) -> bool:
-        """Notes a gradient that was not finite; False when the scale is the lowest already, so not to blame."""
+        """Halves the scale after a gradient that was not finite; False when it is the lowest already."""
         if self.scale <= LOWEST:
             return False
         self.scale, self.good_steps, self.overflows = self.scale / 2, 0, self.overflows + 1
         return True
 
     def step(self) -> None:
-        """Notes a good step."""
+        """Counts a good step."""
         self.good_steps += 1
         if self.good_steps >= DOUBLED_AFTER:
             self.scale, self.good_steps = min(2 * self.scale, HIGHEST), 0
-
-    def meta(self) -> dict[str, Any]:
-        """For a checkpoint's metadata."""
-        return {_KEY: asdict(self)}
-
-
-def loss_scale_of(meta: dict[str, Any], path: object) -> LossScale:
-    """The scale that a checkpoint's metadata hold; a fresh one when they hold none (another precision until then).
-
-    Raises:
-        UserError: they hold something else; names `path`.
-    """
-    values = meta.get(_KEY, {})
-    known = asdict(LossScale())
-    fits = isinstance(values, dict) and all(type(value) is type(known.get(key)) for key, value in values.items())
-    if not fits or not LOWEST <= LossScale(**values).scale <= HIGHEST:
-        raise UserError(f"{path} records {_KEY}={values!r}: use another checkpoint")
-    return LossScale(**values)

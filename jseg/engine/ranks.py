@@ -6,17 +6,14 @@ Ranks are to the mathematics what micro-batches are: each computes a share of th
 talk through MPI (mpi4py), in main memory; between GPUs gradients go through NCCL where it is installed. Jittor's own
 MPI support stays off: it averages every gradient in a call of its own, knows Open MPI alone, needs a compiler for MPI
 at import, and writes past an array when it starts.
-
-Adds gradients up between GPUs through NVIDIA's NCCL, without a detour over main memory; NCCL is loaded, not built.
-
-https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/api.html: the numbers of types and operations are those of
-`nccl.h` (version 2). All calls are queued on CUDA's default stream, on which Jittor computes too.
 """
 
 from __future__ import annotations
 
 from jseg.runtime.command_line import exit_code
 
+import ctypes
+import importlib.util
 import os
 import sys
 import time
@@ -30,19 +27,16 @@ import numpy as np
 from jseg.errors import UserError
 
 if TYPE_CHECKING:
-    import jittor as jt
+    import jittor as jt  # imported where it is used: claim_gpu must come before Jittor starts
     from mpi4py import MPI
 
-import ctypes
-import importlib.util
-from collections.abc import Callable
-
-import jittor as jt
-
 INSTALL = "apt-get install openmpi-bin, pip install 'jseg[mpi]'"
-# What launchers tell the processes that they start: mpirun of Open MPI, mpiexec of MPICH and Intel, srun.
+# set by launchers for the processes that they start: mpirun of Open MPI, mpiexec of MPICH and Intel, srun
 SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
-PATIENCE = 3.0  # seconds for which other ranks leave the first one alone with an error that all of them have
+PATIENCE = 3.0  # seconds of delay in which rank 0 alone reports an error that all ranks share
+NCCL_LIBRARY = "libnccl.so.2"
+NCCL_WHEELS = "nvidia-nccl-cu12 or nvidia-nccl-cu13"
+NCCL_FLOAT32, NCCL_SUM = 7, 0  # of nccl.h, version 2
 
 
 class Ranks:
@@ -77,11 +71,11 @@ class Ranks:
         """Whether it is true on any rank."""
         return bool(self.sum(np.int32(flag)))
 
-    def of_first(self, value: Any) -> Any:
-        """The first rank's value."""
+    def broadcast(self, value: Any) -> Any:
+        """The first rank's value, on every rank."""
         return self._communicator.bcast(value) if self.world > 1 else value
 
-    def gathered(self, value: Any) -> list[Any]:
+    def all_gather(self, value: Any) -> list[Any]:
         """The values of all ranks in their order."""
         return self._communicator.allgather(value) if self.world > 1 else [value]
 
@@ -121,11 +115,10 @@ class Ranks:
             self.check_same("devices", device)
         if self.world == 1 or device != "cuda":
             return ""
-
-        library = load()
+        library = load_nccl()
         if self.any(library is None):
-            return f"gradients go through main memory (NCCL is missing: pip install {WHEELS})"
-        self._nccl = Nccl(library, self.rank, self.world, self.of_first)
+            return f"gradients go through main memory (NCCL is missing: pip install {NCCL_WHEELS})"
+        self._nccl = Nccl(library, self)
         return "gradients go through NCCL"
 
     def check_same(self, what: str, fingerprint: str) -> None:
@@ -134,14 +127,15 @@ class Ranks:
         Raises:
             UserError: they differ; says which from the first one.
         """
-        others = [rank for rank, other in enumerate(self.gathered(fingerprint)) if other != self.of_first(fingerprint)]
+        all_of_them = self.all_gather(fingerprint)
+        others = [rank for rank, other in enumerate(all_of_them) if other != all_of_them[0]]
         if others:
             raise UserError(
                 f"{what} of rank {', '.join(map(str, others))} differ from those of rank 0: give all processes the "
                 "same files and packages, and the same kind of processor or GPU"
             )
 
-    def place(self) -> tuple[int, int]:
+    def find_place(self) -> tuple[int, int]:
         """(number of this process on its machine, processes on this machine)."""
         if self.world == 1:
             return 0, 1
@@ -151,7 +145,7 @@ class Ranks:
         return machine.rank, machine.size
 
     def end_all(self, error: BaseException) -> None:
-        """Tells the error and ends the processes of all ranks; a plain exit would leave the others waiting for ever."""
+        """Reports the error and ends all ranks; a plain exit would leave the others waiting for ever."""
         if not self.first:
             time.sleep(PATIENCE)
             print(f"rank {self.rank}: ", end="", file=sys.stderr)
@@ -163,8 +157,8 @@ class Ranks:
 ALONE = Ranks()
 
 
-def launched() -> int:
-    """How many processes the launcher says it has started; 1 = there is no launcher."""
+def launched_processes() -> int:
+    """Number of processes that the launcher says it has started; 1 = there is no launcher."""
     for name in SIZE_VARIABLES:
         if os.environ.get(name, "").isdecimal():
             return int(os.environ[name])
@@ -172,10 +166,10 @@ def launched() -> int:
 
 
 @contextmanager
-def joined() -> Iterator[Ranks]:
-    """Meets the other processes of the launch; an exception inside the `with` block ends them all.
+def join_ranks() -> Iterator[Ranks]:
+    """Yields this process's `Ranks`; an exception inside the `with` block ends all of them.
 
-    Only the first rank prints to standard output from then on.
+    Inside it only the first rank prints to standard output.
 
     Raises:
         UserError: they cannot meet.
@@ -200,7 +194,7 @@ def joined() -> Iterator[Ranks]:
 
 
 def _join() -> Ranks:
-    started = launched()
+    started = launched_processes()
     if started == 1:
         return ALONE
     try:
@@ -223,7 +217,7 @@ def claim_gpu(ranks: Ranks, device: str) -> None:
     Raises:
         UserError: more processes on this machine than GPUs.
     """
-    number, count = ranks.place()
+    number, count = ranks.find_place()
     if ranks.world == 1 or device == "cpu":
         return
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -240,22 +234,17 @@ def claim_gpu(ranks: Ranks, device: str) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number]
 
 
-LIBRARY = "libnccl.so.2"
-WHEELS = "nvidia-nccl-cu12 or nvidia-nccl-cu13"
-_FLOAT32, _SUM = 7, 0
-
-
 class _UniqueId(ctypes.Structure):
-    """What the processes of a communicator know each other by."""
+    """Name of a communicator (ncclUniqueId)."""
 
     _fields_ = (("bytes", ctypes.c_byte * 128),)
 
 
-def load() -> ctypes.CDLL | None:
+def load_nccl() -> ctypes.CDLL | None:
     """NCCL of the system or of a wheel; None when there is none."""
     wheel = importlib.util.find_spec("nvidia")
     folders = [Path(folder) / "nccl" / "lib" for folder in (wheel.submodule_search_locations or [] if wheel else [])]
-    for place in (LIBRARY, *(str(folder / LIBRARY) for folder in folders)):
+    for place in (NCCL_LIBRARY, *(str(folder / NCCL_LIBRARY) for folder in folders)):
         try:
             return ctypes.CDLL(place)
         except OSError:
@@ -264,21 +253,19 @@ def load() -> ctypes.CDLL | None:
 
 
 class Nccl:
-    """The GPUs of all ranks, each of which has one.
+    """Sums between the GPUs of all ranks, each of which has one, without a detour over main memory.
 
-    Args:
-        library: of `load`.
-        rank, world: of this process.
-        of_first: gives every process the first one's value.
+    https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/api.html. NCCL is loaded, not built; all calls are queued
+    on CUDA's default stream, on which Jittor computes too.
     """
 
-    def __init__(self, library: ctypes.CDLL, rank: int, world: int, of_first: Callable[[Any], Any]) -> None:
+    def __init__(self, library: ctypes.CDLL, ranks: Ranks) -> None:
         self._library, self._communicator = library, ctypes.c_void_p()
         unique = _UniqueId()
-        if rank == 0:
+        if ranks.first:
             self._check(library.ncclGetUniqueId(ctypes.byref(unique)))
-        unique = _UniqueId.from_buffer_copy(of_first(bytes(unique)))
-        self._check(library.ncclCommInitRank(ctypes.byref(self._communicator), world, unique, rank))
+        unique = _UniqueId.from_buffer_copy(ranks.broadcast(bytes(unique)))
+        self._check(library.ncclCommInitRank(ctypes.byref(self._communicator), ranks.world, unique, ranks.rank))
 
     def _check(self, code: int) -> None:
         if code != 0:
@@ -287,6 +274,8 @@ class Nccl:
 
     def sum(self, variables: list[jt.Var]) -> list[jt.Var]:
         """Sums of float32 Vars over all ranks, in one exchange."""
+        import jittor as jt
+
         calls = [f"add(in{index}_p, out{index}_p, in{index}->num);" for index in range(len(variables))]
         source = f"""
             typedef int (*Plain)();
@@ -296,7 +285,7 @@ class Nccl:
             const auto add = [&](const void* own, void* sum, size_t count) {{
                 const auto all_reduce = (AllReduce)address("all_reduce");
                 if (problem) return;
-                problem = all_reduce(own, sum, count, {_FLOAT32}, {_SUM}, address("communicator"), nullptr);
+                problem = all_reduce(own, sum, count, {NCCL_FLOAT32}, {NCCL_SUM}, address("communicator"), nullptr);
             }};
             {" ".join(calls)}
             const int end = ((Plain)address("end"))();

@@ -1,7 +1,7 @@
-"""SIGTERM, SIGUSR1 and Ctrl-C during training: finish the step and save, instead of ending where the run happens to be.
+"""Signals during training: finish the step and save, instead of ending where the run happens to be.
 
-Schedulers send SIGTERM some seconds before they end a job for good; SIGUSR1 is the one that mpirun passes on. Handlers
-are set when training begins, after Jittor's import has set its own.
+Schedulers send SIGTERM some seconds before they end a job for good; SIGUSR1 is the one that mpirun passes on; a closed
+terminal sends SIGHUP; Ctrl-C is SIGINT.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType, TracebackType
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 
 
 class Interrupted(Exception):
@@ -18,7 +20,7 @@ class Interrupted(Exception):
 
 
 class StopRequest:
-    """While entered, SIGTERM, SIGUSR1 and SIGINT only set `signal_name`; a second Ctrl-C ends the process as usual."""
+    """While entered, `SIGNALS` only set `signal_name`; a second Ctrl-C ends the process as usual."""
 
     def __init__(self) -> None:
         self.signal_name = ""  # of the signal that came; "" = none yet
@@ -26,11 +28,11 @@ class StopRequest:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        for number in SIGNALS:
             self._previous[number] = signal.signal(number, self._receive)
         return self
 
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
@@ -56,7 +58,7 @@ class StopRequest:
                 raise KeyboardInterrupt
             return
         self.signal_name = signal.Signals(number).name
-        # not print: the signal may have come in the middle of one
-        os.write(2, f"\n{self.signal_name}: finishing this step, then saving (Ctrl-C ends at once)\n".encode())
+        with suppress(OSError):  # not print: the signal may have come in the middle of one; the terminal may be gone
+            os.write(2, f"\n{self.signal_name}: finishing this step, then saving (Ctrl-C ends at once)\n".encode())
         if self._breaking:
             raise Interrupted

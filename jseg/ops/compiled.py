@@ -23,13 +23,6 @@ FOLDER = Path(__file__).parent / "kernels"
 VARIABLE = "JSEG_KERNELS"
 CHOICES = ("auto", "plain")
 CUDA_ARCHITECTURE = 80  # the oldest that the CUDA kernels are written for: mma.sync on bfloat16, cp.async
-_chosen = "auto"
-
-
-def choose(kernels: str) -> None:
-    """Sets the choice of the config key `kernels`, one of `CHOICES`; `JSEG_KERNELS=plain` overrides `auto`."""
-    global _chosen
-    _chosen = kernels
 
 
 def implementation(cuda: bool = False) -> str:
@@ -44,7 +37,6 @@ def implementation(cuda: bool = False) -> str:
     choice = os.environ.get(VARIABLE, "auto")
     if choice not in CHOICES:
         raise UserError(f"{VARIABLE}={choice!r}: choose from {', '.join(CHOICES)}")
-    choice = _chosen if choice == "auto" else choice
     if choice == "auto" and jt.flags.use_cuda:
         cuda = cuda and min(jt.flags.cuda_archs, default=0) >= CUDA_ARCHITECTURE
     return "compiled" if choice == "auto" and (cuda or not jt.flags.use_cuda) else "plain"

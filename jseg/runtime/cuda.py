@@ -35,17 +35,7 @@ PACKAGES = {"cudart": "nvidia-cuda-runtime", "cublas": "nvidia-cublas", "cublasL
 SYSTEM_FOLDERS = (Path("/usr/local"), Path("/opt"))
 WHEEL_FOLDERS = ("cu13", "cuda_runtime", "cublas", "curand", "cuda_nvcc")  # cu13 for CUDA 13, the others for older ones
 LIBRARY_FOLDERS = ("lib64", "lib", "targets/x86_64-linux/lib", "lib/x86_64-linux-gnu")
-# Jittor uses nothing of NVIDIA's image library but these limits
-NPP_HEADER = """#pragma once
-#define NPP_MIN_32U 0
-#define NPP_MAX_32U 4294967295U
-#define NPP_MIN_32S (-2147483647 - 1)
-#define NPP_MAX_32S 2147483647
-#define NPP_MIN_64U 0
-#define NPP_MAX_64U 18446744073709551615ULL
-#define NPP_MIN_64S (-9223372036854775807LL - 1)
-#define NPP_MAX_64S 9223372036854775807LL
-"""
+NPP_HEADER = Path(__file__).with_name("npp.h")  # for toolkits without NVIDIA's image library
 
 
 @dataclass(frozen=True)
@@ -266,7 +256,7 @@ def link_toolkit(folder: Path, nvcc: Path, includes: Iterable[Path]) -> None:
         if not (folder / "include" / entry.name).exists():
             (folder / "include" / entry.name).symlink_to(entry)
     if not (folder / "include" / "npp.h").exists():
-        (folder / "include" / "npp.h").write_text(NPP_HEADER, encoding="utf-8")
+        shutil.copy(NPP_HEADER, folder / "include" / "npp.h")
 
 
 def _driver() -> ctypes.CDLL | None:

@@ -1,6 +1,6 @@
 """Sets what Jittor reads from the environment, before the first `import jittor`. Imports nothing heavy itself.
 
-Facts about Jittor 1.3.11 used here: it downloads oneDNN, cutt, nccl and cutlass at import unless told otherwise; it
+Facts about Jittor 1.3.11 used here: it downloads oneDNN, cutt, nccl and cutlass at import by default; it
 aborts when nvcc is installed but no NVIDIA driver is; it remembers the last JITTOR_HOME for later runs that set none;
 it builds its CPU kernels with -Ofast, under which `nan != nan` is false.
 

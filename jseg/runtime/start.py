@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import fcntl
 import hashlib
 import io
 import json
@@ -126,21 +127,21 @@ def _import_jittor(jittor_home: Path, ready: cuda.Ready | None) -> None:
         _filter_cerr(cache, notice if core_exists else "")
     except SystemExit as error:  # Jittor ends the process, with code 0, after it has rebuilt a part of itself
         raise UserError("Jittor rebuilt itself for other compiler settings: run the same command again") from error
-    except UserError:
-        raise
     except Exception as error:
         raise cache_error(f"{text.getvalue()}\n{traceback.format_exc()}") from error
 
 
 def _check_libraries(cache: Path) -> None:
-    """Raises UserError when a library of the cache is empty or cut off: loading it may kill the process."""
-    from jittor_utils.lock import lock_scope
+    """Raises OSError when a library of the cache is empty or cut off: loading it may kill the process."""
+    from jittor_utils.lock import jittor_lock, lock_scope
 
-    with lock_scope():  # no other process is writing one now
-        for path in cache.rglob("*.so"):
-            finished = path.with_name(f"{path.name}.key").exists()  # else Jittor compiles it anew
-            if finished and not _is_whole_library(path):
-                raise cache_error(f"{path} is not a whole library")
+    with lock_scope():  # no other process compiles the core now
+        fcntl.lockf(jittor_lock.handle, fcntl.LOCK_EX)  # nor a kernel, which takes a lock of this other kind
+        finished = [path.with_suffix("") for path in cache.rglob("*.so.key")]  # Jittor compiles the others anew
+        damaged = [path for path in finished if path.exists() and not _is_whole_library(path)]
+        fcntl.lockf(jittor_lock.handle, fcntl.LOCK_UN)
+    if damaged:
+        raise OSError(f"{damaged[0]} is not a whole library")
 
 
 def _is_whole_library(path: Path) -> bool:
@@ -167,7 +168,7 @@ def _import_surroundings(jittor_home: Path, ready: cuda.Ready | None) -> Iterato
         if os.environ.get("cache_name") == CACHE_NAME:  # not one that the user has chosen
             changes["cache_name"] = f"{CACHE_NAME}_{ready.kind}"
     before = {name: os.environ.get(name) for name in (*changes, "nvcc_path", "cuda_archs", "cache_name")}
-    path, context = list(sys.path), ssl._create_default_https_context
+    path, context, hook = list(sys.path), ssl._create_default_https_context, sys.excepthook
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGCHLD)}
     imported = threading.Event()
     watcher = threading.Thread(target=_exit_on_interrupt, args=(imported,), daemon=True)
@@ -182,7 +183,7 @@ def _import_surroundings(jittor_home: Path, ready: cuda.Ready | None) -> Iterato
     finally:
         _set_environment(before)
         sys.path[:] = path
-        ssl._create_default_https_context = context
+        ssl._create_default_https_context, sys.excepthook = context, hook
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():
                 if handler is not None:

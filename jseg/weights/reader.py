@@ -1,30 +1,52 @@
 """Weight files of every kind the field uses, read without PyTorch and without running code from the file.
 
-`read_weight_file` knows PyTorch archives, TorchScript archives, PyTorch files from before archives, safetensors and
-Jittor's pickles. Weight files are untrusted input: everything a file claims is checked before it is used.
+`read_weight_file` knows PyTorch archives, TorchScript archives, PyTorch files from before archives, safetensors
+(https://huggingface.co/docs/safetensors) and Jittor's pickles. Weight files are untrusted input.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import mmap
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 
 from jseg.errors import UserError
-from jseg.weights.jittor_files import read_jittor
-from jseg.weights.refusal import FileRefused
-from jseg.weights.safetensors_files import read_safetensors, write_safetensors
-from jseg.weights.state_dict import arrays_of, named, split_checkpoint
-from jseg.weights.torch_files import LEGACY_START, read_torch_archive, read_torch_legacy
-
-__all__ = ["WeightFile", "read_weight_file", "sha256_of_file", "write_safetensors"]
+from jseg.files import write_whole
+from jseg.weights.pickles import (
+    BFLOAT16,
+    LEGACY_START,
+    ScriptModule,
+    Tensor,
+    as_array,
+    read_jittor,
+    read_torch_archive,
+    read_torch_legacy,
+)
 
 CHUNK = 2**20
-SMALLEST = 16  # bytes; no weight file is shorter
+OUR_KEY = "jseg"  # where our metadata lie in a safetensors header, as one JSON text
+SAFETENSORS_TYPES = {
+    **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": BFLOAT16, "BOOL": "?"},
+    **{"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1"},
+}
+WEIGHT_KEYS = ("state_dict", "model")  # where training scripts put the weights
+PREFIX = "module."  # from PyTorch's DataParallel
+MAX_MODULES, MAX_PREFIX = 10_000, 1000  # of a TorchScript archive; modules may hold each other without end
+MAX_DEPTH, MAX_VALUES = 6, 200_000  # of plain values beside the weights
+MEMORY_FACTOR, MEMORY_FLOOR = 4, 64 * 2**20  # all tensors take at most factor * size of the file + floor, in bytes
+LONGEST_LIST = 20  # names in an error message
+NOT_WEIGHTS = {
+    b"version https://git-lfs": "it is a pointer of Git LFS, not the weights: run `git lfs pull` in its folder",
+    b"<!doctype": "it is a web page, so the download failed: open its address in a browser",
+    b"<html": "it is a web page, so the download failed: open its address in a browser",
+}
 
 
 @dataclass(frozen=True)
@@ -47,12 +69,19 @@ def sha256_of_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def named_list(names: Collection[str], limit: int = LONGEST_LIST) -> str:
+    """`a, b, c`, cut after the first ones."""
+    names = list(names)
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(name[:80] for name in names[:limit]) + more
+
+
 def read_weight_file(path: str | Path) -> WeightFile:
     """Reads a weight file of any known kind; nothing in the file is run.
 
     Args:
-        path: the file; its kind is told by its content, not by its name. The weights are looked for at the top, under
-            `state_dict` and under `model`; optimiser state is left alone.
+        path: the file; its kind is recognised by its content. The weights are looked for at the top, under `state_dict`
+            and under `model`; optimiser state is left alone.
 
     Returns:
         Tensors by name (a prefix `module.` common to all is removed) and the plain values beside them.
@@ -61,37 +90,164 @@ def read_weight_file(path: str | Path) -> WeightFile:
         UserError: no such file, unknown kind, truncated, damaged, or asking for anything but tensors and plain values.
     """
     path = Path(path).expanduser()
+    if path.is_dir():
+        raise UserError(f"weight file {path} is a folder: name a file in it")
     if not path.is_file():
         raise UserError(
             f"weight file {path} does not exist; tools/fetch_pretrained.py --list shows what can be fetched"
         )
+    sha256 = sha256_of_file(path)
     try:
         tensors, meta, kind = _read(path)
-        return WeightFile(tensors, meta, kind, sha256_of_file(path), path)
-    except FileRefused as error:
+        return WeightFile(_to_arrays(tensors, path.stat().st_size), meta, kind, sha256, path)
+    except UserError as error:
         raise UserError(f"weight file {path} is refused: {error}") from error
-    except OSError as error:
-        raise UserError(f"weight file {path} cannot be read: {error.strerror or error}") from error
+    except Exception as error:  # whatever a forged or damaged file makes the parsers raise
+        raise UserError(
+            f"weight file {path} is refused: it is truncated, damaged or no weight file "
+            f"({type(error).__name__}: {str(error)[:200]})"
+        ) from error
 
 
-def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any], str]:
-    """Tensors, plain values and kind of the file."""
-    size = path.stat().st_size
-    if size < SMALLEST:
-        raise FileRefused(f"it has only {size} bytes")
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        if content[4:9] == b"\0\0\0\0{":
-            tensors, meta = read_safetensors(content)
-            return named(tensors), meta, "safetensors"
-        if content[:2] == b"PK":
-            value, kind, archive = read_torch_archive(path)
-            with archive:
-                records, meta = split_checkpoint(value)
-                return arrays_of(records, size), meta, kind
-        if content[:1] == b"\x80" and content[2 : 2 + len(LEGACY_START)] == LEGACY_START:
-            records, meta = split_checkpoint(read_torch_legacy(content))
-            return arrays_of(records, size), meta, "old torch file"
-        if content[:1] == b"\x80":
-            records, meta = split_checkpoint(read_jittor(content))
-            return arrays_of(records, size), meta, "Jittor pickle"
-    raise FileRefused("it is no PyTorch, TorchScript, safetensors or Jittor weight file")
+def _read(path: Path) -> tuple[dict[str, Tensor | np.ndarray], dict[str, Any], str]:
+    """Tensors as views of the file, plain values, and the kind of the file."""
+    with open(path, "rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # lives as long as a view of it
+    start = content[:100].lstrip().lower()
+    for sign, what in NOT_WEIGHTS.items():
+        if start.startswith(sign):
+            raise UserError(what)
+    if content[4:9] == b"\0\0\0\0{":
+        return *_read_safetensors(path, content), "safetensors"
+    if content[:2] == b"PK":
+        value, kind = read_torch_archive(path, content)
+    elif content[2 : 2 + len(LEGACY_START)] == LEGACY_START:
+        value, kind = read_torch_legacy(content), "old torch file"
+    elif content[:1] == b"\x80":
+        value, kind = read_jittor(content), "Jittor pickle"
+    else:
+        raise UserError("it is no PyTorch, TorchScript, safetensors or Jittor weight file")
+    return *split_checkpoint(value), kind
+
+
+def _read_safetensors(path: Path, content: mmap.mmap) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Tensors as views of the file, and the metadata (ours, or those of other writers as texts)."""
+    with safetensors.safe_open(path, framework="np") as file:  # checks the header against itself and the file
+        meta = file.metadata() or {}
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in header.items():
+        if entry["dtype"] not in SAFETENSORS_TYPES:
+            raise UserError(f"{name} has type {entry['dtype']}; known are {', '.join(SAFETENSORS_TYPES)}")
+        begin, end = (start + offset for offset in entry["data_offsets"])
+        flat = np.frombuffer(memoryview(content)[begin:end], SAFETENSORS_TYPES[entry["dtype"]])
+        tensors[name] = flat.reshape(entry["shape"])
+    if OUR_KEY in meta:
+        meta = json.loads(meta[OUR_KEY])
+        if not isinstance(meta, dict):
+            raise UserError("its jseg metadata are no JSON object")
+    return tensors, meta
+
+
+def write_safetensors(path: str | Path, tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+    """Writes a weight file: whole or not at all.
+
+    Args:
+        path: where to; missing folders are made.
+        tensors: arrays by name, any shape; booleans, whole numbers or floats.
+        meta: JSON-ready values, given back by `read_weight_file(path).meta`.
+
+    Raises:
+        CannotWrite: the folder is not writable or full.
+    """
+    arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
+    write_whole(path, safetensors.numpy.save(arrays, {OUR_KEY: json.dumps(meta)} if meta else None))
+
+
+def _to_arrays(tensors: dict[str, Tensor | np.ndarray], file_size: int) -> dict[str, np.ndarray]:
+    """Copies all tensors; a file cannot make us allocate more than a few times its own size."""
+    if not tensors:
+        raise UserError("it holds no tensors")
+    if not all(isinstance(name, str) for name in tensors):
+        raise UserError("it holds a tensor whose name is no text")
+    if sum(tensor.nbytes for tensor in tensors.values()) > MEMORY_FACTOR * file_size + MEMORY_FLOOR:
+        raise UserError("its tensors would take many times the size of the file")
+    cut = len(PREFIX) if all(name.startswith(PREFIX) for name in tensors) else 0
+    arrays = {}
+    for name, tensor in tensors.items():
+        try:
+            arrays[name[cut:]] = as_array(tensor)
+        except UserError as error:
+            raise UserError(f"tensor {name}: {error}") from error
+    return arrays
+
+
+def split_checkpoint(value: Any) -> tuple[dict[str, Tensor | np.ndarray], dict[str, Any]]:
+    """Finds the weights and the plain values beside them in whatever a training script saved.
+
+    Args:
+        value: a TorchScript module, a dictionary of tensors, or a dictionary that holds one of these under
+            `state_dict` or `model`.
+
+    Returns:
+        Tensors by name, and the plain values; those stored under `meta` are merged into them.
+
+    Raises:
+        UserError: no tensors to be found.
+    """
+    meta: dict[str, Any] = {}
+    for _ in WEIGHT_KEYS:
+        key = next((key for key in WEIGHT_KEYS if isinstance(value, dict) and isinstance(value.get(key), dict)), None)
+        if key is None or isinstance(value, ScriptModule):
+            break
+        meta |= _plain_values({name: item for name, item in value.items() if name != key})
+        value = value[key]
+    if isinstance(value, ScriptModule):
+        return _flatten(value), meta
+    if not isinstance(value, dict):
+        raise UserError(f"it holds a {type(value).__name__} where a dictionary of tensors was expected")
+    for name, item in value.items():
+        parts = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+        if any(isinstance(part, (Tensor, np.ndarray)) for part in parts):
+            raise UserError(f"{name} is no tensor but a collection of tensors: save a flat state_dict")
+    tensors = {name: item for name, item in value.items() if isinstance(item, (Tensor, np.ndarray))}
+    return tensors, meta | _plain_values(value)
+
+
+def _flatten(module: ScriptModule) -> dict[str, Tensor | np.ndarray]:
+    """The tensors of a TorchScript module and of those inside it, names joined by dots."""
+    found, queue = {}, [("", module)]
+    for prefix, part in queue:
+        if len(queue) > MAX_MODULES or len(prefix) > MAX_PREFIX:
+            raise UserError("its modules are nested too deep")
+        for name, item in part.items():
+            if isinstance(item, ScriptModule):
+                queue.append((f"{prefix}{name}.", item))
+            elif isinstance(item, Tensor):
+                found[f"{prefix}{name}"] = item
+    return found
+
+
+def _plain_values(container: dict) -> dict[str, Any]:
+    """The plain values of a checkpoint; those under its key `meta` are merged in."""
+    plain = _plain(container, [MAX_VALUES], 0)
+    inner = plain.pop("meta", None)
+    return plain | inner if isinstance(inner, dict) else plain
+
+
+def _plain(value: Any, budget: list[int], depth: int) -> Any:
+    """A copy of `value` made of plain values alone, without what is not; None if nothing of it is plain."""
+    budget[0] -= 1
+    if budget[0] < 0:
+        raise UserError(f"it has more than {MAX_VALUES} values beside the weights")
+    if isinstance(value, (str, int, float, bool)):
+        return value
+    if depth <= MAX_DEPTH and isinstance(value, (list, tuple)):
+        items = [_plain(item, budget, depth + 1) for item in value]
+        return None if any(item is None for item in items) else items
+    if depth <= MAX_DEPTH and isinstance(value, dict):
+        items = {key: _plain(item, budget, depth + 1) for key, item in value.items() if isinstance(key, str)}
+        return {key: item for key, item in items.items() if item is not None}
+    return None

@@ -5,22 +5,14 @@ Jittor's own `load_parameters` skips what does not match, without an error: http
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import jittor as jt
 import numpy as np
 from jittor import nn
 
 from jseg.errors import UserError
-
-LONGEST_LIST = 20  # names in an error message
-
-
-def named_list(names: Collection[str]) -> str:
-    """`a, b, c`, cut after the first ones."""
-    names = list(names)
-    more = f" and {len(names) - LONGEST_LIST} more" if len(names) > LONGEST_LIST else ""
-    return ", ".join(names[:LONGEST_LIST]) + more
+from jseg.weights.reader import named_list
 
 
 def strict_load(module: nn.Module, tensors: Mapping[str, np.ndarray], source: str = "weights") -> None:
@@ -31,23 +23,20 @@ def strict_load(module: nn.Module, tensors: Mapping[str, np.ndarray], source: st
         source: what the arrays come from, for the error.
 
     Raises:
-        UserError: missing, unknown or differently shaped arrays, with their names.
+        UserError: missing, unknown or differently shaped arrays, or numbers that are not finite, with their names.
     """
     own: dict[str, jt.Var] = module.state_dict()
-    problems = []
-    if missing := [name for name in own if name not in tensors]:
-        problems.append(f"missing: {named_list(missing)}")
-    if unknown := [name for name in tensors if name not in own]:
-        problems.append(f"unknown: {named_list(unknown)}")
-    wrong = [
-        f"{name} is {tuple(tensors[name].shape)}, expected {tuple(var.shape)}"
-        for name, var in own.items()
-        if name in tensors and tuple(tensors[name].shape) != tuple(var.shape)
-    ]
-    if wrong:
-        problems.append(f"other shape: {named_list(wrong)}")
-    if problems:
-        raise UserError(f"{source} do not fit this model: {'; '.join(problems)}")
+    both = [name for name in own if name in tensors]
+    shapes = [(name, np.shape(tensors[name]), tuple(own[name].shape)) for name in both]
+    problems = {
+        "missing": [name for name in own if name not in tensors],
+        "unknown": [name for name in tensors if name not in own],
+        "other shape": [f"{name} is {found}, expected {wanted}" for name, found, wanted in shapes if found != wanted],
+        "not finite": [name for name in both if not np.isfinite(tensors[name]).all()],
+    }
+    if any(problems.values()):
+        lists = "; ".join(f"{what}: {named_list(names)}" for what, names in problems.items() if names)
+        raise UserError(f"{source} do not fit this model: {lists}")
     for name, var in own.items():
         set_value(var, np.asarray(tensors[name]))
 

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 
-from jseg.engine.ranks import ALONE, Ranks, joined
+from jseg.engine.ranks import ALONE, Ranks, join_ranks
 from jseg.runtime.start import start
 
 BATCH = 4
@@ -33,17 +33,17 @@ def batch_gradients(setting: str, micro_batch: int, ranks: Ranks = ALONE) -> dic
 
 
 def main(output: str) -> None:
-    with joined() as ranks:
+    with join_ranks() as ranks:
         start("cpu")
         found = {}
         for setting in SETTINGS:
             for micro_batch in (0, 1):
                 own = batch_gradients(setting, micro_batch, ranks)
-                for other in ranks.gathered(own):
+                for other in ranks.all_gather(own):
                     assert all(np.array_equal(array, other[name]) for name, array in own.items())
                 found |= {f"{setting}/{micro_batch}/{name}": array for name, array in own.items()}
         found["nccl"], found["main_memory"] = both_ways(ranks)
-        found["problems"] = np.array(ranks.gathered(bad_step(ranks)))
+        found["problems"] = np.array(ranks.all_gather(bad_step(ranks)))
         if ranks.first:
             np.savez(output, **found)
 
@@ -63,7 +63,7 @@ def both_ways(ranks: Ranks) -> tuple[np.ndarray, np.ndarray]:
 
 
 def bad_step(ranks: Ranks) -> str:
-    """What each rank says of a step when only the last one's pictures are bad."""
+    """What each rank says of a step when only the last one's images are bad."""
     from tests.engine.tiny_training import tiny_batch, tiny_config, tiny_trainer, weights
 
     trainer = tiny_trainer(tiny_config(), ranks=ranks)

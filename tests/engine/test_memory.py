@@ -17,7 +17,7 @@ from jseg.engine.evaluate import predictions
 from jseg.model.clip_rc import build_clip_rc
 from jseg.model.initial_weights import initialise
 from tests.engine.test_evaluate import NoisyImages, embeddings, small_config
-from tests.engine.test_loop import NotedSaver, batches, run
+from tests.engine.test_train import NotedSaver, batches, run
 from tests.engine.tiny_training import tiny_config, tiny_trainer
 from tests.tools.training_process import TrainingProcess
 
@@ -35,14 +35,14 @@ def growth(resident: list[int], warm_up: int) -> float:
 
 
 def train(iterations: int, folder: Path) -> tuple[list[int], list[int]]:
-    """Memory and number of Jittor's live variables before each step of the loop; logs, averages, no files."""
+    """Memory and number of Jittor's live variables before each step of the loop; logs, no files."""
     resident, alive = [], []
 
     def note(iteration: int) -> None:
         resident.append(resident_bytes())
         alive.append(jt.liveness_info()["lived_vars"])
 
-    config = tiny_config(iterations=iterations, log_every=20, ema=0.9, save_every=50)
+    config = tiny_config(iterations=iterations, log_every=20, save_every=50)
     run(folder, tiny_trainer(config, dropout=True), batches(each=note), NotedSaver())
     return resident, alive
 

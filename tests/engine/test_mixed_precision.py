@@ -15,12 +15,11 @@ from jseg.config import Config
 from jseg.data.class_names import class_list
 from jseg.engine import checkpoint
 from jseg.engine import optimizer as loss_scale
+from jseg.engine.checkpoint import Progress
 from jseg.engine.log import read_log
-from jseg.engine.optimizer import LossScale, loss_scale_of
-from jseg.engine.progress import Progress
-from jseg.engine.saver import Saver
+from jseg.engine.optimizer import LossScale
+from jseg.engine.train import Saver, resume
 from jseg.engine.trainer import Trainer
-from jseg.engine.training_run import resume
 from jseg.errors import UserError
 from jseg.model import precision
 from jseg.model.clip_rc import build_clip_rc, is_trained
@@ -28,7 +27,7 @@ from jseg.model.released_weights import load_released
 from jseg.ops.half import HALVES
 from jseg.weights import record
 from jseg.weights.state import state_arrays
-from tests.engine.test_loop import NotedSaver, batches, run
+from tests.engine.test_train import NotedSaver, batches, run
 from tests.engine.tiny_training import UNSEEN, tiny_batch, tiny_config, tiny_trainer, weights
 from tests.tools.training_process import REPOSITORY, TOOL
 
@@ -163,15 +162,6 @@ def test_the_scale_grows_again_and_at_its_lowest_is_not_to_blame(monkeypatch: py
     assert highest.scale == loss_scale.HIGHEST
 
 
-def test_checkpoints_keep_the_scale() -> None:
-    scale = LossScale(1024.0, 17, 3)
-    assert loss_scale_of({"iteration": 5, **scale.meta()}, "x") == scale
-    assert loss_scale_of({"iteration": 5}, "x") == LossScale()
-    for wrong in (1, {"scale": "1"}, {"scale": 0.5}, {"scale": float("nan")}, {"other": 1.0}, {"good_steps": 1.5}):
-        with pytest.raises(UserError, match="x records loss_scale="):
-            loss_scale_of({"loss_scale": wrong}, "x")
-
-
 def test_what_the_device_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="precision=tf32 needs a GPU"):
         tiny_trainer(config_in("tf32"))
@@ -190,7 +180,7 @@ def test_float16_goes_on_exactly_after_an_overflow(tmp_path: Path) -> None:
     path = Saver(tmp_path, config, classes, text, straight).checkpoint(Progress(iteration=3))
     file = checkpoint.read_checkpoint(path)
     model = build_clip_rc(config.model)
-    load_released(model, record.model_tensors(file, averaged=False))
+    load_released(model, record.model_tensors(file))
     resumed = Trainer(model, straight.text.numpy(), (), config)
     resume(resumed, file, config)
     assert resumed.loss_scale == straight.loss_scale != LossScale()

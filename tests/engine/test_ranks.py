@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jseg.engine.ranks import ALONE, Ranks, claim_gpu, joined, launched
+from jseg.engine.ranks import ALONE, Ranks, claim_gpu, join_ranks, launched_processes
 from jseg.errors import UserError
 from tests.engine.rank_gradients import SETTINGS, batch_gradients
 from tests.tools.training_process import MPI_VARIABLES, REPOSITORY, SECONDS, mpirun, needs_mpirun
@@ -44,7 +44,7 @@ def gradients(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Gradi
 @needs_mpirun
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_two_ranks_have_the_gradients_of_one(gradients: tuple[dict[str, Gradients], Gradients], setting: str) -> None:
-    """2 x 2 pictures, at once and one by one, against 1 x 4: within 1e-6 of each tensor's largest value; losses, which
+    """2 x 2 images, at once and one by one, against 1 x 4: within 1e-6 of each tensor's largest value; losses, which
     are float32 sums in another order, within 3e-6.
 
     The true gradient of key biases is 0: they are within 1e-6.
@@ -82,11 +82,11 @@ def test_bad_numbers_on_one_rank_are_bad_for_all(gradients: tuple[dict[str, Grad
 )
 def test_an_error_on_one_rank_ends_all_of_them(tmp_path: Path, error: str, code: int, told: str) -> None:
     program = f"""
-        from jseg.engine.ranks import joined
+        from jseg.engine.ranks import join_ranks
         from jseg.errors import UserError
         import numpy as np
 
-        with joined() as ranks:
+        with join_ranks() as ranks:
             print("printed by the first rank alone", flush=True)
             if ranks.rank == 1:
                 raise {error}
@@ -101,9 +101,9 @@ def test_an_error_on_one_rank_ends_all_of_them(tmp_path: Path, error: str, code:
 @needs_mpirun
 def test_ranks_that_differ_are_named() -> None:
     program = """
-        from jseg.engine.ranks import joined
+        from jseg.engine.ranks import join_ranks
 
-        with joined() as ranks:
+        with join_ranks() as ranks:
             ranks.check_same("weights", "the same")
             ranks.check_same("weights", str(ranks.rank))
         """
@@ -114,22 +114,22 @@ def test_ranks_that_differ_are_named() -> None:
 def test_one_process_needs_no_mpi(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     monkeypatch.delenv("OMPI_COMM_WORLD_SIZE", raising=False)
-    with joined() as ranks:
+    with join_ranks() as ranks:
         assert ranks is ALONE and ranks.first and not ranks.any(False) and ranks.any(True)
-        assert ranks.sum(np.arange(3)).tolist() == [0, 1, 2] and ranks.gathered("x") == ["x"]
+        assert ranks.sum(np.arange(3)).tolist() == [0, 1, 2] and ranks.all_gather("x") == ["x"]
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
-    with pytest.raises(UserError, match=r"2 processes were started, but MPI cannot be used.*pip install"), joined():
+    with pytest.raises(UserError, match=r"2 processes were started, but MPI cannot be used.*pip install"), join_ranks():
         pass
 
 
 def test_what_launchers_say(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
-    assert launched() == 1
+    assert launched_processes() == 1
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")
-    assert launched() == 2
+    assert launched_processes() == 2
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "8")  # mpirun inside a job step: srun has started its two daemons
-    assert launched() == 8
+    assert launched_processes() == 8
 
 
 class PlacedRanks(Ranks):
@@ -139,7 +139,7 @@ class PlacedRanks(Ranks):
         super().__init__()
         self.rank, self.world, self._place = number, count, (number, count)
 
-    def place(self) -> tuple[int, int]:
+    def find_place(self) -> tuple[int, int]:
         return self._place
 
 

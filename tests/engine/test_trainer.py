@@ -17,7 +17,7 @@ from tests.engine.tiny_training import UNSEEN, tiny_batch, tiny_config, tiny_tra
 
 
 def recorded_run(golden: Path, lr_file: Path) -> tuple[Trainer, np.lib.npyio.NpzFile, np.ndarray, np.ndarray]:
-    """The trainer of a recorded trajectory, the recording, its pictures and training targets."""
+    """The trainer of a recorded trajectory, the recording, its images and training targets."""
     folder, letter = golden / "torch_release", lr_file.name.split(".")[0].split("_")[-1]
     run, recorded = (
         json.loads(lr_file.read_text()),
@@ -103,7 +103,7 @@ def test_micro_batches_add_up_to_the_batch(setting: str, unseen: tuple[int, ...]
 
 
 def test_a_wrong_number_of_masks_would_be_seen() -> None:
-    """The pictures of the test above hold different numbers of classes: averaging the parts would not do."""
+    """The images of the test above hold different numbers of classes: averaging the parts would not do."""
     trainer = tiny_trainer(tiny_config())
     images, labels = tiny_batch(seed=5)
     whole = trainer.gradients(images, labels)[1]["mask"]

@@ -37,7 +37,7 @@ def tiny_trainer(config: Config, unseen: tuple[int, ...] = (), dropout: bool = F
 
 
 def tiny_batch(seed: int, size: int = 4, lowest: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures and labels in blocks, so that pictures differ in how many classes they hold."""
+    """Images and labels in blocks, so that images differ in how many classes they hold."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(lowest, CLASSES, (size, 2, 4)).astype(np.int32)
     labels[0] = lowest + 1  # one class only

@@ -1,4 +1,4 @@
-"""Which operators run, by environment variable and config key; and that the C++ kernels compile without warnings."""
+"""Which operators run, by environment variable; and that the C++ kernels compile without warnings."""
 
 from __future__ import annotations
 
@@ -8,32 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from jseg.config import KERNELS, read_config
 from jseg.errors import UserError
 from jseg.ops import compiled
 
-CONFIG = Path(__file__).parents[2] / "configs" / "shapes_demo.py"
 
-
-def test_plain_when_the_environment_or_the_configuration_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "_chosen", "auto")
+def test_plain_when_the_environment_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JSEG_KERNELS", raising=False)
     assert compiled.implementation() == "compiled"
     monkeypatch.setenv("JSEG_KERNELS", "plain")
     assert compiled.implementation() == "plain"
-    monkeypatch.setenv("JSEG_KERNELS", "auto")
-    compiled.choose("plain")
-    assert compiled.implementation() == "plain"
     monkeypatch.setenv("JSEG_KERNELS", "fast")
     with pytest.raises(UserError, match="JSEG_KERNELS='fast': choose from auto, plain"):
         compiled.implementation()
-
-
-def test_the_key_is_checked() -> None:
-    assert KERNELS == compiled.CHOICES
-    assert read_config(CONFIG, ["kernels=plain"]).kernels == "plain"
-    with pytest.raises(UserError, match="kernels"):
-        read_config(CONFIG, ["kernels=fast"])
 
 
 @pytest.mark.parametrize("flags", ["-O3 -march=native", "-Ofast -mavx2 -mfma", "-O2"])

@@ -1,14 +1,68 @@
-"""Tests of what all command-line tools share."""
+"""Tests of what all command-line tools share: each class of error ends in one line with its exit code."""
 
 from __future__ import annotations
 
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 
 import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from jseg.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+# a tool that fails in the way that its argument names
+TOOL = """
+from jseg.runtime.command_line import run
+
+import os, sys, time
+
+def main():
+    kind = sys.argv[1]
+    if kind == "signs":
+        print("é\\udcff")
+    elif kind == "endless":
+        while True:
+            print("line")
+    elif kind == "bug":
+        {}["key"]
+    elif kind == "missing":
+        open("/missing/é")
+    elif kind == "start":
+        from jseg.runtime.start import start
+        print("begun", flush=True)
+        start("cpu")
+        print("started")
+
+if sys.argv[1] == "imports":
+    print("importing", flush=True)
+    time.sleep(60)
+run(main)
+"""
+
+
+@pytest.fixture(scope="module")
+def tool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("some") / "tools" / "tool.py"
+    path.parent.mkdir()
+    path.write_text(TOOL, encoding="utf-8")
+    return path
+
+
+def shell(tool: Path, command: str, **variables: str) -> subprocess.CompletedProcess:
+    """Runs a shell command in which $T is the tool."""
+    variables |= {"T": f"{sys.executable} {tool}", "PYTHONPATH": str(ROOT), "JSEG_CACHE": str(tool.parent / "cache")}
+    environment = {**os.environ, **variables}
+    done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, timeout=120)
+    done.stdout, done.stderr = (text.decode("utf-8", "replace") for text in (done.stdout, done.stderr))
+    return done
 
 
 def outcome(main: object, capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
@@ -18,32 +72,63 @@ def outcome(main: object, capsys: pytest.CaptureFixture[str]) -> tuple[object, s
     return exit_info.value.code, capsys.readouterr().err
 
 
-def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert outcome(lambda: None, capsys) == (0, "")
-    assert outcome(lambda: 0, capsys) == (0, "")
-    assert outcome(lambda: 1, capsys) == (1, "")
-
-
-def test_user_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def raising(error: BaseException, cause: BaseException | None = None) -> Callable[[], None]:
     def main() -> None:
-        raise UserError("file x is\n   broken")
+        raise error from cause
 
-    assert outcome(main, capsys) == (2, "error: file x is broken\n")
-
-
-def test_interrupt(capsys: pytest.CaptureFixture[str]) -> None:
-    def main() -> None:
-        raise KeyboardInterrupt
-
-    assert outcome(main, capsys) == (130, "interrupted\n")
+    return main
 
 
-def test_our_own_mistakes_keep_their_traceback() -> None:
-    def main() -> None:
-        raise ZeroDivisionError
+@pytest.mark.parametrize(
+    ("main", "expected"),
+    [
+        (lambda: None, (0, "")),
+        (lambda: 1, (1, "")),
+        (raising(UserError("file x is\n   broken")), (2, "error: file x is broken\n")),
+        (raising(KeyboardInterrupt()), (130, "interrupted\n")),
+        (raising(BrokenPipeError()), (141, "")),
+        (raising(PermissionError(13, "Permission denied", "a\nb")), (2, "error: a b: Permission denied\n")),
+        (raising(ValueError("x"), OSError(36, "File name too long", "y")), (2, "error: y: File name too long\n")),
+    ],
+)
+def test_each_kind_of_error(main: object, expected: tuple[int, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert outcome(main, capsys) == expected
 
-    with pytest.raises(ZeroDivisionError):
-        run(main)
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("JSEG_CACHE", str(tmp_path))
+    monkeypatch.delenv("JSEG_DEBUG", raising=False)
+    return tmp_path
+
+
+def test_a_mistake_of_ours_is_one_line_with_the_traceback_in_a_file(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, text = outcome(raising(ZeroDivisionError("by\nzero")), capsys)
+    (file,) = cache.iterdir()
+    assert (code, text) == (3, f"internal error: ZeroDivisionError: by zero; details in {file}\n")
+    assert file.read_text().startswith("Traceback")
+    monkeypatch.setenv("JSEG_DEBUG", "1")
+    assert outcome(raising(ZeroDivisionError()), capsys)[1].startswith("Traceback")
+
+
+def test_details_go_elsewhere_when_the_cache_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("JSEG_CACHE", "/dev/null/cache")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    assert f"details in {tmp_path}/error_" in outcome(raising(KeyError("x")), capsys)[1]
+    monkeypatch.setenv("TMPDIR", "/dev/null")
+    assert "JSEG_DEBUG=1" in outcome(raising(KeyError("x")), capsys)[1]
+
+
+def test_kernel_that_cannot_be_compiled_or_loaded(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, text = outcome(raising(RuntimeError("[f]\nCannot open library x.so: file too short")), capsys)
+    assert code == 2 and text.count("\n") == 1
+    assert "is damaged or cannot be used: delete it, or set JSEG_CACHE" in text
+    (file,) = cache.iterdir()
+    assert "file too short" in file.read_text()
 
 
 def test_wrong_arguments_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -66,3 +151,37 @@ def test_device_options(arguments: list[str], device: str) -> None:
     parser = argparse.ArgumentParser()
     add_device_options(parser)
     assert parser.parse_args(arguments).device == device
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "stdout", "stderr"),
+    [
+        ("PYTHONIOENCODING=ascii $T signs", 0, "\\xe9\\udcff\n", ""),
+        ("PYTHONIOENCODING=latin-1 $T missing", 2, "", "error: /missing/"),
+        ("LC_ALL=POSIX PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 $T signs", 0, "\\xe9\\udcff\n", ""),
+        ("$T endless | head -1; exit ${PIPESTATUS[0]}", 141, "line\n", ""),
+        ("$T endless > /dev/full", 2, "", "error: No space left on device\n"),
+        ("$T signs > /dev/full", 2, "", "error: No space left on device\n"),
+        ("$T bug 2> /dev/full", 3, "", ""),
+        ("$T bug 2>&-", 3, "", ""),
+        ("$T signs >&-", 0, "", ""),
+        ("PYTHONOPTIMIZE=2 $T missing", 2, "", "error: /missing/é: No such file or directory\n"),
+    ],
+)
+def test_output_that_cannot_be_written(tool: Path, command: str, code: int, stdout: str, stderr: str) -> None:
+    done = shell(tool, command, JSEG_DEBUG="")
+    assert (done.returncode, done.stdout) == (code, stdout), done.stderr
+    assert done.stderr.startswith(stderr) and done.stderr.count("\n") <= 1
+    assert stderr or not done.stderr
+
+
+def test_interrupt_while_a_tool_imports_or_starts_jittor(tool: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for kind, delay in (("imports", 0), ("start", 0.1), ("start", 0.8)):
+        command = [sys.executable, str(tool), kind]
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            assert process.stdout.readline() in (b"importing\n", b"begun\n")
+            time.sleep(delay)
+            process.send_signal(signal.SIGINT)
+            out, text = process.communicate(timeout=120)
+        assert (process.returncode, text) == (130, b"interrupted\n") or out == b"started\n"

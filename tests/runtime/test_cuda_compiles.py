@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from jseg.ops.compiled import FOLDER
-from jseg.runtime.fixed_jittor import CUDA_13, mended_copy
+from jseg.runtime.fixed_jittor import CUDA_13, fixed_copy
 from tests.standin_gpu import everything
 from tests.standin_gpu.build import find_nvcc, standin_gpu
 
@@ -58,16 +58,16 @@ def test_attention_kernels_compile(nvcc: Path, architecture: int, tmp_path: Path
     assert (tmp_path / "kernels.cubin").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("mends", [CUDA_13, ()])
-def test_mended_header_compiles_and_the_unmended_does_not(mends: tuple, toolkit: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fixes", [CUDA_13, ()])
+def test_fixed_header_compiles_and_the_original_does_not(fixes: tuple, toolkit: Path, tmp_path: Path) -> None:
     """The only part of the core that CUDA 13 changed; all of it is compiled by the slow tests."""
-    source = mended_copy(tmp_path, mends) / "jittor" / "src"
+    source = fixed_copy(tmp_path, fixes) / "jittor" / "src"
     command = ["g++", "-std=c++14", "-fsyntax-only", "-w", "-DHAS_CUDA", "-DIS_CUDA", f"-I{source}",
                f"-I{toolkit / 'include'}", f"-I{source.parent / 'extern' / 'cuda' / 'inc'}",
                str(source / "mem" / "allocator" / "cuda_device_allocator.cc")]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)
-    assert (done.returncode == 0) == bool(mends), done.stderr
-    assert mends or "has no member named" in done.stderr  # computeMode, clockRate
+    assert (done.returncode == 0) == bool(fixes), done.stderr
+    assert fixes or "has no member named" in done.stderr  # computeMode, clockRate
 
 
 def on_the_standin(script: str, *arguments: str, capability: int = 90) -> subprocess.CompletedProcess:

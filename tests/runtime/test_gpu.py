@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from jseg.parity.report import check_set
-from jseg.runtime import cuda as cuda_driver
+from jseg.runtime import cuda
 from jseg.runtime.start import start
 from tests.engine.tiny_training import tiny_batch, tiny_config, tiny_trainer
 
@@ -35,6 +35,6 @@ def test_memory_stays_flat_over_200_steps() -> None:
     for iteration in range(200):
         trainer.step(*tiny_batch(seed=iteration % 7), iteration)
         if iteration >= 50:
-            used.append(cuda_driver.used_memory())
+            used.append(cuda.used_memory())
     assert used[0] > 0
     assert max(used) - used[0] <= 8 * 2**20  # Jittor takes memory in blocks of 2 MiB and more

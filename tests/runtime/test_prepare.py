@@ -1,8 +1,7 @@
-"""Tests of the environment that is set before Jittor is imported."""
+"""Tests of what is set before Jittor is imported: environment, oneDNN, and what Jittor needs to compile."""
 
 from __future__ import annotations
 
-import importlib
 import os
 import subprocess
 import sys
@@ -11,97 +10,81 @@ from pathlib import Path
 
 import pytest
 
-from jseg.runtime import cuda as cuda_home
+from jseg.files import cache_folder
+from jseg.runtime import cuda, prepare, toolchain
 
-prepare_module = importlib.import_module("jseg.runtime.prepare")
-onednn = importlib.import_module("jseg.runtime.prepare")
 VARIABLES = ("JITTOR_HOME", "JSEG_CACHE", "XDG_CACHE_HOME", "nvcc_path", "use_mkl", "kernel_flags", "cache_name",
-             "log_silent", "GOMP_SPINCOUNT", "JSEG_CUDA_HOME", *prepare_module.CUDA_VARIABLES)  # fmt: skip
+             "log_silent", "GOMP_SPINCOUNT", "JSEG_CUDA_HOME", "OMP_NUM_THREADS",
+             *prepare.CUDA_VARIABLES)  # fmt: skip
+TOOLKIT = cuda.Toolkit(Path("/cuda/bin/nvcc"), Path("/cuda"), (12, 4), (), ())
 
 
 @pytest.fixture
-def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], prepare_module.Preparation]:
+def fresh(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], prepare.Preparation]:
     """Runs `prepare` as in a new process with the cache `tmp_path / "cache"`; the environment is put back later."""
     for name in VARIABLES:
         monkeypatch.setenv(name, "")  # so that what `prepare` sets is undone, too
         monkeypatch.delenv(name)
     monkeypatch.setenv("JSEG_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("HOME", str(tmp_path / "user"))
-    monkeypatch.setattr(prepare_module, "_prepared", None)
-    return prepare_module.prepare
-
-
-TOOLKIT = cuda_home.Toolkit(Path("/cuda/bin/nvcc"), Path("/cuda"), (12, 4), (), ())
+    monkeypatch.setattr(prepare, "_prepared", None)
+    return prepare.prepare
 
 
 def test_everything_jittor_reads_is_set(fresh: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_home, "choose", lambda: (None, "no NVIDIA driver (install it)"))
+    monkeypatch.setattr(cuda, "choose", lambda: (None, "no NVIDIA driver (install it)"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "100000")
     found = fresh()
-    assert found.problem == ""
+    assert (found.problem, found.cuda_note) == ("", "no NVIDIA driver (install it)")
     assert os.environ["JITTOR_HOME"] == str(tmp_path / "cache" / "jittor") == str(found.jittor_home)
     assert os.environ["nvcc_path"] == ""  # nvcc without a driver would abort Jittor
-    assert found.cuda_note == "no NVIDIA driver (install it)"
-    assert not set(prepare_module.CUDA_VARIABLES) & set(os.environ)
+    assert not set(prepare.CUDA_VARIABLES) & set(os.environ)
     assert "-fno-finite-math-only" in os.environ["kernel_flags"]
     assert os.environ["cache_name"] == "jseg"
     assert os.environ["log_silent"] == "1"
-    assert os.environ["GOMP_SPINCOUNT"] == prepare_module.SPIN_COUNT
-    assert prepare_module.prepare() is found
+    assert os.environ["GOMP_SPINCOUNT"] == prepare.SPIN_COUNT
+    assert os.environ["OMP_NUM_THREADS"] == str(os.cpu_count())
+    assert prepare.prepare() is found
 
 
 def test_variables_of_the_user_are_kept(fresh: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JITTOR_HOME", str(tmp_path / "mine with a space"))
-    monkeypatch.setenv("kernel_flags", " -O1 ")
-    monkeypatch.setenv("use_mkl", "1")
-    found = fresh()
-    assert found.jittor_home == tmp_path / "mine with a space"
-    assert found.jittor_home.is_dir()
-    assert os.environ["kernel_flags"] == " -O1 "
+    mine = {"JITTOR_HOME": str(tmp_path / "mine with a space"), "kernel_flags": " -O1 ", "use_mkl": "1",
+            "OMP_NUM_THREADS": "1"}  # fmt: skip
+    for name, value in mine.items():
+        monkeypatch.setenv(name, value)
+    assert fresh().jittor_home.is_dir()
+    assert {name: os.environ[name] for name in mine} == mine
     assert "cache_name" not in os.environ  # ours is for kernels built with our flags
-    assert os.environ["use_mkl"] == "1"
 
 
 def test_toolkit_that_was_chosen_is_passed_on(fresh: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_home, "choose", lambda: (TOOLKIT, ""))
-    found = fresh()
-    assert found.toolkit == TOOLKIT
+    monkeypatch.setattr(cuda, "choose", lambda: (TOOLKIT, ""))
+    assert fresh().toolkit == TOOLKIT
     assert os.environ["JSEG_CUDA_HOME"] == "/cuda"  # child processes choose the same one
     assert os.environ["nvcc_path"] == ""
-    for name in prepare_module.CUDA_VARIABLES:  # Jittor would download these libraries
-        assert name in os.environ
+    assert set(prepare.CUDA_VARIABLES) <= set(os.environ)  # Jittor would download these libraries
 
 
-def test_missing_onednn_is_said_and_not_downloaded(fresh: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(onednn, "installed_files", lambda _: [])
-    found = fresh()
-    assert os.environ["use_mkl"] == "0"
-    assert found.problem == ""
-    assert any("pip install onednn-cpu-gomp==2021.2.0" in note for note in found.notes)
-
-
-def test_unwritable_cache_folder_is_one_line(fresh: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unusable_cache_folder_is_one_line(fresh: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as read_only:
+        read_only.setattr(os, "access", lambda *_: False)
+        assert "cannot write the cache folder" in fresh().problem
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("JSEG_CACHE", str(tmp_path / "file" / "cache"))
-    found = fresh()
-    assert str(tmp_path / "file" / "cache") in found.problem
-    assert "JSEG_CACHE" in found.problem
-    assert "\n" not in found.problem
-
-
-def test_read_only_cache_folder_is_found(fresh: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    assert "cannot write the cache folder" in fresh().problem
+    monkeypatch.delenv("JITTOR_HOME")
+    monkeypatch.setattr(prepare, "_prepared", None)
+    assert f"{tmp_path}/file/cache/jittor: set JSEG_CACHE" in fresh().problem
 
 
 def test_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
     monkeypatch.setenv("JSEG_CACHE", "~/cache")
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert prepare_module.cache_folder() == Path("/home/somebody/cache")
+    assert cache_folder() == Path("/home/somebody/cache")
     monkeypatch.delenv("JSEG_CACHE")
-    assert prepare_module.cache_folder() == Path("/xdg/jseg")
+    assert cache_folder() == Path("/xdg/jseg")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert prepare_module.cache_folder() == Path("/home/somebody/.cache/jseg")
+    assert cache_folder() == Path("/home/somebody/.cache/jseg")
 
 
 def test_import_of_jseg_imports_no_jittor_and_survives_an_unusable_cache() -> None:
@@ -110,3 +93,82 @@ def test_import_of_jseg_imports_no_jittor_and_survives_an_unusable_cache() -> No
     environment.pop("JITTOR_HOME", None)
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "[]\n", "")
+
+
+def make_onednn(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writes the files that oneDNN's two wheels bring below `root`, as if pip had installed them."""
+    libraries, headers = ("lib/libmkldnn.so", "lib/libdnnl.so.2"), ("include/dnnl.hpp", "include/oneapi/dnnl/dnnl.h")
+    for name in (*libraries, *headers, "doc/LICENSE"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(str(root))
+    files = dict(zip(prepare.ONEDNN_PACKAGES, ((*libraries, "doc/LICENSE"), headers), strict=True))
+    monkeypatch.setattr(prepare, "installed_files", lambda package: [root / name for name in files[package]])
+
+
+def test_onednn_lies_where_jittor_looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home with space"
+    folder = home / ".cache" / "jittor" / "mkl" / "dnnl_lnx_2.2.0_cpu_gomp"
+    for name in ("env include", "another"):  # links follow the environment
+        make_onednn(tmp_path / name, monkeypatch)
+        assert prepare.lay_out_onednn(home)
+        assert prepare.lay_out_onednn(home)  # nothing to do the second time
+        assert (folder / "lib" / "libmkldnn.so").read_text() == str(tmp_path / name)
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert found == {"lib/libmkldnn.so", "lib/libdnnl.so.2", "include/dnnl.hpp", "include/oneapi/dnnl/dnnl.h"}
+    (tmp_path / "another/lib/libmkldnn.so").unlink()  # links of an environment that was removed do not count
+    monkeypatch.setattr(prepare, "installed_files", lambda _: [])
+    assert not prepare.lay_out_onednn(home)
+
+
+def test_missing_onednn_is_said_and_not_downloaded(fresh: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepare, "installed_files", lambda _: [])
+    found = fresh()
+    assert os.environ["use_mkl"] == "0"
+    assert found.problem == ""
+    assert any("pip install onednn-cpu-gomp==2021.2.0" in note for note in found.notes)
+
+
+def test_installed_onednn_is_found() -> None:
+    library, headers = (prepare.installed_files(package) for package in prepare.ONEDNN_PACKAGES)
+    if not library:
+        pytest.skip("the oneDNN wheels are not installed")
+    assert {"libmkldnn.so", "dnnl.hpp"} <= {path.name for path in library + headers}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("jittor_folder", "", "pip install jittor==1.3.11.0"),
+        ("jittor_folder", "/home/a b/lib/jittor", "/home/a b/lib/jittor"),
+        ("package_version", "2.1.3", "NumPy 2.1.3: pip install 'numpy<2'"),
+        ("find_compiler", "", "apt-get install g++"),
+        ("find_compiler", "/bin/true", "apt-get install g++"),
+        ("find_python_config", "", "-dev"),
+    ],
+)
+def test_what_is_missing_is_named_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    there = {"jittor_folder": "/venv/lib/jittor", "package_version": "1.26.4", "find_compiler": "/usr/bin/g++",
+             "find_python_config": "/usr/bin/python3-config"}  # fmt: skip
+    monkeypatch.delenv("cc_path", raising=False)
+    monkeypatch.setattr(toolchain, "compiler_version", lambda path: "12" if path == "/usr/bin/g++" else "")
+    for function, found in there.items():
+        monkeypatch.setattr(toolchain, function, lambda *_, found=found: found)
+    assert toolchain.problem() == ""
+    monkeypatch.setattr(toolchain, name, lambda *_: value)
+    assert words in toolchain.problem()
+    assert "\n" not in toolchain.problem()
+
+
+def test_programs_that_the_user_names(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiler = tmp_path / "g++"
+    monkeypatch.setenv("cc_path", str(compiler))
+    assert toolchain.find_compiler() == ""
+    assert str(compiler) in toolchain.problem()
+    compiler.write_text("#!/bin/sh\necho 'g++ 14.1'\n")
+    compiler.chmod(0o755)
+    assert toolchain.find_compiler() == str(compiler)
+    assert toolchain.compiler_version(toolchain.find_compiler()) == "g++ 14.1"
+    monkeypatch.setenv("python_config_path", str(compiler))
+    assert toolchain.find_python_config() == str(compiler)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import json
 import os
 import subprocess
 import sys
@@ -12,10 +10,9 @@ from pathlib import Path
 import pytest
 
 from jseg.errors import UserError
-from jseg.runtime import cuda as cuda_home
-from jseg.runtime import prepare, toolchain
-
-start_module = importlib.import_module("jseg.runtime.start")
+from jseg.runtime import cuda, toolchain
+from jseg.runtime import start as start_module
+from jseg.runtime.prepare import prepare
 
 # Runs in a process of its own, without network and without a home folder; every line is checked below.
 PROGRAM = """
@@ -25,7 +22,10 @@ def refuse(*arguments):
     raise OSError("the network must not be used")
 
 socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
-handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGCHLD)]
+def current():
+    return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGCHLD)] + [sys.excepthook]
+
+handlers = current()
 context = ssl._create_default_https_context
 
 import jseg
@@ -37,7 +37,7 @@ import jittor
 import numpy
 x = jittor.array(numpy.array([numpy.nan, 1.0], dtype=numpy.float32))
 print("nan", (x != x).numpy().tolist(), (x == x).numpy().tolist(), jittor.isfinite(x).numpy().tolist())
-print("handlers", handlers == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGCHLD)])
+print("handlers", handlers == current())
 print("certificates", ssl._create_default_https_context is context)
 print("home", os.environ["HOME"])
 try:
@@ -92,16 +92,15 @@ def test_python_of_compile_processes(tmp_path: Path) -> None:
     assert done.stdout == f"{home} ['a b']\n"
 
 
-def test_settings_of_jittor_are_left_alone_when_right(tmp_path: Path) -> None:
-    start_module._write_settings(tmp_path)
-    path = tmp_path / ".cache" / "jittor" / "config.json"
-    assert json.loads(path.read_text()) == {"JITTOR_HOME": str(tmp_path)}
+def test_files_are_left_alone_when_right(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "config.json"
+    start_module._write_if_changed(path, "{}")
     inode = path.stat().st_ino
-    start_module._write_settings(tmp_path)
+    start_module._write_if_changed(path, "{}")
     assert path.stat().st_ino == inode
     path.write_text("")
-    start_module._write_settings(tmp_path)
-    assert json.loads(path.read_text()) == {"JITTOR_HOME": str(tmp_path)}
+    start_module._write_if_changed(path, "{}")
+    assert path.read_text() == "{}"
 
 
 def test_unknown_device() -> None:
@@ -122,9 +121,9 @@ def test_toolkit_that_cannot_be_made_ready(monkeypatch: pytest.MonkeyPatch) -> N
     def fail(*_: object) -> None:
         raise UserError("a GPU of compute capability 7.0 needs CUDA 12 or older")
 
-    monkeypatch.setattr(cuda_home, "make_ready", fail)
+    monkeypatch.setattr(cuda, "make_ready", fail)
     monkeypatch.setattr(prepare(), "cuda_note", "")
-    monkeypatch.setattr(prepare(), "toolkit", cuda_home.Toolkit(Path("nvcc"), Path("cuda"), (13, 0), (), ()))
+    monkeypatch.setattr(prepare(), "toolkit", cuda.Toolkit(Path("nvcc"), Path("cuda"), (13, 0), (), ()))
     with pytest.raises(UserError, match=r"device cuda is not possible: a GPU of compute capability 7\.0 needs"):
         start_module._make_cuda_ready(prepare(), "cuda")
     assert start_module._make_cuda_ready(prepare(), "auto") is None
@@ -137,20 +136,21 @@ def test_environment_of_an_import_for_cuda(monkeypatch: pytest.MonkeyPatch, tmp_
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("cuda_archs", raising=False)
     before, path = dict(os.environ), list(sys.path)
-    with start_module._variables_set(cuda_home.Ready(Path("/cuda/bin/nvcc"), "80_90", tmp_path)):
+    with start_module._import_surroundings(tmp_path, cuda.Ready(Path("/cuda/bin/nvcc"), "80_90", tmp_path)):
+        assert os.environ["HOME"] == str(tmp_path)
         assert os.environ["nvcc_path"] == "/cuda/bin/nvcc"
         assert os.environ["cuda_archs"] == "80 90"
         assert os.environ["cache_name"] == "jseg_80_90"  # machines with other GPUs may share the folder
         assert sys.path == [str(tmp_path), *path]
     assert (dict(os.environ), sys.path) == (before, path)
-    with start_module._variables_set(None):  # for the CPU
-        assert (dict(os.environ), sys.path) == (before, path)
+    with start_module._import_surroundings(tmp_path, None):  # for the CPU
+        assert (os.environ["nvcc_path"], os.environ["cache_name"], sys.path) == ("", "jseg", path)
     monkeypatch.setenv("cache_name", "mine")
-    with start_module._variables_set(cuda_home.Ready(Path("/cuda/bin/nvcc"), "90", None)):
+    with start_module._import_surroundings(tmp_path, cuda.Ready(Path("/cuda/bin/nvcc"), "90", None)):
         assert os.environ["cache_name"] == "mine"
 
 
-def test_what_is_missing_is_told_before_jittor_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_missing_is_said_before_jittor_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(start_module, "_started", False)
     monkeypatch.setattr(toolchain, "find_compiler", lambda: "")
     with pytest.raises(UserError, match=r"apt-get install g\+\+"):
@@ -160,19 +160,47 @@ def test_what_is_missing_is_told_before_jittor_is_imported(monkeypatch: pytest.M
         start_module.start()
 
 
-def test_rebuilt_jittor_asks_for_a_second_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    class Rebuilt:
-        """An import hook that behaves like Jittor's import after it rebuilt itself."""
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(SystemExit(0), "run the same command again"), (OSError("file too short"), "is damaged or cannot be used")],
+)
+def test_jittor_that_cannot_be_imported(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    error: BaseException,
+    words: str,
+) -> None:
+    class Hook:
+        """Behaves like Jittor's import after it rebuilt itself (SystemExit), or with a damaged cache."""
 
         def find_spec(self, name: str, *_: object) -> None:
             if name == "jittor_utils":
-                sys.exit(0)
+                print("a wall of text", file=sys.stderr)
+                raise error
 
     for name in [name for name in sys.modules if name.partition(".")[0] in ("jittor", "jittor_utils")]:
         monkeypatch.delitem(sys.modules, name)
     for name in ("python_config_path", "nvcc_path"):
         monkeypatch.setenv(name, os.environ.get(name, ""))
-    monkeypatch.setattr(sys, "meta_path", [Rebuilt(), *sys.meta_path])
+    monkeypatch.setattr(sys, "meta_path", [Hook(), *sys.meta_path])
     monkeypatch.setattr(start_module, "_started", False)
-    with pytest.raises(UserError, match="run the same command again"):
+    monkeypatch.setenv("JSEG_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match=words):
         start_module.start("cpu")
+    assert capsys.readouterr().err == ""
+    details = [path.read_text() for path in tmp_path.glob("error_*")]
+    assert len(details) == isinstance(error, OSError)
+    assert all("a wall of text" in text and "file too short" in text for text in details)
+
+
+def test_libraries_that_are_cut_off(tmp_path: Path) -> None:
+    whole = next(prepare().jittor_home.rglob("jittor_core*.so")).read_bytes()
+    path = tmp_path / "kernel.so"
+    for data in (whole, b"", whole[:30], whole[:-1000], b"0" * len(whole)):
+        path.write_bytes(data)
+        assert start_module._is_whole_library(path) == (data == whole)
+    start_module._check_libraries(tmp_path)  # one without a key was never finished, and is compiled anew
+    path.with_name("kernel.so.key").write_text("")
+    with pytest.raises(OSError, match=r"kernel\.so is not a whole library"):
+        start_module._check_libraries(tmp_path)

@@ -11,8 +11,7 @@ import subprocess
 from pathlib import Path
 
 from jseg.files import cache_folder, whole_folder
-from jseg.runtime import cuda as cuda_home
-from jseg.runtime import toolchain
+from jseg.runtime import cuda, toolchain
 
 HERE = Path(__file__).parent
 # stand-in -> (its sources, its place, its other name)
@@ -27,19 +26,14 @@ LIBRARIES = {
 
 def find_nvcc() -> Path | None:
     """nvcc of a CUDA 13 toolkit or wheel; None when there is none."""
-    found = (nvcc for nvcc in cuda_home.installed() if (cuda_home.nvcc_version(nvcc) or (0, 0))[0] == 13)
+    found = (nvcc for nvcc in cuda.installed() if (cuda.nvcc_version(nvcc) or (0, 0))[0] == 13)
     return next(found, None)
-
-
-def real_headers() -> Path | None:
-    """Headers of the nvidia-cublas wheel, None when it is not installed."""
-    found = (folder / "include" for folder in cuda_home.wheel_folders())
-    return next((include for include in found if (include / "cublas_v2.h").is_file()), None)
 
 
 def standin_gpu(nvcc: Path) -> dict[str, str]:
     """Builds driver and toolkit, or finds them in the cache; returns the environment in which jseg finds them."""
-    headers = [cuda_home.home_of(nvcc) / "include", *filter(None, [real_headers()]), HERE / "include"]
+    real = [folder / "include" for folder in cuda.wheel_folders() if (folder / "include" / "cublas_v2.h").is_file()]
+    headers = [cuda.home_of(nvcc) / "include", *real[:1], HERE / "include"]
     sources = sorted(path for path in HERE.rglob("*") if path.suffix in (".c", ".h"))
     state = repr((str(nvcc), [str(path) for path in headers], [path.read_text() for path in sources]))
     folder = cache_folder() / f"standin_gpu-{hashlib.sha256(state.encode()).hexdigest()[:8]}"
@@ -50,15 +44,8 @@ def standin_gpu(nvcc: Path) -> dict[str, str]:
 
 
 def _build(folder: Path, nvcc: Path, headers: list[Path]) -> None:
+    cuda.link_toolkit(folder / "toolkit", nvcc, headers)
     include = folder / "toolkit" / "include"
-    include.mkdir(parents=True)
-    (folder / "toolkit" / "bin").mkdir()
-    script = folder / "toolkit" / "bin" / "nvcc"
-    script.write_text(f'#!/bin/sh\nexec "{nvcc}" "$@"\n')
-    script.chmod(0o755)
-    for entry in (entry for place in headers for entry in place.iterdir()):
-        if not (include / entry.name).exists():
-            (include / entry.name).symlink_to(entry)
     for name, (source, place, other) in LIBRARIES.items():
         library = folder / place / name
         library.parent.mkdir(exist_ok=True)

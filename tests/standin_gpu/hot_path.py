@@ -32,7 +32,7 @@ def train(setting: str, precision: str = "fp32") -> None:
 
 
 def evaluate() -> None:
-    """A picture of two windows: scores, their mean where windows overlap, resizing, the highest class."""
+    """An image of two windows: scores, their mean where windows overlap, resizing, the highest class."""
     config = small_config()
     model = build_clip_rc(config.model)
     initialise(model, config.model, seed=1)

@@ -28,12 +28,9 @@ def main() -> int:
 
 def run_script() -> None:
     """Shows the stand-in GPU to jseg and runs the script."""
-    import importlib
+    from jseg.runtime import cuda, prepare
 
-    from jseg.runtime import cuda as cuda_driver
-
-    prepare = importlib.import_module("jseg.runtime.prepare")
-    cuda_driver.has_gpu_device = lambda: True  # there is no /dev/nvidia0
+    cuda.has_gpu_device = lambda: True  # there is no /dev/nvidia0
     prepare._prepared = None
     sys.argv = sys.argv[1:]
     runpy.run_path(sys.argv[0], run_name="__main__")

@@ -21,13 +21,13 @@ def tiny(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def voc(tiny: Path) -> Path:
-    """A config with two noise pictures and palette PNGs in PASCAL VOC's layout beside it."""
+    """A config with two noise images and palette PNGs in PASCAL VOC's layout beside it."""
     folder = tiny.parent
     rng = np.random.default_rng(0)
-    for kind in ("pictures", "labels"):
+    for kind in ("images", "labels"):
         (folder / kind).mkdir()
     for name in ("a", "b"):
-        cv2.imwrite(str(folder / "pictures" / f"{name}.jpg"), rng.integers(0, 256, (70, 90, 3), dtype=np.uint8))
+        cv2.imwrite(str(folder / "images" / f"{name}.jpg"), rng.integers(0, 256, (70, 90, 3), dtype=np.uint8))
         labels = Image.fromarray(rng.integers(0, 21, (7, 9), dtype=np.uint8).repeat(10, 0).repeat(10, 1), "P")
         labels.putpalette(bytes(range(256)) * 3)
         labels.save(folder / "labels" / f"{name}.png")

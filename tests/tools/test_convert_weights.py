@@ -12,6 +12,7 @@ import pytest
 
 from jseg.clip.weights import clip_shapes, read_clip_weights
 from jseg.weights.reader import read_weight_file, write_safetensors
+from tests.small_weights import write_clip
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "convert_weights.py"
 SIZES = {"image_size": 16, "patch_size": 8, "image_width": 64, "image_layers": 1, "context_length": 5, "vocab_size": 9,
@@ -89,6 +90,16 @@ def test_what_is_refused_leaves_nothing(source: Path, tmp_path: Path) -> None:
     refused(convert(source, target, "--dtype", "int8"), "int8")
     refused(convert(source, source / "a.safetensors"), "cannot write")
     assert os.listdir(tmp_path) == ["clip.safetensors"]
+
+
+def test_a_vocabulary_of_its_own_is_kept_and_the_source_is_never_overwritten(tmp_path: Path) -> None:
+    source, target = tmp_path / "clip.safetensors", tmp_path / "a.safetensors"
+    write_clip(source)
+    content, meta = source.read_bytes(), read_weight_file(source).meta
+    assert convert(source, target).returncode == 0
+    assert read_weight_file(target).meta.items() >= meta.items() and meta["vocabulary"]
+    refused(convert(source, source, "--force"), "is the source itself")
+    assert source.read_bytes() == content
 
 
 def test_numbers_too_large_for_half_are_refused(source: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from jseg.clip.class_embeddings import read_embedding_file, read_embeddings, side_of_checkpoint
+from jseg.clip.class_embeddings import read_embedding_file, read_embeddings, text_model_of_checkpoint
 from jseg.data.class_names import class_list
 from jseg.errors import UserError
 from jseg.weights.reader import read_weight_file, sha256_of_file
@@ -51,7 +51,7 @@ def test_own_names_and_templates_with_clip_weights(tmp_path: Path) -> None:
     )
     file = read_embedding_file(output)
     assert file.names == ("cat", "dog") and file.templates == ("a {}", "the {}") and file.matrix.shape == (2, 16)
-    assert side_of_checkpoint(read_weight_file(weights), write_ours(tmp_path / "o.safetensors").text) is None
+    assert text_model_of_checkpoint(read_weight_file(weights), write_ours(tmp_path / "o.safetensors").text) is None
 
 
 def test_rows_of_a_plain_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -71,7 +71,7 @@ def test_rows_of_a_plain_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> 
         (["--names", " , ", "--weights", "a"], "no class names"),
         (["--names", "cat,dog,cat", "--weights", "a"], "'cat' is given twice"),
         (["--names", "cat", "--split", "B", "--weights", "a"], "--split goes with --dataset"),
-        (["--names-file", "nowhere.txt", "--weights", "a"], "nowhere.txt cannot be read"),
+        (["--names-file", "nowhere.txt", "--weights", "a"], "nowhere.txt does not exist"),
         (["--names", "cat", "--npy", "a.npy"], "--npy goes with --dataset"),
         (["--names", "cat", "--weights", "a", "--template", "a photo"], "must hold {} once"),
         (["--names", "cat", "--weights", "a", "--template", "a {}", "--templates", "voc"], "exclude each other"),

@@ -116,7 +116,7 @@ def test_offline_is_one_clear_line(tool: dict[str, Any], tmp_path: Path) -> None
         tool["main"]([NAME, "--folder", str(tmp_path)])
     with pytest.raises(UserError, match="cannot be reached"):
         tool["main"]([NAME, "--folder", str(tmp_path), "--url", "no address"])
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="does not exist"):
         tool["main"]([NAME, "--folder", str(tmp_path), "--from", str(tmp_path / "none")])
     assert not os.listdir(tmp_path)
 

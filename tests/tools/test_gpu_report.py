@@ -10,16 +10,16 @@ import pytest
 from jseg import benchmark
 from jseg.benchmark import Workload
 from jseg.errors import UserError
+from jseg.runtime import start
 from jseg.runtime.cuda import Toolkit
 from jseg.runtime.prepare import prepare
 from tools import gpu_report
-from tools.gpu_report import Part
 
-PARTS = [
-    Part("good one", ("-c", "print('first'); print('a | b')")),
-    Part("bad one", ("-c", "import os; print('so far', flush=True); os.abort()")),
-    Part("last one", ("-c", "pass")),
-]
+PARTS = {
+    "good one": ("-c", "print('first'); print('a | b')"),
+    "bad one": ("-c", "import os; print('so far', flush=True); os.abort()"),
+    "last one": ("-c", "pass"),
+}
 
 
 def test_every_part_is_tried_and_written_down(
@@ -31,7 +31,7 @@ def test_every_part_is_tried_and_written_down(
     monkeypatch.setattr(sys, "argv", ["gpu_report.py", "--report", str(report)])
     assert gpu_report.main() == 1
     head, *_, good, bad, last = report.read_text().splitlines()
-    assert "CUDA 13.0 (/cuda/bin/nvcc)" in head
+    assert "/cuda/bin/nvcc (CUDA 13.0)" in head
     assert good.startswith("| good one | ok |") and good.endswith("| a / b |")
     assert bad.startswith("| bad one | FAILED (-6) |") and bad.endswith("| so far |")
     assert last.startswith("| last one | ok |")
@@ -52,12 +52,12 @@ def test_without_a_gpu_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
         gpu_report.main()
 
 
-def test_long_run_tells_growing_memory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_long_run_notices_growing_memory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     asked, used = [], iter([2**30, 2**30, 2**30 + gpu_report.ALLOWED_GROWTH, 2**30, 2**31])
-    monkeypatch.setattr(sys.modules["jseg.runtime.start"], "start", lambda device: device)
+    monkeypatch.setattr(start, "start", lambda device: device)
     workload = Workload(run=lambda: asked.append(None), operations=0.0)
     monkeypatch.setattr(benchmark, "prepare", lambda task, sizes: asked.append((task, sizes.batch)) or workload)
-    monkeypatch.setattr(gpu_report.cuda_driver, "used_memory", lambda: next(used))
+    monkeypatch.setattr(gpu_report.cuda, "used_memory", lambda: next(used))
     assert gpu_report.long_run(60, "bf16") == 0
     assert asked[0] == ("train", 16) and len(asked) == 61
     assert '"growth": 67108864' in capsys.readouterr().out
@@ -72,13 +72,13 @@ def test_a_run_too_short_to_tell_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
             gpu_report.main()
 
 
-def test_memory_that_the_driver_does_not_tell_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_report.cuda_driver, "_library", lambda: None)
+def test_memory_that_the_driver_does_not_say_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_report.cuda, "_driver", lambda: None)
     with pytest.raises(UserError, match="nvidia-smi"):
-        gpu_report.cuda_driver.used_memory()
+        gpu_report.cuda.used_memory()
 
 
 def test_parts_name_what_exists(tmp_path: Path) -> None:
-    for part in gpu_report.parts(tmp_path):
-        for argument in part.arguments:
+    for arguments in gpu_report.parts(tmp_path).values():
+        for argument in arguments:
             assert not argument.startswith(str(gpu_report.ROOT)) or Path(argument).exists()

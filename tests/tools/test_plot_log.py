@@ -35,11 +35,13 @@ def test_points_leave_undefined_values_out(tmp_path: Path) -> None:
     assert plot_log.points(lines, "train", "losses", "total")[1][:2] == [2.0, 1.0]
 
 
-def test_runs_of_one_name_are_told_apart() -> None:
-    names = plot_log.names_of([Path("/runs/inductive/seed_0"), Path("/runs/supervised/seed_0")])
-    assert names == ["inductive/seed_0", "supervised/seed_0"]
-    assert plot_log.names_of([Path("/runs/a"), Path("/runs/b")]) == ["a", "b"]
-    assert plot_log.names_of([Path("/runs/a"), Path("/runs/a")]) == ["a", "a"]
+def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    folders = []
+    for kind in ("inductive", "supervised"):
+        (tmp_path / kind).mkdir()
+        folders.append(write_log(tmp_path / kind, "seed_0", 1.0))
+    assert list(plot_log.read_runs(folders)) == ["inductive/seed_0", "supervised/seed_0"]
+    assert list(plot_log.read_runs(folders[:1])) == ["seed_0"]
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -47,8 +49,8 @@ def test_one_or_several_runs_are_drawn(tmp_path: Path, count: int, capsys: pytes
     runs = [str(write_log(tmp_path, name, scale)) for name, scale in (("first", 1.0), ("second", 0.5))][:count]
     output = tmp_path / "curves.png"
     assert plot_log.main([*runs, "--output", str(output)]) == 0
-    picture = cv2.imread(str(output))
-    assert picture.shape[0] > 500 and (picture < 250).any(axis=-1).mean() > 0.01
+    image = cv2.imread(str(output))
+    assert image.shape[0] > 500 and (image < 250).any(axis=-1).mean() > 0.01
     assert f"{count} run" in capsys.readouterr().out
 
 

@@ -5,16 +5,16 @@ Only sizes are overridden; folders, lists, label files, splits, losses and the w
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from tests.replicas import make_coco_stuff, make_context, make_voc12
+from tests.tools.tiny_runs import REPOSITORY
+from tools import check_dataset, run_net
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 SIZES = [
     "data.crop_size=(64, 64)", "data.resize_box=(256, 64)", "data.workers=0", "model.image_size=64", "model.width=32",
     "model.layers=2", "model.heads=2", "model.output_dim=16", "model.prompts=2", "model.region_grid=2",
@@ -24,16 +24,6 @@ SIZES = [
 ]  # fmt: skip
 FIRST = ["train.iterations=2", "train.milestones=(1,)"]
 START = ["train.iterations=1", "train.expected_iteration=1"]
-
-
-def load_tool(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "tools" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-run_net, check_dataset = load_tool("run_net"), load_tool("check_dataset")
 
 
 def prepared(data_set: str, folder: Path) -> Path:
@@ -46,7 +36,7 @@ def prepared(data_set: str, folder: Path) -> Path:
         rest = ["--mat", str(replica.mat_files)]
     else:
         replica, rest = make_coco_stuff(folder), []
-    tool = load_tool(f"prepare_{data_set}")
+    tool = importlib.import_module(f"tools.prepare_{data_set}")
     assert tool.main([str(replica.root), "--workers", "0", "--allow-partial", *rest]) == 0
     return replica.root
 

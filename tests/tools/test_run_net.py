@@ -19,7 +19,7 @@ from tests.tools.tiny_runs import REPOSITORY, TINY, TOOL, command, refused, run_
 
 
 def test_the_same_seed_gives_the_same_metrics_and_another_one_does_not(tiny: Path, tmp_path: Path) -> None:
-    """Weights and metrics to the last digit; the seed decides the initial weights and the order of the pictures."""
+    """Weights and metrics to the last digit; the seed decides the initial weights and the order of the images."""
 
     def result(name: str, seed: int) -> tuple[dict, dict, list]:
         folder, options = tmp_path / name, [f"train.seed={seed}", "train.save_every=1", "train.keep_checkpoints=9"]
@@ -75,10 +75,10 @@ def test_the_original_release_s_spellings_are_accepted(trained: Path, capsys: py
     assert "checkpoint_0000002" in capsys.readouterr().out
     assert run_net.main([*arguments, "--task", "val", "--resume", "data.shapes.val_scenes=2"]) == 0
     shown = capsys.readouterr().out
-    assert "newest whole checkpoint is" in shown and "checkpoint_0000004" in shown and "2 pictures" in shown
+    assert "newest whole checkpoint is" in shown and "checkpoint_0000004" in shown and "inductive, 2 " in shown
 
 
-def test_pictures_are_drawn(trained: Path, tmp_path: Path) -> None:
+def test_images_are_drawn(trained: Path, tmp_path: Path) -> None:
     arguments = command(trained.parent / "tiny.py", "--task", "test", "--resume", "--save-dir", str(tmp_path / "drawn"))
     assert run_net.main(arguments) == 0
     assert len(list((tmp_path / "drawn").glob("*_overlay.png"))) == 3
@@ -127,6 +127,28 @@ def test_resuming_is_exact(tiny: Path, tmp_path: Path, setting: str, capsys: pyt
     assert [(line["iteration"], line["losses"]) for line in logs[0]] == [
         (line["iteration"], line["losses"]) for line in logs[1]
     ]
+
+
+def test_a_checkpoint_of_the_code_before_goes_on_with_the_same_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """Written after 3 of 6 iterations by commit 879c49f, whose own run gave the expected numbers of the other 3."""
+    folder = REPOSITORY / "tests" / "engine" / "data"
+    arguments = ["--config-file", str(folder / "config.json"), "--work-dir", str(tmp_path), "--no-cuda"]
+    assert run_net.main([*arguments, "--resume", str(folder / "checkpoint_0000003.safetensors")]) == 0
+    shown = capsys.readouterr().out
+    assert "resuming after iteration 3 of 6" in shown and "the config has changed" not in shown
+    expected = json.loads((folder / "expected.json").read_text())
+    lines = {str(line["iteration"]): line for line in read_log(tmp_path / "log.jsonl") if line["event"] == "train"}
+    assert lines.keys() == expected["losses"].keys()
+    for iteration, line in lines.items():
+        assert line["losses"] == pytest.approx(expected["losses"][iteration], rel=1e-5)
+        assert line["gradient_norm"] == pytest.approx(expected["gradient_norm"][iteration], rel=1e-5)
+    tensors = read_weight_file(tmp_path / "checkpoint_0000006.safetensors").tensors
+    norms = {name: float(np.linalg.norm(tensors[name].astype(np.float64))) for name in expected["norms"]}
+    assert norms == pytest.approx(expected["norms"], rel=1e-4, abs=1e-9)
+    for name, values in expected["weights"].items():
+        np.testing.assert_allclose(tensors[name].ravel(), values, rtol=1e-4, atol=1e-7)
 
 
 def test_weights_start_a_new_run_at_iteration_0(trained: Path, tmp_path: Path) -> None:
@@ -204,13 +226,13 @@ def test_clip_as_it_is_is_evaluated_and_drawn_but_not_trained(tmp_path: Path, ca
 
 def plain_clip_accuracy(scenes: int) -> float:
     from jseg.baselines import PlainClip, training_free_metrics
-    from jseg.clip.class_embeddings import side_of_clip
+    from jseg.clip.class_embeddings import text_model_of_clip
     from jseg.config import read_config
     from jseg.pretraining.evaluation import validation_scenes
 
     config = read_config(REPOSITORY / "configs" / "shapes_class_token.py")
     clip, classes = read_clip_weights(config.model.init), class_list("shapes")
-    text = side_of_clip(clip, config.text).embed(classes.names, config.text.templates)
+    text = text_model_of_clip(clip, config.text).embed(classes.names, config.text.templates)
     tower = PlainClip(config.model, clip.tensors, "class_token").backbone
     return training_free_metrics(tower, validation_scenes(scenes), text, classes, True, True)["pAcc"]
 

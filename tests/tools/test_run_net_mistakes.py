@@ -84,7 +84,7 @@ def test_a_truncated_checkpoint(tiny: Path, trained: Path, task: str, capsys: py
 def test_a_checkpoint_of_another_class_list(voc: Path, trained: Path, capsys: pytest.CaptureFixture) -> None:
     weights = str(trained / "weights.safetensors")
     arguments = command(voc, "--task", "val", "--weights", weights)
-    refused(arguments, capsys, "made for other classes", "20 instead of 20", "red striped circle", "--other-classes")
+    refused(arguments, capsys, "made for other classes", "20, among them red striped circle", "--other-classes")
     assert run_net.main([*arguments, "--other-classes"]) == 0
     assert run_net.main([*arguments, "cross_dataset=True"]) == 0
 
@@ -124,8 +124,8 @@ def test_clip_weights_are_no_checkpoint(tiny: Path, capsys: pytest.CaptureFixtur
     refused(arguments, capsys, "no CLIP-RC weights", "model.init")
 
 
-def truncate_picture(folder: Path) -> None:
-    path = folder / "pictures" / "b.jpg"
+def truncate_image(folder: Path) -> None:
+    path = folder / "images" / "b.jpg"
     path.write_bytes(path.read_bytes()[:-200])
 
 
@@ -149,20 +149,20 @@ def empty_split(folder: Path) -> None:
     (folder / "train.txt").write_text("\n")
 
 
-def missing_picture(folder: Path) -> None:
-    (folder / "pictures" / "b.jpg").unlink()
+def missing_image(folder: Path) -> None:
+    (folder / "images" / "b.jpg").unlink()
 
 
 @pytest.mark.parametrize("task", ["train", "val"])
 @pytest.mark.parametrize(
     "spoil, words",
     [
-        (truncate_picture, ("b.jpg",)),
+        (truncate_image, ("b.jpg",)),
         (other_size, ("b.png", "80x70", "90x70")),
         (other_value, ("b.png", "77", "voc12")),
         (missing_split, (".txt does not exist",)),
         (empty_split, (".txt names no image",)),
-        (missing_picture, ("b.jpg", "missing")),
+        (missing_image, ("b.jpg", "missing")),
     ],
 )
 def test_bad_data(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from jseg.runtime.command_line import run
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+
+from tools import run_net
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TOOL = REPOSITORY / "tools" / "run_net.py"
@@ -32,20 +32,10 @@ VOC = """
 base = "tiny.py"
 data = dict(
     dataset="voc12", root=".",
-    train=dict(images="pictures", labels="labels", names="train.txt"),
-    val=dict(images="pictures", labels="labels", names="val.txt"),
+    train=dict(images="images", labels="labels", names="train.txt"),
+    val=dict(images="images", labels="labels", names="val.txt"),
 )
 """
-
-
-def load_tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("run_net", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-run_net = load_tool()
 
 
 def command(config: Path, *rest: str) -> list[str]:

@@ -8,7 +8,8 @@ import pytest
 from jittor import nn
 
 from jseg.errors import UserError
-from jseg.weights.state import LONGEST_LIST, named_list, state_arrays, strict_load
+from jseg.weights.reader import LONGEST_LIST, named_list
+from jseg.weights.state import state_arrays, strict_load
 
 
 class Pair(nn.Module):
@@ -42,6 +43,8 @@ def test_values_are_set_as_float32_and_frozen_stays_frozen() -> None:
         ({"third": np.ones(2)}, "unknown: third"),
         ({"second": np.ones(5)}, r"other shape: second is \(5,\), expected \(4,\)"),
         ({"second": None, "x": np.ones(1)}, "missing: second; unknown: x"),
+        ({"second": np.array([1, np.nan, 1, 1])}, "not finite: second"),
+        ({"first": np.full((2, 3), -np.inf, np.float16)}, "not finite: first"),
     ],
 )
 def test_mismatch_names_the_weights_and_changes_nothing(change: dict, message: str) -> None:

@@ -11,11 +11,9 @@ from pathlib import Path
 import pytest
 
 from jseg.errors import UserError
-from jseg.runtime import cuda as cuda_driver
-from jseg.runtime import cuda as cuda_home
-from jseg.runtime import toolchain
+from jseg.runtime import cuda, toolchain
 
-ALL = tuple(cuda_home.PARTS)
+ALL = tuple(cuda.PARTS)
 NVCC = "#!/bin/sh\necho 'Cuda compilation tools, release {}.{}, V{}.{}.88'\n"
 
 
@@ -31,7 +29,7 @@ def make_toolkit(home: Path, version: tuple[int, int] = (13, 0), parts: tuple[st
     if other.get("npp", True):
         (include / "npp.h").write_text("")
     for part in parts:
-        (include / cuda_home.PARTS[part]).write_text("")
+        (include / cuda.PARTS[part]).write_text("")
         soname = f"lib{part}.so.{10 if part == 'curand' else version[0]}"
         (library / soname).write_text("")
         if library.name == "lib64":
@@ -48,21 +46,21 @@ def make_toolkit(home: Path, version: tuple[int, int] = (13, 0), parts: tuple[st
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A machine with an H100, a driver for CUDA 13.0, g++, and no CUDA toolkit."""
-    for name in ("JSEG_CUDA_HOME", "nvcc_path", "CUDA_VISIBLE_DEVICES", cuda_home.NOTE):
+    for name in ("JSEG_CUDA_HOME", "nvcc_path", "CUDA_VISIBLE_DEVICES", cuda.NOTE):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.setattr(sys, "path", [str(tmp_path / "site-packages")])
-    monkeypatch.setattr(cuda_home, "SYSTEM_FOLDERS", (tmp_path / "local",))
-    monkeypatch.setattr(cuda_home.shutil, "which", lambda _: None)
-    monkeypatch.setattr(cuda_driver, "driver_cuda", lambda: (13, 0))
-    monkeypatch.setattr(cuda_driver, "has_gpu_device", lambda: True)
-    monkeypatch.setattr(cuda_driver, "capabilities", lambda: [90])
+    monkeypatch.setattr(cuda, "SYSTEM_FOLDERS", (tmp_path / "local",))
+    monkeypatch.setattr(cuda.shutil, "which", lambda _: None)
+    monkeypatch.setattr(cuda, "driver_cuda", lambda: (13, 0))
+    monkeypatch.setattr(cuda, "has_gpu_device", lambda: True)
+    monkeypatch.setattr(cuda, "capabilities", lambda: [90])
     monkeypatch.setattr(toolchain, "find_compiler", lambda: "/usr/bin/g++")
 
 
 def chosen() -> Path:
     """Home of the toolkit that is chosen; fails when there is none."""
-    toolkit, note = cuda_home.choose()
+    toolkit, note = cuda.choose()
     assert toolkit is not None, note
     assert note == ""
     return toolkit.home
@@ -70,18 +68,18 @@ def chosen() -> Path:
 
 def refusal() -> str:
     """Why there is no CUDA; fails when there is."""
-    toolkit, note = cuda_home.choose()
+    toolkit, note = cuda.choose()
     assert toolkit is None
-    assert note and "\n" not in note and "(" in note  # in brackets: what mends it
+    assert note and "\n" not in note and "(" in note  # in brackets: what helps
     return note
 
 
 def test_no_driver_and_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     make_toolkit(tmp_path / "local" / "cuda")
-    monkeypatch.setattr(cuda_driver, "driver_cuda", lambda: None)
+    monkeypatch.setattr(cuda, "driver_cuda", lambda: None)
     assert "no NVIDIA driver" in refusal()
-    monkeypatch.setattr(cuda_driver, "driver_cuda", lambda: (13, 0))
-    monkeypatch.setattr(cuda_driver, "has_gpu_device", lambda: False)  # a login node of a cluster
+    monkeypatch.setattr(cuda, "driver_cuda", lambda: (13, 0))
+    monkeypatch.setattr(cuda, "has_gpu_device", lambda: False)  # a login node of a cluster
     assert "no GPU" in refusal()
 
 
@@ -101,8 +99,8 @@ def test_nothing_is_installed() -> None:
 @pytest.mark.parametrize("version", [(11, 8), (12, 0), (12, 9)])
 def test_system_toolkit_is_used_as_it_is(tmp_path: Path, version: tuple[int, int]) -> None:
     home = make_toolkit(tmp_path / "local" / "cuda", version)
-    ready = cuda_home.make_ready(cuda_home.choose()[0], tmp_path / "cache")
-    assert ready == cuda_home.Ready(home / "bin" / "nvcc", "90", None)
+    ready = cuda.make_ready(cuda.choose()[0], tmp_path / "cache")
+    assert ready == cuda.Ready(home / "bin" / "nvcc", "90", None)
     assert not (tmp_path / "cache").exists()
 
 
@@ -110,14 +108,14 @@ def test_system_toolkit_is_used_as_it_is(tmp_path: Path, version: tuple[int, int
 def test_versions_that_jittor_does_not_know(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: tuple[int, int], said: str
 ) -> None:
-    monkeypatch.setattr(cuda_driver, "driver_cuda", lambda: (14, 0))
+    monkeypatch.setattr(cuda, "driver_cuda", lambda: (14, 0))
     make_toolkit(tmp_path / "local" / "cuda", version)
     assert said in refusal()
     assert "install a CUDA 11.8-13 toolkit" in refusal()
 
 
 def test_driver_too_old(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(cuda_driver, "driver_cuda", lambda: (12, 4))
+    monkeypatch.setattr(cuda, "driver_cuda", lambda: (12, 4))
     make_toolkit(tmp_path / "local" / "cuda", (13, 0))
     assert "runs CUDA up to 12.4 (update the driver to 580 or newer, or install a CUDA 12 toolkit)" in refusal()
     older = make_toolkit(tmp_path / "local" / "cuda-12.6", (12, 6))  # within one major version any driver does
@@ -149,7 +147,7 @@ def test_named_toolkit_goes_first_and_alone(monkeypatch: pytest.MonkeyPatch, tmp
 def test_a_child_process_gives_the_reason_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("nvcc_path", "")
     assert "nvcc_path is set to nothing" in refusal()
-    monkeypatch.setenv(cuda_home.NOTE, "g++ is too new (install g++-12)")
+    monkeypatch.setenv(cuda.NOTE, "g++ is too new (install g++-12)")
     assert refusal() == "g++ is too new (install g++-12)"
 
 
@@ -160,7 +158,7 @@ def test_nvcc_that_is_a_script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     told = f"echo '#$ TOP={home}/bin/..' >&2\n"  # as `nvcc --dryrun` tells it
     script.write_text(NVCC.format(13, 0, 13, 0) + told)
     script.chmod(0o755)
-    monkeypatch.setattr(cuda_home.shutil, "which", lambda _: str(script))
+    monkeypatch.setattr(cuda.shutil, "which", lambda _: str(script))
     assert chosen() == home
 
 
@@ -173,7 +171,7 @@ def test_wheels_of_cuda_13(tmp_path: Path) -> None:
 def test_missing_part_is_named(tmp_path: Path, missing: str) -> None:
     parts = tuple(part for part in ALL if part != missing)
     home = make_toolkit(tmp_path / "local" / "cuda", (12, 4), parts)
-    package = cuda_home.PACKAGES[missing]
+    package = cuda.PACKAGES[missing]
     assert f"comes without {missing} (pip install {package}-cu12, or install the whole toolkit)" in refusal()
     shutil.rmtree(home)
     make_toolkit(home, (13, 0), parts)
@@ -194,7 +192,7 @@ def test_parts_from_wheels_of_the_same_cuda(tmp_path: Path) -> None:
     make_toolkit(wheels / "cublas", (12, 4), ("cublas", "cublasLt"), nvcc=False, lib="lib")
     make_toolkit(wheels / "curand", (12, 4), ("curand",), nvcc=False, lib="lib")
     assert chosen() == home
-    nvcc = cuda_home.make_ready(cuda_home.choose()[0], tmp_path / "cache").nvcc
+    nvcc = cuda.make_ready(cuda.choose()[0], tmp_path / "cache").nvcc
     assert (nvcc.parents[1] / "lib64" / "libcublas.so.12").resolve() == wheels / "cublas" / "lib" / "libcublas.so.12"
 
 
@@ -218,20 +216,20 @@ def test_compiler_too_new_for_nvcc(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_assembled_folder_is_what_jittor_looks_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     home = make_toolkit(tmp_path / "with a blank" / "cuda", (12, 4), npp=False)
     monkeypatch.setenv("JSEG_CUDA_HOME", str(home))
-    toolkit, _ = cuda_home.choose()
-    nvcc = cuda_home.make_ready(toolkit, tmp_path / "cache").nvcc
+    toolkit, _ = cuda.choose()
+    nvcc = cuda.make_ready(toolkit, tmp_path / "cache").nvcc
     assert " " not in str(nvcc)
-    assert cuda_home.nvcc_version(nvcc) == (12, 4)
+    assert cuda.nvcc_version(nvcc) == (12, 4)
     folder = nvcc.parents[1]
-    for part, header in cuda_home.PARTS.items():
+    for part, header in cuda.PARTS.items():
         assert (folder / "include" / header).samefile(home / "include" / header)
         for name in (f"lib{part}.so", f"lib{part}.so.{10 if part == 'curand' else 12}"):
             assert (folder / "lib64" / name).resolve().parent == home / "lib64"
     assert "NPP_MAX_64U" in (folder / "include" / "npp.h").read_text()
     before = nvcc.stat().st_mtime_ns
-    assert cuda_home.make_ready(toolkit, tmp_path / "cache").nvcc.stat().st_mtime_ns == before  # found, not made anew
+    assert cuda.make_ready(toolkit, tmp_path / "cache").nvcc.stat().st_mtime_ns == before  # found, not made anew
     (home / "include" / "npp.h").write_text("")  # the toolkit was changed
-    assert cuda_home.make_ready(toolkit, tmp_path / "cache").nvcc != nvcc
+    assert cuda.make_ready(toolkit, tmp_path / "cache").nvcc != nvcc
 
 
 @pytest.mark.parametrize(
@@ -247,29 +245,29 @@ def test_gpus_that_the_toolkit_cannot_compile_for(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: tuple[int, int], capability: int, said: str
 ) -> None:
     make_toolkit(tmp_path / "local" / "cuda", version)
-    monkeypatch.setattr(cuda_driver, "capabilities", lambda: [80, capability])
+    monkeypatch.setattr(cuda, "capabilities", lambda: [80, capability])
     with pytest.raises(UserError, match=said):
-        cuda_home.make_ready(cuda_home.choose()[0], tmp_path / "cache")
+        cuda.make_ready(cuda.choose()[0], tmp_path / "cache")
 
 
 def test_driver_that_shows_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     make_toolkit(tmp_path / "local" / "cuda")
-    monkeypatch.setattr(cuda_driver, "capabilities", list)
+    monkeypatch.setattr(cuda, "capabilities", list)
     with pytest.raises(UserError, match="the driver shows no GPU"):
-        cuda_home.make_ready(cuda_home.choose()[0], tmp_path / "cache")
+        cuda.make_ready(cuda.choose()[0], tmp_path / "cache")
 
 
 def test_cache_folder_with_a_blank(tmp_path: Path) -> None:
     make_toolkit(tmp_path / "local" / "cuda", (13, 0))
     with pytest.raises(UserError, match=r"holds a blank .*: set JSEG_CACHE"):
-        cuda_home.make_ready(cuda_home.choose()[0], tmp_path / "my cache")
+        cuda.make_ready(cuda.choose()[0], tmp_path / "my cache")
 
 
 def test_cache_folder_that_cannot_be_written(tmp_path: Path) -> None:
     make_toolkit(tmp_path / "local" / "cuda", (13, 0))
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot make .*: choose a folder that can be written"):
-        cuda_home.make_ready(cuda_home.choose()[0], tmp_path / "file" / "cache")
+        cuda.make_ready(cuda.choose()[0], tmp_path / "file" / "cache")
 
 
 def test_driver_is_asked_through_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -277,7 +275,7 @@ def test_driver_is_asked_through_its_library(tmp_path: Path, monkeypatch: pytest
     library = tmp_path / "libcuda.so.1"
     subprocess.run(["g++", "-x", "c", "-w", "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
     monkeypatch.undo()  # the functions themselves
-    code = "from jseg.runtime import cuda_driver as d; print(d.driver_cuda(), d.capabilities())"
+    code = "from jseg.runtime import cuda as d; print(d.driver_cuda(), d.capabilities())"
     for capability in (80, 120):
         environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "STANDIN_CAPABILITY": str(capability),
                        "PYTHONPATH": str(Path(__file__).parents[2])}  # fmt: skip

@@ -1,31 +1,38 @@
-"""Tests of jseg/engine/loop.py: what the loop does when, and what it does about bad numbers, full disks and signals."""
+"""Tests of jseg/engine/train.py: what the loop does when; bad numbers, full disks and signals."""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from jseg.clip.class_embeddings import TextFeatures
+from jseg.data.class_names import class_list
 from jseg.data.loader import Batch
+from jseg.engine import checkpoint
+from jseg.engine.checkpoint import Progress
 from jseg.engine.log import RunLog, read_log
-from jseg.engine.loop import Breaks, Loop
-from jseg.engine.progress import Progress
 from jseg.engine.signals import Interrupted, StopRequest
+from jseg.engine.train import Saver, Training, best_metric
 from jseg.engine.trainer import Trainer
 from jseg.errors import CannotWrite, UserError
 from tests.engine.tiny_training import tiny_batch, tiny_config, tiny_trainer, weights
+
+Breaks = Callable[[], AbstractContextManager]
 
 
 class NotedSaver:
     """Writes nothing and remembers what it should have written; `full` says after which iterations the disk is full."""
 
     def __init__(self, full: tuple[int, ...] = ()) -> None:
-        self.full, self.checkpoints, self.bests, self.bad = full, [], [], []
+        self.full, self.checkpoints, self.bests = full, [], []
         self.progress: list[dict[str, Any]] = []
 
     def checkpoint(self, progress: Progress) -> Path:
@@ -43,10 +50,6 @@ class NotedSaver:
             raise CannotWrite("cannot write best (No space left on device): free some space there")
         self.bests.append(iteration)
 
-    def bad_step(self, batch: Batch, progress: Progress, problem: str) -> Path:
-        self.bad.append((batch.iteration, problem))
-        return Path("bad.safetensors")
-
 
 def batches(bad: tuple[int, ...] = (), first: int = 0, each: Callable[[int], None] = lambda i: None) -> Iterator[Batch]:
     """Batches from iteration `first` on; those of iterations `bad` hold a NaN."""
@@ -56,26 +59,26 @@ def batches(bad: tuple[int, ...] = (), first: int = 0, each: Callable[[int], Non
         if iteration in bad:
             images[0, 0, 0, 0] = np.nan
         each(iteration)
-        yield Batch(images, labels, [f"picture_{iteration}"], iteration)
+        yield Batch(images, labels, [f"image_{iteration}"], iteration)
         iteration += 1
 
 
 def run(
     folder: Path, trainer: Trainer, source: Iterator[Batch], saver: NotedSaver, progress: Progress | None = None,
-    evaluate: Callable[[Breaks], dict[str, Any]] | None = None,
+    evaluate: Callable[..., dict[str, Any]] | None = None,
 ) -> tuple[str, list[tuple[str, int]]]:  # fmt: skip
     """Why the run ended, and (event, iteration) of every line of the log."""
     progress = progress or Progress()
     log = RunLog(folder, trainer.config.train.iterations, progress.iteration, progress.log)
     with StopRequest() as stop:
-        ending = Loop(trainer, log, saver, progress, stop, evaluate).run(source)
+        ending = Training(trainer, log, saver, progress, stop, evaluate).loop(source)
     return ending, [(line["event"], line["iteration"]) for line in read_log(log.path)]
 
 
 def test_the_loop_logs_evaluates_and_saves_at_its_intervals(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     config = tiny_config(iterations=5, log_every=2, save_every=2, eval_every=4, best_metric="pAcc")
     saver = NotedSaver()
-    ending, events = run(tmp_path, tiny_trainer(config), batches(), saver, evaluate=lambda breaks: {"pAcc": 50.0})
+    ending, events = run(tmp_path, tiny_trainer(config), batches(), saver, evaluate=lambda **_: {"pAcc": 50.0})
     assert ending == "finished" and saver.checkpoints == [2, 4, 5] and saver.bests == [4]
     assert events == [
         ("train", 2), ("saved", 2), ("train", 4), ("evaluation", 4), ("saved", 4), ("train", 5), ("saved", 5),
@@ -88,7 +91,7 @@ def test_the_loop_logs_evaluates_and_saves_at_its_intervals(tmp_path: Path, caps
     assert first["gradient_norm"] > 0
 
 
-def test_a_bad_step_is_skipped_counted_and_logged_with_its_pictures(
+def test_a_bad_step_is_skipped_counted_and_logged_with_its_images(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     """The weights are those of a run that never saw the bad batches; the moments' step count too."""
@@ -100,23 +103,24 @@ def test_a_bad_step_is_skipped_counted_and_logged_with_its_pictures(
     assert [steps for _, steps in results] == [3, 2]
     assert saver.progress[-1]["bad_steps"] == 3 and saver.progress[-1]["bad_in_a_row"] == 1
     lines = [line for line in read_log(tmp_path / "log.jsonl") if line["event"] == "bad step"]
-    assert [(line["iteration"], line["names"]) for line in lines] == [(i + 1, [f"picture_{i}"]) for i in (1, 2, 4)]
+    assert [(line["iteration"], line["names"]) for line in lines] == [(i + 1, [f"image_{i}"]) for i in (1, 2, 4)]
     assert all("loss is nan" in line["problem"] for line in lines) and lines[0]["losses"]["total"] == "nan"
-    assert "iteration 2 is skipped (picture_1): the loss is nan" in capsys.readouterr().out
+    assert "iteration 2 is skipped (image_1): the loss is nan" in capsys.readouterr().out
     trained = next(line for line in read_log(tmp_path / "log.jsonl") if line["event"] == "train")
     assert np.isfinite(list(trained["losses"].values())).all()
     assert any(not np.array_equal(array, results[1][0][name]) for name, array in results[0][0].items())
 
 
-def test_too_many_bad_steps_in_a_row_end_the_run_with_a_dump(tmp_path: Path) -> None:
-    trainer, saver = tiny_trainer(tiny_config(iterations=9, max_bad_steps=2)), NotedSaver()
+def test_too_many_bad_steps_in_a_row_end_the_run_with_the_names_of_their_images(tmp_path: Path) -> None:
+    trainer = tiny_trainer(tiny_config(iterations=9, max_bad_steps=2))
     before = weights(trainer)
-    with pytest.raises(UserError, match=r"2 steps in a row.*iteration 2 \(picture_1\).*repeat_step.py bad.safetensors"):
-        run(tmp_path, trainer, batches((0, 1, 3)), saver)
-    assert saver.bad == [(1, "the loss is nan")]
+    with pytest.raises(UserError, match=r"2 steps in a row.*iteration 2 \(image_1\).*look at these images"):
+        run(tmp_path, trainer, batches((0, 1, 3)), NotedSaver())
     assert all(np.array_equal(array, weights(trainer)[name]) for name, array in before.items())
-    every_other, saver = tiny_trainer(tiny_config(iterations=4, max_bad_steps=2)), NotedSaver()
-    assert run(tmp_path, every_other, batches((0, 2)), saver)[0] == "finished" and not saver.bad
+    every_other = tiny_trainer(tiny_config(iterations=4, max_bad_steps=2))
+    assert run(tmp_path, every_other, batches((0, 2)), NotedSaver())[0] == "finished"
+    with pytest.raises(UserError, match="nothing was trained"):
+        run(tmp_path, tiny_trainer(tiny_config(iterations=1)), batches((0,)), NotedSaver())
 
 
 def test_a_full_disk_does_not_end_the_run_but_the_last_checkpoint_must_be_written(
@@ -131,7 +135,7 @@ def test_a_full_disk_does_not_end_the_run_but_the_last_checkpoint_must_be_writte
         run(tmp_path, tiny_trainer(config), batches(), NotedSaver(full=(5,)))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(tmp_path: Path, number: int) -> None:
     """Open means of the log go on in the resumed run: its logged losses are those of the undisturbed one."""
     config = tiny_config(iterations=6, log_every=4, save_every=100)
@@ -157,7 +161,7 @@ def test_a_signal_breaks_an_evaluation_off_and_the_resumed_run_makes_it_up(tmp_p
     config = tiny_config(iterations=4, eval_every=2, save_every=100, best_metric="pAcc")
     trainer, saver = tiny_trainer(config), NotedSaver()
 
-    def broken(breaks: Breaks) -> dict[str, Any]:
+    def broken(breaks: Breaks, drawing_may_fail: bool) -> dict[str, Any]:
         with breaks():
             os.kill(os.getpid(), signal.SIGTERM)
             pytest.fail("the evaluation went on")
@@ -165,27 +169,59 @@ def test_a_signal_breaks_an_evaluation_off_and_the_resumed_run_makes_it_up(tmp_p
     ending, events = run(tmp_path, trainer, batches(), saver, evaluate=broken)
     assert ending == "stopped" and events == [("saved", 2), ("stopped", 2)]
     progress = Progress(**saver.progress[-1])
-    _, events = run(tmp_path, trainer, batches(first=2), saver, progress, evaluate=lambda breaks: {"pAcc": 1.0})
+    _, events = run(tmp_path, trainer, batches(first=2), saver, progress, evaluate=lambda **_: {"pAcc": 1.0})
     assert [event for event in events if event[0] == "evaluation"] == [("evaluation", 2), ("evaluation", 4)]
 
 
-def test_the_best_is_kept_and_patience_ends_the_run(tmp_path: Path) -> None:
-    values = iter([None, 10.0, 30.0, 20.0, 30.0, 99.0])
-    config = tiny_config(iterations=9, eval_every=1, patience=2)
-    trainer, saver = tiny_trainer(config), NotedSaver()
-    ending, _ = run(tmp_path, trainer, batches(), saver, evaluate=lambda breaks: {"hIoU": next(values)})
-    assert ending == "no gain" and saver.bests == [2, 3] and saver.checkpoints == [5]
-    assert saver.progress[-1]["best"] == 30.0 and saver.progress[-1]["best_iteration"] == 3
-
-
-def test_evaluations_see_the_averaged_weights(tmp_path: Path) -> None:
-    config = tiny_config(iterations=3, eval_every=3, ema=0.9, best_metric="pAcc")
-    trainer, seen = tiny_trainer(config), []
+def test_the_best_is_kept(tmp_path: Path) -> None:
+    values = iter([None, 10.0, 10.0, 5.0, 30.0, 20.0])
     saver = NotedSaver()
-    run(tmp_path, trainer, batches(), saver, evaluate=lambda breaks: seen.append(weights(trainer)) or {"pAcc": 1.0})
-    averages, own = trainer.average.state(), weights(trainer)
-    assert all(np.array_equal(seen[0][name], array) for name, array in averages.items())
-    assert any(not np.array_equal(own[name], array) for name, array in averages.items())
+    config = tiny_config(iterations=6, eval_every=1)
+    run(tmp_path, tiny_trainer(config), batches(), saver, evaluate=lambda **_: {"hIoU": next(values)})
+    assert saver.bests == [2, 5] and saver.progress[-1]["best"] == 30.0 and saver.progress[-1]["best_iteration"] == 5
+
+
+def test_the_best_metric_of_a_supervised_run_needs_no_unseen_classes() -> None:
+    config = tiny_config()
+    assert best_metric(config) == "hIoU"
+    config.data.setting = "supervised"
+    assert best_metric(config) == "mIoU(S)"
+    config.train.best_metric = "pAcc"
+    assert best_metric(config) == "pAcc"
+
+
+def test_best_weights_and_their_metrics_are_of_one_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config(iterations=9)
+    text = TextFeatures(np.eye(20, 16, dtype=np.float32), None)
+    saver = Saver(tmp_path, config, class_list("shapes"), text, tiny_trainer(config))
+
+    def iterations() -> tuple[int, int]:
+        written = json.loads((tmp_path / checkpoint.BEST_METRICS_NAME).read_text())["iteration"]
+        return written, checkpoint.iteration_of(checkpoint.read_whole(tmp_path / checkpoint.BEST_NAME))
+
+    saver.best(2, {"pAcc": 10.0})
+    assert iterations() == (2, 2)
+
+    def full(*_: Any) -> None:
+        raise CannotWrite("cannot write best.safetensors (No space left on device)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("jseg.engine.checkpoint.write_safetensors", full)
+        with pytest.raises(CannotWrite):
+            saver.best(3, {"pAcc": 20.0})
+    assert iterations() == (2, 2)
+    assert {path.name for path in tmp_path.iterdir()} == {checkpoint.BEST_METRICS_NAME, checkpoint.BEST_NAME}
+
+
+def test_an_image_that_vanishes_costs_no_finished_step(tmp_path: Path) -> None:
+    def vanishing() -> Iterator[Batch]:
+        yield from (batch for batch, _ in zip(batches(), range(2), strict=False))
+        raise UserError("a.jpg is missing")
+
+    saver = NotedSaver()
+    with pytest.raises(UserError, match="is missing"):
+        run(tmp_path, tiny_trainer(tiny_config(iterations=9)), vanishing(), saver)
+    assert saver.checkpoints == [2]
 
 
 def test_dropout_repeats_for_the_same_seed(tmp_path: Path) -> None:
@@ -206,7 +242,7 @@ def test_best_weights_that_could_not_be_written_are_not_called_best(
     config = tiny_config(iterations=3, save_every=10, eval_every=1, best_metric="pAcc")
     values, progress = iter([50.0, 60.0, 55.0]), Progress()
     saver = NotedSaver(full=(2,))
-    run(tmp_path, tiny_trainer(config), batches(), saver, progress, lambda breaks: {"pAcc": next(values)})
+    run(tmp_path, tiny_trainer(config), batches(), saver, progress, lambda **_: {"pAcc": next(values)})
     assert saver.bests == [1, 3] and (progress.best, progress.best_iteration) == (55.0, 3)
     assert "these best weights are not kept" in capsys.readouterr().out
 
@@ -214,12 +250,12 @@ def test_best_weights_that_could_not_be_written_are_not_called_best(
 def test_a_broken_off_last_evaluation_is_made_up_and_recorded(tmp_path: Path) -> None:
     config, progress = tiny_config(iterations=2, save_every=10, eval_every=2, best_metric="pAcc"), Progress()
 
-    def broken_off(breaks: Breaks) -> dict[str, Any]:
+    def broken_off(**_: Any) -> dict[str, Any]:
         raise Interrupted
 
     ending, _ = run(tmp_path, tiny_trainer(config), batches(), NotedSaver(), progress, broken_off)
     assert ending == "stopped" and progress.iteration == 2
     saver = NotedSaver()
-    ending, events = run(tmp_path, tiny_trainer(config), batches(), saver, progress, lambda breaks: {"pAcc": 50.0})
+    ending, events = run(tmp_path, tiny_trainer(config), batches(), saver, progress, lambda **_: {"pAcc": 50.0})
     assert ending == "finished" and saver.checkpoints == [2] and saver.progress[0]["evaluated"] == 2
     assert events.count(("evaluation", 2)) == 1

@@ -1,0 +1,349 @@
+"""PyTorch's and Jittor's weight files, read without PyTorch and without running anything that is in them.
+
+PyTorch writes zip archives (https://docs.pytorch.org/docs/stable/notes/serialization.html), TorchScript archives among
+them; before 1.6 it wrote a row of pickles (magic number, protocol, machine, object, storage keys), then the storages.
+Jittor (`jt.save`) writes a pickle, its SHA-1 (20 bytes) and the eight bytes `HCAJSLHD`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import mmap
+import pickle
+import re
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar
+
+import numpy as np
+
+from jseg.errors import UserError
+
+BFLOAT16 = np.dtype([("bfloat16", "<u2")])  # NumPy has no bfloat16: its bits, marked by the name of a field
+MAX_KEY = 2**53  # whole numbers as dictionary keys; larger ones can be chosen such that all hashes collide
+OPCODES = """
+PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE
+BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BINSTRING SHORT_BINSTRING EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 TUPLE
+EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET
+GLOBAL STACK_GLOBAL REDUCE NEWOBJ BUILD BINPERSID
+"""  # of the pickles that PyTorch and Jittor write
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+LEGACY_START = b"\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little")  # after the two bytes of the pickle protocol
+JITTOR_END = b"HCAJSLHD"
+
+
+@dataclass
+class Storage:
+    """A row of `count` numbers of one type, on which tensors are windows."""
+
+    dtype: np.dtype
+    count: int
+    values: np.ndarray | None = None  # (count,), a view of the file
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor of PyTorch: a strided window on a storage; offset and strides in elements."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.shape) != len(self.strides):
+            raise UserError("a tensor has another number of strides than of dimensions")
+        if any(type(number) is not int or number < 0 for number in (self.offset, *self.shape, *self.strides)):
+            raise UserError("a tensor's offset, shape or strides are no counts")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the tensor takes as an array of its own."""
+        return math.prod(self.shape) * self.storage.dtype.itemsize
+
+    def view(self) -> np.ndarray:
+        """The tensor as a view of the file, for which nothing is allocated.
+
+        Raises:
+            UserError: the window leaves the storage.
+        """
+        if 0 in self.shape:
+            return np.zeros(self.shape, self.storage.dtype)
+        steps = [step if size > 1 else 0 for size, step in zip(self.shape, self.strides, strict=True)]
+        last = self.offset + sum((size - 1) * step for size, step in zip(self.shape, steps, strict=True))
+        if last >= self.storage.count:
+            raise UserError(f"it reaches to element {last} of a storage of {self.storage.count}")
+        strides = [step * self.storage.dtype.itemsize for step in steps]
+        return np.lib.stride_tricks.as_strided(self.storage.values[self.offset :], self.shape, strides)
+
+
+def as_array(tensor: Tensor | np.ndarray) -> np.ndarray:
+    """A contiguous, writable copy of its shape; bfloat16 becomes float32, exactly."""
+    view = tensor.view() if isinstance(tensor, Tensor) else tensor
+    if view.dtype == BFLOAT16:
+        view = np.left_shift(view["bfloat16"], 16, dtype=np.uint32).view(np.float32)
+    elif view.dtype == bool:
+        view = view.view(np.uint8) != 0  # other bit patterns than 0 and 1 are no valid bools
+    return np.array(view, order="C")
+
+
+class ScriptModule(dict):
+    """A module of a TorchScript archive: its attributes by name."""
+
+
+class RestrictedUnpickler(pickle._Unpickler):
+    """Builds plain values and tensors; calls nothing but the functions of `allowed`.
+
+    This is the standard library's unpickler in Python, not the one in C, which allocates what a forged file asks for.
+
+    Args:
+        stream: the pickle; left after its end.
+        allowed: (module, name) -> what stands for that global: one of our functions, or a value.
+        find_storage: persistent id -> storage.
+        script: whether classes below `__torch__` become ScriptModule.
+    """
+
+    def __init__(
+        self,
+        stream: BinaryIO | mmap.mmap,
+        allowed: Mapping[tuple[str, str], Any],
+        find_storage: Callable[[Any], Storage] | None = None,
+        script: bool = False,
+    ) -> None:
+        super().__init__(stream, encoding="latin1")
+        self.allowed, self.find_storage, self.script = allowed, find_storage, script
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What stands for a global.
+
+        Raises:
+            UserError: it is none of those allowed.
+        """
+        if self.script and module.split(".")[0] == "__torch__":
+            return ScriptModule
+        if (module, name) not in self.allowed:
+            raise UserError(f"its pickle asks for {module}.{name}, which weights do not need; nothing of it was run")
+        return self.allowed[module, name]
+
+    def persistent_load(self, pid: Any) -> Storage:
+        """The storage of a persistent id."""
+        return self.find_storage(pid)
+
+    def load_build(self) -> None:
+        """Sets the state of a NumPy array or a TorchScript module; never an attribute."""
+        state = self.stack.pop()
+        target = self.stack[-1]
+        if isinstance(target, np.ndarray) and target.size == 0:  # once: another array may be a view of it by now
+            target.__setstate__(state)
+        elif isinstance(target, np.dtype):
+            if state[1] not in ("<", "|", "="):
+                raise UserError("big-endian numbers: save the file again on a little-endian machine")
+        elif isinstance(target, ScriptModule) and isinstance(state, dict):
+            target.update(state)
+        elif not isinstance(target, dict):  # attributes of a dictionary (PyTorch's `_metadata`) are no weights
+            raise UserError("its pickle changes an object that has no state")
+
+    def load_setitem(self) -> None:
+        """Sets one item of a dictionary."""
+        key, value = self.stack[-2:]
+        del self.stack[-2:]
+        set_items(self.stack[-1], [(key, value)])
+
+    def load_setitems(self) -> None:
+        """Sets items of a dictionary."""
+        items = self.pop_mark()
+        set_items(self.stack[-1], zip(items[::2], items[1::2], strict=True))
+
+    dispatch: ClassVar[dict[int, Callable]] = {
+        getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in OPCODES.split()
+    }
+    dispatch |= {pickle.BUILD[0]: load_build, pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems}
+
+
+def set_items(target: Any, pairs: Any) -> None:
+    """Sets items of a dictionary; keys are texts, small whole numbers or None.
+
+    Raises:
+        UserError: no dictionary, or another key (to hash nested tuples can exhaust the C stack).
+    """
+    if not isinstance(target, dict):
+        raise UserError("its pickle sets items of something that is no dictionary")
+    for key, value in pairs:
+        if not (key is None or isinstance(key, str) or (isinstance(key, int) and abs(key) < MAX_KEY)):
+            raise UserError(f"its pickle has a dictionary key of type {type(key).__name__}")
+        target[key] = value
+
+
+def make_dict(pairs: Any = ()) -> dict:
+    """Stands for `OrderedDict`."""
+    result: dict = {}
+    set_items(result, pairs)
+    return result
+
+
+def make_dtype(name: Any, *_: Any) -> np.dtype:
+    """A NumPy type: plain numbers only."""
+    if not re.fullmatch("[iu][1248]|f[248]|b1", name):
+        raise UserError(f"a NumPy array of type {name}, which weights do not have")
+    return np.dtype(name)
+
+
+def make_variable(array: np.ndarray, *_: Any) -> np.ndarray:
+    """The array of a Jittor variable; Jittor stores bfloat16 as uint16, and no weight is a 16-bit count."""
+    return array.view(BFLOAT16) if array.dtype == np.uint16 else array
+
+
+def take_first(value: Any, *_: Any) -> Any:
+    """The first argument: for functions that only wrap it."""
+    return value
+
+
+STORAGE_TYPES = {
+    **{"DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2", "BFloat16Storage": BFLOAT16},
+    **{"LongStorage": "<i8", "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "i1", "ByteStorage": "u1"},
+    "BoolStorage": "?",
+}
+# What the globals of a pickle stand for here; nothing else is ever called.
+COMMON = {
+    ("collections", "OrderedDict"): make_dict,
+    ("numpy", "ndarray"): "numpy.ndarray",  # only an argument of _reconstruct
+    ("numpy", "dtype"): make_dtype,
+    ("_codecs", "encode"): lambda text, _: text.encode("latin1"),  # how protocol 2 spells bytes
+    **{(module, "bytes"): lambda: b"" for module in ("builtins", "__builtin__")},
+}
+for _core in ("numpy.core.multiarray", "numpy._core.multiarray"):
+    COMMON[_core, "_reconstruct"] = lambda *_: np.empty(0, np.uint8)  # BUILD sets its content
+    COMMON[_core, "scalar"] = lambda dtype, data: np.frombuffer(data, dtype, 1)[0].item()
+TORCH = COMMON | {
+    ("torch._utils", "_rebuild_tensor_v2"): lambda *arguments: Tensor(*arguments[:4]),
+    ("torch._utils", "_rebuild_tensor"): lambda *arguments: Tensor(*arguments),
+    ("torch._utils", "_rebuild_parameter"): take_first,
+    ("torch", "Size"): take_first,
+    **{("torch", name): np.dtype(kind) for name, kind in STORAGE_TYPES.items()},
+}
+SCRIPT = TORCH | {
+    ("torch.jit._pickle", name): take_first
+    for name in ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")
+}
+JITTOR = COMMON | dict.fromkeys(
+    [("jittor", "jittor_core.Var"), ("jittor", "Var"), ("jittor_core", "Var")], make_variable
+)
+
+
+def _storage_id(pid: Any) -> tuple[np.dtype, str, int]:
+    """Type, key and number of elements out of a persistent id."""
+    _, dtype, key, _, count, *view = pid
+    if not (isinstance(dtype, np.dtype) and isinstance(key, str) and type(count) is int and count >= 0):
+        raise UserError("a storage of another form")
+    if view and view[0] is not None:
+        raise UserError("views of storages, as PyTorch before 0.4 wrote them: save it again with a newer one")
+    return dtype, key, count
+
+
+def read_torch_archive(path: Path, content: mmap.mmap) -> tuple[Any, str]:
+    """Reads a zip archive that PyTorch wrote.
+
+    Args:
+        content: the mapped file, on which the tensors are windows.
+
+    Returns:
+        The object, and the kind: "torch archive" or "TorchScript archive".
+
+    Raises:
+        UserError: no archive of PyTorch, damaged, big-endian, or asking for more than tensors and plain values. Other
+            exceptions where it is malformed (as of `read_torch_legacy` and `read_jittor`).
+    """
+    archive = zipfile.ZipFile(path)
+    names = archive.namelist()
+    roots = [name.removesuffix("data.pkl") for name in names if re.fullmatch("[^/]*/data.pkl", name)]
+    if len(roots) != 1:
+        raise UserError("a zip archive that PyTorch did not write: it has no data.pkl")
+    storages: dict[tuple[str, np.dtype], Storage] = {}
+
+    def read(name: str) -> memoryview:
+        return _zip_entry(archive.getinfo(roots[0] + name), content)
+
+    def find_storage(pid: Any) -> Storage:
+        dtype, key, count = _storage_id(pid)
+        if (key, dtype) not in storages:
+            data = read(f"data/{key}")
+            if len(data) != count * dtype.itemsize:
+                raise UserError(f"storage {key} has {len(data)} bytes where {count} elements were announced")
+            storages[key, dtype] = Storage(dtype, count, np.frombuffer(data, dtype))
+        return storages[key, dtype]
+
+    if roots[0] + "byteorder" in names and bytes(read("byteorder")) != b"little":
+        raise UserError("big-endian numbers: save the file again on a little-endian machine")
+    script = roots[0] + "constants.pkl" in names
+    stream = io.BytesIO(read("data.pkl"))
+    value = RestrictedUnpickler(stream, SCRIPT if script else TORCH, find_storage, script).load()
+    return value, "TorchScript archive" if script else "torch archive"
+
+
+def _zip_entry(info: zipfile.ZipInfo, content: mmap.mmap) -> memoryview:
+    """An entry's bytes, a view of the file."""
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise UserError(f"a compressed entry {info.filename}: PyTorch stores tensors uncompressed")
+    name_length, extra_length = struct.unpack_from("<HH", content, info.header_offset + 26)
+    start = info.header_offset + 30 + name_length + extra_length
+    data = memoryview(content)[start : start + info.file_size]
+    if len(data) != info.file_size or zlib.crc32(data) != info.CRC:
+        raise UserError(f"damaged: the checksum (CRC) of {info.filename} does not hold; copy or download it again")
+    return data
+
+
+def read_torch_legacy(content: mmap.mmap) -> Any:
+    """Reads a file of PyTorch before 1.6 (or of `_use_new_zipfile_serialization=False`): the object in it.
+
+    Raises:
+        UserError: damaged, big-endian, or asking for more than tensors and plain values.
+    """
+    storages: dict[str, Storage] = {}
+
+    def find_storage(pid: Any) -> Storage:
+        dtype, key, count = _storage_id(pid)
+        storage = storages.setdefault(key, Storage(dtype, count))
+        if (storage.dtype, storage.count) != (dtype, count):
+            raise UserError(f"storage {key} states two types or sizes")
+        return storage
+
+    content.seek(0)
+    magic, protocol, machine = (RestrictedUnpickler(content, {}).load() for _ in range(3))
+    if magic != LEGACY_MAGIC or protocol != 1001:
+        raise UserError("a PyTorch file of another protocol")
+    if machine["little_endian"] is not True:
+        raise UserError("big-endian numbers: save the file again on a little-endian machine")
+    value = RestrictedUnpickler(content, TORCH, find_storage).load()
+    keys = RestrictedUnpickler(content, {}).load()
+    position = content.tell()
+    for storage in [storages[str(key)] for key in keys]:
+        (count,) = struct.unpack_from("<q", content, position)
+        begin, position = position + 8, position + 8 + storage.count * storage.dtype.itemsize
+        if count != storage.count or position > len(content):
+            raise UserError("truncated or damaged: its last tensors are missing")
+        storage.values = np.frombuffer(memoryview(content)[begin:position], storage.dtype)
+    return value
+
+
+def read_jittor(content: mmap.mmap) -> Any:
+    """Reads a file of `jt.save` (older versions wrote the pickle alone): the object in it.
+
+    Raises:
+        UserError: damaged (the SHA-1 differs), or asking for more than arrays and plain values.
+    """
+    end = len(content)
+    if content[-len(JITTOR_END) :] == JITTOR_END:
+        end -= 20 + len(JITTOR_END)
+        if hashlib.sha1(memoryview(content)[:end]).digest() != content[end : end + 20]:
+            raise UserError("damaged: its SHA-1 is not the one at its end; copy or download it again")
+    content.seek(0)
+    value = RestrictedUnpickler(content, JITTOR).load()
+    if content.tell() != end:
+        raise UserError("damaged: its pickle ends before the file does")
+    return value

@@ -1,0 +1,162 @@
+"""Tests of jseg/engine/optimizer.py: AdamW against PyTorch's, groups and schedules as recorded, norm and clipping."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import jittor as jt
+import numpy as np
+import pytest
+import torch
+
+from jseg.config import OptimizerConfig
+from jseg.engine.optimizer import (
+    AdamW,
+    GroupSettings,
+    clip,
+    gradient_norm,
+    group_settings,
+    learning_rate,
+    not_finite,
+    parameter_groups,
+)
+from tests.engine.tiny_training import tiny_batch, tiny_config, tiny_trainer, weights
+
+SHAPES = {"decode_head.q_proj.weight": (37, 513), "backbone.prompt_norm.weight": (5,), "decode_head.q_proj.bias": (1,)}
+CONFIG = OptimizerConfig(lr=1e-2, weight_decay=0.3, warmup_iterations=0, groups="stated")
+
+
+def test_the_same_steps_as_pytorch() -> None:
+    """Five steps with gradients of many sizes, two groups and a resume in between."""
+    generator = np.random.default_rng(0)
+    start = {name: generator.standard_normal(shape).astype(np.float32) for name, shape in SHAPES.items()}
+    weights = {name: jt.array(value) for name, value in start.items()}
+    own = AdamW(list(weights.items()), CONFIG)
+    theirs = {name: torch.nn.Parameter(torch.from_numpy(value.copy())) for name, value in start.items()}
+    groups = [
+        {"params": [value], "weight_decay": 0.0 if "norm" in name else CONFIG.weight_decay}
+        for name, value in theirs.items()
+    ]
+    other = torch.optim.AdamW(groups, lr=1.0, betas=CONFIG.betas, eps=CONFIG.eps)
+    for iteration in range(5):
+        lr = own.set_learning_rate(iteration, 20, CONFIG)
+        gradients = {
+            name: (10.0 ** generator.integers(-9, 3) * generator.standard_normal(shape)).astype(np.float32)
+            for name, shape in SHAPES.items()
+        }
+        waiting = weights["decode_head.q_proj.bias"] * 2  # computed later, from the weights as they are now
+        before = weights["decode_head.q_proj.bias"].numpy()
+        own.step([jt.array(gradients[name]) for name in own.names])
+        assert waiting.numpy() == 2 * before
+        for name, value in theirs.items():
+            value.grad = torch.from_numpy(gradients[name])
+        for group in other.param_groups:
+            group["lr"] = lr
+        other.step()
+        for name, value in theirs.items():
+            np.testing.assert_allclose(weights[name].numpy(), value.detach().numpy(), rtol=2e-6, atol=2e-7)
+            assert not weights[name].is_stop_grad()
+        if iteration == 2:
+            state = own.state()
+            own = AdamW(list(weights.items()), CONFIG)
+            own.load_state(state)
+    m, v = (torch.cat([other.state[value][key].flatten() for value in theirs.values()]).numpy()
+            for key in ("exp_avg", "exp_avg_sq"))  # fmt: skip
+    state = own.state()
+    np.testing.assert_allclose(np.concatenate([state.m[name].ravel() for name in theirs]), m, rtol=1e-5, atol=1e-7)
+    np.testing.assert_allclose(np.concatenate([state.v[name].ravel() for name in theirs]), v, rtol=1e-5, atol=1e-12)
+
+
+@pytest.mark.parity
+def test_every_released_parameter_has_the_recorded_rate_and_decay(golden: Path) -> None:
+    files = sorted((golden / "torch_release").glob("param_groups_full*.json"))
+    assert files
+    for file in files:
+        recorded = json.loads(file.read_text())
+        config = OptimizerConfig(lr=recorded["base_lr"], weight_decay=recorded["base_weight_decay"])
+        for name, entry in recorded["trainable"].items():
+            ours = group_settings(name, config)
+            assert (ours.lr, ours.weight_decay) == pytest.approx((entry["lr"], entry["weight_decay"]), rel=1e-12), name
+        assert len(parameter_groups(recorded["trainable"], config)) == 1
+
+
+def test_stated_groups_free_only_norm_layers_from_decay() -> None:
+    names = [
+        "backbone.prompt_norm.weight",
+        "decode_head.decoder_q.layers.0.linear1.weight",
+        "decode_head.decoder_q.layers.0.linear1.bias",
+        "decode_head.decoder_q.layers.0.norm2.bias",
+    ]
+    groups = parameter_groups(names, OptimizerConfig(groups="stated"))
+    assert groups == {GroupSettings(2e-4, 0.0): [names[0], names[3]], GroupSettings(2e-4, 0.01): names[1:3]}
+
+
+RUNS = {"voc40k": 40000, "st20k": 20000, "coco80k": 80000}  # prefix of the recorded arrays -> iterations of the run
+
+
+@pytest.mark.parity
+def test_real_schedules(golden: Path) -> None:
+    recorded = json.loads((golden / "torch_release" / "lr_schedule_full.json").read_text())
+    config = OptimizerConfig()
+    for key, rates in recorded.items():
+        if key == "its":
+            continue
+        run, kind = key.split("_lr_")
+        initial = config.lr * (config.lr_factor if kind == "trainable" else 1.0)
+        ours = [learning_rate(iteration, RUNS[run], initial, config) for iteration in recorded["its"][: len(rates)]]
+        assert ours == pytest.approx(rates, rel=1e-12), key
+
+
+@pytest.mark.parity
+def test_trajectory_schedules(golden: Path) -> None:
+    files = sorted((golden / "torch_release").glob("trajectory_*.lr.json"))
+    assert files
+    for file in files:
+        run = json.loads(file.read_text())
+        config = OptimizerConfig(
+            lr=run["base_lr"], power=run["power"], min_lr=run["min_lr"],
+            warmup_iterations=run["warmup_iters"], warmup_ratio=run["warmup_ratio"],
+        )  # fmt: skip
+        for key, initial in (("lr_trainable", run["trainable_initial_lr"]), ("lr_frozen_groups", run["base_lr"])):
+            ours = [learning_rate(iteration, run["max_iters"], initial, config) for iteration in range(len(run[key]))]
+            assert ours == pytest.approx(run[key], rel=1e-12), file.name
+
+
+def test_without_warm_up_the_first_step_has_the_full_rate() -> None:
+    config = OptimizerConfig(warmup_iterations=0)
+    assert learning_rate(0, 10, 1e-3, config) == 1e-3
+    assert learning_rate(10, 10, 1e-3, config) == config.min_lr
+
+
+def test_norm_and_clipping() -> None:
+    arrays = [np.array([[3.0, 0.0]], np.float32), np.array([4.0], np.float32)]
+    gradients = [jt.array(array) for array in arrays]
+    assert gradient_norm(gradients) == pytest.approx(5.0)
+    assert clip(gradients, 5.0, 0.0) is gradients and clip(gradients, 5.0, 5.0) is gradients
+    clipped = clip(gradients, 5.0, 2.0)
+    assert gradient_norm(clipped) == pytest.approx(2.0) and clipped[1].numpy() == pytest.approx([1.6])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
+def test_a_value_that_is_not_finite_shows_in_the_norm(value: float) -> None:
+    gradients = [jt.ones((2, 3)), jt.array(np.array([1.0, value], np.float32))]
+    assert not math.isfinite(gradient_norm(gradients))
+    assert not_finite(["a", "b"], gradients) == ["b"]
+
+
+def test_clipping_is_off_unless_asked_for() -> None:
+    """The same step with and without a bound: equal where the bound is not reached, shorter where it is."""
+    results = []
+    for bound in (0.0, 1e9, 1e-3):
+        config = tiny_config()
+        config.optimizer.clip_norm, config.optimizer.eps = bound, 1.0  # AdamW's step then grows with the gradient
+        config.optimizer.warmup_iterations = 0
+        trainer = tiny_trainer(config)
+        before = weights(trainer)
+        report = trainer.step(*tiny_batch(0), iteration=0)
+        name = "decode_head.q_proj.weight"
+        results.append((report.gradient_norm, np.abs(weights(trainer)[name] - before[name]).sum()))
+    assert results[0] == results[1] and results[2][0] == results[0][0] > 1e-3
+    assert results[2][1] < 0.9 * results[0][1]

@@ -1,0 +1,57 @@
+"""Tests of the fixed copy of Jittor. That it compiles is tested in test_cuda_compiles.py."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from jseg.errors import UserError
+from jseg.runtime import toolchain
+from jseg.runtime.fixed_jittor import CUDA_13, NEWER_GPUS, Fix, fixed_copy, needed_fixes
+
+
+def fingerprint(package: Path) -> str:
+    """Hash of every file of Jittor that could be changed."""
+    paths = sorted(path for path in package.rglob("*") if path.suffix in (".py", ".h", ".cc", ".cu"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
+
+
+def test_which_fixes_are_needed() -> None:
+    assert needed_fixes((12, 4), [80, 90]) == ()
+    assert needed_fixes((12, 8), [90, 100]) == NEWER_GPUS
+    assert needed_fixes((13, 0), [80]) == CUDA_13
+    assert needed_fixes((13, 0), [120]) == CUDA_13 + NEWER_GPUS
+
+
+def test_copy_is_fixed_and_the_installed_jittor_is_left_alone(tmp_path: Path) -> None:
+    installed = Path(toolchain.jittor_folder())
+    before = fingerprint(installed)
+    fixes = CUDA_13 + NEWER_GPUS
+    with ThreadPoolExecutor(4) as pool:  # as several processes at once do
+        copies = set(pool.map(lambda _: fixed_copy(tmp_path, fixes), range(4)))
+    (copy,) = copies
+    assert list(tmp_path.iterdir()) == [copy]
+    assert [path.name for path in copy.iterdir()] == ["jittor"]
+    for fix in fixes:
+        text = (copy / "jittor" / fix.file).read_text(encoding="utf-8")
+        assert text.count(fix.old) == fix.new.count(fix.old)
+        assert text.count(fix.new) >= fix.count
+    for name in ("compiler.py", "other/code_softmax.py"):
+        compile((copy / "jittor" / name).read_text(encoding="utf-8"), name, "exec")
+    assert fingerprint(installed) == before
+    assert fixed_copy(tmp_path, CUDA_13) != copy
+
+
+def test_another_jittor_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "site" / "jittor"
+    package.mkdir(parents=True)
+    (package / "compiler.py").write_text("max_arch = 90\nmax_arch = 90\n")
+    monkeypatch.setattr(toolchain, "jittor_folder", lambda: str(package))
+    monkeypatch.setattr(toolchain, "package_version", lambda _: "1.4.0")
+    for fixes in (CUDA_13, NEWER_GPUS, (Fix("none.py", "a", "b"),)):
+        with pytest.raises(UserError, match=r"Jittor 1\.4\.0 cannot .* pip install jittor==1\.3\.11\.0"):
+            fixed_copy(tmp_path / "cache", fixes)
+    assert list((tmp_path / "cache").iterdir()) == []  # nothing half-made is left

@@ -1,0 +1,63 @@
+"""Tests of files that are written whole or not at all, and of what is refused before it is read."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from jseg.errors import CannotWrite, UserError
+from jseg.files import check_writable, open_regular, remedy, whole_file, whole_folder, write_json
+
+
+def test_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "file.json"
+    write_json(path, {"ü": 1})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"ü": 1}
+    with pytest.raises(ZeroDivisionError), whole_file(path) as file:
+        file.write(b"half")
+        raise ZeroDivisionError
+    with pytest.raises(ValueError):
+        write_json(path, float("nan"))
+    assert json.loads(path.read_text(encoding="utf-8")) == {"ü": 1}
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    with pytest.raises(ZeroDivisionError), whole_folder(folder) as new:
+        (new / "half").write_text("")
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+    with whole_folder(folder) as new, whole_folder(folder) as second:  # as two processes at once do
+        (new / "file").write_text("")
+        (second / "file").write_text("")
+    with whole_folder(folder) as new:
+        assert new is None
+    assert [path.name for path in folder.iterdir()] == ["file"]
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CannotWrite, match=r"cannot write .*: choose a folder"):
+        write_json(tmp_path / "file" / "x", 1)
+    with pytest.raises(UserError, match=r"folder .* cannot be written .*: choose another"):
+        check_writable(tmp_path / "file" / "x")
+    assert remedy(OSError(errno.ENOSPC, "No space left on device")) == "free some space there"
+
+
+def test_only_regular_files_are_opened(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"data")
+    (tmp_path / "link").symlink_to("file")
+    with open_regular(tmp_path / "link") as file:
+        assert file.read() == b"data"
+    os.mkfifo(tmp_path / "pipe")  # reading it would wait for ever
+    refused = {tmp_path / "pipe": "is a pipe", Path("/dev/zero"): "device", tmp_path: "is a folder"}
+    refused |= {tmp_path / "none": "does not exist", tmp_path / "file" / "x": "does not exist"}
+    for path, words in refused.items():
+        with pytest.raises(UserError, match=words):
+            open_regular(path)
