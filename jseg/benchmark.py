@@ -227,17 +227,8 @@ def prepare(task: str, sizes: Sizes) -> Workload:
     return TASKS[task](sizes)
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of repeated runs."""
-
-    first: float  # with compilation, where kernels are new
-    all: tuple[float, ...]
-    peak_bytes: int  # of the process from its start, or on a GPU the memory that Jittor has taken from it
-
-
-def measure(run: Callable[[], None], repeats: int, warm_up: int = 2) -> Timing:
-    """Times `run`: once, `warm_up - 1` times unmeasured, then `repeats` times. On a GPU a run ends when it is idle."""
+def measure(run: Callable[[], None], repeats: int, warm_up: int = 2) -> dict[str, float]:
+    """Seconds of `run`: the first, which compiles, then of `repeats` after the warm-up; GiB taken by Jittor or RAM."""
     jittor = sys.modules.get("jittor")  # a workload may run without it
     on_cuda = jittor is not None and jittor.flags.use_cuda
     seconds = []
@@ -249,7 +240,9 @@ def measure(run: Callable[[], None], repeats: int, warm_up: int = 2) -> Timing:
         seconds.append(time.perf_counter() - start)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     peak = jittor.get_mem_info().total_cuda_used if on_cuda else resident
-    return Timing(seconds[0], tuple(seconds[warm_up:]), peak)
+    timed = seconds[warm_up:]
+    return {"seconds": statistics.median(timed), "min": min(timed), "max": max(timed), "first": seconds[0],
+            "peak_gib": peak / 2**30}  # fmt: skip
 
 
 def product_rate(precision: str, size: int = 1536) -> float:
@@ -267,16 +260,15 @@ def product_rate(precision: str, size: int = 1536) -> float:
         with jt.no_grad():
             linear(x, x).sync(True)
 
-    return 2.0 * size**3 / min(measure(run, 5).all)
+    return 2.0 * size**3 / measure(run, 5)["min"]
 
 
-def make_result(settings: dict[str, Any], workload: Workload, timing: Timing, rate: float) -> dict[str, Any]:
+def make_result(settings: dict[str, Any], operations: float, timing: dict[str, float], rate: float) -> dict[str, Any]:
     """What is printed as JSON; `rate` is that of a large matrix product in operations a second."""
-    floor, median = workload.operations / rate if rate else 0.0, statistics.median(timing.all)
+    floor = operations / rate if rate else 0.0
     values = {
-        **settings, "seconds": median, "min": min(timing.all), "max": max(timing.all), "first": timing.first,
-        "peak_gib": timing.peak_bytes / 2**30, "operations": workload.operations, "product_gflops": rate / 1e9,
-        "floor_seconds": floor, "achieved": floor / median, "cpu": platform.processor() or platform.machine(),
+        **settings, **timing, "operations": operations, "product_gflops": rate / 1e9, "floor_seconds": floor,
+        "achieved": floor / timing["seconds"], "cpu": platform.processor() or platform.machine(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M"),
     }  # fmt: skip
     return {name: round(value, 5) if isinstance(value, float) else value for name, value in values.items()}

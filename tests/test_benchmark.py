@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 
 import pytest
 
 from jseg.benchmark import (
     Sizes,
-    Timing,
-    Workload,
     as_text,
     attention_operations,
     compare,
@@ -44,17 +43,16 @@ def test_training_of_the_paper_sizes() -> None:
 
 def test_floor_and_share_reached() -> None:
     settings = {"task": "forward", "size": "voc", "batch": 1, "device": "cpu", "threads": 2}
-    timing = Timing(9.0, (2.0, 4.0, 1.0), 2**31)
-    values = make_result(settings, Workload(lambda: None, 1e11), timing, rate=1e11)
-    assert (values["seconds"], values["min"], values["max"], values["first"]) == (2.0, 1.0, 4.0, 9.0)
+    timing = {"seconds": 2.0, "min": 1.0, "max": 4.0, "first": 9.0, "peak_gib": 2.0}
+    values = make_result(settings, 1e11, timing, rate=1e11)
     assert (values["floor_seconds"], values["achieved"], values["peak_gib"]) == (1.0, 0.5, 2.0)
     assert "floor 1.0000 s, of which 50 % is reached" in as_text(values)
 
 
 def test_repeats_are_timed_after_the_warm_up() -> None:
-    calls = []
-    timing = measure(lambda: calls.append(1), repeats=3, warm_up=2)
-    assert (len(calls), len(timing.all)) == (5, 3)
+    pauses = iter((0.3, 0.2, 0.0, 0.01, 0.05))
+    timing = measure(lambda: time.sleep(next(pauses)), repeats=3, warm_up=2)
+    assert timing["min"] < 0.01 <= timing["seconds"] < 0.05 <= timing["max"] < 0.2 < 0.3 <= timing["first"]
 
 
 def command(code: str) -> str:

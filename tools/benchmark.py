@@ -55,7 +55,8 @@ def main() -> int:
     kernels = {"attention": implementation(cuda=True), "others": implementation()}
     settings = {"task": args.task, "size": args.size, "batch": args.batch, "classes": sizes.classes, "device": device,
                 "precision": args.precision, "threads": threads, "kernels": kernels}  # fmt: skip
-    values = make_result(settings, workload, timing, product_rate(args.precision) if workload.operations else 0.0)
+    rate = product_rate(args.precision) if workload.operations else 0.0
+    values = make_result(settings, workload.operations, timing, rate)
     print(json.dumps(values) if args.json else as_text(values))
     return 0
 

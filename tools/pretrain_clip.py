@@ -19,7 +19,7 @@ from pathlib import Path
 from jseg.engine.log import command_line, environment
 from jseg.errors import UserError
 from jseg.files import check_writable
-from jseg.pretraining.settings import Settings
+from jseg.pretraining.images import Settings
 
 VOCABULARY_NAME = "shapes_vocabulary.txt.gz"
 
@@ -49,8 +49,7 @@ def main() -> int:
     from jseg.clip.tokenizer import write_vocabulary
     from jseg.pretraining.evaluation import evaluate
     from jseg.pretraining.images import image_batches
-    from jseg.pretraining.small_clip import export
-    from jseg.pretraining.training import Pretraining, train
+    from jseg.pretraining.training import Pretraining, export, train
 
     begin, pretraining = time.perf_counter(), Pretraining(settings)
     losses = train(pretraining, image_batches(settings, pretraining.tokenizer, options.stop_after), options.stop_after)

@@ -17,9 +17,8 @@ from jseg.config import TRAINING_FREE, DataConfig, ShapesConfig
 from jseg.data.class_names import SHAPES_NAMES, class_list
 from jseg.data.shapes import ShapesDataset
 from jseg.metrics import HEADLINE
-from jseg.pretraining.images import HELD_OUT_STREAM, CaptionedImage, cut, draw, normalise_images
-from jseg.pretraining.settings import Stage
-from jseg.pretraining.small_clip import SmallClip
+from jseg.pretraining.images import HELD_OUT_STREAM, CaptionedImage, Stage, cut, draw, normalise_images
+from jseg.pretraining.training import SmallClip
 
 TEMPLATES = (
     "a photo of a {}.",

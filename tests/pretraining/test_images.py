@@ -13,6 +13,8 @@ from jseg.pretraining.evaluation import CROPS, held_out_images
 from jseg.pretraining.images import (
     ATTRIBUTES,
     HELD_OUT_STREAM,
+    Settings,
+    Stage,
     cut,
     draw,
     image_batch,
@@ -22,7 +24,6 @@ from jseg.pretraining.images import (
     true_captions,
     window_around,
 )
-from jseg.pretraining.settings import Settings, Stage
 from jseg.pretraining.training import make_tokenizer
 
 

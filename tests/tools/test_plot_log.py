@@ -46,7 +46,7 @@ def test_one_or_several_runs_are_drawn(tmp_path: Path, count: int, capsys: pytes
 
 
 def test_mistakes_are_user_errors(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no log"):
+    with pytest.raises(UserError, match="holds no log"):
         plot_log.main([str(tmp_path)])
     run = str(write_log(tmp_path, "a", 1.0))
     with pytest.raises(UserError, match=r"must end with \.png"):
