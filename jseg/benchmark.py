@@ -50,8 +50,12 @@ def attention_operations(sizes: Sizes) -> float:
     return 4.0 * pairs * sizes.model.width
 
 
-def _parts(sizes: Sizes, training: bool) -> dict[str, float]:
-    """Operations of one image by part: frozen and trained linear layers, attention."""
+def operations(sizes: Sizes, training: bool) -> float:
+    """One evaluation pass over a batch, or one training step.
+
+    In training the frozen tower passes gradients on (1 x), the head also gathers those of its weights (2 x). Nothing is
+    passed on below the prompts of the first layer, that is to its projections and to the patches.
+    """
     model, depth = sizes.model, sizes.model.output_dim
     queries = model.region_grid**2 * sizes.classes
     tokens, side = 1 + sizes.patches + model.region_grid**2, sizes.image // model.patch_size
@@ -66,28 +70,13 @@ def _parts(sizes: Sizes, training: bool) -> dict[str, float]:
         for rows, memory in ((queries, sizes.patches), (sizes.patches, queries)):
             head += 2.0 * depth * depth * (2 * rows + 2 * memory + 2 * model.ffn_factor * rows)
             attention += 4.0 * rows * memory * depth
-    if training:
-        # prompts and their projections; computed once for a whole evaluation, so not counted there
-        tower += model.layers * 2.0 * model.prompts * 4 * model.width**2
-        head += 2.0 * depth * depth * (3 * queries + 2 * sizes.patches)
-    return {"tower": tower, "head": head, "attention": attention}
-
-
-def forward_operations(sizes: Sizes) -> float:
-    """One evaluation pass over a batch."""
-    return sizes.batch * sum(_parts(sizes, training=False).values())
-
-
-def training_operations(sizes: Sizes) -> float:
-    """One training step: the frozen tower passes gradients on (1 x), the head also gathers those of its weights (2 x).
-
-    Nothing is passed on below the prompts of the first layer, that is to its projections and to the patches.
-    """
-    parts, model = _parts(sizes, training=True), sizes.model
-    below = 2.0 * (1 + sizes.patches + model.region_grid**2) * 3 * model.width**2
-    below += 2.0 * sizes.patches * model.width * 3 * model.patch_size**2
-    one = 2 * parts["tower"] - below + 3 * parts["head"] + (1 + BACKWARD_ATTENTION) * parts["attention"]
-    return sizes.batch * one
+    if not training:
+        return sizes.batch * (tower + head + attention)
+    # prompts and their projections; computed once for a whole evaluation, so not counted there
+    tower += model.layers * 2.0 * model.prompts * 4 * model.width**2
+    head += 2.0 * depth * depth * (3 * queries + 2 * sizes.patches)
+    below = 2.0 * tokens * 3 * model.width**2 + 2.0 * sizes.patches * model.width * 3 * model.patch_size**2
+    return sizes.batch * (2 * tower - below + 3 * head + (1 + BACKWARD_ATTENTION) * attention)
 
 
 SIZES = {
@@ -142,7 +131,7 @@ def forward(sizes: Sizes) -> Workload:
             for maps in logits:
                 highest_classes([(0, maps)], size)
 
-    return Workload(run, forward_operations(sizes))
+    return Workload(run, operations(sizes, training=False))
 
 
 def train(sizes: Sizes) -> Workload:
@@ -156,7 +145,7 @@ def train(sizes: Sizes) -> Workload:
     set_training(model, True)
     shape = (sizes.batch, sizes.image, sizes.image)
     labels = np.random.default_rng(2).integers(0, sizes.classes, shape).astype(np.int32)
-    return Workload(lambda: trainer.step(images, labels, 0) and None, training_operations(sizes))
+    return Workload(lambda: trainer.step(images, labels, 0) and None, operations(sizes, training=True))
 
 
 def attention(sizes: Sizes, backward: bool = True) -> Workload:
@@ -200,7 +189,7 @@ def evaluate(sizes: Sizes) -> Workload:
     image = np.random.default_rng(1).standard_normal((3, sizes.image, width), dtype=np.float32)
     size, strides = (sizes.image, sizes.image), (sizes.image * 5 // 6,) * 2  # so that there are two windows
     config, seen = TestConfig(crop_size=size, stride=strides, window_batch=sizes.batch), range(sizes.classes // 2)
-    work = 2 * forward_operations(sizes) / sizes.batch
+    work = 2 * operations(sizes, training=False) / sizes.batch
     return Workload(lambda: ImageScores(model, image, text, seen, 0.1, config).labels() is None, work)
 
 
@@ -263,11 +252,11 @@ def product_rate(precision: str, size: int = 1536) -> float:
     return 2.0 * size**3 / measure(run, 5)["min"]
 
 
-def make_result(settings: dict[str, Any], operations: float, timing: dict[str, float], rate: float) -> dict[str, Any]:
+def make_result(settings: dict[str, Any], work: float, timing: dict[str, float], rate: float) -> dict[str, Any]:
     """What is printed as JSON; `rate` is that of a large matrix product in operations a second."""
-    floor = operations / rate if rate else 0.0
+    floor = work / rate if rate else 0.0
     values = {
-        **settings, **timing, "operations": operations, "product_gflops": rate / 1e9, "floor_seconds": floor,
+        **settings, **timing, "operations": work, "product_gflops": rate / 1e9, "floor_seconds": floor,
         "achieved": floor / timing["seconds"], "cpu": platform.processor() or platform.machine(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M"),
     }  # fmt: skip

@@ -8,17 +8,7 @@ import time
 
 import pytest
 
-from jseg.benchmark import (
-    Sizes,
-    as_text,
-    attention_operations,
-    compare,
-    forward_operations,
-    make_result,
-    measure,
-    run_json,
-    training_operations,
-)
+from jseg.benchmark import Sizes, as_text, attention_operations, compare, make_result, measure, operations, run_json
 from jseg.config import ModelConfig
 from jseg.errors import UserError
 from tools.benchmark import main
@@ -32,13 +22,12 @@ def test_attention_of_the_paper_sizes() -> None:
 
 @pytest.mark.parametrize(("classes", "prompts", "tera"), [(20, 10, 0.24), (171, 100, 0.33)])
 def test_forward_of_the_paper_sizes(classes: int, prompts: int, tera: float) -> None:
-    operations = forward_operations(Sizes(ModelConfig(prompts=prompts), classes, 512))
-    assert operations == pytest.approx(tera * 1e12, rel=0.05)
-    assert forward_operations(Sizes(ModelConfig(prompts=prompts), classes, 512, batch=4)) == 4 * operations
+    one, four = (operations(Sizes(ModelConfig(prompts=prompts), classes, 512, batch), False) for batch in (1, 4))
+    assert one == pytest.approx(tera * 1e12, rel=0.05) and four == 4 * one
 
 
 def test_training_of_the_paper_sizes() -> None:
-    assert training_operations(Sizes(ModelConfig(), 15, 512)) == pytest.approx(0.58e12, rel=0.03)
+    assert operations(Sizes(ModelConfig(), 15, 512), training=True) == pytest.approx(0.58e12, rel=0.03)
 
 
 def test_floor_and_share_reached() -> None:
