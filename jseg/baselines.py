@@ -3,15 +3,12 @@
 Patch features are the last layer's outputs, embedded like the class token. With the value path, the last attention
 layer passes every token its own value instead of mixing values, which keeps features in place (Zhou et al., "Extract
 Free Dense Labels from CLIP", ECCV 2022, section 3.1). A patch may also be read as the class token reads it: the last
-layer's class token, as it would come out if it attended to that patch alone. Contrastive training aligns the class
-token, not the patches, with text; what it takes from each patch shows how well the features below it are kept in place.
-
-    python tools/run_net.py --config-file configs/shapes_value_path.py --task val
+layer's class token, as it would come out if it attended to that patch alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import jittor as jt
 import numpy as np
@@ -20,22 +17,13 @@ from jittor import nn
 from jseg.clip.blocks import Trace, unit_length
 from jseg.clip.image_tower import ImageTower, resize_positions
 from jseg.config import TRAINING_FREE, ModelConfig
-from jseg.data.class_names import ClassList
-from jseg.metrics import ConfusionMatrix
-from jseg.ops.bilinear import resize_bilinear
 from jseg.weights.state import strict_load
 
 
 class PlainClip(nn.Module):
-    """A plain CLIP where evaluation expects a trained model: images and text -> scores on the patch grid.
+    """A plain CLIP (weights under OpenAI's names) where evaluation expects a trained model; see `patch_scores`.
 
-    Args:
-        config: sizes of the tower.
-        tensors: CLIP weights under OpenAI's names.
-        features: a key of `TRAINING_FREE`: which features of the patches are compared with the text.
-
-    Raises:
-        UserError: weights that do not make this tower.
+    `features` is a key of `TRAINING_FREE`: which features of the patches are compared with the text.
     """
 
     def __init__(self, config: ModelConfig, tensors: Mapping[str, np.ndarray], features: str) -> None:
@@ -46,9 +34,8 @@ class PlainClip(nn.Module):
         own = {name.removeprefix("visual."): value for name, value in tensors.items() if name.startswith("visual.")}
         if "positional_embedding" in own:
             side = config.image_size // config.patch_size
-            own["positional_embedding"] = resize_positions(
-                np.asarray(own["positional_embedding"], np.float32), (side, side)
-            )
+            positions = np.asarray(own["positional_embedding"], np.float32)
+            own["positional_embedding"] = resize_positions(positions, (side, side))
         strict_load(tower, own, "CLIP image weights")
         tower.region_grid = (0, 0)  # windows need not hold a patch for each region
         self.backbone, self.features = tower, TRAINING_FREE[features]
@@ -70,20 +57,6 @@ def before_last_block(tower: ImageTower, images: jt.Var) -> jt.Var:
     return trace[f"tokens_block{layers - 2}"] if layers > 1 else trace["tokens_in"]
 
 
-def patch_features(tower: ImageTower, images: jt.Var, value_path: bool, class_token: bool = False) -> jt.Var:
-    """Embeddings of the patches of images (B, 3, H, W), unit length: (B, h, w, D). See `patch_scores`."""
-    if value_path:
-        tokens, block = before_last_block(tower, images), tower.transformer.resblocks[-1]
-        values = block.attn(block.ln_1(tokens), _own_value)
-        tokens = (tokens[:, :1] if class_token else tokens) + values
-        tokens = tokens + block.mlp(block.ln_2(tokens))
-        embedded = jt.matmul(tower.ln_post(tokens), tower.proj)
-    else:
-        embedded = tower(images, dense=True)
-    height, width = tower.conv1.grid(images)
-    return unit_length(embedded[:, 1:].reshape(images.shape[0], height, width, -1))
-
-
 def patch_scores(
     tower: ImageTower, images: jt.Var, text: jt.Var, value_path: bool, class_token: bool = False
 ) -> jt.Var:
@@ -95,27 +68,14 @@ def patch_scores(
         value_path: the last attention layer passes each token its own value.
         class_token: with the value path, each patch's value goes to the class token instead of the patch's own token.
     """
-    features = patch_features(tower, images, value_path, class_token)
+    if value_path:
+        tokens, block = before_last_block(tower, images), tower.transformer.resblocks[-1]
+        values = block.attn(block.ln_1(tokens), _own_value)
+        tokens = (tokens[:, :1] if class_token else tokens) + values
+        tokens = tokens + block.mlp(block.ln_2(tokens))
+        embedded = jt.matmul(tower.ln_post(tokens), tower.proj)
+    else:
+        embedded = tower(images, dense=True)
+    height, width = tower.conv1.grid(images)
+    features = unit_length(embedded[:, 1:].reshape(images.shape[0], height, width, -1))
     return jt.matmul(features, text.transpose(1, 0)).transpose(0, 3, 1, 2)
-
-
-def training_free_metrics(
-    tower: ImageTower,
-    scenes: Iterable[tuple[np.ndarray, np.ndarray]],
-    text: np.ndarray,
-    class_list: ClassList,
-    value_path: bool,
-    class_token: bool = False,
-) -> dict:
-    """The summary (`ConfusionMatrix.summary`) of a segmentation without training; gamma is 0.
-
-    Args:
-        scenes: normalised images (3, H, W) float32 and their labels (H, W), 255 = ignored.
-        text, value_path, class_token: as of `patch_scores`.
-    """
-    matrix, text_var = ConfusionMatrix(len(class_list.names)), jt.array(text)
-    with jt.no_grad():
-        for image, labels in scenes:
-            scores = patch_scores(tower, jt.array(image[None]), text_var, value_path, class_token)
-            matrix.update(resize_bilinear(scores, labels.shape).numpy()[0].argmax(0), labels)
-    return matrix.summary(class_list.seen, class_list.unseen, class_list.names)

@@ -1,11 +1,8 @@
 """Chooses gamma on held-out seen classes: how much to subtract from seen scores, without a look at unseen classes.
 
-Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, subtract 0.1 and do not
-say how it was chosen. Here the model was trained without the held-out classes (`data.held_out`), so they are to it what
-unseen classes are to the final model.
-
-One forward pass serves all values of gamma: the mean over windows and the resizing are linear, so gamma may as well be
-subtracted at the end, and only the best seen and the best held-out class of each pixel matter.
+The model was trained without the held-out classes (`data.held_out`), so they are to it what unseen classes are to the
+final model. One forward pass serves all values of gamma: the mean over windows and the resizing are linear, so gamma
+may as well be subtracted at the end, and only the best seen and the best held-out class of each pixel matter.
 """
 
 from __future__ import annotations
@@ -26,14 +23,14 @@ from jseg.metrics import HEADLINE, ConfusionMatrix, percent
 from jseg.model.clip_rc import ClipRC
 from jseg.model.image_encoder import keep_prompts
 
-PUBLISHED_GAMMA = 0.1
+GAMMAS = tuple(round(0.025 * step, 6) for step in range(21))
+PUBLISHED_GAMMA = 0.1  # Zhang et al., CVPR 2024, section 4.1, do not say how it was chosen
 
 
 def best_of_group(scores: np.ndarray, group: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Highest score (float32) and its class (int32) among a group of classes; scores (C, h, W) -> two (h, W)."""
     part = scores[list(group)]
-    places = part.argmax(axis=0)
-    return np.take_along_axis(part, places[None], axis=0)[0], np.array(group, np.int32)[places]
+    return part.max(axis=0), np.array(group, np.int32)[part.argmax(axis=0)]
 
 
 def calibrated_labels(
@@ -46,32 +43,19 @@ def calibrated_labels(
     return np.where((unseen_scores > lowered) | tie_for_unseen, unseen_labels, seen_labels)
 
 
-def spread_indices(length: int, count: int) -> list[int]:
-    """`count` indices evenly spread over `range(length)`; all of them if `count` is 0 or too large."""
-    if not 0 < count < length:
-        return list(range(length))
-    return [(2 * index + 1) * length // (2 * count) for index in range(count)]
-
-
-def sweep(
-    model: ClipRC, dataset: Dataset, indices: Sequence[int], text: np.ndarray, config: Config, gammas: Sequence[float]
-) -> list[dict]:
-    """The metrics for each gamma: the content of `ConfusionMatrix.summary`, and `gamma`.
+def sweep(model: ClipRC, dataset: Dataset, indices: Sequence[int], text: np.ndarray, config: Config) -> list[dict]:
+    """The metrics (`ConfusionMatrix.summary`) of some images for each of `GAMMAS`, and `gamma`.
 
     Args:
-        model: trained without the held-out classes, in evaluation mode.
-        dataset: the held-out classes are the unseen ones of its class list.
-        indices: of the images to use.
-        text: (C, D) float32 embeddings of the class list.
+        text: (C, D) float32 embeddings of the data set's class list, whose unseen classes are the held-out ones.
 
     Raises:
-        UserError: several views (their softmax does not commute with gamma), an image without labels, or no pixel of
-            a held-out or of a seen class in these images.
+        UserError: several views, an image without labels, or no pixel of a held-out or of a seen class.
     """
     if len(config.test.scales) > 1 or config.test.flip:
         raise UserError("gamma is chosen from one view of each image: leave test.scales and test.flip out")
     classes, features = dataset.class_list, jt.array(text)
-    matrices = [ConfusionMatrix(len(classes.names)) for _ in gammas]
+    matrices = [ConfusionMatrix(len(classes.names)) for _ in GAMMAS]
     with keep_prompts(model.backbone):
         for index in tqdm(indices, desc="images", unit="image", dynamic_ncols=True):
             image = evaluation_image(dataset, config, index)
@@ -81,13 +65,12 @@ def sweep(
             for start, band in scores.bands(image.size):
                 truth, values = image.labels[start : start + band.shape[1]], band.numpy()
                 seen, unseen = (best_of_group(values, group) for group in (classes.seen, classes.unseen))
-                for matrix, gamma in zip(matrices, gammas, strict=True):
+                for matrix, gamma in zip(matrices, GAMMAS, strict=True):
                     matrix.update(calibrated_labels(seen, unseen, gamma), truth)
-    for group, title in ((classes.seen, "other seen"), (classes.unseen, "held-out")):
-        if not matrices[0].label_area[list(group)].any():
-            raise UserError(f"these {len(indices)} images show none of the {title} classes: take more of them")
+    if not all(matrices[0].label_area[list(group)].any() for group in (classes.seen, classes.unseen)):
+        raise UserError(f"these {len(indices)} images show no held-out or no other seen class: take more of them")
     summaries = (matrix.summary(classes.seen, classes.unseen, classes.names) for matrix in matrices)
-    return [{"gamma": gamma, **summary} for gamma, summary in zip(gammas, summaries, strict=True)]
+    return [{"gamma": gamma, **summary} for gamma, summary in zip(GAMMAS, summaries, strict=True)]
 
 
 def best_result(results: Sequence[dict]) -> dict:
@@ -95,9 +78,8 @@ def best_result(results: Sequence[dict]) -> dict:
     return max(results, key=lambda result: (result["hIoU"], -result["gamma"]))
 
 
-def results_table(results: Sequence[dict], classes: ClassList) -> str:
+def results_table(results: Sequence[dict], best: dict, classes: ClassList) -> str:
     """A table of all gammas, the choice, and the published value beside it."""
-    best = best_result(results)
     lines = ["gamma  " + " ".join(f"{key:>8}" for key in HEADLINE)]
     for result in results:
         marks = ["chosen"] * (result is best) + ["published"] * (result["gamma"] == PUBLISHED_GAMMA)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import colorsys
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -19,25 +18,7 @@ PAPER, INK, UNSEEN_INK = (255, 255, 255), (25, 25, 25), (190, 20, 60)
 SMALLEST_OVERLAY = 384  # pixels of the long side; smaller images are enlarged, so that outlines and text can be read
 PANEL = 288  # pixels: width and greatest height of one image in a sheet
 MARGIN = 12
-
-
-@dataclass(frozen=True)
-class Classes:
-    """Names and colours of a class list."""
-
-    names: Sequence[str]
-    palette: np.ndarray  # (C, 3) uint8 RGB
-    unseen: Sequence[int] = ()
-
-
-@dataclass(frozen=True)
-class Example:
-    """One row of a sheet: image (H, W, 3) uint8 RGB, label maps (H, W) of class ids (255 = ignored)."""
-
-    name: str
-    image: np.ndarray
-    prediction: np.ndarray
-    truth: np.ndarray | None = None
+Example = tuple[str, np.ndarray, np.ndarray, np.ndarray | None]  # name, (H, W, 3) image, (H, W) prediction and truth
 
 
 def distinct_palette(count: int) -> np.ndarray:
@@ -64,9 +45,12 @@ def check_outputs(outputs: Sequence[Path], inputs: Iterable[Path]) -> None:
             raise UserError(f"{path} itself would be overwritten: choose another --save-dir")
 
 
-def write_image(path: str | Path, image: np.ndarray) -> None:
+def write_image(path: str | Path, image: np.ndarray | Image.Image, compress_level: int = 3) -> None:
     """Writes (H, W, 3) uint8 RGB as a PNG, whole or not at all; UserError if it cannot be written."""
-    _write_png(path, Image.fromarray(image), compress_level=3)
+    buffer = io.BytesIO()
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    image.save(buffer, format="PNG", compress_level=compress_level)
+    write_whole(path, buffer.getvalue())
 
 
 def write_label_map(path: str | Path, labels: np.ndarray, palette: np.ndarray) -> None:
@@ -77,36 +61,20 @@ def write_label_map(path: str | Path, labels: np.ndarray, palette: np.ndarray) -
         palette: (n, 3) uint8 RGB, colour of value i. Up to 256 values give a palette PNG, more a 16-bit grey one.
 
     Raises:
-        UserError: labels without a colour in the palette (they would be stored as other classes), or the file cannot
-            be written.
+        UserError: labels without a colour in the palette, or the file cannot be written.
     """
     if labels.size and not 0 <= labels.min() <= labels.max() < len(palette):
         raise UserError(f"{path}: labels {labels.min()}..{labels.max()} do not fit a palette of {len(palette)} colours")
-    if len(palette) > 256:
-        image = Image.fromarray(labels.astype(np.uint16))
-    else:
-        image = Image.fromarray(labels.astype(np.uint8))
+    image = Image.fromarray(labels.astype(np.uint16 if len(palette) > 256 else np.uint8))
+    if len(palette) <= 256:
         image.putpalette(np.ascontiguousarray(palette, dtype=np.uint8).tobytes())
-    _write_png(path, image, compress_level=6)
-
-
-def _write_png(path: str | Path, image: Image.Image, compress_level: int) -> None:
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", compress_level=compress_level)
-    write_whole(path, buffer.getvalue())
+    write_image(path, image, compress_level=6)
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, palette: np.ndarray, opacity: float = 0.55) -> np.ndarray:
-    """The image tinted with the colour of each pixel's class; class borders drawn, ignored pixels darkened.
+    """The image (H, W, 3) uint8 RGB tinted with the colour of each pixel's class; class borders drawn.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        labels: (H, W) class ids; ids outside the palette are ignored.
-        palette: (C, 3) uint8 RGB.
-        opacity: share of the class colour, 0..1.
-
-    Returns:
-        (H, W, 3) uint8 RGB.
+    Pixels with an id outside the palette are ignored ones: they are darkened.
     """
     known = labels < len(palette)
     tinted = cv2.addWeighted(image, 1 - opacity, palette[np.where(known, labels, 0)], opacity, 0)
@@ -118,103 +86,75 @@ def overlay(image: np.ndarray, labels: np.ndarray, palette: np.ndarray, opacity:
     return tinted
 
 
-def class_areas(labels: np.ndarray, count: int) -> np.ndarray:
-    """(count,) int64 pixels of each class below `count`."""
-    return np.bincount(labels.reshape(-1).astype(np.int64), minlength=count)[:count]
-
-
-def largest_first(areas: np.ndarray) -> list[int]:
-    """Ids of the classes that occur, those of the most pixels first."""
-    return [int(index) for index in np.argsort(-areas, kind="stable") if areas[index]]
-
-
 def _shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(text + "…") > width:
-        text = text[:-1]
-    return text + "…"
+    end = len(text)
+    while end and font.getlength(text[:end] + "…" * (end < len(text))) > width:
+        end -= 1
+    return text[:end] + "…" * (end < len(text))
 
 
 def legend(
-    classes: Classes, present: Sequence[int], width: int, text_size: int, notes: Sequence[str] = ()
-) -> np.ndarray:
-    """A strip of colour swatches with class names, (height, `width`, 3) uint8 RGB; unseen classes are marked.
+    maps: Sequence[np.ndarray], names: Sequence[str], palette: np.ndarray, unseen: Sequence[int], width: int,
+    text_size: int, shares: bool = False,
+) -> np.ndarray:  # fmt: skip
+    """Colours and names of the classes in label maps, largest first: (height, `width`, 3) uint8 RGB.
 
-    Args:
-        present: ids to show, in this order.
-        text_size: in pixels.
-        notes: a text behind each name, e.g. its share; none or one per id.
+    Unseen classes are marked; with `shares`, each class's share of the pixels stands behind its name.
     """
+    areas = sum(np.bincount(labels.reshape(-1).astype(np.int64), minlength=len(names))[: len(names)] for labels in maps)
+    present = [index for index in np.argsort(-areas, kind="stable") if areas[index]]
+    percents = 100 * (areas / sum(labels.size for labels in maps))
     font = ImageFont.load_default(size=text_size)
     swatch, gap, line_height = text_size, text_size // 2, text_size * 3 // 2
     strip = Image.new("RGB", (width, line_height * (len(present) + 1) + gap), PAPER)
     draw = ImageDraw.Draw(strip)
     x, y = gap, gap
-    for position, index in enumerate(present):
-        unseen = index in classes.unseen
-        ink = UNSEEN_INK if unseen else INK
-        behind = (" (unseen)" if unseen else "") + (f"  {notes[position]}" if notes else "")
-        text = _shortened(classes.names[index], font, width - swatch - 3 * gap - font.getlength(behind)) + behind
+    for index in present:
+        ink, behind = (UNSEEN_INK, " (unseen)") if index in unseen else (INK, "")
+        behind += f"  {percents[index]:.1f} %" if shares else ""
+        text = _shortened(names[index], font, width - swatch - 3 * gap - font.getlength(behind)) + behind
         needed = swatch + gap + int(font.getlength(text) + 0.999)
         if x > gap and x + needed + gap > width:
             x, y = gap, y + line_height
         box = (x, y, x + swatch - 1, y + swatch - 1)
-        draw.rectangle(box, fill=tuple(map(int, classes.palette[index])), outline=ink)
+        draw.rectangle(box, fill=tuple(map(int, palette[index])), outline=ink)
         draw.text((x + swatch + gap // 2, y + swatch / 2), text, ink, font, anchor="lm")
         x += needed + gap
     return np.asarray(strip)[: y + line_height]
 
 
-def _add_border(image: np.ndarray, left: int, right: int) -> np.ndarray:
-    return cv2.copyMakeBorder(image, 0, 0, left, right, cv2.BORDER_CONSTANT, value=PAPER)
-
-
-def overlay_with_legend(image: np.ndarray, labels: np.ndarray, classes: Classes) -> np.ndarray:
-    """An overlay with a legend of the classes present and their shares below it.
+def overlay_with_legend(
+    image: np.ndarray, labels: np.ndarray, names: Sequence[str], palette: np.ndarray, unseen: Sequence[int]
+) -> np.ndarray:
+    """An overlay with the classes present and their shares below it: (h, w, 3) uint8 RGB.
 
     Args:
-        image: (H, W, 3) uint8 RGB.
+        image: (H, W, 3) uint8 RGB; a small one is enlarged by a whole factor.
         labels: (H, W) class ids.
-
-    Returns:
-        (h, w, 3) uint8 RGB; small images come out enlarged by a whole factor.
+        palette: (C, 3) uint8 RGB.
+        unseen: ids of the classes to mark.
     """
     factor = -(-SMALLEST_OVERLAY // max(labels.shape))
     size = (labels.shape[1] * factor, labels.shape[0] * factor)
     image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR) if factor > 1 else image
-    drawn = overlay(image, labels.repeat(factor, axis=0).repeat(factor, axis=1), classes.palette)
     width = max(size[0], SMALLEST_OVERLAY * 2 // 3)  # a narrow image still needs room for words
-    areas = class_areas(labels, len(classes.names))
-    present, shares = largest_first(areas), 100 * (areas / labels.size)
-    notes = [f"{shares[index]:.1f} %" for index in present]
-    strip = legend(classes, present, width, max(13, min(size) // 32), notes)
-    return np.concatenate([_add_border(drawn, 0, width - size[0]), strip])
+    canvas = np.full((size[1], width, 3), PAPER, dtype=np.uint8)
+    canvas[:, : size[0]] = overlay(image, labels.repeat(factor, axis=0).repeat(factor, axis=1), palette)
+    strip = legend([labels], names, palette, unseen, width, max(13, min(size) // 32), shares=True)
+    return np.concatenate([canvas, strip])
 
 
-def thumbnail(example: Example) -> Example:
-    """The example at the size that it has in a sheet."""
-    height, width = example.prediction.shape
+def thumbnail(name: str, image: np.ndarray, prediction: np.ndarray, truth: np.ndarray | None) -> Example:
+    """An example at the size that it has in a sheet."""
+    height, width = prediction.shape
     scale = min(PANEL / width, PANEL / height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    if size == (width, height):
-        return example
-    image = cv2.resize(example.image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     prediction, truth = (
         None if labels is None else cv2.resize(labels.astype(np.uint16), size, interpolation=cv2.INTER_NEAREST)
-        for labels in (example.prediction, example.truth)
+        for labels in (prediction, truth)
     )
-    return Example(example.name, image, prediction, truth)
-
-
-def _sheet_row(example: Example, classes: Classes, with_truth: bool) -> np.ndarray:
-    panels = [example.image]
-    for labels in (example.truth, example.prediction) if with_truth else (example.prediction,):
-        missing = np.full_like(example.image, 235)
-        panels.append(missing if labels is None else overlay(example.image, labels, classes.palette, opacity=0.7))
-    free = PANEL - example.image.shape[1]
-    panels = [_add_border(panel, free // 2, free - free // 2 + MARGIN) for panel in panels]
-    return _add_border(np.concatenate(panels, axis=1), MARGIN, 0)
+    return name, image, prediction, truth
 
 
 def _caption(texts: Sequence[str], width: int, text_size: int) -> np.ndarray:
@@ -227,24 +167,23 @@ def _caption(texts: Sequence[str], width: int, text_size: int) -> np.ndarray:
     return np.asarray(strip)
 
 
-def sheet(examples: Sequence[Example], classes: Classes, title: str = "") -> np.ndarray:
-    """Examples below each other: image | ground truth (if any example has it) | prediction, and one legend.
-
-    Args:
-        examples: at least one.
-        title: a line above the sheet.
-
-    Returns:
-        (height, width, 3) uint8 RGB.
-    """
-    examples = [thumbnail(example) for example in examples]
-    with_truth = any(example.truth is not None for example in examples)
+def sheet(
+    examples: Sequence[Example], names: Sequence[str], palette: np.ndarray, unseen: Sequence[int], title: str
+) -> np.ndarray:
+    """Examples below each other: image | ground truth (if any has it) | prediction; (height, width, 3) uint8 RGB."""
+    examples = [thumbnail(*example) for example in examples]
+    with_truth = any(truth is not None for *_, truth in examples)
     columns = ("image", "ground truth", "prediction") if with_truth else ("image", "prediction")
     width = len(columns) * (PANEL + MARGIN) + MARGIN
-    rows = [_caption([title], width, 20)] if title else []
-    rows.append(_caption(columns, width, 17))
-    for example in examples:
-        rows += [_sheet_row(example, classes, with_truth), _caption([example.name], width, 13)]
-    maps = [labels for example in examples for labels in (example.truth, example.prediction) if labels is not None]
-    areas = sum(class_areas(labels, len(classes.names)) for labels in maps)
-    return np.concatenate([*rows, legend(classes, largest_first(areas), width, 17)])
+    rows, maps = [_caption([title], width, 20), _caption(columns, width, 17)], []
+    for name, image, prediction, truth in examples:
+        canvas, panels = np.full((len(image), width, 3), PAPER, dtype=np.uint8), [image]
+        for labels in (truth, prediction) if with_truth else (prediction,):
+            missing = labels is None
+            panels.append(np.full_like(image, 235) if missing else overlay(image, labels, palette, opacity=0.7))
+            maps += [] if missing else [labels]
+        for column, panel in enumerate(panels):
+            left = MARGIN + column * (PANEL + MARGIN) + (PANEL - image.shape[1]) // 2
+            canvas[:, left : left + image.shape[1]] = panel
+        rows += [canvas, _caption([name], width, 13)]
+    return np.concatenate([*rows, legend(maps, names, palette, unseen, width, 17)])

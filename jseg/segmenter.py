@@ -11,7 +11,8 @@ In Python:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ import numpy as np
 
 from jseg.clip.class_embeddings import TextModel, text_model_of_checkpoint, text_model_of_clip
 from jseg.clip.weights import read_clip_weights
-from jseg.config import PRECISIONS, Config, ModelConfig, from_dict, read_config, suggestion
+from jseg.config import PRECISIONS, Config, ModelConfig, TestConfig, from_dict, read_config, suggestion
 from jseg.data.loader import check_cost, model_image
 from jseg.engine.checkpoint import read_whole
 from jseg.engine.load import load_model
@@ -51,102 +52,62 @@ class Segmentation:
         return {name: float(count / self.labels.size) for name, count in zip(self.names, counts, strict=True)}
 
 
-def check_image(image: np.ndarray) -> None:
-    """Raises UserError unless `image` is (H, W, 3) uint8 with at least one pixel."""
-    shape, dtype = getattr(image, "shape", ()), getattr(image, "dtype", type(image).__name__)
-    if not isinstance(image, np.ndarray) or dtype != np.uint8 or len(shape) != 3 or shape[2] != 3 or not image.size:
-        raise UserError(f"the image must be an (H, W, 3) uint8 RGB array, got {dtype} {shape}")
-
-
-def check_class_names(names: Sequence[str]) -> tuple[str, ...]:
-    """The names without surrounding blanks.
+def check_class_names(names: Sequence[str], seen: Sequence[str] = ()) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """The names without surrounding blanks, and the positions of the seen ones.
 
     Raises:
-        UserError: none, an empty one, or the same one twice (case does not count: the text tower reads lower case).
+        UserError: none, an empty one, or the same one twice (the text tower reads lower case); an unknown seen name.
     """
-    names = (names,) if isinstance(names, str) else names
-    stripped = tuple(" ".join(name.split()) for name in names)
-    if not stripped or not all(stripped):
+    groups = (((group,) if isinstance(group, str) else group) for group in (names, seen))
+    names, seen = (tuple(" ".join(name.split()) for name in group) for group in groups)
+    lower = [name.lower() for name in names]
+    if not all(lower) or not lower:
         raise UserError("class names: give at least one, and no empty ones")
-    lower = [name.lower() for name in stripped]
-    if twice := [name for place, name in enumerate(stripped) if lower.index(name.lower()) != place]:
+    if twice := [name for place, name in enumerate(names) if lower.index(name.lower()) != place]:
         raise UserError(f"class names: {', '.join(twice)} is given twice")
-    return stripped
-
-
-def seen_ids(seen: Iterable[str], names: Sequence[str]) -> tuple[int, ...]:
-    """Positions of the seen names in the list of class names.
-
-    Raises:
-        UserError: a seen name that is not in the list.
-    """
-    seen = check_class_names(seen) if seen else ()
     if unknown := [name for name in seen if name not in names]:
         raise UserError(f"seen classes: {', '.join(unknown)} not among the class names ({', '.join(names)})")
-    return tuple(names.index(name) for name in seen)
+    return names, tuple(names.index(name) for name in seen)
 
 
-def model_config_of(tensors: Mapping[str, np.ndarray]) -> ModelConfig:
-    """Sizes of a CLIP-RC model from its weights under the released names; heads by the released models' convention.
+def config_of(file: WeightFile) -> Config:
+    """The configuration that weights were made with: recorded in ours, inferred from the arrays of released files.
 
     Raises:
-        UserError: weights of another model, or another width of attention heads.
+        UserError: not all weights of a CLIP-RC model.
     """
+    if is_jseg_file(file):
+        return from_dict(file.meta.get("config"), file.path)
+    tensors = model_tensors(file)
 
-    def count(prefix: str) -> int:
+    def layers(prefix: str) -> int:
         return len({name[len(prefix) :].split(".")[0] for name in tensors if name.startswith(prefix)})
 
     try:
         width, _, patch_size, _ = tensors["backbone.conv1.weight"].shape
-        side = round((tensors["backbone.positional_embedding"].shape[0] - 1) ** 0.5)
-        output_dim = tensors["backbone.proj"].shape[1]
-        sizes = ModelConfig(
-            image_size=side * patch_size,
-            patch_size=patch_size,
-            width=width,
-            layers=count("backbone.transformer.resblocks."),
-            heads=width // RELEASED_HEAD_WIDTH,
-            output_dim=output_dim,
-            prompts=tensors["backbone.prompt_embeddings"].shape[1],
-            region_grid=round(tensors["backbone.region_level_bridge"].shape[0] ** 0.5),
-            decoder_layers=count("decode_head.decoder_q.layers."),
-            decoder_heads=RELEASED_DECODER_HEADS,
-            ffn_factor=tensors["decode_head.decoder_q.layers.0.linear1.weight"].shape[0] // output_dim,
-            recovery_layers=count("decode_head.recovery_decoder.decouple_q."),
+        positions, regions = (
+            len(tensors[f"backbone.{name}"]) for name in ("positional_embedding", "region_level_bridge")
         )
-    except (KeyError, ValueError, IndexError) as error:
-        raise UserError(f"the weights are no whole CLIP-RC model (missing or misshapen: {error})") from error
-    if width % RELEASED_HEAD_WIDTH or output_dim % RELEASED_DECODER_HEADS:
-        raise UserError(
-            f"a model of width {width} and {output_dim} outputs does not follow the released models' head sizes: "
-            "give its config file"
-        )
-    return sizes
-
-
-def config_of(file: WeightFile) -> Config:
-    """The configuration that weights were made with: as recorded in ours, inferred for released files.
-
-    Raises:
-        UserError: it can be neither read nor inferred.
-    """
-    if is_jseg_file(file):
-        return from_dict(file.meta.get("config"), file.path)
-    config = Config(model=model_config_of(model_tensors(file)))
-    size = config.model.image_size
-    config.test.short_side, config.test.crop_size = size, (size, size)
-    config.test.stride = (size * 5 // 6, size * 5 // 6)  # 426 for 512, as released
-    return config
+        output_dim, prompts = (tensors[f"backbone.{name}"].shape[1] for name in ("proj", "prompt_embeddings"))
+        hidden = len(tensors["decode_head.decoder_q.layers.0.linear1.weight"])
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{file.path} holds no whole CLIP-RC model (missing or misshapen: {error})") from error
+    size = math.isqrt(positions - 1) * patch_size
+    model = ModelConfig(
+        image_size=size, patch_size=patch_size, width=width, layers=layers("backbone.transformer.resblocks."),
+        heads=width // RELEASED_HEAD_WIDTH, output_dim=output_dim, prompts=prompts, region_grid=math.isqrt(regions),
+        decoder_layers=layers("decode_head.decoder_q.layers."), decoder_heads=RELEASED_DECODER_HEADS,
+        ffn_factor=hidden // output_dim, recovery_layers=layers("decode_head.recovery_decoder.decouple_q."),
+    )  # fmt: skip
+    stride = size * 5 // 6  # 426 for 512, as released
+    return Config(model=model, test=TestConfig(short_side=size, crop_size=(size, size), stride=(stride, stride)))
 
 
 def load_segmenter(
-    weights: str | Path,
-    device: str = "auto",
-    clip: str | Path = "",
-    config: str | Path | Config = "",
+    weights: str | Path, device: str = "auto", clip: str | Path = "", config: str | Path | Config = "",
     precision: str = "fp32",
-) -> Segmenter:
-    """Loads a model for images and class names of any kind; prints where its weights come from.
+) -> Segmenter:  # fmt: skip
+    """Loads a model for images and class names of any kind.
 
     Args:
         weights: our own weight file, or a released CLIP-RC checkpoint (.pth or .pkl).
@@ -156,8 +117,7 @@ def load_segmenter(
         precision: fp32, tf32, bf16 or fp16, whatever the weights were trained in.
 
     Raises:
-        UserError: files that are missing, damaged or do not fit together; CUDA demanded where it cannot work; a
-            precision that the device does not have.
+        UserError: files that are missing, damaged or do not fit together; a device or precision that there is not.
     """
     if precision not in PRECISIONS:
         raise UserError(f"precision={precision!r}{suggestion(precision, PRECISIONS)}")
@@ -166,11 +126,10 @@ def load_segmenter(
         config = config_of(file)
     elif not isinstance(config, Config):
         config = read_config(config)
-    text_model = (
-        text_model_of_clip(read_clip_weights(clip), config.text)
-        if clip
-        else text_model_of_checkpoint(file, config.text)
-    )
+    if clip:
+        text_model = text_model_of_clip(read_clip_weights(clip), config.text)
+    else:
+        text_model = text_model_of_checkpoint(file, config.text)
     if text_model is None:
         raise UserError(f"{file.path} brings no text tower along: give CLIP weights (--clip PATH)")
     from jseg.runtime.start import start  # Jittor starts only after all inputs are checked
@@ -185,6 +144,7 @@ class Segmenter:
 
     Attributes:
         config: of the model and of inference (`config.test`), which may be changed.
+        notes: where the weights come from and what is to be known about them, a line each.
     """
 
     def __init__(self, model: ClipRC, text_model: TextModel, config: Config, notes: tuple[str, ...] = ()) -> None:
@@ -195,29 +155,23 @@ class Segmenter:
         """Class embeddings (C, D) float32, computed once per list of names and templates.
 
         Raises:
-            UserError: names or templates that cannot be used, a vocabulary that is missing.
+            UserError: names or templates that cannot be used, a text tower made for another model.
         """
-        templates = (templates,) if isinstance(templates, str) else tuple(templates)
-        key = check_class_names(class_names), templates
+        key = check_class_names(class_names)[0], (templates,) if isinstance(templates, str) else tuple(templates)
         if key not in self._embeddings:
-            rows = self.text_model.embed(*key)
-            if rows.shape[1] != self.config.model.output_dim:
+            rows, length = self.text_model.embed(*key), self.config.model.output_dim
+            if rows.shape[1] != length:
                 raise UserError(
                     f"the text tower of {self.text_model.source} gives embeddings of length {rows.shape[1]}, the model "
-                    f"needs {self.config.model.output_dim}: use the CLIP that the model was trained with"
+                    f"needs {length}: use the CLIP that the model was trained with"
                 )
             self._embeddings[key] = rows
         return self._embeddings[key].copy()
 
     def __call__(
-        self,
-        image: np.ndarray,
-        class_names: Sequence[str],
-        templates: Sequence[str] = DEFAULT_TEMPLATES,
-        seen: Sequence[str] = (),
-        gamma: float | None = None,
-        with_scores: bool = False,
-    ) -> Segmentation:
+        self, image: np.ndarray, class_names: Sequence[str], templates: Sequence[str] = DEFAULT_TEMPLATES,
+        seen: Sequence[str] = (), gamma: float | None = None, with_scores: bool = False,
+    ) -> Segmentation:  # fmt: skip
         """Segments one image.
 
         Args:
@@ -229,23 +183,20 @@ class Segmenter:
             with_scores: return the scores too: C * H * W * 4 bytes.
 
         Raises:
-            UserError: an image of another form, or so long that it would
-                take too many windows; names that are empty, double or unknown.
+            UserError: an image of another form or too long; names that are empty, double or unknown.
         """
         import jittor as jt
 
         from jseg.engine.sliding_window import ImageScores
 
-        check_image(image)
-        names = check_class_names(class_names)
-        seen = seen_ids(seen, names)
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,) or not image.size:
+            raise UserError("the image must be an (H, W, 3) uint8 RGB array")
+        (names, seen), size = check_class_names(class_names, seen), image.shape[:2]
         if gamma is None:
             gamma = self.config.gamma() if seen else 0.0
-        check_cost(image.shape[:2], self.config.test, "the image")
-        text, size = jt.array(self.embeddings(names, templates)), image.shape[:2]
+        check_cost(size, self.config.test, "the image")
+        text = jt.array(self.embeddings(names, templates))
         result = ImageScores(self.model, model_image(image, self.config), text, seen, gamma, self.config.test)
         scores = result.scores(size) if with_scores else None
         labels = result.labels(size) if scores is None else scores.argmax(axis=0).astype(np.int32)
         return Segmentation(labels, names, scores)
-
-    segment = __call__

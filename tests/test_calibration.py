@@ -1,11 +1,11 @@
-"""Choosing gamma: the sweep's labels against a plain argmax, and which images and result are chosen."""
+"""Choosing gamma: the sweep's labels against a plain argmax, and which result is chosen."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from jseg.calibration import best_of_group, best_result, calibrated_labels, spread_indices
+from jseg.calibration import best_of_group, best_result, calibrated_labels
 
 SEEN, UNSEEN = (0, 2, 3), (1, 4)
 
@@ -19,11 +19,6 @@ def test_labels_equal_the_argmax_of_calibrated_scores(gamma: float) -> None:
     found = calibrated_labels(best_of_group(scores, SEEN), best_of_group(scores, UNSEEN), gamma)
     np.testing.assert_array_equal(found, calibrated.argmax(axis=0))
     assert found.dtype == np.int32
-
-
-def test_images_are_evenly_spread() -> None:
-    assert spread_indices(10, 0) == spread_indices(10, 20) == list(range(10))
-    assert spread_indices(10, 2) == [2, 7]
 
 
 def test_of_equal_results_the_smallest_gamma_is_best() -> None:

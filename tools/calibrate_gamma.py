@@ -6,8 +6,8 @@ r"""Chooses gamma without peeking: on seen classes that were held out of trainin
         --weights work_dirs/voc12_held_out/weights.safetensors
 
 The weights must come from a run with `data.held_out`: a model that has learned a class tells nothing about unseen ones.
-Pixels of the truly unseen classes are ignored in that run and here. Prints the metrics for every gamma and the choice
-beside the published 0.1, and writes them to <work-dir>/gamma.json.
+Pixels of the truly unseen classes are ignored in that run and here. Prints the metrics for every gamma from 0 to 0.5
+and the choice beside the published 0.1, and writes them to <work-dir>/gamma.json.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 
 from jseg.clip.class_embeddings import class_embeddings
@@ -30,44 +29,32 @@ from jseg.files import check_writable, write_json
 from jseg.weights import record
 from jseg.weights.reader import WeightFile
 
-RESULT_NAME = "gamma.json"
-
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Command line -> options."""
+    """Options of the command line."""
     parser = ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--config-file", required=True, help="config of the run with data.held_out")
     parser.add_argument("--weights", type=Path, required=True, help="weights of that run")
     parser.add_argument("--split", choices=("train", "val"), default="train", help="images to use (default: train)")
     parser.add_argument("--images", type=int, default=1000, help="how many, evenly spread (default 1000; 0 = all)")
-    parser.add_argument("--highest", type=float, default=0.5, help="highest gamma (default 0.5)")
-    parser.add_argument("--step", type=float, default=0.025, help="between two values, from 0 (default 0.025)")
     parser.add_argument("--work-dir", type=Path, help="folder for gamma.json (default: that of the weights)")
     add_device_options(parser)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the config")
-    options = parser.parse_intermixed_args(arguments)
-    if not 0 < options.step <= options.highest <= 1:
-        raise UserError(f"--step {options.step} --highest {options.highest}: must be 0 < step <= highest <= 1")
-    return options
+    return parser.parse_intermixed_args(arguments)
 
 
 def held_out_classes(config: Config, file: WeightFile) -> ClassList:
-    """The class list of the calibration, as recorded in the weights; `config.data.held_out` is set to it.
-
-    Raises:
-        UserError: another setting than inductive, or weights of a run without or with other held-out classes.
-    """
+    """The class list of the run that the weights come from; `config.data.held_out` is set to what they record."""
     if config.data.setting != "inductive":
         raise UserError(f"data.setting={config.data.setting!r}: gamma has no effect there, it is for inductive runs")
-    recorded = file.meta.get("config", {}) if record.is_jseg_file(file) else {}
-    names = recorded.get("data", {}).get("held_out")
+    names = file.meta["config"]["data"].get("held_out") if record.is_jseg_file(file) else ()
     if not names:
         example = suggestion(class_list(config.data.dataset, config.data.split))
         raise UserError(
             f"{file.path} was not trained with held-out classes, so it cannot tell how to treat unseen ones: train "
             f'with, for example, data.held_out="{example}" and pass those weights'
         )
-    config.data = replace(config.data, held_out=config.data.held_out or tuple(names))
+    config.data.held_out = config.data.held_out or tuple(names)
     classes = classes_of(config.data)
     checkpoint.check_classes(file, classes, other_classes=False)
     return classes
@@ -80,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
     file = checkpoint.read_whole(options.weights)
     classes = held_out_classes(config, file)
     dataset = open_dataset(config.data, options.split)
-    path = check_writable(options.work_dir or options.weights.parent) / RESULT_NAME
+    path = check_writable(options.work_dir or options.weights.parent) / "gamma.json"
 
     from jseg.runtime.start import start
 
@@ -88,23 +75,16 @@ def main(arguments: list[str] | None = None) -> None:
     from jseg import calibration
 
     text = class_embeddings(config, classes, file)
-    steps = int(options.highest / options.step + 1e-6)
-    gammas = sorted({*(round(step * options.step, 6) for step in range(steps + 1)), calibration.PUBLISHED_GAMMA})
-    indices = calibration.spread_indices(len(dataset), options.images)
+    count = min(options.images or len(dataset), len(dataset))
+    indices = [(2 * index + 1) * len(dataset) // (2 * count) for index in range(count)]  # evenly spread
     model, _ = load_model(config, file)
-    results = calibration.sweep(model, dataset, indices, text.matrix, config, gammas)
-    print(f"{classes.title}, {len(indices)} images of {options.split}")
-    print(calibration.results_table(results, classes))
-    result = {
-        "chosen": calibration.best_result(results)["gamma"],
-        "published": calibration.PUBLISHED_GAMMA,
-        "held_out": [classes.names[index] for index in classes.unseen],
-        "images": len(indices),
-        "split": options.split,
-        "weights_sha256": file.sha256,
-        "results": results,
-    }
-    write_json(path, result)
+    results = calibration.sweep(model, dataset, indices, text.matrix, config)
+    best = calibration.best_result(results)
+    print(f"{classes.title}, {count} images of {options.split}")
+    print(calibration.results_table(results, best, classes))
+    facts = {"chosen": best["gamma"], "published": calibration.PUBLISHED_GAMMA, "images": count, "split": options.split}
+    facts["held_out"] = [classes.names[index] for index in classes.unseen]
+    write_json(path, {**facts, "weights_sha256": file.sha256, "results": results})
     print(f"written: {path}")
 
 

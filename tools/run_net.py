@@ -87,16 +87,15 @@ def main(arguments: list[str] | None = None) -> int:
 
             train(task)
             return 0
-        from jseg.engine.evaluate import draw, evaluate
+        from jseg.engine.evaluate import evaluate
 
         text = class_embeddings(config, task.classes, task.file, task.clip, task.other_classes).matrix
         model, notes = load_model(config, task.file, task.clip)
         say("\n".join(notes))
         if task.task == "test":
-            draw(model, task.dataset, text, task.classes, config, task.save_dir, ranks)
+            evaluate(model, task.dataset, text, config, save_dir=task.save_dir, ranks=ranks, labels_needed=False)
             return 0
-        classes = task.dataset.class_list
-        metrics = evaluate(model, task.dataset, text, classes, config, task.work_dir, task.save_dir, ranks)
+        metrics = evaluate(model, task.dataset, text, config, task.work_dir, task.save_dir, ranks)
     missed = 0
     for name, (value, tolerance) in config.expected.items():
         found = metrics[name]

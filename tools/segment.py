@@ -17,7 +17,6 @@ from jseg.config import PRECISIONS
 from jseg.data.image_files import read_image
 from jseg.data.loader import check_cost
 from jseg.drawing import (
-    Classes,
     check_outputs,
     distinct_palette,
     output_paths,
@@ -26,11 +25,11 @@ from jseg.drawing import (
     write_label_map,
 )
 from jseg.files import check_writable
-from jseg.segmenter import DEFAULT_TEMPLATES, check_class_names, load_segmenter, seen_ids
+from jseg.segmenter import DEFAULT_TEMPLATES, check_class_names, load_segmenter
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Command line -> options."""
+    """Options of the command line."""
     parser = ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="images")
     parser.add_argument("--classes", required=True, help="class names, separated by commas")
@@ -48,32 +47,27 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def split_names(text: str) -> list[str]:
-    """`"cat, dog"` -> `["cat", "dog"]`; an empty text is an empty list."""
-    return text.split(",") if text.strip() else []
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Segments the images of the command line; looks at all of them before the first output."""
     options = parse_arguments(arguments)
-    names = check_class_names(split_names(options.classes))
-    seen = seen_ids(split_names(options.seen), names)
+    names, seen = check_class_names(options.classes.split(","), options.seen.split(",") if options.seen else ())
     templates = tuple(options.template or DEFAULT_TEMPLATES)
     sizes = {path: read_image(path).shape[:2] for path in options.images}
     outputs = {path: output_paths(options.save_dir, path.stem) for path in options.images}
     check_outputs([output for path in options.images for output in outputs[path]], options.images)
     segmenter = load_segmenter(options.weights, options.device, options.clip, options.config_file, options.precision)
+    print("\n".join(segmenter.notes), flush=True)
     for path, size in sizes.items():
         check_cost(size, segmenter.config.test, str(path))
     segmenter.embeddings(names, templates)  # their errors come before the folder is made
     check_writable(options.save_dir)
-    unseen = [index for index in range(len(names)) if index not in seen] if seen else []
-    classes = Classes(names, distinct_palette(len(names)), unseen)
+    unseen = [index for index in range(len(names)) if seen and index not in seen]
+    palette = distinct_palette(len(names))
     for path, (label_path, overlay_path) in outputs.items():
         image = read_image(path)
         result = segmenter(image, names, templates, [names[index] for index in seen])
-        write_label_map(label_path, result.labels, classes.palette)
-        write_image(overlay_path, overlay_with_legend(image, result.labels, classes))
+        write_label_map(label_path, result.labels, palette)
+        write_image(overlay_path, overlay_with_legend(image, result.labels, names, palette, unseen))
         shares = sorted(result.shares.items(), key=lambda item: -item[1])
         shown = ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares if share)
         print(f"{path}: {shown} -> {label_path}, {overlay_path}", flush=True)

@@ -11,7 +11,6 @@ classes x image.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 
 import jittor as jt
@@ -35,20 +34,11 @@ def window_starts(length: int, crop: int, stride: int) -> list[int]:
     return [max(min(index * stride, length - crop), 0) for index in range(count)]
 
 
-@dataclass(frozen=True)
-class Segment:
-    """A part of one side of an image that the same windows cover."""
-
-    start: int
-    stop: int
-    windows: tuple[int, ...]  # their positions in the list of starts
-
-
-def segments(starts: list[int], crop: int) -> list[Segment]:
-    """Cuts one side at the ends of all windows; every part is covered by at least one."""
+def segments(starts: list[int], crop: int) -> list[tuple[int, int, tuple[int, ...]]]:
+    """Parts of one side that the same windows cover: (start, stop, their positions in the list of window starts)."""
     cuts = sorted({*starts, *(start + crop for start in starts)})
     return [
-        Segment(first, last, tuple(i for i, start in enumerate(starts) if start <= first and last <= start + crop))
+        (first, last, tuple(i for i, start in enumerate(starts) if start <= first and last <= start + crop))
         for first, last in pairwise(cuts)
     ]
 
@@ -68,9 +58,6 @@ class ImageScores:
         seen: ids of the seen classes; `gamma` is subtracted from their scores.
         gamma: calibration of inductive runs, else 0.
         config: mode, crop size, stride and windows per forward pass.
-
-    Raises:
-        UserError: from the model, for an input size that it cannot take.
     """
 
     def __init__(
@@ -90,24 +77,22 @@ class ImageScores:
         penalty[list(seen)] = gamma
         self.penalty = jt.array(penalty)
         places = [(top, left) for top in self.tops for left in self.lefts]
-        starts = range(0, len(places), config.window_batch)
+        batches = range(0, len(places), config.window_batch)
         outputs = []
         with jt.no_grad():
-            for start in tqdm(starts, "windows", leave=False, disable=None if len(places) >= MANY_WINDOWS else True):
-                crops = [self._window(image, *place) for place in places[start : start + config.window_batch]]
-                outputs.append(model(jt.array(np.stack(crops)), text))
+            for first in tqdm(batches, "windows", leave=False, disable=None if len(places) >= MANY_WINDOWS else True):
+                batch = places[first : first + config.window_batch]
+                # padded at the right and bottom with the mean colour, 0 after normalising
+                windows = np.zeros((len(batch), 3, *self.padded), dtype=np.float32)
+                for window, (top, left) in zip(windows, batch, strict=True):
+                    part = image[:, top : top + self.crop[0], left : left + self.crop[1]]
+                    window[:, : self.crop[0], : self.crop[1]] = part
+                outputs.append(model(jt.array(windows), text))
                 outputs[-1].sync()
-            # (window rows, windows in a row, C, h, w)
             logits = jt.concat(outputs, dim=0)
+            # (window rows, windows in a row, C, h, w)
             self.logits = logits.reshape(len(self.tops), len(self.lefts), *logits.shape[1:])
             self.logits.sync()
-
-    def _window(self, image: np.ndarray, top: int, left: int) -> np.ndarray:
-        """One window, padded at the right and bottom with the mean colour (0 after normalising)."""
-        height, width = self.crop
-        window = np.zeros((3, *self.padded), dtype=np.float32)
-        window[:, :height, :width] = image[:, top : top + height, left : left + width]
-        return window
 
     def _window_row(self, row: int, start: int, stop: int) -> jt.Var:
         """Calibrated scores of rows [start, stop) of each window in a row: (windows, C, stop - start, crop width)."""
@@ -123,22 +108,17 @@ class ImageScores:
     def _band(self, start: int, stop: int) -> jt.Var:
         """Calibrated scores of rows [start, stop), averaged over the windows: (C, stop - start, W)."""
         parts = []
-        for rows in segments(self.tops, self.crop[0]):
-            first, last = max(start, rows.start), min(stop, rows.stop)
-            if first < last:
-                scores = [self._window_row(row, first, last) for row in rows.windows]
-                means = [self._mean(scores, columns) for columns in segments(self.lefts, self.crop[1])]
-                parts.append(jt.concat(means, dim=2))
+        for top, bottom, rows in segments(self.tops, self.crop[0]):
+            first, last = max(start, top), min(stop, bottom)
+            if first >= last:
+                continue
+            scores, means = [self._window_row(row, first, last) for row in rows], []
+            for left, right, columns in segments(self.lefts, self.crop[1]):
+                spans = [(column, slice(left - self.lefts[column], right - self.lefts[column])) for column in columns]
+                covering = [row[column, :, :, span] for row in scores for column, span in spans]
+                means.append(sum(covering[1:], start=covering[0]) / len(covering))
+            parts.append(jt.concat(means, dim=2))
         return jt.concat(parts, dim=1)
-
-    def _mean(self, scores: list[jt.Var], columns: Segment) -> jt.Var:
-        """Mean over all windows that cover a segment: (C, rows, columns.stop - columns.start)."""
-        covering = [
-            row[column, :, :, columns.start - self.lefts[column] : columns.stop - self.lefts[column]]
-            for row in scores
-            for column in columns.windows
-        ]
-        return sum(covering[1:], start=covering[0]) / len(covering)
 
     def resized_band(self, start: int, stop: int, size: tuple[int, int]) -> jt.Var:
         """Rows [start, stop) of the scores after bilinear resizing to `size` = (H', W'): (C, stop - start, W')."""
@@ -201,46 +181,32 @@ def highest_classes(bands: Iterable[tuple[int, jt.Var]], size: tuple[int, int]) 
     return result
 
 
-def _softmax(scores: jt.Var, mirrored: bool) -> jt.Var:
-    """Softmax over the classes of (C, rows, W), mirrored back; scores are at most 1, so nothing overflows."""
-    powers = jt.exp(scores)
-    shares = powers / powers.sum(0, keepdims=True)
-    return shares.reindex(scores.shape, ["i0", "i1", f"{scores.shape[2] - 1}-i2"]) if mirrored else shares
-
-
 def mean_bands(views: Sequence[tuple[ImageScores, bool]], size: tuple[int, int]) -> Iterator[tuple[int, jt.Var]]:
-    """(first row, mean softmax (C, rows, W')) of all bands at `size` = (H', W'), from the top.
-
-    Args:
-        views: scores of the same image at different scales, and whether it was mirrored.
-    """
+    """(first row, mean softmax (C, rows, W')) of all bands at `size`. Views: scores, and whether mirrored."""
     rows = min(scores.band_rows(size) for scores, _ in views)
     for start in range(0, size[0], rows):
-        stop = min(start + rows, size[0])
         with jt.no_grad():
             total = None
             for scores, mirrored in views:
-                band = _softmax(scores.resized_band(start, stop, size), mirrored)
+                powers = jt.exp(scores.resized_band(start, min(start + rows, size[0]), size))  # scores are at most 1
+                band = powers / powers.sum(0, keepdims=True)
+                if mirrored:
+                    band = band.reindex(band.shape, ["i0", "i1", f"{size[1] - 1}-i2"])
                 total = band if total is None else total + band
                 total.sync()  # or the bands of all views would be alive at once
             yield start, total / len(views)
 
 
 def predict_views(
-    model: Model,
-    images: Sequence[np.ndarray],
-    text: jt.Var,
-    seen: Iterable[int],
-    gamma: float,
-    config: TestConfig,
+    model: Model, images: Sequence[np.ndarray], text: jt.Var, seen: Sequence[int], gamma: float, config: TestConfig,
     size: tuple[int, int],
-) -> np.ndarray:
+) -> np.ndarray:  # fmt: skip
     """Class ids (H', W') int32 at `size` from the image at each scale, with `config.flip` also mirrored.
 
     A single view needs no softmax: it changes no order of classes, and windows are averaged before it. Other arguments
     as of `ImageScores`.
     """
-    seen, views = tuple(seen), []
+    views = []
     for image in images:
         for mirrored in (False, True) if config.flip else (False,):
             view = np.ascontiguousarray(image[:, :, ::-1]) if mirrored else image

@@ -79,7 +79,7 @@ def train(run: Run) -> None:
         saver = Saver(run.work_dir, config, classes, text, trainer)
         metrics, val = None, run.val_dataset
         if val is not None:
-            metrics = partial(evaluate, model, val, text.matrix, val.class_list, config, None, run.save_dir, ranks)
+            metrics = partial(evaluate, model, val, text.matrix, config, None, run.save_dir, ranks)
         training = Training(trainer, log, saver, progress, stop, metrics)
         with closing(training_batches(run.dataset, config, begun, ranks.rank, ranks.world)) as batches:
             ending = training.loop(batches)

@@ -10,13 +10,15 @@ from typing import Any
 import jittor as jt
 import numpy as np
 
-from jseg.baselines import training_free_metrics
+from jseg.baselines import patch_scores
 from jseg.clip.class_embeddings import embed_class_names, unit_rows
+from jseg.clip.image_tower import ImageTower
 from jseg.clip.tokenizer import Tokenizer
 from jseg.config import TRAINING_FREE, DataConfig, ShapesConfig
 from jseg.data.class_names import SHAPES_NAMES, class_list
 from jseg.data.shapes import ShapesDataset
-from jseg.metrics import HEADLINE
+from jseg.metrics import HEADLINE, ConfusionMatrix
+from jseg.ops.bilinear import resize_bilinear
 from jseg.pretraining.images import HELD_OUT_STREAM, CaptionedImage, Stage, cut, draw, normalise_images
 from jseg.pretraining.training import SmallClip
 
@@ -75,18 +77,30 @@ def validation_scenes(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(normalise_images(image[None])[0], labels) for image, labels, _ in scenes]
 
 
+def training_free_metrics(
+    tower: ImageTower, scenes: list[tuple[np.ndarray, np.ndarray]], text: np.ndarray, features: str
+) -> dict[str, Any]:
+    """Metrics (`ConfusionMatrix.summary`) of `validation_scenes` without training; `features`: see `TRAINING_FREE`."""
+    matrix, classes = ConfusionMatrix(len(SHAPES_NAMES)), class_list("shapes")
+    with jt.no_grad():
+        for image, labels in scenes:
+            scores = patch_scores(tower, jt.array(image[None]), jt.array(text), *TRAINING_FREE[features])
+            matrix.update(resize_bilinear(scores, labels.shape).numpy()[0].argmax(0), labels)
+    return matrix.summary(classes.seen, classes.unseen, classes.names)
+
+
 def evaluate(clip: SmallClip, tokenizer: Tokenizer, count: int = 1000) -> dict[str, Any]:
     """All figures in percent, on `count` single-object images and a tenth as many scenes for segmentation."""
     text = embed_class_names(SHAPES_NAMES, TEMPLATES, tokenizer, clip.text, "")
     accuracy, per_class = zero_shot_accuracy(clip, text, CROPS, count)
     whole, _ = zero_shot_accuracy(clip, text, WHOLE_SCENES, count)
-    shapes_list, scenes = class_list("shapes"), validation_scenes(max(count // 10, 1))
+    scenes = validation_scenes(max(count // 10, 1))
     figures: dict[str, Any] = {
         "zero-shot accuracy": accuracy,
         "zero-shot accuracy, whole scenes": whole,
         "per class": dict(zip(SHAPES_NAMES, per_class, strict=True)),
     }
-    for key, way in TRAINING_FREE.items():
-        metrics = training_free_metrics(clip.image, scenes, text, shapes_list, *way)
-        figures[f"training-free, {TRAINING_FREE_NAMES[key]}"] = {key: metrics[key] for key in HEADLINE}
+    for features, name in TRAINING_FREE_NAMES.items():
+        metrics = training_free_metrics(clip.image, scenes, text, features)
+        figures[f"training-free, {name}"] = {key: metrics[key] for key in HEADLINE}
     return figures

@@ -13,10 +13,10 @@ from PIL import Image
 
 from jseg.config import Config, ModelConfig, SplitConfig
 from jseg.data import transforms
-from jseg.data.class_names import ClassList, class_list
+from jseg.data.class_names import class_list
 from jseg.data.dataset import open_dataset
 from jseg.data.label_maps import class_labels
-from jseg.engine.evaluate import METRICS_NAME, SHEET_NAME, draw, evaluate
+from jseg.engine.evaluate import METRICS_NAME, SHEET_NAME, evaluate
 from jseg.engine.ranks import Ranks
 from jseg.engine.signals import Interrupted
 from jseg.engine.sliding_window import ImageScores
@@ -31,8 +31,10 @@ CLASSES = class_list("voc12")
 class NoisyImages:
     """Noisy images of different sizes, with label maps unless told otherwise."""
 
-    def __init__(self, sizes: list[tuple[int, int]], classes: ClassList = CLASSES, labels: bool = True) -> None:
-        self.class_list, self.sizes, self.labels = classes, sizes, labels
+    class_list = CLASSES
+
+    def __init__(self, sizes: list[tuple[int, int]], labels: bool = True) -> None:
+        self.sizes, self.labels = sizes, labels
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -63,22 +65,26 @@ def small_config() -> Config:
     return config
 
 
-def embeddings(classes: ClassList = CLASSES) -> np.ndarray:
-    rows = np.random.default_rng(5).standard_normal((len(classes.names), 16)).astype(np.float32)
+def embeddings() -> np.ndarray:
+    rows = np.random.default_rng(5).standard_normal((20, 16)).astype(np.float32)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
+def image_scores(
+    model: ClipRC, dataset: NoisyImages, index: int, config: Config, seen: tuple[int, ...], gamma: float,
+    scale: float = 1.0, step: int = 1,
+) -> tuple[ImageScores, tuple[int, int]]:  # fmt: skip
+    """Scores of an image (mirrored with step -1) without loader and evaluator, and its size."""
+    image, _, _ = dataset.read(index)
+    size = image.shape[:2]
+    image = transforms.resize_image(image, transforms.short_side_size(size, round(64 * scale)))
+    pixels = transforms.normalise(image, config.data.mean, config.data.std).transpose(2, 0, 1)[:, :, ::step]
+    return ImageScores(model, np.ascontiguousarray(pixels), jt.array(embeddings()), seen, gamma, config.test), size
+
+
 def expected_labels(model: ClipRC, dataset: NoisyImages, config: Config, seen: tuple[int, ...]) -> list[np.ndarray]:
-    """Predictions made image by image, without loader and evaluator."""
-    result = []
-    for index in range(len(dataset)):
-        image, _, _ = dataset.read(index)
-        size = image.shape[:2]
-        image = transforms.resize_image(image, transforms.short_side_size(size, config.test.short_side))
-        image = transforms.normalise(image, config.data.mean, config.data.std).transpose(2, 0, 1)
-        gamma, text = config.gamma(), jt.array(embeddings(dataset.class_list))
-        result.append(ImageScores(model, image, text, seen, gamma, config.test).labels(size))
-    return result
+    found = [image_scores(model, dataset, index, config, seen, config.gamma()) for index in range(len(dataset))]
+    return [scores.labels(size) for scores, size in found]
 
 
 @pytest.mark.parametrize("cross_dataset", [False, True])
@@ -87,7 +93,7 @@ def test_metrics_and_their_file(
 ) -> None:
     dataset, config = NoisyImages([(48, 64), (100, 64), (64, 64), (33, 90)]), small_config()
     config.cross_dataset = cross_dataset
-    metrics = evaluate(model, dataset, embeddings(), CLASSES, config, tmp_path)
+    metrics = evaluate(model, dataset, embeddings(), config, tmp_path)
     seen, unseen = (tuple(range(20)), ()) if cross_dataset else (CLASSES.seen, CLASSES.unseen)
     matrix = ConfusionMatrix(20)
     for index, labels in enumerate(expected_labels(model, dataset, config, seen)):
@@ -102,19 +108,17 @@ def test_metrics_and_their_file(
     assert [path.name for path in tmp_path.iterdir()] == [METRICS_NAME]
 
 
-def test_strict_protocol(model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_strict_protocol(model: ClipRC, capsys: pytest.CaptureFixture[str]) -> None:
     """Only pixels of unseen classes count, and they get the best of the unseen classes, whatever gamma is."""
     dataset, config = NoisyImages([(48, 64), (100, 64)]), small_config()
     config.test.protocol, config.test.gamma = "strict", 0.0
-    metrics = evaluate(model, dataset, embeddings(), CLASSES, config, tmp_path)
+    metrics = evaluate(model, dataset, embeddings(), config)
     matrix = ConfusionMatrix(20)
     for index in range(len(dataset)):
-        image, truth, _ = dataset.read(index)
-        resized = transforms.resize_image(image, transforms.short_side_size(image.shape[:2], 64))
-        pixels = transforms.normalise(resized, config.data.mean, config.data.std).transpose(2, 0, 1)
-        scores = ImageScores(model, pixels, jt.array(embeddings()), (), 0.0, config.test).scores(image.shape[:2])
-        best_unseen = np.array(CLASSES.unseen)[scores[list(CLASSES.unseen)].argmax(axis=0)]
-        matrix.update(best_unseen, np.where(np.isin(truth, CLASSES.unseen), truth, 255))
+        found, size = image_scores(model, dataset, index, config, (), 0.0)
+        best = found.scores(size)[list(CLASSES.unseen)].argmax(axis=0)
+        truth = dataset.read(index)[1]
+        matrix.update(np.array(CLASSES.unseen)[best], np.where(np.isin(truth, CLASSES.unseen), truth, 255))
     assert metrics == {**matrix.summary((), CLASSES.unseen, CLASSES.names), "mIoU(S)": None, "hIoU": None}
     assert metrics["mIoU(U)"] is not None and metrics["IoU"]["cow"] is None
     assert "strict protocol" in capsys.readouterr().out.splitlines()[-2]
@@ -138,31 +142,27 @@ def test_a_rank_sees_its_images_and_stops_with_the_others(model: ClipRC, tmp_pat
     dataset, config = NoisyImages([(48, 64), (100, 64), (64, 48)]), small_config()
     one = NoisyImages([(48, 64), (100, 64), (64, 48)])
     one.read = lambda index: dataset.read(1)
-    every = evaluate(model, one, embeddings(), CLASSES, config, None)
-    share = evaluate(model, dataset, embeddings(), CLASSES, config, tmp_path, ranks=ScriptedRanks(False))
+    every = evaluate(model, one, embeddings(), config)
+    share = evaluate(model, dataset, embeddings(), config, tmp_path, ranks=ScriptedRanks(False))
     assert share == every and not list(tmp_path.iterdir())  # image 1 alone, counted twice; nothing is written
     with pytest.raises(Interrupted):
-        evaluate(model, dataset, embeddings(), CLASSES, config, None, ranks=ScriptedRanks(True))
+        evaluate(model, dataset, embeddings(), config, ranks=ScriptedRanks(True))
 
 
-def test_several_views(model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_views(model: ClipRC, capsys: pytest.CaptureFixture[str]) -> None:
     """Softmax over the classes of each view at the image's size, mirrored back, averaged."""
     dataset, config = NoisyImages([(48, 64), (100, 64)]), small_config()
     config.test.scales, config.test.flip = (1.0, 1.5), True
-    metrics = evaluate(model, dataset, embeddings(), CLASSES, config, tmp_path)
+    metrics = evaluate(model, dataset, embeddings(), config)
     matrix = ConfusionMatrix(20)
     for index in range(len(dataset)):
-        image, truth, _ = dataset.read(index)
+        truth = dataset.read(index)[1]
         total = np.zeros((20, *truth.shape))
-        for scale in (1.0, 1.5):
-            resized = transforms.resize_image(image, transforms.short_side_size(truth.shape, round(64 * scale)))
-            pixels = transforms.normalise(resized, config.data.mean, config.data.std).transpose(2, 0, 1)
-            for step in (1, -1):
-                view = np.ascontiguousarray(pixels[:, :, ::step])
-                part = ImageScores(model, view, jt.array(embeddings()), CLASSES.seen, 0.1, config.test).scores()
-                part = cv2.resize(part.transpose(1, 2, 0), truth.shape[::-1], interpolation=cv2.INTER_LINEAR)
-                powers = np.exp(part[:, ::step].transpose(2, 0, 1).astype(np.float64))
-                total += powers / powers.sum(axis=0)
+        for scale, step in ((1.0, 1), (1.0, -1), (1.5, 1), (1.5, -1)):
+            part = image_scores(model, dataset, index, config, CLASSES.seen, 0.1, scale, step)[0].scores()
+            part = cv2.resize(part.transpose(1, 2, 0), truth.shape[::-1], interpolation=cv2.INTER_LINEAR)
+            powers = np.exp(part[:, ::step].transpose(2, 0, 1).astype(np.float64))
+            total += powers / powers.sum(axis=0)
         matrix.update(total.argmax(axis=0), truth)
     for key, value in matrix.summary(CLASSES.seen, CLASSES.unseen, CLASSES.names).items():
         # the few ties of float32 and OpenCV's own rounding of resized scores
@@ -170,23 +170,19 @@ def test_several_views(model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixt
     assert "scales 1, 1.5, mirrored too" in capsys.readouterr().out.splitlines()[-2]
 
 
-def test_images_of_a_data_set(model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_drawn_images(model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dataset, config = NoisyImages([(48, 64), (100, 64)]), small_config()
-    path = draw(model, dataset, embeddings(), CLASSES, config, tmp_path / "images")
-    assert path == tmp_path / "images" / SHEET_NAME
-    names = {item.name for item in path.parent.iterdir()}
+    metrics = evaluate(model, dataset, embeddings(), config, save_dir=tmp_path / "images", labels_needed=False)
+    names = {item.name for item in (tmp_path / "images").iterdir()}
     assert names == {SHEET_NAME} | {f"image_{i}{end}.png" for i in (0, 1) for end in ("", "_overlay")}
     for index, labels in enumerate(expected_labels(model, dataset, config, CLASSES.seen)):
-        with Image.open(path.parent / f"image_{index}.png") as image:
-            assert image.mode == "P"
-            stored = np.asarray(image)
-            colours = np.asarray(image.convert("RGB"))
+        with Image.open(tmp_path / "images" / f"image_{index}.png") as image:
+            stored, colours = np.asarray(image), np.asarray(image.convert("RGB"))
         # the data set's own numbering, so that the file could be read as one of its label maps
         np.testing.assert_array_equal(class_labels(stored, CLASSES, "prediction"), labels)
         np.testing.assert_array_equal(colours, CLASSES.palette[labels])
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].startswith("pAcc / mIoU(S) / mIoU(U) / hIoU: ")
-    assert printed[-1] == f"sheet: {path}"
+    assert headline(metrics) in printed and printed[-1] == f"sheet: {tmp_path / 'images' / SHEET_NAME}"
 
 
 def test_in_training_images_that_cannot_be_written_are_a_warning(
@@ -195,42 +191,31 @@ def test_in_training_images_that_cannot_be_written_are_a_warning(
     dataset, config = NoisyImages([(48, 64), (100, 64)]), small_config()
     (tmp_path / "images").write_text("in the way")
     with pytest.raises(CannotWrite, match="images"):
-        evaluate(model, dataset, embeddings(), CLASSES, config, None, tmp_path / "images")
-    plain = evaluate(model, dataset, embeddings(), CLASSES, config, tmp_path / "work", tmp_path / "drawn")
-    assert len(list((tmp_path / "drawn").iterdir())) == 5
-    assert json.loads((tmp_path / "work" / METRICS_NAME).read_text()) == plain
+        evaluate(model, dataset, embeddings(), config, None, tmp_path / "images")
+    plain = evaluate(model, dataset, embeddings(), config)
     capsys.readouterr()
-    assert plain == evaluate(
-        model, dataset, embeddings(), CLASSES, config, None, tmp_path / "images", drawing_may_fail=True
-    )
+    assert plain == evaluate(model, dataset, embeddings(), config, None, tmp_path / "images", drawing_may_fail=True)
     printed = capsys.readouterr().out
     assert printed.count("no more images are drawn") == 1 and "sheet" not in printed
 
 
 def test_images_without_labels(model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     dataset, config = NoisyImages([(48, 64)], labels=False), small_config()
-    assert draw(model, dataset, embeddings(), CLASSES, config, tmp_path).is_file()
+    assert evaluate(model, dataset, embeddings(), config, save_dir=tmp_path, labels_needed=False) == {}
+    assert (tmp_path / SHEET_NAME).is_file()
     assert "pAcc" not in capsys.readouterr().out
     with pytest.raises(UserError, match="image_0 has no label map"):
-        evaluate(model, dataset, embeddings(), CLASSES, config, tmp_path / "work")
+        evaluate(model, dataset, embeddings(), config, tmp_path / "work")
     assert not (tmp_path / "work").exists()
 
 
-def test_a_work_folder_that_cannot_be_written(model: ClipRC, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write"):
-        evaluate(model, NoisyImages([(64, 64)]), embeddings(), CLASSES, small_config(), tmp_path / "file")
-
-
 def test_supervised_images_mark_no_class_as_unseen(model: ClipRC, tmp_path: Path) -> None:
-    config = small_config()
-    dataset = NoisyImages([(64, 64)])
-    overlays = {}
+    config, overlays = small_config(), []
     for setting in ("inductive", "supervised"):
         config.data.setting, config.test.gamma = setting, 10.0  # every pixel goes to an unseen class
-        draw(model, dataset, embeddings(), CLASSES, config, tmp_path / setting)
-        overlays[setting] = np.asarray(Image.open(tmp_path / setting / "image_0_overlay.png"))
-    assert not np.array_equal(overlays["inductive"], overlays["supervised"])
+        evaluate(model, NoisyImages([(64, 64)]), embeddings(), config, save_dir=tmp_path / setting)
+        overlays.append(np.asarray(Image.open(tmp_path / setting / "image_0_overlay.png")))
+    assert not np.array_equal(*overlays)
 
 
 def test_images_and_labels_of_the_data_set_are_never_overwritten(model: ClipRC, tmp_path: Path) -> None:
@@ -244,6 +229,6 @@ def test_images_and_labels_of_the_data_set_are_never_overwritten(model: ClipRC, 
     before = [path.read_bytes() for path in inputs]
     for save_dir in (folder, tmp_path):
         with pytest.raises(UserError, match=r"a\.png itself would be overwritten"):
-            draw(model, dataset, embeddings(), CLASSES, config, save_dir)
+            evaluate(model, dataset, embeddings(), config, save_dir=save_dir)
     assert before == [path.read_bytes() for path in inputs]
-    draw(model, dataset, embeddings(), CLASSES, config, tmp_path / "images")
+    evaluate(model, dataset, embeddings(), config, save_dir=tmp_path / "images")

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from jseg.config import Config
-from jseg.data.class_names import class_list
 from jseg.engine.evaluate import predictions
 from jseg.model.clip_rc import build_clip_rc
 from jseg.model.initial_weights import initialise
@@ -53,7 +52,7 @@ def evaluate(pictures: int, config: Config | None = None) -> Iterator[int]:
     model = build_clip_rc(config.model)
     initialise(model, config.model, 0)
     dataset = NoisyImages([tuple(rng.integers(40, 100, 2).tolist()) for _ in range(pictures)])
-    for _ in predictions(model, dataset, embeddings(), class_list("voc12"), config):
+    for _ in predictions(model, dataset, embeddings(), config):
         yield resident_bytes()
 
 

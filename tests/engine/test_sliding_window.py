@@ -91,6 +91,7 @@ def test_scores_and_labels_equal_the_restatement(
         monkeypatch.setattr(sliding_window, "BAND_VALUES", band_values)
         scores = ImageScores(model, image, TEXT, SEEN, GAMMA, config)
         np.testing.assert_allclose(scores.scores(size), expected, rtol=0, atol=TOLERANCE)
+        np.testing.assert_array_equal(scores.scores(), scores.scores(shape))  # the image's own size is the default
         top_two = np.sort(expected, axis=0)[-2:]
         decided = top_two[1] - top_two[0] > 2 * TOLERANCE
         np.testing.assert_array_equal(scores.labels(size)[decided], expected.argmax(axis=0)[decided])
@@ -105,25 +106,6 @@ def test_no_band_is_larger_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> No
     bands = [band for _, band in scores.bands((200, 110))]
     assert sum(band.shape[1] for band in bands) == 200
     assert all(np.prod(band.shape) <= 4000 for band in bands)
-
-
-def test_own_size_is_the_default() -> None:
-    config = InferenceConfig(crop_size=(64, 64), stride=(53, 53))
-    image, model = random_image(80, 90), PatchMeans()
-    result = ImageScores(model, image, TEXT, SEEN, GAMMA, config)
-    np.testing.assert_allclose(result.scores(), oracle(model, image, config, (80, 90)), rtol=0, atol=TOLERANCE)
-    assert result.labels().dtype == np.int32
-    np.testing.assert_array_equal(result.labels(), result.scores().argmax(axis=0))
-
-
-def test_calibration_shifts_seen_classes_only() -> None:
-    config = InferenceConfig(crop_size=(64, 64), stride=(53, 53))
-    model, image = PatchMeans(), random_image(70, 70)
-    plain = ImageScores(model, image, TEXT, SEEN, 0.0, config).scores()
-    shift = np.zeros((CLASSES, 1, 1), np.float32)
-    shift[list(SEEN)] = 0.25
-    shifted = ImageScores(model, image, TEXT, SEEN, 0.25, config).scores()
-    np.testing.assert_allclose(shifted, plain - shift, rtol=0, atol=TOLERANCE)
 
 
 def test_saturated_scores_go_to_the_lowest_class() -> None:
@@ -155,22 +137,17 @@ def test_windows_cover_a_side(length: int, crop: int, data: st.DataObject) -> No
         covered[start : start + side] += 1
     assert covered.min() >= 1
     parts = segments(starts, side)
-    assert [part.start for part in parts] + [length] == [0] + [part.stop for part in parts]
-    for part in parts:
-        assert (covered[part.start : part.stop] == len(part.windows)).all()
+    assert [start for start, _, _ in parts] + [length] == [0] + [stop for _, stop, _ in parts]
+    for start, stop, windows in parts:
+        assert (covered[start:stop] == len(windows)).all()
 
 
-def test_published_window_positions() -> None:
+def test_published_window_positions_and_padding() -> None:
+    assert [padded_length(length, 16, 4) for length in (512, 513, 10)] == [512, 528, 64]  # a patch for each region
     assert window_starts(683, 512, 426) == [0, 171]  # an image of 3:4
     assert window_starts(512, 512, 426) == [0]
     assert window_starts(939, 512, 426) == [0, 426, 427]
     assert window_starts(300, 512, 426) == [0]
-
-
-def test_padded_length() -> None:
-    assert padded_length(512, 16, 4) == 512
-    assert padded_length(513, 16, 4) == 528
-    assert padded_length(10, 16, 4) == 64  # one patch for each of the four regions
 
 
 def test_the_real_model_takes_images_of_any_size() -> None:
@@ -186,10 +163,6 @@ def test_the_real_model_takes_images_of_any_size() -> None:
         assert np.isfinite(scores).all() and scores.min() >= -GAMMA and scores.max() <= 1
 
 
-def mirrored(image: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(image[:, :, ::-1])
-
-
 @pytest.mark.parametrize("band_values", [sliding_window.BAND_VALUES, 2000])
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("size", [(64, 90), (130, 41)])
@@ -199,19 +172,15 @@ def test_views_are_the_mean_of_softmaxes(
     """At two scales, and mirrored (the image is not symmetric)."""
     config = InferenceConfig(crop_size=(64, 64), stride=(48, 48), flip=flip)
     images, shares = [random_image(64, 90), random_image(96, 135)], []
+    views = []
     for image in images:
         for step in (1, -1) if flip else (1,):
             view = np.ascontiguousarray(image[:, :, ::step])
-            scores = ImageScores(PatchMeans(), view, TEXT, SEEN, GAMMA, config).scores(size)[:, :, ::step]
-            powers = np.exp(scores.astype(np.float64))
+            views.append((ImageScores(PatchMeans(), view, TEXT, SEEN, GAMMA, config), step == -1))
+            powers = np.exp(views[-1][0].scores(size)[:, :, ::step].astype(np.float64))
             shares.append(powers / powers.sum(axis=0))
     expected = np.mean(shares, axis=0)
     monkeypatch.setattr(sliding_window, "BAND_VALUES", band_values)
-    views = []
-    for image in images:
-        views.append((ImageScores(PatchMeans(), image, TEXT, SEEN, GAMMA, config), False))
-        if flip:
-            views.append((ImageScores(PatchMeans(), mirrored(image), TEXT, SEEN, GAMMA, config), True))
     found = np.concatenate([band.numpy() for _, band in mean_bands(views, size)], axis=1)
     np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
     labels = predict_views(PatchMeans(), images, TEXT, SEEN, GAMMA, config, size)
@@ -220,18 +189,11 @@ def test_views_are_the_mean_of_softmaxes(
     np.testing.assert_array_equal(labels[decided], expected.argmax(axis=0)[decided])
 
 
-def test_one_view_is_the_plain_prediction() -> None:
-    config = InferenceConfig(crop_size=(64, 64), stride=(48, 48))
-    found = predict_views(PatchMeans(), [random_image(80, 80)], TEXT, SEEN, GAMMA, config, (77, 77))
-    plain = ImageScores(PatchMeans(), random_image(80, 80), TEXT, SEEN, GAMMA, config).labels((77, 77))
-    np.testing.assert_array_equal(found, plain)
-
-
 def test_an_excluded_seen_class_gets_no_share() -> None:
     """The strict protocol's large penalty leaves a softmax over the unseen classes."""
     config = InferenceConfig(crop_size=(64, 64), stride=(48, 48))
     image = random_image(64, 64)
-    views = [(ImageScores(PatchMeans(), view, TEXT, SEEN, 100.0, config), True) for view in (image, mirrored(image))]
+    views = [(ImageScores(PatchMeans(), view, TEXT, SEEN, 100.0, config), True) for view in (image, image[:, :, ::-1])]
     (_, shares), *_ = mean_bands(views, (64, 64))
     assert np.abs(shares.numpy()[list(SEEN)]).max() < 1e-30
     np.testing.assert_allclose(shares.numpy().sum(axis=0), 1, atol=1e-5)

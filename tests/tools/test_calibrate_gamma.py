@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def arguments(folder: Path, run: str, *rest: str) -> list[str]:
     weights = str(folder / run / "weights.safetensors")
-    return ["--config-file", str(folder / "tiny.py"), "--weights", weights, "--no-cuda", "--step", "0.1", *rest]
+    return ["--config-file", str(folder / "tiny.py"), "--weights", weights, "--no-cuda", *rest]
 
 
 def test_the_sweep_equals_evaluations_one_by_one(folder: Path, capsys: pytest.CaptureFixture) -> None:
@@ -35,12 +35,12 @@ def test_the_sweep_equals_evaluations_one_by_one(folder: Path, capsys: pytest.Ca
     calibrate_gamma.main(arguments(folder, "held", "--split", "val", "data.shapes.val_scenes=12"))
     shown = capsys.readouterr().out
     result = json.loads((folder / "held" / "gamma.json").read_text())
-    assert [item["gamma"] for item in result["results"]] == [0, 0.1, 0.2, 0.3, 0.4, 0.5]
+    assert [item["gamma"] for item in result["results"][::4]] == [0, 0.1, 0.2, 0.3, 0.4, 0.5]
     assert "published" in shown and f"chosen: test.gamma={result['chosen']:g} (published: 0.1)" in shown
     assert "red dotted square" in shown
     best = max(item["hIoU"] for item in result["results"])
     assert best == next(item["hIoU"] for item in result["results"] if item["gamma"] == result["chosen"])
-    for item in result["results"][:3]:
+    for item in result["results"][:12:4]:
         run_net.main(
             ["--config-file", str(folder / "tiny.py"), "--work-dir", str(folder / "held"), "--no-cuda", "--task", "val"]
             + ["--resume", HELD_OUT, "data.shapes.val_scenes=12", f"test.gamma={item['gamma']}"]
@@ -62,8 +62,7 @@ def test_some_images_of_the_split(folder: Path) -> None:
         ("held", ['data.held_out=("red dotted square",)'], "other unseen classes"),
         ("held", ["data.setting=transductive"], "gamma has no effect"),
         ("held", ["test.flip=True", "data.shapes.train_scenes=2"], "one view"),
-        ("held", ["--step", "0"], "0 < step"),
-        ("held", ["data.shapes.train_scenes=1", "data.shapes.objects=(1,1)"], "show none of the"),
+        ("held", ["data.shapes.train_scenes=1", "data.shapes.objects=(1,1)"], "show no held-out"),
     ],
 )
 def test_what_is_refused(folder: Path, run: str, rest: list[str], match: str) -> None:

@@ -225,16 +225,16 @@ def test_clip_as_it_is_is_evaluated_and_drawn_but_not_trained(tmp_path: Path, ca
 
 
 def plain_clip_accuracy(scenes: int) -> float:
-    from jseg.baselines import PlainClip, training_free_metrics
+    from jseg.baselines import PlainClip
     from jseg.clip.class_embeddings import text_model_of_clip
     from jseg.config import read_config
-    from jseg.pretraining.evaluation import validation_scenes
+    from jseg.pretraining.evaluation import training_free_metrics, validation_scenes
 
     config = read_config(REPOSITORY / "configs" / "shapes_class_token.py")
     clip, classes = read_clip_weights(config.model.init), class_list("shapes")
     text = text_model_of_clip(clip, config.text).embed(classes.names, config.text.templates)
     tower = PlainClip(config.model, clip.tensors, "class_token").backbone
-    return training_free_metrics(tower, validation_scenes(scenes), text, classes, True, True)["pAcc"]
+    return training_free_metrics(tower, validation_scenes(scenes), text, "class_token")["pAcc"]
 
 
 def photo_config(folder: Path, photos: Path, body: str) -> Path:
@@ -256,7 +256,7 @@ def train_and_look(config: Path, iterations: int, capsys: pytest.CaptureFixture)
     assert headline.split(": ")[1].split(" / ")[2:] == ["-", "-"]  # the one photo of val has no unseen class
     assert json.loads((config.parent / "run" / "metrics.json").read_text())["mIoU(U)"] is None
     assert run_net.main(command(config, "--task", "test", "--resume")) == 0
-    assert list((config.parent / "run" / "pictures").glob("*_overlay.png"))
+    assert list((config.parent / "run" / "images").glob("*_overlay.png"))
     losses = [
         line["losses"]["total"] for line in read_log(config.parent / "run" / "log.jsonl") if line["event"] == "train"
     ]
