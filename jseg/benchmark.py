@@ -7,6 +7,7 @@ is 2 m k n operations; element-wise work is left out. Nothing is counted for wha
 from __future__ import annotations
 
 import json
+import platform
 import resource
 import statistics
 import subprocess
@@ -16,7 +17,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,33 +39,26 @@ class Sizes:
 
     @property
     def patches(self) -> int:
-        """N."""
+        """N, the number of patches of an image."""
         return (self.image // self.model.patch_size) ** 2
-
-    @property
-    def regions(self) -> int:
-        """M."""
-        return self.model.region_grid**2
 
 
 def attention_operations(sizes: Sizes) -> float:
     """Region attention of one layer and one image: scores and weighted values."""
     dense = 1 + sizes.patches
-    pairs = dense * (dense + sizes.model.prompts) + 2 * sizes.patches + sizes.regions
+    pairs = dense * (dense + sizes.model.prompts) + 2 * sizes.patches + sizes.model.region_grid**2
     return 4.0 * pairs * sizes.model.width
 
 
-def _decoder_layer(depth: int, factor: int, rows: int, memory: int) -> tuple[float, float]:
-    """Linear layers and attention of one side of a two-way layer."""
-    linear = 2.0 * depth * depth * (2 * rows + 2 * memory + 2 * factor * rows)
-    return linear, 4.0 * rows * memory * depth
+def operations(sizes: Sizes, training: bool) -> float:
+    """One evaluation pass over a batch, or one training step.
 
-
-def _parts(sizes: Sizes, training: bool) -> dict[str, float]:
-    """Operations of one image by part: frozen and trained linear layers, attention."""
+    In training the frozen tower passes gradients on (1 x), the head also gathers those of its weights (2 x). Nothing is
+    passed on below the prompts of the first layer, that is to its projections and to the patches.
+    """
     model, depth = sizes.model, sizes.model.output_dim
-    queries = sizes.regions * sizes.classes
-    tokens, side = 1 + sizes.patches + sizes.regions, sizes.image // model.patch_size
+    queries = model.region_grid**2 * sizes.classes
+    tokens, side = 1 + sizes.patches + model.region_grid**2, sizes.image // model.patch_size
     tower = model.layers * 2.0 * tokens * 12 * model.width**2  # blocks without prompts
     tower += 2.0 * sizes.patches * model.width * 3 * model.patch_size**2  # pixels of patches
     tower += 2.0 * tokens * model.width * depth
@@ -75,33 +68,17 @@ def _parts(sizes: Sizes, training: bool) -> dict[str, float]:
     attention = model.layers * attention_operations(sizes)
     for _ in range(model.decoder_layers + (model.recovery_layers if training else 0)):
         for rows, memory in ((queries, sizes.patches), (sizes.patches, queries)):
-            linear, scores = _decoder_layer(depth, model.ffn_factor, rows, memory)
-            head, attention = head + linear, attention + scores
-    if training:
-        # prompts and their projections; computed once for a whole evaluation, so not counted there
-        tower += model.layers * 2.0 * model.prompts * 4 * model.width**2
-        head += 2.0 * depth * depth * (3 * queries + 2 * sizes.patches)
-    return {"tower": tower, "head": head, "attention": attention}
+            head += 2.0 * depth * depth * (2 * rows + 2 * memory + 2 * model.ffn_factor * rows)
+            attention += 4.0 * rows * memory * depth
+    if not training:
+        return sizes.batch * (tower + head + attention)
+    # prompts and their projections; computed once for a whole evaluation, so not counted there
+    tower += model.layers * 2.0 * model.prompts * 4 * model.width**2
+    head += 2.0 * depth * depth * (3 * queries + 2 * sizes.patches)
+    below = 2.0 * tokens * 3 * model.width**2 + 2.0 * sizes.patches * model.width * 3 * model.patch_size**2
+    return sizes.batch * (2 * tower - below + 3 * head + (1 + BACKWARD_ATTENTION) * attention)
 
 
-def forward_operations(sizes: Sizes) -> float:
-    """One evaluation pass over a batch."""
-    return sizes.batch * sum(_parts(sizes, training=False).values())
-
-
-def training_operations(sizes: Sizes) -> float:
-    """One training step: the frozen tower passes gradients on (1 x), the head also gathers those of its weights (2 x).
-
-    Nothing is passed on below the prompts of the first layer, that is to its projections and to the patches.
-    """
-    parts, model = _parts(sizes, training=True), sizes.model
-    below = 2.0 * (1 + sizes.patches + sizes.regions) * 3 * model.width**2
-    below += 2.0 * sizes.patches * model.width * 3 * model.patch_size**2
-    one = 2 * parts["tower"] - below + 3 * parts["head"] + (1 + BACKWARD_ATTENTION) * parts["attention"]
-    return sizes.batch * one
-
-
-TASKS = ("forward", "train", "attention", "attention-forward", "evaluate", "startup")
 SIZES = {
     "voc": Sizes(ModelConfig(), 20, 512),
     "coco": Sizes(ModelConfig(prompts=100), 171, 512),
@@ -114,27 +91,28 @@ SEEN = {"voc": 15, "coco": 156, "shapes": 15}  # classes of an inductive trainin
 
 @dataclass(frozen=True)
 class Workload:
-    """A function to time, with the operations and bytes that it needs."""
+    """A function to time, with the operations that it needs."""
 
     run: Callable[[], None]
     operations: float = 0.0
 
 
-def _model(sizes: Sizes) -> tuple:
-    """A model with random weights, not yet in another precision, and random class embeddings (C, D)."""
+def _model(sizes: Sizes, for_evaluation: bool = True) -> tuple:
+    """A model with random weights, random class embeddings (C, D) and images."""
     from jseg.model.clip_rc import build_clip_rc
     from jseg.model.initial_weights import initialise
+    from jseg.model.precision import set_precision
 
     sizes.model.init = "random"
     model = build_clip_rc(sizes.model)
     initialise(model, sizes.model, 0)
+    if for_evaluation:
+        set_precision(model, sizes.precision)
+        model.backbone.kept_prompts = {}  # as from the second image of a data set on
     text = np.random.default_rng(0).standard_normal((sizes.classes, sizes.model.output_dim)).astype(np.float32)
-    return model, text / np.linalg.norm(text, axis=1, keepdims=True)
-
-
-def _images(sizes: Sizes) -> np.ndarray:
     shape = (sizes.batch, 3, sizes.image, sizes.image)
-    return np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
+    images = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
+    return model, text / np.linalg.norm(text, axis=1, keepdims=True), images
 
 
 def forward(sizes: Sizes) -> Workload:
@@ -142,14 +120,10 @@ def forward(sizes: Sizes) -> Workload:
     import jittor as jt
 
     from jseg.engine.sliding_window import highest_classes
-    from jseg.model.precision import set_precision
     from jseg.ops.bilinear import resize_bilinear
 
-    (model, text), images, size = _model(sizes), _images(sizes), (sizes.image, sizes.image)
-    set_precision(model, sizes.precision)
+    (model, text, images), size = _model(sizes), (sizes.image, sizes.image)
     text = jt.array(text)
-
-    model.backbone.kept_prompts = {}  # as from the second image of a data set on
 
     def run() -> None:
         with jt.no_grad():
@@ -157,7 +131,7 @@ def forward(sizes: Sizes) -> Workload:
             for maps in logits:
                 highest_classes([(0, maps)], size)
 
-    return Workload(run, forward_operations(sizes))
+    return Workload(run, operations(sizes, training=False))
 
 
 def train(sizes: Sizes) -> Workload:
@@ -165,13 +139,13 @@ def train(sizes: Sizes) -> Workload:
     from jseg.engine.trainer import Trainer
     from jseg.model.clip_rc import set_training
 
-    (model, text), images = _model(sizes), _images(sizes)
+    model, text, images = _model(sizes, for_evaluation=False)
     config = Config(model=sizes.model, precision=sizes.precision)
     trainer = Trainer(model, text, (), config)
     set_training(model, True)
     shape = (sizes.batch, sizes.image, sizes.image)
     labels = np.random.default_rng(2).integers(0, sizes.classes, shape).astype(np.int32)
-    return Workload(lambda: trainer.step(images, labels, 0) and None, training_operations(sizes))
+    return Workload(lambda: trainer.step(images, labels, 0) and None, operations(sizes, training=True))
 
 
 def attention(sizes: Sizes, backward: bool = True) -> Workload:
@@ -185,7 +159,7 @@ def attention(sizes: Sizes, backward: bool = True) -> Workload:
     check_device(sizes.precision)
     model, side = sizes.model, sizes.image // sizes.model.patch_size
     generator, dtype = np.random.default_rng(0), COMPUTE_TYPES[sizes.precision]
-    tokens = 1 + sizes.patches + sizes.regions
+    tokens = 1 + sizes.patches + sizes.model.region_grid**2
     projected, prompts, outer = (
         cast(jt.array(generator.standard_normal((sizes.batch, rows, columns), dtype=np.float32)), dtype)
         for rows, columns in ((tokens, 3 * model.width), (model.prompts, 3 * model.width), (tokens, model.width))
@@ -201,9 +175,7 @@ def attention(sizes: Sizes, backward: bool = True) -> Workload:
         jt.sync(jt.grad((widen(output) * widen(outer)).sum(), [projected, prompts]), device_sync=True)
 
     one = sizes.batch * attention_operations(sizes)
-    if backward:
-        return Workload(both, one * (1 + BACKWARD_ATTENTION))
-    return Workload(forward, one)
+    return Workload(both, one * (1 + BACKWARD_ATTENTION)) if backward else Workload(forward, one)
 
 
 def evaluate(sizes: Sizes) -> Workload:
@@ -211,20 +183,14 @@ def evaluate(sizes: Sizes) -> Workload:
     import jittor as jt
 
     from jseg.engine.sliding_window import ImageScores
-    from jseg.model.precision import set_precision
 
-    model, text = _model(sizes)
-    set_precision(model, sizes.precision)
-    model.backbone.kept_prompts = {}  # as from the second image of a data set on
-    text, width = jt.array(text), sizes.image * 4 // 3
+    (model, text, _), width = _model(sizes), sizes.image * 4 // 3
+    text = jt.array(text)
     image = np.random.default_rng(1).standard_normal((3, sizes.image, width), dtype=np.float32)
-    stride = sizes.image * 5 // 6
-    config = TestConfig(crop_size=(sizes.image, sizes.image), stride=(stride, stride), window_batch=sizes.batch)
-    windows = 2  # as long as a stride is less than the image is wider than a window
-    return Workload(
-        lambda: ImageScores(model, image, text, range(sizes.classes // 2), 0.1, config).labels() is None,
-        windows * forward_operations(sizes) / sizes.batch,
-    )
+    size, strides = (sizes.image, sizes.image), (sizes.image * 5 // 6,) * 2  # so that there are two windows
+    config, seen = TestConfig(crop_size=size, stride=strides, window_batch=sizes.batch), range(sizes.classes // 2)
+    work = 2 * operations(sizes, training=False) / sizes.batch
+    return Workload(lambda: ImageScores(model, image, text, seen, 0.1, config).labels() is None, work)
 
 
 def startup(sizes: Sizes) -> Workload:
@@ -233,48 +199,25 @@ def startup(sizes: Sizes) -> Workload:
     return Workload(lambda: subprocess.run([sys.executable, "-c", code], check=True) and None)
 
 
-def chosen_sizes(
-    task: str, size: str, batch: int, classes: int | None = None, precision: str = "fp32",
-    image: int | None = None, prompts: int | None = None,
-) -> Sizes:  # fmt: skip
-    """One of `SIZES` with changes; `classes` None = those of the data set (seen ones in training)."""
-    base = SIZES[size]
-    count = classes or (SEEN[size] if task == "train" else base.classes)
-    model = replace(base.model, prompts=prompts or base.model.prompts)
-    return Sizes(model, count, image or base.image, batch, precision)
+def chosen_sizes(task: str, size: str, batch: int, precision: str = "fp32") -> Sizes:
+    """One of `SIZES` with the seen classes alone in training."""
+    classes = SEEN[size] if task == "train" else SIZES[size].classes
+    return replace(SIZES[size], classes=classes, batch=batch, precision=precision)
+
+
+TASKS = {
+    "forward": forward, "train": train, "attention": attention, "evaluate": evaluate, "startup": startup,
+    "attention-forward": partial(attention, backward=False),
+}  # fmt: skip
 
 
 def prepare(task: str, sizes: Sizes) -> Workload:
-    """The workload of a task.
-
-    Raises:
-        UserError: an image that the model cannot take.
-    """
-    if sizes.image % sizes.model.patch_size:
-        raise UserError(f"--image {sizes.image}: must be a multiple of the patch size {sizes.model.patch_size}")
-    makers = {
-        "forward": forward, "train": train, "attention": attention, "evaluate": evaluate, "startup": startup,
-        "attention-forward": partial(attention, backward=False),
-    }  # fmt: skip
-    return makers[task](sizes)
+    """The workload of a task."""
+    return TASKS[task](sizes)
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Seconds of repeated runs."""
-
-    first: float  # with compilation, where kernels are new
-    all: tuple[float, ...]
-    peak_bytes: int  # of the process from its start, or on a GPU the memory that Jittor has taken from it
-
-    @property
-    def median(self) -> float:
-        """Of the runs after warm-up."""
-        return statistics.median(self.all)
-
-
-def measure(run: Callable[[], None], repeats: int, warm_up: int = 2) -> Timing:
-    """Times `run`: once, `warm_up - 1` times unmeasured, then `repeats` times. On a GPU a run ends when it is idle."""
+def measure(run: Callable[[], None], repeats: int, warm_up: int = 2) -> dict[str, float]:
+    """Seconds of `run`: the first, which compiles, then of `repeats` after the warm-up; GiB taken by Jittor or RAM."""
     jittor = sys.modules.get("jittor")  # a workload may run without it
     on_cuda = jittor is not None and jittor.flags.use_cuda
     seconds = []
@@ -286,7 +229,9 @@ def measure(run: Callable[[], None], repeats: int, warm_up: int = 2) -> Timing:
         seconds.append(time.perf_counter() - start)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     peak = jittor.get_mem_info().total_cuda_used if on_cuda else resident
-    return Timing(seconds[0], tuple(seconds[warm_up:]), peak)
+    timed = seconds[warm_up:]
+    return {"seconds": statistics.median(timed), "min": min(timed), "max": max(timed), "first": seconds[0],
+            "peak_gib": peak / 2**30}  # fmt: skip
 
 
 def product_rate(precision: str, size: int = 1536) -> float:
@@ -297,47 +242,24 @@ def product_rate(precision: str, size: int = 1536) -> float:
     from jseg.ops.half import cast
     from jseg.ops.layers import linear
 
-    x = jt.array(np.random.default_rng(0).standard_normal((size, size), dtype=np.float32))
-    x = cast(x, COMPUTE_TYPES[precision])
+    x = np.random.default_rng(0).standard_normal((size, size), dtype=np.float32)
+    x = cast(jt.array(x), COMPUTE_TYPES[precision])
 
     def run() -> None:
         with jt.no_grad():
             linear(x, x).sync(True)
 
-    return 2.0 * size**3 / min(measure(run, 5).all)
+    return 2.0 * size**3 / measure(run, 5)["min"]
 
 
-def processor() -> str:
-    """Model name of the CPU."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return "unknown"
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
-
-
-def make_result(settings: dict[str, Any], workload: Workload, timing: Timing, rate: float) -> dict[str, Any]:
-    """What is printed as JSON.
-
-    Args:
-        settings: task, size, … as given.
-        rate: floating-point operations a second of a large matrix product; the floor is `operations / rate`.
-    """
-    floor = workload.operations / rate if rate else 0.0
+def make_result(settings: dict[str, Any], work: float, timing: dict[str, float], rate: float) -> dict[str, Any]:
+    """What is printed as JSON; `rate` is that of a large matrix product in operations a second."""
+    floor = work / rate if rate else 0.0
     values = {
-        **settings,
-        "seconds": timing.median,
-        "min": min(timing.all),
-        "max": max(timing.all),
-        "first": timing.first,
-        "peak_gib": timing.peak_bytes / 2**30,
-        "operations": workload.operations,
-        "product_gflops": rate / 1e9,
-        "floor_seconds": floor,
-        "achieved": floor / timing.median,
-        "cpu": processor(),
+        **settings, **timing, "operations": work, "product_gflops": rate / 1e9, "floor_seconds": floor,
+        "achieved": floor / timing["seconds"], "cpu": platform.processor() or platform.machine(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M"),
-    }
+    }  # fmt: skip
     return {name: round(value, 5) if isinstance(value, float) else value for name, value in values.items()}
 
 
@@ -357,31 +279,20 @@ def as_text(values: dict[str, Any]) -> str:
 
 
 def run_json(command: str | list[str]) -> dict[str, Any]:
-    """Runs a command and reads the last line of its output as JSON.
-
-    Raises:
-        UserError: it fails, or its last line is no JSON dictionary with `seconds`.
-    """
-    shell = isinstance(command, str)
-    finished = subprocess.run(command, shell=shell, capture_output=True, text=True)
-    name = command if shell else " ".join(command)
-    if finished.returncode:
-        last = (finished.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"{name} ended with code {finished.returncode}: {last}")
+    """Runs a command and reads the last line of its output as JSON with `seconds`; UserError when that is not so."""
+    finished = subprocess.run(command, shell=isinstance(command, str), capture_output=True, text=True)
     try:
         values = json.loads(finished.stdout.strip().splitlines()[-1])
-        values["seconds"] = float(values["seconds"])
+        return values | {"seconds": float(values["seconds"])}
     except (IndexError, ValueError, KeyError, TypeError):
-        raise UserError(f"{name}: expected a last line of JSON with `seconds`") from None
-    return values
+        last = (finished.stderr.strip().splitlines() or ["no error message"])[-1]
+        raise UserError(
+            f"{command}: expected a last line of JSON with `seconds` (exit code {finished.returncode}: {last})"
+        ) from None
 
 
 def compare(ours: list[str], peer: str, pairs: int, show: Callable[[str], None]) -> dict[str, Any]:
-    """Runs two commands in turn (A B A B …) and shows how many times faster ours is, pair by pair.
-
-    Raises:
-        UserError: as `run_json`.
-    """
+    """Runs two commands in turn (A B A B …) and shows how many times faster ours is, pair by pair."""
     ratios, memory, a, b = [], [], {}, {}
     for number in range(1, pairs + 1):
         a, b = run_json(ours), run_json(peer)

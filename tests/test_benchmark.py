@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import time
 
 import pytest
 
-from jseg.benchmark import (
-    Sizes,
-    Timing,
-    Workload,
-    as_text,
-    attention_operations,
-    compare,
-    forward_operations,
-    make_result,
-    measure,
-    run_json,
-    training_operations,
-)
+from jseg.benchmark import Sizes, as_text, attention_operations, compare, make_result, measure, operations, run_json
 from jseg.config import ModelConfig
 from jseg.errors import UserError
-
-SMALL = ModelConfig(image_size=64, patch_size=16, width=32, layers=3, heads=2, output_dim=16, prompts=3, region_grid=2,
-                    decoder_heads=2, decoder_layers=2)  # fmt: skip
+from tools.benchmark import main
 
 
 def test_attention_of_the_paper_sizes() -> None:
@@ -34,36 +22,30 @@ def test_attention_of_the_paper_sizes() -> None:
 
 @pytest.mark.parametrize(("classes", "prompts", "tera"), [(20, 10, 0.24), (171, 100, 0.33)])
 def test_forward_of_the_paper_sizes(classes: int, prompts: int, tera: float) -> None:
-    operations = forward_operations(Sizes(ModelConfig(prompts=prompts), classes, 512))
-    assert operations == pytest.approx(tera * 1e12, rel=0.05)
+    one, four = (operations(Sizes(ModelConfig(prompts=prompts), classes, 512, batch), False) for batch in (1, 4))
+    assert one == pytest.approx(tera * 1e12, rel=0.05) and four == 4 * one
 
 
 def test_training_of_the_paper_sizes() -> None:
-    assert training_operations(Sizes(ModelConfig(), 15, 512)) == pytest.approx(0.58e12, rel=0.03)
-
-
-def test_work_grows_with_the_batch() -> None:
-    one, four = (forward_operations(Sizes(SMALL, 5, 64, batch)) for batch in (1, 4))
-    assert four == 4 * one
-
-
-def command(code: str) -> str:
-    return f'{sys.executable} -c "{code}"'
+    assert operations(Sizes(ModelConfig(), 15, 512), training=True) == pytest.approx(0.58e12, rel=0.03)
 
 
 def test_floor_and_share_reached() -> None:
     settings = {"task": "forward", "size": "voc", "batch": 1, "device": "cpu", "threads": 2}
-    timing = Timing(9.0, (2.0, 4.0, 1.0), 2**31)
-    values = make_result(settings, Workload(lambda: None, 1e11), timing, rate=1e11)
-    assert (values["seconds"], values["min"], values["max"], values["first"]) == (2.0, 1.0, 4.0, 9.0)
+    timing = {"seconds": 2.0, "min": 1.0, "max": 4.0, "first": 9.0, "peak_gib": 2.0}
+    values = make_result(settings, 1e11, timing, rate=1e11)
     assert (values["floor_seconds"], values["achieved"], values["peak_gib"]) == (1.0, 0.5, 2.0)
     assert "floor 1.0000 s, of which 50 % is reached" in as_text(values)
 
 
 def test_repeats_are_timed_after_the_warm_up() -> None:
-    calls = []
-    timing = measure(lambda: calls.append(1), repeats=3, warm_up=2)
-    assert (len(calls), len(timing.all)) == (5, 3)
+    pauses = iter((0.3, 0.2, 0.0, 0.01, 0.05))
+    timing = measure(lambda: time.sleep(next(pauses)), repeats=3, warm_up=2)
+    assert timing["min"] < 0.01 <= timing["seconds"] < 0.05 <= timing["max"] < 0.2 < 0.3 <= timing["first"]
+
+
+def command(code: str) -> str:
+    return f'{sys.executable} -c "{code}"'
 
 
 def test_comparison_pair_by_pair(capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,12 +55,18 @@ def test_comparison_pair_by_pair(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.count("3.000 times as fast") == 3
 
 
-@pytest.mark.parametrize("code", ["print(1)", "", "print(chr(123) + chr(125))"])
+@pytest.mark.parametrize("code", ["print(1)", "", "print(chr(123) + chr(125))", "import sys; sys.exit(3)"])
 def test_output_without_seconds_is_refused(code: str) -> None:
-    with pytest.raises(UserError, match="expected a last line of JSON with `seconds`"):
+    with pytest.raises(UserError, match=r"expected a last line of JSON with `seconds` \(exit code [03]"):
         run_json(command(code))
 
 
-def test_a_command_that_fails_is_named() -> None:
-    with pytest.raises(UserError, match="ended with code 3"):
-        run_json(command("import sys; sys.exit(3)"))
+@pytest.mark.parametrize("task", ["forward", "train", "attention", "evaluate"])
+def test_the_tool(task: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("sys.argv", ["benchmark.py", task, "--size", "shapes", "--repeats", "2", "--json"])
+    assert main() == 0
+    values = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert values["seconds"] > 0 and values["floor_seconds"] > 0
+    # all three are rounded to five digits after the point
+    assert values["achieved"] * values["seconds"] == pytest.approx(values["floor_seconds"], abs=2e-5)
+    assert values["kernels"] == {"attention": "compiled", "others": "compiled"}

@@ -56,7 +56,7 @@ def test_the_transductive_row_is_the_second_half_of_the_schedule() -> None:
 
 
 def test_every_row_is_in_the_suite_and_every_config_is_a_row() -> None:
-    rows = [row.name for row in SUITES["shapes"].rows]
+    rows = [row.name for row in SUITES["shapes"]]
     assert sorted(rows) == sorted(f"shapes_{name}" for name in ROWS)
     assert {path.stem for path in FOLDER.glob("shapes_*.py")} == {*rows, "shapes_demo"}
 

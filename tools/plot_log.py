@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from jseg.runtime.command_line import ArgumentParser, run
 
-import argparse
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -19,34 +18,7 @@ from jseg.errors import UserError
 from jseg.files import whole_file
 
 METRICS = ("mIoU(S)", "mIoU(U)", "hIoU")
-STYLES = ("-", "--", ":", "-.", (0, (1, 3)))
-
-
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Command line -> options."""
-    parser = ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("runs", nargs="+", type=Path, help="work folders, or log.jsonl files")
-    parser.add_argument("--output", type=Path, default=Path("curves.png"), help=".png, .pdf or .svg (curves.png)")
-    return parser.parse_args(arguments)
-
-
-def read_runs(paths: list[Path]) -> dict[str, list[dict[str, Any]]]:
-    """Lines of each log, by as many last parts of its folder as tell the runs apart.
-
-    Raises:
-        UserError: there is no such log, or it holds nothing to draw.
-    """
-    logs = [path / LOG_NAME if path.is_dir() else path for path in paths]
-    folders = [log.resolve().parent for log in logs]
-    for count in range(1, max(len(folder.parts) for folder in folders) + 1):
-        names = ["/".join(folder.parts[-count:]) for folder in folders]
-        if len(set(names)) == len(set(folders)):
-            break
-    runs = dict(zip(names, map(read_log, logs), strict=True))
-    for name, lines in runs.items():
-        if not any(line.get("event") in ("train", "evaluation") for line in lines):
-            raise UserError(f"{name} holds no log of a training run: pass the work folder of one")
-    return runs
+LINES = ("-", "--", ":", "-.", (0, (1, 3)))  # within a panel: one for each quantity; colours tell runs apart
 
 
 def points(lines: list[dict[str, Any]], event: str, *keys: str) -> tuple[list[int], list[float]]:
@@ -56,18 +28,14 @@ def points(lines: list[dict[str, Any]], event: str, *keys: str) -> tuple[list[in
         value: Any = line if line.get("event") == event else None
         for key in keys:
             value = value.get(key) if isinstance(value, dict) else None
-        if type(value) in (int, float):
+        if value is not None:
             iterations.append(line["iteration"])
             values.append(value)
     return iterations, values
 
 
 def draw(runs: dict[str, list[dict[str, Any]]], output: Path) -> None:
-    """Draws four panels over the iterations and writes the figure: a colour for each run, a line style for each number.
-
-    Raises:
-        UserError: matplotlib cannot write files of this kind; the folder cannot be written.
-    """
+    """Draws four panels over the iterations, with a colour for each run and a kind of line for each quantity."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -75,25 +43,24 @@ def draw(runs: dict[str, list[dict[str, Any]]], output: Path) -> None:
 
     terms = sorted({term for lines in runs.values() for line in lines for term in line.get("losses", {})} - {"total"})
     panels = {
-        "loss": [("train", "losses", term) for term in ["total", *terms]],
+        "loss": [("train", "losses", "total")] + [("train", "losses", term) for term in terms],
         "metrics in percent": [("evaluation", "metrics", metric) for metric in METRICS],
         "learning rate": [("train", "lr")],
         "gradient norm": [("train", "gradient_norm")],
     }
     figure, axes = pyplot.subplots(2, 2, figsize=(13, 8), sharex=True, layout="constrained")
-    for (title, numbers), panel in zip(panels.items(), axes.flat, strict=True):
-        for colour, (name, lines) in enumerate(runs.items()):
-            for style, number in enumerate(numbers):
-                iterations, values = points(lines, *number)
-                label = number[-1] if len(runs) == 1 else f"{name}: {number[-1]}"
-                color = f"C{colour if len(runs) > 1 else style}"
-                if values:
-                    line = STYLES[style % len(STYLES)]
-                    panel.plot(iterations, values, marker=".", color=color, linestyle=line, label=label)
-        panel.set(title=title, xlabel="iteration", yscale="log" if title == "loss" else "linear")
+    for (title, quantities), panel in zip(panels.items(), axes.flat, strict=True):
+        for number, (name, lines) in enumerate(runs.items()):
+            for place, quantity in enumerate(quantities):
+                iterations, values = points(lines, *quantity)
+                label = quantity[-1] + (f", {name}" if len(runs) > 1 else "")
+                colour = f"C{number if len(runs) > 1 else place}"
+                marker = "." if len(values) < 50 else None
+                style = LINES[place % len(LINES)]
+                panel.plot(iterations, values, color=colour, linestyle=style, marker=marker, label=label)
+        panel.set(title=title, yscale="log" if title == "loss" else "linear", xlabel="iteration")
         panel.grid(alpha=0.3)
-        if panel.lines:
-            panel.legend(fontsize="small", framealpha=0.4)
+        panel.legend(fontsize="small", framealpha=0.4)
     kind = output.suffix.lstrip(".").lower()
     if kind not in figure.canvas.get_supported_filetypes():
         raise UserError(f"--output {output}: the name must end with .png, .pdf or .svg")
@@ -104,10 +71,17 @@ def draw(runs: dict[str, list[dict[str, Any]]], output: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Draws; see the module docstring."""
-    options = parse_arguments(arguments)
+    parser = ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("runs", nargs="+", type=Path, help="work folders, or log.jsonl files")
+    parser.add_argument("--output", type=Path, default=Path("curves.png"), help=".png, .pdf or .svg (curves.png)")
+    options = parser.parse_args(arguments)
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError('drawing needs matplotlib: pip install "jseg[plot]"')
-    runs = read_runs(options.runs)
+    runs = {}
+    for path in options.runs:
+        runs[str(path)] = lines = read_log(path / LOG_NAME if path.is_dir() else path)
+        if not any(line.get("event") in ("train", "evaluation") for line in lines):
+            raise UserError(f"{path} holds no log of a training run: pass the work folder of one")
     draw(runs, options.output)
     print(f"{len(runs)} run{'s' if len(runs) > 1 else ''}: {options.output}")
     return 0

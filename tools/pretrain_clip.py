@@ -3,15 +3,14 @@
     python tools/pretrain_clip.py --output pretrained/shapes_clip.safetensors
 
 Writes the weights (float16, both towers, vocabulary in the metadata) and, beside them, the byte-pair vocabulary as a
-file; prints zero-shot accuracy, retrieval and segmentation without learning. The same seed gives the same weights on
-the same machine and number of threads. Results and time of the shipped file: pretrained/README.md.
+file; prints zero-shot accuracy and segmentation without learning. The same seed gives the same weights on the same
+machine and number of threads. Results and time of the shipped file: pretrained/README.md.
 """
 
 from __future__ import annotations
 
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 
-import argparse
 import dataclasses
 import json
 import time
@@ -20,41 +19,28 @@ from pathlib import Path
 from jseg.engine.log import command_line, environment
 from jseg.errors import UserError
 from jseg.files import check_writable
-from jseg.pretraining.settings import Settings
+from jseg.pretraining.images import Settings
 
 VOCABULARY_NAME = "shapes_vocabulary.txt.gz"
 
 
-def parse_arguments() -> argparse.Namespace:
-    """The checked options.
-
-    Raises:
-        UserError: numbers out of range, or an output that cannot be written.
-    """
-    parser = ArgumentParser(description=__doc__.split("\n")[0])
+def main() -> int:
+    """Runs the tool."""
+    parser, longest = ArgumentParser(description=__doc__.split("\n")[0]), Settings().iterations
     parser.add_argument("--output", type=Path, required=True, help="weight file to write at the end (.safetensors)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, scenes and captions (default 0)")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw ahead (default 1; 0 = none)")
-    parser.add_argument("--stop-after", type=int, metavar="N", help="end after N steps of the unchanged schedule")
+    parser.add_argument(
+        "--stop-after", type=int, metavar="N", default=longest, help="end after N steps of the unchanged schedule"
+    )
     parser.add_argument("--scenes", type=int, default=1000, help="images to evaluate on (default 1000)")
     add_device_options(parser)
     options = parser.parse_args()
-    for name, least in (("seed", 0), ("workers", 0), ("scenes", 10)):
-        if getattr(options, name) < least:
-            raise UserError(f"--{name} {getattr(options, name)}: must be at least {least}")
-    longest = Settings().iterations
-    options.stop_after = longest if options.stop_after is None else options.stop_after
     if not 1 <= options.stop_after <= longest:
         raise UserError(f"--stop-after {options.stop_after}: must be 1 to {longest}")
     if options.output.suffix != ".safetensors":
         raise UserError(f"--output {options.output}: the name must end in .safetensors")
     check_writable(options.output.resolve().parent)
-    return options
-
-
-def main() -> int:
-    """Runs the tool."""
-    options = parse_arguments()
     settings = dataclasses.replace(Settings(), seed=options.seed, workers=options.workers)
 
     from jseg.runtime.start import start
@@ -63,8 +49,7 @@ def main() -> int:
     from jseg.clip.tokenizer import write_vocabulary
     from jseg.pretraining.evaluation import evaluate
     from jseg.pretraining.images import image_batches
-    from jseg.pretraining.small_clip import export
-    from jseg.pretraining.training import Pretraining, train
+    from jseg.pretraining.training import Pretraining, export, train
 
     begin, pretraining = time.perf_counter(), Pretraining(settings)
     losses = train(pretraining, image_batches(settings, pretraining.tokenizer, options.stop_after), options.stop_after)

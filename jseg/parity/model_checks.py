@@ -23,12 +23,9 @@ from jseg.parity.golden import GoldenFile, GoldenModel, golden_model
 
 SETTINGS = {"inductive": "inductive", "transductive": "transductive", "full": "supervised"}  # file name -> ours
 LOSS_NAMES = {
-    "loss.decode.loss_mask": "mask",
-    "loss.decode.loss_dice": "dice",
-    "loss.decode.recovery_loss_q": "recovery_q",
-    "loss.decode.recovery_loss_k": "recovery_v",
-    "loss.total": "total",
-}
+    "loss.decode.loss_mask": "mask", "loss.decode.loss_dice": "dice", "loss.decode.recovery_loss_q": "recovery_q",
+    "loss.decode.recovery_loss_k": "recovery_v", "loss.total": "total",
+}  # fmt: skip
 STEP = re.compile(r"_s(\d+)$")  # logits_up_s4: every 4th row and column
 
 
@@ -54,14 +51,20 @@ def check_forward_eval(file: GoldenFile) -> dict[str, np.ndarray]:
     with jt.no_grad():
         logits = resize_bilinear(model(jt.array(images), text, trace), images.shape[2:]).numpy()
     computed = {name: value.numpy() for name, value in trace.items()} | {"logits_up": logits}
+
+    def scores_of(images: np.ndarray, setting: str, mode: str) -> list[ImageScores]:
+        config = golden.config(setting)
+        test = replace(config.test, mode=mode)
+        return [ImageScores(model, image, text, golden.classes.seen, config.gamma(), test) for image in images]
+
     for setting in ("inductive", "transductive"):
-        whole = _image_scores(golden, model, text, images, setting, "whole")
+        whole = scores_of(images, setting, "whole")
         computed[f"eval_{setting}"] = np.stack([scores.scores() for scores in whole])
         if setting == "inductive":
             computed["eval_argmax"] = np.stack([scores.labels() for scores in whole])
     if "slide_image" in file:
-        original, large = tuple(file["ori_shape"][:2].tolist()), file["slide_image"]
-        slide, transductive = (_image_scores(golden, model, text, large, name, "slide") for name in list(SETTINGS)[:2])
+        original = tuple(file["ori_shape"][:2].tolist())
+        slide, transductive = (scores_of(file["slide_image"], name, "slide") for name in list(SETTINGS)[:2])
         computed |= {
             "slide_inductive": np.stack([scores.scores() for scores in slide]),
             "slide_argmax": np.stack([scores.labels() for scores in slide]),
@@ -77,19 +80,8 @@ def check_forward_eval(file: GoldenFile) -> dict[str, np.ndarray]:
 
 
 def with_prompt_rows(tokens: np.ndarray, recorded: np.ndarray, prompts: int) -> np.ndarray:
-    """`tokens` (B, T, width) of a block with the recorded rows of prompts inserted after the class token.
-
-    We do not compute those: the next layer replaces them, and tolerances.json leaves them out.
-    """
+    """`tokens` (B, T, width) with the recorded rows of prompts after the class token, which the next layer replaces."""
     return np.concatenate([tokens[:, :1], recorded[:, 1 : 1 + prompts], tokens[:, 1:]], axis=1)
-
-
-def _image_scores(
-    golden: GoldenModel, model: ClipRC, text: jt.Var, images: np.ndarray, setting: str, mode: str
-) -> list[ImageScores]:
-    config = golden.config(setting)
-    test = replace(config.test, mode=mode)
-    return [ImageScores(model, image, text, golden.classes.seen, config.gamma(), test) for image in images]
 
 
 def check_forward_eps(file: GoldenFile) -> dict[str, np.ndarray]:
@@ -103,13 +95,7 @@ def check_forward_eps(file: GoldenFile) -> dict[str, np.ndarray]:
 
 
 class Batch:
-    """The training batch of a golden configuration in one setting.
-
-    Attributes:
-        images: (B, 3, H, W) float32.
-        labels: (B, H, W) int32 training targets.
-        text: (C, D) float32 of the classes that the setting trains with.
-    """
+    """The training batch of a golden configuration in one setting: images (B, 3, H, W), labels (B, H, W), text."""
 
     def __init__(self, file: GoldenFile, golden: GoldenModel, setting: str) -> None:
         stored, classes = file.companion(f"train_batch_{file.tag}.npz"), golden.classes
@@ -120,7 +106,7 @@ class Batch:
         self.unseen = classes.unseen if setting == "transductive" else ()
 
     def trainer(self, model: ClipRC, config: Config) -> Trainer:
-        """The trainer of a run on this batch."""
+        """What trains on this batch."""
         config.train.batch_size = len(self.images)
         return Trainer(model, self.text, self.unseen, config)
 
@@ -168,7 +154,11 @@ def _training_outputs(batch: Batch, trainer: Trainer) -> dict[str, np.ndarray]:
 
 
 def check_trajectory(file: GoldenFile) -> dict[str, np.ndarray]:
-    """Losses before each of some optimiser steps on one batch, and all weights after them."""
+    """Losses before each of some optimiser steps on one batch, and all weights after them; of a .json the rates."""
+    if file.path.suffix == ".json":
+        config = _optimizer_config(file)
+        starts = {"lr_trainable": config.lr * config.lr_factor, "lr_frozen_groups": config.lr}
+        return {name: _rates(file, len(file.arrays[name]), lr) for name, lr in starts.items() if name in file}
     golden, run = golden_model(file), file.companion(f"{file.stem}.lr.json")
     batch, model = Batch(file, golden, "inductive"), golden.build()
     before = {name: value.numpy() for name, value in model.state_dict().items()}
@@ -195,23 +185,12 @@ def _optimizer_config(run: GoldenFile) -> OptimizerConfig:
     """Our optimiser settings for a trajectory_*.lr.json."""
     base = float(run["base_lr"])
     return OptimizerConfig(
-        lr=base,
-        lr_factor=float(run["trainable_initial_lr"]) / base,
-        weight_decay=float(run["base_wd"]),
-        power=float(run["power"]),
-        min_lr=float(run["min_lr"]),
-        warmup_iterations=int(run["warmup_iters"]),
+        lr=base, lr_factor=float(run["trainable_initial_lr"]) / base, weight_decay=float(run["base_wd"]),
+        power=float(run["power"]), min_lr=float(run["min_lr"]), warmup_iterations=int(run["warmup_iters"]),
         warmup_ratio=float(run["warmup_ratio"]),
-    )
+    )  # fmt: skip
 
 
 def _rates(run: GoldenFile, steps: int, initial: float) -> np.ndarray:
     config, iterations = _optimizer_config(run), int(run["max_iters"])
     return np.array([learning_rate(step, iterations, initial, config) for step in range(steps)])
-
-
-def check_trajectory_rates(file: GoldenFile) -> dict[str, np.ndarray]:
-    """The learning rates of a trajectory in double precision."""
-    config = _optimizer_config(file)
-    rates = {"lr_trainable": config.lr * config.lr_factor, "lr_frozen_groups": config.lr}
-    return {name: _rates(file, len(file.arrays[name]), start) for name, start in rates.items() if name in file}

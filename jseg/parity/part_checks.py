@@ -32,16 +32,9 @@ from jseg.weights.state import strict_load
 SCHEDULE = re.compile(r"(?P<run>.*?)(?P<thousands>\d+)k_lr_(?P<group>trainable|base)")
 GRID = re.compile(r"_(\d+)x(\d+)$")
 CLIP_SIZES = {  # of a clip_towers file, by the names of `ClipWeights.config`; weights do not show the heads
-    "image_size": "img",
-    "patch_size": "patch",
-    "image_width": "vw",
-    "image_layers": "vl",
-    "output_dim": "proj",
-    "context_length": "ctx",
-    "vocab_size": "vocab",
-    "text_width": "tw",
-    "text_layers": "tl",
-}
+    "image_size": "img", "patch_size": "patch", "image_width": "vw", "image_layers": "vl", "output_dim": "proj",
+    "context_length": "ctx", "vocab_size": "vocab", "text_width": "tw", "text_layers": "tl",
+}  # fmt: skip
 
 
 def check_losses_only(file: GoldenFile) -> dict[str, np.ndarray]:
@@ -71,10 +64,9 @@ def check_metrics(file: GoldenFile) -> dict[str, np.ndarray]:
     """The confusion matrix and the metrics made from it."""
     computed = {}
     for case in file.json("case_names"):
-        matrix, indices = ConfusionMatrix(int(file[f"{case}.num_classes"])), range(int(file[f"{case}.n"]))
-        zero_is_ignored = bool(file[f"{case}.reduce_zero_label"])
-        for index in indices:
-            update(matrix, file[f"{case}.pred{index}"], file[f"{case}.label{index}"], zero_is_ignored)
+        matrix, zero_is_ignored = ConfusionMatrix(int(file[f"{case}.num_classes"])), file[f"{case}.reduce_zero_label"]
+        for index in range(int(file[f"{case}.n"])):
+            update(matrix, file[f"{case}.pred{index}"], file[f"{case}.label{index}"], bool(zero_is_ignored))
         ours = metric_values(matrix, file[f"{case}.seen"].tolist(), file[f"{case}.unseen"].tolist())
         computed |= {f"{case}.{name}": value for name, value in ours.items()}
     return computed
@@ -96,25 +88,16 @@ def metric_values(matrix: ConfusionMatrix, seen: list[int], unseen: list[int]) -
     percent |= {"mIoU_unseen": summary["mIoU(U)"], "hIoU": summary["hIoU"]}
     shares = {name: np.nan if value is None else value / 100 for name, value in percent.items()}
     values = {
-        "area_intersect": matrix.intersection,
-        "area_union": matrix.union,
-        "area_pred": matrix.prediction_area,
-        "area_label": matrix.label_area,
-        "IoU": matrix.iou(),
-        "Acc": accuracy,
+        "area_intersect": matrix.intersection, "area_union": matrix.union, "area_pred": matrix.prediction_area,
+        "area_label": matrix.label_area, "IoU": matrix.iou(), "Acc": accuracy,
         "mAcc": np.nanmean(accuracy) if np.isfinite(accuracy).any() else np.nan,
-        **shares,
-        **{f"printed_{name}": np.round(100 * value, 2) for name, value in shares.items()},
-    }
+        **shares, **{f"printed_{name}": np.round(100 * value, 2) for name, value in shares.items()},
+    }  # fmt: skip
     return {name: np.asarray(value, dtype=np.float64) for name, value in values.items()}
 
 
 def read_tokenizer() -> Tokenizer:
-    """CLIP's tokenizer.
-
-    Raises:
-        NotRun: its vocabulary, which is not ours to ship, is not on this machine.
-    """
+    """CLIP's tokenizer; raises NotRun when its vocabulary, which is not ours to ship, is not on this machine."""
     try:
         return Tokenizer(find_vocabulary())
     except UserError as error:
@@ -169,7 +152,7 @@ def check_text(file: GoldenFile) -> dict[str, np.ndarray]:
 def check_towers(file: GoldenFile) -> dict[str, np.ndarray]:
     """Embeddings and last hidden states of plain CLIP."""
     config, weights = file.json("config_json"), file.starting_with("weight.")
-    weights.pop("logit_scale", None)
+    del weights["logit_scale"]
     image_tower = ImageTower(*(config[key] for key in ("img", "patch", "vw", "vl", "vh", "proj")))
     visual = {name: weights.pop(name) for name in list(weights) if name.startswith("visual.")}
     strict_load(image_tower, {name.removeprefix("visual."): value for name, value in visual.items()}, "golden weights")
@@ -224,32 +207,6 @@ def check_initial_weights(file: GoldenFile) -> dict[str, np.ndarray]:
     }
 
 
-def count_layers(shapes: dict[str, tuple[int, ...]], prefix: str) -> int:
-    """Number of layers whose names start with `prefix`, an index and a dot."""
-    return len({found.group(1) for name in shapes if (found := re.match(re.escape(prefix) + r"(\d+)\.", name))})
-
-
-def model_config_of(shapes: dict[str, tuple[int, ...]]) -> ModelConfig:
-    """The sizes that follow from the shapes of a model's weights; those of frozen weights may be missing."""
-    _, prompts, width = shapes["backbone.prompt_embeddings"]
-    (output_dim,) = shapes["decode_head.q_proj.bias"]
-    (hidden,) = shapes["decode_head.decoder_q.layers.0.linear1.bias"]
-    config = ModelConfig(
-        width=width,
-        layers=shapes["backbone.deep_prompt_embeddings"][0] + 1,
-        output_dim=output_dim,
-        prompts=prompts,
-        ffn_factor=hidden // output_dim,
-        decoder_layers=count_layers(shapes, "decode_head.decoder_q.layers."),
-        recovery_layers=count_layers(shapes, "decode_head.recovery_decoder.decouple_q."),
-    )
-    if "backbone.conv1.weight" in shapes:
-        config.patch_size = shapes["backbone.conv1.weight"][2]
-        config.image_size = config.patch_size * math.isqrt(shapes["backbone.positional_embedding"][0] - 1)
-        config.region_grid = math.isqrt(shapes["backbone.region_level_bridge"][0])
-    return config
-
-
 def check_parameter_groups(file: GoldenFile) -> dict[str, np.ndarray]:
     """Names, shapes, rates and decay of all trainable weights of the published models, and the frozen names."""
     names = [key.split("/")[1] for key in file.arrays if re.fullmatch("trainable/.*/dead", key)]
@@ -257,17 +214,14 @@ def check_parameter_groups(file: GoldenFile) -> dict[str, np.ndarray]:
     for name in dead:  # without effect in the released code, so ours does not have them
         file.starting_with(f"trainable/{name}/")
     live = [name for name in names if name not in dead]
-    model = build_clip_rc(
-        model_config_of({name: tuple(file.arrays[f"trainable/{name}/shape"].tolist()) for name in live})
-    )
+    model = build_clip_rc(ModelConfig(prompts=int(file.arrays["trainable/backbone.prompt_embeddings/shape"][1])))
     config = OptimizerConfig(
         lr=float(file["base_lr"]),
         lr_factor=float(file.arrays["custom_keys/backbone/lr_mult"]),
         weight_decay=float(file["base_weight_decay"]),
     )
     ours = {name: tuple(var.shape) for name, var in trainable(model)}
-    if set(ours) != set(live):
-        raise UserError(f"other parameters train: {', '.join(sorted(set(ours) ^ set(live))[:5])}")
+    assert set(ours) == set(live), f"other parameters train: {', '.join(sorted(set(ours) ^ set(live))[:5])}"
     sizes = {name: int(np.prod(shape)) for name, shape in ours.items()}
     computed = {
         "live_trainable_params": np.array(sum(sizes.values())),

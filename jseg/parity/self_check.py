@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from jseg.errors import UserError
-from jseg.runtime.prepare import ONEDNN_INSTALL, prepare
+from jseg.runtime.prepare import ONEDNN_INSTALL
 from jseg.runtime.start import start
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden"  # there in a checkout, not in an installed copy
@@ -22,41 +23,26 @@ def check(device: str, golden: Path | None = None) -> int:
     Args:
         device: as for `start`.
         golden: folder of a golden set; by default that of the checkout.
-
-    Raises:
-        UserError: Jittor cannot run on the device, or `golden` is no golden set.
     """
     begin = time.perf_counter()
     device = start(device)
-    _print_row("Jittor", "ok", f"runs on {device}", begin)
-    compiler = "look whether g++ compiles for this machine; empty the cache folder after an update of g++"
-    product = ONEDNN_INSTALL
-    if device == "cuda":
-        nvcc = prepare().toolkit.nvcc
-        compiler = f"look whether {nvcc} compiles and the driver is its match, or set JSEG_CUDA_HOME to another"
-        product = "another cuBLAS may be loaded: unset LD_LIBRARY_PATH"
+    print(f"{'Jittor':12} {'ok':8} {time.perf_counter() - begin:6.1f} s  runs on {device}", flush=True)
+    products = "another cuBLAS may be loaded: unset LD_LIBRARY_PATH" if device == "cuda" else ONEDNN_INSTALL
     states = [
-        _run("kernel", lambda: check_kernel(device), compiler),
-        _run("product", check_product, product),
+        _run("kernel", partial(check_kernel, device), "empty the cache folder after an update of the compiler"),
+        _run("product", check_product, products),
         _run("attention", check_attention, "JSEG_KERNELS=plain runs plain Jittor operators instead, slower"),
     ]
     if golden is None and not GOLDEN.is_dir():
-        _print_row("golden file", "skipped", "pass --golden DIR, the folder tests/golden of the repository")
+        print(f"{'golden file':12} skipped     0.0 s  pass --golden DIR, the folder tests/golden of the repository")
     else:
-        folder = golden or GOLDEN
-        remedy = "tools/check_parity.py --golden DIR tells more"
-        states.append(_run("golden file", lambda: check_golden(device, folder), remedy))
+        compare = partial(check_golden, device, golden or GOLDEN)
+        states.append(_run("golden file", compare, "tools/check_parity.py --golden DIR tells more"))
     return int("failed" in states)
 
 
-def _print_row(name: str, state: str, detail: str, begin: float | None = None) -> None:
-    """Prints one line, such as `product      ok       0.1 s  off by 2.1e-05`."""
-    seconds = 0.0 if begin is None else time.perf_counter() - begin
-    print(f"{name:12} {state:8} {seconds:6.1f} s  {detail}", flush=True)
-
-
 def _run(name: str, run: Callable[[], str], remedy: str) -> str:
-    """Runs a check, prints its row and returns ok or failed."""
+    """Runs a check, prints a line such as `product      ok       0.1 s  off by 2.1e-05`; returns ok or failed."""
     begin = time.perf_counter()
     try:
         state, detail = "ok", run()
@@ -67,8 +53,15 @@ def _run(name: str, run: Callable[[], str], remedy: str) -> str:
             traceback.print_exc()
         lines = str(error).strip().splitlines() or [type(error).__name__]
         state, detail = "failed", f"{lines[-1]}; {remedy}"
-    _print_row(name, state, detail, begin)
+    print(f"{name:12} {state:8} {time.perf_counter() - begin:6.1f} s  {detail}", flush=True)
     return state
+
+
+def _error(computed: np.ndarray, exact: np.ndarray, most: float = 1e-2) -> float:
+    """Largest difference; asserts that it is less than `most`."""
+    error = float(np.abs(computed - exact).max())
+    assert error < most, f"wrong results, off by {error:.1e}"  # nan fails, too
+    return error
 
 
 def check_kernel(device: str) -> str:
@@ -77,25 +70,19 @@ def check_kernel(device: str) -> str:
 
     x = np.random.default_rng(0).standard_normal((37, 1000), dtype=np.float32)
     error = _error((jt.array(x) * 2 + 1).maximum(0).sum(1).numpy(), np.maximum(x.astype(np.float64) * 2 + 1, 0).sum(1))
-    assert error < 1e-2, f"wrong results, off by {error:.1e}"
     probe = jt.array(np.array([np.nan, 1.0], dtype=np.float32))
-    nan_holds = (probe != probe).numpy().tolist() == [True, False]
-    assert nan_holds or device == "cuda", "NaN equals NaN"  # CUDA kernels are always built with fast math
-    return f"off by {error:.1e}, nan != nan is {nan_holds}"
+    nan_differs = (probe != probe).numpy().tolist() == [True, False]
+    assert nan_differs or device == "cuda", "NaN equals NaN"  # CUDA kernels are always built with fast math
+    return f"off by {error:.1e}, nan != nan is {nan_differs}"
 
 
 def check_product() -> str:
-    """One product and one of batches; on CUDA they show that cuBLAS works, on CPU oneDNN."""
+    """Products of a batch; on CUDA they show that cuBLAS works, on CPU oneDNN."""
     import jittor as jt
 
     x = np.random.default_rng(0).standard_normal((3, 256, 512), dtype=np.float32)
     exact = x.astype(np.float64) @ x.astype(np.float64).transpose(0, 2, 1)
-    a = jt.array(x)
-    error = max(
-        _error((a[0] @ a[0].transpose()).numpy(), exact[0]), _error(jt.matmul(a, a.transpose(0, 2, 1)).numpy(), exact)
-    )
-    assert error < 1e-2, f"wrong results, off by {error:.1e}"
-    return f"off by {error:.1e}"
+    return f"off by {_error(jt.matmul(jt.array(x), jt.array(x).transpose(0, 2, 1)).numpy(), exact):.1e}"
 
 
 def check_attention() -> str:
@@ -110,46 +97,28 @@ def check_attention() -> str:
     values = [generator.standard_normal(shape, dtype=np.float32) for _ in range(3)]
     weight, step = generator.standard_normal((2, *shape), dtype=np.float32)
 
-    def exact(q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndarray:
-        q, k, v = (x.astype(np.float64).reshape(2, 70, heads, 64).transpose(0, 2, 1, 3) for x in (q, k, v))
+    def exact(*values: np.ndarray) -> np.ndarray:
+        q, k, v = (x.astype(np.float64).reshape(2, 70, heads, 64).transpose(0, 2, 1, 3) for x in values)
         weights = np.exp(q @ k.transpose(0, 1, 3, 2) / 8)
         return (weights / weights.sum(-1, keepdims=True) @ v).transpose(0, 2, 1, 3).reshape(shape)
 
     inputs = [jt.array(x) for x in values]
     output = cross_attention(*inputs, heads)
-    gradients = [x.numpy() for x in jt.grad((output * jt.array(weight)).sum(), inputs)]
     error = _error(output.numpy(), exact(*values))
-    for i, gradient in enumerate(gradients):  # the derivative along `step` by differences
+    for i, gradient in enumerate(jt.grad((output * jt.array(weight)).sum(), inputs)):
+        # the derivative along `step` by differences
         ahead, behind = ([x + sign * 1e-4 * step * (j == i) for j, x in enumerate(values)] for sign in (1.0, -1.0))
         slope = ((exact(*ahead) - exact(*behind)) * weight).sum() / 2e-4
-        error = max(error, abs(slope - float((gradient.astype(np.float64) * step).sum())) / 100)
-    assert error < 1e-2, f"wrong results, off by {error:.1e}"
+        _error((gradient.numpy().astype(np.float64) * step).sum(), slope, most=1.0)
     if jt.flags.use_cuda:
-        half = cross_attention(*(x.bfloat16() for x in inputs), heads).float32().numpy()
-        half_error = _error(half, exact(*values))
-        assert half_error < 0.05, f"wrong results in bfloat16, off by {half_error:.1e}"
+        _error(cross_attention(*(x.bfloat16() for x in inputs), heads).float32().numpy(), exact(*values), most=0.05)
     return f"off by {error:.1e}, {'compiled kernels' if compiled(cuda=True) else 'plain operators'}"
 
 
 def check_golden(device: str, folder: Path) -> str:
-    """Compares a forward pass with the recorded one of the released model.
+    """Compares a forward pass with the recorded one of the released model."""
+    from jseg.parity.report import check_set  # imports Jittor, which `start` must configure first
 
-    Raises:
-        UserError: `folder` is no golden set, or has no such file.
-    """
-    from jseg.parity import report  # imports Jittor, which `start` must configure first
-
-    files, rules = report.golden_files(folder), report.read_rules(report.set_folder(folder) / "tolerances.json")
-    for path, kind in files.items():
-        if path.match("forward_eval_*.npz"):
-            factor = report.CUDA_FACTOR if device == "cuda" else 1.0
-            found = report.check_file(path, path.name, kind, rules, factor)
-            assert found.passed, found.line()
-            return f"{found.name}: worst error {max(found.excess.values()):.2g} of its tolerance"
-    raise UserError(f"{folder} holds no forward_eval_*.npz")
-
-
-def _error(computed: np.ndarray, exact: np.ndarray) -> float:
-    """Largest difference; infinite when something is not finite."""
-    error = float(np.abs(computed - exact).max())
-    return error if np.isfinite(error) else float("inf")
+    report = next(check_set(folder, device, only="forward_eval_"))
+    assert report.passed, report.line()
+    return f"{report.name}: worst error {max(report.excess.values()):.2g} of its tolerance"

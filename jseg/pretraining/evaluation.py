@@ -1,4 +1,4 @@
-"""Figures of a small CLIP: zero-shot classification, retrieval, and segmentation without any learning.
+"""Figures of a small CLIP: zero-shot classification, and segmentation without any learning.
 
 All on images from random streams that training does not use.
 """
@@ -19,9 +19,8 @@ from jseg.data.class_names import SHAPES_NAMES, class_list
 from jseg.data.shapes import ShapesDataset
 from jseg.metrics import HEADLINE, ConfusionMatrix
 from jseg.ops.bilinear import resize_bilinear
-from jseg.pretraining.images import HELD_OUT_STREAM, CaptionedImage, cut, draw, normalise_images, true_captions
-from jseg.pretraining.settings import Stage
-from jseg.pretraining.small_clip import SmallClip
+from jseg.pretraining.images import HELD_OUT_STREAM, CaptionedImage, Stage, cut, draw, normalise_images
+from jseg.pretraining.training import SmallClip
 
 TEMPLATES = (
     "a photo of a {}.",
@@ -32,7 +31,7 @@ TEMPLATES = (
     "a {} in the scene.",
 )
 CROPS = Stage(0, 0, 64, (1, 1), (1.0, 1.0))  # single-object crops: 64 of the 96 pixels of a scene a side
-SCENES = Stage(0, 0, 96, (2, 4), None)  # whole scenes of several objects, for retrieval
+WHOLE_SCENES = Stage(0, 0, 96, (1, 1), None)
 TRAINING_FREE_NAMES = {  # as the shipped file records them
     "patch_features": "patch features",
     "value_path": "value path",
@@ -48,11 +47,6 @@ def held_out_images(stage: Stage, count: int, seed: int) -> list[CaptionedImage]
         scene, rng = draw(stage.objects, HELD_OUT_STREAM, seed, stage.pixels, index)
         items.append(cut(scene, stage, rng))
     return items
-
-
-def class_embeddings(clip: SmallClip, tokenizer: Tokenizer) -> np.ndarray:
-    """(20, D) float32 unit rows: the classes of `shapes` in the ensemble of templates."""
-    return embed_class_names(SHAPES_NAMES, TEMPLATES, tokenizer, clip.text, "")
 
 
 def embed(clip: SmallClip, items: list[CaptionedImage]) -> np.ndarray:
@@ -73,22 +67,6 @@ def zero_shot_accuracy(clip: SmallClip, text: np.ndarray, stage: Stage, count: i
     per_class = [float(100 * right[classes == index].mean()) if (classes == index).any() else None
                  for index in range(len(SHAPES_NAMES))]  # fmt: skip
     return float(100 * right.mean()), per_class
-
-
-def retrieval(clip: SmallClip, tokenizer: Tokenizer, count: int) -> dict[str, float]:
-    """Recall at 1 and 5 in percent, both ways, among `count` scenes; any caption that is true of an image is right."""
-    items = held_out_images(SCENES, count, 1)
-    captions = [item.caption for item in items]
-    with jt.no_grad():
-        text = unit_rows(clip.text(tokenizer(captions, clip.settings.context_length)).numpy())
-    similarity = embed(clip, items) @ text.T
-    true = true_captions(captions, [item.present for item in items])
-    result = {}
-    for name, scores, answers in (("image to text", similarity, true), ("text to image", similarity.T, true.T)):
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :5]
-        hits = np.take_along_axis(answers, order, axis=1)
-        result |= {f"{name} R@{best}": float(100 * hits[:, :best].any(axis=1).mean()) for best in (1, 5)}
-    return result
 
 
 def validation_scenes(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -112,20 +90,15 @@ def training_free_metrics(
 
 
 def evaluate(clip: SmallClip, tokenizer: Tokenizer, count: int = 1000) -> dict[str, Any]:
-    """All figures in percent.
-
-    Args:
-        count: single-object images; a fifth of it are the scenes for retrieval, a tenth those for segmentation.
-    """
-    text = class_embeddings(clip, tokenizer)
+    """All figures in percent, on `count` single-object images and a tenth as many scenes for segmentation."""
+    text = embed_class_names(SHAPES_NAMES, TEMPLATES, tokenizer, clip.text, "")
     accuracy, per_class = zero_shot_accuracy(clip, text, CROPS, count)
-    whole, _ = zero_shot_accuracy(clip, text, Stage(0, 0, 96, (1, 1), None), count)
+    whole, _ = zero_shot_accuracy(clip, text, WHOLE_SCENES, count)
     scenes = validation_scenes(max(count // 10, 1))
     figures: dict[str, Any] = {
         "zero-shot accuracy": accuracy,
         "zero-shot accuracy, whole scenes": whole,
         "per class": dict(zip(SHAPES_NAMES, per_class, strict=True)),
-        "retrieval": retrieval(clip, tokenizer, max(count // 5, 5)),
     }
     for features, name in TRAINING_FREE_NAMES.items():
         metrics = training_free_metrics(clip.image, scenes, text, features)

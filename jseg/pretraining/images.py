@@ -1,4 +1,4 @@
-"""Captioned images for pre-training, cut out of `shapes` scenes: pure functions of (settings, iteration). No Jittor.
+"""Settings of a pre-training run and its captioned images: pure functions of (settings, iteration). No Jittor.
 
 A batch of a hundred images shows each of 20 classes many times, so captions are often true of images that they were not
 written for. `true_captions` finds them; the loss must not take them for wrong answers.
@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 
 from jseg.clip.tokenizer import Tokenizer
-from jseg.config import IMAGENET_MEAN, IMAGENET_STD
+from jseg.config import IMAGENET_MEAN, IMAGENET_STD, OptimizerConfig
 from jseg.data import shapes
 from jseg.data.class_names import SHAPES_NAMES
 from jseg.data.shapes import Scene, SceneObject
 from jseg.data.shapes_drawing import COLOURS, PATTERNS, SHAPES
 from jseg.data.transforms import normalise
 from jseg.data.workers import map_in_order
-from jseg.pretraining.settings import SCENE_SIZE, Settings, Stage
 
 ATTRIBUTES = frozenset((*COLOURS, *PATTERNS, *SHAPES))
 TRAINING_STREAM, HELD_OUT_STREAM, VOCABULARY_STREAM = 201, 202, 203  # first word of the random seed
@@ -31,6 +31,92 @@ _NAMED_LEAST = 0.02  # of it is in sight and it fills this share of the window
 _PHRASES = re.compile(r",| and ")
 _ROUND_TO = 8  # token columns of a batch come in multiples of this
 _MOST_PHRASES = 8
+SCENE_SIZE = (96, 96)  # height, width of the scenes that images are cut from
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of the run; its images are square windows of scenes, `pixels / zoom` wide, around an object."""
+
+    iterations: int
+    batch_size: int
+    pixels: int  # side of the images
+    objects: tuple[int, int]  # least, most per scene
+    zoom: tuple[float, float] | None  # lowest, highest; None = whole scenes
+
+
+@dataclass(frozen=True)
+class Round:
+    """Stages under one arc of the learning rate: warm-up to `lr`, linear decay to nearly 0, fresh moments of AdamW."""
+
+    lr: float
+    warmup: int  # steps
+    stages: tuple[Stage, ...]
+    arc: int = 0  # steps of the whole decay; 0 = those of the round, more = the round ends before the decay does
+
+    @property
+    def iterations(self) -> int:
+        """Length in steps."""
+        return sum(stage.iterations for stage in self.stages)
+
+
+# Patches with a colour and a pattern first, then whole objects, then several of them. Small images have few patches,
+# so the early stages see many of them in the same time. The last round is for scenes as segmentation meets them.
+ROUNDS = (
+    Round(1e-3, 150, (Stage(1200, 128, 32, (1, 1), (0.8, 2.0)), Stage(550, 96, 48, (1, 1), (0.7, 1.8))), arc=3750),
+    Round(7e-4, 50, (Stage(250, 72, 64, (1, 2), (0.75, 1.4)), Stage(550, 72, 64, (1, 4), (0.75, 1.4)))),
+    Round(3e-4, 30, (Stage(250, 40, 96, (1, 4), None),)),
+)
+
+
+# Rate and warm-up are those of the round.
+OPTIMIZER = OptimizerConfig(
+    lr_factor=1.0, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.05, groups="stated", power=1.0, min_lr=1e-5,
+    warmup_ratio=1e-2,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that shapes a run but the seed of its data. The defaults make the shipped file."""
+
+    rounds: tuple[Round, ...] = ROUNDS
+    image_size: int = 96  # the positional grid is stored for images of this side
+    patch_size: int = 8
+    image_width: int = 160
+    image_layers: int = 4
+    image_heads: int = 5
+    text_width: int = 96
+    text_layers: int = 3
+    text_heads: int = 4
+    context_length: int = 48
+    output_dim: int = 128
+    merges: int = 300  # of the byte-pair vocabulary, at most
+    vocabulary_captions: int = 5000  # that it is learned from
+    seed: int = 0
+    workers: int = 1  # processes that draw ahead; the images are the same for any number
+    log_every: int = 50
+
+    @property
+    def iterations(self) -> int:
+        """Length of the run in steps."""
+        return sum(item.iterations for item in self.rounds)
+
+    def at(self, iteration: int) -> tuple[Round, int, Stage]:
+        """The round of a step (0-based), the first step of that round, and the stage of the step."""
+        end = 0
+        for item in self.rounds:
+            start = end
+            for stage in item.stages:
+                end += stage.iterations
+                if iteration < end:
+                    return item, start, stage
+        raise IndexError(f"iteration {iteration} of {self.iterations}")
+
+    def described(self) -> dict[str, Any]:
+        """The settings that decide the result."""
+        result = {key: value for key, value in asdict(self).items() if key not in ("workers", "log_every")}
+        return result | {"optimizer": asdict(OPTIMIZER)}
 
 
 @dataclass(frozen=True)
@@ -58,18 +144,6 @@ def normalise_images(images: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(normalise(images, IMAGENET_MEAN, IMAGENET_STD).transpose(0, 3, 1, 2))
 
 
-def cut(scene: Scene, stage: Stage, rng: np.random.Generator) -> CaptionedImage:
-    """Cuts an image out of a scene and describes what is in it."""
-    counts = _counts(scene.labels)
-    class_index = int(rng.choice(np.flatnonzero(counts)))
-    if stage.zoom is None:
-        window: tuple[slice, slice] = (slice(None), slice(None))
-    else:
-        zoom = np.exp(rng.uniform(*np.log(stage.zoom)))
-        window = window_around(scene.labels == class_index, round(stage.pixels / zoom), rng)
-    return caption_window(scene, window, class_index, stage.pixels, rng)
-
-
 def _counts(labels: np.ndarray) -> np.ndarray:
     """(classes,) pixels of each class."""
     return np.bincount(labels.ravel(), minlength=256)[: len(SHAPES_NAMES)]
@@ -86,19 +160,21 @@ def window_around(mask: np.ndarray, side: int, rng: np.random.Generator) -> tupl
     return slice(starts[0], starts[0] + side), slice(starts[1], starts[1] + side)
 
 
-def caption_window(
-    scene: Scene, window: tuple[slice, slice], class_index: int, pixels: int, rng: np.random.Generator
-) -> CaptionedImage:
-    """The image that a window shows, scaled to `pixels` a side, with a caption of the recognisable objects."""
-    image, labels = scene.image[window], scene.labels[window]
-    counts, whole = _counts(labels), _counts(scene.labels)
-    share = counts / labels.size
+def cut(scene: Scene, stage: Stage, rng: np.random.Generator) -> CaptionedImage:
+    """Cuts an image out of a scene, scales it, and describes the objects that can be recognised in it."""
+    whole = _counts(scene.labels)
+    class_index, window = int(rng.choice(np.flatnonzero(whole))), (slice(None), slice(None))
+    if stage.zoom is not None:
+        zoom = np.exp(rng.uniform(*np.log(stage.zoom)))
+        window = window_around(scene.labels == class_index, round(stage.pixels / zoom), rng)
+    image, counts = scene.image[window], _counts(scene.labels[window])
+    share = counts / scene.labels[window].size
     telling = (share >= _NAMED_OF_WINDOW) | ((counts >= _NAMED_OF_OBJECT * whole) & (share >= _NAMED_LEAST))
     telling[class_index] = True
     named = tuple(item for item in scene.objects if telling[item.class_index])
-    if image.shape[0] != pixels:
-        method = cv2.INTER_AREA if image.shape[0] > pixels else cv2.INTER_LINEAR
-        image = cv2.resize(image, (pixels, pixels), interpolation=method)
+    if image.shape[0] != stage.pixels:
+        method = cv2.INTER_AREA if image.shape[0] > stage.pixels else cv2.INTER_LINEAR
+        image = cv2.resize(image, (stage.pixels, stage.pixels), interpolation=method)
     present = sum(1 << int(index) for index in np.flatnonzero(counts >= _PRESENT))
     return CaptionedImage(image, shapes.describe(named, rng), present | 1 << class_index, class_index)
 
@@ -115,20 +191,13 @@ def draw(objects: tuple[int, int], *seed: int) -> tuple[Scene, np.random.Generat
 def phrase_classes(phrase: str) -> int:
     """Classes that a phrase such as `a small dotted circle` may mean, a bit for each; 0 when it names no attribute."""
     words = ATTRIBUTES.intersection(phrase.strip(" .").split())
-    if not words:
-        return 0
-    return sum(1 << index for index, name in enumerate(SHAPES_NAMES) if words <= set(name.split()))
+    return sum(1 << index for index, name in enumerate(SHAPES_NAMES) if words and words <= set(name.split()))
 
 
 def true_captions(captions: list[str], present: list[int]) -> np.ndarray:
-    """Which captions are true of which images: each phrase may mean something that is there.
+    """(M, N) bool, which of N captions are true of which of M images: each phrase may mean something that is there.
 
-    Args:
-        captions: N sentences.
-        present: classes in M images, a bit for each.
-
-    Returns:
-        (M, N) bool
+    `present` has a bit for each class that is in an image.
     """
     phrases = np.full((len(captions), _MOST_PHRASES), -1, np.int64)
     for row, caption in zip(phrases, captions, strict=True):
@@ -139,8 +208,7 @@ def true_captions(captions: list[str], present: list[int]) -> np.ndarray:
 
 def image_batch(settings: Settings, tokenizer: Tokenizer, iteration: int) -> ImageBatch:
     """The batch of a step."""
-    stage = settings.at(iteration)[2]
-    items = []
+    stage, items = settings.at(iteration)[2], []
     for place in range(stage.batch_size):
         scene, rng = draw(stage.objects, TRAINING_STREAM, settings.seed, iteration, place)
         items.append(cut(scene, stage, rng))

@@ -10,9 +10,10 @@ import jittor as jt
 import numpy as np
 
 from jseg.clip.class_embeddings import unit_rows
+from jseg.clip.text_tower import TextTower
 from jseg.config import Config, ModelConfig, TestConfig
 from jseg.engine.sliding_window import ImageScores
-from jseg.model.clip_rc import ClipRC, build_clip_rc
+from jseg.model.clip_rc import build_clip_rc
 from jseg.model.image_encoder import ImageFeatures
 from jseg.model.released_weights import DEAD, load_released
 from jseg.ops.bilinear import resize_bilinear
@@ -28,22 +29,13 @@ def _model_config(backbone: dict[str, Any], head: dict[str, Any], weights: dict[
     """Our configuration for the release's constructor arguments; the MLP's width follows from the weights."""
     hidden = weights.get("decode_head.decoder_q.layers.0.linear1.bias")
     return ModelConfig(
-        image_size=backbone["input_resolution"],
-        patch_size=backbone["patch_size"],
-        width=backbone["width"],
-        layers=backbone["layers"],
-        heads=backbone["heads"],
-        output_dim=backbone["output_dim"],
-        prompts=backbone["num_tokens"],
-        region_grid=math.isqrt(backbone["region_level_bridge_size"]),
-        decoder_layers=head["num_layers"],
-        decoder_heads=head["num_heads"],
+        image_size=backbone["input_resolution"], patch_size=backbone["patch_size"], width=backbone["width"],
+        layers=backbone["layers"], heads=backbone["heads"], output_dim=backbone["output_dim"],
+        prompts=backbone["num_tokens"], region_grid=math.isqrt(backbone["region_level_bridge_size"]),
+        decoder_layers=head["num_layers"], decoder_heads=head["num_heads"],
         ffn_factor=4 if hidden is None else len(hidden) // backbone["output_dim"],
-        recovery_layers=head["recovery_decoder_num_layers"],
-        prompt_dropout=0.0,
-        decoder_dropout=0.0,
-        init="random",
-    )
+        recovery_layers=head["recovery_decoder_num_layers"], prompt_dropout=0.0, decoder_dropout=0.0, init="random",
+    )  # fmt: skip
 
 
 def check_encoder(file: GoldenFile) -> dict[str, np.ndarray]:
@@ -78,7 +70,12 @@ def check_masks(file: GoldenFile) -> dict[str, np.ndarray]:
 def check_head(file: GoldenFile) -> dict[str, np.ndarray]:
     """The head on given image features, for all classes and for the seen ones."""
     sizes, weights = file.json("cfg"), file.starting_with("w/")
-    features = _features(file["in/feat"], file["in/glob"], file["in/region"])
+    maps, regions = file["in/feat"], file["in/region"]  # (B, D, h, w)
+    patches, region_tokens = (
+        jt.array(np.ascontiguousarray(x.reshape(*x.shape[:2], -1).transpose(0, 2, 1))) for x in (maps, regions)
+    )
+    whole = jt.array(file["in/glob"])
+    features = ImageFeatures(whole, region_tokens, patches, maps.shape[2:], regions.shape[2:])
     size = (sizes["img_size"], sizes["img_size"])
     encoder = {
         "input_resolution": sizes["img_size"], "patch_size": sizes["img_size"] // features.patch_grid[0], "width": 8,
@@ -106,34 +103,13 @@ def check_head(file: GoldenFile) -> dict[str, np.ndarray]:
     return computed
 
 
-def _features(maps: np.ndarray, whole: np.ndarray, regions: np.ndarray) -> ImageFeatures:
-    """Maps (B, D, h, w) as the encoder hands them to the head."""
-
-    def tokens(x: np.ndarray) -> jt.Var:
-        return jt.array(np.ascontiguousarray(x.reshape(*x.shape[:2], -1).transpose(0, 2, 1)))
-
-    return ImageFeatures(jt.array(whole), tokens(regions), tokens(maps), maps.shape[2:], regions.shape[2:])
-
-
-def _segmentor_text(file: GoldenFile, sizes: dict[str, Any], weights: dict[str, np.ndarray]) -> np.ndarray:
-    """Class embeddings: given, or by the text tower from given tokens."""
-    if "in/text_embedding" in file:
-        return file["in/text_embedding"]
-    tower = text_tower(
-        {
-            name.removeprefix("text_encoder."): value
-            for name, value in weights.items()
-            if name.startswith("text_encoder.")
-        },
-        width=sizes["transformer_width"],
-        layers=sizes["transformer_layers"],
-        heads=sizes["transformer_heads"],
-        output_dim=sizes["embed_dim"],
-        context_length=sizes["context_length"],
+def tower_of(sizes: dict[str, Any], weights: dict[str, np.ndarray]) -> TextTower:
+    """A text tower of the release's constructor arguments."""
+    return text_tower(
+        weights, width=sizes["transformer_width"], layers=sizes["transformer_layers"],
+        heads=sizes["transformer_heads"], output_dim=sizes["embed_dim"], context_length=sizes["context_length"],
         vocab_size=sizes["vocab_size"],
-    )
-    with jt.no_grad():
-        return unit_rows(tower(file["in/tokens"]).numpy())
+    )  # fmt: skip
 
 
 def check_segmentor(file: GoldenFile) -> dict[str, np.ndarray]:
@@ -141,12 +117,22 @@ def check_segmentor(file: GoldenFile) -> dict[str, np.ndarray]:
     sizes, weights = file.json("cfg"), file.starting_with("w/")
     model = build_clip_rc(_model_config(sizes["backbone"], sizes["decode_head"], weights))
     load_released(model, weights)
-    text = jt.array(_segmentor_text(file, sizes["text_encoder"], weights))
+    if "in/text_embedding" in file:
+        text = jt.array(file["in/text_embedding"])
+    else:
+        own = {name[13:]: value for name, value in weights.items() if name.startswith("text_encoder.")}
+        with jt.no_grad():
+            text = jt.array(unit_rows(tower_of(sizes["text_encoder"], own)(file["in/tokens"]).numpy()))
     images, large = file["in/img"], file["in/img_big"][0]
     whole_size, slide_size = (tuple(file[f"in/{kind}_ori_shape"][:2].tolist()) for kind in ("whole", "slide"))
-    settings = (sizes["base_class"], sizes["self_training"], sizes["test_cfg"])
-    whole = [_scores(model, image, text, "whole", *settings) for image in images]
-    slide = _scores(model, large, text, "slide", *settings)
+    config, test = Config(), sizes["test_cfg"]
+    config.data.setting = "transductive" if sizes["self_training"] else "inductive"
+
+    def scores_of(image: np.ndarray, mode: str) -> ImageScores:
+        options = TestConfig(mode=mode, crop_size=tuple(test["crop_size"]), stride=tuple(test["stride"]))
+        return ImageScores(model, image, text, sizes["base_class"], config.gamma(), options)
+
+    whole, slide = [scores_of(image, "whole") for image in images], scores_of(large, "slide")
     return {
         "out/encode_decode": np.stack([scores.scores() for scores in whole]),
         "out/whole_logits": whole[0].scores(whole_size)[None],
@@ -155,17 +141,3 @@ def check_segmentor(file: GoldenFile) -> dict[str, np.ndarray]:
         "out/slide_logits_rescale": slide.scores(slide_size)[None],
         "out/slide_labels": slide.labels(slide_size),
     }
-
-
-def _scores(
-    model: ClipRC,
-    image: np.ndarray,
-    text: jt.Var,
-    mode: str,
-    seen: list[int],
-    self_training: bool,
-    test: dict[str, Any],
-) -> ImageScores:
-    config = Config(test=TestConfig(mode=mode, crop_size=tuple(test["crop_size"]), stride=tuple(test["stride"])))
-    config.data.setting = "transductive" if self_training else "inductive"
-    return ImageScores(model, image, text, seen, config.gamma(), config.test)

@@ -47,7 +47,7 @@ def test_wrong_results_fail_with_a_remedy_and_the_rest_is_run(
     damaged: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     right = attention.cross_attention
-    monkeypatch.setattr(attention, "cross_attention", lambda *inputs: right(*inputs) * 1.01)
+    monkeypatch.setattr(attention, "cross_attention", lambda q, k, v, heads: right(q, k.detach(), v, heads))
     monkeypatch.setattr(jt, "matmul", lambda a, b: 1 / 0)
     assert self_check.check("cpu", damaged) == 1
     found = table(capsys)
@@ -59,13 +59,6 @@ def test_wrong_results_fail_with_a_remedy_and_the_rest_is_run(
     assert "tools/check_parity.py" in found["golden file"][1]
 
 
-def test_wrong_gradient_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = attention.cross_attention
-    monkeypatch.setattr(attention, "cross_attention", lambda q, k, v, heads: right(q, k.detach(), v, heads))
-    with pytest.raises(AssertionError, match="wrong results"):
-        self_check.check_attention()
-
-
 def test_installed_copy_has_no_golden_files(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -75,7 +68,7 @@ def test_installed_copy_has_no_golden_files(
     assert self_check.check("cpu") == 0
     state, detail = table(capsys)["golden file"]
     assert state == "skipped" and "--golden DIR" in detail
-    with pytest.raises(UserError, match="does not exist"):
+    with pytest.raises(UserError, match="no golden file"):
         self_check.check_golden("cpu", tmp_path / "none")
 
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from jseg.pretraining.settings import Round, Settings, Stage
+from jseg.pretraining.images import Round, Settings, Stage
 
 
 @pytest.fixture

@@ -10,9 +10,8 @@ import numpy as np
 from jseg.clip.tokenizer import Tokenizer
 from jseg.clip.weights import read_clip_weights
 from jseg.pretraining.evaluation import TEMPLATES, evaluate
-from jseg.pretraining.settings import Settings
-from jseg.pretraining.small_clip import SmallClip, export
-from jseg.pretraining.training import make_tokenizer
+from jseg.pretraining.images import Settings
+from jseg.pretraining.training import SmallClip, export, make_tokenizer
 
 
 def test_embeddings_are_those_of_the_image_tower(tiny: Settings) -> None:
@@ -38,17 +37,11 @@ def test_exported_file_is_a_clip(tiny: Settings, tmp_path: Path) -> None:
     assert Tokenizer(read.source.meta["vocabulary"]).fingerprint == tokenizer.fingerprint
     for name, array in clip.tensors().items():
         np.testing.assert_allclose(read.tensors[name], array, atol=1e-3, rtol=1e-3)
-    other = SmallClip(tiny, tokenizer.vocab_size)
-    other.load(read.tensors, "file")
-    np.testing.assert_array_equal(other.tensors()["visual.proj"], read.tensors["visual.proj"])
 
 
 def test_figures_are_percentages(tiny: Settings) -> None:
     tokenizer = make_tokenizer(tiny)
     figures = evaluate(SmallClip(tiny, tokenizer.vocab_size), tokenizer, 20)
     assert 0 <= figures["zero-shot accuracy"] <= 60  # untrained: about one in 20
-    assert figures["retrieval"].keys() == {
-        f"{way} R@{best}" for way in ("image to text", "text to image") for best in (1, 5)
-    }
     assert figures["training-free, value path"].keys() == {"pAcc", "mIoU(S)", "mIoU(U)", "hIoU"}
     assert all(template.count("{}") == 1 for template in TEMPLATES)

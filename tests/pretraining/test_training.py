@@ -8,8 +8,7 @@ import jittor as jt
 import numpy as np
 import pytest
 
-from jseg.pretraining.images import image_batch, image_batches
-from jseg.pretraining.settings import Round, Settings
+from jseg.pretraining.images import Round, Settings, image_batch, image_batches
 from jseg.pretraining.training import Pretraining, contrastive_loss, train
 
 torch = pytest.importorskip("torch")
