@@ -10,7 +10,7 @@ import jittor as jt
 import numpy as np
 from jittor import nn
 
-from jseg.clip.blocks import LayerNorm, Trace, Transformer, normal, uniform
+from jseg.clip.blocks import LayerNorm, Trace, Transformer, normal, random_tower_weights, uniform
 from jseg.errors import UserError
 from jseg.ops.attention import self_attention
 from jseg.ops.bilinear import grid_interpolation_matrix, resize_bilinear
@@ -143,37 +143,17 @@ class ImageTower(nn.Module):
 def random_image_weights(tower: ImageTower, generator: np.random.Generator) -> dict[str, np.ndarray]:
     """Weights as CLIP initialises its image tower, by state name: what an untrained tower starts from."""
     width = tower.transformer.width
-    scale = width**-0.5
-    fan_in = int(np.prod(tower.conv1.weight.shape[1:]))
-    weights = {
-        "class_embedding": normal(generator, (width,), scale),
-        "positional_embedding": normal(generator, tuple(tower.positional_embedding.shape), scale),
-        "proj": normal(generator, tuple(tower.proj.shape), scale),
-        "conv1.weight": uniform(generator, tuple(tower.conv1.weight.shape), fan_in**-0.5),
-    }
-    for name in ("ln_pre", "ln_post"):
-        weights |= {f"{name}.weight": np.ones(width, np.float32), f"{name}.bias": np.zeros(width, np.float32)}
-    for index in range(len(tower.transformer.resblocks)):
-        block = _random_block(width, generator)
-        weights |= {f"transformer.resblocks.{index}.{name}": value for name, value in block.items()}
-    return weights
-
-
-def _random_block(width: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
-    """One block: Xavier for the joint projection, uniform +-1/sqrt(fan in) for the linear layers."""
-    zeros, ones = np.zeros(width, np.float32), np.ones(width, np.float32)
     inner, outer = width**-0.5, (4 * width) ** -0.5
-    return {
-        "attn.in_proj_weight": uniform(generator, (3 * width, width), (6 / (4 * width)) ** 0.5),
-        "attn.in_proj_bias": np.zeros(3 * width, np.float32),
-        "attn.out_proj.weight": uniform(generator, (width, width), inner),
-        "attn.out_proj.bias": zeros,
-        "ln_1.weight": ones,
-        "ln_1.bias": zeros,
-        "mlp.c_fc.weight": uniform(generator, (4 * width, width), inner),
-        "mlp.c_fc.bias": uniform(generator, (4 * width,), inner),
-        "mlp.c_proj.weight": uniform(generator, (width, 4 * width), outer),
-        "mlp.c_proj.bias": uniform(generator, (width,), outer),
-        "ln_2.weight": ones,
-        "ln_2.bias": zeros,
+    draws = {
+        "class_embedding": (normal, inner),
+        "positional_embedding": (normal, inner),
+        "proj": (normal, inner),
+        "conv1.weight": (uniform, int(np.prod(tower.conv1.weight.shape[1:])) ** -0.5),
+        "attn.in_proj_weight": (uniform, (6 / (4 * width)) ** 0.5),  # Xavier
+        "attn.out_proj.weight": (uniform, inner),
+        "mlp.c_fc.weight": (uniform, inner),
+        "mlp.c_fc.bias": (uniform, inner),
+        "mlp.c_proj.weight": (uniform, outer),
+        "mlp.c_proj.bias": (uniform, outer),
     }
+    return random_tower_weights(tower, draws, generator)
