@@ -46,7 +46,7 @@ SPACES = regex.compile(r"\s+")
 Merge = tuple[str, str]
 
 
-# A visible character for each byte, as vocabulary files spell them, in the order of their ids: bytes that are visible in
+# A visible character for each byte, in the order of ids: bytes that are visible in
 # Latin-1 stand for themselves, the other 68 take the characters from 256 on.
 _VISIBLE = [byte for byte in range(ord("!"), 256) if chr(byte).isprintable()]
 _HIDDEN = [byte for byte in range(256) if byte not in _VISIBLE]
