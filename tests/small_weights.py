@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from jseg.clip.class_embeddings import class_embeddings
-from jseg.clip.tokenizer import Tokenizer, generate_vocabulary
-from jseg.clip.weights import FORMAT
 from jseg.clip.image_tower import ImageTower
 from jseg.clip.text_tower import TextTower
+from jseg.clip.tokenizer import Tokenizer, generate_vocabulary
+from jseg.clip.weights import FORMAT
 from jseg.config import Config, ModelConfig
 from jseg.data.class_names import class_list
 from jseg.engine import checkpoint

@@ -44,9 +44,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     source.add_argument("--weights", type=Path, help="CLIP weights, or CLIP-RC weights that hold the text tower")
     source.add_argument("--npy", type=Path, help="rows to take as they are (with --dataset)")
     prompts = parser.add_mutually_exclusive_group()
-    prompts.add_argument(
-        "--templates", choices=TEMPLATES, help="the paper's (default: coco for coco_stuff and context)"
-    )
+    prompts.add_argument("--templates", choices=TEMPLATES, help="the paper's (default: by the data set)")
     prompts.add_argument("--template", action="append", help="a template of your own with {} in it; may be repeated")
     parser.add_argument("--vocabulary", default="", help="byte-pair vocabulary, where the weights need another")
     parser.add_argument("--text-heads", type=int, default=0, help="attention heads of the tower (usual: width / 64)")

@@ -65,11 +65,6 @@ def test_recorded_resized_positions(golden: Path) -> None:
     assert compared
 
 
-def test_positions_of_the_same_grid_stay_as_they_are() -> None:
-    positions = random_images(17, 5)
-    assert resize_positions(positions, (4, 4)) is positions
-
-
 def test_positions_follow_the_aspect_of_the_grid() -> None:
     rows = np.repeat(np.arange(4, dtype=np.float32), 4)  # the value of a position is its row
     resized = resize_positions(np.concatenate([[9.0], rows])[:, None].astype(np.float32), (8, 2))
@@ -116,8 +111,3 @@ def test_positions_in_the_tower_are_those_of_resize_positions() -> None:
 def test_size_that_is_no_multiple_is_refused() -> None:
     with pytest.raises(UserError, match="image of 32x30 pixels: both sides must be multiples of the patch size 8"):
         small_tower()(jt.zeros((1, 3, 32, 30)))
-
-
-def test_image_size_that_is_no_multiple_is_refused() -> None:
-    with pytest.raises(UserError, match=r"model\.image_size=30"):
-        ImageTower(30, 8, 16, 1, 2, 8)

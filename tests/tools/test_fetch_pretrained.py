@@ -8,8 +8,6 @@ import http.server
 import os
 import runpy
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -95,12 +93,9 @@ def test_file_urls_and_local_copies(tool: dict[str, Any], tmp_path: Path) -> Non
     ("content", "options", "match"),
     [
         (CONTENT[:-1], {}, "SHA-256"),
-        (b"", {}, "0 bytes"),
-        (b"x" * len(CONTENT), {}, "SHA-256"),
-        (CONTENT * 3, {}, "much larger"),
-        (CONTENT[:999_999], {"announced": len(CONTENT)}, "broke off|SHA-256"),
+        (b"", {}, "SHA-256"),
+        (CONTENT[:999_999], {"announced": len(CONTENT)}, "cannot be fetched|SHA-256"),
         (b"gone", {"status": 404}, "404"),
-        (b"busy", {"status": 503}, "503"),
     ],
 )
 def test_wrong_answers_leave_nothing(
@@ -108,16 +103,6 @@ def test_wrong_answers_leave_nothing(
 ) -> None:
     with pytest.raises(UserError, match=match):
         tool["main"]([NAME, "--folder", str(tmp_path), "--url", serve(content, **options)])
-    assert not os.listdir(tmp_path)
-
-
-def test_offline_is_one_clear_line(tool: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot be reached .*check the network, or .*--from"):
-        tool["main"]([NAME, "--folder", str(tmp_path)])
-    with pytest.raises(UserError, match="cannot be reached"):
-        tool["main"]([NAME, "--folder", str(tmp_path), "--url", "no address"])
-    with pytest.raises(UserError, match="does not exist"):
-        tool["main"]([NAME, "--folder", str(tmp_path), "--from", str(tmp_path / "none")])
     assert not os.listdir(tmp_path)
 
 
@@ -135,46 +120,33 @@ def test_a_damaged_file_is_replaced_only_by_force(
     assert target.read_bytes() == CONTENT and os.listdir(tmp_path) == ["ViT-B-16.pt"]
 
 
-def test_an_installed_package_serves_the_vocabulary(tool: dict[str, Any], tmp_path: Path) -> None:
-    installed = tmp_path / "open_clip.gz"
-    installed.write_bytes(CONTENT)
-    damaged = tmp_path / "clip.gz"
-    damaged.write_bytes(b"other")
-    file = dataclasses.replace(tool["FILES"][NAME], copies=lambda: [tmp_path / "none", damaged, installed])
-    tool["FILES"][NAME] = file
+def test_an_installed_package_serves_the_vocabulary(
+    tool: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = [tmp_path / folder / "ViT-B-16.pt" for folder in ("none", "damaged", "whole")]
+    for path, content in zip(paths[1:], (b"other", CONTENT), strict=True):
+        path.parent.mkdir()
+        path.write_bytes(content)
+    monkeypatch.setitem(tool, "installed_vocabularies", lambda: paths)
     tool["main"]([NAME, "--folder", str(tmp_path / "pretrained")])
     assert (tmp_path / "pretrained" / "ViT-B-16.pt").read_bytes() == CONTENT
 
 
-def test_a_folder_that_cannot_be_written(tool: dict[str, Any], serve: Callable[..., str], tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot write"):
-        tool["main"]([NAME, "--folder", str(tmp_path / "file"), "--url", serve(CONTENT)])
-
-
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "match"),
     [
-        (["ViT-L-99"], ("unknown name 'ViT-L-99'", "ViT-B-16", "vocabulary")),
-        ([], ("ViT-B-16", "vocabulary")),
-        (["ViT-B-16", "vocabulary", "--from", "x"], ("one name",)),
-        (["--colour"], ("--colour",)),
-        (["ViT-B-16", "--url", "http://127.0.0.1:1/x"], ("cannot be reached",)),
+        (["ViT-L-99"], "unknown name 'ViT-L-99'.*ViT-B-16, vocabulary"),
+        ([], "say what to fetch"),
+        (["ViT-B-16", "vocabulary", "--from", "x"], "one name"),
+        (["ViT-B-16"], "cannot be fetched .*check the network, or .*--from"),
+        (["ViT-B-16", "--url", "no address"], "cannot be fetched"),
+        (["ViT-B-16", "--from", "nowhere"], "cannot be fetched"),
     ],
 )
-def test_exit_code_and_one_line(tmp_path: Path, arguments: list[str], words: tuple[str, ...]) -> None:
-    result = subprocess.run(
-        [sys.executable, str(TOOL), "--folder", str(tmp_path), *arguments], capture_output=True, text=True
-    )
-    assert result.returncode == 2 and result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
-    assert all(word in result.stderr for word in words) and not os.listdir(tmp_path)
-
-
-def test_list_names_files_sizes_and_hashes() -> None:
-    result = subprocess.run([sys.executable, str(TOOL), "--list"], capture_output=True, text=True)
-    assert result.returncode == 0
-    for word in ("ViT-B-16", "351 MB", "vocabulary", "5806e77cd80f8b59", "924691ac288e5440"):
-        assert word in result.stdout
+def test_mistakes_and_no_network(tool: dict[str, Any], tmp_path: Path, arguments: list[str], match: str) -> None:
+    with pytest.raises(UserError, match=match):
+        tool["main"]([*arguments, "--folder", str(tmp_path)])
+    assert not os.listdir(tmp_path)
 
 
 def test_the_table_of_the_readme_agrees() -> None:
