@@ -92,6 +92,14 @@ def torch_bytes(**options: Any) -> bytes:
     return buffer.getvalue()
 
 
+def script_bytes() -> bytes:
+    """A TorchScript archive."""
+    torch = pytest.importorskip("torch")
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.script(torch.nn.Sequential(torch.nn.Linear(2, 3))), buffer)
+    return buffer.getvalue()
+
+
 def jittor_bytes() -> bytes:
     """What `jt.save` writes."""
     content = pickle.dumps(ARRAYS, protocol=4)
@@ -122,6 +130,7 @@ SOURCES: dict[str, Callable[[], bytes]] = {
     "checkpoint": checkpoint_bytes,
     "torch archive": torch_bytes,
     "old torch file": lambda: torch_bytes(_use_new_zipfile_serialization=False),
+    "TorchScript archive": script_bytes,
     "Jittor pickle": jittor_bytes,
     "label PNG": png_bytes,
     "JPEG": jpeg_bytes,
@@ -167,6 +176,7 @@ def mutations(draw: st.DrawFn, kind: str) -> bytes:
     [
         ("torch archive", read_weight_file),
         ("old torch file", read_weight_file),
+        ("TorchScript archive", read_weight_file),
         ("Jittor pickle", read_weight_file),
         ("label PNG", read_stored_labels),
         ("label PNG", read_image),

