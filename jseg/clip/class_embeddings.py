@@ -17,14 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jseg.clip.tokenizer import (
-    VOCABULARY_SHA256,
-    Merge,
-    Tokenizer,
-    find_vocabulary,
-    generate_vocabulary,
-    read_vocabulary,
-)
+from jseg.clip.tokenizer import VOCABULARY_NAME, Merge, Tokenizer, find_vocabulary, generate_vocabulary
 from jseg.clip.weights import ClipWeights, text_config_of, usual_heads
 from jseg.config import Config, TextConfig
 from jseg.data.class_names import ClassList, class_list
@@ -94,14 +87,11 @@ def embed_class_names(
         (C, D) float32, rows of length 1.
 
     Raises:
-        UserError: no names, a template without its place, a text that is too long, or embeddings that are not finite.
+        UserError: no names, a template without its place, a text that is too long, or results that are not finite.
     """
     names, templates = list(names), list(templates)
-    if not names or not templates:
-        raise UserError("class embeddings need at least one class name and one template")
-    for template in templates:
-        if template.count(PLACE) != 1:
-            raise UserError(f"template {template!r} must hold {PLACE} once, where the class name goes")
+    if not names or not templates or any(template.count(PLACE) != 1 for template in templates):
+        raise UserError(f"class embeddings need names, and templates which must hold {PLACE} once: {templates}")
     identity = {"names": names, "templates": templates, "weights": weights_hash}
     identity |= {"vocabulary": tokenizer.fingerprint, "context_length": text_tower.context_length}
     key = hashlib.sha256(json.dumps(identity).encode("utf-8")).hexdigest()
@@ -140,10 +130,8 @@ class TextModel:
         tokenizer = Tokenizer(find_vocabulary() if self.merges is None else self.merges)
         rows = self.tensors["token_embedding.weight"].shape[0]
         if tokenizer.vocab_size != rows:
-            raise UserError(
-                f"the text tower of {self.source} knows {rows} tokens, the vocabulary has {tokenizer.vocab_size}: "
-                "correct text.vocabulary"
-            )
+            problem = f"knows {rows} tokens, the vocabulary has {tokenizer.vocab_size}: correct text.vocabulary"
+            raise UserError(f"the text tower of {self.source} {problem}")
         return tokenizer
 
     def tower(self) -> TextTower:
@@ -201,9 +189,9 @@ def _vocabulary(text: TextConfig, stored: Any = None) -> tuple[Merge, ...] | Non
     """The vocabulary stored in a weight file of ours, else that of the config; None for CLIP's own."""
     if stored:
         return Tokenizer(stored).merges
-    own = text.vocabulary not in ("", "generated")  # a generated one fits no trained tower
-    own = own and sha256_of_file(find_vocabulary(text.vocabulary)) != VOCABULARY_SHA256
-    return read_vocabulary(text.vocabulary) if own else None
+    if text.vocabulary in ("", "generated") or Path(text.vocabulary).name == VOCABULARY_NAME:
+        return None  # a generated one fits no trained tower
+    return Tokenizer(find_vocabulary(text.vocabulary)).merges
 
 
 def write_embeddings(
@@ -299,8 +287,7 @@ def class_embeddings(
 
     Args:
         file: CLIP-RC weights that the run starts from or evaluates.
-        clip: CLIP weights (`model.init`).
-        other_classes: whether the weights may have been made for other classes than the run's.
+        other_classes: whether they may have been made for other classes than the run's.
 
     Raises:
         UserError: no source of embeddings, or one that fits neither the classes nor the model.
@@ -326,10 +313,8 @@ def class_embeddings(
         if model is None and file is None and config.model.init == "random":
             model = random_text_model(config, class_list)
         if model is None:
-            raise UserError(
-                "no source of class embeddings: set text.embeddings to a file of them, or model.init to CLIP weights "
-                "(python tools/fetch_pretrained.py ViT-B-16)"
-            )
+            cure = "set text.embeddings to a file of them, or model.init to CLIP weights"
+            raise UserError(f"no source of class embeddings: {cure} (python tools/fetch_pretrained.py ViT-B-16)")
         matrix = model.embed(class_list.names, templates)
     if matrix.shape[1] != output_dim:
         raise UserError(f"class embeddings have length {matrix.shape[1]}, the model's output_dim is {output_dim}")

@@ -19,11 +19,7 @@ from jseg.ops.linear import linear
 
 
 def side_of_grid(positions: np.ndarray | jt.Var) -> int:
-    """n of a square grid of positions (1 + n * n, width).
-
-    Raises:
-        UserError: the grid is not square.
-    """
+    """n of a square grid of positions (1 + n * n, width); UserError when it is none."""
     side = round((positions.shape[0] - 1) ** 0.5)
     if side < 1 or side * side + 1 != positions.shape[0]:
         raise UserError(f"positional embedding of {positions.shape[0]} rows: expected 1 + n * n (a square grid)")
@@ -31,17 +27,9 @@ def side_of_grid(positions: np.ndarray | jt.Var) -> int:
 
 
 def resize_positions(positions: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Resizes a positional embedding bilinearly (half-pixel centres, no antialiasing).
+    """Resizes a positional embedding bilinearly (half-pixel centres, no antialiasing) to a grid (h, w) of patches.
 
-    Args:
-        positions: (1 + n * n, width) float32, the class token's row first.
-        grid: (h, w) of the patches.
-
-    Returns:
-        (1 + h * w, width) float32
-
-    Raises:
-        UserError: the given grid is not square.
+    (1 + n * n, width) float32, the class token's row first -> (1 + h * w, width) float32
     """
     side = side_of_grid(positions)
     if (side, side) == tuple(grid):
@@ -61,11 +49,7 @@ class PatchEmbedding(nn.Module):
         self.weight = jt.zeros((width, 3, patch_size, patch_size))
 
     def grid(self, images: jt.Var) -> tuple[int, int]:
-        """(h, w) in patches of images (B, 3, H, W).
-
-        Raises:
-            UserError: height or width is not a multiple of the patch size.
-        """
+        """(h, w) in patches of images (B, 3, H, W); UserError when a side is no multiple of the patch size."""
         height, width = images.shape[2:]
         if height % self.patch_size or width % self.patch_size or not height or not width:
             raise UserError(
@@ -84,9 +68,7 @@ class PatchEmbedding(nn.Module):
 class ImageTower(nn.Module):
     """Images -> embeddings.
 
-    Args:
-        image_size: pixels; the positional embedding is stored for `image_size // patch_size` patches a side. Other
-            sizes and aspects work: positions are resized to the patch grid of the input.
+    The positional embedding is stored for `image_size` pixels; for other sizes and aspects it is resized.
     """
 
     def __init__(
@@ -115,18 +97,9 @@ class ImageTower(nn.Module):
         return jt.concat([self.positional_embedding[:1], resized], dim=0)
 
     def execute(self, images: jt.Var, dense: bool = False, trace: Trace | None = None) -> jt.Var:
-        """Embeddings, not normalised.
+        """Embeddings of normalised images, not normalised themselves; `dense` also embeds every patch.
 
-        Args:
-            images: (B, 3, H, W) float32, normalised.
-            dense: also embed every patch, each like the class token.
-            trace: dictionary that receives intermediates.
-
-        Returns:
-            (B, output_dim); dense: (B, 1 + h * w, output_dim), the class token first.
-
-        Raises:
-            UserError: H or W is not a multiple of the patch size.
+        (B, 3, H, W) float32 -> (B, output_dim); dense: (B, 1 + h * w, output_dim), the class token first
         """
         trace = {} if trace is None else trace
         positions, batch = self.positions(self.conv1.grid(images)), images.shape[0]

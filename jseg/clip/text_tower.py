@@ -43,7 +43,6 @@ class TextTower(nn.Module):
 
         Args:
             token_ids: (N, L) int32 with L <= context_length; the end-of-text token is the largest id of a row.
-            trace: dictionary that receives intermediates.
 
         Returns:
             (N, output_dim)
@@ -56,10 +55,8 @@ class TextTower(nn.Module):
         if length > self.context_length:
             raise UserError(f"texts of {length} tokens: this text tower takes at most {self.context_length}")
         if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
-            raise UserError(
-                f"token id {ids.max() if ids.min() >= 0 else ids.min()} is not in the text tower's vocabulary of "
-                f"{self.vocab_size}: use the vocabulary that its weights were trained with"
-            )
+            wrong = ids.max() if ids.min() >= 0 else ids.min()
+            raise UserError(f"token id {wrong} is not in the text tower's vocabulary of {self.vocab_size}")
         x = self.token_embedding(jt.array(ids)) + self.positional_embedding[:length]
         x = self.ln_final(self.transformer(x, partial(self_attention, causal=True)))
         if trace is not None:

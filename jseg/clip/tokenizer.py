@@ -116,8 +116,7 @@ class Tokenizer:
                 if best not in self._ranks:
                     break
                 symbols = _merged(symbols, best)
-            known = [self._ids[symbol] for symbol in symbols]
-            self._words[word] = known
+            known = self._words[word] = [self._ids[symbol] for symbol in symbols]
         return known
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -127,17 +126,10 @@ class Tokenizer:
         return data.decode("utf-8", errors="replace").replace(WORD_END, " ")
 
     def __call__(self, texts: str | Sequence[str], context_length: int = 77, truncate: bool = False) -> np.ndarray:
-        """Ids of one text or several, ready for a text tower.
-
-        Args:
-            context_length: ids per text, start and end included.
-            truncate: cut texts that are too long; the end stays.
-
-        Returns:
-            int32 (N, context_length): start, text, end, zeros.
+        """Ids of one text or several, int32 (N, context_length): start, text, end, zeros.
 
         Raises:
-            UserError: a text is too long and `truncate` is off.
+            UserError: a text is too long and shall not be truncated (the end stays).
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         rows = np.zeros((len(texts), context_length), np.int32)
@@ -161,11 +153,7 @@ def _pairs(merges: Sequence[Sequence[str]]) -> tuple[Merge, ...]:
 
 
 def read_vocabulary(path: str | Path) -> tuple[Merge, ...]:
-    """Reads the merges of a vocabulary file: gzipped text, a header line, then two symbols a line.
-
-    Raises:
-        UserError: the file is missing, truncated or of another form.
-    """
+    """Reads the merges of a vocabulary file: gzipped text, a header line, then two symbols a line."""
     try:
         header, *lines = gzip.decompress(Path(path).read_bytes()).decode("utf-8").split("\n")
         if HEADER not in header:

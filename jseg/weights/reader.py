@@ -30,7 +30,6 @@ from jseg.weights.pickles import (
     read_torch_legacy,
 )
 
-CHUNK = 2**20
 OUR_KEY = "jseg"  # where our metadata lie in a safetensors header, as one JSON text
 SAFETENSORS_TYPES = {
     **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": BFLOAT16, "BOOL": "?"},
@@ -63,7 +62,7 @@ def sha256_of_file(path: str | Path) -> str:
     """SHA-256 of a file of any size, hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(CHUNK):
+        while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
 
@@ -137,12 +136,7 @@ def _read_safetensors(path: Path, content: mmap.mmap) -> tuple[dict[str, np.ndar
 def write_safetensors(path: str | Path, tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
     """Writes a weight file, whole or not at all, without a second copy of the tensors in memory.
 
-    Args:
-        tensors: arrays by name, any shape; booleans, whole numbers or floats.
-        meta: JSON-ready values, given back by `read_weight_file(path).meta`.
-
-    Raises:
-        CannotWrite: the folder is not writable or full.
+    `meta` holds JSON-ready values, which `read_weight_file(path).meta` gives back.
     """
     names = {np.dtype(kind): name for name, kind in SAFETENSORS_TYPES.items()}
     ordered = sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize)  # so that all are aligned
@@ -171,10 +165,7 @@ def _to_arrays(tensors: dict[str, Tensor | np.ndarray], file_size: int) -> dict[
 
 
 def _split_checkpoint(value: Any) -> tuple[dict[str, Tensor | np.ndarray], dict[str, Any]]:
-    """The weights, and the plain values beside them, in whatever a training script saved.
-
-    That is a TorchScript module, a dictionary of tensors, or one that holds one of these under `state_dict` or `model`.
-    """
+    """The weights, and the plain values beside them, in whatever a training script saved."""
     meta: dict[str, Any] = {}
     for key in ("state_dict", "model", "state_dict"):  # where training scripts put the weights
         if isinstance(value, dict) and isinstance(value.get(key), dict) and not isinstance(value, ScriptModule):

@@ -131,8 +131,8 @@ def test_a_damaged_cache_is_made_again(tokenizer: Tokenizer, tmp_path: Path) -> 
 
 def test_wrong_prompts_are_user_errors(tokenizer: Tokenizer) -> None:
     for names, templates, match in (
-        ([], TEMPLATES, "at least one"),
-        (NAMES, [], "at least one"),
+        ([], TEMPLATES, "need names"),
+        (NAMES, [], "need names"),
         (NAMES, ["a photo"], "must hold"),
         (NAMES, ["{} and {}"], "must hold"),
         (["zebra " * 30], TEMPLATES, "tokens where 24 fit"),
