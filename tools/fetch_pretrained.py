@@ -4,8 +4,8 @@
     python tools/fetch_pretrained.py ViT-B-16 vocabulary
     python tools/fetch_pretrained.py vocabulary --from ~/Downloads/bpe_simple_vocab_16e6.txt.gz
 
-A file that is there already and whole is kept. `--from` takes a local copy instead of downloading; the vocabulary is
-also taken from an installed open_clip or clip package. Nothing half-written is ever left.
+A file that is there already and whole is kept. `--from` takes a local copy instead of downloading. Nothing
+half-written is ever left.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from jseg.clip.tokenizer import PRETRAINED_FOLDER, VOCABULARY_NAME, VOCABULARY_SHA256, installed_vocabularies
+from jseg.clip.tokenizer import PRETRAINED_FOLDER, VOCABULARY_NAME, VOCABULARY_SHA256
 from jseg.errors import UserError
 from jseg.files import whole_file
 from jseg.weights.reader import sha256_of_file
@@ -115,9 +115,8 @@ def main(arguments: list[str] | None = None) -> None:
                 raise UserError(f"{target} is there but damaged (another SHA-256): pass --force to replace it")
             print(f"{target}: already there, SHA-256 right")
             continue
-        copies = [path for path in installed_vocabularies() if file.file_name == path.name and path.is_file()]
-        local = options.source or next((path for path in copies if sha256_of_file(path) == file.sha256), None)
-        fetch(file, target, options.url or (local.expanduser().absolute().as_uri() if local else file.url))
+        local = options.source.expanduser().absolute().as_uri() if options.source else ""
+        fetch(file, target, local or options.url or file.url)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import html
-import importlib.util
 import math
 import os
 import zlib
@@ -193,22 +192,16 @@ def generate_vocabulary(texts: Iterable[str], merges: int) -> tuple[Merge, ...]:
 
 
 def find_vocabulary(path: str | Path = "") -> Path:
-    """CLIP's vocabulary file: `path`, or in pretrained/, the folder JSEG_TEST_DATA, or an open_clip or clip package.
+    """CLIP's vocabulary file: `path`, or the one in pretrained/ or in the folder JSEG_TEST_DATA.
 
     Raises:
         UserError: none is there, or a file of CLIP's name has another SHA-256 than CLIP's.
     """
     folders = [PRETRAINED_FOLDER, *filter(None, [os.environ.get("JSEG_TEST_DATA")])]
-    places = [Path(folder) / VOCABULARY_NAME for folder in folders] + installed_vocabularies()
-    found = next((place for place in ([Path(path).expanduser()] if path else places) if place.is_file()), None)
+    places = [Path(path).expanduser()] if path else [Path(folder) / VOCABULARY_NAME for folder in folders]
+    found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise UserError(f"vocabulary {path or VOCABULARY_NAME} does not exist; `{FETCH_COMMAND}` fetches CLIP's")
     if found.name == VOCABULARY_NAME and sha256_of_file(found) != VOCABULARY_SHA256:
         raise UserError(f"vocabulary {found} is damaged (its SHA-256 differs): delete it and fetch it: {FETCH_COMMAND}")
     return found
-
-
-def installed_vocabularies() -> list[Path]:
-    """Where an installed open_clip or clip package would keep CLIP's vocabulary."""
-    specs = filter(None, [importlib.util.find_spec(name) for name in ("open_clip", "clip")])
-    return [Path(folder) / VOCABULARY_NAME for spec in specs for folder in spec.submodule_search_locations or ()]

@@ -90,18 +90,6 @@ def test_patch_embedding_equals_a_convolution() -> None:
     np.testing.assert_allclose(embedding(jt.array(images)).numpy(), expected, atol=5e-5)
 
 
-@pytest.mark.parametrize("size", [(32, 32), (16, 40), (48, 24)])
-def test_any_multiple_of_the_patch_size(size: tuple[int, int]) -> None:
-    dense = small_tower()(jt.array(random_images(2, 3, *size)), dense=True)
-    assert tuple(dense.shape) == (2, 1 + size[0] * size[1] // 64, 8)
-    assert np.isfinite(dense.numpy()).all()
-
-
-def test_dense_output_begins_with_the_embedding() -> None:
-    tower, images = small_tower(), jt.array(random_images(2, 3, 16, 24))
-    np.testing.assert_allclose(tower(images, dense=True).numpy()[:, 0], tower(images).numpy(), atol=1e-5)
-
-
 def test_positions_in_the_tower_are_those_of_resize_positions() -> None:
     tower = small_tower()
     expected = resize_positions(tower.positional_embedding.numpy(), (3, 7))

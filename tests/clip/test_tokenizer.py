@@ -103,7 +103,6 @@ def test_a_long_word_takes_no_time(standard: Tokenizer) -> None:
 def bare_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """No vocabulary anywhere; returns the folder that stands for pretrained/."""
     monkeypatch.setattr(tokenizer_module, "PRETRAINED_FOLDER", tmp_path / "pretrained")
-    monkeypatch.setattr(tokenizer_module, "installed_vocabularies", list)
     monkeypatch.delenv("JSEG_TEST_DATA", raising=False)
     (tmp_path / "pretrained").mkdir()
     return tmp_path / "pretrained"
@@ -116,18 +115,13 @@ def test_a_missing_vocabulary_names_the_command(bare_machine: Path) -> None:
         find_vocabulary(bare_machine / "other.gz")
 
 
-def test_places_in_order(bare_machine: Path, test_data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_places_in_order(bare_machine: Path, test_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = test_data / VOCABULARY_NAME
-    package = tmp_path / "open_clip" / VOCABULARY_NAME
-    package.parent.mkdir()
-    shutil.copy(original, package)
-    monkeypatch.setattr(tokenizer_module, "installed_vocabularies", lambda: [package])
-    assert find_vocabulary() == package
     monkeypatch.setenv("JSEG_TEST_DATA", str(test_data))
     assert find_vocabulary() == original
     shutil.copy(original, bare_machine / VOCABULARY_NAME)
     assert find_vocabulary() == bare_machine / VOCABULARY_NAME
-    assert find_vocabulary(str(package)) == package
+    assert find_vocabulary(str(original)) == original
 
 
 def test_a_damaged_standard_vocabulary_is_refused(bare_machine: Path) -> None:

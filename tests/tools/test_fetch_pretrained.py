@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import os
 import runpy
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +27,10 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         functions["FILES"][NAME],
         sha256=hashlib.sha256(CONTENT).hexdigest(),
         megabytes=len(CONTENT) / 1e6,
-        url=refused_url(),
+        url="http://127.0.0.1:9/file",  # nobody listens there
     )
     monkeypatch.setitem(functions["FILES"], NAME, small)
     return functions
-
-
-def refused_url() -> str:
-    """An address on this machine where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{probe.getsockname()[1]}/file"
 
 
 def test_right_files_are_kept(tool: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -67,18 +59,6 @@ def test_a_damaged_file_is_replaced_only_by_force_and_by_the_right_one(tool: dic
     copy.write_bytes(CONTENT)
     tool["main"]([*arguments, "--force"])
     assert target.read_bytes() == CONTENT
-
-
-def test_an_installed_package_serves_the_vocabulary(
-    tool: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    paths = [tmp_path / folder / "ViT-B-16.pt" for folder in ("none", "damaged", "whole")]
-    for path, content in zip(paths[1:], (b"other", CONTENT), strict=True):
-        path.parent.mkdir()
-        path.write_bytes(content)
-    monkeypatch.setitem(tool, "installed_vocabularies", lambda: paths)
-    tool["main"]([NAME, "--folder", str(tmp_path / "pretrained")])
-    assert (tmp_path / "pretrained" / "ViT-B-16.pt").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize(
