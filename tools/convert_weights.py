@@ -50,7 +50,7 @@ def check_towers(weights: ClipWeights) -> None:
     heads = config["text_heads"] or 1
     text = TextTower(config["text_width"], config["text_layers"], heads, *(config[key] for key in text_names))
     tensors = dict(weights.tensors)
-    if np.shape(tensors.pop("logit_scale", None)) != () or "logit_scale" not in weights.tensors:
+    if tensors.pop("logit_scale", np.zeros(1)).shape != ():
         raise UserError(f"{path} is no whole CLIP: missing: logit_scale")
     of_image = {name: tensors.pop(name) for name in list(tensors) if name.startswith("visual.")}
     strict_load(image, {name.removeprefix("visual."): array for name, array in of_image.items()}, f"visual.* of {path}")
