@@ -8,8 +8,10 @@ import numpy as np
 import torch
 
 from jseg.clip.class_embeddings import class_embeddings
+from jseg.clip.image_tower import ImageTower
+from jseg.clip.text_tower import TextTower
 from jseg.clip.tokenizer import Tokenizer, generate_vocabulary
-from jseg.clip.weights import FORMAT, clip_shapes
+from jseg.clip.weights import FORMAT
 from jseg.config import Config, ModelConfig
 from jseg.data.class_names import class_list
 from jseg.engine import checkpoint
@@ -58,6 +60,17 @@ def write_released(path: Path) -> None:
     torch.save({"meta": {"iter": 1, "CLASSES": ("cat", "dog")}, "state_dict": tensors}, path)
 
 
+def clip_tensors(sizes: dict[str, int]) -> dict[str, np.ndarray]:
+    """A CLIP of random numbers under OpenAI's names."""
+    image = ("image_size", "patch_size", "image_width", "image_layers", "image_heads", "output_dim")
+    text = ("text_width", "text_layers", "text_heads", "output_dim", "context_length", "vocab_size")
+    towers = ImageTower(*(sizes[key] for key in image)), TextTower(*(sizes[key] for key in text))
+    state = {f"visual.{name}": tuple(var.shape) for name, var in towers[0].state_dict().items()}
+    state |= {name: tuple(var.shape) for name, var in towers[1].state_dict().items()} | {"logit_scale": ()}
+    rng = np.random.default_rng(0)
+    return {name: rng.normal(size=shape).astype(np.float32) for name, shape in state.items()}
+
+
 def write_clip(path: Path, output_dim: int = OUTPUT_DIM) -> None:
     """CLIP weights with both towers and a vocabulary of their own."""
     merges = generate_vocabulary(["a photo of a cat", "a photo of a dog"], 20)
@@ -66,6 +79,5 @@ def write_clip(path: Path, output_dim: int = OUTPUT_DIM) -> None:
         "context_length": 24, "vocab_size": Tokenizer(merges).vocab_size, "text_width": 64, "text_layers": 1,
         "text_heads": 1, "output_dim": output_dim,
     }  # fmt: skip
-    rng = np.random.default_rng(0)
-    tensors = {name: rng.normal(size=shape).astype(np.float32) for name, shape in clip_shapes(sizes).items()}
-    write_safetensors(path, tensors, {"format": FORMAT, "clip": sizes, "vocabulary": [list(pair) for pair in merges]})
+    meta = {"format": FORMAT, "clip": sizes, "vocabulary": [list(pair) for pair in merges]}
+    write_safetensors(path, clip_tensors(sizes), meta)

@@ -26,74 +26,73 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line -> options."""
     parser = ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("source", type=Path, help="CLIP weights")
-    parser.add_argument(
-        "target", type=Path, nargs="?", help="safetensors file to write (nothing: only check and print)"
-    )
-    parser.add_argument(
-        "--dtype", choices=("float32", "float16"), default="float32", help="type of the written numbers"
-    )
-    parser.add_argument("--image-heads", type=int, help="attention heads of the image tower (usual: width / 64)")
-    parser.add_argument("--text-heads", type=int, help="attention heads of the text tower (usual: width / 64)")
+    parser.add_argument("target", type=Path, nargs="?", help="safetensors file to write (nothing: only check)")
+    parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the written numbers")
+    parser.add_argument("--image-heads", type=int, default=0, help="attention heads of the image tower (width / 64)")
+    parser.add_argument("--text-heads", type=int, default=0, help="attention heads of the text tower (width / 64)")
     parser.add_argument("--force", action="store_true", help="overwrite the target")
     return parser.parse_args(arguments)
 
 
-def format_table(weights: ClipWeights) -> str:
-    """One line per tensor: its name and shape, as they are written."""
-    width = max(len(name) for name in weights.tensors)
-    shapes = {name: " x ".join(map(str, array.shape)) or "scalar" for name, array in weights.tensors.items()}
-    return "\n".join(f"{name:<{width}}  {shape}" for name, shape in shapes.items())
+def check_towers(weights: ClipWeights) -> None:
+    """Loads both towers; UserError when arrays are missing, unknown, misshapen or not finite, with their names."""
+    from jseg.runtime.start import start
 
+    start("cpu")
+    from jseg.clip.image_tower import ImageTower
+    from jseg.clip.text_tower import TextTower
+    from jseg.weights.state import strict_load
 
-def choose_heads(weights: ClipWeights, options: argparse.Namespace) -> dict[str, int]:
-    """The sizes with numbers of heads: from the options, the file or the convention.
-
-    Raises:
-        UserError: heads that neither file, convention nor option tells, or that do not divide the width.
-    """
-    config = dict(weights.config)
-    for tower in ("image", "text"):
-        count = getattr(options, f"{tower}_heads")
-        config[f"{tower}_heads"] = count if count is not None else config[f"{tower}_heads"]
-        if config[f"{tower}_heads"] < 1 or config[f"{tower}_width"] % config[f"{tower}_heads"]:
-            raise UserError(
-                f"{weights.source.path}: the {tower} tower has width {config[f'{tower}_width']}: give its number of "
-                f"attention heads by --{tower}-heads"
-            )
-    return config
+    image_names = ("image_size", "patch_size", "image_width", "image_layers")
+    text_names = ("output_dim", "context_length", "vocab_size")
+    config, path = weights.config, weights.source.path
+    image = ImageTower(*(config[key] for key in image_names), config["image_heads"] or 1, config["output_dim"])
+    heads = config["text_heads"] or 1
+    text = TextTower(config["text_width"], config["text_layers"], heads, *(config[key] for key in text_names))
+    tensors = dict(weights.tensors)
+    if tensors.pop("logit_scale", np.zeros(1)).shape != ():
+        raise UserError(f"{path} is no whole CLIP: missing: logit_scale")
+    of_image = {name: tensors.pop(name) for name in list(tensors) if name.startswith("visual.")}
+    strict_load(image, {name.removeprefix("visual."): array for name, array in of_image.items()}, f"visual.* of {path}")
+    strict_load(text, tensors, f"the text tower of {path}")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Reads, prints and writes."""
+    """Reads, checks, prints and writes."""
     options = parse_arguments(arguments)
-    if options.target is not None:
-        if options.target.suffix != ".safetensors":
-            raise UserError(f"target {options.target}: its name must end in .safetensors")
-        if options.target.exists() and not options.force:
+    if options.target is not None and options.target.suffix != ".safetensors":
+        raise UserError(f"target {options.target}: its name must end in .safetensors")
+    if options.target is not None and options.target.exists():
+        if not options.force:
             raise UserError(f"target {options.target} exists: pass --force to overwrite it")
-        if options.target.exists() and options.source.exists() and options.target.samefile(options.source):
+        if options.source.exists() and options.target.samefile(options.source):
             raise UserError(f"target {options.target} is the source itself: choose another name")
     weights = read_clip_weights(options.source)
-    print(format_table(weights))
+    check_towers(weights)
+    for name, array in weights.tensors.items():
+        print(f"{name:<52}  {' x '.join(map(str, array.shape)) or 'scalar'}")
     numbers = sum(array.size for array in weights.tensors.values())
     types = sorted({str(array.dtype) for array in weights.source.tensors.values()})
     print(
         f"\n{options.source}: {weights.source.kind}, {weights.names} names, {len(weights.tensors)} tensors, {numbers:,}"
-        f" numbers, stored as {', '.join(types)}"
+        f" numbers, stored as {', '.join(types)}\nsha256 {weights.source.sha256}"
     )
-    print(f"sha256 {weights.sha256}")
     print(", ".join(f"{key} {value or '?'}" for key, value in weights.config.items()))
     if options.target is None:
         return
-    config = choose_heads(weights, options)
+    config = dict(weights.config)
+    for tower in ("image", "text"):
+        heads, width = getattr(options, f"{tower}_heads") or config[f"{tower}_heads"], config[f"{tower}_width"]
+        if heads < 1 or width % heads:
+            raise UserError(f"{options.source}: give the heads of the {tower} tower of {width} by --{tower}-heads")
+        config[f"{tower}_heads"] = heads
     with np.errstate(over="ignore"):  # what overflows is refused on the next lines
         tensors = {name: array.astype(np.dtype(options.dtype)) for name, array in weights.tensors.items()}
-    too_large = [name for name, array in tensors.items() if not np.isfinite(array).all()]
-    if too_large:
-        raise UserError(f"{options.source}: {too_large[0]} has numbers that are not finite as {options.dtype}")
-    meta = {"format": FORMAT, "clip": config, "source": options.source.name, "source_sha256": weights.sha256}
-    meta = weights.source.meta | meta  # a vocabulary of its own belongs to the tower
-    write_safetensors(options.target, tensors, meta)
+    for name, array in tensors.items():
+        if not np.isfinite(array).all():
+            raise UserError(f"{options.source}: {name} has numbers that are not finite as {options.dtype}")
+    meta = {"format": FORMAT, "clip": config, "source": options.source.name, "source_sha256": weights.source.sha256}
+    write_safetensors(options.target, tensors, weights.source.meta | meta)  # a vocabulary of its own is kept
     print(f"written: {options.target}")
 
 

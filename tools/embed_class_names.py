@@ -15,12 +15,9 @@ from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 import argparse
 from pathlib import Path
 
-import numpy as np
-
 from jseg.clip.class_embeddings import (
     COCO_TEMPLATES,
     VOC_TEMPLATES,
-    read_embedding_file,
     read_embeddings,
     text_model_of_checkpoint,
     text_model_of_clip,
@@ -46,8 +43,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--weights", type=Path, help="CLIP weights, or CLIP-RC weights that hold the text tower")
     source.add_argument("--npy", type=Path, help="rows to take as they are (with --dataset)")
-    parser.add_argument("--templates", choices=TEMPLATES, help="the paper's (default: coco for coco_stuff and context)")
-    parser.add_argument("--template", action="append", help="a template of your own with {} in it; may be repeated")
+    prompts = parser.add_mutually_exclusive_group()
+    prompts.add_argument("--templates", choices=TEMPLATES, help="the paper's (default: by the data set)")
+    prompts.add_argument("--template", action="append", help="a template of your own with {} in it; may be repeated")
     parser.add_argument("--vocabulary", default="", help="byte-pair vocabulary, where the weights need another")
     parser.add_argument("--text-heads", type=int, default=0, help="attention heads of the tower (usual: width / 64)")
     parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
@@ -57,19 +55,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def choose_names(options: argparse.Namespace) -> tuple[list[str], ClassList | None]:
-    """Class names and, if they are those of a data set, its class list.
-
-    Raises:
-        UserError: unknown data set, a file that cannot be read, no names, a name twice.
-    """
+    """Class names and, if they are those of a data set, its class list; UserError for none or one that comes twice."""
     if options.dataset:
         classes = class_list(options.dataset, options.split)
         return list(classes.names), classes
-    if options.split:
-        raise UserError("--split goes with --dataset")
     if options.names_file:
-        if not options.names_file.is_file():
-            raise UserError(f"--names-file {options.names_file} does not exist")
         parts = options.names_file.read_text(encoding="utf-8").splitlines()
     else:
         parts = options.names.split(",")
@@ -80,38 +70,6 @@ def choose_names(options: argparse.Namespace) -> tuple[list[str], ClassList | No
     return names, None
 
 
-def choose_templates(options: argparse.Namespace) -> tuple[str, ...]:
-    """Templates of the command line, else those of the paper for the data set.
-
-    Raises:
-        UserError: a template without its place, or both kinds of option.
-    """
-    if options.template and options.templates:
-        raise UserError("--template and --templates exclude each other")
-    wrong = [template for template in options.template or () if template.count("{}") != 1]
-    if wrong:
-        raise UserError(f"--template {wrong[0]!r} must hold {{}} once, where the class name goes")
-    if options.template:
-        return tuple(options.template)
-    return TEMPLATES[options.templates or ("coco" if options.dataset in ("coco_stuff", "context") else "voc")]
-
-
-def read_npy(options: argparse.Namespace, classes: ClassList | None) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The rows of a plain file, and the templates that they are said to be made with (checked for released files).
-
-    Raises:
-        UserError: no data set was named, the rows do not fit it, or the templates are not the file's.
-    """
-    if classes is None:
-        raise UserError("--npy goes with --dataset: the file does not say which classes its rows are")
-    templates = choose_templates(options)
-    length = read_embedding_file(options.npy).matrix.shape[1]
-    matrix, warnings = read_embeddings(options.npy, classes, length, templates)
-    for warning in warnings:
-        print(f"warning: {warning}; made with the templates {list(templates)}, as far as this tool can know")
-    return matrix, templates
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Runs the tool."""
     options = parse_arguments(arguments)
@@ -120,25 +78,26 @@ def main(arguments: list[str] | None = None) -> None:
     if options.output.exists() and not options.force:
         raise UserError(f"--output {options.output} exists: pass --force to overwrite it")
     names, classes = choose_names(options)
+    usual = "coco" if options.dataset in ("coco_stuff", "context") else "voc"
+    templates = tuple(options.template or TEMPLATES[options.templates or usual])
     if options.npy:
-        matrix, templates = read_npy(options, classes)
-        weights_sha256 = ""
+        if classes is None:
+            raise UserError("--npy goes with --dataset: the file does not say which classes its rows are")
+        matrix, origin, weights_sha256 = read_embeddings(options.npy, classes, 0, templates), options.npy, ""
     else:
-        templates = choose_templates(options)
         text = TextConfig(vocabulary=options.vocabulary, heads=options.text_heads or 8)
         file = read_weight_file(options.weights)
         model = text_model_of_checkpoint(file, text) or text_model_of_clip(read_clip_weights(options.weights), text)
-        weights_sha256 = file.sha256
         model.tokenizer()  # fails before Jittor starts if the vocabulary is missing
 
         from jseg.runtime.start import start
 
         start(options.device)
-        matrix = model.embed(names, templates)
+        matrix, origin, weights_sha256 = model.embed(names, templates), options.weights, file.sha256
     write_embeddings(options.output, matrix, names, templates, weights_sha256, classes)
     title = classes.title if classes else "your own names"
     print(f"{len(names)} classes ({title}), {len(templates)} templates, rows of length {matrix.shape[1]}")
-    print(f"weights: {f'{options.weights}, SHA-256 {weights_sha256}' if weights_sha256 else f'rows of {options.npy}'}")
+    print(f"from {origin} {weights_sha256}")
     print(f"written: {options.output}; use it by text.embeddings={options.output}")
 
 

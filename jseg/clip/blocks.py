@@ -5,6 +5,7 @@ Radford et al., "Learning Transferable Visual Models From Natural Language Super
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import jittor as jt
@@ -17,6 +18,7 @@ from jseg.ops.layers import dropout, layer_norm, linear
 
 # q, k and v side by side (B, T, 3 * width), number of heads -> (B, T, width)
 Attend = Callable[[jt.Var, int], jt.Var]
+Draw = Callable[[np.random.Generator, tuple[int, ...], float], np.ndarray]
 Trace = dict[str, jt.Var]  # where `execute` methods leave named intermediates, when they are given one
 
 
@@ -146,3 +148,22 @@ def uniform(generator: np.random.Generator, shape: tuple[int, ...], bound: float
 def normal(generator: np.random.Generator, shape: tuple[int, ...], std: float) -> np.ndarray:
     """float32 values, normal with mean 0."""
     return (generator.standard_normal(shape) * std).astype(np.float32)
+
+
+def random_tower_weights(
+    tower: nn.Module, draws: dict[str, tuple[Draw, float]], generator: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Random weights of a tower by state name, those outside the blocks first; LayerNorm weights are 1, biases 0.
+
+    Args:
+        draws: state name, without layer number for the weights of blocks -> distribution and its scale.
+    """
+    state, weights = tower.state_dict(), {}
+    for name in sorted(state, key=lambda name: "resblocks" in name):
+        part, shape = re.sub(r"^transformer\.resblocks\.\d+\.", "", name), tuple(state[name].shape)
+        if part in draws:
+            draw, scale = draws[part]
+            weights[name] = draw(generator, shape, scale)
+        elif part.startswith(("ln_", "attn.", "mlp.")):
+            weights[name] = np.full(shape, part.startswith("ln_") and part.endswith("weight"), np.float32)
+    return weights

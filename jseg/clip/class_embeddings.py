@@ -1,11 +1,8 @@
 """Class names -> class embeddings: templates and their ensemble, files of embeddings, and what a run takes.
 
 Paper, section 4.1: one template for PASCAL VOC, an ensemble of 15 for COCO-Stuff; each text embedding is normalised,
-the mean over the templates is normalised again.
-
-A file of embeddings of ours is a safetensors file with one array `embeddings` (C, D); its metadata hold class names,
-templates and the checksum of the weights that made it. A plain .npy holds only the rows: which classes they are is
-taken on trust, unless it is one of the files released with CLIP-RC (https://github.com/uyzhang/CLIP-RC).
+the mean over the templates is normalised again. Our files of embeddings are safetensors files with one array and, as
+metadata, class names and templates; a plain .npy is only rows, whose classes are known for the released files alone.
 """
 
 from __future__ import annotations
@@ -13,20 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from jseg.clip.tokenizer import (
-    VOCABULARY_SHA256,
-    Merge,
-    Tokenizer,
-    find_vocabulary,
-    generate_vocabulary,
-    read_vocabulary,
-)
+from jseg.clip.tokenizer import VOCABULARY_NAME, Merge, Tokenizer, find_vocabulary, generate_vocabulary
 from jseg.clip.weights import ClipWeights, text_config_of, usual_heads
 from jseg.config import Config, TextConfig
 from jseg.data.class_names import ClassList, class_list
@@ -87,9 +78,7 @@ def embed_class_names(
     """Embeds class names: per name, the normalised mean of its normalised embeddings over the templates.
 
     Args:
-        names: class names as they stand ("building-other").
         templates: texts with `{}` once, where the name goes.
-        tokenizer: the one whose vocabulary the tower was trained with.
         text_tower: token ids (N, L) int32 -> (N, D), not normalised; has `context_length`.
         weights_hash: identifies the tower's weights; part of the cache key with names, templates and vocabulary.
         cache_folder: where results are kept; None = nowhere.
@@ -98,20 +87,20 @@ def embed_class_names(
         (C, D) float32, rows of length 1.
 
     Raises:
-        UserError: no names, a template without its place, a text that is too long, or a cache that cannot be written.
+        UserError: no names, a template without its place, a text that is too long, or results that are not finite.
     """
     names, templates = list(names), list(templates)
-    if not names or not templates:
-        raise UserError("class embeddings need at least one class name and one template")
-    for template in templates:
-        if template.count(PLACE) != 1:
-            raise UserError(f"template {template!r} must hold {PLACE} once, where the class name goes")
+    if not names or not templates or any(template.count(PLACE) != 1 for template in templates):
+        raise UserError(f"class embeddings need names, and templates which must hold {PLACE} once: {templates}")
     identity = {"names": names, "templates": templates, "weights": weights_hash}
     identity |= {"vocabulary": tokenizer.fingerprint, "context_length": text_tower.context_length}
     key = hashlib.sha256(json.dumps(identity).encode("utf-8")).hexdigest()
     cached = Path(cache_folder) / f"class_embeddings_{key[:32]}.safetensors" if cache_folder else None
-    if cached and (stored := _read_cache(cached, identity)) is not None:
-        return stored
+    if cached and cached.exists():
+        with suppress(UserError):  # a damaged one is made again
+            stored = read_weight_file(cached)
+            if stored.meta == identity | {"sha256": tensors_sha256(stored.tensors)}:
+                return stored.tensors[EMBEDDINGS]
     texts = [template.replace(PLACE, name) for name in names for template in templates]
     ids = tokenizer(texts, text_tower.context_length)
     import jittor as jt
@@ -127,15 +116,6 @@ def embed_class_names(
     return rows
 
 
-def _read_cache(path: Path, identity: dict[str, Any]) -> np.ndarray | None:
-    """The cached rows, or None if there are none or the file is damaged (it is then written again)."""
-    try:
-        stored = read_weight_file(path)
-    except UserError:
-        return None
-    return stored.tensors[EMBEDDINGS] if stored.meta == identity | {"sha256": tensors_sha256(stored.tensors)} else None
-
-
 @dataclass(frozen=True)
 class TextModel:
     """A text tower as arrays, and its vocabulary."""
@@ -146,37 +126,22 @@ class TextModel:
     source: str  # where it comes from, for messages
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer of this tower.
-
-        Raises:
-            UserError: CLIP's vocabulary is missing, or this is not the vocabulary that the tower was made for.
-        """
+        """The tokenizer of this tower; UserError when its vocabulary is missing or another one."""
         tokenizer = Tokenizer(find_vocabulary() if self.merges is None else self.merges)
         rows = self.tensors["token_embedding.weight"].shape[0]
         if tokenizer.vocab_size != rows:
-            raise UserError(
-                f"the text tower of {self.source} knows {rows} tokens, the vocabulary has {tokenizer.vocab_size}: "
-                "correct text.vocabulary"
-            )
+            problem = f"knows {rows} tokens, the vocabulary has {tokenizer.vocab_size}: correct text.vocabulary"
+            raise UserError(f"the text tower of {self.source} {problem}")
         return tokenizer
 
     def tower(self) -> TextTower:
-        """The tower, ready to run.
-
-        Raises:
-            UserError: arrays that do not make a text tower, with their names.
-        """
+        """The tower, ready to run; UserError when the arrays do not make one, with their names."""
         from jseg.clip.text_tower import TextTower
         from jseg.weights.state import strict_load
 
-        try:
-            sizes = text_config_of(self.tensors)
-        except UserError as error:
-            raise UserError(f"{self.source} holds no whole text tower: {error}") from error
-        width, layers, *others = (
-            sizes[key] for key in ("text_width", "text_layers", "output_dim", "context_length", "vocab_size")
-        )
-        tower = TextTower(width, layers, self.heads, *others)
+        sizes = text_config_of(self.tensors)
+        others = (sizes[key] for key in ("output_dim", "context_length", "vocab_size"))
+        tower = TextTower(sizes["text_width"], sizes["text_layers"], self.heads, *others)
         strict_load(tower, self.tensors, f"the text tower of {self.source}")
         return tower
 
@@ -224,19 +189,9 @@ def _vocabulary(text: TextConfig, stored: Any = None) -> tuple[Merge, ...] | Non
     """The vocabulary stored in a weight file of ours, else that of the config; None for CLIP's own."""
     if stored:
         return Tokenizer(stored).merges
-    own = text.vocabulary not in ("", "generated")  # a generated one fits no trained tower
-    own = own and sha256_of_file(find_vocabulary(text.vocabulary)) != VOCABULARY_SHA256
-    return read_vocabulary(text.vocabulary) if own else None
-
-
-@dataclass(frozen=True)
-class EmbeddingFile:
-    """What a file of class embeddings holds."""
-
-    matrix: np.ndarray  # (C, D) float32
-    names: tuple[str, ...]  # empty = the file does not say
-    templates: tuple[str, ...]  # empty = the file does not say
-    dataset: str  # "" = the file does not say
+    if text.vocabulary in ("", "generated") or Path(text.vocabulary).name == VOCABULARY_NAME:
+        return None  # a generated one fits no trained tower
+    return Tokenizer(find_vocabulary(text.vocabulary)).merges
 
 
 def write_embeddings(
@@ -247,88 +202,62 @@ def write_embeddings(
     weights_sha256: str,
     classes: ClassList | None = None,
 ) -> None:
-    """Writes embeddings (C, D) and what they are; `classes` if they are those of a data set.
-
-    Raises:
-        CannotWrite: the file cannot be written.
-    """
+    """Writes embeddings (C, D) and what they are; `classes` if they are those of a data set."""
     meta = {"format": FORMAT, "names": list(names), "templates": list(templates), "weights_sha256": weights_sha256}
     meta |= {"dataset": classes.dataset if classes else "", "split": classes.split if classes else ""}
     write_safetensors(path, {EMBEDDINGS: matrix}, meta)
 
 
-def read_embedding_file(path: str | Path) -> EmbeddingFile:
-    """Reads class embeddings and uses the rows as they are: they are not normalised again.
+def read_embeddings(
+    path: str | Path, classes: ClassList, output_dim: int = 0, templates: Sequence[str] = ()
+) -> np.ndarray:
+    """Embeddings of exactly the classes of a list, in its order; the rows are used as they are, not normalised again.
 
     Args:
         path: .npy with one row per class (float16 in the releases), or a safetensors file with one such array.
+        output_dim: length of a row that the model expects; 0 = any.
+        templates: of the run; () = any.
+
+    Returns:
+        (C, D) float32; prints a warning where the file does not say whose rows they are.
 
     Raises:
-        UserError: no such file, no such array, or values not finite.
+        UserError: no such file, no such array, values not finite, or other classes, length of row or templates.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f"class embeddings {path} do not exist: check text.embeddings")
+    names: Sequence[str] = ()
     if path.suffix == ".npy":
         try:
             rows = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
         except Exception as error:  # NumPy parses the header as Python text: many kinds of exceptions
             raise UserError(f"class embeddings {path} are truncated or no .npy array ({error})") from error
-        dataset, templates = RELEASED.get(sha256_of_file(path), ("", ()))
-        names: Sequence[str] = class_list(dataset).names if dataset else ()
+        dataset, made_with = RELEASED.get(sha256_of_file(path), ("", ()))
+        names = class_list(dataset).names if dataset else ()
     else:
         file = read_weight_file(path)
-        if len(file.tensors) != 1:
-            raise UserError(f"class embeddings {path} hold {len(file.tensors)} arrays: expected one")
-        (rows,) = file.tensors.values()
-        dataset, names, templates = (file.meta.get(key) or () for key in ("dataset", "names", "templates"))
-    problem = ""
-    if rows.ndim != 2 or rows.dtype.kind != "f":
-        problem = f"{rows.dtype} of shape {rows.shape}: expected floats (classes, D)"
-    elif not np.isfinite(rows).all():
-        problem = "damaged: values that are not finite"
-    elif names and len(names) != len(rows):
-        problem = f"damaged: {len(rows)} rows for {len(names)} names"
-    if problem:
-        raise UserError(f"class embeddings {path} are {problem}")
-    return EmbeddingFile(rows.astype(np.float32), tuple(names), tuple(templates), dataset or "")
-
-
-def read_embeddings(
-    path: str | Path, classes: ClassList, output_dim: int, templates: Sequence[str] = ()
-) -> tuple[np.ndarray, list[str]]:
-    """Embeddings of exactly the classes of a list, in its order.
-
-    Args:
-        output_dim: length of a row that the model expects.
-        templates: of the run; () = any.
-
-    Returns:
-        (C, D) float32 and warnings, a line each.
-
-    Raises:
-        UserError: what `read_embedding_file` raises; other classes, another number or order of them, another length of
-            row, other templates.
-    """
-    file, title, count = read_embedding_file(path), classes.title, len(classes.names)
-    dataset, length, problem = f" of {file.dataset}" if file.dataset else "", file.matrix.shape[1], ""
-    if len(file.matrix) != count:
-        problem = f"for {len(file.matrix)} classes{dataset}, the class list of {title} has {count}"
-    elif file.names and file.names != classes.names:
-        i = next(i for i in range(count) if file.names[i] != classes.names[i])
-        problem = f"for other classes{dataset}: row {i} is {file.names[i]!r}, class {i} of {title} is "
-        problem += repr(classes.names[i])
-    elif length != output_dim:
-        problem = f"of length {length}, the model's output_dim is {output_dim}"
-    elif file.templates and templates and file.templates != tuple(templates):
-        problem = f"made with other templates ({len(file.templates)}, first {file.templates[0]!r}) than text.templates "
+        rows = next(iter(file.tensors.values()))
+        names, made_with = (tuple(file.meta.get(key) or ()) for key in ("names", "templates"))
+    count, problem = len(classes.names), ""
+    if rows.ndim != 2 or rows.dtype.kind != "f" or not np.isfinite(rows).all():
+        problem = f"{rows.dtype} of shape {rows.shape}: expected finite floats (classes, D)"
+    elif len(rows) != count or len(names) not in (0, count):
+        problem = f"for {len(rows)} classes, the class list of {classes.title} has {count}"
+    elif names and names != classes.names:
+        i = next(i for i in range(count) if names[i] != classes.names[i])
+        problem = f"for other classes: row {i} is {names[i]!r}, class {i} of {classes.title} is {classes.names[i]!r}"
+    elif output_dim and rows.shape[1] != output_dim:
+        problem = f"of length {rows.shape[1]}, the model's output_dim is {output_dim}"
+    elif made_with and templates and made_with != tuple(templates):
+        problem = f"made with other templates ({len(made_with)}, first {made_with[0]!r}) than text.templates "
         problem += f"({len(templates)}, first {templates[0]!r})"
     if problem:
         cure = "make them by tools/embed_class_names.py, or leave text.embeddings out"
         raise UserError(f"class embeddings {path} are {problem}: {cure}")
-    if not file.names:
-        return file.matrix, [f"{path} does not say which classes its rows are: taken to be {title}'s, in its order"]
-    return file.matrix, []
+    if not names:
+        print(f"warning: {path} does not say which classes its rows are: taken to be {classes.title}'s, in its order")
+    return rows.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -358,8 +287,7 @@ def class_embeddings(
 
     Args:
         file: CLIP-RC weights that the run starts from or evaluates.
-        clip: CLIP weights (`model.init`).
-        other_classes: whether the weights may have been made for other classes than the run's.
+        other_classes: whether they may have been made for other classes than the run's.
 
     Raises:
         UserError: no source of embeddings, or one that fits neither the classes nor the model.
@@ -372,9 +300,7 @@ def class_embeddings(
     if file is not None and is_jseg_file(file) and recorded_classes(file) == class_list.names:
         stored = file.tensors.get(FEATURES_NAME)
     if config.text.embeddings:
-        matrix, warnings = read_embeddings(config.text.embeddings, class_list, output_dim, templates)
-        for warning in warnings:
-            print(f"warning: {warning}")
+        matrix = read_embeddings(config.text.embeddings, class_list, output_dim, templates)
         equal = stored is None or (matrix.shape == stored.shape and np.abs(matrix - stored).max() <= SAME)
         if not equal and not other_classes:
             raise UserError(
@@ -387,13 +313,9 @@ def class_embeddings(
         if model is None and file is None and config.model.init == "random":
             model = random_text_model(config, class_list)
         if model is None:
-            raise UserError(
-                "no source of class embeddings: set text.embeddings to a file of them, or model.init to CLIP weights "
-                "(python tools/fetch_pretrained.py ViT-B-16)"
-            )
+            cure = "set text.embeddings to a file of them, or model.init to CLIP weights"
+            raise UserError(f"no source of class embeddings: {cure} (python tools/fetch_pretrained.py ViT-B-16)")
         matrix = model.embed(class_list.names, templates)
     if matrix.shape[1] != output_dim:
         raise UserError(f"class embeddings have length {matrix.shape[1]}, the model's output_dim is {output_dim}")
-    if not np.isfinite(matrix).all():
-        raise UserError(f"{file.path}: its class embeddings ({FEATURES_NAME}) are not finite")
     return TextFeatures(matrix, model)

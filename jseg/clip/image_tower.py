@@ -10,7 +10,7 @@ import jittor as jt
 import numpy as np
 from jittor import nn
 
-from jseg.clip.blocks import LayerNorm, Trace, Transformer, normal, uniform
+from jseg.clip.blocks import LayerNorm, Trace, Transformer, normal, random_tower_weights, uniform
 from jseg.errors import UserError
 from jseg.ops.attention import self_attention
 from jseg.ops.bilinear import grid_interpolation_matrix, resize_bilinear
@@ -19,11 +19,7 @@ from jseg.ops.layers import linear
 
 
 def side_of_grid(positions: np.ndarray | jt.Var) -> int:
-    """n of a square grid of positions (1 + n * n, width).
-
-    Raises:
-        UserError: the grid is not square.
-    """
+    """n of a square grid of positions (1 + n * n, width); UserError when it is none."""
     side = round((positions.shape[0] - 1) ** 0.5)
     if side < 1 or side * side + 1 != positions.shape[0]:
         raise UserError(f"positional embedding of {positions.shape[0]} rows: expected 1 + n * n (a square grid)")
@@ -31,17 +27,9 @@ def side_of_grid(positions: np.ndarray | jt.Var) -> int:
 
 
 def resize_positions(positions: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Resizes a positional embedding bilinearly (half-pixel centres, no antialiasing).
+    """Resizes a positional embedding bilinearly (half-pixel centres, no antialiasing) to a grid (h, w) of patches.
 
-    Args:
-        positions: (1 + n * n, width) float32, the class token's row first.
-        grid: (h, w) of the patches.
-
-    Returns:
-        (1 + h * w, width) float32
-
-    Raises:
-        UserError: the given grid is not square.
+    (1 + n * n, width) float32, the class token's row first -> (1 + h * w, width) float32
     """
     side = side_of_grid(positions)
     if (side, side) == tuple(grid):
@@ -61,11 +49,7 @@ class PatchEmbedding(nn.Module):
         self.weight = jt.zeros((width, 3, patch_size, patch_size))
 
     def grid(self, images: jt.Var) -> tuple[int, int]:
-        """(h, w) in patches of images (B, 3, H, W).
-
-        Raises:
-            UserError: height or width is not a multiple of the patch size.
-        """
+        """(h, w) in patches of images (B, 3, H, W); UserError when a side is no multiple of the patch size."""
         height, width = images.shape[2:]
         if height % self.patch_size or width % self.patch_size or not height or not width:
             raise UserError(
@@ -84,9 +68,7 @@ class PatchEmbedding(nn.Module):
 class ImageTower(nn.Module):
     """Images -> embeddings.
 
-    Args:
-        image_size: pixels; the positional embedding is stored for `image_size // patch_size` patches a side. Other
-            sizes and aspects work: positions are resized to the patch grid of the input.
+    The positional embedding is stored for `image_size` pixels; for other sizes and aspects it is resized.
     """
 
     def __init__(
@@ -115,18 +97,9 @@ class ImageTower(nn.Module):
         return jt.concat([self.positional_embedding[:1], resized], dim=0)
 
     def execute(self, images: jt.Var, dense: bool = False, trace: Trace | None = None) -> jt.Var:
-        """Embeddings, not normalised.
+        """Embeddings of normalised images, not normalised themselves; `dense` also embeds every patch.
 
-        Args:
-            images: (B, 3, H, W) float32, normalised.
-            dense: also embed every patch, each like the class token.
-            trace: dictionary that receives intermediates.
-
-        Returns:
-            (B, output_dim); dense: (B, 1 + h * w, output_dim), the class token first.
-
-        Raises:
-            UserError: H or W is not a multiple of the patch size.
+        (B, 3, H, W) float32 -> (B, output_dim); dense: (B, 1 + h * w, output_dim), the class token first
         """
         trace = {} if trace is None else trace
         positions, batch = self.positions(self.conv1.grid(images)), images.shape[0]
@@ -143,37 +116,17 @@ class ImageTower(nn.Module):
 def random_image_weights(tower: ImageTower, generator: np.random.Generator) -> dict[str, np.ndarray]:
     """Weights as CLIP initialises its image tower, by state name: what an untrained tower starts from."""
     width = tower.transformer.width
-    scale = width**-0.5
-    fan_in = int(np.prod(tower.conv1.weight.shape[1:]))
-    weights = {
-        "class_embedding": normal(generator, (width,), scale),
-        "positional_embedding": normal(generator, tuple(tower.positional_embedding.shape), scale),
-        "proj": normal(generator, tuple(tower.proj.shape), scale),
-        "conv1.weight": uniform(generator, tuple(tower.conv1.weight.shape), fan_in**-0.5),
-    }
-    for name in ("ln_pre", "ln_post"):
-        weights |= {f"{name}.weight": np.ones(width, np.float32), f"{name}.bias": np.zeros(width, np.float32)}
-    for index in range(len(tower.transformer.resblocks)):
-        block = _random_block(width, generator)
-        weights |= {f"transformer.resblocks.{index}.{name}": value for name, value in block.items()}
-    return weights
-
-
-def _random_block(width: int, generator: np.random.Generator) -> dict[str, np.ndarray]:
-    """One block: Xavier for the joint projection, uniform +-1/sqrt(fan in) for the linear layers."""
-    zeros, ones = np.zeros(width, np.float32), np.ones(width, np.float32)
     inner, outer = width**-0.5, (4 * width) ** -0.5
-    return {
-        "attn.in_proj_weight": uniform(generator, (3 * width, width), (6 / (4 * width)) ** 0.5),
-        "attn.in_proj_bias": np.zeros(3 * width, np.float32),
-        "attn.out_proj.weight": uniform(generator, (width, width), inner),
-        "attn.out_proj.bias": zeros,
-        "ln_1.weight": ones,
-        "ln_1.bias": zeros,
-        "mlp.c_fc.weight": uniform(generator, (4 * width, width), inner),
-        "mlp.c_fc.bias": uniform(generator, (4 * width,), inner),
-        "mlp.c_proj.weight": uniform(generator, (width, 4 * width), outer),
-        "mlp.c_proj.bias": uniform(generator, (width,), outer),
-        "ln_2.weight": ones,
-        "ln_2.bias": zeros,
+    draws = {
+        "class_embedding": (normal, inner),
+        "positional_embedding": (normal, inner),
+        "proj": (normal, inner),
+        "conv1.weight": (uniform, int(np.prod(tower.conv1.weight.shape[1:])) ** -0.5),
+        "attn.in_proj_weight": (uniform, (6 / (4 * width)) ** 0.5),  # Xavier
+        "attn.out_proj.weight": (uniform, inner),
+        "mlp.c_fc.weight": (uniform, inner),
+        "mlp.c_fc.bias": (uniform, inner),
+        "mlp.c_proj.weight": (uniform, outer),
+        "mlp.c_proj.bias": (uniform, outer),
     }
+    return random_tower_weights(tower, draws, generator)

@@ -11,7 +11,7 @@ import jittor as jt
 import numpy as np
 from jittor import nn
 
-from jseg.clip.blocks import LayerNorm, Trace, Transformer, normal, uniform
+from jseg.clip.blocks import LayerNorm, Trace, Transformer, normal, random_tower_weights, uniform
 from jseg.errors import UserError
 from jseg.ops.attention import self_attention
 
@@ -43,7 +43,6 @@ class TextTower(nn.Module):
 
         Args:
             token_ids: (N, L) int32 with L <= context_length; the end-of-text token is the largest id of a row.
-            trace: dictionary that receives intermediates.
 
         Returns:
             (N, output_dim)
@@ -56,10 +55,8 @@ class TextTower(nn.Module):
         if length > self.context_length:
             raise UserError(f"texts of {length} tokens: this text tower takes at most {self.context_length}")
         if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
-            raise UserError(
-                f"token id {ids.max() if ids.min() >= 0 else ids.min()} is not in the text tower's vocabulary of "
-                f"{self.vocab_size}: use the vocabulary that its weights were trained with"
-            )
+            wrong = ids.max() if ids.min() >= 0 else ids.min()
+            raise UserError(f"token id {wrong} is not in the text tower's vocabulary of {self.vocab_size}")
         x = self.token_embedding(jt.array(ids)) + self.positional_embedding[:length]
         x = self.ln_final(self.transformer(x, partial(self_attention, causal=True)))
         if trace is not None:
@@ -71,29 +68,16 @@ class TextTower(nn.Module):
 def random_text_weights(tower: TextTower, generator: np.random.Generator) -> dict[str, np.ndarray]:
     """Weights as CLIP initialises its text tower, by state name: what an untrained tower starts from."""
     width, layers = tower.transformer.width, len(tower.transformer.resblocks)
-    zeros, ones = np.zeros(width, np.float32), np.ones(width, np.float32)
-    residual_std = width**-0.5 * (2 * layers) ** -0.5
-    weights = {
-        "positional_embedding": normal(generator, (tower.context_length, width), 0.01),
-        "text_projection": normal(generator, tuple(tower.text_projection.shape), width**-0.5),
-        "token_embedding.weight": normal(generator, (tower.vocab_size, width), 0.02),
-        "ln_final.weight": ones,
-        "ln_final.bias": zeros,
+    residual = width**-0.5 * (2 * layers) ** -0.5
+    draws = {
+        "positional_embedding": (normal, 0.01),
+        "text_projection": (normal, width**-0.5),
+        "token_embedding.weight": (normal, 0.02),
+        "attn.in_proj_weight": (normal, width**-0.5),
+        "attn.out_proj.weight": (normal, residual),
+        "mlp.c_fc.weight": (normal, (2 * width) ** -0.5),
+        "mlp.c_fc.bias": (uniform, width**-0.5),
+        "mlp.c_proj.weight": (normal, residual),
+        "mlp.c_proj.bias": (uniform, (4 * width) ** -0.5),
     }
-    for index in range(layers):
-        block = {
-            "attn.in_proj_weight": normal(generator, (3 * width, width), width**-0.5),
-            "attn.in_proj_bias": np.zeros(3 * width, np.float32),
-            "attn.out_proj.weight": normal(generator, (width, width), residual_std),
-            "attn.out_proj.bias": zeros,
-            "ln_1.weight": ones,
-            "ln_1.bias": zeros,
-            "mlp.c_fc.weight": normal(generator, (4 * width, width), (2 * width) ** -0.5),
-            "mlp.c_fc.bias": uniform(generator, (4 * width,), width**-0.5),
-            "mlp.c_proj.weight": normal(generator, (width, 4 * width), residual_std),
-            "mlp.c_proj.bias": uniform(generator, (width,), (4 * width) ** -0.5),
-            "ln_2.weight": ones,
-            "ln_2.bias": zeros,
-        }
-        weights |= {f"transformer.resblocks.{index}.{name}": value for name, value in block.items()}
-    return weights
+    return random_tower_weights(tower, draws, generator)

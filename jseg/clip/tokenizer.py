@@ -11,7 +11,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import html
-import importlib.util
+import math
 import os
 import zlib
 from collections import Counter
@@ -35,7 +35,6 @@ FETCH_COMMAND = "python tools/fetch_pretrained.py vocabulary"
 MAX_MERGES = 49152 - 256 - 2  # CLIP's file has more lines; only the first ones are used
 HEADER = "#version: 0.2"
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
-MAX_REMEMBERED = 2**16  # words whose encoding is kept
 
 # One word: a special token, an English contraction, a run of letters, one digit, or a run of other signs.
 WORD = regex.compile(
@@ -46,17 +45,11 @@ SPACES = regex.compile(r"\s+")
 Merge = tuple[str, str]
 
 
-def _sign_of_byte() -> dict[int, str]:
-    """A visible character for each byte, as vocabulary files spell them, in the order of their ids.
-
-    Bytes that are visible in Latin-1 stand for themselves; the other 68 take the characters from 256 on.
-    """
-    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    hidden = [byte for byte in range(256) if byte not in visible]
-    return {byte: chr(byte) for byte in visible} | {byte: chr(256 + place) for place, byte in enumerate(hidden)}
-
-
-SIGN_OF_BYTE = _sign_of_byte()
+# A visible character for each byte, in the order of ids: bytes that are visible in
+# Latin-1 stand for themselves, the other 68 take the characters from 256 on.
+_VISIBLE = [byte for byte in range(ord("!"), 256) if chr(byte).isprintable()]
+_HIDDEN = [byte for byte in range(256) if byte not in _VISIBLE]
+SIGN_OF_BYTE = {byte: chr(byte) for byte in _VISIBLE} | {byte: chr(256 + i) for i, byte in enumerate(_HIDDEN)}
 BYTE_OF_SIGN = {sign: byte for byte, sign in SIGN_OF_BYTE.items()}
 
 
@@ -86,22 +79,15 @@ def _merged(symbols: tuple[str, ...], pair: Merge) -> tuple[str, ...]:
 
 
 class Tokenizer:
-    """Byte-pair encoding with one vocabulary.
-
-    Args:
-        source: a vocabulary file, or merges in order of their rank as (left, right).
+    """Byte-pair encoding with one vocabulary: that of a file, or merges (left, right) in order of their rank.
 
     Attributes:
-        merges: the merges, tuple of (left, right).
         vocab_size: number of ids: 514 + merges.
         start_id, end_id: ids that begin and end a text, the last two of the vocabulary.
-
-    Raises:
-        UserError: the file is missing or no vocabulary, or the merges are no pairs of texts.
     """
 
     def __init__(self, source: str | Path | Sequence[Sequence[str]]) -> None:
-        self.merges = read_vocabulary(source) if isinstance(source, (str, Path)) else _checked(source, "merges")
+        self.merges = read_vocabulary(source) if isinstance(source, (str, Path)) else _pairs(source)
         signs = list(SIGN_OF_BYTE.values())
         symbols = signs + [sign + WORD_END for sign in signs] + ["".join(merge) for merge in self.merges] + [START, END]
         self.vocab_size = len(symbols)
@@ -125,112 +111,69 @@ class Tokenizer:
         if known is None:
             symbols = _symbols(word)
             while len(symbols) > 1:
-                best = min(pairwise(symbols), key=lambda pair: self._ranks.get(pair, MAX_MERGES))
+                best = min(pairwise(symbols), key=lambda pair: self._ranks.get(pair, math.inf))
                 if best not in self._ranks:
                     break
                 symbols = _merged(symbols, best)
-            known = [self._ids[symbol] for symbol in symbols]
-            if len(self._words) < MAX_REMEMBERED:
-                self._words[word] = known
+            known = self._words[word] = [self._ids[symbol] for symbol in symbols]
         return known
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of ids; bytes that are no UTF-8 become U+FFFD, and each word is followed by a space.
-
-        Raises:
-            UserError: an id outside the vocabulary.
-        """
-        ids = [int(token) for token in ids]
-        wrong = [token for token in ids if not 0 <= token < self.vocab_size]
-        if wrong:
-            raise UserError(f"token id {wrong[0]} is outside the vocabulary of {self.vocab_size}")
+        """Text of ids; bytes that are no UTF-8 become U+FFFD, and each word is followed by a space."""
         text = "".join(self._symbols[token] for token in ids)
         data = b"".join(bytes([BYTE_OF_SIGN[sign]]) if sign in BYTE_OF_SIGN else sign.encode("utf-8") for sign in text)
         return data.decode("utf-8", errors="replace").replace(WORD_END, " ")
 
     def __call__(self, texts: str | Sequence[str], context_length: int = 77, truncate: bool = False) -> np.ndarray:
-        """Ids of texts, ready for a text tower.
-
-        Args:
-            texts: one text or several.
-            context_length: ids per text, start and end included.
-            truncate: cut texts that are too long; the end stays.
-
-        Returns:
-            int32 (N, context_length): start, text, end, zeros.
+        """Ids of one text or several, int32 (N, context_length): start, text, end, zeros.
 
         Raises:
-            UserError: a text is too long and `truncate` is off.
+            UserError: a text is too long and shall not be truncated (the end stays).
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        if context_length < 2:
-            raise UserError(f"context_length={context_length}: start and end of a text alone take 2")
         rows = np.zeros((len(texts), context_length), np.int32)
         for row, text in zip(rows, texts, strict=True):
             ids = [self.start_id, *self.encode(text), self.end_id]
             if len(ids) > context_length and not truncate:
-                short = text if len(text) <= 60 else text[:57] + "..."
-                raise UserError(f"text {short!r} takes {len(ids)} tokens where {context_length} fit: shorten it")
+                raise UserError(f"text {text[:60]!r} takes {len(ids)} tokens where {context_length} fit: shorten it")
             if len(ids) > context_length:
                 ids = [*ids[: context_length - 1], self.end_id]
             row[: len(ids)] = ids
         return rows
 
 
-def _checked(merges: Sequence[Sequence[str]], where: str) -> tuple[Merge, ...]:
-    """`merges` as a tuple of pairs; UserError when they are none."""
-    result = []
-    for number, merge in enumerate(merges, start=1):
-        pair = tuple(merge) if isinstance(merge, (list, tuple)) else ()
-        if len(pair) != 2 or not all(isinstance(part, str) and part and not SPACES.search(part) for part in pair):
-            raise UserError(f"{where}: merge {number} is not two symbols: this is no byte-pair vocabulary")
-        result.append(pair)
-    if len(result) > MAX_MERGES:
-        raise UserError(f"{where}: {len(result)} merges, at most {MAX_MERGES} are supported")
-    return tuple(result)
+def _pairs(merges: Sequence[Sequence[str]]) -> tuple[Merge, ...]:
+    """`merges` as a tuple of pairs."""
+    result = tuple(tuple(merge) for merge in merges)
+    for number, pair in enumerate(result, start=1):
+        if len(pair) != 2 or not all(pair):
+            raise UserError(f"merge {number} is not two symbols: this is no byte-pair vocabulary")
+    return result
 
 
 def read_vocabulary(path: str | Path) -> tuple[Merge, ...]:
-    """Reads the merges of a vocabulary file: gzipped text, a header line, then two symbols a line.
-
-    Raises:
-        UserError: the file is missing, truncated or of another form.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"vocabulary {path} does not exist; `{FETCH_COMMAND}` fetches CLIP's")
+    """Reads the merges of a vocabulary file: gzipped text, a header line, then two symbols a line."""
     try:
-        lines = gzip.decompress(path.read_bytes()).decode("utf-8").split("\n")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise UserError(f"vocabulary {path} cannot be read ({error}): fetch it again: {FETCH_COMMAND}") from error
-    if HEADER not in lines[0]:
-        raise UserError(f"vocabulary {path} is no byte-pair vocabulary: its first line must hold {HEADER!r}")
-    lines = lines[1 : MAX_MERGES + 1]
-    if lines and not lines[-1]:
-        lines.pop()
-    return _checked([line.split(" ") for line in lines], f"vocabulary {path}")
+        header, *lines = gzip.decompress(Path(path).read_bytes()).decode("utf-8").split("\n")
+        if HEADER not in header:
+            raise UserError(f"its first line must hold {HEADER!r}")
+        lines = lines[:MAX_MERGES]
+        return _pairs([line.split(" ") for line in (lines if not lines or lines[-1] else lines[:-1])])
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, UserError) as error:
+        raise UserError(f"vocabulary {path} cannot be read ({error}); {FETCH_COMMAND} fetches CLIP's") from error
 
 
 def write_vocabulary(path: str | Path, merges: Sequence[Sequence[str]]) -> None:
-    """Writes merges as a vocabulary file like CLIP's, whole or not at all; the same merges give the same bytes.
-
-    Raises:
-        UserError: no merges, or the file cannot be written.
-    """
-    lines = [" ".join(merge) for merge in _checked(merges, "merges")]
-    write_whole(path, gzip.compress("\n".join([HEADER, *lines, ""]).encode("utf-8"), mtime=0))
+    """Writes merges as a vocabulary file like CLIP's, whole or not at all; the same merges give the same bytes."""
+    text = "\n".join([HEADER, *(" ".join(merge) for merge in merges), ""])
+    write_whole(path, gzip.compress(text.encode("utf-8"), mtime=0))
 
 
 def generate_vocabulary(texts: Iterable[str], merges: int) -> tuple[Merge, ...]:
     """Learns a byte-pair vocabulary: again and again, the most frequent pair of neighbours becomes one symbol.
 
-    Args:
-        texts: what the vocabulary shall be good for; cleaned as for encoding.
-        merges: how many to learn; fewer come back when every word has become one symbol.
-
-    Returns:
-        Merges for `Tokenizer` and `write_vocabulary`; ties go to the alphabetically first pair, so the same texts
-        always give the same merges.
+    Ties go to the alphabetically first pair: the same texts always give the same merges. Fewer than `merges` come back
+    when every word has become one symbol.
     """
     counts = Counter(word for text in texts for word in WORD.findall(clean(text)) if word not in (START, END))
     words = {_symbols(word): count for word, count in sorted(counts.items())}
@@ -249,32 +192,16 @@ def generate_vocabulary(texts: Iterable[str], merges: int) -> tuple[Merge, ...]:
 
 
 def find_vocabulary(path: str | Path = "") -> Path:
-    """Finds CLIP's vocabulary file and checks its SHA-256.
-
-    Args:
-        path: a vocabulary file to use instead of searching; only one of CLIP's name is checked against CLIP's hash.
-
-    Returns:
-        The first of: `path`, pretrained/ beside the package, the folder named by JSEG_TEST_DATA, an installed
-        open_clip or clip package.
+    """CLIP's vocabulary file: `path`, or the one in pretrained/ or in the folder JSEG_TEST_DATA.
 
     Raises:
-        UserError: none is there, or the one found is not CLIP's.
+        UserError: none is there, or a file of CLIP's name has another SHA-256 than CLIP's.
     """
-    if path and not Path(path).expanduser().is_file():
-        raise UserError(f"vocabulary {path} does not exist; `{FETCH_COMMAND}` fetches CLIP's")
     folders = [PRETRAINED_FOLDER, *filter(None, [os.environ.get("JSEG_TEST_DATA")])]
-    places = [Path(folder) / VOCABULARY_NAME for folder in folders] + installed_vocabularies()
-    found = next((place for place in ([Path(path).expanduser()] if path else places) if place.is_file()), None)
+    places = [Path(path).expanduser()] if path else [Path(folder) / VOCABULARY_NAME for folder in folders]
+    found = next((place for place in places if place.is_file()), None)
     if found is None:
-        raise UserError(f"CLIP's vocabulary {VOCABULARY_NAME} is missing: fetch it: {FETCH_COMMAND}")
+        raise UserError(f"vocabulary {path or VOCABULARY_NAME} does not exist; `{FETCH_COMMAND}` fetches CLIP's")
     if found.name == VOCABULARY_NAME and sha256_of_file(found) != VOCABULARY_SHA256:
         raise UserError(f"vocabulary {found} is damaged (its SHA-256 differs): delete it and fetch it: {FETCH_COMMAND}")
     return found
-
-
-def installed_vocabularies() -> list[Path]:
-    """Where an installed open_clip or clip package would keep CLIP's vocabulary."""
-    specs = [importlib.util.find_spec(name) for name in ("open_clip", "clip")]
-    folders = [folder for spec in specs if spec for folder in spec.submodule_search_locations or ()]
-    return [Path(folder) / VOCABULARY_NAME for folder in folders]

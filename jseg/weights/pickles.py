@@ -16,7 +16,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
@@ -26,7 +26,6 @@ import numpy as np
 from jseg.errors import UserError
 
 BFLOAT16 = np.dtype([("bfloat16", "<u2")])  # NumPy has no bfloat16: its bits, marked by the name of a field
-MAX_KEY = 2**53  # whole numbers as dictionary keys; larger ones can be chosen such that all hashes collide
 OPCODES = """
 PROTO FRAME STOP MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 BINFLOAT BINUNICODE SHORT_BINUNICODE
 BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BINSTRING SHORT_BINSTRING EMPTY_TUPLE TUPLE1 TUPLE2 TUPLE3 TUPLE
@@ -57,9 +56,8 @@ class Tensor:
     strides: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if len(self.shape) != len(self.strides):
-            raise UserError("a tensor has another number of strides than of dimensions")
-        if any(type(number) is not int or number < 0 for number in (self.offset, *self.shape, *self.strides)):
+        counts = (self.offset, *self.shape, *self.strides)
+        if len(self.shape) != len(self.strides) or any(type(count) is not int or count < 0 for count in counts):
             raise UserError("a tensor's offset, shape or strides are no counts")
 
     @property
@@ -68,11 +66,7 @@ class Tensor:
         return math.prod(self.shape) * self.storage.dtype.itemsize
 
     def view(self) -> np.ndarray:
-        """The tensor as a view of the file, for which nothing is allocated.
-
-        Raises:
-            UserError: the window leaves the storage.
-        """
+        """The tensor as a view of the file, for which nothing is allocated; UserError when it leaves the storage."""
         if 0 in self.shape:
             return np.zeros(self.shape, self.storage.dtype)
         steps = [step if size > 1 else 0 for size, step in zip(self.shape, self.strides, strict=True)]
@@ -93,7 +87,20 @@ def as_array(tensor: Tensor | np.ndarray) -> np.ndarray:
     return np.array(view, order="C")
 
 
-class ScriptModule(dict):
+class PlainDict(dict):
+    """A dictionary whose keys are plain: to hash nested tuples can exhaust the C stack."""
+
+    def __init__(self, pairs: Iterable[tuple[Any, Any]] = ()) -> None:
+        for key, value in pairs:
+            self[key] = value
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        if not (key is None or isinstance(key, (str, int))):
+            raise UserError(f"its pickle has a dictionary key of type {type(key).__name__}")
+        super().__setitem__(key, value)
+
+
+class ScriptModule(PlainDict):
     """A module of a TorchScript archive: its attributes by name."""
 
 
@@ -101,12 +108,8 @@ class RestrictedUnpickler(pickle._Unpickler):
     """Builds plain values and tensors; calls nothing but the functions of `allowed`.
 
     This is the standard library's unpickler in Python, not the one in C, which allocates what a forged file asks for.
-
-    Args:
-        stream: the pickle; left after its end.
-        allowed: (module, name) -> what stands for that global: one of our functions, or a value.
-        find_storage: persistent id -> storage.
-        script: whether classes below `__torch__` become ScriptModule.
+    `allowed` says what stands for a global (module, name), `find_storage` for a persistent id; with `script`, classes
+    below `__torch__` become ScriptModule.
     """
 
     def __init__(
@@ -117,23 +120,19 @@ class RestrictedUnpickler(pickle._Unpickler):
         script: bool = False,
     ) -> None:
         super().__init__(stream, encoding="latin1")
-        self.allowed, self.find_storage, self.script = allowed, find_storage, script
+        self.allowed, self.persistent_load, self.script = allowed, find_storage, script
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for a global.
-
-        Raises:
-            UserError: it is none of those allowed.
-        """
+        """What stands for a global; UserError when it is none of those allowed."""
         if self.script and module.split(".")[0] == "__torch__":
             return ScriptModule
         if (module, name) not in self.allowed:
             raise UserError(f"its pickle asks for {module}.{name}, which weights do not need; nothing of it was run")
         return self.allowed[module, name]
 
-    def persistent_load(self, pid: Any) -> Storage:
-        """The storage of a persistent id."""
-        return self.find_storage(pid)
+    def load_empty_dict(self) -> None:
+        """Begins a dictionary."""
+        self.append(PlainDict())
 
     def load_build(self) -> None:
         """Sets the state of a NumPy array or a TorchScript module; never an attribute."""
@@ -141,50 +140,17 @@ class RestrictedUnpickler(pickle._Unpickler):
         target = self.stack[-1]
         if isinstance(target, np.ndarray) and target.size == 0:  # once: another array may be a view of it by now
             target.__setstate__(state)
-        elif isinstance(target, np.dtype):
-            if state[1] not in ("<", "|", "="):
-                raise UserError("big-endian numbers: save the file again on a little-endian machine")
+        elif isinstance(target, np.dtype) and state[1] in ("<", "|", "="):
+            pass
         elif isinstance(target, ScriptModule) and isinstance(state, dict):
             target.update(state)
         elif not isinstance(target, dict):  # attributes of a dictionary (PyTorch's `_metadata`) are no weights
-            raise UserError("its pickle changes an object that has no state")
-
-    def load_setitem(self) -> None:
-        """Sets one item of a dictionary."""
-        key, value = self.stack[-2:]
-        del self.stack[-2:]
-        set_items(self.stack[-1], [(key, value)])
-
-    def load_setitems(self) -> None:
-        """Sets items of a dictionary."""
-        items = self.pop_mark()
-        set_items(self.stack[-1], zip(items[::2], items[1::2], strict=True))
+            raise UserError("its pickle changes an object that has no state, or its numbers are big-endian")
 
     dispatch: ClassVar[dict[int, Callable]] = {
         getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in OPCODES.split()
     }
-    dispatch |= {pickle.BUILD[0]: load_build, pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems}
-
-
-def set_items(target: Any, pairs: Any) -> None:
-    """Sets items of a dictionary; keys are texts, small whole numbers or None.
-
-    Raises:
-        UserError: no dictionary, or another key (to hash nested tuples can exhaust the C stack).
-    """
-    if not isinstance(target, dict):
-        raise UserError("its pickle sets items of something that is no dictionary")
-    for key, value in pairs:
-        if not (key is None or isinstance(key, str) or (isinstance(key, int) and abs(key) < MAX_KEY)):
-            raise UserError(f"its pickle has a dictionary key of type {type(key).__name__}")
-        target[key] = value
-
-
-def make_dict(pairs: Any = ()) -> dict:
-    """Stands for `OrderedDict`."""
-    result: dict = {}
-    set_items(result, pairs)
-    return result
+    dispatch |= {pickle.BUILD[0]: load_build, pickle.EMPTY_DICT[0]: load_empty_dict}
 
 
 def make_dtype(name: Any, *_: Any) -> np.dtype:
@@ -211,7 +177,7 @@ STORAGE_TYPES = {
 }
 # What the globals of a pickle stand for here; nothing else is ever called.
 COMMON = {
-    ("collections", "OrderedDict"): make_dict,
+    ("collections", "OrderedDict"): PlainDict,
     ("numpy", "ndarray"): "numpy.ndarray",  # only an argument of _reconstruct
     ("numpy", "dtype"): make_dtype,
     ("_codecs", "encode"): lambda text, _: text.encode("latin1"),  # how protocol 2 spells bytes
@@ -239,26 +205,13 @@ JITTOR = COMMON | dict.fromkeys(
 def _storage_id(pid: Any) -> tuple[np.dtype, str, int]:
     """Type, key and number of elements out of a persistent id."""
     _, dtype, key, _, count, *view = pid
-    if not (isinstance(dtype, np.dtype) and isinstance(key, str) and type(count) is int and count >= 0):
-        raise UserError("a storage of another form")
-    if view and view[0] is not None:
-        raise UserError("views of storages, as PyTorch before 0.4 wrote them: save it again with a newer one")
+    if not (isinstance(dtype, np.dtype) and isinstance(key, str) and type(count) is int and count >= 0) or any(view):
+        raise UserError("a storage of another form, as PyTorch before 0.4 wrote them: save it again with a newer one")
     return dtype, key, count
 
 
 def read_torch_archive(path: Path, content: mmap.mmap) -> tuple[Any, str]:
-    """Reads a zip archive that PyTorch wrote.
-
-    Args:
-        content: the mapped file, on which the tensors are windows.
-
-    Returns:
-        The object, and the kind: "torch archive" or "TorchScript archive".
-
-    Raises:
-        UserError: no archive of PyTorch, damaged, big-endian, or asking for more than tensors and plain values. Other
-            exceptions where it is malformed (as of `read_torch_legacy` and `read_jittor`).
-    """
+    """Reads a zip archive that PyTorch wrote: the object, its tensors windows on the mapped file, and the kind."""
     archive = zipfile.ZipFile(path)
     names = archive.namelist()
     roots = [name.removesuffix("data.pkl") for name in names if re.fullmatch("[^/]*/data.pkl", name)]
@@ -267,7 +220,14 @@ def read_torch_archive(path: Path, content: mmap.mmap) -> tuple[Any, str]:
     storages: dict[tuple[str, np.dtype], Storage] = {}
 
     def read(name: str) -> memoryview:
-        return _zip_entry(archive.getinfo(roots[0] + name), content)
+        info = archive.getinfo(roots[0] + name)
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise UserError(f"a compressed entry {name}: PyTorch stores tensors uncompressed")
+        start = info.header_offset + 30 + sum(struct.unpack_from("<HH", content, info.header_offset + 26))
+        data = memoryview(content)[start : start + info.file_size]
+        if len(data) != info.file_size or zlib.crc32(data) != info.CRC:
+            raise UserError(f"damaged: the checksum (CRC) of {name} does not hold; copy or download it again")
+        return data
 
     def find_storage(pid: Any) -> Storage:
         dtype, key, count = _storage_id(pid)
@@ -286,39 +246,18 @@ def read_torch_archive(path: Path, content: mmap.mmap) -> tuple[Any, str]:
     return value, "TorchScript archive" if script else "torch archive"
 
 
-def _zip_entry(info: zipfile.ZipInfo, content: mmap.mmap) -> memoryview:
-    """An entry's bytes, a view of the file."""
-    if info.compress_type != zipfile.ZIP_STORED:
-        raise UserError(f"a compressed entry {info.filename}: PyTorch stores tensors uncompressed")
-    name_length, extra_length = struct.unpack_from("<HH", content, info.header_offset + 26)
-    start = info.header_offset + 30 + name_length + extra_length
-    data = memoryview(content)[start : start + info.file_size]
-    if len(data) != info.file_size or zlib.crc32(data) != info.CRC:
-        raise UserError(f"damaged: the checksum (CRC) of {info.filename} does not hold; copy or download it again")
-    return data
-
-
 def read_torch_legacy(content: mmap.mmap) -> Any:
-    """Reads a file of PyTorch before 1.6 (or of `_use_new_zipfile_serialization=False`): the object in it.
-
-    Raises:
-        UserError: damaged, big-endian, or asking for more than tensors and plain values.
-    """
+    """Reads a file of PyTorch before 1.6 (or of `_use_new_zipfile_serialization=False`): the object in it."""
     storages: dict[str, Storage] = {}
 
     def find_storage(pid: Any) -> Storage:
         dtype, key, count = _storage_id(pid)
-        storage = storages.setdefault(key, Storage(dtype, count))
-        if (storage.dtype, storage.count) != (dtype, count):
-            raise UserError(f"storage {key} states two types or sizes")
-        return storage
+        return storages.setdefault(key, Storage(dtype, count))
 
     content.seek(0)
     magic, protocol, machine = (RestrictedUnpickler(content, {}).load() for _ in range(3))
-    if magic != LEGACY_MAGIC or protocol != 1001:
-        raise UserError("a PyTorch file of another protocol")
-    if machine["little_endian"] is not True:
-        raise UserError("big-endian numbers: save the file again on a little-endian machine")
+    if magic != LEGACY_MAGIC or protocol != 1001 or machine["little_endian"] is not True:
+        raise UserError("a PyTorch file of another protocol, or with big-endian numbers")
     value = RestrictedUnpickler(content, TORCH, find_storage).load()
     keys = RestrictedUnpickler(content, {}).load()
     position = content.tell()
@@ -332,11 +271,7 @@ def read_torch_legacy(content: mmap.mmap) -> Any:
 
 
 def read_jittor(content: mmap.mmap) -> Any:
-    """Reads a file of `jt.save` (older versions wrote the pickle alone): the object in it.
-
-    Raises:
-        UserError: damaged (the SHA-1 differs), or asking for more than arrays and plain values.
-    """
+    """Reads a file of `jt.save` (older versions wrote the pickle alone): the object in it."""
     end = len(content)
     if content[-len(JITTOR_END) :] == JITTOR_END:
         end -= 20 + len(JITTOR_END)

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
+import safetensors
 
 from jseg.errors import UserError
-from jseg.files import write_whole
+from jseg.files import whole_file
 from jseg.weights.pickles import (
     BFLOAT16,
     LEGACY_START,
@@ -30,13 +30,11 @@ from jseg.weights.pickles import (
     read_torch_legacy,
 )
 
-CHUNK = 2**20
 OUR_KEY = "jseg"  # where our metadata lie in a safetensors header, as one JSON text
 SAFETENSORS_TYPES = {
     **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": BFLOAT16, "BOOL": "?"},
     **{"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1"},
 }
-WEIGHT_KEYS = ("state_dict", "model")  # where training scripts put the weights
 PREFIX = "module."  # from PyTorch's DataParallel
 MAX_MODULES, MAX_PREFIX = 10_000, 1000  # of a TorchScript archive; modules may hold each other without end
 MAX_DEPTH, MAX_VALUES = 6, 200_000  # of plain values beside the weights
@@ -64,7 +62,7 @@ def sha256_of_file(path: str | Path) -> str:
     """SHA-256 of a file of any size, hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(CHUNK):
+        while block := file.read(2**20):
             digest.update(block)
     return digest.hexdigest()
 
@@ -79,23 +77,16 @@ def named_list(names: Collection[str], limit: int = LONGEST_LIST) -> str:
 def read_weight_file(path: str | Path) -> WeightFile:
     """Reads a weight file of any known kind; nothing in the file is run.
 
-    Args:
-        path: the file; its kind is recognised by its content. The weights are looked for at the top, under `state_dict`
-            and under `model`; optimiser state is left alone.
-
-    Returns:
-        Tensors by name (a prefix `module.` common to all is removed) and the plain values beside them.
+    The kind is recognised by the content. The weights are looked for at the top, under `state_dict` and under `model`;
+    a prefix `module.` common to all is removed, optimiser state is left alone.
 
     Raises:
         UserError: no such file, unknown kind, truncated, damaged, or asking for anything but tensors and plain values.
     """
     path = Path(path).expanduser()
-    if path.is_dir():
-        raise UserError(f"weight file {path} is a folder: name a file in it")
     if not path.is_file():
-        raise UserError(
-            f"weight file {path} does not exist; tools/fetch_pretrained.py --list shows what can be fetched"
-        )
+        what = "is a folder: name a file in it" if path.is_dir() else "does not exist"
+        raise UserError(f"weight file {path} {what}; tools/fetch_pretrained.py --list shows what can be fetched")
     sha256 = sha256_of_file(path)
     try:
         tensors, meta, kind = _read(path)
@@ -103,10 +94,8 @@ def read_weight_file(path: str | Path) -> WeightFile:
     except UserError as error:
         raise UserError(f"weight file {path} is refused: {error}") from error
     except Exception as error:  # whatever a forged or damaged file makes the parsers raise
-        raise UserError(
-            f"weight file {path} is refused: it is truncated, damaged or no weight file "
-            f"({type(error).__name__}: {str(error)[:200]})"
-        ) from error
+        what = f"truncated, damaged or no weight file ({type(error).__name__}: {str(error)[:200]})"
+        raise UserError(f"weight file {path} is refused: it is {what}") from error
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor | np.ndarray], dict[str, Any], str]:
@@ -127,91 +116,65 @@ def _read(path: Path) -> tuple[dict[str, Tensor | np.ndarray], dict[str, Any], s
         value, kind = read_jittor(content), "Jittor pickle"
     else:
         raise UserError("it is no PyTorch, TorchScript, safetensors or Jittor weight file")
-    return *split_checkpoint(value), kind
+    return *_split_checkpoint(value), kind
 
 
 def _read_safetensors(path: Path, content: mmap.mmap) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Tensors as views of the file, and the metadata (ours, or those of other writers as texts)."""
-    with safetensors.safe_open(path, framework="np") as file:  # checks the header against itself and the file
-        meta = file.metadata() or {}
-    start = 8 + int.from_bytes(content[:8], "little")
+    with safetensors.safe_open(path, framework="np"):  # checks the header against itself and the file
+        start = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:start])
-    header.pop("__metadata__", None)
+    meta = header.pop("__metadata__", {})
     tensors = {}
     for name, entry in header.items():
-        if entry["dtype"] not in SAFETENSORS_TYPES:
-            raise UserError(f"{name} has type {entry['dtype']}; known are {', '.join(SAFETENSORS_TYPES)}")
         begin, end = (start + offset for offset in entry["data_offsets"])
         flat = np.frombuffer(memoryview(content)[begin:end], SAFETENSORS_TYPES[entry["dtype"]])
         tensors[name] = flat.reshape(entry["shape"])
-    if OUR_KEY in meta:
-        meta = json.loads(meta[OUR_KEY])
-        if not isinstance(meta, dict):
-            raise UserError("its jseg metadata are no JSON object")
-    return tensors, meta
+    return tensors, dict(json.loads(meta[OUR_KEY])) if OUR_KEY in meta else meta
 
 
 def write_safetensors(path: str | Path, tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-    """Writes a weight file: whole or not at all.
+    """Writes a weight file, whole or not at all, without a second copy of the tensors in memory.
 
-    Args:
-        path: where to; missing folders are made.
-        tensors: arrays by name, any shape; booleans, whole numbers or floats.
-        meta: JSON-ready values, given back by `read_weight_file(path).meta`.
-
-    Raises:
-        CannotWrite: the folder is not writable or full.
+    `meta` holds JSON-ready values, which `read_weight_file(path).meta` gives back.
     """
-    arrays = {name: np.asarray(array, order="C") for name, array in tensors.items()}
-    write_whole(path, safetensors.numpy.save(arrays, {OUR_KEY: json.dumps(meta)} if meta else None))
+    names = {np.dtype(kind): name for name, kind in SAFETENSORS_TYPES.items()}
+    ordered = sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize)  # so that all are aligned
+    header: dict[str, Any] = {"__metadata__": {OUR_KEY: json.dumps(meta)}} if meta else {}
+    end = 0
+    for name, array in ordered:
+        begin, end = end, end + array.nbytes
+        dtype = names[array.dtype.newbyteorder("<")]
+        header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": (begin, end)}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with whole_file(path) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for _, array in ordered:
+            file.write(np.asarray(array, array.dtype.newbyteorder("<"), order="C").data)
 
 
 def _to_arrays(tensors: dict[str, Tensor | np.ndarray], file_size: int) -> dict[str, np.ndarray]:
     """Copies all tensors; a file cannot make us allocate more than a few times its own size."""
     if not tensors:
         raise UserError("it holds no tensors")
-    if not all(isinstance(name, str) for name in tensors):
-        raise UserError("it holds a tensor whose name is no text")
     if sum(tensor.nbytes for tensor in tensors.values()) > MEMORY_FACTOR * file_size + MEMORY_FLOOR:
         raise UserError("its tensors would take many times the size of the file")
     cut = len(PREFIX) if all(name.startswith(PREFIX) for name in tensors) else 0
-    arrays = {}
-    for name, tensor in tensors.items():
-        try:
-            arrays[name[cut:]] = as_array(tensor)
-        except UserError as error:
-            raise UserError(f"tensor {name}: {error}") from error
-    return arrays
+    return {name[cut:]: as_array(tensor) for name, tensor in tensors.items()}
 
 
-def split_checkpoint(value: Any) -> tuple[dict[str, Tensor | np.ndarray], dict[str, Any]]:
-    """Finds the weights and the plain values beside them in whatever a training script saved.
-
-    Args:
-        value: a TorchScript module, a dictionary of tensors, or a dictionary that holds one of these under
-            `state_dict` or `model`.
-
-    Returns:
-        Tensors by name, and the plain values; those stored under `meta` are merged into them.
-
-    Raises:
-        UserError: no tensors to be found.
-    """
+def _split_checkpoint(value: Any) -> tuple[dict[str, Tensor | np.ndarray], dict[str, Any]]:
+    """The weights, and the plain values beside them, in whatever a training script saved."""
     meta: dict[str, Any] = {}
-    for _ in WEIGHT_KEYS:
-        key = next((key for key in WEIGHT_KEYS if isinstance(value, dict) and isinstance(value.get(key), dict)), None)
-        if key is None or isinstance(value, ScriptModule):
-            break
-        meta |= _plain_values({name: item for name, item in value.items() if name != key})
-        value = value[key]
+    for key in ("state_dict", "model", "state_dict"):  # where training scripts put the weights
+        if isinstance(value, dict) and isinstance(value.get(key), dict) and not isinstance(value, ScriptModule):
+            meta |= _plain_values({name: item for name, item in value.items() if name != key})
+            value = value[key]
     if isinstance(value, ScriptModule):
         return _flatten(value), meta
     if not isinstance(value, dict):
         raise UserError(f"it holds a {type(value).__name__} where a dictionary of tensors was expected")
-    for name, item in value.items():
-        parts = item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
-        if any(isinstance(part, (Tensor, np.ndarray)) for part in parts):
-            raise UserError(f"{name} is no tensor but a collection of tensors: save a flat state_dict")
     tensors = {name: item for name, item in value.items() if isinstance(item, (Tensor, np.ndarray))}
     return tensors, meta | _plain_values(value)
 

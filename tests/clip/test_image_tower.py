@@ -65,11 +65,6 @@ def test_recorded_resized_positions(golden: Path) -> None:
     assert compared
 
 
-def test_positions_of_the_same_grid_stay_as_they_are() -> None:
-    positions = random_images(17, 5)
-    assert resize_positions(positions, (4, 4)) is positions
-
-
 def test_positions_follow_the_aspect_of_the_grid() -> None:
     rows = np.repeat(np.arange(4, dtype=np.float32), 4)  # the value of a position is its row
     resized = resize_positions(np.concatenate([[9.0], rows])[:, None].astype(np.float32), (8, 2))
@@ -95,18 +90,6 @@ def test_patch_embedding_equals_a_convolution() -> None:
     np.testing.assert_allclose(embedding(jt.array(images)).numpy(), expected, atol=5e-5)
 
 
-@pytest.mark.parametrize("size", [(32, 32), (16, 40), (48, 24)])
-def test_any_multiple_of_the_patch_size(size: tuple[int, int]) -> None:
-    dense = small_tower()(jt.array(random_images(2, 3, *size)), dense=True)
-    assert tuple(dense.shape) == (2, 1 + size[0] * size[1] // 64, 8)
-    assert np.isfinite(dense.numpy()).all()
-
-
-def test_dense_output_begins_with_the_embedding() -> None:
-    tower, images = small_tower(), jt.array(random_images(2, 3, 16, 24))
-    np.testing.assert_allclose(tower(images, dense=True).numpy()[:, 0], tower(images).numpy(), atol=1e-5)
-
-
 def test_positions_in_the_tower_are_those_of_resize_positions() -> None:
     tower = small_tower()
     expected = resize_positions(tower.positional_embedding.numpy(), (3, 7))
@@ -116,8 +99,3 @@ def test_positions_in_the_tower_are_those_of_resize_positions() -> None:
 def test_size_that_is_no_multiple_is_refused() -> None:
     with pytest.raises(UserError, match="image of 32x30 pixels: both sides must be multiples of the patch size 8"):
         small_tower()(jt.zeros((1, 3, 32, 30)))
-
-
-def test_image_size_that_is_no_multiple_is_refused() -> None:
-    with pytest.raises(UserError, match=r"model\.image_size=30"):
-        ImageTower(30, 8, 16, 1, 2, 8)

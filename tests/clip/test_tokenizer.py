@@ -63,15 +63,6 @@ def test_torch_release_ids_and_decoding(golden: Path, standard: Tokenizer) -> No
 
 
 @pytest.mark.parity
-def test_unicode_repair_is_needed(golden: Path, standard: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without ftfy exactly the recorded texts get other ids: the recording exercises it."""
-    data = np.load(next((golden / "torch_release").glob("text*.npz")))
-    monkeypatch.setattr(tokenizer_module.ftfy, "fix_text", lambda text: text)
-    ids = standard(json.loads(str(data["strings_json"])), truncate=True)
-    assert (ids != data["token_ids"]).any(axis=1).tolist() == data["ftfy_matters"].astype(bool).tolist()
-
-
-@pytest.mark.parity
 def test_jittor_release_ids_errors_and_decoding(golden: Path, standard: Tokenizer) -> None:
     files = sorted((golden / "jseg_release").glob("tokenizer*.json"))
     assert files
@@ -90,11 +81,6 @@ def test_jittor_release_ids_errors_and_decoding(golden: Path, standard: Tokenize
         with pytest.raises(UserError, match="tokens where 77 fit"):
             standard(recorded["long_text"])
         assert np.array_equal(standard(recorded["long_text"], truncate=True)[0], arrays["long_truncated"][0])
-
-
-def test_two_plain_ids_known_from_the_paper_code(standard: Tokenizer) -> None:
-    assert standard.vocab_size == 49408
-    assert standard("a photo of a cat", 10)[0].tolist() == [49406, 320, 1125, 539, 320, 2368, 49407, 0, 0, 0]
 
 
 @given(st.text(max_size=40))
@@ -117,7 +103,6 @@ def test_a_long_word_takes_no_time(standard: Tokenizer) -> None:
 def bare_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """No vocabulary anywhere; returns the folder that stands for pretrained/."""
     monkeypatch.setattr(tokenizer_module, "PRETRAINED_FOLDER", tmp_path / "pretrained")
-    monkeypatch.setattr(tokenizer_module, "installed_vocabularies", list)
     monkeypatch.delenv("JSEG_TEST_DATA", raising=False)
     (tmp_path / "pretrained").mkdir()
     return tmp_path / "pretrained"
@@ -130,18 +115,13 @@ def test_a_missing_vocabulary_names_the_command(bare_machine: Path) -> None:
         find_vocabulary(bare_machine / "other.gz")
 
 
-def test_places_in_order(bare_machine: Path, test_data: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_places_in_order(bare_machine: Path, test_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = test_data / VOCABULARY_NAME
-    package = tmp_path / "open_clip" / VOCABULARY_NAME
-    package.parent.mkdir()
-    shutil.copy(original, package)
-    monkeypatch.setattr(tokenizer_module, "installed_vocabularies", lambda: [package])
-    assert find_vocabulary() == package
     monkeypatch.setenv("JSEG_TEST_DATA", str(test_data))
     assert find_vocabulary() == original
     shutil.copy(original, bare_machine / VOCABULARY_NAME)
     assert find_vocabulary() == bare_machine / VOCABULARY_NAME
-    assert find_vocabulary(str(package)) == package
+    assert find_vocabulary(str(original)) == original
 
 
 def test_a_damaged_standard_vocabulary_is_refused(bare_machine: Path) -> None:
@@ -173,10 +153,6 @@ def test_learned_words_become_one_token(small: Tokenizer) -> None:
     assert small.decode(small.encode("日本 😀")) == "日本 😀 "  # bytes never seen in learning
 
 
-def test_learning_does_not_depend_on_the_order_of_texts() -> None:
-    assert generate_vocabulary(TEXTS, 30) == generate_vocabulary(TEXTS[::-1], 30)
-
-
 def test_vocabulary_file_comes_back(small: Tokenizer, tmp_path: Path) -> None:
     for merges in (small.merges, ()):
         write_vocabulary(tmp_path / "a.gz", merges)
@@ -206,18 +182,12 @@ def test_wrong_vocabulary_files_are_user_errors(small: Tokenizer, tmp_path: Path
         with pytest.raises(UserError, match=r"a\.gz"):
             Tokenizer(path)
             pytest.fail(what)
-    for merges in ([("a",)], [("a", "")], [("a", "b c")], [1], ["ab"], [("a", 1)]):
-        with pytest.raises(UserError, match="merge 1"):
-            Tokenizer(merges)
+    with pytest.raises(UserError, match="merge 1"):
+        Tokenizer([("a",)])
 
 
-def test_calls_that_cannot_be_met(small: Tokenizer) -> None:
-    with pytest.raises(UserError, match="context_length=1"):
-        small("cat", 1)
+def test_texts_that_are_too_long(small: Tokenizer) -> None:
     with pytest.raises(UserError, match="tokens where 4 fit"):
         small(["cat", "a photo of a cat"], 4)
     assert small("a photo of a cat", 4, truncate=True)[0, -1] == small.end_id
-    for token in (-1, small.vocab_size):
-        with pytest.raises(UserError, match="outside the vocabulary"):
-            small.decode([token])
     assert small([], 5).shape == (0, 5)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
+import runpy
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 
-from jseg.clip.class_embeddings import read_embedding_file, read_embeddings, text_model_of_checkpoint
+from jseg.clip.class_embeddings import read_embeddings
 from jseg.data.class_names import class_list
 from jseg.errors import UserError
 from jseg.weights.reader import read_weight_file, sha256_of_file
@@ -18,50 +17,41 @@ from tests.small_weights import OUTPUT_DIM, write_clip, write_ours
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "embed_class_names.py"
 
 
-def load_tool() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("embed_class_names", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-embed_class_names = load_tool()
+def embed(*arguments: object) -> None:
+    runpy.run_path(str(TOOL))["main"]([str(argument) for argument in arguments])
 
 
 def test_a_data_set_with_the_tower_of_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     weights, output = tmp_path / "ours.safetensors", tmp_path / "shapes.safetensors"
     config = write_ours(weights)
-    arguments = ["--dataset", "shapes", "--weights", str(weights), "--output", str(output), "--no-cuda"]
-    embed_class_names.main(arguments)
-    found, warnings = read_embeddings(output, class_list("shapes"), OUTPUT_DIM, config.text.templates)
+    arguments = ["--dataset", "shapes", "--weights", weights, "--output", output, "--no-cuda"]
+    embed(*arguments)
+    found = read_embeddings(output, class_list("shapes"), OUTPUT_DIM, config.text.templates)
     np.testing.assert_allclose(found, read_weight_file(weights).tensors["text_features"], atol=1e-6)
-    assert warnings == [] and read_weight_file(output).meta["weights_sha256"] == sha256_of_file(weights)
+    assert read_weight_file(output).meta["weights_sha256"] == sha256_of_file(weights)
     assert f"text.embeddings={output}" in capsys.readouterr().out
     with pytest.raises(UserError, match="--force"):
-        embed_class_names.main(arguments)
+        embed(*arguments)
 
 
 def test_own_names_and_templates_with_clip_weights(tmp_path: Path) -> None:
     weights, output = tmp_path / "clip.safetensors", tmp_path / "own.safetensors"
     write_clip(weights)
     (tmp_path / "names.txt").write_text("cat\n\n dog \n")
-    embed_class_names.main(
-        ["--names-file", str(tmp_path / "names.txt"), "--template", "a {}", "--template", "the {}", "--weights"]
-        + [str(weights), "--output", str(output), "--device", "cpu"]
-    )
-    file = read_embedding_file(output)
-    assert file.names == ("cat", "dog") and file.templates == ("a {}", "the {}") and file.matrix.shape == (2, 16)
-    assert text_model_of_checkpoint(read_weight_file(weights), write_ours(tmp_path / "o.safetensors").text) is None
+    embed("--names-file", tmp_path / "names.txt", "--template", "a {}", "--template", "the {}", "--weights", weights,
+          "--output", output, "--device", "cpu")  # fmt: skip
+    file = read_weight_file(output)
+    assert file.meta["names"] == ["cat", "dog"] and file.meta["templates"] == ["a {}", "the {}"]
+    assert file.tensors["embeddings"].shape == (2, 16) and file.meta["dataset"] == ""
 
 
 def test_rows_of_a_plain_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     rows = np.random.default_rng(0).standard_normal((20, 16)).astype(np.float16)
     np.save(tmp_path / "rows.npy", rows)
     output = tmp_path / "voc12.safetensors"
-    embed_class_names.main(["--dataset", "voc12", "--npy", str(tmp_path / "rows.npy"), "--output", str(output)])
-    np.testing.assert_array_equal(read_embedding_file(output).matrix, rows.astype(np.float32))
-    assert read_embedding_file(output).names == class_list("voc12").names
+    embed("--dataset", "voc12", "--npy", tmp_path / "rows.npy", "--output", output)
     assert "warning:" in capsys.readouterr().out
+    np.testing.assert_array_equal(read_embeddings(output, class_list("voc12"), 16), rows.astype(np.float32))
 
 
 @pytest.mark.parametrize(
@@ -70,11 +60,7 @@ def test_rows_of_a_plain_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> 
         (["--dataset", "voc13", "--weights", "a"], "voc13"),
         (["--names", " , ", "--weights", "a"], "no class names"),
         (["--names", "cat,dog,cat", "--weights", "a"], "'cat' is given twice"),
-        (["--names", "cat", "--split", "B", "--weights", "a"], "--split goes with --dataset"),
-        (["--names-file", "nowhere.txt", "--weights", "a"], "nowhere.txt does not exist"),
         (["--names", "cat", "--npy", "a.npy"], "--npy goes with --dataset"),
-        (["--names", "cat", "--weights", "a", "--template", "a photo"], "must hold {} once"),
-        (["--names", "cat", "--weights", "a", "--template", "a {}", "--templates", "voc"], "exclude each other"),
         (["--names", "cat", "--weights", "nowhere.pt"], "nowhere.pt does not exist"),
         (["--names", "cat", "--weights", "a", "--output", "a.npy"], "must end in .safetensors"),
     ],
@@ -82,5 +68,5 @@ def test_rows_of_a_plain_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> 
 def test_mistakes(rest: list[str], match: str, tmp_path: Path) -> None:
     output = [] if "--output" in rest else ["--output", str(tmp_path / "a.safetensors")]
     with pytest.raises(UserError, match=match):
-        embed_class_names.main([*rest, *output])
+        embed(*rest, *output)
     assert not list(tmp_path.iterdir())

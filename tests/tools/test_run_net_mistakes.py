@@ -106,7 +106,7 @@ def test_embeddings_of_another_data_set(voc: Path, capsys: pytest.CaptureFixture
     """As many classes, as long rows, but not these classes: the file says whose they are."""
     shapes, path = class_list("shapes"), voc.parent / "shapes.safetensors"
     write_embeddings(path, np.ones((20, 16), np.float32), shapes.names, ("a photo of a {}",), "0" * 64, shapes)
-    refused(command(voc, f"text.embeddings={path}"), capsys, "other classes of shapes", "red striped", "of voc12")
+    refused(command(voc, f"text.embeddings={path}"), capsys, "other classes", "red striped", "of voc12")
 
 
 def test_a_cross_data_set_config_is_not_trained(tiny: Path, capsys: pytest.CaptureFixture) -> None:

@@ -52,19 +52,6 @@ def test_plain_values_come_back(value: Any, protocol: int) -> None:
     assert load(pickle.dumps(value, protocol)) == value
 
 
-def test_shared_values_stay_shared() -> None:
-    shared = [1]
-    first, second = load(pickle.dumps([shared, shared], 4))
-    assert first is second
-
-
-def test_ordered_dict_becomes_a_dictionary() -> None:
-    value = collections.OrderedDict(a=1, b=2)
-    assert load(pickle.dumps(value, 2)) == {"a": 1, "b": 2}
-    value._metadata = {"version": 1}  # as PyTorch's state_dict() leaves it there
-    assert load(pickle.dumps(value, 2)) == {"a": 1, "b": 2}
-
-
 class Calls:
     """Pickles as a call of any function."""
 
@@ -75,29 +62,19 @@ class Calls:
         return self.call
 
 
-@pytest.mark.parametrize("protocol", [2, 4])
 @pytest.mark.parametrize(
-    ("function", "arguments", "name"),
+    ("function", "argument", "name"),
     [
-        (os.system, ("touch {trap}",), f"{os.name}.system"),
-        (builtins.eval, ("open('{trap}', 'w')",), ".eval"),
-        (builtins.exec, ("open('{trap}', 'w')",), ".exec"),
-        (builtins.getattr, (os, "system"), ".getattr"),
-        (builtins.open, ("{trap}", "w"), "io.open"),
-        (collections.Counter, (), "collections.Counter"),
+        (os.system, "touch {trap}", f"{os.name}.system"),
+        (builtins.eval, "open('{trap}', 'w')", ".eval"),
+        (builtins.open, "{trap}", "io.open"),
+        (collections.Counter, "", "collections.Counter"),
     ],
 )
-def test_a_call_is_refused_by_name_and_not_made(
-    tmp_path: Any, function: Any, arguments: tuple, name: str, protocol: int
-) -> None:
+def test_a_call_is_refused_by_name_and_not_made(tmp_path: Path, function: Any, argument: str, name: str) -> None:
     trap = tmp_path / "trap"
-    if function is not builtins.getattr:
-        arguments = tuple(argument.format(trap=trap) for argument in arguments)
-        content = pickle.dumps({"x": Calls(function, *arguments)}, protocol)
-    else:  # getattr(os, "system")("touch …"), spelled out because modules cannot be pickled
-        content = b"\x80\x02cbuiltins\ngetattr\ncos\nsystem\nX\x01\x00\x00\x00x\x86R."
     with pytest.raises(UserError, match=f"asks for .*{name}.*nothing of it was run"):
-        load(content)
+        load(pickle.dumps({"x": Calls(function, argument.format(trap=trap))}, 4))
     assert not trap.exists()
 
 
@@ -125,34 +102,17 @@ def test_other_names_of_allowed_modules_are_refused(module: str, name: str) -> N
     [
         b"\x80\x02(ios\nsystem\n.",  # INST
         b"\x80\x02(cos\nsystem\no.",  # OBJ
-        b"\x80\x02\x82\x01.",  # EXT1
         b"\x80\x04)\x81.",  # NEWOBJ without a class
         b"\x80\x02K\x01)R.",  # REDUCE of a number
-        b"\x80\x02K\x01}b.",  # BUILD of a number
         b"\x80\x02X\x01\x00\x00\x00aQ.",  # BINPERSID where none is expected
-        b"\x80\x02P1\n.",  # PERSID
         b"\x80\x05\x8f.",  # a set
-        b"\x80\x02.",  # STOP on an empty stack
-        b"\x80\x02h\x05.",  # memo entry that does not exist
-        b"\x80\x02]K\x01s.",  # SETITEM without a value
         b"\x80\x02K\x01K\x02a.",  # APPEND to a number
         b"\x80\x02}(K\x01u.",  # odd number of items
-        b"\x80\x02u.",
-        b"\x80\x02(K\x01\x86.",  # TUPLE2 reaches below a mark
-        b"garbage",
-        b"",
     ],
 )
 def test_malformed_pickles_are_refused(content: bytes) -> None:
     with pytest.raises(REFUSALS):
         load(content)
-
-
-def test_every_truncation_is_refused() -> None:
-    content = pickle.dumps({"a": [1.5, "text", (True, None, b"bytes")], "b": {"c": 2**40}}, 4)
-    for length in range(len(content)):
-        with pytest.raises(REFUSALS):
-            load(content[:length])
 
 
 @pytest.mark.parametrize(
@@ -185,19 +145,10 @@ def test_deep_nesting_does_not_exhaust_the_stack() -> None:
         load(b"\x80\x02})" + b"\x85" * depth + b"K\x01s.")
 
 
-@pytest.mark.parametrize("key", [2**61 - 1, 1.5, (1, 2), b"bytes"])
+@pytest.mark.parametrize("key", [1.5, (1, 2), b"bytes"])
 def test_unusual_dictionary_keys_are_refused(key: Any) -> None:
     with pytest.raises(UserError, match="dictionary key"):
         load(pickle.dumps({key: 1}, 4))
-
-
-@given(st.binary(max_size=200))
-@settings(max_examples=300, deadline=None)
-def test_noise_is_refused_or_plain(noise: bytes) -> None:
-    try:
-        load(b"\x80\x04" + noise)
-    except REFUSALS:
-        pass
 
 
 # --- Jittor's files ---
@@ -258,78 +209,21 @@ def test_numpy_arrays_and_bfloat16(jt: Any, tmp_path: Path) -> None:
     assert tensors["count"].dtype == np.uint16 and tensors["count"] == 7  # a plain array keeps its type
 
 
-def test_module_parameters_come_back(jt: Any, tmp_path: Path) -> None:
-    module = jt.nn.Sequential(jt.nn.Linear(3, 4), jt.nn.LayerNorm(4))
-    module.save(str(tmp_path / "weights.pkl"))
-    tensors = read_weight_file(tmp_path / "weights.pkl").tensors
-    expected = {name: variable.numpy() for name, variable in module.state_dict().items()}
-    assert tensors.keys() == expected.keys()
-    assert all(np.array_equal(tensors[name], expected[name]) for name in expected)
-
-
 def test_damage_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "weights.pkl"
-    content = seal(pickle.dumps({"a": np.arange(50.0)}, 4))
-    path.write_bytes(content)
-    assert np.array_equal(read_weight_file(path).tensors["a"], np.arange(50.0))
-    place = content.index(np.float64(7).tobytes())
-    path.write_bytes(content[:place] + b"\1" + content[place + 1 :])
+    bare = pickle.dumps({"a": np.arange(50.0)}, 4)
+    for content in (seal(bare), bare):  # older versions of Jittor wrote the pickle alone
+        path.write_bytes(content)
+        assert np.array_equal(read_weight_file(path).tensors["a"], np.arange(50.0))
+    content = seal(bare)
+    path.write_bytes(content.replace(np.float64(7).tobytes(), np.float64(8).tobytes()))
     refused(path, "SHA-1")
     for length in range(16, len(content), 23):
         path.write_bytes(content[:length])
         refused(path, "truncated|ends before")
-    path.write_bytes(b"\x80\x04" + b"x" * 10 + b"HCAJSLHD")
-    refused(path, "SHA-1")
 
 
-def test_files_without_trailer_are_read(tmp_path: Path) -> None:
-    """Older versions of Jittor wrote the pickle alone."""
-    (tmp_path / "weights.pkl").write_bytes(pickle.dumps({"a": np.ones(3, np.float32)}, 4))
-    assert np.array_equal(read_weight_file(tmp_path / "weights.pkl").tensors["a"], np.ones(3))
-
-
-def test_malicious_files_are_refused_by_name(tmp_path: Path) -> None:
-    trap = tmp_path / "trap"
-    evil = Calls(os.system, f"touch {trap}")
-    (tmp_path / "evil.pkl").write_bytes(seal(pickle.dumps({"model": {"a": np.ones(3)}, "meta": evil}, 4)))
-    refused(tmp_path / "evil.pkl", f"asks for {os.name}.system")
-    assert not trap.exists()
-
-
-def test_torch_names_have_no_place_in_a_jittor_file(tmp_path: Path) -> None:
-    (tmp_path / "evil.pkl").write_bytes(seal(b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n."))
-    refused(tmp_path / "evil.pkl", "torch._utils._rebuild_tensor_v2")
-
-
-@pytest.mark.parametrize(
-    "array",
-    [
-        np.array(["text"]),
-        np.array([None, 1]),
-        np.zeros(2, [("a", "f4")]),
-        np.array([1 + 2j]),
-        np.arange(3.0).astype(">f4"),
-    ],
-    ids=["text", "objects", "record", "complex", "big-endian"],
-)
+@pytest.mark.parametrize("array", [np.array(["text"]), np.array([None]), np.arange(3.0).astype(">f4")])
 def test_arrays_of_other_things_are_refused(tmp_path: Path, array: np.ndarray) -> None:
     (tmp_path / "weights.pkl").write_bytes(seal(pickle.dumps({"a": array}, 4)))
     refused(tmp_path / "weights.pkl", "NumPy|big-endian|damaged")
-
-
-def test_an_array_gets_its_content_only_once() -> None:
-    """NumPy frees the old content, which a view may still show."""
-    unpickler = RestrictedUnpickler(io.BytesIO(), COMMON)
-    state = (1, (2,), np.dtype("u1"), False, b"ab")
-    unpickler.stack = [np.empty(0, np.uint8), state]
-    unpickler.load_build()
-    assert unpickler.stack[0].tolist() == [97, 98]
-    unpickler.stack.append(state)
-    with pytest.raises(UserError, match="has no state"):
-        unpickler.load_build()
-
-
-def test_shape_and_bytes_must_agree(tmp_path: Path) -> None:
-    content = pickle.dumps({"a": np.arange(5.0)}, 4).replace(b"K\x05\x85", b"K\x06\x85")
-    (tmp_path / "weights.pkl").write_bytes(seal(content))
-    refused(tmp_path / "weights.pkl", "buffer size does not match")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
 import struct
 import zipfile
 from collections.abc import Callable
@@ -97,16 +96,6 @@ def test_module_state_with_training_extras(tmp_path: Path, options: dict) -> Non
     assert "state_dict" not in file.meta
 
 
-@pytest.mark.parametrize("key", ["state_dict", "model"])
-def test_nested_and_prefixed_weights(tmp_path: Path, key: str) -> None:
-    tensors = {"module.a": torch.ones(2), "module.b": torch.zeros(3)}
-    torch.save({key: tensors, "epoch": 1}, tmp_path / "weights.pth")
-    file = read_weight_file(tmp_path / "weights.pth")
-    assert sorted(file.tensors) == ["a", "b"] and file.meta == {"epoch": 1}
-    torch.save({**tensors, "other": torch.ones(1)}, tmp_path / "weights.pth")
-    assert sorted(read_weight_file(tmp_path / "weights.pth").tensors) == ["module.a", "module.b", "other"]
-
-
 class Inner(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -166,32 +155,12 @@ def refused(path: Path, match: str) -> None:
     assert str(error.value).isprintable() and path.name in str(error.value)
 
 
-def test_every_truncation_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "weights.pth"
-    for options in ({}, LEGACY):
-        buffer = io.BytesIO()
-        torch.save({"w": torch.arange(8.0)}, buffer, **options)
-        content = buffer.getvalue()
-        for length in [*range(0, len(content) - 1, 7), len(content) - 1]:
-            path.write_bytes(content[:length])
-            refused(path, "refused")
-
-
 def test_a_flipped_byte_of_a_tensor_is_noticed(tmp_path: Path) -> None:
     content = bytearray(archive_bytes())
     place = content.index(struct.pack("<3f", 5, 6, 7))
     content[place] ^= 1
     (tmp_path / "weights.pth").write_bytes(content)
     refused(tmp_path / "weights.pth", "CRC")
-
-
-def test_big_endian_files_are_refused(tmp_path: Path) -> None:
-    path = rewrite(tmp_path / "weights.pth", lambda name, data: b"big" if name.endswith("byteorder") else data)
-    refused(path, "big-endian")
-    buffer = io.BytesIO()
-    torch.save({"w": torch.ones(2)}, buffer, **LEGACY)
-    path.write_bytes(buffer.getvalue().replace(b"little_endianq\x02\x88", b"little_endianq\x02\x89"))
-    refused(path, "big-endian")
 
 
 def test_missing_or_short_storages_are_refused(tmp_path: Path) -> None:
@@ -219,7 +188,7 @@ def test_stride_bombs_are_refused(tmp_path: Path) -> None:
     "numbers", [(0, ("x", 10**10), (1, 1)), (0, ([0], 10**10), (1, 1)), (-1, (2,), (1,)), (0, (2,), (1, 1))]
 )
 def test_tensors_described_by_other_things_than_counts_allocate_nothing(numbers: tuple) -> None:
-    with pytest.raises(UserError, match=r"no counts|another number"):
+    with pytest.raises(UserError, match="no counts"):
         Tensor(Storage(np.dtype("<f4"), 4), *numbers)
 
 
@@ -230,7 +199,6 @@ def test_zip_bombs_are_refused(tmp_path: Path) -> None:
     path = rewrite(tmp_path / "weights.pth", bloated, compressed="data.pkl")
     assert path.stat().st_size < 2**20
     refused(path, "compressed entry")
-    refused(rewrite(path, lambda _, data: data, compressed="data/0"), "compressed entry")
 
 
 class Evil:
@@ -249,27 +217,7 @@ def test_malicious_files_are_refused_by_name(tmp_path: Path, options: dict) -> N
     assert not trap.exists()
 
 
-def test_code_outside_data_pkl_is_never_looked_at(tmp_path: Path) -> None:
-    trap = tmp_path / "trap"
-    torch.jit.script(Inner()).save(str(tmp_path / "model.pt"))
-    with zipfile.ZipFile(tmp_path / "model.pt") as source, zipfile.ZipFile(tmp_path / "evil.pt", "w") as target:
-        for name in source.namelist():
-            content = source.read(name)
-            if name.endswith("constants.pkl"):
-                content = pickle.dumps(Evil(trap), 2)
-            target.writestr(name, content)
-    assert set(read_weight_file(tmp_path / "evil.pt").tensors) == {"linear.weight", "linear.bias", "count"}
-    assert not trap.exists()
-
-
-def test_script_classes_need_a_torchscript_archive(tmp_path: Path) -> None:
-    def script_class(name: str, data: bytes) -> bytes:
-        return b"\x80\x02c__torch__\nClip\n)\x81." if name.endswith("data.pkl") else data
-
-    refused(rewrite(tmp_path / "weights.pth", script_class), "__torch__.Clip")
-
-
 @pytest.mark.parametrize("value", [[1, 2], "text", {"a": 1}, {"state_dict": {"a": 1}}, {"a": [torch.ones(1)]}])
 def test_files_without_weights_are_refused(tmp_path: Path, value: Any) -> None:
     torch.save(value, tmp_path / "weights.pth")
-    refused(tmp_path / "weights.pth", "no tensors|expected|collection")
+    refused(tmp_path / "weights.pth", "no tensors|expected")

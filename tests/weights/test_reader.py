@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from jseg.errors import UserError
-from jseg.weights.reader import read_weight_file, sha256_of_file, write_safetensors
+from jseg.weights.reader import read_weight_file, write_safetensors
 
 KINDS = {
     "torchscript_*": "TorchScript archive",
@@ -31,42 +30,16 @@ KINDS = {
 TYPES = ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?")
 
 
-def convert_files(golden: Path) -> list[Path]:
-    files = [path for path in sorted((golden / "torch_release" / "convert").iterdir()) if path.suffix != ".json"]
-    assert files
-    return files
-
-
 @pytest.mark.parity
 def test_recorded_files_of_every_kind_by_content_alone(golden: Path, tmp_path: Path) -> None:
-    for path in convert_files(golden):
+    files = [path for path in sorted((golden / "torch_release" / "convert").iterdir()) if path.suffix != ".json"]
+    assert files
+    for path in files:
         copy = tmp_path / "weights"
         copy.write_bytes(path.read_bytes())
         file = read_weight_file(copy)
         assert [file.kind] == [kind for pattern, kind in KINDS.items() if path.match(pattern)], path.name
         assert len(file.tensors) > 50 and file.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-@pytest.mark.parity
-def test_damaged_copies_are_refused_or_read_whole(golden: Path, tmp_path: Path) -> None:
-    """Byte flips and cuts end in one line or in arrays, never in another exception; seeded, 40 tries a file."""
-    generator = random.Random(0)
-    for path in convert_files(golden):
-        content = path.read_bytes()
-        for _ in range(40):
-            damaged = bytearray(content)
-            for _ in range(generator.choice((1, 3, 20))):
-                region = generator.choice((len(damaged), 12_000, 300))
-                place = generator.randrange(min(region, len(damaged)))
-                damaged[place if generator.random() < 0.7 else -1 - place] = generator.choice((0, 255, 128, 65))
-            if generator.random() < 0.2:
-                del damaged[generator.randrange(len(damaged)) :]
-            copy = tmp_path / path.name
-            copy.write_bytes(damaged)
-            try:
-                read_weight_file(copy)
-            except UserError as error:
-                assert str(error).isprintable() and len(str(error)) < 2500
 
 
 @pytest.mark.parametrize(
@@ -91,12 +64,6 @@ def test_missing_files_and_folders_are_user_errors(tmp_path: Path) -> None:
     for path, match in ((tmp_path / "no.pth", "does not exist"), (tmp_path, "is a folder: name a file in it")):
         with pytest.raises(UserError, match=match):
             read_weight_file(path)
-
-
-def test_sha256_of_a_file_larger_than_one_block(tmp_path: Path) -> None:
-    content = bytes(range(256)) * 5000
-    (tmp_path / "file").write_bytes(content)
-    assert sha256_of_file(tmp_path / "file") == hashlib.sha256(content).hexdigest()
 
 
 def test_reading_imports_neither_torch_nor_jittor() -> None:
@@ -210,22 +177,13 @@ def tensor(shape: Any = (2,), offsets: Any = (0, 8), dtype: Any = "F32") -> dict
         raw({"w": tensor()}, b"12345678", length=10**7),
         raw({"w": tensor()}, b"1234"),
         raw({"w": tensor(offsets=(0, 2**60))}, b"12345678"),
-        raw({"w": tensor((3,))}, b"12345678"),
-        raw({"w": tensor((2**40, 2**40))}, b"12345678"),
         raw({"w": tensor([-2])}, b"12345678"),
-        raw({"w": tensor([1] * 40 + [2])}, b"12345678"),
         raw({"w": tensor(offsets=(8, 0))}, b"12345678"),
-        raw({"w": tensor(offsets=(-8, 0))}, b"12345678"),
         raw({"w": tensor(offsets=(0, 2), dtype="F8_E4M3")}, b"12"),
-        raw({"w": {"dtype": "F32"}}, b"12345678"),
         raw({"w": tensor(), "v": tensor()}, b"12345678"),
-        raw({"w": tensor(offsets=(8, 16))}, b"1234567812345678"),
         raw({"w": tensor()}, b"12345678extra"),
-        raw({"__metadata__": {"a": 1}, "w": tensor()}, b"12345678"),
         raw({"__metadata__": {"jseg": "{"}, "w": tensor()}, b"12345678"),
-        raw({"__metadata__": {"jseg": "[1]"}, "w": tensor()}, b"12345678"),
         raw(b'{"a":' * 100_000),
-        raw(b"{not json at all"),
         raw({"__metadata__": {"a": "b"}}),
     ],
 )
@@ -235,13 +193,3 @@ def test_headers_that_lie_are_refused(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(UserError, match=r"a\.safetensors is refused") as error:
         read_weight_file(path)
     assert str(error.value).isprintable()
-
-
-def test_every_truncation_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
-    write_safetensors(path, {"w": np.arange(20.0), "v": np.ones(3, np.float16)}, {"a": 1})
-    content = path.read_bytes()
-    for length in range(0, len(content), 3):
-        path.write_bytes(content[:length])
-        with pytest.raises(UserError):
-            read_weight_file(path)
