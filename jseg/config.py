@@ -387,11 +387,8 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
     for name, size in sizes.items():
         uneven = any(side % model.patch_size for side in size)
         yield uneven, f"{name}={size}: must be multiples of model.patch_size={model.patch_size}"
-        patches = min(size) // model.patch_size
-        yield (
-            patches < model.region_grid,
-            f"model.region_grid={model.region_grid} does not fit {name}={size}: only {patches} patches a side",
-        )
+        patches, grid = min(size) // model.patch_size, model.region_grid
+        yield patches < grid, f"model.region_grid={grid} does not fit {name}={size}: only {patches} patches a side"
     no_clip = bool(test.training_free) and model.init in ("", "random")
     yield no_clip, f"test.training_free={test.training_free!r} needs CLIP weights: set model.init to them"
     strict = test.protocol == "strict" and config.cross_dataset

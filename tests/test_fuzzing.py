@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from jseg.clip.class_embeddings import TextFeatures
 from jseg.config import Config, apply_overrides, check, parse_override, to_dict
 from jseg.data.class_names import class_list
 from jseg.data.image_files import read_image, read_stored_labels
@@ -72,7 +73,11 @@ ARRAYS = {
 def meta_of_a_run() -> dict[str, Any]:
     """Metadata of a checkpoint, whole."""
     progress = Progress(iteration=5, log={"sums": {"total": 1.0}, "norms": [1.0], "steps": 1})
-    return {**checkpoint.describe(Config(), SHAPES, {}), **progress.meta(), "vocabulary": [["a", "b</w>"]]}
+    return {
+        **checkpoint.describe(Config(), SHAPES, TextFeatures(np.eye(2, dtype=np.float32), None)),
+        **progress.meta(),
+        "vocabulary": [["a", "b</w>"]],
+    }
 
 
 def checkpoint_bytes() -> bytes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jittor as jt
 import numpy as np
@@ -23,12 +24,7 @@ DOUBLED_AFTER = 2000  # good steps in a row
 
 
 class AdamW:
-    """Updates `parameters` in place; every method that takes gradients wants them in the order of `names`.
-
-    Args:
-        parameters: names and trained float32 Vars.
-        config: rates, decay and groups.
-    """
+    """Updates `parameters` (names and float32 Vars) in place; gradients must come in the order of `names`."""
 
     def __init__(self, parameters: list[tuple[str, jt.Var]], config: OptimizerConfig) -> None:
         by_name = dict(parameters)
@@ -37,10 +33,9 @@ class AdamW:
         self.parameters = [by_name[name] for name in self.names]
         self.steps = 0
         self.betas, self.eps = config.betas, config.eps
-        settings = [settings for settings, names in groups.items() for _ in names]
-        self._initial_rates = [setting.lr for setting in settings]
-        self._rates = list(self._initial_rates)
-        self._decays = [setting.weight_decay for setting in settings]
+        self._initial_rates = [settings.lr for settings, names in groups.items() for _ in names]
+        self._rates = self._initial_rates
+        self._decays = [settings.weight_decay for settings, names in groups.items() for _ in names]
         self._m, self._v = ([jt.zeros(x.shape, x.dtype).stop_grad() for x in self.parameters] for _ in range(2))
 
     def set_learning_rate(self, iteration: int, iterations: int, config: OptimizerConfig) -> float:
@@ -66,17 +61,11 @@ class AdamW:
 
     def state(self) -> Moments:
         """A copy of the state."""
-        m, v = (
-            {name: x.numpy() for name, x in zip(self.names, moments, strict=True)} for moments in (self._m, self._v)
-        )
-        return Moments(self.steps, m, v)
+        m, v = ([variable.numpy() for variable in variables] for variables in (self._m, self._v))
+        return Moments(self.steps, dict(zip(self.names, m, strict=True)), dict(zip(self.names, v, strict=True)))
 
     def load_state(self, moments: Moments) -> None:
-        """Goes on from `moments`.
-
-        Raises:
-            UserError: they belong to other parameters.
-        """
+        """Goes on from `moments`; UserError when they belong to other parameters."""
         for variables, stored in ((self._m, moments.m), (self._v, moments.v)):
             own = dict(zip(self.names, variables, strict=True))
             shapes = {name: tuple(variable.shape) for name, variable in own.items()}
@@ -88,12 +77,11 @@ class AdamW:
         self.steps = moments.steps
 
 
-@dataclass(frozen=True)
-class GroupSettings:
-    """Initial learning rate and decoupled weight decay of a group of parameters."""
+class GroupSettings(NamedTuple):
+    """Of a group of parameters."""
 
-    lr: float
-    weight_decay: float
+    lr: float  # initial learning rate
+    weight_decay: float  # decoupled
 
 
 def group_settings(name: str, config: OptimizerConfig) -> GroupSettings:
@@ -117,14 +105,7 @@ def parameter_groups(names: Iterable[str], config: OptimizerConfig) -> dict[Grou
 
 
 def learning_rate(iteration: int, iterations: int, initial: float, config: OptimizerConfig) -> float:
-    """The rate of one step, set before it: polynomial decay with a linear warm-up.
-
-    Args:
-        iteration: 0-based number of the step.
-        iterations: length of the whole run in steps.
-        initial: the rate that the decay starts from.
-        config: power, smallest rate and warm-up.
-    """
+    """The rate of step `iteration` (0-based) of `iterations`: polynomial decay from `initial`, linear warm-up."""
     decay = (1 - iteration / iterations) ** config.power
     regular = (initial - config.min_lr) * decay + config.min_lr
     if iteration >= config.warmup_iterations:
@@ -134,8 +115,7 @@ def learning_rate(iteration: int, iterations: int, initial: float, config: Optim
 
 def gradient_norm(gradients: list[jt.Var]) -> float:
     """Euclidean norm over all tensors together; inf or nan when any value is not finite (or their squares overflow)."""
-    total = float(square_sums(gradients).astype(np.float64).sum())
-    return math.sqrt(total) if total >= 0 else math.nan  # below 0 only where a device computed nonsense
+    return math.sqrt(float(square_sums(gradients).astype(np.float64).sum()))
 
 
 def square_sums(gradients: list[jt.Var]) -> np.ndarray:

@@ -10,15 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jseg.clip.class_embeddings import TextFeatures
 from jseg.config import Config
-from jseg.data.class_names import class_list
 from jseg.engine import checkpoint
 from jseg.engine import optimizer as loss_scale
 from jseg.engine.checkpoint import Progress
-from jseg.engine.log import read_log
+from jseg.engine.log import RunLog, read_log
 from jseg.engine.optimizer import LossScale
-from jseg.engine.train import Saver, resume
+from jseg.engine.signals import StopRequest
+from jseg.engine.train import Training, resume
 from jseg.engine.trainer import Trainer
 from jseg.errors import UserError
 from jseg.model import precision
@@ -79,7 +78,7 @@ def test_masters_stay_float32_and_frozen_weights_are_held_in_half(kind: str) -> 
     halved = {name for name, dtype in types.items() if dtype in HALVES}
     assert {f"backbone.transformer.resblocks.1.{name}" for name in ("mlp.c_fc.weight", "attn.in_proj_weight")} <= halved
     assert {"backbone.conv1.weight", "backbone.proj"} <= halved == trainer.frozen.keys()
-    saved = state_arrays(trainer.model) | trainer.frozen  # as the saver does
+    saved = state_arrays(trainer.model) | trainer.frozen  # as Training.save does
     assert all(array.dtype == np.float32 and np.array_equal(array, whole[name]) for name, array in saved.items())
     before = weights(trainer)
     trainer.step(*tiny_batch(0), 0)
@@ -170,15 +169,15 @@ def test_what_the_device_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatc
 
 def test_float16_goes_on_exactly_after_an_overflow(tmp_path: Path) -> None:
     """Five steps in one run, and in two with a checkpoint between them; weights, moments and scale bit for bit."""
-    config, classes = config_in("fp16", iterations=20), class_list("shapes")
-    text = TextFeatures(np.eye(20, 16, dtype=np.float32), None)
+    config, progress = config_in("fp16", iterations=20), Progress(iteration=3)
     straight = tiny_trainer(config)
     straight.loss_scale.scale = 2.0**16
     for iteration in range(3):
         straight.step(*tiny_batch(iteration), iteration)
     assert straight.loss_scale.overflows > 0
-    path = Saver(tmp_path, config, classes, text, straight).checkpoint(Progress(iteration=3))
-    file = checkpoint.read_checkpoint(path)
+    meta = {"format": record.FORMAT}
+    Training(straight, RunLog(tmp_path, 20), tmp_path, progress, StopRequest(), meta, {}).save()
+    file = checkpoint.read_checkpoint(checkpoint.checkpoint_path(tmp_path, 3))
     model = build_clip_rc(config.model)
     load_released(model, record.model_tensors(file))
     resumed = Trainer(model, straight.text.numpy(), (), config)

@@ -78,7 +78,7 @@ def test_bad_numbers_on_one_rank_are_bad_for_all(gradients: tuple[dict[str, Grad
 @needs_mpirun
 @pytest.mark.parametrize(
     "error, code, told",
-    [("ValueError('spoilt')", 1, "rank 1: Traceback"), ("UserError('spoilt')", 2, "rank 1: error: spoilt")],
+    [("ValueError('spoilt')", 3, "rank 1: internal error: "), ("UserError('spoilt')", 2, "rank 1: error: spoilt")],
 )
 def test_an_error_on_one_rank_ends_all_of_them(tmp_path: Path, error: str, code: int, told: str) -> None:
     program = f"""

@@ -9,46 +9,41 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
-from jseg.clip.class_embeddings import TextFeatures
-from jseg.data.class_names import class_list
 from jseg.data.loader import Batch
 from jseg.engine import checkpoint
 from jseg.engine.checkpoint import Progress
 from jseg.engine.log import RunLog, read_log
 from jseg.engine.signals import Interrupted, StopRequest
-from jseg.engine.train import Saver, Training, best_metric
+from jseg.engine.train import Training, best_metric
 from jseg.engine.trainer import Trainer
 from jseg.errors import CannotWrite, UserError
+from jseg.weights.record import FORMAT
 from tests.engine.tiny_training import tiny_batch, tiny_config, tiny_trainer, weights
 
 Breaks = Callable[[], AbstractContextManager]
 
 
 class NotedSaver:
-    """Writes nothing and remembers what it should have written; `full` says after which iterations the disk is full."""
+    """Remembers what `checkpoint.save` should have written; the disk is full after the iterations in `full`."""
 
     def __init__(self, full: tuple[int, ...] = ()) -> None:
         self.full, self.checkpoints, self.bests = full, [], []
         self.progress: list[dict[str, Any]] = []
 
-    def checkpoint(self, progress: Progress) -> Path:
-        if progress.iteration in self.full:
+    def save(self, path: Path, _: Any, meta: dict[str, Any], moments: Any = None) -> None:
+        if meta["iteration"] in self.full:
             raise CannotWrite("cannot write x (No space left on device): free some space there")
-        self.checkpoints.append(progress.iteration)
-        self.progress.append(progress.meta()["progress"])
-        return Path(f"{progress.iteration}.safetensors")
-
-    def metrics(self, metrics: dict[str, Any]) -> None:
-        pass
-
-    def best(self, iteration: int, metrics: dict[str, Any]) -> None:
-        if iteration in self.full:
-            raise CannotWrite("cannot write best (No space left on device): free some space there")
-        self.bests.append(iteration)
+        if moments is None:
+            assert path.name == checkpoint.BEST_NAME
+            self.bests.append(meta["iteration"])
+        else:
+            self.checkpoints.append(meta["iteration"])
+            self.progress.append(meta["progress"])
 
 
 def batches(bad: tuple[int, ...] = (), first: int = 0, each: Callable[[int], None] = lambda i: None) -> Iterator[Batch]:
@@ -70,8 +65,8 @@ def run(
     """Why the run ended, and (event, iteration) of every line of the log."""
     progress = progress or Progress()
     log = RunLog(folder, trainer.config.train.iterations, progress.iteration, progress.log)
-    with StopRequest() as stop:
-        ending = Training(trainer, log, saver, progress, stop, evaluate).loop(source)
+    with StopRequest() as stop, patch.object(checkpoint, "save", saver.save):
+        ending = Training(trainer, log, folder, progress, stop, {}, {}, evaluate).loop(source)
     return ending, [(line["event"], line["iteration"]) for line in read_log(log.path)]
 
 
@@ -190,27 +185,21 @@ def test_the_best_metric_of_a_supervised_run_needs_no_unseen_classes() -> None:
     assert best_metric(config) == "pAcc"
 
 
-def test_best_weights_and_their_metrics_are_of_one_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = tiny_config(iterations=9)
-    text = TextFeatures(np.eye(20, 16, dtype=np.float32), None)
-    saver = Saver(tmp_path, config, class_list("shapes"), text, tiny_trainer(config))
+def test_best_weights_and_their_metrics_are_of_one_evaluation(tmp_path: Path) -> None:
+    trainer, progress = tiny_trainer(tiny_config(iterations=9)), Progress(iteration=2)
+    training = Training(trainer, RunLog(tmp_path, 9), tmp_path, progress, StopRequest(), {"format": FORMAT}, {})
 
     def iterations() -> tuple[int, int]:
         written = json.loads((tmp_path / checkpoint.BEST_METRICS_NAME).read_text())["iteration"]
-        return written, checkpoint.iteration_of(checkpoint.read_whole(tmp_path / checkpoint.BEST_NAME))
+        return written, checkpoint.read_whole(tmp_path / checkpoint.BEST_NAME).meta["iteration"]
 
-    saver.best(2, {"pAcc": 10.0})
+    training.save_best({"pAcc": 10.0})
     assert iterations() == (2, 2)
-
-    def full(*_: Any) -> None:
-        raise CannotWrite("cannot write best.safetensors (No space left on device)")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("jseg.engine.checkpoint.write_safetensors", full)
-        with pytest.raises(CannotWrite):
-            saver.best(3, {"pAcc": 20.0})
+    progress.iteration = 3
+    with patch.object(checkpoint, "save", NotedSaver(full=(3,)).save), pytest.raises(CannotWrite):
+        training.save_best({"pAcc": 20.0})
     assert iterations() == (2, 2)
-    assert {path.name for path in tmp_path.iterdir()} == {checkpoint.BEST_METRICS_NAME, checkpoint.BEST_NAME}
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_an_image_that_vanishes_costs_no_finished_step(tmp_path: Path) -> None:
