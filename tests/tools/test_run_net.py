@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,7 @@ from jseg.clip.weights import read_clip_weights
 from jseg.data.class_names import class_list
 from jseg.engine.log import read_log
 from jseg.weights.reader import read_weight_file
-from tests.tools.tiny_runs import REPOSITORY, TINY, TOOL, command, refused, run_net
+from tests.tools.tiny_runs import REPOSITORY, TINY, command, refused, run_net
 
 
 def test_the_same_seed_gives_the_same_metrics_and_another_one_does_not(tiny: Path, tmp_path: Path) -> None:
@@ -76,13 +74,6 @@ def test_the_original_release_s_spellings_are_accepted(trained: Path, capsys: py
     assert run_net.main([*arguments, "--task", "val", "--resume", "data.shapes.val_scenes=2"]) == 0
     shown = capsys.readouterr().out
     assert "newest whole checkpoint is" in shown and "checkpoint_0000004" in shown and "inductive, 2 " in shown
-
-
-def test_images_are_drawn(trained: Path, tmp_path: Path) -> None:
-    arguments = command(trained.parent / "tiny.py", "--task", "test", "--resume", "--save-dir", str(tmp_path / "drawn"))
-    assert run_net.main(arguments) == 0
-    assert len(list((tmp_path / "drawn").glob("*_overlay.png"))) == 3
-    assert len(list((tmp_path / "drawn").glob("*.png"))) == 3 + 3 + 1
 
 
 def test_missed_expectations_end_with_code_1(trained: Path, capsys: pytest.CaptureFixture) -> None:
@@ -146,7 +137,7 @@ def test_a_checkpoint_of_the_code_before_goes_on_with_the_same_numbers(
         assert line["gradient_norm"] == pytest.approx(expected["gradient_norm"][iteration], rel=1e-5)
     tensors = read_weight_file(tmp_path / "checkpoint_0000006.safetensors").tensors
     norms = {name: float(np.linalg.norm(tensors[name].astype(np.float64))) for name in expected["norms"]}
-    assert norms == pytest.approx(expected["norms"], rel=1e-4, abs=1e-9)
+    assert norms == pytest.approx(expected["norms"], rel=1e-4, abs=1e-8)  # key biases: the true gradient is 0
     for name, values in expected["weights"].items():
         np.testing.assert_allclose(tensors[name].ravel(), values, rtol=1e-4, atol=1e-7)
 
@@ -164,30 +155,6 @@ def test_weights_start_a_new_run_at_iteration_0(trained: Path, tmp_path: Path) -
     assert read_weight_file(tmp_path / "new" / "checkpoint_0000001.safetensors").meta["optimizer_steps"] == 1
 
 
-def test_as_a_program_with_worker_processes(tiny: Path) -> None:
-    arguments = [
-        sys.executable,
-        str(TOOL),
-        *command(tiny, "train.iterations=2", "data.workers=1", "train.batch_size=1"),
-    ]
-    done = subprocess.run(arguments, capture_output=True, text=True, cwd=tiny.parent)
-    assert done.returncode == 0, done.stderr
-    assert "iteration 2/2" in done.stdout and (tiny.parent / "run" / "weights.safetensors").exists()
-
-
-def test_a_batch_of_8_for_a_recipe_of_16_is_warned_of(trained: Path, capsys: pytest.CaptureFixture) -> None:
-    """The tiny run has a batch of 2: in training and when its weights are evaluated, the recipe's 4 is missed."""
-    config = trained.parent / "tiny.py"
-    arguments = ["--config-file", str(config), "--no-cuda", "--work-dir", str(trained.parent / "batch")]
-    assert run_net.main([*arguments, "train.recipe_batch=4", "train.iterations=1"]) == 0
-    assert "warning: the effective batch is 2, the recipe's is 4" in capsys.readouterr().out
-    weights = ["--task", "val", "--weights", str(trained.parent / "batch" / "weights.safetensors")]
-    assert run_net.main([*arguments, *weights, "train.recipe_batch=4"]) == 0
-    assert "trained with another batch: the effective batch is 2, the recipe's is 4" in capsys.readouterr().out
-    assert run_net.main([*arguments, *weights, "train.recipe_batch=2"]) == 0
-    assert "batch" not in capsys.readouterr().out.replace(str(trained.parent / "batch"), "")
-
-
 def test_a_transductive_run_names_the_iteration_that_it_starts_from(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -199,13 +166,6 @@ def test_a_transductive_run_names_the_iteration_that_it_starts_from(
         [*start, *wanted, "--weights", str(trained / "weights.safetensors")], capsys, "after iteration 4", "iteration 2"
     )
     assert run_net.main([*start, *wanted, "--weights", str(trained / "checkpoint_0000002.safetensors")]) == 0
-
-
-def test_milestones_are_kept(tiny: Path) -> None:
-    changes = ["train.iterations=5", "train.save_every=2", "train.keep_checkpoints=1", "train.milestones=(1,)"]
-    assert run_net.main(command(tiny, *changes)) == 0
-    found = sorted(path.name for path in (tiny.parent / "run").glob("checkpoint_*"))
-    assert found == ["checkpoint_0000001.safetensors", "checkpoint_0000005.safetensors"]
 
 
 def test_clip_as_it_is_is_evaluated_and_drawn_but_not_trained(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -256,7 +216,7 @@ def train_and_look(config: Path, iterations: int, capsys: pytest.CaptureFixture)
     assert headline.split(": ")[1].split(" / ")[2:] == ["-", "-"]  # the one photo of val has no unseen class
     assert json.loads((config.parent / "run" / "metrics.json").read_text())["mIoU(U)"] is None
     assert run_net.main(command(config, "--task", "test", "--resume")) == 0
-    assert list((config.parent / "run" / "pictures").glob("*_overlay.png"))
+    assert list((config.parent / "run" / "images").glob("*_overlay.png"))
     losses = [
         line["losses"]["total"] for line in read_log(config.parent / "run" / "log.jsonl") if line["event"] == "train"
     ]
