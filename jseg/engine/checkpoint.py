@@ -38,9 +38,9 @@ UNFINISHED = re.compile(r"\.((checkpoint_\d+|weights|best)\.safetensors|\w+\.jso
 class Moments:
     """State of AdamW by parameter name, each array of its parameter's shape."""
 
-    steps: int = 0  # optimiser steps done
-    m: dict[str, np.ndarray] = field(default_factory=dict)  # running mean of gradients
-    v: dict[str, np.ndarray] = field(default_factory=dict)  # running mean of squared gradients
+    steps: int  # optimiser steps done
+    m: dict[str, np.ndarray]  # running mean of gradients
+    v: dict[str, np.ndarray]  # running mean of squared gradients
 
 
 @dataclass
@@ -88,9 +88,8 @@ def save(path: Path, tensors: dict[str, np.ndarray], meta: dict[str, Any], momen
     """Writes a checkpoint, or a weight file when there are no `moments`; whole or not at all (CannotWrite)."""
     if moments is not None:
         meta = {**meta, "optimizer_steps": moments.steps}
-        tensors = dict(tensors)
         for key, prefix in record.MOMENT_PREFIXES.items():
-            tensors |= {prefix + name: array for name, array in getattr(moments, key).items()}
+            tensors = tensors | {prefix + name: array for name, array in getattr(moments, key).items()}
     write_safetensors(path, tensors, {**meta, "tensors_sha256": record.tensors_sha256(tensors)})
 
 
@@ -181,22 +180,15 @@ def moments_of(file: WeightFile) -> Moments:
 
 
 def progress_of(file: WeightFile) -> Progress:
-    """How far the run of a checkpoint was; UserError when its run needs what was dropped since."""
-    if any(name.startswith(record.UNUSED_PREFIX) for name in file.tensors):
-        raise UserError(
-            f"{file.path} is of a run with averaged weights (train.ema), which was removed: start a run from its "
-            f"weights, with --weights {file.path}"
-        )
+    """How far the run of a checkpoint was."""
     known, recorded = {item.name for item in dataclasses.fields(Progress)}, file.meta["progress"]
     return Progress(**{key: value for key, value in recorded.items() if key in known})
 
 
 def check_classes(file: WeightFile, class_list: ClassList, other_classes: bool) -> str:
-    """Refuses weights that were made for another class list or another seen/unseen split; returns a warning or "".
+    """Refuses weights that were made for another class list or seen/unseen split, unless other classes are wanted.
 
-    Args:
-        class_list: of this run.
-        other_classes: whether other classes are wanted (`--other-classes`, `cross_dataset`).
+    Returns a warning, or "".
     """
     if other_classes:
         return ""

@@ -61,15 +61,9 @@ class Run:
         """Opens data and weights, and checks everything that can be checked before Jittor starts (UserError)."""
         config, training = self.config, self.task == "train"
         if training and config.cross_dataset:
-            raise UserError(
-                "this config evaluates weights of another data set (cross_dataset): train with that one's config, then "
-                "pass its weights to --task val --weights PATH"
-            )
+            raise UserError("cross_dataset: train with the other data set's config, then use --task val --weights PATH")
         if config.test.training_free and (training or self.weights or self.resumes):
-            raise UserError(
-                "this config measures CLIP as it is (test.training_free): nothing is trained and no other weights than "
-                "model.init are read; use --task val or test alone"
-            )
+            raise UserError("test.training_free measures CLIP as it is: nothing is trained, no other weights are read")
         self.dataset = open_dataset(config.data, self.task)
         if self.task != "test":
             quick_check(self.dataset)
@@ -78,10 +72,7 @@ class Run:
             quick_check(self.val_dataset)
         used = [*self.work_dir.glob(checkpoint.WEIGHTS_NAME), *checkpoint.checkpoints_in(self.work_dir)]
         if training and not self.resumes and used:  # no run goes on by accident, nor writes over one
-            raise UserError(
-                f"{self.work_dir} already holds {used[-1].name}: pass --resume to go on with that run, or another "
-                "--work-dir to start a new one"
-            )
+            raise UserError(f"{self.work_dir} already holds {used[-1].name}: pass --resume, or another --work-dir")
         self.classes = classes_of(config.data)
         self.file = self._read_weights()
         if self.file is not None:
@@ -108,9 +99,7 @@ class Run:
             say(f"--resume: newest whole checkpoint is {file.path}")
             return file
         if self.task != "train" and not self.config.test.training_free:
-            raise UserError(
-                f"--task {self.task} needs weights: pass --weights PATH, or --resume for those of the work folder"
-            )
+            raise UserError(f"--task {self.task} needs weights: pass --weights PATH, or --resume for the newest ones")
         if self.task == "train" and self.config.train.expected_weights:
             raise UserError(f"this run starts from {self.config.train.expected_weights}: pass it as --weights PATH")
         return None
@@ -135,12 +124,8 @@ def load_model(
     """The model with its weights, ready to compute, and what is to be known about them, a line each.
 
     Args:
-        file: weights of CLIP-RC; None = initial ones.
-        clip: weights of CLIP to start from; None = none, or those of `file` are enough.
+        file: weights of CLIP-RC; None = initial ones, which start from those of `clip` if there are any.
         precision: what it computes in; "" = `config.precision`.
-
-    Raises:
-        UserError: weights that do not fit the model, a precision that the device does not have.
     """
     from jseg.baselines import PlainClip
     from jseg.model.clip_rc import build_clip_rc

@@ -49,10 +49,8 @@ class RunLog:
     Args:
         work_dir: the run's folder; None = nothing is written, as by other ranks than the first.
         iterations: length of the run, for the console lines.
-        start_iteration: finished steps of the run that is resumed; lines past them, and a line that a crash cut
-            short, are dropped.
-        means: of the run that is resumed: what a checkpoint kept of `means`.
-        evaluated: iteration of that run's last whole evaluation; a logged one past it is made again.
+        start_iteration, means, evaluated: of the run that is resumed: finished steps, what a checkpoint kept of
+            `means`, iteration of its last whole evaluation. Lines past them are dropped: they are written again.
         tensorboard: whether to write TensorBoard events; None = if tensorboardX is installed.
     """
 
@@ -129,8 +127,7 @@ class RunLog:
 
         steps = max(iteration - self._last_iteration, 1)
         seconds, waited = (time.perf_counter() - self._last_time) / steps, self._waited / steps
-        sums, norms, count = (self.means[name] for name in ("sums", "norms", "steps"))
-        losses = {name: value / count for name, value in sums.items()}
+        losses, norms = {k: value / self.means["steps"] for k, value in self.means["sums"].items()}, self.means["norms"]
         norm = {"gradient_norm": sum(norms) / len(norms)} if norms else {}
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # its peak; Linux counts in KiB
         gpu = jt.get_mem_info().total_cuda_used / 1e9 if jt.flags.use_cuda else None  # what Jittor holds
@@ -188,13 +185,7 @@ def environment(device: str) -> dict[str, Any]:
 def write_record(
     work_dir: Path, config: Config, device: str, iteration: int, file: WeightFile | None, ranks: int = 1
 ) -> dict[str, Any]:
-    """Writes `config.json` (a config file again) and adds this start to those in `record.json`; returns its entry.
-
-    Args:
-        iteration: finished steps; 0 begins a new record.
-        file: the weights that the run starts from.
-        ranks: how many processes train.
-    """
+    """Writes `config.json`, adds a start after `iteration` steps from `file` to `record.json`; returns its entry."""
     entry = {
         "command": command_line(),
         "ranks": ranks,

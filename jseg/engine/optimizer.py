@@ -142,8 +142,7 @@ def clip(gradients: list[jt.Var], norm: float, highest: float) -> list[jt.Var]:
 class LossScale:
     """Factor on the loss of float16 training, so that small gradients are not rounded to 0; checkpoints hold it.
 
-    Micikevicius et al., "Mixed Precision Training", ICLR 2018, section 3.2: a scale too large shows as a gradient that
-    is not finite; the step is left out and the scale halved. After a number of good steps it is doubled again.
+    Micikevicius et al., "Mixed Precision Training", ICLR 2018, section 3.2.
     """
 
     scale: float = FIRST

@@ -4,8 +4,7 @@
 
 Ranks are to the mathematics what micro-batches are: each computes a share of the batch, and sums are added up. They
 talk through MPI (mpi4py), in main memory; between GPUs gradients go through NCCL where it is installed. Jittor's own
-MPI support stays off: it averages every gradient in a call of its own, knows Open MPI alone, needs a compiler for MPI
-at import, and writes past an array when it starts.
+MPI support stays off: it averages every gradient in a call of its own.
 """
 
 from __future__ import annotations
@@ -36,15 +35,14 @@ INSTALL = "apt-get install openmpi-bin, pip install 'jseg[mpi]'"
 SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 PATIENCE = 3.0  # seconds of delay in which rank 0 alone reports an error that all ranks share
 NCCL_LIBRARY = "libnccl.so.2"
-NCCL_FLOAT32, NCCL_SUM = 7, 0  # of nccl.h, version 2
-ALL_REDUCE = """
+ALL_REDUCE = """  // ncclFloat32 is 7, ncclSum 0
     typedef int (*Plain)();
     typedef int (*AllReduce)(const void*, void*, size_t, int, int, void*, void*);
     const auto address = [&](const char* name) { return (void*)(size_t)data[name]; };
     int problem = ((Plain)address("ncclGroupStart"))();
     const auto add = [&](const void* own, void* sum, size_t count) {
         const auto all_reduce = (AllReduce)address("ncclAllReduce");
-        if (!problem) problem = all_reduce(own, sum, count, FLOAT32, SUM, address("communicator"), nullptr);
+        if (!problem) problem = all_reduce(own, sum, count, 7, 0, address("communicator"), nullptr);
     };
     CALLS
     const int end = ((Plain)address("ncclGroupEnd"))();
@@ -53,22 +51,13 @@ ALL_REDUCE = """
 
 
 class Ranks:
-    """This process among those of a run. All of them must call every method, in the same order.
-
-    Args:
-        communicator: of MPI; None = this process is the only one.
-    """
+    """This process among those of a run (of one without `communicator`): all call every method, in the same order."""
 
     def __init__(self, communicator: MPI.Intracomm | None = None) -> None:
         self._communicator = communicator
-        self.rank = communicator.rank if communicator is not None else 0
-        self.world = communicator.size if communicator is not None else 1
-        self._nccl: Nccl | None = None
-
-    @property
-    def first(self) -> bool:
-        """Whether this is the process that prints and writes files."""
-        return self.rank == 0
+        self.rank, self.world = (communicator.rank, communicator.size) if communicator is not None else (0, 1)
+        self.first = self.rank == 0  # the process that prints and writes files
+        self._nccl: dict[str, float] = {}  # see connect_nccl; empty = gradients go through main memory
 
     def sum(self, array: np.ndarray) -> np.ndarray:
         """The sum over all ranks, the same on each of them; `array` keeps its value."""
@@ -95,8 +84,8 @@ class Ranks:
         """Sums of float32 gradients and of (N,) float64 numbers over all ranks."""
         if self.world == 1:
             return gradients, numbers
-        if self._nccl is not None:
-            return self._nccl.sum(gradients), self.sum(numbers)
+        if self._nccl:
+            return sum_by_nccl(self._nccl, gradients), self.sum(numbers)
         import jittor as jt
 
         total = self.sum(np.concatenate([gradient.numpy().ravel() for gradient in gradients]))
@@ -112,7 +101,7 @@ class Ranks:
         library = load_nccl()
         if self.any(library is None):
             return "gradients go through main memory (NCCL is missing: pip install nvidia-nccl-cu12 or -cu13)"
-        self._nccl = Nccl(library, self)
+        self._nccl = connect_nccl(library, self)
         return "gradients go through NCCL"
 
     def check_same(self, what: str, fingerprint: str) -> None:
@@ -204,7 +193,7 @@ def claim_gpu(ranks: Ranks, device: str) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number]
 
 
-class _UniqueId(ctypes.Structure):
+class UniqueId(ctypes.Structure):
     """Name of a communicator (ncclUniqueId)."""
 
     _fields_ = (("bytes", ctypes.c_byte * 128),)
@@ -222,37 +211,35 @@ def load_nccl() -> ctypes.CDLL | None:
     return None
 
 
-class Nccl:
-    """Sums between the GPUs of all ranks, each of which has one, without a detour over main memory.
+def connect_nccl(library: ctypes.CDLL, ranks: Ranks) -> dict[str, float]:
+    """Addresses of NCCL's functions and of its communicator between the GPUs of all ranks, for `sum_by_nccl`."""
+    unique, communicator = UniqueId(), ctypes.c_void_p()
+    problem = library.ncclGetUniqueId(ctypes.byref(unique)) if ranks.first else 0
+    unique = UniqueId.from_buffer_copy(ranks.broadcast(bytes(unique)))
+    problem = problem or library.ncclCommInitRank(ctypes.byref(communicator), ranks.world, unique, ranks.rank)
+    if problem:
+        library.ncclGetErrorString.restype = ctypes.c_char_p
+        raise RuntimeError(f"NCCL: {library.ncclGetErrorString(problem).decode()}")
+    names = ("ncclGroupStart", "ncclAllReduce", "ncclGroupEnd")
+    places = {name: ctypes.cast(getattr(library, name), ctypes.c_void_p) for name in names}
+    # addresses have at most 47 bits, so they pass to jt.code as floating-point numbers
+    return {name: float(place.value) for name, place in {**places, "communicator": communicator}.items()}
 
-    https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/api.html. NCCL is loaded, not built; all calls are queued
-    on CUDA's default stream, on which Jittor computes too.
+
+def sum_by_nccl(addresses: dict[str, float], variables: list[jt.Var]) -> list[jt.Var]:
+    """Sums of float32 Vars over all ranks, from GPU to GPU, in one exchange.
+
+    https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/api.html. All calls are queued on CUDA's default stream,
+    on which Jittor computes too.
     """
+    import jittor as jt
 
-    def __init__(self, library: ctypes.CDLL, ranks: Ranks) -> None:
-        unique, communicator = _UniqueId(), ctypes.c_void_p()
-        problem = library.ncclGetUniqueId(ctypes.byref(unique)) if ranks.first else 0
-        unique = _UniqueId.from_buffer_copy(ranks.broadcast(bytes(unique)))
-        problem = problem or library.ncclCommInitRank(ctypes.byref(communicator), ranks.world, unique, ranks.rank)
-        if problem:
-            library.ncclGetErrorString.restype = ctypes.c_char_p
-            raise RuntimeError(f"NCCL: {library.ncclGetErrorString(problem).decode()}")
-        names = ("ncclGroupStart", "ncclAllReduce", "ncclGroupEnd")
-        places = {name: ctypes.cast(getattr(library, name), ctypes.c_void_p) for name in names}
-        # addresses have at most 47 bits, so they pass to jt.code as floating-point numbers
-        self._addresses = {name: float(place.value) for name, place in {**places, "communicator": communicator}.items()}
-
-    def sum(self, variables: list[jt.Var]) -> list[jt.Var]:
-        """Sums of float32 Vars over all ranks, in one exchange."""
-        import jittor as jt
-
-        calls = " ".join(f"add(in{index}_p, out{index}_p, in{index}->num);" for index in range(len(variables)))
-        source = ALL_REDUCE.replace("CALLS", calls).replace("FLOAT32, SUM", f"{NCCL_FLOAT32}, {NCCL_SUM}")
-        header = "#include <stdexcept>\n"
-        sums = jt.code(
-            [list(x.shape) for x in variables], ["float32"] * len(variables), variables, data=self._addresses,
-            cuda_header=header, cuda_src=source, cpu_header=header, cpu_src=source,  # on a CPU: tests
-        )  # fmt: skip
-        sums = list(sums) if isinstance(sums, (list, tuple)) else [sums]
-        jt.sync(sums)
-        return [variable.stop_grad() for variable in sums]
+    calls = " ".join(f"add(in{index}_p, out{index}_p, in{index}->num);" for index in range(len(variables)))
+    source, header = ALL_REDUCE.replace("CALLS", calls), "#include <stdexcept>\n"
+    sums = jt.code(
+        [list(x.shape) for x in variables], ["float32"] * len(variables), variables, data=addresses,
+        cuda_header=header, cuda_src=source, cpu_header=header, cpu_src=source,  # on a CPU: tests
+    )  # fmt: skip
+    sums = list(sums) if isinstance(sums, (list, tuple)) else [sums]
+    jt.sync(sums)
+    return [variable.stop_grad() for variable in sums]

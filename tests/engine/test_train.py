@@ -18,8 +18,8 @@ from jseg.data.loader import Batch
 from jseg.engine import checkpoint
 from jseg.engine.checkpoint import Progress
 from jseg.engine.log import RunLog, read_log
-from jseg.engine.signals import Interrupted, StopRequest
-from jseg.engine.train import Training, best_metric
+from jseg.engine.signals import StopRequest
+from jseg.engine.train import Training
 from jseg.engine.trainer import Trainer
 from jseg.errors import CannotWrite, UserError
 from jseg.weights.record import FORMAT
@@ -176,15 +176,6 @@ def test_the_best_is_kept(tmp_path: Path) -> None:
     assert saver.bests == [2, 5] and saver.progress[-1]["best"] == 30.0 and saver.progress[-1]["best_iteration"] == 5
 
 
-def test_the_best_metric_of_a_supervised_run_needs_no_unseen_classes() -> None:
-    config = tiny_config()
-    assert best_metric(config) == "hIoU"
-    config.data.setting = "supervised"
-    assert best_metric(config) == "mIoU(S)"
-    config.train.best_metric = "pAcc"
-    assert best_metric(config) == "pAcc"
-
-
 def test_best_weights_and_their_metrics_are_of_one_evaluation(tmp_path: Path) -> None:
     trainer, progress = tiny_trainer(tiny_config(iterations=9)), Progress(iteration=2)
     training = Training(trainer, RunLog(tmp_path, 9), tmp_path, progress, StopRequest(), {"format": FORMAT}, {})
@@ -211,40 +202,3 @@ def test_an_image_that_vanishes_costs_no_finished_step(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is missing"):
         run(tmp_path, tiny_trainer(tiny_config(iterations=9)), vanishing(), saver)
     assert saver.checkpoints == [2]
-
-
-def test_dropout_repeats_for_the_same_seed(tmp_path: Path) -> None:
-    """Each iteration draws from its own seed: the same run twice is the same, bit for bit."""
-    runs = []
-    for _ in range(2):
-        trainer = tiny_trainer(tiny_config(iterations=3))
-        run(tmp_path, trainer, batches(), NotedSaver())
-        runs.append(weights(trainer))
-    assert all(np.array_equal(array, runs[1][name]) for name, array in runs[0].items())
-    trainer = tiny_trainer(tiny_config(), dropout=True)
-    assert trainer.gradients(*tiny_batch(0))[1] != trainer.gradients(*tiny_batch(0))[1]
-
-
-def test_best_weights_that_could_not_be_written_are_not_called_best(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    config = tiny_config(iterations=3, save_every=10, eval_every=1, best_metric="pAcc")
-    values, progress = iter([50.0, 60.0, 55.0]), Progress()
-    saver = NotedSaver(full=(2,))
-    run(tmp_path, tiny_trainer(config), batches(), saver, progress, lambda **_: {"pAcc": next(values)})
-    assert saver.bests == [1, 3] and (progress.best, progress.best_iteration) == (55.0, 3)
-    assert "these best weights are not kept" in capsys.readouterr().out
-
-
-def test_a_broken_off_last_evaluation_is_made_up_and_recorded(tmp_path: Path) -> None:
-    config, progress = tiny_config(iterations=2, save_every=10, eval_every=2, best_metric="pAcc"), Progress()
-
-    def broken_off(**_: Any) -> dict[str, Any]:
-        raise Interrupted
-
-    ending, _ = run(tmp_path, tiny_trainer(config), batches(), NotedSaver(), progress, broken_off)
-    assert ending == "stopped" and progress.iteration == 2
-    saver = NotedSaver()
-    ending, events = run(tmp_path, tiny_trainer(config), batches(), saver, progress, lambda **_: {"pAcc": 50.0})
-    assert ending == "finished" and saver.checkpoints == [2] and saver.progress[0]["evaluated"] == 2
-    assert events.count(("evaluation", 2)) == 1

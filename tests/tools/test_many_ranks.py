@@ -80,24 +80,6 @@ def test_the_death_of_a_rank_ends_the_run(tmp_path: Path) -> None:
 
 
 @needs_mpirun
-@pytest.mark.slow
-def test_a_signal_to_mpirun_saves_and_another_number_of_ranks_goes_on(tmp_path: Path) -> None:
-    """One rank first, then two, then one again; mpirun passes SIGUSR1 on to all processes of all ranks."""
-    options = [*OPTIONS, "train.save_every=1000", "train.iterations=40"]
-    whole, begun = TrainingProcess(tmp_path / "whole", *options), TrainingProcess(tmp_path / "run", *options)
-    assert begun.wait_until(lambda: len(begun.events("train")) >= 2), begun.shown()
-    begun.process.terminate()
-    begun.finish()
-    together = TrainingProcess(begun.work_dir, *options, "--resume", ranks=2)
-    assert together.wait_until(lambda: len(together.events("train")) >= 5), together.shown()
-    together.process.send_signal(signal.SIGUSR1)
-    assert "SIGUSR1: saved after iteration" in together.finish()
-    TrainingProcess(begun.work_dir, *options, "--resume").finish()
-    whole.finish()
-    assert [line["ranks"] for line in begun.events("start")] == [1, 2, 1]
-    assert_close_runs(whole, begun)
-
-
 @needs_mpirun
 @pytest.mark.slow
 def test_a_bad_step_of_two_ranks_names_the_images_of_both(tmp_path: Path) -> None:

@@ -142,19 +142,6 @@ def test_a_checkpoint_of_the_code_before_goes_on_with_the_same_numbers(
         np.testing.assert_allclose(tensors[name].ravel(), values, rtol=1e-4, atol=1e-7)
 
 
-def test_weights_start_a_new_run_at_iteration_0(trained: Path, tmp_path: Path) -> None:
-    """A transductive run starts from weights alone: optimiser, iteration and warm-up afresh."""
-    config = trained.parent / "tiny.py"
-    arguments = [
-        "--config-file", str(config), "--work-dir", str(tmp_path / "new"), "--no-cuda", "--weights",
-        str(trained / "weights.safetensors"), "data.setting=transductive", "train.iterations=1", "model.init=",
-    ]  # fmt: skip
-    assert run_net.main(arguments) == 0
-    first, line = [line for line in read_log(tmp_path / "new" / "log.jsonl") if line["event"] in ("start", "train")]
-    assert first["weights"]["path"].endswith("weights.safetensors") and line["iteration"] == 1
-    assert read_weight_file(tmp_path / "new" / "checkpoint_0000001.safetensors").meta["optimizer_steps"] == 1
-
-
 def test_a_transductive_run_names_the_iteration_that_it_starts_from(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

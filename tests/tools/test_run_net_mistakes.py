@@ -29,7 +29,7 @@ def test_a_mistake_is_told_by_the_program_in_one_line(tiny: Path) -> None:
     [
         (["--task", "trian"], ("--task", "invalid choice")),
         (["--task", "val"], ("--task val needs weights", "--weights", "--resume")),
-        (["cross_dataset=True"], ("another data set", "--task val --weights")),
+        (["cross_dataset=True"], ("cross_dataset", "--task val --weights")),
         (["--resume"], ("holds no whole checkpoint",)),
         (["--resume", "nowhere.safetensors"], ("nowhere.safetensors does not exist",)),
         (["--resume", "--weights", "a"], ("exclude each other",)),
