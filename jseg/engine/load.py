@@ -170,14 +170,9 @@ def check_start(file: WeightFile, config: Config) -> None:
 
 def check_shares(config: Config, world: int) -> None:
     """Refuses a batch that cannot be split over `world` processes, or a share not into micro-batches."""
-    batch, micro_batch = config.train.batch_size, config.train.micro_batch
-    if batch % world:
-        raise UserError(f"train.batch_size={batch}: must be a multiple of the number of processes, {world}")
-    if micro_batch and batch // world % micro_batch:
-        raise UserError(
-            f"train.micro_batch={micro_batch}: must divide each process's share of the batch, {batch} / {world} = "
-            f"{batch // world}"
-        )
+    batch, unit = config.train.batch_size, world * (config.train.micro_batch or 1)
+    if batch % unit:
+        raise UserError(f"train.batch_size={batch}: must be a multiple of processes times train.micro_batch, {unit}")
 
 
 def batch_lines(config: Config, world: int = 1) -> str:

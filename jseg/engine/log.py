@@ -90,13 +90,18 @@ class RunLog:
         self._unwritten += json.dumps({"event": event, "iteration": iteration, **values}, allow_nan=False) + "\n"
         try:
             self._append()
-            if self._events is not None:
-                for name, number in flatten({event: values}, "/").items():
-                    if type(number) in (int, float):
-                        self._events.add_scalar(name, number, iteration)
-                self._events.flush()
         except OSError as error:
             say(f"warning: cannot write the log ({error.strerror}): {remedy(error)}; it is tried again later")
+        events, self._events = self._events, None
+        if events is not None:
+            try:
+                for name, number in flatten({event: values}, "/").items():
+                    if type(number) in (int, float):
+                        events.add_scalar(name, number, iteration)
+                events.flush()
+                self._events = events
+            except OSError as error:  # its thread has died: the next event would wait for it for ever
+                say(f"warning: no TensorBoard events from iteration {iteration} on ({error.strerror}): {remedy(error)}")
 
     def _append(self) -> None:
         """Appends the lines that are not yet written, or nothing of them (OSError)."""

@@ -7,7 +7,6 @@ pass as a step, which breaks the bias correction when gradients are accumulated.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,22 +26,18 @@ class AdamW:
     """Updates `parameters` (names and float32 Vars) in place; gradients must come in the order of `names`."""
 
     def __init__(self, parameters: list[tuple[str, jt.Var]], config: OptimizerConfig) -> None:
-        by_name = dict(parameters)
-        groups = parameter_groups(by_name, config)
-        self.names = [name for names in groups.values() for name in names]
-        self.parameters = [by_name[name] for name in self.names]
+        self.names = [name for name, _ in parameters]
+        self.parameters = [variable for _, variable in parameters]
         self.steps = 0
         self.betas, self.eps = config.betas, config.eps
-        self._initial_rates = [settings.lr for settings, names in groups.items() for _ in names]
-        self._rates = self._initial_rates
-        self._decays = [settings.weight_decay for settings, names in groups.items() for _ in names]
+        self.lr = config.lr * config.lr_factor
+        self._decays = [group_settings(name, config).weight_decay for name in self.names]
         self._m, self._v = ([jt.zeros(x.shape, x.dtype).stop_grad() for x in self.parameters] for _ in range(2))
 
     def set_learning_rate(self, iteration: int, iterations: int, config: OptimizerConfig) -> float:
-        """Sets the rates of step `iteration` (0-based) and returns that of the first group."""
-        rates = {initial: learning_rate(iteration, iterations, initial, config) for initial in set(self._initial_rates)}
-        self._rates = [rates[initial] for initial in self._initial_rates]
-        return self._rates[0]
+        """Sets the rate of step `iteration` (0-based) and returns it."""
+        self.lr = learning_rate(iteration, iterations, config.lr * config.lr_factor, config)
+        return self.lr
 
     def step(self, gradients: list[jt.Var]) -> None:
         """Updates the parameters."""
@@ -51,12 +46,12 @@ class AdamW:
         self.steps += 1
         first, second = (1 - beta**self.steps for beta in self.betas)  # bias corrections
         beta_m, beta_v = self.betas
-        each = zip(self.parameters, gradients, self._m, self._v, self._rates, self._decays, strict=True)
-        for weights, gradient, m, v, rate, decay in each:
+        each = zip(self.parameters, gradients, self._m, self._v, self._decays, strict=True)
+        for weights, gradient, m, v, decay in each:
             m.update((beta_m * m + (1 - beta_m) * gradient).stop_grad())
             v.update((beta_v * v + (1 - beta_v) * gradient * gradient).stop_grad())
             root = v.sqrt() * second**-0.5 + self.eps
-            weights.update(weights * (1 - rate * decay) - rate / first * m / root)
+            weights.update(weights * (1 - self.lr * decay) - self.lr / first * m / root)
         jt.sync_all(True)
 
     def state(self) -> Moments:
@@ -94,14 +89,6 @@ def group_settings(name: str, config: OptimizerConfig) -> GroupSettings:
     is_norm = any(key in name for key in NORM_KEYS)
     decay = 0.0 if config.groups == "stated" and is_norm else config.weight_decay
     return GroupSettings(lr=config.lr * config.lr_factor, weight_decay=decay)
-
-
-def parameter_groups(names: Iterable[str], config: OptimizerConfig) -> dict[GroupSettings, list[str]]:
-    """Trainable parameter names by their settings, in the order of their first name."""
-    groups: dict[GroupSettings, list[str]] = {}
-    for name in names:
-        groups.setdefault(group_settings(name, config), []).append(name)
-    return groups
 
 
 def learning_rate(iteration: int, iterations: int, initial: float, config: OptimizerConfig) -> float:

@@ -23,7 +23,7 @@ class StepReport:
     """What one optimiser step reports."""
 
     losses: dict[str, float]  # mask, dice, recovery_q, recovery_v (weighted) and total, before the update
-    lr: float  # of the first parameter group
+    lr: float
     gradient_norm: float  # over all trained weights, before clipping
     problem: str = ""  # why nothing was updated; "" = the step is fine
     overflow: bool = False  # the problem was the loss scale of float16 alone, and it is lower now
@@ -49,7 +49,6 @@ class Trainer:
         self.frozen = set_precision(model, config.precision)  # float32 values of weights that the model holds in half
         self.loss_scale = LossScale() if config.precision == "fp16" else None
         self.optimizer = AdamW(trainable(model), config.optimizer)
-        self.lr = 0.0
 
     def step(self, images: np.ndarray, labels: np.ndarray, iteration: int) -> StepReport:
         """One optimiser step on a batch, as in the loop of jseg/engine/train.py.
@@ -64,9 +63,8 @@ class Trainer:
         return self.update(gradients, losses)
 
     def set_learning_rate(self, iteration: int) -> float:
-        """Sets the learning rates of step `iteration` (0-based); returns that of the first parameter group."""
-        self.lr = self.optimizer.set_learning_rate(iteration, self.config.train.iterations, self.config.optimizer)
-        return self.lr
+        """Sets the learning rate of step `iteration` (0-based) and returns it."""
+        return self.optimizer.set_learning_rate(iteration, self.config.train.iterations, self.config.optimizer)
 
     def gradients(self, images: np.ndarray, labels: np.ndarray) -> tuple[list[jt.Var], dict[str, float], float]:
         """Gradients in the order of `optimizer.names`, loss terms and number of masks of the batch of all ranks.
@@ -122,13 +120,13 @@ class Trainer:
         norm = self.ranks.broadcast(gradient_norm(gradients))  # its last bits decide, so all must have the same
         total, scale = losses["total"], self.loss_scale
         if not math.isfinite(total):
-            return StepReport(losses, self.lr, norm, f"the loss is {total}")
+            return StepReport(losses, self.optimizer.lr, norm, f"the loss is {total}")
         if not math.isfinite(norm):
             names = not_finite(self.optimizer.names, gradients)
             where = f" of {named_list(names[:3])} ({len(names)} in all)" if names else ""
             overflow = scale is not None and scale.lower()  # the loss scale can be to blame
-            return StepReport(losses, self.lr, norm, f"the gradient{where} is not finite", overflow)
+            return StepReport(losses, self.optimizer.lr, norm, f"the gradient{where} is not finite", overflow)
         self.optimizer.step(clip(gradients, norm, self.config.optimizer.clip_norm))
         if scale is not None:
             scale.step()
-        return StepReport(losses, self.lr, norm)
+        return StepReport(losses, self.optimizer.lr, norm)
