@@ -108,18 +108,3 @@ def test_sigterm_to_every_process_of_the_job_saves_and_tells_how_to_go_on(undist
 
 
 @linux_only
-def test_a_disk_that_is_full_for_a_while_costs_only_the_checkpoints_of_that_while(
-    undisturbed: Path, tmp_path: Path
-) -> None:
-    size = checkpoint.checkpoint_path(undisturbed, ITERATIONS).stat().st_size
-    running = TrainingProcess(tmp_path / "run", f"train.iterations={ITERATIONS}")
-    assert running.wait_until(lambda: len(running.events("saved")) >= 2)
-    running.limit_file_size(size // 2)
-    assert running.wait_until(lambda: len(running.events("not saved")) >= 2), running.shown()
-    older = checkpoint.checkpoints_in(running.work_dir)
-    assert len(older) == 2 and all(checkpoint.read_checkpoint(path) for path in older)
-    running.limit_file_size(100 * size)
-    shown = running.finish()
-    assert "cannot write" in shown and "training goes on, it tries again later" in shown
-    assert running.events("saved")[-1]["iteration"] == ITERATIONS
-    assert_same_run(undisturbed, running.work_dir, ITERATIONS)

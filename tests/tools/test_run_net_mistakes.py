@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jseg.clip.class_embeddings import write_embeddings
-from jseg.data.class_names import class_list
 from tests.tools.tiny_runs import TOOL, command, refused, run_net
 
 
@@ -69,26 +67,6 @@ def test_a_checkpoint_of_another_class_list(voc: Path, trained: Path, capsys: py
     refused(arguments, capsys, "made for other classes", "20, among them red striped circle", "--other-classes")
     assert run_net.main([*arguments, "--other-classes"]) == 0
     assert run_net.main([*arguments, "cross_dataset=True"]) == 0
-
-
-def test_a_checkpoint_of_another_split(voc: Path, trained: Path, capsys: pytest.CaptureFixture) -> None:
-    """Weights of ours for PASCAL Context's split A, used for split B: named for what it is."""
-    context = voc.parent / "context.py"
-    context.write_text('base = "voc.py"\ndata = dict(dataset="context")\ntrain = dict(iterations=1)\n')
-    assert run_net.main(command(context)) == 0
-    weights = str(context.parent / "run" / "weights.safetensors")
-    arguments = command(context, "--task", "val", "--weights", weights)
-    capsys.readouterr()
-    assert run_net.main(arguments) == 0
-    assert "context (split A), inductive" in capsys.readouterr().out
-    refused([*arguments, "data.split=B"], capsys, "other unseen classes (aeroplane, bird,", "set data.split")
-
-
-def test_embeddings_of_another_data_set(voc: Path, capsys: pytest.CaptureFixture) -> None:
-    """As many classes, as long rows, but not these classes: the file says whose they are."""
-    shapes, path = class_list("shapes"), voc.parent / "shapes.safetensors"
-    write_embeddings(path, np.ones((20, 16), np.float32), shapes.names, ("a photo of a {}",), "0" * 64, shapes)
-    refused(command(voc, f"text.embeddings={path}"), capsys, "other classes of shapes", "red striped", "of voc12")
 
 
 def test_a_checkpoint_of_another_model(trained: Path, capsys: pytest.CaptureFixture) -> None:
