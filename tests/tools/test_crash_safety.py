@@ -20,8 +20,6 @@ from tests.tools.training_process import SECONDS, TrainingProcess, assert_same_r
 ITERATIONS = 18
 LONG = 260  # enough for 20 kills of up to 16 steps each, mostly fewer
 
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and prlimit")
-
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -90,7 +88,6 @@ def test_a_run_survives_being_killed_at_random_moments(
     assert_same_run(whole, work_dir, iterations)
 
 
-@linux_only
 def test_sigterm_to_every_process_of_the_job_saves_and_tells_how_to_go_on(undisturbed: Path, tmp_path: Path) -> None:
     """What a scheduler does: the workers and the fork server get the signal as well, and must not die of it."""
     running = TrainingProcess(tmp_path / "run", f"train.iterations={ITERATIONS}", "train.save_every=1000")
@@ -105,6 +102,3 @@ def test_sigterm_to_every_process_of_the_job_saves_and_tells_how_to_go_on(undist
     resumed = subprocess.run([sys.executable, *command[1:]], capture_output=True, text=True, timeout=SECONDS)
     assert resumed.returncode == 0, resumed.stderr
     assert_same_run(undisturbed, running.work_dir, ITERATIONS)
-
-
-@linux_only

@@ -47,7 +47,7 @@ def test_two_ranks_stop_together_and_one_goes_on_with_their_run(tmp_path: Path) 
     assert together.wait_until(lambda: len(together.events("evaluation")) >= 1), together.shown()
     os.kill(ranks_of(together)[1], signal.SIGTERM)
     shown = together.finish()
-    assert "2 processes" in shown and "batch: 4 images in all (2 processes x 2, gradients added up)" in shown
+    assert "2 processes" in shown and "batch: 4 images in all (2 processes x 1 micro-batches x 2, gradients added up)" in shown
     assert shown.count("resuming") == 0 and shown.count("iteration 1/") == 1  # one process prints
     (saved,) = checkpoint.checkpoints_in(together.work_dir)
     assert (
@@ -79,7 +79,6 @@ def test_the_death_of_a_rank_ends_the_run(tmp_path: Path) -> None:
     assert checkpoint.newest_whole(running.work_dir)
 
 
-@needs_mpirun
 @needs_mpirun
 @pytest.mark.slow
 def test_a_bad_step_of_two_ranks_names_the_images_of_both(tmp_path: Path) -> None:
