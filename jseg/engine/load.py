@@ -81,7 +81,7 @@ class Run:
             say(f"warning: {warning}" if warning else "")
             if training and not self.resumes:
                 check_start(self.file, config)
-        self.clip = clip_of(config, self.file)
+        self.clip = self._read_clip()
         check_writable(self.work_dir)
         if training:
             check_shares(config, self.ranks.world)
@@ -104,18 +104,17 @@ class Run:
             raise UserError(f"this run starts from {self.config.train.expected_weights}: pass it as --weights PATH")
         return None
 
-
-def clip_of(config: Config, file: WeightFile | None) -> ClipWeights | None:
-    """CLIP's weights, where the run needs them; UserError when the run has nothing to start from."""
-    init = config.model.init
-    if file is not None and (config.text.embeddings or record.text_tensors(file) or init in ("", "random")):
-        return None
-    if not init:
-        raise UserError(
-            "nothing to start from: set model.init to CLIP weights (python tools/fetch_pretrained.py ViT-B-16), pass "
-            "--weights, or say model.init=random to train an untrained tower on purpose"
-        )
-    return None if init == "random" else read_clip_weights(init)
+    def _read_clip(self) -> ClipWeights | None:
+        """CLIP's weights, where the run needs them; UserError when it has nothing to start from."""
+        init, file = self.config.model.init, self.file
+        if file is not None and (self.config.text.embeddings or record.text_tensors(file) or init in ("", "random")):
+            return None
+        if not init:
+            raise UserError(
+                "nothing to start from: set model.init to CLIP weights (python tools/fetch_pretrained.py ViT-B-16), "
+                "pass --weights, or say model.init=random to train an untrained tower on purpose"
+            )
+        return None if init == "random" else read_clip_weights(init)
 
 
 def load_model(
