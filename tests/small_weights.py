@@ -15,7 +15,6 @@ from jseg.clip.weights import FORMAT
 from jseg.config import Config, ModelConfig
 from jseg.data.class_names import class_list
 from jseg.engine import checkpoint
-from jseg.engine.train import text_arrays, text_record
 from jseg.model.clip_rc import ClipRC, build_clip_rc
 from jseg.model.initial_weights import initialise
 from jseg.weights.reader import write_safetensors
@@ -47,8 +46,8 @@ def write_ours(path: Path) -> Config:
     """A weight file as the trainer leaves it: model, text tower with its vocabulary, embeddings, configuration."""
     config, classes = small_config(), class_list("shapes")
     text = class_embeddings(config, classes)
-    tensors = state_arrays(small_model(config)) | text_arrays(text)
-    checkpoint.save(path, tensors, {**checkpoint.describe(config, classes, text_record(text)), "iteration": 1})
+    tensors = state_arrays(small_model(config)) | checkpoint.text_arrays(text)
+    checkpoint.save(path, tensors, {**checkpoint.describe(config, classes, text), "iteration": 1})
     return config
 
 

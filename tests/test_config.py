@@ -34,13 +34,6 @@ def test_base_chain_merges_sections_and_the_nearest_file_wins(tmp_path: Path) ->
     assert (config.train.iterations, config.train.seed, config.model.layers, config.model.width) == (7, 2, 2, 60)
 
 
-def test_base_in_a_circle_is_refused(tmp_path: Path) -> None:
-    write(tmp_path / "a.py", 'base = "b.py"')
-    write(tmp_path / "b.py", 'base = "a.py"')
-    with pytest.raises(UserError, match="circle"):
-        read_config(tmp_path / "a.py")
-
-
 def test_paths_are_relative_to_the_file_that_names_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -75,23 +68,18 @@ def test_paths_are_relative_to_the_file_that_names_them(tmp_path: Path, monkeypa
         ("optimizer = dict(betas=(0.9, 1.0))", ("optimizer.betas=(0.9, 1.0)", "at least 0 and below 1")),
         ("data = dict(std=(1, 0, 1))", ("data.std", "above 0")),
         ("test = dict(gamma=float('nan'))", ("test.gamma=nan", "a finite number")),
-        ("test = dict(short_side=10**6)", ("test.short_side", "at most 16384")),
-        ("train = dict(ema=0.9)", ("train.ema=0.9", "removed", "leave it out")),
+        ("train = dict(ema=0.9)", ("unknown key 'train.ema'",)),
         ("train = {3: 4}", ("unknown key 'train.3'",)),
-        ("raise GeneratorExit", ("does not run", "GeneratorExit")),
-        ("expected = {'hIoU': [float('nan'), 1]}", ("expected['hIoU']", "[value, tolerance]")),
         ("data = dict(crop_size=(100, 512))", ("data.crop_size", "multiples of model.patch_size=16")),
         ("data = dict(crop_size=(512, 48))", ("model.region_grid=4 does not fit data.crop_size", "3 patches")),
         ("text = dict(templates=('a photo',))", ("text.templates", "hold {} once")),
         ("test = dict(stride=(600, 426))", ("test.stride", "larger than test.crop_size")),
         ("test = dict(protocol='strikt')", ("test.protocol", "did you mean 'strict'")),
         ("test = dict(protocol='strict')\ncross_dataset = True", ("test.protocol='strict'", "cross_dataset")),
-        ("test = dict(scales=())", ("test.scales=()", "factors above 0")),
         ("test = dict(scales=(1.0, -0.5))", ("test.scales", "above 0")),
         ("train = dict(milestones=(0,))", ("train.milestones=(0,)", "at least 1")),
         ("train = dict(recipe_batch=-1)", ("train.recipe_batch=-1", "at least 0")),
         ("expected = {'HIoU': [1, 1]}", ("expected", "did you mean 'hIoU'")),
-        ("expected = {'hIoU': 5}", ("expected['hIoU']=5", "[value, tolerance]")),
     ],
 )
 def test_mistakes_in_a_file_are_named_in_one_line(tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
@@ -132,7 +120,6 @@ def test_overrides_change_single_keys(tmp_path: Path) -> None:
         ("train.seed", ("expected section.key=value",)),
         ("=1", ("expected section.key=value",)),
         ("train=1", ("expected a dictionary",)),
-        ("data.root=a\0b", ("data.root", "no path")),
     ],
 )
 def test_wrong_overrides_are_refused(override: str, words: tuple[str, ...]) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jseg.config import Config, read_config
-from jseg.data.class_names import class_list
-from jseg.data.label_maps import training_classes, training_labels
 
 FOLDER = Path(__file__).parents[1] / "configs"
 PAPER = sorted(
@@ -95,60 +92,20 @@ def test_cross_data_set(name: str) -> None:
     assert config.data == target.data
 
 
-def test_both_splits_of_context() -> None:
-    assert read("context_inductive").data.split == "A"
-    config = read("context_inductive", "data.split=B")
-    assert class_list("context", config.data.split).title == "context (split B)"
-
-
-@pytest.mark.parametrize("name", PAPER)
-def test_headers(name: str) -> None:
-    """Command, expected results, time and memory; a config without published numbers says so."""
-    header = (FOLDER / f"{name}.py").read_text().split('"""')[1]
-    assert f"--config-file configs/{name}.py" in header
-    assert "Expected: " in header and "Time and memory (estimates, not measured): " in header
-    assert ("none is checked" in header or "no number is checked" in header) == (name not in PUBLISHED)
-    assert ("recipe is ours" in header) == name.startswith("context_")
-
-
 # trainable weights without and with the decoder that only training needs, from the released models
 LIVE = {10: (20_910_336, 28_528_384), 100: (21_739_776, 29_357_824)}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PAPER)
-def test_full_size_model(name: str, capsys: pytest.CaptureFixture) -> None:
-    """The full-size model builds, has as many weights as the released one, and runs one crop through model and loss."""
-    import jittor as jt
-
+def test_full_size_model(name: str) -> None:
+    """The full-size model builds and has as many trained weights as the released one."""
     from jseg.model.clip_rc import build_clip_rc, trainable
     from jseg.model.initial_weights import initialise
-    from jseg.model.losses import SegmentationLoss, count_masks
 
     config = read(name)
-    classes = class_list(config.data.dataset, config.data.split)
     model = build_clip_rc(config.model)
     initialise(model, config.model, 0)
     sizes = {key: int(np.prod(var.shape)) for key, var in trainable(model)}
     at_inference = sum(size for key, size in sizes.items() if "recovery_decoder" not in key)
     assert (at_inference, sum(sizes.values())) == LIVE[config.model.prompts]
-    shown = training_classes(classes, config.data.setting)
-    rng = np.random.default_rng(0)
-    text = rng.standard_normal((len(shown), config.model.output_dim)).astype(np.float32)
-    text /= np.linalg.norm(text, axis=1, keepdims=True)
-    images = rng.standard_normal((1, 3, *config.data.crop_size)).astype(np.float32)
-    stored = rng.integers(0, len(classes.names), (1, 32, 32)).repeat(16, axis=1).repeat(16, axis=2)
-    labels = training_labels(stored.astype(np.uint8), classes, config.data.setting)
-    loss = SegmentationLoss(config.loss, classes.unseen if config.data.setting == "transductive" else ())
-    start = time.perf_counter()
-    with jt.no_grad():
-        outputs = model.training_outputs(jt.array(images), jt.array(text))
-        sums = loss.sums(outputs, labels, labels.shape[1:])
-        masks = sums.num_masks if loss.unseen else count_masks(labels)
-        total = float(loss.total(sums, masks, 1.0).numpy().item())
-    seconds = time.perf_counter() - start
-    assert tuple(outputs.logits_grid.shape) == (1, len(shown), 32, 32) and np.isfinite(total)
-    with capsys.disabled():
-        count = sum(int(np.prod(var.shape)) for var in model.state_dict().values())
-        print(f"\n{name}: {count:,} weights, {sum(sizes.values()):,} train, {at_inference:,} of them at inference;")
-        print(f"one 512 x 512 crop and its loss in {seconds:.1f} s, compilation included")

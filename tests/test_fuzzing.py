@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from jseg.clip.class_embeddings import TextFeatures
 from jseg.config import Config, apply_overrides, check, parse_override, to_dict
 from jseg.data.class_names import class_list
 from jseg.data.image_files import read_image, read_stored_labels
@@ -74,7 +75,11 @@ def checkpoint_bytes() -> bytes:
     tensors = ARRAYS | {"text_features": np.eye(20, 512, dtype=np.float32)}
     tensors |= {f"optimizer.{moment}.decode_head.q": np.ones(3, np.float32) for moment in "mv"}
     progress = Progress(iteration=5, log={"sums": {"total": 1.0}, "norms": [1.0], "steps": 1})
-    meta = {**checkpoint.describe(Config(), SHAPES, {}), **progress.meta(), "optimizer_steps": 5}
+    meta = {
+        **checkpoint.describe(Config(), SHAPES, TextFeatures(np.eye(2, dtype=np.float32), None)),
+        **progress.meta(),
+        "optimizer_steps": 5,
+    }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "a.safetensors"
         write_safetensors(path, tensors, meta | {"tensors_sha256": record.tensors_sha256(tensors)})

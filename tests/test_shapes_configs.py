@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jseg.config import read_config, to_dict
+from jseg.config import flatten, read_config, to_dict
 from jseg.reproduction import SUITES
 
 FOLDER = Path(__file__).parents[1] / "configs"
@@ -33,10 +33,8 @@ ROWS = ["inductive", *CHANGES, *ABLATIONS]
 
 def flat(name: str) -> dict[str, Any]:
     """All values of a config by dotted key."""
-    values = to_dict(read_config(FOLDER / f"shapes_{name}.py"))
-    alone = {key: value for key, value in values.items() if not isinstance(value, dict)}
-    return alone | {f"{section}.{key}": value for section, keys in values.items() if isinstance(keys, dict)
-                    for key, value in keys.items() if section != "expected"}  # fmt: skip
+    values = flatten(to_dict(read_config(FOLDER / f"shapes_{name}.py")))
+    return {key: value for key, value in values.items() if not key.startswith("expected.")}
 
 
 @pytest.mark.parametrize("name", [*CHANGES, *ABLATIONS])
@@ -62,11 +60,7 @@ def test_every_row_is_in_the_suite_and_every_config_is_a_row() -> None:
 
 
 @pytest.mark.parametrize("name", [*ROWS, "demo"])
-def test_headers_and_expected_numbers(name: str) -> None:
-    """Command, hardware with time, and all four numbers with a tolerance that could be missed."""
-    header = (FOLDER / f"shapes_{name}.py").read_text().split('"""')[1]
-    assert f"--config-file configs/shapes_{name}.py --task val" in header
-    assert "AMD EPYC" in header and "Expected" in header
+def test_expected_numbers_could_be_missed(name: str) -> None:
     expected = read_config(FOLDER / f"shapes_{name}.py").expected
     assert tuple(expected) == ("pAcc", "mIoU(S)", "mIoU(U)", "hIoU")
     assert all(0 < tolerance < value for value, tolerance in expected.values())

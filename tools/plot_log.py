@@ -13,29 +13,31 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+from jseg.config import flatten
 from jseg.engine.log import LOG_NAME, read_log
 from jseg.errors import UserError
-from jseg.files import whole_file
 
 METRICS = ("mIoU(S)", "mIoU(U)", "hIoU")
-LINES = ("-", "--", ":", "-.", (0, (1, 3)))  # within a panel: one for each quantity; colours tell runs apart
+STYLES = ("-", "--", ":", "-.", (0, (1, 3)))
 
 
-def points(lines: list[dict[str, Any]], event: str, *keys: str) -> tuple[list[int], list[float]]:
-    """Iterations and values of a number; lines where it is missing or undefined are left out."""
-    iterations, values = [], []
-    for line in lines:
-        value: Any = line if line.get("event") == event else None
-        for key in keys:
-            value = value.get(key) if isinstance(value, dict) else None
-        if value is not None:
-            iterations.append(line["iteration"])
-            values.append(value)
-    return iterations, values
+def read_runs(paths: list[Path]) -> dict[str, list[dict[str, Any]]]:
+    """Lines of each log by the path of its run."""
+    runs = {str(path): read_log(path / LOG_NAME if path.is_dir() else path) for path in paths}
+    for name, lines in runs.items():
+        if not any(line.get("event") in ("train", "evaluation") for line in lines):
+            raise UserError(f"{name} holds no log of a training run: pass the work folder of one")
+    return runs
+
+
+def points(lines: list[dict[str, Any]], event: str, *keys: str) -> list[tuple[int, float]]:
+    """(iteration, value) of a number; lines where it is missing or undefined are left out."""
+    found = [(line["iteration"], flatten(line).get(".".join(keys))) for line in lines if line.get("event") == event]
+    return [(iteration, value) for iteration, value in found if value is not None]
 
 
 def draw(runs: dict[str, list[dict[str, Any]]], output: Path) -> None:
-    """Draws four panels over the iterations, with a colour for each run and a kind of line for each quantity."""
+    """Draws four panels over the iterations: a colour for each run, a line style for each number."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -43,29 +45,26 @@ def draw(runs: dict[str, list[dict[str, Any]]], output: Path) -> None:
 
     terms = sorted({term for lines in runs.values() for line in lines for term in line.get("losses", {})} - {"total"})
     panels = {
-        "loss": [("train", "losses", "total")] + [("train", "losses", term) for term in terms],
+        "loss": [("train", "losses", term) for term in ["total", *terms]],
         "metrics in percent": [("evaluation", "metrics", metric) for metric in METRICS],
         "learning rate": [("train", "lr")],
         "gradient norm": [("train", "gradient_norm")],
     }
     figure, axes = pyplot.subplots(2, 2, figsize=(13, 8), sharex=True, layout="constrained")
-    for (title, quantities), panel in zip(panels.items(), axes.flat, strict=True):
-        for number, (name, lines) in enumerate(runs.items()):
-            for place, quantity in enumerate(quantities):
-                iterations, values = points(lines, *quantity)
-                label = quantity[-1] + (f", {name}" if len(runs) > 1 else "")
-                colour = f"C{number if len(runs) > 1 else place}"
-                marker = "." if len(values) < 50 else None
-                style = LINES[place % len(LINES)]
-                panel.plot(iterations, values, color=colour, linestyle=style, marker=marker, label=label)
-        panel.set(title=title, yscale="log" if title == "loss" else "linear", xlabel="iteration")
+    for (title, numbers), panel in zip(panels.items(), axes.flat, strict=True):
+        for colour, (name, lines) in enumerate(runs.items()):
+            for style, number in enumerate(numbers):
+                if found := points(lines, *number):
+                    label = number[-1] if len(runs) == 1 else f"{name}: {number[-1]}"
+                    color, line = f"C{colour if len(runs) > 1 else style}", STYLES[style % len(STYLES)]
+                    panel.plot(*zip(*found, strict=True), marker=".", color=color, linestyle=line, label=label)
+        panel.set(title=title, xlabel="iteration", yscale="log" if title == "loss" else "linear")
         panel.grid(alpha=0.3)
-        panel.legend(fontsize="small", framealpha=0.4)
-    kind = output.suffix.lstrip(".").lower()
-    if kind not in figure.canvas.get_supported_filetypes():
+        if panel.lines:
+            panel.legend(fontsize="small", framealpha=0.4)
+    if output.suffix not in (".png", ".pdf", ".svg"):
         raise UserError(f"--output {output}: the name must end with .png, .pdf or .svg")
-    with whole_file(output) as file:
-        figure.savefig(file, format=kind, dpi=110)
+    figure.savefig(output, dpi=110)
     pyplot.close(figure)
 
 
@@ -77,11 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError('drawing needs matplotlib: pip install "jseg[plot]"')
-    runs = {}
-    for path in options.runs:
-        runs[str(path)] = lines = read_log(path / LOG_NAME if path.is_dir() else path)
-        if not any(line.get("event") in ("train", "evaluation") for line in lines):
-            raise UserError(f"{path} holds no log of a training run: pass the work folder of one")
+    runs = read_runs(options.runs)
     draw(runs, options.output)
     print(f"{len(runs)} run{'s' if len(runs) > 1 else ''}: {options.output}")
     return 0

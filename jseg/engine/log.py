@@ -12,16 +12,15 @@ import shlex
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jseg
-from jseg.config import Config, to_dict
+from jseg.config import Config, flatten, to_dict
 from jseg.errors import UserError
 from jseg.files import remedy, write_json, write_whole
-from jseg.runtime.prepare import prepare
-from jseg.runtime.report import findings
 from jseg.weights.reader import WeightFile
 
 LOG_NAME = "log.jsonl"
@@ -41,20 +40,6 @@ def say(line: str) -> None:
         pass
 
 
-def duration(seconds: float) -> str:
-    """`3725.2` -> `1:02:05`."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
-
-
-def memory_gb() -> tuple[float, float | None]:
-    """Peak of main memory, and GPU memory that Jittor holds (close to its peak; None on a CPU), in GB = 10**9 bytes."""
-    import jittor as jt
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts in KiB
-    return peak, jt.get_mem_info().total_cuda_used / 1e9 if jt.flags.use_cuda else None
-
-
 class RunLog:
     """Writes one run's log.
 
@@ -64,14 +49,9 @@ class RunLog:
     Args:
         work_dir: the run's folder; None = nothing is written, as by other ranks than the first.
         iterations: length of the run, for the console lines.
-        start_iteration: finished steps of the run that is resumed; lines past them, and a line that a crash cut
-            short, are dropped.
-        open_means: of the run that is resumed: what a checkpoint kept of `open_means`.
-        evaluated: iteration of that run's last whole evaluation; a logged one past it is made again.
+        start_iteration, means, evaluated: of the run that is resumed: finished steps, what a checkpoint kept of
+            `means`, iteration of its last whole evaluation. Lines past them are dropped: they are written again.
         tensorboard: whether to write TensorBoard events; None = if tensorboardX is installed.
-
-    Raises:
-        UserError: events are demanded without tensorboardX.
     """
 
     def __init__(
@@ -79,85 +59,96 @@ class RunLog:
         work_dir: Path | None,
         iterations: int,
         start_iteration: int = 0,
-        open_means: dict[str, Any] | None = None,
+        means: dict[str, Any] | None = None,
         evaluated: int | None = None,
         tensorboard: bool | None = False,
     ) -> None:
         self.path = work_dir / LOG_NAME if work_dir is not None else None
         self.iterations = iterations
-        self._unwritten = ""
-        self._means = {"sums": {}, "norms": [], "steps": 0, **(open_means or {})}
+        self._unwritten, self._events = "", None
+        self.means = {"sums": {}, "norms": [], "steps": 0, **(means or {})}  # sums since the last report, JSON-ready
         self.restart_clock(start_iteration)
         if self.path is None:
-            self._events = None
             return
         last = {"evaluation": start_iteration if evaluated is None else evaluated}
         lines = read_log(self.path) if start_iteration else []
         kept = [line for line in lines if line["iteration"] <= last.get(line.get("event"), start_iteration)]
         write_whole(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
-        self._events = open_events(tensorboard, work_dir / EVENTS_NAME, start_iteration)
+        installed = importlib.util.find_spec("tensorboardX") is not None
+        if tensorboard and not installed:
+            raise UserError('train.tensorboard=True needs tensorboardX: pip install "jseg[log]"')
+        if installed and tensorboard is not False:
+            from tensorboardX import SummaryWriter
+
+            # its queue must hold all events of a line: its thread may have died on a full disk
+            self._events = SummaryWriter(str(work_dir / EVENTS_NAME), purge_step=start_iteration + 1, max_queue=10_000)
 
     def write(self, event: str, iteration: int, **values: Any) -> None:
         """Appends one line to `log.jsonl`."""
         if self.path is None:
             return
-        line = json.dumps({"event": event, "iteration": iteration, **values}, allow_nan=False)
-        self._unwritten += line + "\n"
+        self._unwritten += json.dumps({"event": event, "iteration": iteration, **values}, allow_nan=False) + "\n"
         try:
-            append_whole(self.path, self._unwritten.encode())
-            self._unwritten = ""
+            self._append()
         except OSError as error:
-            say(f"warning: cannot write {self.path} ({error.strerror}): {remedy(error)}; it is tried again later")
-        if self._events is not None:
+            say(f"warning: cannot write the log ({error.strerror}): {remedy(error)}; it is tried again later")
+        events, self._events = self._events, None
+        if events is not None:
             try:
-                for name, number in flat_numbers(event, values).items():
-                    self._events.add_scalar(name, number, iteration)
-                self._events.flush()
-            except OSError as error:
-                self._events = None
+                for name, number in flatten({event: values}, "/").items():
+                    if type(number) in (int, float):
+                        events.add_scalar(name, number, iteration)
+                events.flush()
+                self._events = events
+            except OSError as error:  # its thread has died: the next event would wait for it for ever
                 say(f"warning: no TensorBoard events from iteration {iteration} on ({error.strerror}): {remedy(error)}")
 
+    def _append(self) -> None:
+        """Appends the lines that are not yet written, or nothing of them (OSError)."""
+        data = self._unwritten.encode()
+        with self.path.open("ab", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            try:
+                if file.write(data) != len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)
+                raise
+        self._unwritten = ""
+
     def add(self, losses: dict[str, float], waited: float, gradient_norm: float | None = None) -> None:
-        """Adds one step to the means of the next report.
-
-        Args:
-            losses: its loss terms and `total`.
-            waited: seconds that it waited for data.
-            gradient_norm: over all trained weights, before clipping.
-        """
+        """Adds one step to the means of the next report: loss terms, seconds that it waited for data, norm."""
         self._waited += waited
-        self._means["steps"] += 1
-        sums = self._means["sums"]
+        self.means["steps"] += 1
         for name, value in losses.items():
-            sums[name] = sums.get(name, 0.0) + value
+            self.means["sums"][name] = self.means["sums"].get(name, 0.0) + value
         if gradient_norm is not None:
-            self._means["norms"].append(gradient_norm)
-
-    def open_means(self) -> dict[str, Any]:
-        """Sums since the last report, JSON-ready: a checkpoint keeps them."""
-        return json.loads(json.dumps(self._means))
+            self.means["norms"].append(gradient_norm)
 
     def report(self, iteration: int, lr: float) -> None:
         """Prints and writes the means of the steps since the last report, and begins new ones."""
+        import jittor as jt  # here: run_net prints before Jittor starts
+
         steps = max(iteration - self._last_iteration, 1)
         seconds, waited = (time.perf_counter() - self._last_time) / steps, self._waited / steps
-        sums, norms, count = (self._means[name] for name in ("sums", "norms", "steps"))
-        losses = {name: value / count for name, value in sums.items()}
+        losses, norms = {k: value / self.means["steps"] for k, value in self.means["sums"].items()}, self.means["norms"]
         norm = {"gradient_norm": sum(norms) / len(norms)} if norms else {}
-        memory, gpu = memory_gb()
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # its peak; Linux counts in KiB
+        gpu = jt.get_mem_info().total_cuda_used / 1e9 if jt.flags.use_cuda else None  # what Jittor holds
         terms = " ".join(f"{name} {value:.4g}" for name, value in losses.items() if name != "total")
         loss = f"{losses['total']:.4f} ({terms})" if losses else "of no step was finite"
         norm_text = f"  norm {norm['gradient_norm']:.3g}" if norm else ""
-        left, gpu_text = duration(seconds * (self.iterations - iteration)), f" gpu {gpu:.2f} GB" if gpu else ""
+        left = timedelta(seconds=round(seconds * (self.iterations - iteration)))
         say(
-            f"iteration {iteration}/{self.iterations}  loss {loss}{norm_text}  lr {lr:.2e}  "
-            f"{seconds:.3f} s/it (data {waited:.3f})  left {left}  memory {memory:.2f} GB{gpu_text}"
+            f"iteration {iteration}/{self.iterations}  loss {loss}{norm_text}  lr {lr:.2e}  {seconds:.3f} s/it "
+            f"(data {waited:.3f})  left {left}  memory {memory:.2f} GB{f' gpu {gpu:.2f} GB' if gpu else ''}"
         )
         self.write(
             "train", iteration, losses=losses, **norm, lr=lr, seconds=round(seconds, 4), waited=round(waited, 4),
             memory_gb=round(memory, 3), gpu_memory_gb=gpu,
         )  # fmt: skip
-        self._means = {"sums": {}, "norms": [], "steps": 0}
+        self.means = {"sums": {}, "norms": [], "steps": 0}
         self.restart_clock(iteration)
 
     def restart_clock(self, iteration: int) -> None:
@@ -165,66 +156,15 @@ class RunLog:
         self._last_time, self._last_iteration, self._waited = time.perf_counter(), iteration, 0.0
 
 
-def append_whole(path: Path, data: bytes) -> None:
-    """Appends `data`, or nothing of it.
-
-    Raises:
-        OSError: the disk is full, or the file cannot be written.
-    """
-    with path.open("ab", buffering=0) as file:
-        size = file.seek(0, os.SEEK_END)
-        try:
-            if file.write(data) != len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            os.fsync(file.fileno())
-        except OSError:
-            file.truncate(size)
-            raise
-
-
 def read_log(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a log; [] when there is none. A line that a crash cut short is left out."""
     lines = []
     for text in path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
-            line = json.loads(text)
+            lines.append(json.loads(text))
         except ValueError:
             continue
-        if isinstance(line, dict) and isinstance(line.get("iteration"), int):
-            lines.append(line)
-    return lines
-
-
-def open_events(wanted: bool | None, folder: Path, start_iteration: int) -> Any:
-    """A tensorboardX.SummaryWriter; None where no events are wanted (`train.tensorboard`) or possible.
-
-    Raises:
-        UserError: wanted, but tensorboardX is not installed.
-    """
-    if wanted is False:
-        return None
-    if importlib.util.find_spec("tensorboardX") is None:
-        if wanted:
-            raise UserError('train.tensorboard=True needs tensorboardX: pip install "jseg[log]"')
-        return None
-    from tensorboardX import SummaryWriter
-
-    try:  # its queue must hold all events of a line: its thread may have died on a full disk
-        return SummaryWriter(str(folder), purge_step=start_iteration + 1, max_queue=10_000)
-    except OSError as error:
-        say(f"warning: no TensorBoard events ({error.strerror}): {remedy(error)}")
-        return None
-
-
-def flat_numbers(name: str, values: dict[str, Any]) -> dict[str, float]:
-    """The numbers of nested dictionaries as one dictionary, keys joined by `/`."""
-    found: dict[str, float] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            found |= flat_numbers(f"{name}/{key}", value)
-        elif type(value) in (int, float):
-            found[f"{name}/{key}"] = float(value)
-    return found
+    return [line for line in lines if isinstance(line, dict) and isinstance(line.get("iteration"), int)]
 
 
 def command_line() -> str:
@@ -239,29 +179,18 @@ def environment(device: str) -> dict[str, Any]:
         commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
     except OSError:  # no git
         commit = None
+    versions = {name: metadata.version(name) for name in ("jittor", "numpy")}
     return {
-        "jseg": jseg.__version__,
-        "git": commit,
-        "jittor": metadata.version("jittor"),
-        "numpy": metadata.version("numpy"),
-        "python": platform.python_version(),
-        "system": platform.platform(),
-        "cores": os.cpu_count(),
-        "threads": os.environ.get("OMP_NUM_THREADS"),
+        "jseg": jseg.__version__, "git": commit, **versions, "python": platform.python_version(),
+        "system": platform.platform(), "cores": os.cpu_count(), "threads": os.environ.get("OMP_NUM_THREADS"),
         "device": device,
-    }
+    }  # fmt: skip
 
 
 def write_record(
     work_dir: Path, config: Config, device: str, iteration: int, file: WeightFile | None, ranks: int = 1
 ) -> dict[str, Any]:
-    """Writes `config.json` (a config file again) and adds this start to those in `record.json`; returns its entry.
-
-    Args:
-        iteration: finished steps; 0 begins a new record.
-        file: the weights that the run starts from.
-        ranks: how many processes train.
-    """
+    """Writes `config.json`, adds a start after `iteration` steps from `file` to `record.json`; returns its entry."""
     entry = {
         "command": command_line(),
         "ranks": ranks,
@@ -269,13 +198,9 @@ def write_record(
         "seed": config.train.seed,  # every other seed follows from this one, the iteration and the stream position
         "weights": None if file is None else {"path": str(file.path), "sha256": file.sha256},
     }
-    report = {finding.name: finding.found or "no" for finding in findings(prepare())}
-    try:
-        starts = json.loads((work_dir / RECORD_NAME).read_text("utf-8"))["starts"] if iteration else []
-    except (OSError, ValueError, KeyError, TypeError):  # no earlier record that can be read
-        starts = []
-    now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-    starts = [*starts, {"time": now, "iteration": iteration, **entry, "report": report}]
+    path = work_dir / RECORD_NAME
+    starts = json.loads(path.read_text("utf-8"))["starts"] if iteration and path.exists() else []
+    starts.append({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "iteration": iteration, **entry})
     write_json(work_dir / CONFIG_NAME, to_dict(config))
-    write_json(work_dir / RECORD_NAME, {"starts": starts})
+    write_json(path, {"starts": starts})
     return entry

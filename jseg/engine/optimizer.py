@@ -7,8 +7,8 @@ pass as a step, which breaks the bias correction when gradients are accumulated.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import jittor as jt
 import numpy as np
@@ -23,31 +23,21 @@ DOUBLED_AFTER = 2000  # good steps in a row
 
 
 class AdamW:
-    """Updates `parameters` in place; every method that takes gradients wants them in the order of `names`.
-
-    Args:
-        parameters: names and trained float32 Vars.
-        config: rates, decay and groups.
-    """
+    """Updates `parameters` (names and float32 Vars) in place; gradients must come in the order of `names`."""
 
     def __init__(self, parameters: list[tuple[str, jt.Var]], config: OptimizerConfig) -> None:
-        by_name = dict(parameters)
-        groups = parameter_groups(by_name, config)
-        self.names = [name for names in groups.values() for name in names]
-        self.parameters = [by_name[name] for name in self.names]
+        self.names = [name for name, _ in parameters]
+        self.parameters = [variable for _, variable in parameters]
         self.steps = 0
         self.betas, self.eps = config.betas, config.eps
-        settings = [settings for settings, names in groups.items() for _ in names]
-        self._initial_rates = [setting.lr for setting in settings]
-        self._rates = list(self._initial_rates)
-        self._decays = [setting.weight_decay for setting in settings]
+        self.lr = config.lr * config.lr_factor
+        self._decays = [group_settings(name, config).weight_decay for name in self.names]
         self._m, self._v = ([jt.zeros(x.shape, x.dtype).stop_grad() for x in self.parameters] for _ in range(2))
 
     def set_learning_rate(self, iteration: int, iterations: int, config: OptimizerConfig) -> float:
-        """Sets the rates of step `iteration` (0-based) and returns that of the first group."""
-        rates = {initial: learning_rate(iteration, iterations, initial, config) for initial in set(self._initial_rates)}
-        self._rates = [rates[initial] for initial in self._initial_rates]
-        return self._rates[0]
+        """Sets the rate of step `iteration` (0-based) and returns it."""
+        self.lr = learning_rate(iteration, iterations, config.lr * config.lr_factor, config)
+        return self.lr
 
     def step(self, gradients: list[jt.Var]) -> None:
         """Updates the parameters."""
@@ -56,27 +46,21 @@ class AdamW:
         self.steps += 1
         first, second = (1 - beta**self.steps for beta in self.betas)  # bias corrections
         beta_m, beta_v = self.betas
-        each = zip(self.parameters, gradients, self._m, self._v, self._rates, self._decays, strict=True)
-        for weights, gradient, m, v, rate, decay in each:
+        each = zip(self.parameters, gradients, self._m, self._v, self._decays, strict=True)
+        for weights, gradient, m, v, decay in each:
             m.update((beta_m * m + (1 - beta_m) * gradient).stop_grad())
             v.update((beta_v * v + (1 - beta_v) * gradient * gradient).stop_grad())
             root = v.sqrt() * second**-0.5 + self.eps
-            weights.update(weights * (1 - rate * decay) - rate / first * m / root)
+            weights.update(weights * (1 - self.lr * decay) - self.lr / first * m / root)
         jt.sync_all(True)
 
     def state(self) -> Moments:
         """A copy of the state."""
-        m, v = (
-            {name: x.numpy() for name, x in zip(self.names, moments, strict=True)} for moments in (self._m, self._v)
-        )
-        return Moments(self.steps, m, v)
+        m, v = ([variable.numpy() for variable in variables] for variables in (self._m, self._v))
+        return Moments(self.steps, dict(zip(self.names, m, strict=True)), dict(zip(self.names, v, strict=True)))
 
     def load_state(self, moments: Moments) -> None:
-        """Goes on from `moments`.
-
-        Raises:
-            UserError: they belong to other parameters.
-        """
+        """Goes on from `moments`; UserError when they belong to other parameters."""
         for variables, stored in ((self._m, moments.m), (self._v, moments.v)):
             own = dict(zip(self.names, variables, strict=True))
             shapes = {name: tuple(variable.shape) for name, variable in own.items()}
@@ -88,12 +72,11 @@ class AdamW:
         self.steps = moments.steps
 
 
-@dataclass(frozen=True)
-class GroupSettings:
-    """Initial learning rate and decoupled weight decay of a group of parameters."""
+class GroupSettings(NamedTuple):
+    """Of a group of parameters."""
 
-    lr: float
-    weight_decay: float
+    lr: float  # initial learning rate
+    weight_decay: float  # decoupled
 
 
 def group_settings(name: str, config: OptimizerConfig) -> GroupSettings:
@@ -108,23 +91,8 @@ def group_settings(name: str, config: OptimizerConfig) -> GroupSettings:
     return GroupSettings(lr=config.lr * config.lr_factor, weight_decay=decay)
 
 
-def parameter_groups(names: Iterable[str], config: OptimizerConfig) -> dict[GroupSettings, list[str]]:
-    """Trainable parameter names by their settings, in the order of their first name."""
-    groups: dict[GroupSettings, list[str]] = {}
-    for name in names:
-        groups.setdefault(group_settings(name, config), []).append(name)
-    return groups
-
-
 def learning_rate(iteration: int, iterations: int, initial: float, config: OptimizerConfig) -> float:
-    """The rate of one step, set before it: polynomial decay with a linear warm-up.
-
-    Args:
-        iteration: 0-based number of the step.
-        iterations: length of the whole run in steps.
-        initial: the rate that the decay starts from.
-        config: power, smallest rate and warm-up.
-    """
+    """The rate of step `iteration` (0-based) of `iterations`: polynomial decay from `initial`, linear warm-up."""
     decay = (1 - iteration / iterations) ** config.power
     regular = (initial - config.min_lr) * decay + config.min_lr
     if iteration >= config.warmup_iterations:
@@ -134,8 +102,7 @@ def learning_rate(iteration: int, iterations: int, initial: float, config: Optim
 
 def gradient_norm(gradients: list[jt.Var]) -> float:
     """Euclidean norm over all tensors together; inf or nan when any value is not finite (or their squares overflow)."""
-    total = float(square_sums(gradients).astype(np.float64).sum())
-    return math.sqrt(total) if total >= 0 else math.nan  # below 0 only where a device computed nonsense
+    return math.sqrt(float(square_sums(gradients).astype(np.float64).sum()))
 
 
 def square_sums(gradients: list[jt.Var]) -> np.ndarray:
@@ -162,8 +129,7 @@ def clip(gradients: list[jt.Var], norm: float, highest: float) -> list[jt.Var]:
 class LossScale:
     """Factor on the loss of float16 training, so that small gradients are not rounded to 0; checkpoints hold it.
 
-    Micikevicius et al., "Mixed Precision Training", ICLR 2018, section 3.2: a scale too large shows as a gradient that
-    is not finite; the step is left out and the scale halved. After a number of good steps it is doubled again.
+    Micikevicius et al., "Mixed Precision Training", ICLR 2018, section 3.2.
     """
 
     scale: float = FIRST

@@ -4,8 +4,7 @@
 
 Ranks are to the mathematics what micro-batches are: each computes a share of the batch, and sums are added up. They
 talk through MPI (mpi4py), in main memory; between GPUs gradients go through NCCL where it is installed. Jittor's own
-MPI support stays off: it averages every gradient in a call of its own, knows Open MPI alone, needs a compiler for MPI
-at import, and writes past an array when it starts.
+MPI support stays off: it averages every gradient in a call of its own.
 """
 
 from __future__ import annotations
@@ -14,11 +13,12 @@ from jseg.runtime.command_line import exit_code
 
 import ctypes
 import importlib.util
+import io
 import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,28 +35,29 @@ INSTALL = "apt-get install openmpi-bin, pip install 'jseg[mpi]'"
 SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 PATIENCE = 3.0  # seconds of delay in which rank 0 alone reports an error that all ranks share
 NCCL_LIBRARY = "libnccl.so.2"
-NCCL_WHEELS = "nvidia-nccl-cu12 or nvidia-nccl-cu13"
-NCCL_FLOAT32, NCCL_SUM = 7, 0  # of nccl.h, version 2
+ALL_REDUCE = """  // ncclFloat32 is 7, ncclSum 0
+    typedef int (*Plain)();
+    typedef int (*AllReduce)(const void*, void*, size_t, int, int, void*, void*);
+    const auto address = [&](const char* name) { return (void*)(size_t)data[name]; };
+    int problem = ((Plain)address("ncclGroupStart"))();
+    const auto add = [&](const void* own, void* sum, size_t count) {
+        const auto all_reduce = (AllReduce)address("ncclAllReduce");
+        if (!problem) problem = all_reduce(own, sum, count, 7, 0, address("communicator"), nullptr);
+    };
+    CALLS
+    const int end = ((Plain)address("ncclGroupEnd"))();
+    if (problem || end) throw std::runtime_error("NCCL: all-reduce failed");
+"""
 
 
 class Ranks:
-    """This process among those of a run. Every method but `end_all` must be called by all of them, in the same order.
-
-    Args:
-        communicator: of MPI; None = this process is the only one.
-    """
+    """This process among those of a run (of one without `communicator`): all call every method, in the same order."""
 
     def __init__(self, communicator: MPI.Intracomm | None = None) -> None:
         self._communicator = communicator
-        self.rank = communicator.rank if communicator is not None else 0
-        self.world = communicator.size if communicator is not None else 1
-        self._buffer = np.empty(0, np.float32)
-        self._nccl: Nccl | None = None
-
-    @property
-    def first(self) -> bool:
-        """Whether this is the process that prints and writes files."""
-        return self.rank == 0
+        self.rank, self.world = (communicator.rank, communicator.size) if communicator is not None else (0, 1)
+        self.first = self.rank == 0  # the process that prints and writes files
+        self._nccl: dict[str, float] = {}  # see connect_nccl; empty = gradients go through main memory
 
     def sum(self, array: np.ndarray) -> np.ndarray:
         """The sum over all ranks, the same on each of them; `array` keeps its value."""
@@ -80,59 +81,37 @@ class Ranks:
         return self._communicator.allgather(value) if self.world > 1 else [value]
 
     def sum_gradients(self, gradients: list[jt.Var], numbers: np.ndarray) -> tuple[list[jt.Var], np.ndarray]:
-        """Sums over all ranks, in one exchange.
-
-        Args:
-            gradients: float32.
-            numbers: (N,) a few more to be added up, at the accuracy of float32.
-        """
+        """Sums of float32 gradients and of (N,) float64 numbers over all ranks."""
         if self.world == 1:
             return gradients, numbers
-        if self._nccl is not None:
-            return self._nccl.sum(gradients), self.sum(numbers)
+        if self._nccl:
+            return sum_by_nccl(self._nccl, gradients), self.sum(numbers)
         import jittor as jt
-        from mpi4py import MPI
 
-        ends = np.cumsum([gradient.numel() for gradient in gradients])
-        total = int(ends[-1])
-        if self._buffer.size != total + numbers.size:
-            self._buffer = np.empty(total + numbers.size, np.float32)
-        for gradient, end in zip(gradients, ends, strict=True):
-            self._buffer[end - gradient.numel() : end] = gradient.numpy().ravel()
-        self._buffer[total:] = numbers
-        self._communicator.Allreduce(MPI.IN_PLACE, self._buffer)
-        parts = np.split(self._buffer, ends)
-        summed = [jt.array(part.reshape(gradient.shape)) for part, gradient in zip(parts, gradients, strict=False)]
-        return [gradient.stop_grad() for gradient in summed], parts[-1].astype(np.float64)
+        total = self.sum(np.concatenate([gradient.numpy().ravel() for gradient in gradients]))
+        parts = np.split(total, np.cumsum([gradient.numel() for gradient in gradients])[:-1])
+        summed = [jt.array(part.reshape(gradient.shape)) for part, gradient in zip(parts, gradients, strict=True)]
+        return [gradient.stop_grad() for gradient in summed], self.sum(numbers)
 
     def connect_gpus(self, device: str) -> str:
-        """Lets gradients go from GPU to GPU where all ranks have NCCL; returns a line about it (or "").
-
-        Raises:
-            UserError: some ranks compute on a GPU and others do not.
-        """
-        if self.world > 1:
-            self.check_same("devices", device)
+        """Lets gradients go from GPU to GPU where all ranks have NCCL; returns a line about it (or "")."""
+        self.check_same("devices", device)
         if self.world == 1 or device != "cuda":
             return ""
         library = load_nccl()
         if self.any(library is None):
-            return f"gradients go through main memory (NCCL is missing: pip install {NCCL_WHEELS})"
-        self._nccl = Nccl(library, self)
+            return "gradients go through main memory (NCCL is missing: pip install nvidia-nccl-cu12 or -cu13)"
+        self._nccl = connect_nccl(library, self)
         return "gradients go through NCCL"
 
     def check_same(self, what: str, fingerprint: str) -> None:
-        """Checks that every rank has the same `fingerprint`.
-
-        Raises:
-            UserError: they differ; says which from the first one.
-        """
-        all_of_them = self.all_gather(fingerprint)
-        others = [rank for rank, other in enumerate(all_of_them) if other != all_of_them[0]]
+        """Raises UserError unless every rank has the same `fingerprint`."""
+        found = self.all_gather(fingerprint)
+        others = [str(rank) for rank, other in enumerate(found) if other != found[0]]
         if others:
             raise UserError(
-                f"{what} of rank {', '.join(map(str, others))} differ from those of rank 0: give all processes the "
-                "same files and packages, and the same kind of processor or GPU"
+                f"{what} of rank {', '.join(others)} differ from those of rank 0: give all processes the same files "
+                "and packages, and the same kind of processor or GPU"
             )
 
     def find_place(self) -> tuple[int, int]:
@@ -143,15 +122,6 @@ class Ranks:
 
         machine = self._communicator.Split_type(MPI.COMM_TYPE_SHARED)
         return machine.rank, machine.size
-
-    def end_all(self, error: BaseException) -> None:
-        """Reports the error and ends all ranks; a plain exit would leave the others waiting for ever."""
-        if not self.first:
-            time.sleep(PATIENCE)
-            print(f"rank {self.rank}: ", end="", file=sys.stderr)
-        code = exit_code(error)
-        sys.stderr.flush()
-        self._communicator.Abort(code)
 
 
 ALONE = Ranks()
@@ -169,34 +139,12 @@ def launched_processes() -> int:
 def join_ranks() -> Iterator[Ranks]:
     """Yields this process's `Ranks`; an exception inside the `with` block ends all of them.
 
-    Inside it only the first rank prints to standard output.
-
-    Raises:
-        UserError: they cannot meet.
+    Inside it only the first rank prints to standard output. UserError when the ranks cannot meet.
     """
-    ranks = _join()
-    if ranks.world == 1:
-        yield ranks
-        return
-    output = sys.stdout
-    if not ranks.first:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # closed below
-    try:
-        yield ranks
-    except BaseException as error:
-        output.flush()
-        ranks.end_all(error)
-        raise
-    finally:
-        if not ranks.first:
-            sys.stdout.close()
-        sys.stdout = output
-
-
-def _join() -> Ranks:
     started = launched_processes()
     if started == 1:
-        return ALONE
+        yield ALONE
+        return
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
@@ -208,25 +156,36 @@ def _join() -> Ranks:
             f"{started} processes were started, but {library} sees {MPI.COMM_WORLD.size}: start them with its own "
             "mpirun, or with srun --mpi=pmix"
         )
-    return Ranks(MPI.COMM_WORLD)
+    ranks, output = Ranks(MPI.COMM_WORLD), sys.stdout
+    if not ranks.first:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # closed below
+    try:
+        yield ranks
+    except BaseException as error:  # reports it and ends all ranks: a plain exit would leave the others waiting
+        output.flush()
+        with redirect_stderr(io.StringIO()) as message:  # printed at once: mpirun mixes the ranks' output
+            code = exit_code(error)
+        if not ranks.first:
+            time.sleep(PATIENCE)
+        print(f"rank {ranks.rank}: " * (not ranks.first) + message.getvalue(), end="", file=sys.stderr, flush=True)
+        MPI.COMM_WORLD.Abort(code)
+        raise
+    finally:
+        if not ranks.first:
+            sys.stdout.close()
+        sys.stdout = output
 
 
 def claim_gpu(ranks: Ranks, device: str) -> None:
-    """Leaves this process one GPU of its machine; call it before Jittor starts.
-
-    Raises:
-        UserError: more processes on this machine than GPUs.
-    """
+    """Leaves this process one GPU of its machine; call it before Jittor starts."""
     number, count = ranks.find_place()
     if ranks.world == 1 or device == "cpu":
         return
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    present = [str(number) for number in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
+    present = [str(index) for index in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
     gpus = present if visible is None else [] if visible in ("", "-1") else visible.split(",")
-    if not gpus:
-        return  # start() says what is missing
-    if len(gpus) == 1 and "SLURM_STEP_ID" in os.environ:
-        return  # srun has given every process a GPU of its own
+    if not gpus or (len(gpus) == 1 and "SLURM_STEP_ID" in os.environ):
+        return  # start() says what is missing; or srun has given every process a GPU of its own
     if count > len(gpus):
         raise UserError(
             f"{count} processes on a machine with {len(gpus)} GPUs: start one for each GPU, or use --device cpu"
@@ -234,7 +193,7 @@ def claim_gpu(ranks: Ranks, device: str) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number]
 
 
-class _UniqueId(ctypes.Structure):
+class UniqueId(ctypes.Structure):
     """Name of a communicator (ncclUniqueId)."""
 
     _fields_ = (("bytes", ctypes.c_byte * 128),)
@@ -243,8 +202,8 @@ class _UniqueId(ctypes.Structure):
 def load_nccl() -> ctypes.CDLL | None:
     """NCCL of the system or of a wheel; None when there is none."""
     wheel = importlib.util.find_spec("nvidia")
-    folders = [Path(folder) / "nccl" / "lib" for folder in (wheel.submodule_search_locations or [] if wheel else [])]
-    for place in (NCCL_LIBRARY, *(str(folder / NCCL_LIBRARY) for folder in folders)):
+    folders = wheel.submodule_search_locations or [] if wheel else []
+    for place in (NCCL_LIBRARY, *(f"{folder}/nccl/lib/{NCCL_LIBRARY}" for folder in folders)):
         try:
             return ctypes.CDLL(place)
         except OSError:
@@ -252,56 +211,35 @@ def load_nccl() -> ctypes.CDLL | None:
     return None
 
 
-class Nccl:
-    """Sums between the GPUs of all ranks, each of which has one, without a detour over main memory.
+def connect_nccl(library: ctypes.CDLL, ranks: Ranks) -> dict[str, float]:
+    """Addresses of NCCL's functions and of its communicator between the GPUs of all ranks, for `sum_by_nccl`."""
+    unique, communicator = UniqueId(), ctypes.c_void_p()
+    problem = library.ncclGetUniqueId(ctypes.byref(unique)) if ranks.first else 0
+    unique = UniqueId.from_buffer_copy(ranks.broadcast(bytes(unique)))
+    problem = problem or library.ncclCommInitRank(ctypes.byref(communicator), ranks.world, unique, ranks.rank)
+    if problem:
+        library.ncclGetErrorString.restype = ctypes.c_char_p
+        raise RuntimeError(f"NCCL: {library.ncclGetErrorString(problem).decode()}")
+    names = ("ncclGroupStart", "ncclAllReduce", "ncclGroupEnd")
+    places = {name: ctypes.cast(getattr(library, name), ctypes.c_void_p) for name in names}
+    # addresses have at most 47 bits, so they pass to jt.code as floating-point numbers
+    return {name: float(place.value) for name, place in {**places, "communicator": communicator}.items()}
 
-    https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/api.html. NCCL is loaded, not built; all calls are queued
-    on CUDA's default stream, on which Jittor computes too.
+
+def sum_by_nccl(addresses: dict[str, float], variables: list[jt.Var]) -> list[jt.Var]:
+    """Sums of float32 Vars over all ranks, from GPU to GPU, in one exchange.
+
+    https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/api.html. All calls are queued on CUDA's default stream,
+    on which Jittor computes too.
     """
+    import jittor as jt
 
-    def __init__(self, library: ctypes.CDLL, ranks: Ranks) -> None:
-        self._library, self._communicator = library, ctypes.c_void_p()
-        unique = _UniqueId()
-        if ranks.first:
-            self._check(library.ncclGetUniqueId(ctypes.byref(unique)))
-        unique = _UniqueId.from_buffer_copy(ranks.broadcast(bytes(unique)))
-        self._check(library.ncclCommInitRank(ctypes.byref(self._communicator), ranks.world, unique, ranks.rank))
-
-    def _check(self, code: int) -> None:
-        if code != 0:
-            self._library.ncclGetErrorString.restype = ctypes.c_char_p
-            raise RuntimeError(f"NCCL: {self._library.ncclGetErrorString(code).decode()}")
-
-    def sum(self, variables: list[jt.Var]) -> list[jt.Var]:
-        """Sums of float32 Vars over all ranks, in one exchange."""
-        import jittor as jt
-
-        calls = [f"add(in{index}_p, out{index}_p, in{index}->num);" for index in range(len(variables))]
-        source = f"""
-            typedef int (*Plain)();
-            typedef int (*AllReduce)(const void*, void*, size_t, int, int, void*, void*);
-            const auto address = [&](const char* name) {{ return (void*)(size_t)data[name]; }};
-            int problem = ((Plain)address("start"))();
-            const auto add = [&](const void* own, void* sum, size_t count) {{
-                const auto all_reduce = (AllReduce)address("all_reduce");
-                if (problem) return;
-                problem = all_reduce(own, sum, count, {NCCL_FLOAT32}, {NCCL_SUM}, address("communicator"), nullptr);
-            }};
-            {" ".join(calls)}
-            const int end = ((Plain)address("end"))();
-            if (problem || end) throw std::runtime_error("NCCL: all-reduce failed");
-            """
-        functions = {"start": "ncclGroupStart", "all_reduce": "ncclAllReduce", "end": "ncclGroupEnd"}
-        places = {key: ctypes.cast(getattr(self._library, name), ctypes.c_void_p) for key, name in functions.items()}
-        places["communicator"] = self._communicator
-        # addresses have at most 47 bits, so they pass as floating-point numbers; on a CPU only tests come here
-        addresses = {key: float(place.value) for key, place in places.items()}
-        shapes, dtypes = [list(x.shape) for x in variables], ["float32"] * len(variables)
-        header = "#include <stdexcept>\n"
-        sums = jt.code(
-            shapes, dtypes, variables, data=addresses, cpu_header=header, cpu_src=source, cuda_header=header,
-            cuda_src=source,
-        )  # fmt: skip
-        sums = list(sums) if isinstance(sums, (list, tuple)) else [sums]
-        jt.sync(sums)
-        return [variable.stop_grad() for variable in sums]
+    calls = " ".join(f"add(in{index}_p, out{index}_p, in{index}->num);" for index in range(len(variables)))
+    source, header = ALL_REDUCE.replace("CALLS", calls), "#include <stdexcept>\n"
+    sums = jt.code(
+        [list(x.shape) for x in variables], ["float32"] * len(variables), variables, data=addresses,
+        cuda_header=header, cuda_src=source, cpu_header=header, cpu_src=source,  # on a CPU: tests
+    )  # fmt: skip
+    sums = list(sums) if isinstance(sums, (list, tuple)) else [sums]
+    jt.sync(sums)
+    return [variable.stop_grad() for variable in sums]

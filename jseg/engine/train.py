@@ -1,11 +1,9 @@
 """Training: one loop from the next batch to the next checkpoint (Zhang et al., CVPR 2024, section 4.1).
 
-    python tools/run_net.py --config-file configs/shapes_demo.py --task train
-
 `Training.loop` is the whole of it from top to bottom. A run that was stopped or killed goes on as if nothing had
-happened: Jittor gives no random state to save, so each iteration starts from a seed of its own, data are seeded by
-stream position (jseg/data/sampling.py), and a checkpoint, which holds `Progress`, is written after everything else that
-belongs to its iteration. All ranks run this loop and take the same turns; the first one writes.
+happened: each iteration starts from a seed of its own, data are seeded by stream position (jseg/data/sampling.py), and
+a checkpoint, which holds `Progress`, is written after everything else that belongs to its iteration. All ranks run this
+loop and take the same turns; the first one writes.
 """
 
 from __future__ import annotations
@@ -24,25 +22,24 @@ from typing import Any
 import jittor as jt
 import numpy as np
 
-from jseg.clip.class_embeddings import TextFeatures, class_embeddings
+from jseg.clip.class_embeddings import class_embeddings
 from jseg.config import Config, to_dict
-from jseg.data.class_names import ClassList
 from jseg.data.label_maps import training_classes
 from jseg.data.loader import Batch, training_batches
 from jseg.engine import checkpoint
 from jseg.engine.checkpoint import BEST_METRICS_NAME, BEST_NAME, METRICS_NAME, WEIGHTS_NAME, Progress, lock_work_dir
 from jseg.engine.evaluate import evaluate
-from jseg.engine.load import NEWEST, Run, batch_line, batch_warning, load_model
+from jseg.engine.load import NEWEST, Run, batch_lines, load_model
 from jseg.engine.log import RunLog, say, write_record
 from jseg.engine.optimizer import LossScale
 from jseg.engine.signals import Interrupted, StopRequest
 from jseg.engine.trainer import StepReport, Trainer
 from jseg.errors import CannotWrite, UserError
 from jseg.files import as_json, whole_file, write_json
-from jseg.model.clip_rc import set_training, trainable
+from jseg.model.clip_rc import set_training
 from jseg.model.precision import note
 from jseg.weights.reader import WeightFile
-from jseg.weights.record import FEATURES_NAME, TEXT_PREFIX, tensors_sha256
+from jseg.weights.record import tensors_sha256
 from jseg.weights.state import state_arrays
 
 
@@ -55,39 +52,32 @@ def train(run: Run) -> None:
     config, ranks, classes = run.config, run.ranks, run.dataset.class_list
     with StopRequest() as stop, lock_work_dir(run.work_dir) if ranks.first else nullcontext():
         if ranks.first and run.resumes:
-            checkpoint.clear_later(run.work_dir, run.file, damaged=run.resume == NEWEST)
-        say(batch_line(config, ranks.world))
+            checkpoint.clear_later(run.work_dir, run.file.meta["iteration"], damaged=run.resume == NEWEST)
+        say(batch_lines(config, ranks.world))
         say(ranks.connect_gpus(run.device))
-        if warning := batch_warning(config.train.batch_size, config):
-            say(f"warning: {warning}")
         text = class_embeddings(config, run.classes, run.file, run.clip, run.other_classes)
         model, notes = load_model(config, run.file, run.clip, "fp32")
-        say("\n".join(notes))
+        say("\n".join([*notes, note(config.precision)]).strip())
         unseen = classes.unseen if config.data.setting == "transductive" else ()
-        trainer = Trainer(
-            model, text.matrix[list(training_classes(classes, config.data.setting))], unseen, config, ranks
-        )
-        say(note(config.precision))
-        if ranks.world > 1:
-            frozen = state_arrays(model) | trainer.frozen | {"class embeddings": text.matrix}
-            ranks.check_same("weights and class embeddings", tensors_sha256(frozen))
+        shown = text.matrix[list(training_classes(classes, config.data.setting))]
+        trainer = Trainer(model, shown, unseen, config, ranks)
         progress = resume(trainer, run.file, config) if run.resumes else Progress()
         begun, folder = progress.iteration, run.work_dir if ranks.first else None
         log = RunLog(folder, config.train.iterations, begun, progress.log, progress.evaluated, config.train.tensorboard)
         if ranks.first:
             log.write("start", begun, **write_record(folder, config, run.device, begun, run.file, ranks.world))
-        saver = Saver(run.work_dir, config, classes, text, trainer)
         metrics, val = None, run.val_dataset
         if val is not None:
             metrics = partial(evaluate, model, val, text.matrix, config, None, run.save_dir, ranks)
-        training = Training(trainer, log, saver, progress, stop, metrics)
+        meta, arrays = checkpoint.describe(config, classes, text), checkpoint.text_arrays(text)
+        training = Training(trainer, log, run.work_dir, progress, stop, meta, arrays, metrics)
         with closing(training_batches(run.dataset, config, begun, ranks.rank, ranks.world)) as batches:
             ending = training.loop(batches)
         if ending == "finished" and ranks.first:
-            say(f"weights: {saver.weights(progress.iteration)}")
+            training.save_weights(WEIGHTS_NAME)
+            say(f"weights: {run.work_dir / WEIGHTS_NAME}")
     if progress.best is not None:
-        name, best = best_metric(config), f"{progress.best:.2f} after iteration {progress.best_iteration}"
-        say(f"best {name}: {best} ({BEST_NAME})")
+        say(f"best {best_metric(config)}: {progress.best:.2f} after iteration {progress.best_iteration} ({BEST_NAME})")
     if progress.bad_steps:
         say(f"warning: {progress.bad_steps} steps were skipped: see 'bad step' in log.jsonl")
     if ending == "stopped":
@@ -102,9 +92,10 @@ class Training:
 
     Args:
         trainer: model, loss and optimiser.
-        log, saver: of the run.
+        log, work_dir: of the run.
         progress: how far the run is; changed in place.
         stop: the signals that ask for an early end.
+        meta, arrays: metadata and further arrays of its weight files.
         metrics: of the model as it is, for `train.eval_every`. Its argument `breaks` is the context in which a signal
             may end it early; then it raises Interrupted on all ranks.
     """
@@ -113,14 +104,17 @@ class Training:
         self,
         trainer: Trainer,
         log: RunLog,
-        saver: Saver,
+        work_dir: Path,
         progress: Progress,
         stop: StopRequest,
+        meta: dict[str, Any],
+        arrays: dict[str, np.ndarray],
         metrics: Callable[..., dict[str, Any]] | None = None,
     ) -> None:
-        self.trainer, self.log, self.saver, self.progress = trainer, log, saver, progress
-        self.stop, self.metrics = stop, metrics
+        self.trainer, self.log, self.work_dir, self.progress = trainer, log, work_dir, progress
+        self.stop, self.meta, self.metrics = stop, meta, metrics
         self.config, self.ranks = trainer.config.train, trainer.ranks
+        self.constant = trainer.frozen | arrays
         self.saved = progress.iteration  # a run starts from a checkpoint, or has nothing to save
 
     def loop(self, batches: Iterator[Batch]) -> str:
@@ -158,12 +152,10 @@ class Training:
                 self.log.report(progress.iteration, lr)
             if self.evaluation_is_due():
                 self.evaluate()
-            if progress.iteration < config.iterations and (
-                progress.iteration % config.save_every == 0 or progress.iteration in config.milestones
-            ):
+            milestone = progress.iteration in config.milestones
+            if progress.iteration < config.iterations and (progress.iteration % config.save_every == 0 or milestone):
                 self.check_ranks()
-                lost = progress.iteration in config.milestones
-                self.write(self.save, "this milestone is lost" if lost else "it tries again later")
+                self.write(self.save, "this milestone is lost" if milestone else "it tries again later")
         self.check_ranks()
         if progress.iteration != self.saved and self.ranks.first:
             self.save()
@@ -195,10 +187,7 @@ class Training:
         progress.bad_in_a_row += 1
         say(f"warning: iteration {done} is skipped ({', '.join(names)}): {report.problem}")
         losses = {name: value if math.isfinite(value) else str(value) for name, value in report.losses.items()}
-        self.log.write(
-            "bad step", done, problem=report.problem, names=names, losses=losses, bad_steps=progress.bad_steps,
-            in_a_row=progress.bad_in_a_row,
-        )  # fmt: skip
+        self.log.write("bad step", done, problem=report.problem, names=names, losses=losses)
         if progress.bad_in_a_row >= self.config.max_bad_steps:
             raise UserError(
                 f"{progress.bad_in_a_row} steps in a row were not finite, the last one at iteration {done} "
@@ -223,20 +212,38 @@ class Training:
             set_training(self.trainer.model, True)
         progress.evaluated, self.saved = done, -1
         self.log.write("evaluation", done, metrics=metrics)
-        self.write(lambda: self.saver.metrics(metrics))
+        self.write(lambda: write_json(self.work_dir / METRICS_NAME, metrics))
         value = metrics[best_metric(self.trainer.config)]  # None = undefined, which is never the best
         if value is not None and math.isfinite(value) and (progress.best is None or value > progress.best):
-            written = self.write(lambda: self.saver.best(done, metrics), "these best weights are not kept")
+            written = self.write(lambda: self.save_best(metrics), "these best weights are not kept")
             if self.ranks.broadcast(written):  # else the next better ones are to be kept
                 progress.best, progress.best_iteration = value, done
         self.log.restart_clock(done)
 
     def save(self) -> None:
-        """Writes a checkpoint."""
-        self.progress.log = self.log.open_means()
-        path = self.saver.checkpoint(self.progress)
-        self.saved = self.progress.iteration
-        self.log.write("saved", self.progress.iteration, file=path.name)
+        """Writes a checkpoint and removes the oldest ones (CannotWrite, as of all that writes)."""
+        trainer, progress = self.trainer, self.progress
+        progress.log = self.log.means
+        path = checkpoint.checkpoint_path(self.work_dir, progress.iteration)
+        scale = {} if trainer.loss_scale is None else {"loss_scale": asdict(trainer.loss_scale)}
+        tensors = state_arrays(trainer.model) | self.constant
+        checkpoint.save(path, tensors, {**self.meta, **progress.meta(), **scale}, trainer.optimizer.state())
+        checkpoint.prune(self.work_dir, self.config.keep_checkpoints, self.config.milestones)
+        self.saved = progress.iteration
+        self.log.write("saved", progress.iteration, file=path.name)
+
+    def save_weights(self, name: str) -> None:
+        """Writes weights alone."""
+        tensors = state_arrays(self.trainer.model) | self.constant
+        checkpoint.save(self.work_dir / name, tensors, {**self.meta, "iteration": self.progress.iteration})
+
+    def save_best(self, metrics: dict[str, Any]) -> None:
+        """Writes the best weights so far, and their metrics: on disk before the weights, in place after them."""
+        with whole_file(self.work_dir / BEST_METRICS_NAME) as file:
+            file.write(as_json({"iteration": self.progress.iteration, **metrics}))
+            file.flush()
+            os.fsync(file.fileno())
+            self.save_weights(BEST_NAME)
 
     def write(self, write_files: Callable[[], Any], otherwise: str = "it tries again later") -> bool:
         """Lets the first rank write files that the run can go on without; returns whether it has written them."""
@@ -253,67 +260,9 @@ class Training:
     def check_ranks(self) -> None:
         """Checks that all ranks have the same configuration and weights: else they would train nothing of use."""
         if self.ranks.world > 1:
-            weights = {name: variable.numpy() for name, variable in trainable(self.trainer.model)}
-            state = [self.progress.iteration, tensors_sha256(weights), to_dict(self.trainer.config)]
+            tensors = state_arrays(self.trainer.model) | self.constant
+            state = [self.progress.iteration, tensors_sha256(tensors), to_dict(self.trainer.config)]
             self.ranks.check_same("configuration and weights", json.dumps(state))
-
-
-class Saver:
-    """Writes files of a run; every method raises CannotWrite when the disk is full, and leaves older files alone."""
-
-    def __init__(
-        self, work_dir: Path, config: Config, classes: ClassList, text: TextFeatures, trainer: Trainer
-    ) -> None:
-        self.work_dir, self.trainer, self.config = work_dir, trainer, config.train
-        self.text = text_arrays(text)
-        self.meta = checkpoint.describe(config, classes, text_record(text))
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Model, text tower and class embeddings by their names in the file."""
-        return state_arrays(self.trainer.model) | self.trainer.frozen | self.text
-
-    def checkpoint(self, progress: Progress) -> Path:
-        """Writes a checkpoint and removes the oldest ones."""
-        path = checkpoint.checkpoint_path(self.work_dir, progress.iteration)
-        scale = self.trainer.loss_scale
-        meta = {**self.meta, **progress.meta(), **({} if scale is None else {"loss_scale": asdict(scale)})}
-        checkpoint.save(path, self.arrays(), meta, self.trainer.optimizer.state())
-        checkpoint.prune(self.work_dir, self.config.keep_checkpoints, self.config.milestones)
-        return path
-
-    def weights(self, iteration: int, name: str = WEIGHTS_NAME) -> Path:
-        """Writes weights alone."""
-        path = self.work_dir / name
-        checkpoint.save(path, self.arrays(), {**self.meta, "iteration": iteration})
-        return path
-
-    def metrics(self, metrics: dict[str, Any]) -> None:
-        """Writes the metrics of the last evaluation."""
-        write_json(self.work_dir / METRICS_NAME, metrics)
-
-    def best(self, iteration: int, metrics: dict[str, Any]) -> None:
-        """Writes the best weights so far, and their metrics: on disk before the weights, in place after them."""
-        with whole_file(self.work_dir / BEST_METRICS_NAME) as file:
-            file.write(as_json({"iteration": iteration, **metrics}))
-            file.flush()
-            os.fsync(file.fileno())
-            self.weights(iteration, BEST_NAME)
-
-
-def text_record(text: TextFeatures) -> dict[str, Any]:
-    """What a weight file's metadata say of the class embeddings and the text tower (None = unknown, or CLIP's own)."""
-    merges = text.text_model.merges if text.text_model is not None else None
-    return {
-        "embeddings_sha256": text.sha256,
-        "text_heads": text.text_model.heads if text.text_model is not None else None,
-        "vocabulary": [list(merge) for merge in merges] if merges is not None else None,
-    }
-
-
-def text_arrays(text: TextFeatures) -> dict[str, np.ndarray]:
-    """Class embeddings and, where it is known, the text tower, by their names in a weight file."""
-    tower = text.text_model.tensors if text.text_model is not None else {}
-    return {FEATURES_NAME: text.matrix, **{TEXT_PREFIX + name: array for name, array in tower.items()}}
 
 
 def resume(trainer: Trainer, file: WeightFile, config: Config) -> Progress:
@@ -334,12 +283,7 @@ def best_metric(config: Config) -> str:
     return config.train.best_metric or ("mIoU(S)" if supervised else "hIoU")
 
 
-def iteration_seed(seed: int, iteration: int, rank: int = 0) -> int:
-    """A seed in [0, 2**31) that depends on all three and on nothing else."""
-    state = np.random.SeedSequence([seed, 0, iteration, rank]).generate_state(1)
-    return int(state[0]) & 0x7FFFFFFF
-
-
 def seed_iteration(seed: int, iteration: int, rank: int = 0) -> None:
-    """Seeds Python, NumPy and Jittor for one iteration, when nothing random is still waiting to be computed."""
-    jt.set_global_seed(iteration_seed(seed, iteration, rank), different_seed_for_mpi=False)
+    """Seeds Python, NumPy and Jittor for one iteration: Jittor gives no random state to save."""
+    state = np.random.SeedSequence([seed, 0, iteration, rank]).generate_state(1)
+    jt.set_global_seed(int(state[0]) & 0x7FFFFFFF, different_seed_for_mpi=False)

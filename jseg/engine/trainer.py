@@ -23,7 +23,7 @@ class StepReport:
     """What one optimiser step reports."""
 
     losses: dict[str, float]  # mask, dice, recovery_q, recovery_v (weighted) and total, before the update
-    lr: float  # of the first parameter group
+    lr: float
     gradient_norm: float  # over all trained weights, before clipping
     problem: str = ""  # why nothing was updated; "" = the step is fine
     overflow: bool = False  # the problem was the loss scale of float16 alone, and it is lower now
@@ -43,14 +43,12 @@ class Trainer:
     def __init__(
         self, model: ClipRC, text: np.ndarray, unseen: tuple[int, ...], config: Config, ranks: Ranks = ALONE
     ) -> None:
-        self.model = model
+        self.model, self.config, self.ranks = model, config, ranks
         self.text = jt.array(text).stop_grad()
         self.loss = SegmentationLoss(config.loss, unseen)
-        self.config, self.ranks = config, ranks
         self.frozen = set_precision(model, config.precision)  # float32 values of weights that the model holds in half
         self.loss_scale = LossScale() if config.precision == "fp16" else None
         self.optimizer = AdamW(trainable(model), config.optimizer)
-        self.lr = 0.0
 
     def step(self, images: np.ndarray, labels: np.ndarray, iteration: int) -> StepReport:
         """One optimiser step on a batch, as in the loop of jseg/engine/train.py.
@@ -65,36 +63,38 @@ class Trainer:
         return self.update(gradients, losses)
 
     def set_learning_rate(self, iteration: int) -> float:
-        """Sets the learning rates of step `iteration` (0-based); returns that of the first parameter group."""
-        self.lr = self.optimizer.set_learning_rate(iteration, self.config.train.iterations, self.config.optimizer)
-        return self.lr
+        """Sets the learning rate of step `iteration` (0-based) and returns it."""
+        return self.optimizer.set_learning_rate(iteration, self.config.train.iterations, self.config.optimizer)
 
     def gradients(self, images: np.ndarray, labels: np.ndarray) -> tuple[list[jt.Var], dict[str, float], float]:
         """Gradients in the order of `optimizer.names`, loss terms and number of masks of the batch of all ranks.
 
         Forward and backward run over micro-batches of `train.micro_batch` images, which add up to exactly the batch.
         """
+        loss, ranks = self.loss, self.ranks
         micro_batch = self.config.train.micro_batch or len(images)
-        parts = len(images) // micro_batch * self.ranks.world
+        parts = len(images) // micro_batch * ranks.world
         # With pseudo labels the number of masks is known only after the last forward pass. Until then the gradients of
         # the terms that are divided by it are kept apart from the others.
-        apart = bool(self.loss.unseen) and micro_batch < len(images)
-        num_masks = None if self.loss.unseen else int(self.ranks.sum(count_masks(labels)))
+        apart = bool(loss.unseen) and micro_batch < len(images)
+        num_masks = None if loss.unseen else int(ranks.sum(count_masks(labels)))
         scale = self.loss_scale.scale if self.loss_scale is not None else None
         kept: list[list[jt.Var]] = []  # per loss (one, or two apart): gradients of the micro-batches so far, added up
         sums: list[np.ndarray] = []
         for first in range(0, len(images), micro_batch):
-            targets = labels[first : first + micro_batch]
+            batch, targets = images[first : first + micro_batch], labels[first : first + micro_batch]
             with releasing() as release:
-                part = self._forward(images[first : first + micro_batch], targets)
+                part = loss.sums(self.model.training_outputs(jt.array(batch), self.text), targets, targets.shape[1:])
             if apart:
-                losses = [self.loss.mask_part(part), self.loss.recovery_part(part, 1 / parts)]
+                losses = [loss.mask_part(part), loss.recovery_part(part, 1 / parts)]
             else:
-                masks = self._count_all_masks(part) if num_masks is None else num_masks
-                losses = [self.loss.total(part, masks, 1 / parts)]
+                masks = num_masks
+                if masks is None:  # this part is the whole share of this rank
+                    masks = part.num_masks if ranks.world == 1 else float(ranks.sum(part.num_masks.numpy())[0])
+                losses = [loss.total(part, masks, 1 / parts)]
             if scale is not None:
-                losses = [loss * scale for loss in losses]
-            added = [jt.grad(loss, self.optimizer.parameters) for loss in losses]
+                losses = [value * scale for value in losses]
+            added = [jt.grad(value, self.optimizer.parameters) for value in losses]
             release()
             if kept:
                 added = [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(kept, added, strict=True)]
@@ -105,44 +105,28 @@ class Trainer:
             del part, losses, added  # the graph of this micro-batch: memory stays that of one
         total = np.sum(sums, axis=0)
         if apart:
-            num_masks = float(self.ranks.sum(total[4]))
+            num_masks = float(ranks.sum(total[4]))
             kept = [[mask / max(num_masks, 1) + recovery for mask, recovery in zip(*kept, strict=True)]]
-        gradients, total = self.ranks.sum_gradients(kept[0], total)
+        gradients, total = ranks.sum_gradients(kept[0], total)
         num_masks = float(total[4] if num_masks is None else num_masks)
         if scale is not None:
             gradients = [gradient * (1 / scale) for gradient in gradients]
         focal, dice, recovery_q, recovery_v = total[:4].tolist()
-        terms = self.loss.terms(
-            LossSums(focal, dice, recovery_q / parts, recovery_v / parts, num_masks, None), num_masks
-        )
+        terms = loss.terms(LossSums(focal, dice, recovery_q / parts, recovery_v / parts, num_masks, None), num_masks)
         return gradients, {**terms, "total": sum(terms.values())}, num_masks
-
-    def _forward(self, images: np.ndarray, labels: np.ndarray) -> LossSums:
-        """Loss terms of a micro-batch, as sums; the model's outputs are not kept any longer than they are needed."""
-        return self.loss.sums(self.model.training_outputs(jt.array(images), self.text), labels, labels.shape[1:])
-
-    def _count_all_masks(self, part: LossSums) -> jt.Var | float:
-        """Number of masks of all ranks when `part` is the whole share of this one."""
-        return part.num_masks if self.ranks.world == 1 else float(self.ranks.sum(part.num_masks.numpy())[0])
 
     def update(self, gradients: list[jt.Var], losses: dict[str, float]) -> StepReport:
         """Updates the weights; when loss or gradient is not finite, nothing is updated and `problem` says so."""
         norm = self.ranks.broadcast(gradient_norm(gradients))  # its last bits decide, so all must have the same
-        problem = self._problem(losses["total"], norm, gradients)
-        if problem:  # the loss scale can be to blame for a gradient that is not finite
-            scale = self.loss_scale
-            overflow = scale is not None and math.isfinite(losses["total"]) and scale.lower()
-            return StepReport(losses, self.lr, norm, problem, overflow)
+        total, scale = losses["total"], self.loss_scale
+        if not math.isfinite(total):
+            return StepReport(losses, self.optimizer.lr, norm, f"the loss is {total}")
+        if not math.isfinite(norm):
+            names = not_finite(self.optimizer.names, gradients)
+            where = f" of {named_list(names[:3])} ({len(names)} in all)" if names else ""
+            overflow = scale is not None and scale.lower()  # the loss scale can be to blame
+            return StepReport(losses, self.optimizer.lr, norm, f"the gradient{where} is not finite", overflow)
         self.optimizer.step(clip(gradients, norm, self.config.optimizer.clip_norm))
-        if self.loss_scale is not None:
-            self.loss_scale.step()
-        return StepReport(losses, self.lr, norm)
-
-    def _problem(self, loss: float, norm: float, gradients: list[jt.Var]) -> str:
-        if math.isfinite(loss) and math.isfinite(norm):
-            return ""
-        if not math.isfinite(loss):
-            return f"the loss is {loss}"
-        names = not_finite(self.optimizer.names, gradients)
-        where = f" of {named_list(names[:3])} ({len(names)} in all)" if names else ""
-        return f"the gradient{where} is not finite"
+        if scale is not None:
+            scale.step()
+        return StepReport(losses, self.optimizer.lr, norm)

@@ -26,22 +26,18 @@ def transductive() -> Config:
 
 @pytest.mark.parametrize("meta", [{"format": FORMAT, "iteration": 20000}, {"iter": 20000, "CLASSES": ("a",)}])
 def test_the_expected_iteration_passes(meta: dict) -> None:
-    assert load.check_start(weights(**meta), transductive()) == []
+    load.check_start(weights(**meta), transductive())
 
 
-@pytest.mark.parametrize("meta", [{"format": FORMAT, "iteration": 40000}, {"iter": 40000}])
+@pytest.mark.parametrize("meta", [{"format": FORMAT, "iteration": 40000}, {"iter": 40000}, {}])
 def test_another_iteration_is_refused_with_two_ways_out(meta: dict) -> None:
-    with pytest.raises(UserError, match=r"after iteration 40000.*20000.*checkpoint_0020000.*expected_iteration=0"):
+    with pytest.raises(
+        UserError, match=r"after iteration (40000|unknown).*20000.*checkpoint_0020000.*expected_iteration=0"
+    ):
         load.check_start(weights(**meta), transductive())
     config = transductive()
     config.train.expected_iteration = 0
-    assert load.check_start(weights(**meta), config) == []
-
-
-@pytest.mark.parametrize("iteration", [None, "20000", -1, True])
-def test_an_unknown_iteration_is_warned_of(iteration: object) -> None:
-    (warning,) = load.check_start(weights(iter=iteration), transductive())
-    assert "does not say at which iteration" in warning and "20000" in warning
+    load.check_start(weights(**meta), config)
 
 
 def test_supervised_weights_are_no_start_for_a_transductive_run() -> None:
@@ -50,48 +46,20 @@ def test_supervised_weights_are_no_start_for_a_transductive_run() -> None:
         load.check_start(file, transductive())
     config = transductive()
     config.data.setting = "supervised"
-    assert load.check_start(file, config) == []
+    load.check_start(file, config)
 
 
 def test_batch() -> None:
     config = Config()
     config.train.recipe_batch = 16
-    assert load.batch_line(config) == "batch: 16 images in all, as the recipe has it"
-    assert load.batch_warning(16, config) == ""
+    assert load.batch_lines(config) == "batch: 16 images in all"
     config.train.micro_batch = 4
-    assert load.batch_line(config) == "batch: 16 images in all, as the recipe has it (4 x 4, gradients added up)"
+    assert load.batch_lines(config, 2).endswith("all (2 processes x 2 micro-batches x 4, gradients added up)")
     config.train.batch_size = 8
-    assert load.batch_line(config) == "batch: 8 images in all (2 x 4, gradients added up)"
-    warning = load.batch_warning(8, config)
-    assert "effective batch is 8, the recipe's is 16" in warning and "train.micro_batch" in warning
-    config.train.recipe_batch = 0
-    assert load.batch_warning(8, config) == ""
-
-
-def test_the_batch_on_several_processes() -> None:
-    config = Config()
-    assert load.batch_line(config, 4) == "batch: 16 images in all (4 processes x 4, gradients added up)"
-    config.train.micro_batch = 2
-    assert load.batch_line(config, 4) == "batch: 16 images in all (4 processes x 2 x 2, gradients added up)"
+    assert "\nwarning: the effective batch is 8, the recipe's is 16" in load.batch_lines(config)
+    config.train.batch_size = 16
     load.check_shares(config, 4)
-    with pytest.raises(UserError, match="batch_size=16: must be a multiple of the number of processes, 3"):
-        load.check_shares(config, 3)
-    config.train.micro_batch = 8
-    with pytest.raises(UserError, match="micro_batch=8: must divide each process's share of the batch, 16 / 4 = 4"):
-        load.check_shares(config, 4)
-
-
-def test_the_batch_that_weights_record() -> None:
-    config = Config()
-    config.train.recipe_batch = 16
-    file = weights(format=FORMAT, config={"train": {"batch_size": 8}})
-    assert "weights.safetensors was trained with another batch: the effective batch is 8" in (
-        load.weights_batch_warning(file, config)
-    )
-    for meta in (
-        {"config": {"train": {"batch_size": 8}}},  # not ours: what its config says is not ours to read
-        {"format": FORMAT, "config": {"train": {"batch_size": 16}}},
-        {"format": FORMAT, "config": {}},
-        {"format": FORMAT},
-    ):
-        assert load.weights_batch_warning(weights(**meta), config) == ""
+    for micro_batch, world in ((0, 3), (8, 4)):
+        config.train.micro_batch = micro_batch
+        with pytest.raises(UserError, match="batch_size=16: must be a multiple"):
+            load.check_shares(config, world)

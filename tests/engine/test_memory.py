@@ -83,8 +83,3 @@ def test_5000_iterations_keep_no_memory(tmp_path: Path) -> None:
         time.sleep(0.2)
     process.finish()
     assert len(resident) >= 95 and growth(resident, 20) < 0.01
-
-
-@pytest.mark.slow
-def test_2000_pictures_keep_no_memory() -> None:
-    assert growth(list(evaluate(2000)), 200) < 0.01

@@ -14,13 +14,11 @@ import torch
 from jseg.config import OptimizerConfig
 from jseg.engine.optimizer import (
     AdamW,
-    GroupSettings,
     clip,
     gradient_norm,
     group_settings,
     learning_rate,
     not_finite,
-    parameter_groups,
 )
 from tests.engine.tiny_training import tiny_batch, tiny_config, tiny_trainer, weights
 
@@ -79,18 +77,6 @@ def test_every_released_parameter_has_the_recorded_rate_and_decay(golden: Path) 
         for name, entry in recorded["trainable"].items():
             ours = group_settings(name, config)
             assert (ours.lr, ours.weight_decay) == pytest.approx((entry["lr"], entry["weight_decay"]), rel=1e-12), name
-        assert len(parameter_groups(recorded["trainable"], config)) == 1
-
-
-def test_stated_groups_free_only_norm_layers_from_decay() -> None:
-    names = [
-        "backbone.prompt_norm.weight",
-        "decode_head.decoder_q.layers.0.linear1.weight",
-        "decode_head.decoder_q.layers.0.linear1.bias",
-        "decode_head.decoder_q.layers.0.norm2.bias",
-    ]
-    groups = parameter_groups(names, OptimizerConfig(groups="stated"))
-    assert groups == {GroupSettings(2e-4, 0.0): [names[0], names[3]], GroupSettings(2e-4, 0.01): names[1:3]}
 
 
 RUNS = {"voc40k": 40000, "st20k": 20000, "coco80k": 80000}  # prefix of the recorded arrays -> iterations of the run
@@ -122,12 +108,6 @@ def test_trajectory_schedules(golden: Path) -> None:
         for key, initial in (("lr_trainable", run["trainable_initial_lr"]), ("lr_frozen_groups", run["base_lr"])):
             ours = [learning_rate(iteration, run["max_iters"], initial, config) for iteration in range(len(run[key]))]
             assert ours == pytest.approx(run[key], rel=1e-12), file.name
-
-
-def test_without_warm_up_the_first_step_has_the_full_rate() -> None:
-    config = OptimizerConfig(warmup_iterations=0)
-    assert learning_rate(0, 10, 1e-3, config) == 1e-3
-    assert learning_rate(10, 10, 1e-3, config) == config.min_lr
 
 
 def test_norm_and_clipping() -> None:

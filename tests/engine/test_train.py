@@ -9,46 +9,41 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
-from jseg.clip.class_embeddings import TextFeatures
-from jseg.data.class_names import class_list
 from jseg.data.loader import Batch
 from jseg.engine import checkpoint
 from jseg.engine.checkpoint import Progress
 from jseg.engine.log import RunLog, read_log
-from jseg.engine.signals import Interrupted, StopRequest
-from jseg.engine.train import Saver, Training, best_metric
+from jseg.engine.signals import StopRequest
+from jseg.engine.train import Training
 from jseg.engine.trainer import Trainer
 from jseg.errors import CannotWrite, UserError
+from jseg.weights.record import FORMAT
 from tests.engine.tiny_training import tiny_batch, tiny_config, tiny_trainer, weights
 
 Breaks = Callable[[], AbstractContextManager]
 
 
 class NotedSaver:
-    """Writes nothing and remembers what it should have written; `full` says after which iterations the disk is full."""
+    """Remembers what `checkpoint.save` should have written; the disk is full after the iterations in `full`."""
 
     def __init__(self, full: tuple[int, ...] = ()) -> None:
         self.full, self.checkpoints, self.bests = full, [], []
         self.progress: list[dict[str, Any]] = []
 
-    def checkpoint(self, progress: Progress) -> Path:
-        if progress.iteration in self.full:
+    def save(self, path: Path, _: Any, meta: dict[str, Any], moments: Any = None) -> None:
+        if meta["iteration"] in self.full:
             raise CannotWrite("cannot write x (No space left on device): free some space there")
-        self.checkpoints.append(progress.iteration)
-        self.progress.append(progress.meta()["progress"])
-        return Path(f"{progress.iteration}.safetensors")
-
-    def metrics(self, metrics: dict[str, Any]) -> None:
-        pass
-
-    def best(self, iteration: int, metrics: dict[str, Any]) -> None:
-        if iteration in self.full:
-            raise CannotWrite("cannot write best (No space left on device): free some space there")
-        self.bests.append(iteration)
+        if moments is None:
+            assert path.name == checkpoint.BEST_NAME
+            self.bests.append(meta["iteration"])
+        else:
+            self.checkpoints.append(meta["iteration"])
+            self.progress.append(meta["progress"])
 
 
 def batches(bad: tuple[int, ...] = (), first: int = 0, each: Callable[[int], None] = lambda i: None) -> Iterator[Batch]:
@@ -70,8 +65,8 @@ def run(
     """Why the run ended, and (event, iteration) of every line of the log."""
     progress = progress or Progress()
     log = RunLog(folder, trainer.config.train.iterations, progress.iteration, progress.log)
-    with StopRequest() as stop:
-        ending = Training(trainer, log, saver, progress, stop, evaluate).loop(source)
+    with StopRequest() as stop, patch.object(checkpoint, "save", saver.save):
+        ending = Training(trainer, log, folder, progress, stop, {}, {}, evaluate).loop(source)
     return ending, [(line["event"], line["iteration"]) for line in read_log(log.path)]
 
 
@@ -181,36 +176,21 @@ def test_the_best_is_kept(tmp_path: Path) -> None:
     assert saver.bests == [2, 5] and saver.progress[-1]["best"] == 30.0 and saver.progress[-1]["best_iteration"] == 5
 
 
-def test_the_best_metric_of_a_supervised_run_needs_no_unseen_classes() -> None:
-    config = tiny_config()
-    assert best_metric(config) == "hIoU"
-    config.data.setting = "supervised"
-    assert best_metric(config) == "mIoU(S)"
-    config.train.best_metric = "pAcc"
-    assert best_metric(config) == "pAcc"
-
-
-def test_best_weights_and_their_metrics_are_of_one_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = tiny_config(iterations=9)
-    text = TextFeatures(np.eye(20, 16, dtype=np.float32), None)
-    saver = Saver(tmp_path, config, class_list("shapes"), text, tiny_trainer(config))
+def test_best_weights_and_their_metrics_are_of_one_evaluation(tmp_path: Path) -> None:
+    trainer, progress = tiny_trainer(tiny_config(iterations=9)), Progress(iteration=2)
+    training = Training(trainer, RunLog(tmp_path, 9), tmp_path, progress, StopRequest(), {"format": FORMAT}, {})
 
     def iterations() -> tuple[int, int]:
         written = json.loads((tmp_path / checkpoint.BEST_METRICS_NAME).read_text())["iteration"]
-        return written, checkpoint.iteration_of(checkpoint.read_whole(tmp_path / checkpoint.BEST_NAME))
+        return written, checkpoint.read_whole(tmp_path / checkpoint.BEST_NAME).meta["iteration"]
 
-    saver.best(2, {"pAcc": 10.0})
+    training.save_best({"pAcc": 10.0})
     assert iterations() == (2, 2)
-
-    def full(*_: Any) -> None:
-        raise CannotWrite("cannot write best.safetensors (No space left on device)")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("jseg.engine.checkpoint.write_safetensors", full)
-        with pytest.raises(CannotWrite):
-            saver.best(3, {"pAcc": 20.0})
+    progress.iteration = 3
+    with patch.object(checkpoint, "save", NotedSaver(full=(3,)).save), pytest.raises(CannotWrite):
+        training.save_best({"pAcc": 20.0})
     assert iterations() == (2, 2)
-    assert {path.name for path in tmp_path.iterdir()} == {checkpoint.BEST_METRICS_NAME, checkpoint.BEST_NAME}
+    assert not list(tmp_path.glob(".*.tmp"))
 
 
 def test_an_image_that_vanishes_costs_no_finished_step(tmp_path: Path) -> None:
@@ -222,40 +202,3 @@ def test_an_image_that_vanishes_costs_no_finished_step(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is missing"):
         run(tmp_path, tiny_trainer(tiny_config(iterations=9)), vanishing(), saver)
     assert saver.checkpoints == [2]
-
-
-def test_dropout_repeats_for_the_same_seed(tmp_path: Path) -> None:
-    """Each iteration draws from its own seed: the same run twice is the same, bit for bit."""
-    runs = []
-    for _ in range(2):
-        trainer = tiny_trainer(tiny_config(iterations=3))
-        run(tmp_path, trainer, batches(), NotedSaver())
-        runs.append(weights(trainer))
-    assert all(np.array_equal(array, runs[1][name]) for name, array in runs[0].items())
-    trainer = tiny_trainer(tiny_config(), dropout=True)
-    assert trainer.gradients(*tiny_batch(0))[1] != trainer.gradients(*tiny_batch(0))[1]
-
-
-def test_best_weights_that_could_not_be_written_are_not_called_best(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    config = tiny_config(iterations=3, save_every=10, eval_every=1, best_metric="pAcc")
-    values, progress = iter([50.0, 60.0, 55.0]), Progress()
-    saver = NotedSaver(full=(2,))
-    run(tmp_path, tiny_trainer(config), batches(), saver, progress, lambda **_: {"pAcc": next(values)})
-    assert saver.bests == [1, 3] and (progress.best, progress.best_iteration) == (55.0, 3)
-    assert "these best weights are not kept" in capsys.readouterr().out
-
-
-def test_a_broken_off_last_evaluation_is_made_up_and_recorded(tmp_path: Path) -> None:
-    config, progress = tiny_config(iterations=2, save_every=10, eval_every=2, best_metric="pAcc"), Progress()
-
-    def broken_off(**_: Any) -> dict[str, Any]:
-        raise Interrupted
-
-    ending, _ = run(tmp_path, tiny_trainer(config), batches(), NotedSaver(), progress, broken_off)
-    assert ending == "stopped" and progress.iteration == 2
-    saver = NotedSaver()
-    ending, events = run(tmp_path, tiny_trainer(config), batches(), saver, progress, lambda **_: {"pAcc": 50.0})
-    assert ending == "finished" and saver.checkpoints == [2] and saver.progress[0]["evaluated"] == 2
-    assert events.count(("evaluation", 2)) == 1

@@ -30,9 +30,9 @@ def write_log(folder: Path, name: str, scale: float) -> Path:
 
 
 def test_points_leave_undefined_values_out(tmp_path: Path) -> None:
-    lines = plot_log.read_log(write_log(tmp_path, "a", 1.0) / "log.jsonl")
-    assert plot_log.points(lines, "evaluation", "metrics", "mIoU(U)") == ([10], [20.0])
-    assert plot_log.points(lines, "train", "losses", "total")[1][:2] == [2.0, 1.0]
+    (lines,) = plot_log.read_runs([write_log(tmp_path, "a", 1.0)]).values()
+    assert plot_log.points(lines, "evaluation", "metrics", "mIoU(U)") == [(10, 20.0)]
+    assert plot_log.points(lines, "train", "losses", "total")[:2] == [(1, 2.0), (2, 1.0)]
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -46,7 +46,7 @@ def test_one_or_several_runs_are_drawn(tmp_path: Path, count: int, capsys: pytes
 
 
 def test_mistakes_are_user_errors(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="holds no log"):
+    with pytest.raises(UserError, match="holds no log of a training run"):
         plot_log.main([str(tmp_path)])
     run = str(write_log(tmp_path, "a", 1.0))
     with pytest.raises(UserError, match=r"must end with \.png"):

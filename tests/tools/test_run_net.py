@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,7 @@ from jseg.clip.weights import read_clip_weights
 from jseg.data.class_names import class_list
 from jseg.engine.log import read_log
 from jseg.weights.reader import read_weight_file
-from tests.tools.tiny_runs import REPOSITORY, TINY, TOOL, command, refused, run_net
+from tests.tools.tiny_runs import REPOSITORY, TINY, command, refused, run_net
 
 
 def test_the_same_seed_gives_the_same_metrics_and_another_one_does_not(tiny: Path, tmp_path: Path) -> None:
@@ -76,13 +74,6 @@ def test_the_original_release_s_spellings_are_accepted(trained: Path, capsys: py
     assert run_net.main([*arguments, "--task", "val", "--resume", "data.shapes.val_scenes=2"]) == 0
     shown = capsys.readouterr().out
     assert "newest whole checkpoint is" in shown and "checkpoint_0000004" in shown and "inductive, 2 " in shown
-
-
-def test_images_are_drawn(trained: Path, tmp_path: Path) -> None:
-    arguments = command(trained.parent / "tiny.py", "--task", "test", "--resume", "--save-dir", str(tmp_path / "drawn"))
-    assert run_net.main(arguments) == 0
-    assert len(list((tmp_path / "drawn").glob("*_overlay.png"))) == 3
-    assert len(list((tmp_path / "drawn").glob("*.png"))) == 3 + 3 + 1
 
 
 def test_missed_expectations_end_with_code_1(trained: Path, capsys: pytest.CaptureFixture) -> None:
@@ -146,46 +137,9 @@ def test_a_checkpoint_of_the_code_before_goes_on_with_the_same_numbers(
         assert line["gradient_norm"] == pytest.approx(expected["gradient_norm"][iteration], rel=1e-5)
     tensors = read_weight_file(tmp_path / "checkpoint_0000006.safetensors").tensors
     norms = {name: float(np.linalg.norm(tensors[name].astype(np.float64))) for name in expected["norms"]}
-    assert norms == pytest.approx(expected["norms"], rel=1e-4, abs=1e-9)
+    assert norms == pytest.approx(expected["norms"], rel=1e-4, abs=1e-8)  # key biases: the true gradient is 0
     for name, values in expected["weights"].items():
         np.testing.assert_allclose(tensors[name].ravel(), values, rtol=1e-4, atol=1e-7)
-
-
-def test_weights_start_a_new_run_at_iteration_0(trained: Path, tmp_path: Path) -> None:
-    """A transductive run starts from weights alone: optimiser, iteration and warm-up afresh."""
-    config = trained.parent / "tiny.py"
-    arguments = [
-        "--config-file", str(config), "--work-dir", str(tmp_path / "new"), "--no-cuda", "--weights",
-        str(trained / "weights.safetensors"), "data.setting=transductive", "train.iterations=1", "model.init=",
-    ]  # fmt: skip
-    assert run_net.main(arguments) == 0
-    first, line = [line for line in read_log(tmp_path / "new" / "log.jsonl") if line["event"] in ("start", "train")]
-    assert first["weights"]["path"].endswith("weights.safetensors") and line["iteration"] == 1
-    assert read_weight_file(tmp_path / "new" / "checkpoint_0000001.safetensors").meta["optimizer_steps"] == 1
-
-
-def test_as_a_program_with_worker_processes(tiny: Path) -> None:
-    arguments = [
-        sys.executable,
-        str(TOOL),
-        *command(tiny, "train.iterations=2", "data.workers=1", "train.batch_size=1"),
-    ]
-    done = subprocess.run(arguments, capture_output=True, text=True, cwd=tiny.parent)
-    assert done.returncode == 0, done.stderr
-    assert "iteration 2/2" in done.stdout and (tiny.parent / "run" / "weights.safetensors").exists()
-
-
-def test_a_batch_of_8_for_a_recipe_of_16_is_warned_of(trained: Path, capsys: pytest.CaptureFixture) -> None:
-    """The tiny run has a batch of 2: in training and when its weights are evaluated, the recipe's 4 is missed."""
-    config = trained.parent / "tiny.py"
-    arguments = ["--config-file", str(config), "--no-cuda", "--work-dir", str(trained.parent / "batch")]
-    assert run_net.main([*arguments, "train.recipe_batch=4", "train.iterations=1"]) == 0
-    assert "warning: the effective batch is 2, the recipe's is 4" in capsys.readouterr().out
-    weights = ["--task", "val", "--weights", str(trained.parent / "batch" / "weights.safetensors")]
-    assert run_net.main([*arguments, *weights, "train.recipe_batch=4"]) == 0
-    assert "trained with another batch: the effective batch is 2, the recipe's is 4" in capsys.readouterr().out
-    assert run_net.main([*arguments, *weights, "train.recipe_batch=2"]) == 0
-    assert "batch" not in capsys.readouterr().out.replace(str(trained.parent / "batch"), "")
 
 
 def test_a_transductive_run_names_the_iteration_that_it_starts_from(
@@ -199,13 +153,6 @@ def test_a_transductive_run_names_the_iteration_that_it_starts_from(
         [*start, *wanted, "--weights", str(trained / "weights.safetensors")], capsys, "after iteration 4", "iteration 2"
     )
     assert run_net.main([*start, *wanted, "--weights", str(trained / "checkpoint_0000002.safetensors")]) == 0
-
-
-def test_milestones_are_kept(tiny: Path) -> None:
-    changes = ["train.iterations=5", "train.save_every=2", "train.keep_checkpoints=1", "train.milestones=(1,)"]
-    assert run_net.main(command(tiny, *changes)) == 0
-    found = sorted(path.name for path in (tiny.parent / "run").glob("checkpoint_*"))
-    assert found == ["checkpoint_0000001.safetensors", "checkpoint_0000005.safetensors"]
 
 
 def test_clip_as_it_is_is_evaluated_and_drawn_but_not_trained(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -247,8 +194,8 @@ def photo_config(folder: Path, photos: Path, body: str) -> Path:
     return path
 
 
-def train_and_look(config: Path, iterations: int, capsys: pytest.CaptureFixture) -> list[float]:
-    """Runs all three tasks; returns the logged losses."""
+def test_real_photos_in_small(tmp_path: Path, test_data: Path, capsys: pytest.CaptureFixture) -> None:
+    config = photo_config(tmp_path, test_data, TINY + "\ntrain |= dict(iterations=8, batch_size=1)")
     assert run_net.main(command(config)) == 0
     assert run_net.main(command(config, "--task", "val", "--resume")) == 0
     shown = capsys.readouterr().out
@@ -257,27 +204,6 @@ def train_and_look(config: Path, iterations: int, capsys: pytest.CaptureFixture)
     assert json.loads((config.parent / "run" / "metrics.json").read_text())["mIoU(U)"] is None
     assert run_net.main(command(config, "--task", "test", "--resume")) == 0
     assert list((config.parent / "run" / "images").glob("*_overlay.png"))
-    losses = [
-        line["losses"]["total"] for line in read_log(config.parent / "run" / "log.jsonl") if line["event"] == "train"
-    ]
-    assert len(losses) == iterations
-    return losses
-
-
-def test_real_photos_in_small(tmp_path: Path, test_data: Path, capsys: pytest.CaptureFixture) -> None:
-    config = photo_config(tmp_path, test_data, TINY + "\ntrain |= dict(iterations=8, batch_size=1)")
-    losses = train_and_look(config, 8, capsys)
-    assert np.mean(losses[-3:]) < np.mean(losses[:3])
-
-
-@pytest.mark.slow
-def test_real_photos_at_full_size(tmp_path: Path, test_data: Path, capsys: pytest.CaptureFixture) -> None:
-    """ViT-B/16 at 512 px with the paper's sizes, random weights, 20 iterations of one photo each."""
-    body = (
-        f"data = dict()\nmodel = dict(init='random')\ntext = dict(embeddings={str(test_data / 'voc12_single.npy')!r})\n"
-        "optimizer = dict(warmup_iterations=2)\n"
-        "train = dict(iterations=20, batch_size=1, log_every=1, save_every=20, keep_checkpoints=1)\n"
-    )
-    losses = train_and_look(photo_config(tmp_path, test_data, body), 20, capsys)
-    assert np.mean(losses[-5:]) < np.mean(losses[:5])
-    assert all(np.isfinite(losses))
+    log = read_log(config.parent / "run" / "log.jsonl")
+    losses = [line["losses"]["total"] for line in log if line["event"] == "train"]
+    assert len(losses) == 8 and np.mean(losses[-3:]) < np.mean(losses[:3])

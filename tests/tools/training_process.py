@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import resource
 import shutil
 import signal
 import subprocess
@@ -92,11 +91,6 @@ class TrainingProcess:
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
         assert self.process.wait(timeout=SECONDS) == -signal.SIGKILL, self.shown()
-
-    def limit_file_size(self, limit: int) -> None:
-        """The system then refuses to write past `limit` bytes, as a full disk would."""
-        hard = resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE)[1]
-        resource.prlimit(self.process.pid, resource.RLIMIT_FSIZE, (limit, hard))
 
 
 def assert_same_run(first: Path, second: Path, iterations: int) -> None:
