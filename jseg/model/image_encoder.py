@@ -18,10 +18,9 @@ from jseg.clip.blocks import Dropout, LayerNorm, Linear, Trace, unit_length
 from jseg.clip.image_tower import ImageTower
 from jseg.config import ModelConfig
 from jseg.errors import UserError
-from jseg.ops.attention import region_attention
+from jseg.ops.attention import check_region_grid, region_attention
 from jseg.ops.half import cast, widen
 from jseg.ops.layers import linear
-from jseg.ops.region_structure import check_region_grid
 
 
 @dataclass

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jseg.errors import UserError
-from jseg.ops.region_structure import attention_allowed, region_of_patch
+from jseg.ops.attention import attention_allowed, region_of_patch
 
 
 def test_blocks_follow_the_aspect() -> None:
