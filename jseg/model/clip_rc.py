@@ -34,9 +34,7 @@ class ClipRC(nn.Module):
     """Image encoder and head."""
 
     def __init__(self, backbone: ImageEncoder, decode_head: DecodeHead) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.decode_head = decode_head
+        self.backbone, self.decode_head = backbone, decode_head
 
     def encode(self, images: jt.Var, trace: Trace | None = None) -> ImageFeatures:
         """Image features, independent of any class; images (B, 3, H, W) float32, normalised."""
@@ -45,12 +43,8 @@ class ClipRC(nn.Module):
     def execute(self, images: jt.Var, text: jt.Var, trace: Trace | None = None) -> jt.Var:
         """Mask logits (B, C, h, w) on the patch grid; `resize_bilinear` brings them to pixels, a sigmoid to scores.
 
-        Args:
-            images: (B, 3, H, W) float32, normalised; any multiples of the patch size that the region grid fits.
-            text: (C, D) float32, class embeddings of unit length.
-
-        Raises:
-            UserError: image size or text features that do not fit the model.
+        Images (B, 3, H, W) float32, normalised, any multiples of the patch size that the region grid fits; text (C, D)
+        float32, class embeddings of unit length. Raises UserError where either does not fit the model.
         """
         return self.decode_head(self.encode(images, trace), text, trace)
 
