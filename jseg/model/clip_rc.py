@@ -1,9 +1,8 @@
 """CLIP-RC: the whole model.
 
 Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024;
-https://github.com/uyzhang/CLIP-RC. State names are those of the released checkpoints. A `trace` dictionary receives
-intermediates under the names of the recorded outputs of the released models: those of jseg/model/image_encoder.py and
-`ram_q` (B, M * C, 2D), `ram_v` (B, N, 3D), `q<i>` (B, M * C, D) and `v<i>` (B, N, D) for i = 0.., `logits_grid`.
+https://github.com/uyzhang/CLIP-RC. State names are those of the releases. A `trace` receives intermediates: those of
+image_encoder.py, `ram_q` (B, M * C, 2D), `ram_v` (B, N, 3D), `q<i>` (B, M * C, D), `v<i>` (B, N, D), `logits_grid`.
 """
 
 from __future__ import annotations
@@ -19,10 +18,7 @@ from jseg.model.losses import TrainingOutputs
 
 
 def build_clip_rc(config: ModelConfig, norm_eps: float = 1e-5, prompt_norm_eps: float = 1e-6) -> ClipRC:
-    """The model, in evaluation mode and without weights yet: follow with `initialise` or `load_released`.
-
-    Prompts and head train, all else is frozen. Raises UserError where sizes do not go together.
-    """
+    """The model, in evaluation mode and without weights yet; prompts and head train, all else is frozen."""
     model = ClipRC(ImageEncoder(config, norm_eps, prompt_norm_eps), DecodeHead(config, norm_eps))
     for name, var in model.state_dict().items():
         if not is_trained(name):

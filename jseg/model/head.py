@@ -1,9 +1,8 @@
 """The head: image features and class embeddings -> mask logits, and the recovery decoder that training needs besides.
 
 Region alignment: text x region x global -> class queries; regions + global + patches -> pixels. Without regions
-(`model.region_grid=0`) these are the descriptors of ZegCLIP (Zhou et al., CVPR 2023): queries `concat[G * T, T]`, one
-for each class (M = 1 below), and pixels `concat[G, I]`. In the two-way decoder, class queries attend to pixels and
-pixels to class queries. The recovery decoder predicts the decoder's inputs from its outputs.
+(`model.region_grid=0`) these are the descriptors of ZegCLIP (Zhou et al., CVPR 2023), and M = 1 below. In the two-way
+decoder, queries attend to pixels and pixels to queries. The recovery decoder predicts its inputs from its outputs.
 """
 
 from __future__ import annotations
@@ -172,6 +171,5 @@ class DecodeHead(nn.Module):
         """As `execute`, with the recovery decoder."""
         q, v, logits = self.decode(features, text, trace)
         queries, patches = self.recovery_decoder(q, v)
-        return TrainingOutputs(
-            logits, queries, query_features(features, text).detach(), patches, features.patches.detach()
-        )
+        query_targets, pixel_targets = query_features(features, text).detach(), features.patches.detach()
+        return TrainingOutputs(logits, queries, query_targets, patches, pixel_targets)

@@ -65,24 +65,18 @@ class ImageEncoder(ImageTower):
             tokens.append(bridge.unsqueeze(0).broadcast((batch, *bridge.shape)))
         return self.ln_pre(jt.concat(tokens, dim=1)).stop_grad()  # nothing up to here trains
 
-    def layer_prompts(self, layer: int, batch: int) -> jt.Var:
-        """The prompts that go into a layer: (B, K, width); in evaluation (1, K, width), as all images have the same."""
-        embeddings = self.prompt_embeddings[0] if layer == 0 else self.deep_prompt_embeddings[layer - 1]
-        prompts = widen(self.prompt_proj(embeddings)).unsqueeze(0)
-        if not self.prompt_dropout.rate_now() and jt.flags.no_grad:
-            return prompts
-        return self.prompt_dropout(prompts.broadcast((batch, *prompts.shape[1:])))  # each image has its own mask
-
     def execute(self, images: jt.Var, trace: Trace | None = None) -> ImageFeatures:
         """Features of normalised images (B, 3, H, W) float32, of any size and aspect whose patches the regions fit."""
-        trace, kept = {} if trace is None else trace, self.kept_prompts
-        if kept is None or not jt.flags.no_grad or self.prompt_dropout.rate_now():
-            kept = {}
+        trace, same_for_all = {} if trace is None else trace, jt.flags.no_grad and not self.prompt_dropout.rate_now()
+        kept = self.kept_prompts if same_for_all and self.kept_prompts is not None else {}
         grid = self.conv1.grid(images)
         check_region_grid(grid, self.region_grid)
         tokens, batch = self.input_tokens(images, grid), images.shape[0]
         for layer, block in enumerate(self.transformer.resblocks):
-            prompts = self.layer_prompts(layer, batch)
+            embeddings = self.deep_prompt_embeddings[layer - 1] if layer else self.prompt_embeddings[0]
+            prompts = widen(self.prompt_proj(embeddings)).unsqueeze(0)  # (1, K, width)
+            if not same_for_all:
+                prompts = self.prompt_dropout(prompts.broadcast((batch, *prompts.shape[1:])))
             if layer == 0:
                 repeated = prompts.broadcast((batch, *prompts.shape[1:]))
                 trace["tokens_in"] = jt.concat([tokens[:, :1], repeated, tokens[:, 1:]], dim=1)

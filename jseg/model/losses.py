@@ -1,8 +1,7 @@
 """The loss that CLIP-RC is trained on: focal and dice on one mask per class, and recovery.
 
-`mask * focal + dice * dice + recovery * (L1 of queries + L1 of pixels)`: Zhang et al., "Exploring Regional Clues in
-CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, section 3.5. Focal and dice are sums until they are divided by the
-number of masks in the whole batch: those of micro-batches add up to exactly those of the batch.
+`mask * focal + dice * dice + recovery * (L1 of queries + L1 of pixels)`: CLIP-RC, CVPR 2024, section 3.5. Focal and
+dice are sums until they are divided by the number of masks in the batch: those of micro-batches add up exactly.
 """
 
 from __future__ import annotations
@@ -19,8 +18,6 @@ from jseg.data.label_maps import UNSEEN_PIXEL
 from jseg.ops import compiled
 from jseg.ops.bilinear import resize_bilinear
 from jseg.ops.function import Function
-
-LARGEST_EXPONENT = 88.72  # exp() of more overflows float32; the sigmoid there is 0
 
 
 @dataclass
@@ -47,7 +44,7 @@ def count_masks(labels: np.ndarray) -> int:
 
 
 def _call(function: str, logits: jt.Var, inputs: list[jt.Var], shape: tuple[int, ...], **settings: float) -> jt.Var:
-    """Runs a function of jseg/ops/kernels/losses.h on logits (B, C, H, W) and further inputs."""
+    """Runs a function of jseg/ops/kernels/losses.h."""
     images, classes, height, width = logits.shape
     numbers = {"images": images, "classes": classes, "pixels": height * width, **settings}
     return compiled.call("losses.h", function, [logits, *inputs], [shape], numbers)[0]
@@ -113,12 +110,12 @@ class _DiceSum(Function):
             maps = probability * target, probability, target
             overlap, predicted, labelled = (x.sum(dim=3).sum(dim=2) for x in maps)  # in two steps, as above
         present, area = (labelled > 0).float32(), predicted + labelled + 1
-        self.maps, self.pairs = (logits, labels), (present, overlap, area)
+        self.saved = logits, labels, present, overlap, area
         return (present * (1 - (2 * overlap + 1) / area)).sum()
 
     def grad(self, grad_sum: jt.Var) -> tuple[jt.Var, None]:
-        logits, labels = self.maps
-        present, overlap, area = (x.unsqueeze(2).unsqueeze(3) for x in self.pairs)
+        logits, labels, *pairs = self.saved
+        present, overlap, area = (x.unsqueeze(2).unsqueeze(3) for x in pairs)
         if compiled.compiled():
             outside, inside = grad_sum * present * (2 * overlap + 1) / (area * area), grad_sum * present * 2 / area
             slopes = jt.concat([outside, inside], dim=3)
@@ -132,8 +129,7 @@ class _DiceSum(Function):
 def dice_sum(logits: jt.Var, labels: jt.Var) -> jt.Var:
     """Sum of `1 - (2 * overlap + 1) / (area + area + 1)` over the present (image, class) pairs, (1,) float32.
 
-    Milletari et al., "V-Net", 3DV 2016, smoothed by 1 as in MaskFormer. Arguments as for `focal_sum`; ignored pixels
-    count as background of every present class.
+    Milletari et al., "V-Net", 3DV 2016. Arguments as for `focal_sum`; ignored pixels count as background.
     """
     return _DiceSum.apply(logits, labels)
 
@@ -155,7 +151,7 @@ def pseudo_labels(logits: jt.Var, labels: jt.Var, unseen: Sequence[int]) -> jt.V
     with jt.no_grad():
         unseen_logits = logits.detach()[:, ids]
         # sigmoid = 1 / denominator: the smallest wins, without the division, which fast-math kernels round wrongly
-        denominator = 1 + jt.exp(jt.minimum(-unseen_logits, LARGEST_EXPONENT))
+        denominator = 1 + jt.exp(jt.minimum(-unseen_logits, 88.72))  # exp() of more overflows
         winner, _ = jt.argmin(denominator.stop_fuse(), dim=1)  # the first of equals
         return jt.ternary(labels == UNSEEN_PIXEL, ids[winner], labels)
 
@@ -191,10 +187,7 @@ class SegmentationLoss:
         return LossSums(focal, dice_sum(logits, labels), recovery_q, recovery_v, num_masks, labels)
 
     def terms(self, sums: LossSums, num_masks: jt.Var | float, share: float = 1.0) -> dict[str, jt.Var]:
-        """The weighted terms of the loss of a micro-batch with this share of the images, which add up to it.
-
-        `num_masks` is of the whole batch, averaged over ranks, and counts as 1 if below.
-        """
+        """Weighted terms of a micro-batch with this share of the images; `num_masks` of the batch counts as >= 1."""
         masks = jt.maximum(num_masks, 1) if isinstance(num_masks, jt.Var) else max(num_masks, 1)
         recovery = self.config.recovery * share
         terms = {"mask": self.config.mask * sums.focal / masks, "dice": self.config.dice * sums.dice / masks}

@@ -38,8 +38,7 @@ def note(precision: str) -> str:
 def set_precision(model: nn.Module, precision: str) -> dict[str, np.ndarray]:
     """Makes a model compute in `precision`, once its weights are set.
 
-    Frozen weights of large products are kept in 16 bits alone; returned are their float32 values by state name, for
-    checkpoints. Trained weights stay float32 and are rounded where they are used.
+    Frozen weights of large products are kept in 16 bits; returned are their float32 values by state name.
     """
     check_device(precision)
     # 1 = TF32 for products of float32; with anything but 0, Jittor lets cuBLAS add products of halves up in 16 bits

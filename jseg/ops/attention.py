@@ -19,12 +19,13 @@ from jseg.ops.function import Function
 from jseg.ops.half import in_float32
 from jseg.ops.layers import draw_seed, keep_factors
 
+Grid = tuple[int, int]  # rows, columns
 FLOAT = "float32"
 MASKED = -1e30  # exp(MASKED - maximum) is 0; finite, so that fast-math kernels need not know infinities
 CUDA_DEPTH = 80  # the deepest heads whose float32 tiles fit into 99 KB of shared memory, as GPUs from 8.0 on have it
 
 
-def check_region_grid(patch_grid: tuple[int, int], region_grid: tuple[int, int]) -> None:
+def check_region_grid(patch_grid: Grid, region_grid: Grid) -> None:
     """Raises UserError unless every region gets at least one patch."""
     if region_grid[0] > patch_grid[0] or region_grid[1] > patch_grid[1]:
         raise UserError(
@@ -33,11 +34,10 @@ def check_region_grid(patch_grid: tuple[int, int], region_grid: tuple[int, int])
         )
 
 
-def region_of_patch(patch_grid: tuple[int, int], region_grid: tuple[int, int]) -> np.ndarray:
+def region_of_patch(patch_grid: Grid, region_grid: Grid) -> np.ndarray:
     """Index of the region that each patch belongs to, int32 (h * w,), row-major.
 
-    A region is a block of h // rh by w // rw patches; patches left over at the right and the bottom belong to
-    none, marked -1, and so do all where the region grid is (0, 0).
+    A region is a block of h // rh by w // rw patches; those left over at the right and the bottom are marked -1.
     """
     check_region_grid(patch_grid, region_grid)
     if not min(region_grid):
@@ -48,9 +48,7 @@ def region_of_patch(patch_grid: tuple[int, int], region_grid: tuple[int, int]) -
     return np.where(outside, -1, rows * region_grid[1] + columns).astype(np.int32).reshape(-1)
 
 
-def attention_allowed(
-    leading: int, patch_grid: tuple[int, int], region_grid: tuple[int, int], prompts: int = 0
-) -> np.ndarray:
+def attention_allowed(leading: int, patch_grid: Grid, region_grid: Grid, prompts: int = 0) -> np.ndarray:
     """Who may attend to whom, bool (T, T + K): queries `[leading | patches | regions]`, keys these and K prompts."""
     patches, regions = patch_grid[0] * patch_grid[1], region_grid[0] * region_grid[1]
     first_region, length = leading + patches, leading + patches + regions
@@ -82,10 +80,9 @@ def _plain(
     return output.reshape(*output.shape[:2], heads * output.shape[3])
 
 
-def _split(projected: jt.Var) -> tuple[jt.Var, ...]:
+def _split(x: jt.Var) -> tuple[jt.Var, ...]:
     """Queries, keys and values (B, T, width) of (B, T, 3 * width)."""
-    width = projected.shape[-1] // 3
-    return tuple(projected[:, :, i * width : (i + 1) * width] for i in range(3))
+    return tuple(x[:, :, i * x.shape[2] // 3 : (i + 1) * x.shape[2] // 3] for i in range(3))
 
 
 def _has_kernel(x: jt.Var, depth: int) -> bool:
@@ -94,26 +91,15 @@ def _has_kernel(x: jt.Var, depth: int) -> bool:
 
 
 def region_attention(
-    projected: jt.Var,
-    prompts: jt.Var,
-    heads: int,
-    leading: int,
-    patch_grid: tuple[int, int],
-    region_grid: tuple[int, int],
+    projected: jt.Var, prompts: jt.Var, heads: int, leading: int, patch_grid: Grid, region_grid: Grid
 ) -> jt.Var:
     """Self-attention of the image encoder over tokens in the order `[leading | patches | regions]`, with prompts.
 
     A region sees the patches of its own block and itself; a patch sees all leading tokens, all patches, all prompts and
     its own region; a leading token sees leading tokens, patches and prompts. Prompts are seen only.
 
-    Args:
-        projected: (B, T, 3 * width), queries, keys and values side by side; T = leading + h * w + rh * rw.
-        prompts: (B, K, 3 * width), likewise; or (1, K, 3 * width), the same for all images.
-        leading: number of tokens before the patches.
-        patch_grid, region_grid: (h, w) and (rh, rw), in row-major order.
-
-    Returns:
-        (B, T, width)
+    `projected` (B, T, 3 * width) holds queries, keys and values side by side, T = leading + h * w + rh * rw; `prompts`
+    (B, K, 3 * width) likewise, or (1, K, 3 * width), the same for all images. Grids are row-major. -> (B, T, width)
     """
     patch_grid, region_grid = tuple(patch_grid), tuple(region_grid)
     batch, length = projected.shape[:2]
@@ -150,8 +136,8 @@ def cross_attention(q: jt.Var, k: jt.Var, v: jt.Var, heads: int, dropout: float 
     """
     (batch, queries, width), keys = q.shape, k.shape[1]
     if _has_kernel(q, width // heads):
-        numbers = {"batch": batch, "heads": heads, "depth": width // heads, "queries": queries}
-        numbers |= {"keys": keys, "dropout": dropout}
+        numbers = {"batch": batch, "heads": heads, "depth": width // heads, "queries": queries, "keys": keys}
+        numbers["dropout"] = dropout
         seed = draw_seed() if dropout else jt.zeros((2,)).stop_grad()
         return _Attention.apply("cross", numbers, "true" if dropout else "false", (True, True, True), q, k, v, seed)
     if q.dtype != FLOAT:
@@ -169,8 +155,7 @@ def _joint(
     frozen = projected.is_stop_grad() and not jt.flags.use_cuda
     numbers = {"batch": batch, "heads": heads, "depth": width // (3 * heads), "tokens": length}
     numbers |= {"prompts": count, "causal": mask == "CAUSAL", "shared": prompt_batch < batch, "frozen": frozen}
-    names = ("leading", "rows", "columns", "region_rows", "region_columns")
-    numbers |= dict(zip(names, structure, strict=True))
+    numbers |= dict(zip(("leading", "rows", "columns", "region_rows", "region_columns"), structure, strict=True))
     return _Attention.apply("joint", numbers, mask, (not frozen, count > 0), projected, prompts)
 
 

@@ -24,13 +24,10 @@ def activate(x: jt.Var, activation: str) -> jt.Var:
 def linear(
     x: jt.Var, weight: jt.Var, bias: jt.Var | None = None, activation: str = "none", residual: jt.Var | None = None
 ) -> jt.Var:
-    """`activation(x @ weight^T + bias) + residual`.
+    """`activation(x @ weight^T + bias) + residual`, in the type of x, or with a residual in float32.
 
-    Args:
-        x: (…, depth), float32 or half; so is the result, or with a residual float32.
-        weight: (columns, depth), rounded to the type of x.
-        bias, residual: (columns,) and (…, columns), float32.
-        activation: one of `ACTIVATIONS`.
+    x is (…, depth), float32 or half; weight (columns, depth) is rounded to its type; bias (columns,) and residual
+    (…, columns) are float32; `activation` is one of `ACTIVATIONS`.
     """
     kernel, weight = compiled.compiled(), cast(weight, str(x.dtype))
     if kernel and not is_half(x):
@@ -45,17 +42,15 @@ def linear(
     return y if residual is None else widen(y) + residual
 
 
-def _is_trained(var: jt.Var | None) -> bool:
-    return isinstance(var, jt.Var) and not var.is_stop_grad()
+def _trained(*variables: jt.Var | None) -> list[bool]:
+    return [var is not None and not var.is_stop_grad() for var in variables]
 
 
 class _Linear(Function):
     """`linear` by its kernel; numbers mark absent inputs, as each variant is compiled apart."""
 
-    def execute(
-        self, x: jt.Var, weight: jt.Var, bias: jt.Var | None, residual: jt.Var | None, activation: str
-    ) -> jt.Var:
-        self.wanted = [_is_trained(var) for var in (x, weight, bias, residual)]
+    def execute(self, x: jt.Var, weight: jt.Var, bias: jt.Var, residual: jt.Var, activation: str) -> jt.Var:
+        self.wanted = _trained(x, weight, bias, residual)
         self.shape, (columns, depth) = x.shape, weight.shape
         flat = x.reshape(-1, depth)
         self.numbers = {"rows": flat.shape[0], "depth": depth, "columns": columns, "bias": bias is not None}
@@ -89,7 +84,7 @@ class _HalfLinear(Function):
     """`linear` of half x and weight in plain operators: products and saved tensors have 16 bits."""
 
     def execute(self, x: jt.Var, weight: jt.Var, bias: jt.Var | None, activation: str) -> jt.Var:
-        self.wanted = [_is_trained(var) for var in (x, weight, bias)]
+        self.wanted = _trained(x, weight, bias)
         self.dtype, self.shape, self.activation = str(x.dtype), x.shape, activation
         flat = x.reshape(-1, x.shape[-1])
         y = product(flat, weight, transpose_b=True)
