@@ -114,8 +114,8 @@ def installed() -> Iterator[Path]:
 
 def wheel_folders() -> list[Path]:
     """Folders in which pip wheels unpack CUDA."""
-    folders = (Path(entry, "nvidia", name) for entry in sys.path if entry for name in WHEEL_FOLDERS)
-    return [folder for folder in folders if folder.is_dir()]
+    places = (Path(entry, "nvidia", name) for entry in sys.path if entry for name in WHEEL_FOLDERS)
+    return [place for place in places if place.is_dir()]
 
 
 def home_of(nvcc: Path) -> Path:

@@ -55,12 +55,8 @@ def prepare() -> Preparation:
     found.toolkit, found.cuda_note = cuda.choose()
     os.environ["JITTOR_HOME"] = str(home)  # always set: Jittor remembers the last one otherwise
     os.environ["nvcc_path"] = ""  # `start` sets it where CUDA is used; nvcc without a driver would abort Jittor
-    defaults = {
-        "log_silent": "1",
-        "FIX_TORCH_ERROR": "0",  # else Jittor imports torch
-        # spins of a waiting thread; with the default of 300,000 a step took 4.3 s, not 0.6 s, beside another program
-        "GOMP_SPINCOUNT": "2000",
-    }
+    # without a torch import; with the default of 300,000 spins a step took 4.3 s, not 0.6 s, beside another program
+    defaults = {"log_silent": "1", "FIX_TORCH_ERROR": "0", "GOMP_SPINCOUNT": "2000"}
     if found.toolkit:
         os.environ["JSEG_CUDA_HOME"] = str(found.toolkit.home)  # child processes need not search
         defaults |= CUDA_VARIABLES

@@ -1,8 +1,7 @@
 """Starts Jittor: imports it quietly, undoes what its import changes in this process, chooses CPU or CUDA.
 
-Jittor 1.3.11's import replaces the handlers of SIGINT and SIGCHLD, switches the check of TLS certificates off, leaves
-its pool of compile processes running, and builds operators for MPI. It and its compile processes read and rewrite
-`~/.cache/jittor/config.json`, so that two programs break each other's compiles; so these get a home folder of ours.
+Jittor 1.3.11's import replaces signal handlers, switches the check of TLS certificates off, leaves compile processes
+running, and rewrites `~/.cache/jittor/config.json`, on which programs collide: so it gets a home folder of ours.
 """
 
 from __future__ import annotations

@@ -8,8 +8,6 @@ import jittor as jt
 import numpy as np
 import pytest
 
-from jseg.clip import blocks
-from jseg.errors import UserError
 from jseg.model.clip_rc import ClipRC, set_training
 from jseg.model.image_encoder import keep_prompts
 from jseg.weights.state import set_value
@@ -57,23 +55,6 @@ def test_transposed_image_with_transposed_weights_gives_transposed_maps(
         assert np.abs(turned["visual"] - straight["visual"]).max() > 1e-2
 
 
-def test_an_image_does_not_depend_on_its_batch(small_model: ClipRC) -> None:
-    images = random_images(3, 3, 64, 64)
-    together, alone = maps_of(small_model, images), maps_of(small_model, images[1:2])
-    np.testing.assert_allclose(alone["visual"], together["visual"][1:2], atol=1e-5)
-
-
-def test_a_model_of_one_layer(make_model: Callable[..., ClipRC]) -> None:
-    model = make_model(layers=1)
-    assert "deep_prompt_embeddings" not in model.backbone.state_dict()
-    assert maps_of(model, random_images(1, 3, 64, 64))["visual"].shape == (1, 16, 4, 4)
-
-
-def test_a_model_without_prompts_is_refused(make_model: Callable[..., ClipRC]) -> None:
-    with pytest.raises(UserError, match=r"model\.prompts=0"):
-        make_model(prompts=0)
-
-
 def test_kept_prompts_change_nothing_and_are_given_up(small_model: ClipRC) -> None:
     encoder = small_model.backbone
     images = [jt.array(random_images(batch, 3, 64, 64)) for batch in (1, 3, 2)]
@@ -95,11 +76,3 @@ def test_kept_prompts_change_nothing_and_are_given_up(small_model: ClipRC) -> No
         with jt.no_grad():
             encoder(images[0]).patches.sync()  # each image has its own dropout
         assert not encoder.kept_prompts
-
-
-def test_prompts_are_dropped_once_a_layer(small_model: ClipRC, monkeypatch: pytest.MonkeyPatch) -> None:
-    shapes = []
-    monkeypatch.setattr(blocks, "dropout", lambda x, rate: shapes.append(tuple(x.shape)) or x)
-    set_training(small_model, True)
-    small_model.backbone(jt.array(random_images(2, 3, 64, 64))).patches.sync()
-    assert shapes == [(2, 3, 32)] * 3

@@ -72,14 +72,6 @@ def test_without_regions_there_is_no_bridge(make_model: Callable[..., ClipRC]) -
     assert names["decode_head.lateral_proj.weight"].shape == (16, 32)
 
 
-def test_same_seed_same_weights(make_model: Callable[..., ClipRC]) -> None:
-    first, again, other = (state_arrays(make_model(seed=seed)) for seed in (1, 1, 2))
-    for name, value in first.items():
-        np.testing.assert_array_equal(value, again[name])
-    assert (first["backbone.prompt_embeddings"] != other["backbone.prompt_embeddings"]).any()
-    assert (first["backbone.conv1.weight"] != other["backbone.conv1.weight"]).any()
-
-
 def test_clip_weights_leave_prompts_and_head_alone(small_config: ModelConfig) -> None:
     model = build_clip_rc(small_config)
     initialise(model, small_config, seed=0)

@@ -88,17 +88,6 @@ def test_prompts_may_be_shared_by_the_images() -> None:
     np.testing.assert_allclose(*gradients, atol=1e-6)
 
 
-def test_sizes_that_do_not_fit_are_refused() -> None:
-    """The kernels would read outside of the arrays."""
-    for tokens, prompts, heads in (
-        ((2, 24, 24), (1, 3, 24), 2),
-        ((4, 25, 24), (2, 3, 24), 2),
-        ((2, 25, 24), (1, 3, 24), 3),
-    ):
-        with pytest.raises(ValueError, match="do not fit"):
-            attention.region_attention(*random_vars(tokens, prompts), heads, *REGIONS[0][:3])
-
-
 def test_dropped_weights_are_the_same_in_the_gradient() -> None:
     """Values that are unit vectors show the weights, hence which were dropped; the reference then gets that mask."""
     q, k, weight = random_vars((1, 30, 64), (1, 64, 64), (1, 30, 64))
@@ -118,16 +107,6 @@ def test_dropped_weights_are_the_same_in_the_gradient() -> None:
         np.testing.assert_allclose(computed.numpy(), exact.numpy(), atol=1e-6)
 
 
-def test_dropped_weights_follow_the_seed() -> None:
-    inputs = random_vars((2, 20, 16), (2, 40, 16), (2, 40, 16))
-    draws = []
-    for seed in (3, 3, 4):
-        jt.set_global_seed(seed)
-        draws.append(attention.cross_attention(*inputs, 2, 0.5).numpy())
-    np.testing.assert_array_equal(draws[0], draws[1])
-    assert np.abs(draws[0] - draws[2]).max() > 0.01
-
-
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_region_attention_of_half_inputs_is_float32_inside(dtype: str) -> None:
     projected, prompts, weight = (cast(x, dtype) for x in random_vars((2, 25, 24), (2, 3, 24), (2, 25, 8)))
@@ -141,20 +120,6 @@ def test_region_attention_of_half_inputs_is_float32_inside(dtype: str) -> None:
     for computed, wanted in zip(gradients, expected, strict=True):
         assert str(computed.dtype) == dtype
         np.testing.assert_allclose(computed.float32().numpy(), wanted.float32().numpy(), atol=1e-2)
-
-
-def test_large_scores_stay_finite() -> None:
-    projected, prompts = random_vars((1, 25, 24), (1, 3, 24))
-    output = attention.region_attention(projected * 1000, prompts * 1000, 2, *REGIONS[0][:3]).numpy()
-    assert np.isfinite(output).all()
-    assert np.abs(output).max() < 1e4  # weights add up to 1
-
-
-def test_frozen_inputs_get_no_gradient_and_others_do() -> None:
-    q, k, v = random_vars(*[(1, 6, 8)] * 3)
-    k.stop_grad()
-    gradient = jt.grad(attention.cross_attention(q, k, v, 2).sum(), v).numpy()
-    np.testing.assert_allclose(gradient.sum(), 6 * 8, rtol=1e-5)  # weights of a query add up to 1
 
 
 def test_prompts_get_the_same_gradient_beside_frozen_tokens() -> None:

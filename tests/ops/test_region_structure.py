@@ -9,13 +9,6 @@ from jseg.errors import UserError
 from jseg.ops.attention import attention_allowed, region_of_patch
 
 
-def test_blocks_follow_the_aspect() -> None:
-    np.testing.assert_array_equal(
-        region_of_patch((6, 4), (2, 2)).reshape(6, 4),
-        [[0, 0, 1, 1]] * 3 + [[2, 2, 3, 3]] * 3,
-    )
-
-
 def test_left_over_patches_belong_to_no_region() -> None:
     np.testing.assert_array_equal(
         region_of_patch((3, 5), (2, 2)).reshape(3, 5),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 
-import argparse
 import os
 import signal
 import subprocess
@@ -125,16 +124,6 @@ def test_wrong_arguments_are_one_line(capsys: pytest.CaptureFixture[str]) -> Non
     code, text = outcome(main, capsys)
     assert (code, text.count("\n")) == (2, 1)
     assert text.startswith("error: argument --device: invalid choice: 'tpu'")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "device"),
-    [([], "auto"), (["--device", "cuda"], "cuda"), (["--no-cuda"], "cpu"), (["--no_cuda"], "cpu")],
-)
-def test_device_options(arguments: list[str], device: str) -> None:
-    parser = argparse.ArgumentParser()
-    add_device_options(parser)
-    assert parser.parse_args(arguments).device == device
 
 
 @pytest.mark.parametrize(

@@ -86,15 +86,6 @@ def test_no_driver_no_gpu_no_toolkit(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert "no NVIDIA driver" in refusal()
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("nvcc_path", ""), ("CUDA_VISIBLE_DEVICES", ""), ("CUDA_VISIBLE_DEVICES", "-1")]
-)
-def test_gpu_can_be_declined(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str) -> None:
-    make_toolkit(tmp_path / "local" / "cuda")
-    monkeypatch.setenv(name, value)
-    assert name in refusal()
-
-
 @pytest.mark.parametrize("version", [(11, 8), (12, 0), (12, 9)])
 def test_system_toolkit_is_used_as_it_is(tmp_path: Path, version: tuple[int, int]) -> None:
     home = make_toolkit(tmp_path / "local" / "cuda", version)
@@ -121,14 +112,6 @@ def test_versions_that_fit_neither_jittor_nor_the_driver(
     assert chosen() == older
 
 
-def test_of_two_toolkits_the_complete_one_is_used(tmp_path: Path) -> None:
-    make_toolkit(tmp_path / "local" / "cuda-13.0", (13, 0), parts=("cudart",))
-    complete = make_toolkit(tmp_path / "local" / "cuda-12.8", (12, 8))
-    assert chosen() == complete
-    first = make_toolkit(tmp_path / "local" / "cuda", (12, 2))
-    assert chosen() == first
-
-
 def test_named_toolkit_goes_first_and_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     make_toolkit(tmp_path / "local" / "cuda")
     mine, other = (make_toolkit(tmp_path / name, (12, 4)) for name in ("mine", "other"))
@@ -140,12 +123,6 @@ def test_named_toolkit_goes_first_and_alone(monkeypatch: pytest.MonkeyPatch, tmp
         assert chosen() == other
     monkeypatch.setenv("JSEG_CUDA_HOME", str(tmp_path / "none"))
     assert f"{tmp_path}/none/bin/nvcc does not run" in refusal()
-
-
-def test_a_child_process_gives_the_reason_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("nvcc_path", "")
-    monkeypatch.setenv(cuda.NOTE, "g++ is too new (install g++-12)")
-    assert refusal() == "g++ is too new (install g++-12)"
 
 
 def test_nvcc_that_is_a_script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -19,13 +19,6 @@ def fingerprint(package: Path) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).hexdigest()
 
 
-def test_which_fixes_are_needed() -> None:
-    assert needed_fixes((12, 4), [80, 90]) == ()
-    assert needed_fixes((12, 8), [90, 100]) == NEWER_GPUS
-    assert needed_fixes((13, 0), [80]) == CUDA_13
-    assert needed_fixes((13, 0), [120]) == CUDA_13 + NEWER_GPUS
-
-
 def test_copy_is_fixed_and_the_installed_jittor_is_left_alone(tmp_path: Path) -> None:
     installed = Path(toolchain.jittor_folder())
     before = fingerprint(installed)
