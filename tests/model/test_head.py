@@ -43,10 +43,6 @@ def test_projecting_parts_equals_projecting_the_whole(grids: tuple, classes: int
     )
 
 
-def random_tokens(*shape: int, seed: int = 0) -> jt.Var:
-    return jt.array(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
-
-
 def test_four_dropouts_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention weights; after proj; after ReLU; after linear2."""
     rates = []
@@ -56,9 +52,6 @@ def test_four_dropouts_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
         head, "cross_attention", lambda *inputs: rates.append(("weights", inputs[-1])) or attention(*inputs)
     )
     layer = DecoderLayer(16, 4, 2, 0.1)
-    layer(random_tokens(2, 6, 16), random_tokens(2, 9, 16, seed=1))
-    assert rates == [("weights", 0.0)]
-    rates.clear()
     set_training(layer, True)
-    layer(random_tokens(2, 6, 16), random_tokens(2, 9, 16, seed=1))
+    layer(jt.randn(2, 6, 16), jt.randn(2, 9, 16))
     assert rates == [("weights", 0.1), ((2, 6, 16), 0.1), ((2, 6, 32), 0.1), ((2, 6, 16), 0.1)]

@@ -66,12 +66,6 @@ def test_aligned_head(make_model: Callable[..., ClipRC]) -> None:
         np.testing.assert_array_equal(weight[:, :-64], released[f"decode_head.{name}.weight"][:, :-64])
 
 
-def test_without_regions_there_is_no_bridge(make_model: Callable[..., ClipRC]) -> None:
-    names = state_arrays(make_model(region_grid=0))
-    assert names.keys() == state_arrays(make_model()).keys() - {"backbone.region_level_bridge"}
-    assert names["decode_head.lateral_proj.weight"].shape == (16, 32)
-
-
 def test_clip_weights_leave_prompts_and_head_alone(small_config: ModelConfig) -> None:
     model = build_clip_rc(small_config)
     initialise(model, small_config, seed=0)

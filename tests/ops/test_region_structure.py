@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jseg.errors import UserError
 from jseg.ops.attention import attention_allowed, region_of_patch
 
 
@@ -28,9 +27,3 @@ def test_mask_of_any_grid(patch_grid: tuple[int, int], side: int) -> None:
     block = (patch_grid[0] // side) * (patch_grid[1] // side)
     np.testing.assert_array_equal(allowed[first:, leading:first].sum(axis=1), block)
     assert allowed[leading:first, first:].sum(axis=1).max() == 1
-
-
-@pytest.mark.parametrize("patch_grid", [(3, 8), (8, 3)])
-def test_grid_that_does_not_fit_is_refused(patch_grid: tuple[int, int]) -> None:
-    with pytest.raises(UserError, match=f"4x4 regions do not fit into an image of {patch_grid[0]}x{patch_grid[1]} pat"):
-        region_of_patch(patch_grid, (4, 4))
