@@ -31,9 +31,7 @@ class ArgumentParser(argparse.ArgumentParser):
 def add_device_options(parser: argparse.ArgumentParser) -> None:
     """Adds `--device {auto,cpu,cuda}` and `--no-cuda`, which is `--device cpu`; read `args.device`."""
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: CUDA if it works")
-    parser.add_argument(
-        "--no-cuda", "--no_cuda", dest="device", action="store_const", const="cpu", help="= --device cpu"
-    )
+    parser.add_argument("--no-cuda", "--no_cuda", dest="device", action="store_const", const="cpu", help="--device cpu")
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:

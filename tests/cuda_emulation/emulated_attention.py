@@ -15,13 +15,7 @@ import torch
 HERE = Path(__file__).parent
 KERNELS = HERE.parents[1] / "jseg/ops/kernels"
 ORDERS = range(4)  # emulation::Order
-# number type of the kernels: type of the tensors
-TYPES = {
-    "Float32": torch.float32,
-    "TensorFloat32": torch.float32,
-    "BFloat16": torch.bfloat16,
-    "Float16": torch.float16,
-}
+TYPES = {"Float32": torch.float32, "TensorFloat32": torch.float32, "BFloat16": torch.bfloat16, "Float16": torch.float16}
 FULL, CAUSAL, REGIONS = range(3)
 
 
@@ -40,12 +34,9 @@ class Emulation:
 
     def __init__(self, number_type: str, depth: int, folder: Path, offset: int = 0, order: int = 0) -> None:
         """`offset`: numbers by which the start of every tensor misses an alignment of 16 bytes."""
-        self.type = TYPES[number_type]
-        self.depth = depth
+        self.type, self.depth, self.offset, self.order = TYPES[number_type], depth, offset, order
         options = f"-DNUMBER_TYPE={number_type}", f"-DPADDED_DEPTH={(depth + 15) // 16 * 16}"
         self.library = compile_library("attention.cpp", folder, options)
-        self.offset = offset
-        self.order = order
         self.barriers = self.waits = True  # False: they do nothing, to see that their absence is noticed
 
     def run(
@@ -89,19 +80,13 @@ class Emulation:
         return results if prompts is not None else results[:2]
 
     def cross(
-        self,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        heads: int,
-        grad_out: torch.Tensor,
-        dropout: float = 0.0,
-        seed: int = 0,
+        self, qkv: list[torch.Tensor], heads: int, grad_out: torch.Tensor, dropout: float, seed: int
     ) -> list[torch.Tensor]:
         """Output and gradients of q, k and v."""
+        q, k, _ = qkv
         numbers = {"batch": len(q), "heads": heads, "depth": self.depth, "queries": q.shape[1], "keys": k.shape[1]}
         seeds = torch.from_numpy(np.array([seed], np.uint64).view(np.float32).copy())
-        return self._both("cross", numbers | {"dropout": dropout}, [q, k, v, seeds], grad_out, q.shape, [q, k, v])
+        return self._both("cross", numbers | {"dropout": dropout}, [*qkv, seeds], grad_out, q.shape, qkv)
 
     def _both(
         self, kind: str, numbers: dict, inputs: list, grad_out: torch.Tensor, shape: Sequence[int], trained: list

@@ -88,13 +88,3 @@ def test_causal_attention(length: int, depth: int, dtype: str) -> None:
 def test_cross_attention(lengths: tuple[int, int], depth: int, dtype: str) -> None:
     forms = [lambda q, k, v, f=f: f(q, k, v, 4) for f in (attention.cross_attention, reference.attention)]
     check(*forms, [(2, lengths[0], 4 * depth), *[(2, lengths[1], 4 * depth)] * 2], dtype)
-
-
-def test_memory_that_is_not_aligned() -> None:
-    """A Var may begin anywhere in a larger one."""
-    depth, length = 64, 100
-    (array,) = random_arrays((3, length, 3 * depth))
-    flat = jt.array(np.concatenate([np.zeros(3, np.float32), array.ravel()]))
-    shifted = flat[3:].reshape(3, length, 3 * depth)
-    output = attention.self_attention(shifted, 1).numpy()
-    np.testing.assert_array_equal(output, attention.self_attention(jt.array(array), 1).numpy())

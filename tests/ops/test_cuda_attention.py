@@ -100,8 +100,8 @@ def test_self_attention(number_type: str, depth: int, offset: int, mask: int, le
 def check_cross(emulation: Emulation, tolerance: float, lengths: tuple[int, int], dropout: float, folder: Path) -> None:
     heads, batch, seed = 3, 2, 0x123456789ABCDEF
     width = heads * emulation.depth
-    q, k, v, grad = random_tensors(emulation, 2, *((batch, lengths[i], width) for i in (0, 1, 1, 0)))
-    computed = emulation.cross(q, k, v, heads, grad, dropout, seed)
+    *qkv, grad = random_tensors(emulation, 2, *((batch, lengths[i], width) for i in (0, 1, 1, 0)))
+    computed = emulation.cross(qkv, heads, grad, dropout, seed)
     keep = None
     if dropout:
         factors = np.full((batch, heads, *lengths), np.nan, np.float32)
@@ -113,7 +113,7 @@ def check_cross(emulation: Emulation, tolerance: float, lengths: tuple[int, int]
         )  # fmt: skip
         assert abs((factors == 0).mean() - dropout) < 0.05
         keep = torch.from_numpy(factors).double()
-    inputs = in_float64(q, k, v)
+    inputs = in_float64(*qkv)
     out = reference.attention(*inputs, heads, None, keep)
     out.backward(grad.double())
     compare(computed, [out.detach(), *(x.grad for x in inputs)], tolerance)

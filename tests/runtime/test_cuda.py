@@ -120,23 +120,6 @@ def test_named_toolkit_goes_first_and_alone(monkeypatch: pytest.MonkeyPatch, tmp
     assert f"{tmp_path}/none/bin/nvcc does not run" in refusal()
 
 
-def test_nvcc_that_is_a_script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    home = make_toolkit(tmp_path / "deep" / "cuda")
-    script = tmp_path / "bin" / "nvcc"
-    script.parent.mkdir()
-    script.write_text(NVCC.format(13, 0, 13, 0) + f"echo '#$ TOP={home}/bin/..' >&2\n")  # as of `nvcc --dryrun`
-    script.chmod(0o755)
-    monkeypatch.setattr(cuda.shutil, "which", lambda _: str(script))
-    assert chosen() == home
-
-
-def test_wheels_of_cuda_13(tmp_path: Path) -> None:
-    home = make_toolkit(tmp_path / "site-packages" / "nvidia" / "cu13", lib="lib", npp=False)
-    assert chosen() == home
-    (home / "include" / "cublas_v2.h").unlink()
-    assert "comes without cublas (install the whole toolkit, or pip install 'jseg[cuda13]' for CUDA 13)" in refusal()
-
-
 def test_parts_from_wheels_of_the_same_cuda(tmp_path: Path) -> None:
     home = make_toolkit(tmp_path / "local" / "cuda", (12, 4), ("cudart",))
     wheels = tmp_path / "site-packages" / "nvidia"

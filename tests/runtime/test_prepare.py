@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from jseg.files import cache_folder
 from jseg.runtime import cuda, prepare, toolchain
 
 VARIABLES = ("JITTOR_HOME", "JSEG_CACHE", "XDG_CACHE_HOME", "nvcc_path", "use_mkl", "kernel_flags", "cache_name",
@@ -67,17 +66,6 @@ def test_unusable_cache_folder_is_one_line(fresh: Callable, tmp_path: Path, monk
     monkeypatch.setenv("JSEG_CACHE", str(tmp_path / "file" / "cache"))
     monkeypatch.delenv("JITTOR_HOME")
     assert f"{tmp_path}/file/cache/jittor: set JSEG_CACHE" in fresh().problem
-
-
-def test_cache_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/somebody")
-    monkeypatch.setenv("JSEG_CACHE", "~/cache")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert cache_folder() == Path("/home/somebody/cache")
-    monkeypatch.delenv("JSEG_CACHE")
-    assert cache_folder() == Path("/xdg/jseg")
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_folder() == Path("/home/somebody/.cache/jseg")
 
 
 def test_import_of_jseg_imports_no_jittor_and_survives_an_unusable_cache() -> None:

@@ -102,25 +102,6 @@ def test_what_jittor_or_cuda_lack_is_said_before_the_import(monkeypatch: pytest.
         start_module.start()
 
 
-def test_environment_of_an_import_for_cuda(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name, value in {"cache_name": "jseg", "nvcc_path": ""}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("cuda_archs", raising=False)
-    before, path = dict(os.environ), list(sys.path)
-    with start_module._import_surroundings(tmp_path, cuda.Ready(Path("/cuda/bin/nvcc"), "80_90", tmp_path)):
-        assert os.environ["HOME"] == str(tmp_path)
-        assert os.environ["nvcc_path"] == "/cuda/bin/nvcc"
-        assert os.environ["cuda_archs"] == "80 90"
-        assert os.environ["cache_name"] == "jseg_80_90"  # machines with other GPUs may share the folder
-        assert sys.path == [str(tmp_path), *path]
-    assert (dict(os.environ), sys.path) == (before, path)
-    with start_module._import_surroundings(tmp_path, None):  # for the CPU
-        assert (os.environ["nvcc_path"], os.environ["cache_name"], sys.path) == ("", "jseg", path)
-    monkeypatch.setenv("cache_name", "mine")
-    with start_module._import_surroundings(tmp_path, cuda.Ready(Path("/cuda/bin/nvcc"), "90", None)):
-        assert os.environ["cache_name"] == "mine"
-
-
 @pytest.mark.parametrize(
     ("error", "words"),
     [(SystemExit(0), "run the same command again"), (OSError("file too short"), "is damaged or cannot be used")],
