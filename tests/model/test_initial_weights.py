@@ -36,10 +36,9 @@ def test_released_head_starts_from_uniform_copies(make_model: Callable[..., Clip
             weight = state[name.removesuffix("bias") + "weight"] if name.endswith(".bias") else value
             bound = weight.shape[1] ** -0.5
             assert 0.8 * bound < np.abs(value).max() <= bound, name
-    for side in "qv":
-        for name in (n for n in state if n.startswith(f"decoder_{side}.layers.0.")):
-            for layer in "12":
-                np.testing.assert_array_equal(state[name], state[name.replace(".0.", f".{layer}.", 1)])
+    for name in (name for name in state if name.startswith(("decoder_q.layers.0.", "decoder_v.layers.0."))):
+        for layer in "12":
+            np.testing.assert_array_equal(state[name], state[name.replace(".0.", f".{layer}.", 1)])
     assert (state["decoder_q.layers.0.linear1.weight"] != state["decoder_v.layers.0.linear1.weight"]).any()
     recovery = "recovery_decoder.decouple_q.{}.linear1.weight"
     assert (state[recovery.format(0)] != state[recovery.format(1)]).any()  # no copies here

@@ -93,7 +93,6 @@ def test_system_toolkit_is_used_as_it_is(tmp_path: Path, version: tuple[int, int
     ("version", "driver", "words"),
     [
         ((11, 7), 14, "CUDA 11.7) does not fit Jittor 1.3.11 (install a CUDA 11.8-13 toolkit"),
-        ((14, 0), 14, "CUDA 14.0) does not fit Jittor 1.3.11 (install a CUDA 11.8-13 toolkit"),
         ((13, 0), 12, "runs CUDA up to 12.4 (update the driver"),
     ],
 )
@@ -112,12 +111,16 @@ def test_named_toolkit_goes_first_and_alone(monkeypatch: pytest.MonkeyPatch, tmp
     mine, other = (make_toolkit(tmp_path / name, (12, 4)) for name in ("mine", "other"))
     monkeypatch.setenv("nvcc_path", str(mine / "bin" / "nvcc"))
     assert chosen() == mine
-    for nvcc_path in (str(mine / "bin" / "nvcc"), ""):  # nothing is what a parent process leaves there
-        monkeypatch.setenv("JSEG_CUDA_HOME", str(other))
-        monkeypatch.setenv("nvcc_path", nvcc_path)
-        assert chosen() == other
+    monkeypatch.setenv("JSEG_CUDA_HOME", str(other))
+    monkeypatch.setenv("nvcc_path", "")  # what a parent process leaves there
+    assert chosen() == other
     monkeypatch.setenv("JSEG_CUDA_HOME", str(tmp_path / "none"))
     assert f"{tmp_path}/none/bin/nvcc does not run" in refusal()
+
+
+def test_wheels_of_cuda_13(tmp_path: Path) -> None:
+    home = make_toolkit(tmp_path / "site-packages" / "nvidia" / "cu13", lib="lib", npp=False)
+    assert chosen() == home
 
 
 def test_parts_from_wheels_of_the_same_cuda(tmp_path: Path) -> None:

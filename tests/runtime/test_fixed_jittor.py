@@ -32,8 +32,6 @@ def test_copy_is_fixed_and_the_installed_jittor_is_left_alone(tmp_path: Path) ->
         text = (copy / "jittor" / fix.file).read_text(encoding="utf-8")
         assert text.count(fix.old) == fix.new.count(fix.old)
         assert text.count(fix.new) >= fix.count
-    for name in ("compiler.py", "other/code_softmax.py"):
-        compile((copy / "jittor" / name).read_text(encoding="utf-8"), name, "exec")
     assert fingerprint(installed) == before
     assert fixed_copy(tmp_path, CUDA_13) != copy
 
