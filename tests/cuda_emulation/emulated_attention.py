@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 HERE = Path(__file__).parent
 KERNELS = HERE.parents[1] / "jseg/ops/kernels"
@@ -40,14 +41,14 @@ class Emulation:
         self.barriers = self.waits = True  # False: they do nothing, to see that their absence is noticed
 
     def run(
-        self, kind: str, numbers: dict[str, float], inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]
-    ) -> list[torch.Tensor]:
+        self, kind: str, numbers: dict[str, float], inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+    ) -> list[Tensor]:
         """Runs one of the functions of attention_calls.cuh."""
         names = (ctypes.c_char_p * len(numbers))(*(name.encode() for name in numbers))
         values = (ctypes.c_double * len(numbers))(*numbers.values())
         inputs = [x.contiguous() for x in inputs]
 
-        def places(tensors: Sequence[torch.Tensor]) -> tuple:
+        def places(tensors: Sequence[Tensor]) -> tuple:
             count = len(tensors)
             sizes = (ctypes.c_size_t * count)(*(x.numel() * x.element_size() for x in tensors))
             offsets = (ctypes.c_size_t * count)(*(self.offset * x.element_size() for x in tensors))
@@ -60,14 +61,8 @@ class Emulation:
         return list(outputs)
 
     def joint(
-        self,
-        projected: torch.Tensor,
-        prompts: torch.Tensor | None,
-        heads: int,
-        mask: int,
-        structure: tuple[int, ...],
-        grad_out: torch.Tensor,
-    ) -> list[torch.Tensor]:
+        self, projected: Tensor, prompts: Tensor | None, heads: int, mask: int, structure: tuple, grad_out: Tensor
+    ) -> list[Tensor]:
         """Output and gradients of `projected` and `prompts`; structure: leading, patch and region grid."""
         batch, length, width = projected.shape[0], projected.shape[1], projected.shape[2] // 3
         names = ("leading", "rows", "columns", "region_rows", "region_columns")
@@ -79,9 +74,7 @@ class Emulation:
         results = self._both("joint", numbers, inputs, grad_out, (batch, length, width), inputs)
         return results if prompts is not None else results[:2]
 
-    def cross(
-        self, qkv: list[torch.Tensor], heads: int, grad_out: torch.Tensor, dropout: float, seed: int
-    ) -> list[torch.Tensor]:
+    def cross(self, qkv: list[Tensor], heads: int, grad_out: Tensor, dropout: float, seed: int) -> list[Tensor]:
         """Output and gradients of q, k and v."""
         q, k, _ = qkv
         numbers = {"batch": len(q), "heads": heads, "depth": self.depth, "queries": q.shape[1], "keys": k.shape[1]}
@@ -89,8 +82,8 @@ class Emulation:
         return self._both("cross", numbers | {"dropout": dropout}, [*qkv, seeds], grad_out, q.shape, qkv)
 
     def _both(
-        self, kind: str, numbers: dict, inputs: list, grad_out: torch.Tensor, shape: Sequence[int], trained: list
-    ) -> list[torch.Tensor]:
+        self, kind: str, numbers: dict, inputs: list, grad_out: Tensor, shape: Sequence[int], trained: list
+    ) -> list[Tensor]:
         """Output of this shape, and the gradients of `trained`."""
         outputs = [torch.empty(shape, dtype=self.type), torch.empty((shape[0], numbers["heads"], shape[1]))]
         out, log_sums = self.run(f"{kind}_forward", numbers, inputs, outputs)

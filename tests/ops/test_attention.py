@@ -125,3 +125,24 @@ def test_prompts_get_the_same_gradient_beside_frozen_tokens() -> None:
         gradients.append(jt.grad((output * weight).sum(), prompts).numpy())
     np.testing.assert_allclose(gradients[1], gradients[0], atol=1e-6)
     assert np.abs(gradients[0]).max() > 0.01
+
+
+def test_left_over_patches_belong_to_no_region() -> None:
+    np.testing.assert_array_equal(
+        attention.region_of_patch((3, 5), (2, 2)).reshape(3, 5),
+        [[0, 0, 1, 1, -1], [2, 2, 3, 3, -1], [-1] * 5],
+    )
+
+
+@pytest.mark.parametrize(("patch_grid", "side"), [((6, 4), 2), ((4, 6), 1), ((7, 9), 3), ((4, 4), 4), ((5, 8), 4)])
+def test_mask_of_any_grid(patch_grid: tuple[int, int], side: int) -> None:
+    leading, patches, regions = 4, patch_grid[0] * patch_grid[1], side * side
+    allowed = attention.attention_allowed(leading, patch_grid, (side, side))
+    first = leading + patches
+    np.testing.assert_array_equal(allowed, allowed.T)
+    assert allowed[:first, :first].all()
+    assert not allowed[first:, :leading].any()
+    np.testing.assert_array_equal(allowed[first:, first:], np.eye(regions, dtype=bool))
+    block = (patch_grid[0] // side) * (patch_grid[1] // side)
+    np.testing.assert_array_equal(allowed[first:, leading:first].sum(axis=1), block)
+    assert allowed[leading:first, first:].sum(axis=1).max() == 1

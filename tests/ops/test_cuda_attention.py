@@ -129,13 +129,6 @@ def test_cross_attention(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number_type,depth", [("BFloat16", 64), ("Float32", 64)])
-def test_region_attention_of_the_real_size(number_type: str, depth: int, folder: Path) -> None:
-    emulation = Emulation(number_type, depth, folder, order=1)
-    check_regions(emulation, TOLERANCES[number_type], (1, (32, 32), (4, 4), 10, 2), heads=1)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_fresh_sizes(seed: int, folder: Path) -> None:
     """Random structure, depth, type, alignment and order of the threads."""

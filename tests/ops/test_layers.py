@@ -44,15 +44,6 @@ def test_linear_of_awkward_sizes(sizes: tuple[int, int, int], monkeypatch: pytes
     compare(linear, random_vars((rows, depth), (columns, depth), (columns,)), monkeypatch)
 
 
-def test_quick_gelu(monkeypatch: pytest.MonkeyPatch) -> None:
-    x = np.concatenate([np.linspace(-8, 8, 1001), [-1e4, -90, 90, 1e4]]).astype(np.float32)
-    expected = x / (1 + np.exp(np.minimum(-1.702 * x.astype(np.float64), 700)))
-    for choice in ("auto", "plain"):
-        monkeypatch.setenv("JSEG_KERNELS", choice)
-        computed = linear(jt.array(x[:, None]), jt.ones((1, 1)), None, "quick_gelu").numpy()[:, 0]
-        np.testing.assert_allclose(computed, expected, atol=1e-6, rtol=1e-6)
-
-
 @pytest.mark.parametrize("width", [5, 64, 770])
 def test_layer_norm_equals_plain(width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     compare(lambda *inputs: layer_norm(*inputs, 1e-5), random_vars((3, 67, width), (width,), (width,)), monkeypatch)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jseg.runtime.command_line import ArgumentParser, add_device_options, run
+from jseg.runtime.command_line import run
 
 import os
 import signal
@@ -100,17 +100,6 @@ def test_a_mistake_of_ours_is_one_line_with_the_traceback_in_a_file(
     monkeypatch.setenv("JSEG_CACHE", "/dev/null/cache")  # cannot be written
     monkeypatch.setenv("TMPDIR", str(cache))
     assert f"details in {cache}/error_" in outcome(raising(KeyError("x")), capsys)[1]
-
-
-def test_wrong_arguments_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    def main() -> None:
-        parser = ArgumentParser(prog="tool")
-        add_device_options(parser)
-        parser.parse_args(["--device", "tpu"])
-
-    code, text = outcome(main, capsys)
-    assert (code, text.count("\n")) == (2, 1)
-    assert text.startswith("error: argument --device: invalid choice: 'tpu'")
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,4 @@
-"""That everything compiles for CUDA with nvcc 13: what can be proved without a GPU.
-
-tests/ops/test_cuda_sources.py compiles the kernels alone. The slow tests here run training and evaluation on the
-stand-in GPU, so that Jittor compiles each operator through its own JIT, the first time its core for CUDA as well.
-"""
+"""That everything compiles for CUDA with nvcc 13, through Jittor's own JIT: what can be proved without a GPU."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Which of Jittor's operators training and evaluation run: none of those that CUDA has only with cuDNN 8.
-
-Jittor 1.3.11 asks for cuDNN 8, cuFFT and cuSPARSE; jseg leaves them out (`conv_opt=1`), so on a GPU convolutions would
-run in generic code, and Fourier transforms and sparse products not at all.
-"""
+"""Training and evaluation run none of Jittor's operators that CUDA has only with cuDNN 8, cuFFT or cuSPARSE."""
 
 from __future__ import annotations
 

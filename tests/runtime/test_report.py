@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jseg.runtime import __main__ as command
-from jseg.runtime import report, toolchain
+from jseg.runtime import toolchain
 from jseg.runtime.prepare import Preparation
 
 
@@ -39,12 +39,3 @@ def test_report_names_every_part_and_the_remedy_of_missing_ones(
         "missing: cache folder: cannot write the cache folder: set JSEG_CACHE",
     ):
         assert line in text
-
-
-def test_gpu(found: Preparation, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "has_gpu_device", lambda: True)
-    monkeypatch.setattr(report, "driver_cuda", lambda: (13, 0))
-    monkeypatch.setenv("PATH", "")
-    lines = {line.name: line.found for line in report.findings(found)}
-    assert lines["GPU"] == "present, not listed by nvidia-smi"
-    assert lines["NVIDIA driver"] == "runs CUDA up to 13.0"
