@@ -1,9 +1,8 @@
 """CLIP-RC: the whole model.
 
 Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024;
-https://github.com/uyzhang/CLIP-RC. State names are those of the released checkpoints. A `trace` dictionary receives
-intermediates under the names of the recorded outputs of the released models: those of jseg/model/image_encoder.py and
-`ram_q` (B, M * C, 2D), `ram_v` (B, N, 3D), `q<i>` (B, M * C, D) and `v<i>` (B, N, D) for i = 0.., `logits_grid`.
+https://github.com/uyzhang/CLIP-RC. State names are those of the releases. A `trace` receives intermediates: those of
+image_encoder.py, `ram_q` (B, M * C, 2D), `ram_v` (B, N, 3D), `q<i>` (B, M * C, D), `v<i>` (B, N, D), `logits_grid`.
 """
 
 from __future__ import annotations
@@ -19,10 +18,7 @@ from jseg.model.losses import TrainingOutputs
 
 
 def build_clip_rc(config: ModelConfig, norm_eps: float = 1e-5, prompt_norm_eps: float = 1e-6) -> ClipRC:
-    """The model, in evaluation mode and without weights yet: follow with `initialise` or `load_released`.
-
-    Prompts and head train, all else is frozen. Raises UserError where sizes do not go together.
-    """
+    """The model, in evaluation mode and without weights yet; prompts and head train, all else is frozen."""
     model = ClipRC(ImageEncoder(config, norm_eps, prompt_norm_eps), DecodeHead(config, norm_eps))
     for name, var in model.state_dict().items():
         if not is_trained(name):
@@ -34,9 +30,7 @@ class ClipRC(nn.Module):
     """Image encoder and head."""
 
     def __init__(self, backbone: ImageEncoder, decode_head: DecodeHead) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.decode_head = decode_head
+        self.backbone, self.decode_head = backbone, decode_head
 
     def encode(self, images: jt.Var, trace: Trace | None = None) -> ImageFeatures:
         """Image features, independent of any class; images (B, 3, H, W) float32, normalised."""
@@ -45,12 +39,8 @@ class ClipRC(nn.Module):
     def execute(self, images: jt.Var, text: jt.Var, trace: Trace | None = None) -> jt.Var:
         """Mask logits (B, C, h, w) on the patch grid; `resize_bilinear` brings them to pixels, a sigmoid to scores.
 
-        Args:
-            images: (B, 3, H, W) float32, normalised; any multiples of the patch size that the region grid fits.
-            text: (C, D) float32, class embeddings of unit length.
-
-        Raises:
-            UserError: image size or text features that do not fit the model.
+        Images (B, 3, H, W) float32, normalised, any multiples of the patch size that the region grid fits; text (C, D)
+        float32, class embeddings of unit length. Raises UserError where either does not fit the model.
         """
         return self.decode_head(self.encode(images, trace), text, trace)
 

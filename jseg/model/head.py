@@ -1,9 +1,8 @@
 """The head: image features and class embeddings -> mask logits, and the recovery decoder that training needs besides.
 
 Region alignment: text x region x global -> class queries; regions + global + patches -> pixels. Without regions
-(`model.region_grid=0`) these are the descriptors of ZegCLIP (Zhou et al., CVPR 2023): queries `concat[G * T, T]`, one
-for each class (M = 1 below), and pixels `concat[G, I]`. In the two-way decoder, class queries attend to pixels and
-pixels to class queries. The recovery decoder predicts the decoder's inputs from its outputs.
+(`model.region_grid=0`) these are the descriptors of ZegCLIP (Zhou et al., CVPR 2023), and M = 1 below. In the two-way
+decoder, queries attend to pixels and pixels to queries. The recovery decoder predicts its inputs from its outputs.
 """
 
 from __future__ import annotations
@@ -24,10 +23,8 @@ from jseg.ops.layers import linear
 
 def region_texts(features: ImageFeatures, text: jt.Var) -> jt.Var:
     """Text features times (region + image) features, (B, M, C, D)."""
-    visual = features.whole.unsqueeze(1)
-    if features.regions is not None:
-        visual = features.regions + visual  # (B, M, D)
-    return visual.unsqueeze(2) * text
+    whole = features.whole.unsqueeze(1)
+    return (whole if features.regions is None else features.regions + whole).unsqueeze(2) * text
 
 
 def query_features(features: ImageFeatures, text: jt.Var) -> jt.Var:
@@ -79,8 +76,6 @@ class CrossAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
         super().__init__()
-        if heads < 1 or width % heads:
-            raise UserError(f"model.decoder_heads={heads}: must divide model.output_dim={width}")
         self.heads = heads
         self.q, self.k, self.v, self.proj = (Linear(width, width) for _ in range(4))
         self.weight_dropout = Dropout(dropout)
@@ -96,10 +91,8 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, width: int, heads: int, ffn_factor: int, dropout: float, eps: float = 1e-5) -> None:
         super().__init__()
-        self.linear1 = Linear(width, ffn_factor * width)
-        self.linear2 = Linear(ffn_factor * width, width)
-        self.norm2 = LayerNorm(width, eps)
-        self.norm3 = LayerNorm(width, eps)
+        self.linear1, self.linear2 = Linear(width, ffn_factor * width), Linear(ffn_factor * width, width)
+        self.norm2, self.norm3 = LayerNorm(width, eps), LayerNorm(width, eps)
         self.multihead_attn = CrossAttention(width, heads, dropout)
         self.dropout = Dropout(dropout)
 
@@ -108,14 +101,6 @@ class DecoderLayer(nn.Module):
         x = self.norm2(x + widen(self.dropout(self.multihead_attn(x, memory))))
         inner = self.dropout(self.linear1(x, activation="relu"))
         return self.norm3(x + widen(self.dropout(self.linear2(inner))))
-
-
-class DecoderSide(nn.Module):
-    """The layers of one side, under their released state names."""
-
-    def __init__(self, layers: list[DecoderLayer]) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(layers)
 
 
 def decode(
@@ -134,17 +119,13 @@ class RecoveryDecoder(nn.Module):
 
     def __init__(self, q_layers: list[DecoderLayer], v_layers: list[DecoderLayer], width: int) -> None:
         super().__init__()
-        self.decouple_q = nn.ModuleList(q_layers)
-        self.decouple_v = nn.ModuleList(v_layers)
-        self.linear_q_in = Linear(width, width)
-        self.linear_k_in = Linear(width, width)
-        self.linear_q_out = Linear(width, 2 * width)
-        self.linear_k_out = Linear(width, width)
+        self.decouple_q, self.decouple_v = nn.ModuleList(q_layers), nn.ModuleList(v_layers)
+        self.linear_q_in, self.linear_k_in = Linear(width, width), Linear(width, width)
+        self.linear_q_out, self.linear_k_out = Linear(width, 2 * width), Linear(width, width)
 
     def execute(self, q: jt.Var, v: jt.Var) -> tuple[jt.Var, jt.Var]:
         """Decoded queries (B, M * C, D) and pixels (B, N, D) -> recovered (B, M * C, 2D) and (B, N, D)."""
-        q, v = widen(self.linear_q_in(q)), widen(self.linear_k_in(v))
-        q, v = decode(self.decouple_q, self.decouple_v, q, v)
+        q, v = decode(self.decouple_q, self.decouple_v, widen(self.linear_q_in(q)), widen(self.linear_k_in(v)))
         return widen(self.linear_q_out(q)), widen(self.linear_k_out(v))
 
 
@@ -153,15 +134,15 @@ class DecodeHead(nn.Module):
 
     def __init__(self, config: ModelConfig, norm_eps: float = 1e-5) -> None:
         super().__init__()
-        depth = config.output_dim
+        depth = self.depth = config.output_dim
 
         def layers(count: int) -> list[DecoderLayer]:
             sizes = (depth, config.decoder_heads, config.ffn_factor, config.decoder_dropout, norm_eps)
             return [DecoderLayer(*sizes) for _ in range(count)]
 
-        self.depth = depth
-        self.decoder_q = DecoderSide(layers(config.decoder_layers))
-        self.decoder_v = DecoderSide(layers(config.decoder_layers))
+        self.decoder_q, self.decoder_v = nn.Module(), nn.Module()
+        self.decoder_q.layers = nn.ModuleList(layers(config.decoder_layers))
+        self.decoder_v.layers = nn.ModuleList(layers(config.decoder_layers))
         self.recovery_decoder = RecoveryDecoder(layers(config.recovery_layers), layers(config.recovery_layers), depth)
         self.lateral_proj = Linear((3 if config.region_grid else 2) * depth, depth)
         self.q_proj = Linear(2 * depth, depth)
@@ -190,5 +171,5 @@ class DecodeHead(nn.Module):
         """As `execute`, with the recovery decoder."""
         q, v, logits = self.decode(features, text, trace)
         queries, patches = self.recovery_decoder(q, v)
-        targets = query_features(features, text).detach(), features.patches.detach()
-        return TrainingOutputs(logits, queries, targets[0], patches, targets[1])
+        query_targets, pixel_targets = query_features(features, text).detach(), features.patches.detach()
+        return TrainingOutputs(logits, queries, query_targets, patches, pixel_targets)

@@ -17,11 +17,9 @@ import jittor as jt
 from jseg.clip.blocks import Dropout, LayerNorm, Linear, Trace, unit_length
 from jseg.clip.image_tower import ImageTower
 from jseg.config import ModelConfig
-from jseg.errors import UserError
-from jseg.ops.attention import region_attention
+from jseg.ops.attention import check_region_grid, region_attention
 from jseg.ops.half import cast, widen
 from jseg.ops.layers import linear
-from jseg.ops.region_structure import check_region_grid
 
 
 @dataclass
@@ -45,18 +43,14 @@ class ImageEncoder(ImageTower):
         super().__init__(
             config.image_size, config.patch_size, config.width, config.layers, config.heads, config.output_dim, norm_eps
         )
-        if config.prompts < 1:
-            raise UserError(f"model.prompts={config.prompts}: must be at least 1")
         width = config.width
         self.region_grid = (config.region_grid, config.region_grid)
-        self.prompts = config.prompts
         if config.region_grid:
             self.region_level_bridge = jt.zeros((config.region_grid**2, width))
         self.prompt_embeddings = jt.zeros((1, config.prompts, width))
         if config.layers > 1:
             self.deep_prompt_embeddings = jt.zeros((config.layers - 1, config.prompts, width))
-        self.prompt_proj = Linear(width, width)
-        self.prompt_norm = LayerNorm(width, prompt_norm_eps)
+        self.prompt_proj, self.prompt_norm = Linear(width, width), LayerNorm(width, prompt_norm_eps)
         self.prompt_dropout = Dropout(config.prompt_dropout)
 
     def input_tokens(self, images: jt.Var, grid: tuple[int, int]) -> jt.Var:
@@ -71,51 +65,36 @@ class ImageEncoder(ImageTower):
             tokens.append(bridge.unsqueeze(0).broadcast((batch, *bridge.shape)))
         return self.ln_pre(jt.concat(tokens, dim=1)).stop_grad()  # nothing up to here trains
 
-    def layer_prompts(self, layer: int, batch: int) -> jt.Var:
-        """The prompts that go into a layer: (B, K, width); in evaluation (1, K, width), as all images have the same."""
-        embeddings = self.prompt_embeddings[0] if layer == 0 else self.deep_prompt_embeddings[layer - 1]
-        prompts = widen(self.prompt_proj(embeddings)).unsqueeze(0)
-        if not self.prompt_dropout.rate_now() and jt.flags.no_grad:
-            return prompts
-        return self.prompt_dropout(prompts.broadcast((batch, *prompts.shape[1:])))  # each image has its own mask
-
-    def run_layer(self, layer: int, tokens: jt.Var, prompts: jt.Var, grid: tuple[int, int]) -> jt.Var:
-        """Tokens (B, 1 + N + M, width) through one layer."""
-        block, kept = self.transformer.resblocks[layer], self.kept_prompts
-        if kept is None or not jt.flags.no_grad or self.prompt_dropout.rate_now():
-            kept = {}
-        if layer not in kept:  # else `prompts`, which are lazy, are never computed
-            kept[layer] = block.attn.project(block.ln_1(prompts))
-
-        def attend(projected: jt.Var, heads: int) -> jt.Var:
-            return region_attention(projected, kept[layer], heads, 1, grid, self.region_grid)
-
-        return block(tokens, attend)
-
     def execute(self, images: jt.Var, trace: Trace | None = None) -> ImageFeatures:
         """Features of normalised images (B, 3, H, W) float32, of any size and aspect whose patches the regions fit."""
-        trace = {} if trace is None else trace
+        trace, same_for_all = {} if trace is None else trace, jt.flags.no_grad and not self.prompt_dropout.rate_now()
+        kept = self.kept_prompts if same_for_all and self.kept_prompts is not None else {}
         grid = self.conv1.grid(images)
         check_region_grid(grid, self.region_grid)
         tokens, batch = self.input_tokens(images, grid), images.shape[0]
-        for layer in range(len(self.transformer.resblocks)):
-            prompts = self.layer_prompts(layer, batch)
+        for layer, block in enumerate(self.transformer.resblocks):
+            embeddings = self.deep_prompt_embeddings[layer - 1] if layer else self.prompt_embeddings[0]
+            prompts = widen(self.prompt_proj(embeddings)).unsqueeze(0)  # (1, K, width)
+            if not same_for_all:
+                prompts = self.prompt_dropout(prompts.broadcast((batch, *prompts.shape[1:])))
             if layer == 0:
                 repeated = prompts.broadcast((batch, *prompts.shape[1:]))
                 trace["tokens_in"] = jt.concat([tokens[:, :1], repeated, tokens[:, 1:]], dim=1)
-            tokens = self.run_layer(layer, tokens, prompts, grid)
+            if layer not in kept:  # else `prompts`, which are lazy, are never computed
+                kept[layer] = block.attn.project(block.ln_1(prompts))
+            tokens = block(tokens, lambda x, n, own=kept[layer]: region_attention(x, own, n, 1, grid, self.region_grid))
             trace[f"tokens_block{layer}"] = tokens
         end = 1 + grid[0] * grid[1]  # of the patches
-        outputs, has_regions = self.prompt_norm(tokens[:, :end]), bool(self.region_grid[0])
-        if has_regions:  # the released models leave the region tokens out of prompt_norm
+        outputs, regions = self.prompt_norm(tokens[:, :end]), None
+        if self.region_grid[0]:  # the released models leave the region tokens out of prompt_norm
             outputs = jt.concat([outputs, tokens[:, end:]], dim=1)
         outputs = cast(self.ln_post(outputs), self.compute)
         outputs = unit_length(widen(linear(outputs, self.proj.transpose(1, 0))))
-        whole, regions, patches = outputs[:, 0], outputs[:, end:] if has_regions else None, outputs[:, 1:end]
-        trace["cls"], trace["visual"] = whole, as_maps(patches, grid)
-        if has_regions:
+        trace["cls"], trace["visual"] = outputs[:, 0], as_maps(outputs[:, 1:end], grid)
+        if self.region_grid[0]:
+            regions = outputs[:, end:]
             trace["region"] = as_maps(regions, self.region_grid)
-        return ImageFeatures(whole, regions, patches, grid, self.region_grid)
+        return ImageFeatures(outputs[:, 0], regions, outputs[:, 1:end], grid, self.region_grid)
 
 
 @contextmanager

@@ -1,9 +1,8 @@
 """Initial weights of a CLIP-RC model: CLIP's image weights (or random ones) and fresh prompts and head.
 
 `head_init="released"` is as the published runs started (https://github.com/uyzhang/CLIP-RC). `"aligned"` is for short
-runs: as `released`, but mask logits start low and close together, as most pixels are of no given class (Lin et al.,
-"Focal Loss for Dense Object Detection", ICCV 2017, section 3.3), and text and patch features, of one space, are passed
-on as they are at first, so that classes and pixels differ from the first step.
+runs: mask logits start low and close together, as most pixels are of no given class (Lin et al., "Focal Loss for Dense
+Object Detection", ICCV 2017, section 3.3), and text and patch features are passed on as they are at first.
 """
 
 from __future__ import annotations
@@ -43,8 +42,7 @@ def initialise(model: ClipRC, config: ModelConfig, seed: int) -> None:
 def load_clip_image_weights(model: ClipRC, tensors: Mapping[str, np.ndarray]) -> None:
     """Takes over CLIP's image tower, arrays under OpenAI's names `visual.*`; prompts and head stay as they are.
 
-    Positions are resized to the model's grid, and each region token starts as the class token with its position.
-    Raises UserError with the names of missing, unknown or differently shaped arrays.
+    Positions are resized to the model's grid. Raises UserError with the names of arrays that are missing or do not fit.
     """
     backbone = model.backbone
     tower = {name.removeprefix("visual."): value for name, value in tensors.items() if name.startswith("visual.")}
@@ -60,7 +58,7 @@ def load_clip_image_weights(model: ClipRC, tensors: Mapping[str, np.ndarray]) ->
 
 
 def initial_bridge(tower: Mapping[str, np.ndarray], region_grid: int) -> dict[str, np.ndarray]:
-    """Region tokens (M, width) by state name, M = region_grid**2 times class token with position; none where M = 0."""
+    """Region tokens (region_grid**2, width) by state name: class token with position; none where there are none."""
     token = np.asarray(tower["class_embedding"], np.float32) + np.asarray(tower["positional_embedding"][0], np.float32)
     return {"region_level_bridge": np.tile(token, (region_grid**2, 1))} if region_grid else {}
 
@@ -70,15 +68,13 @@ def initial_prompts(backbone: ImageEncoder, generator: np.random.Generator) -> d
     shapes = {name: tuple(var.shape) for name, var in backbone.state_dict().items()}
     width, _, patch_size, _ = shapes["conv1.weight"]
     bound = (6 / (3 * patch_size * patch_size + width)) ** 0.5
-    table = {
-        "deep_prompt_embeddings": lambda shape: uniform(generator, shape, bound),
-        "prompt_embeddings": lambda shape: uniform(generator, shape, bound),
-        "prompt_proj.weight": lambda shape: normal(generator, shape, (2 / width) ** 0.5),  # Kaiming, fan out, ReLU
-        "prompt_proj.bias": lambda shape: uniform(generator, shape, width**-0.5),
-        "prompt_norm.weight": lambda shape: np.ones(shape, np.float32),
-        "prompt_norm.bias": lambda shape: np.zeros(shape, np.float32),
-    }
-    return {name: draw(shapes[name]) for name, draw in table.items() if name in shapes}
+    weights = {"prompt_norm.weight": np.ones(width, np.float32), "prompt_norm.bias": np.zeros(width, np.float32)}
+    for name in ("deep_prompt_embeddings", "prompt_embeddings"):
+        if name in shapes:
+            weights[name] = uniform(generator, shapes[name], bound)
+    weights["prompt_proj.weight"] = normal(generator, (width, width), (2 / width) ** 0.5)  # Kaiming, fan out, ReLU
+    weights["prompt_proj.bias"] = uniform(generator, (width,), width**-0.5)
+    return weights
 
 
 def initial_head(shapes: Mapping[str, tuple[int, ...]], generator: np.random.Generator) -> dict[str, np.ndarray]:

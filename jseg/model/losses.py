@@ -1,8 +1,7 @@
 """The loss that CLIP-RC is trained on: focal and dice on one mask per class, and recovery.
 
-`mask * focal + dice * dice + recovery * (L1 of queries + L1 of pixels)`: Zhang et al., "Exploring Regional Clues in
-CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, section 3.5. Focal and dice are sums until they are divided by the
-number of masks in the whole batch: those of micro-batches add up to exactly those of the batch.
+`mask * focal + dice * dice + recovery * (L1 of queries + L1 of pixels)`: CLIP-RC, CVPR 2024, section 3.5. Focal and
+dice are sums until they are divided by the number of masks in the batch: those of micro-batches add up exactly.
 """
 
 from __future__ import annotations
@@ -20,12 +19,10 @@ from jseg.ops import compiled
 from jseg.ops.bilinear import resize_bilinear
 from jseg.ops.function import Function
 
-LARGEST_EXPONENT = 88.72  # exp() of more overflows float32; the sigmoid there is 0
-
 
 @dataclass
 class TrainingOutputs:
-    """The model's outputs in training. Targets carry no gradient."""
+    """The model's outputs in training; targets carry no gradient."""
 
     logits_grid: jt.Var  # (B, C, h, w) on the patch grid
     recovered_queries: jt.Var  # (B, M * C, 2D)
@@ -47,7 +44,7 @@ def count_masks(labels: np.ndarray) -> int:
 
 
 def _call(function: str, logits: jt.Var, inputs: list[jt.Var], shape: tuple[int, ...], **settings: float) -> jt.Var:
-    """Runs a function of jseg/ops/kernels/losses.h on logits (B, C, H, W) and further inputs."""
+    """Runs a function of jseg/ops/kernels/losses.h."""
     images, classes, height, width = logits.shape
     numbers = {"images": images, "classes": classes, "pixels": height * width, **settings}
     return compiled.call("losses.h", function, [logits, *inputs], [shape], numbers)[0]
@@ -61,20 +58,16 @@ def sigmoid_parts(x: jt.Var) -> tuple[jt.Var, jt.Var]:
 
 
 class _FocalSum(Function):
-    """Focal loss with its gradient written out, so that it is right at zero and at any size of logits.
-
-    With z = -x on the class's own pixels and z = x elsewhere, a pixel costs `weight * softplus(z) * sigmoid(z)^gamma`.
-    """
+    """With z = -x on a class's pixels and z = x elsewhere, a pixel costs `weight * softplus(z) * sigmoid(z)^gamma`."""
 
     def execute(self, logits: jt.Var, labels: jt.Var, alpha: float, gamma: float) -> jt.Var:
         self.inputs = logits, labels, alpha, gamma
-        height, width = logits.shape[2:]
         if compiled.compiled():
             sums = _call("focal_forward", logits, [labels], logits.shape[:2], alpha=alpha, gamma=gamma)
         else:
             _, error, cost, weight = _pixel_terms(logits, labels, alpha)
             sums = (weight * cost * jt.pow(error, gamma)).sum(dim=3)  # in two steps: float32 keeps its digits
-        return sums.sum() / (height * width)
+        return sums.sum() / (logits.shape[2] * logits.shape[3])
 
     def grad(self, grad_sum: jt.Var) -> tuple[jt.Var, None, None, None]:
         logits, labels, alpha, gamma = self.inputs
@@ -82,9 +75,8 @@ class _FocalSum(Function):
             grad = _call("focal_backward", logits, [labels, grad_sum], logits.shape, alpha=alpha, gamma=gamma)
             return grad, None, None, None
         sign, error, cost, weight = _pixel_terms(logits, labels, alpha)
-        height, width = logits.shape[2:]
         slope = weight * jt.pow(error, gamma) * (error + gamma * (1 - error) * cost)
-        return sign * slope * (grad_sum / (height * width)), None, None, None
+        return sign * slope * (grad_sum / (logits.shape[2] * logits.shape[3])), None, None, None
 
 
 def _pixel_terms(logits: jt.Var, labels: jt.Var, alpha: float) -> tuple[jt.Var, jt.Var, jt.Var, jt.Var]:
@@ -118,12 +110,12 @@ class _DiceSum(Function):
             maps = probability * target, probability, target
             overlap, predicted, labelled = (x.sum(dim=3).sum(dim=2) for x in maps)  # in two steps, as above
         present, area = (labelled > 0).float32(), predicted + labelled + 1
-        self.maps, self.pairs = (logits, labels), (present, overlap, area)
+        self.saved = logits, labels, present, overlap, area
         return (present * (1 - (2 * overlap + 1) / area)).sum()
 
     def grad(self, grad_sum: jt.Var) -> tuple[jt.Var, None]:
-        logits, labels = self.maps
-        present, overlap, area = (x.unsqueeze(2).unsqueeze(3) for x in self.pairs)
+        logits, labels, *pairs = self.saved
+        present, overlap, area = (x.unsqueeze(2).unsqueeze(3) for x in pairs)
         if compiled.compiled():
             outside, inside = grad_sum * present * (2 * overlap + 1) / (area * area), grad_sum * present * 2 / area
             slopes = jt.concat([outside, inside], dim=3)
@@ -137,33 +129,29 @@ class _DiceSum(Function):
 def dice_sum(logits: jt.Var, labels: jt.Var) -> jt.Var:
     """Sum of `1 - (2 * overlap + 1) / (area + area + 1)` over the present (image, class) pairs, (1,) float32.
 
-    Milletari et al., "V-Net", 3DV 2016, smoothed by 1 as in MaskFormer. Arguments as for `focal_sum`; ignored pixels
-    count as background of every present class.
+    Milletari et al., "V-Net", 3DV 2016. Arguments as for `focal_sum`; ignored pixels count as background.
     """
     return _DiceSum.apply(logits, labels)
 
 
 def recovery_loss(outputs: TrainingOutputs) -> tuple[jt.Var, jt.Var]:
     """Mean absolute error of the recovered class queries, and that of the recovered pixels, (1,) float32 each."""
-    pairs = [(outputs.recovered_queries, outputs.query_targets), (outputs.recovered_pixels, outputs.pixel_targets)]
-    differences = [recovered - target.detach() for recovered, target in pairs]
+    queries = outputs.recovered_queries - outputs.query_targets.detach()
+    pixels = outputs.recovered_pixels - outputs.pixel_targets.detach()
     # times the sign: jt.abs has slope 1 at 0, the loss has 0
-    queries, pixels = ((x * ((x > 0).float32() - (x < 0).float32())).mean() for x in differences)
-    return queries, pixels
+    return tuple((x * ((x > 0).float32() - (x < 0).float32())).mean() for x in (queries, pixels))
 
 
 def pseudo_labels(logits: jt.Var, labels: jt.Var, unseen: Sequence[int]) -> jt.Var:
-    """Labels (B, H, W) int32 with -1 ("some unseen class") replaced by the unseen class with the largest sigmoid.
+    """Labels (B, H, W) int32 with -1 replaced by the unseen class whose logits (B, C, H, W) have the largest sigmoid.
 
-    CVPR 2024, section 4.1: the masks of the same forward pass decide. Equal sigmoids go to the lowest class id; in
-    float32 all logits above 17 have sigmoid 1, so sigmoids are compared, not logits (B, C, H, W).
+    CVPR 2024, section 4.1. Equal sigmoids go to the lowest class id; in float32 all logits above 17 have sigmoid 1.
     """
     ids = jt.array(np.array(sorted(unseen), dtype=np.int32))
     with jt.no_grad():
         unseen_logits = logits.detach()[:, ids]
-        # sigmoid = 1 / denominator, so the smallest denominator wins; it is rounded just as the sigmoid's own is, and
-        # spares the division, which fast-math kernels do not round correctly
-        denominator = 1 + jt.exp(jt.minimum(-unseen_logits, LARGEST_EXPONENT))
+        # sigmoid = 1 / denominator: the smallest wins, without the division, which fast-math kernels round wrongly
+        denominator = 1 + jt.exp(jt.minimum(-unseen_logits, 88.72))  # exp() of more overflows
         winner, _ = jt.argmin(denominator.stop_fuse(), dim=1)  # the first of equals
         return jt.ternary(labels == UNSEEN_PIXEL, ids[winner], labels)
 
@@ -194,28 +182,16 @@ class SegmentationLoss:
             labels = pseudo_labels(logits, labels, self.unseen)
         # without weight the recovery decoder is not computed at all
         recovery_q, recovery_v = recovery_loss(outputs) if self.config.recovery else (jt.zeros(1), jt.zeros(1))
-        return LossSums(
-            focal=focal_sum(logits, labels, self.config.focal_alpha, self.config.focal_gamma),
-            dice=dice_sum(logits, labels),
-            recovery_q=recovery_q,
-            recovery_v=recovery_v,
-            num_masks=class_masks(labels, logits.shape[1]).max(dim=3).max(dim=2).sum().stop_grad(),
-            labels=labels,
-        )
+        focal = focal_sum(logits, labels, self.config.focal_alpha, self.config.focal_gamma)
+        num_masks = class_masks(labels, logits.shape[1]).max(dim=3).max(dim=2).sum().stop_grad()
+        return LossSums(focal, dice_sum(logits, labels), recovery_q, recovery_v, num_masks, labels)
 
     def terms(self, sums: LossSums, num_masks: jt.Var | float, share: float = 1.0) -> dict[str, jt.Var]:
-        """The weighted terms of the loss of a micro-batch with this share of the images, which add up to it.
-
-        `num_masks` is of the whole batch, averaged over ranks, and counts as 1 if below.
-        """
+        """Weighted terms of a micro-batch with this share of the images; `num_masks` of the batch counts as >= 1."""
         masks = jt.maximum(num_masks, 1) if isinstance(num_masks, jt.Var) else max(num_masks, 1)
-        weights = self.config
-        return {
-            "mask": weights.mask * sums.focal / masks,
-            "dice": weights.dice * sums.dice / masks,
-            "recovery_q": weights.recovery * share * sums.recovery_q,
-            "recovery_v": weights.recovery * share * sums.recovery_v,
-        }
+        recovery = self.config.recovery * share
+        terms = {"mask": self.config.mask * sums.focal / masks, "dice": self.config.dice * sums.dice / masks}
+        return terms | {"recovery_q": recovery * sums.recovery_q, "recovery_v": recovery * sums.recovery_v}
 
     def total(self, sums: LossSums, num_masks: jt.Var | float, share: float = 1.0) -> jt.Var:
         """The loss; arguments as for `terms`."""

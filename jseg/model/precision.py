@@ -2,8 +2,7 @@
 
 Micikevicius et al., "Mixed Precision Training", ICLR 2018. Inputs, weights and results of linear layers and attention
 have 16 bits. All else stays float32, above all trained weights, their gradients, losses, and the sum that runs through
-the residual blocks: CLIP's hidden states have channels a hundred times larger than the rest, so that the 8 bits of
-bfloat16 would lose the sum's smaller terms.
+the residual blocks, whose channels differ so much in size that bfloat16 would lose the smaller ones.
 """
 
 from __future__ import annotations
@@ -16,21 +15,17 @@ from jseg.errors import UserError
 from jseg.ops.half import convert
 
 COMPUTE_TYPES = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "float16"}
-LOWEST_ARCHITECTURE = {"tf32": 80, "bf16": 80}  # compute capability x 10: NVIDIA Ampere
+AMPERE = 80  # compute capability x 10
 # the frozen weights that large products are made with: ends of their names
 PRODUCT_WEIGHTS = ("conv1.weight", "in_proj_weight", "out_proj.weight", "c_fc.weight", "c_proj.weight", "backbone.proj")
 
 
 def check_device(precision: str) -> None:
     """Raises UserError unless the device that Jittor computes on supports the precision."""
-    if not jt.flags.use_cuda:
-        if precision == "tf32":
-            raise UserError("precision=tf32 needs a GPU: on a CPU use fp32, or bf16 to see what rounding does")
-        return
-    lowest, own = LOWEST_ARCHITECTURE.get(precision, 0), min(jt.flags.cuda_archs, default=0)
-    if own < lowest:
-        capability = f"compute capability {own / 10}, {precision} needs {lowest / 10}"
-        raise UserError(f"precision={precision}: this GPU has {capability}: use precision=fp16 or fp32")
+    if precision == "tf32" and not jt.flags.use_cuda:
+        raise UserError("precision=tf32 needs a GPU: on a CPU use fp32, or bf16 to see what rounding does")
+    if jt.flags.use_cuda and precision in ("tf32", "bf16") and min(jt.flags.cuda_archs, default=0) < AMPERE:
+        raise UserError(f"precision={precision} needs a GPU of compute capability 8.0: use precision=fp16 or fp32")
 
 
 def note(precision: str) -> str:
@@ -43,8 +38,7 @@ def note(precision: str) -> str:
 def set_precision(model: nn.Module, precision: str) -> dict[str, np.ndarray]:
     """Makes a model compute in `precision`, once its weights are set.
 
-    Frozen weights of large products are kept in 16 bits alone; returned are their float32 values by state name, for
-    checkpoints. Trained weights stay float32 and are rounded where they are used.
+    Frozen weights of large products are kept in 16 bits; returned are their float32 values by state name.
     """
     check_device(precision)
     # 1 = TF32 for products of float32; with anything but 0, Jittor lets cuBLAS add products of halves up in 16 bits

@@ -1,7 +1,4 @@
-"""Taking over the weights of a CLIP-RC checkpoint (the released ones, or our own under the same names).
-
-https://github.com/uyzhang/CLIP-RC (PyTorch) and https://github.com/Jittor/JSeg (Jittor).
-"""
+"""Taking over the weights of a CLIP-RC checkpoint: the released ones, or our own under the same names."""
 
 from __future__ import annotations
 
@@ -18,8 +15,7 @@ from jseg.weights.state import strict_load
 POSITIONS = "backbone.positional_embedding"
 # a self-attention that the decoder declares and never runs
 DEAD = re.compile(r"decode_head\.(decoder_[qv]\.layers|recovery_decoder\.decouple_[qv])\.\d+\.(self_attn|norm1)\.")
-# rebuilt from the input size; the text tower and its stored texts are read elsewhere
-ELSEWHERE = re.compile(r"(.*\.)?attn_mask$|text_encoder\.|texts$")
+ELSEWHERE = re.compile(r"(.*\.)?attn_mask$|text_encoder\.|texts$")  # rebuilt, or read by jseg/clip
 
 
 def load_released(model: ClipRC, tensors: Mapping[str, np.ndarray]) -> list[str]:
@@ -28,14 +24,9 @@ def load_released(model: ClipRC, tensors: Mapping[str, np.ndarray]) -> list[str]
     Returns the names of weights that were left out (dead ones) or resized (positional embedding of another grid).
     Raises UserError with the names of missing, unknown or differently shaped arrays.
     """
-    taken, report = {}, []
-    for name, value in tensors.items():
-        if DEAD.match(name):
-            report.append(name)
-        elif not ELSEWHERE.match(name):
-            taken[name] = np.asarray(value)
-    own = model.backbone.positional_embedding
-    stored = taken.get(POSITIONS)
+    report = [name for name in tensors if DEAD.match(name)]
+    taken = {name: np.asarray(x) for name, x in tensors.items() if not (DEAD.match(name) or ELSEWHERE.match(name))}
+    own, stored = model.backbone.positional_embedding, taken.get(POSITIONS)
     if stored is not None and stored.ndim == 2 and stored.shape[0] != own.shape[0] and stored.shape[1] == own.shape[1]:
         there, here = side_of_grid(stored), side_of_grid(own)
         taken[POSITIONS] = resize_positions(stored.astype(np.float32), (here, here))

@@ -7,62 +7,82 @@ attention.cuh: scores never reach memory, and dropped weights are drawn again fo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import jittor as jt
 import numpy as np
 
+from jseg.errors import UserError
 from jseg.ops import compiled
 from jseg.ops.function import Function
 from jseg.ops.half import in_float32
 from jseg.ops.layers import draw_seed, keep_factors
-from jseg.ops.region_structure import attention_allowed
 
+Grid = tuple[int, int]  # rows, columns
 FLOAT = "float32"
 MASKED = -1e30  # exp(MASKED - maximum) is 0; finite, so that fast-math kernels need not know infinities
+CUDA_DEPTH = 80  # the deepest heads whose float32 tiles fit into 99 KB of shared memory, as GPUs from 8.0 on have it
 
 
-def plain_attention(q: jt.Var, k: jt.Var, v: jt.Var, mask: jt.Var | None = None, keep: jt.Var | None = None) -> jt.Var:
-    """`softmax(q k^T / sqrt(d) + mask) * keep @ v` in Jittor's own operators, heads merged: (B, Tq, heads * d).
+def check_region_grid(patch_grid: Grid, region_grid: Grid) -> None:
+    """Raises UserError unless every region gets at least one patch."""
+    if region_grid[0] > patch_grid[0] or region_grid[1] > patch_grid[1]:
+        raise UserError(
+            f"model.region_grid: {region_grid[0]}x{region_grid[1]} regions do not fit into an image of "
+            f"{patch_grid[0]}x{patch_grid[1]} patches: use a larger image or fewer regions"
+        )
 
-    Args:
-        q, k, v: (B, heads, T, d) float32.
-        mask: (Tq, Tk), added to the scores; None = nothing is masked.
-        keep: (B, heads, Tq, Tk) factors on the attention weights (dropout); None = 1.
+
+def region_of_patch(patch_grid: Grid, region_grid: Grid) -> np.ndarray:
+    """Index of the region that each patch belongs to, int32 (h * w,), row-major.
+
+    A region is a block of h // rh by w // rw patches; those left over at the right and the bottom are marked -1.
     """
+    check_region_grid(patch_grid, region_grid)
+    if not min(region_grid):
+        return np.full(patch_grid[0] * patch_grid[1], -1, np.int32)
+    sizes = zip(patch_grid, region_grid, strict=True)
+    rows, columns = np.ix_(*(np.arange(patches) // (patches // regions) for patches, regions in sizes))
+    outside = (rows >= region_grid[0]) | (columns >= region_grid[1])
+    return np.where(outside, -1, rows * region_grid[1] + columns).astype(np.int32).reshape(-1)
+
+
+def attention_allowed(leading: int, patch_grid: Grid, region_grid: Grid, prompts: int = 0) -> np.ndarray:
+    """Who may attend to whom, bool (T, T + K): queries `[leading | patches | regions]`, keys these and K prompts."""
+    patches, regions = patch_grid[0] * patch_grid[1], region_grid[0] * region_grid[1]
+    first_region, length = leading + patches, leading + patches + regions
+    allowed = np.zeros((length, length + prompts), dtype=bool)
+    allowed[:first_region, :first_region] = allowed[:first_region, length:] = True
+    own = region_of_patch(patch_grid, region_grid)[:, None] == np.arange(regions)  # (N, M)
+    allowed[leading:first_region, first_region:length] = own
+    allowed[first_region:, leading:first_region] = own.T
+    np.fill_diagonal(allowed[first_region:, first_region:length], True)
+    return allowed
+
+
+@lru_cache(maxsize=8)
+def _additive_mask(of: Callable[..., np.ndarray], *structure: object) -> jt.Var:
+    return jt.array(np.where(of(*structure), 0.0, MASKED).astype(np.float32)).stop_grad()
+
+
+def _plain(
+    q: jt.Var, k: jt.Var, v: jt.Var, heads: int, mask: jt.Var | None = None, keep: jt.Var | None = None
+) -> jt.Var:
+    """`softmax(q k^T / sqrt(d) + mask) * keep @ v` in float32 by Jittor's operators; `keep` is (B, heads, Tq, Tk)."""
+    q, k, v = (x.reshape(*x.shape[:2], heads, x.shape[2] // heads).transpose(0, 2, 1, 3) for x in (q, k, v))
     scores = jt.matmul(q * q.shape[-1] ** -0.5, k.transpose(0, 1, 3, 2))
     if mask is not None:
         scores = scores + mask
     weights = (scores - scores.max(-1, keepdims=True).stop_grad()).exp()
     weights = weights / weights.sum(-1, keepdims=True)
-    output = jt.matmul(weights if keep is None else weights * keep, v)
-    batch, heads, length, depth = output.shape
-    return output.transpose(0, 2, 1, 3).reshape(batch, length, heads * depth)
+    output = jt.matmul(weights if keep is None else weights * keep, v).transpose(0, 2, 1, 3)
+    return output.reshape(*output.shape[:2], heads * output.shape[3])
 
 
-def split_heads(x: jt.Var, heads: int) -> jt.Var:
-    """(B, T, W) -> (B, heads, T, W / heads)"""
-    batch, length, width = x.shape
-    return x.reshape(batch, length, heads, width // heads).transpose(0, 2, 1, 3)
-
-
-def split_projected(projected: jt.Var, heads: int) -> tuple[jt.Var, ...]:
-    """q, k and v (B, heads, T, d) of a joint projection (B, T, 3 * width)."""
-    width = projected.shape[-1] // 3
-    return tuple(split_heads(projected[:, :, i * width : (i + 1) * width], heads) for i in range(3))
-
-
-def additive_mask(allowed: np.ndarray) -> jt.Var:
-    """0 where `allowed`, else `MASKED`."""
-    return jt.array(np.where(allowed, 0.0, MASKED).astype(np.float32)).stop_grad()
-
-
-@lru_cache(maxsize=8)
-def _region_mask(*structure: object) -> jt.Var:
-    return additive_mask(attention_allowed(*structure))
-
-
-CUDA_DEPTH = 80  # the deepest heads whose float32 tiles fit into 99 KB of shared memory, as GPUs from 8.0 on have it
+def _split(x: jt.Var) -> tuple[jt.Var, ...]:
+    """Queries, keys and values (B, T, width) of (B, T, 3 * width)."""
+    return tuple(x[:, :, i * x.shape[2] // 3 : (i + 1) * x.shape[2] // 3] for i in range(3))
 
 
 def _has_kernel(x: jt.Var, depth: int) -> bool:
@@ -71,47 +91,30 @@ def _has_kernel(x: jt.Var, depth: int) -> bool:
 
 
 def region_attention(
-    projected: jt.Var,
-    prompts: jt.Var,
-    heads: int,
-    leading: int,
-    patch_grid: tuple[int, int],
-    region_grid: tuple[int, int],
+    projected: jt.Var, prompts: jt.Var, heads: int, leading: int, patch_grid: Grid, region_grid: Grid
 ) -> jt.Var:
     """Self-attention of the image encoder over tokens in the order `[leading | patches | regions]`, with prompts.
 
     A region sees the patches of its own block and itself; a patch sees all leading tokens, all patches, all prompts and
-    its own region; a leading token sees leading tokens, patches and prompts. Prompts are seen only: they have keys and
-    values, and no output.
+    its own region; a leading token sees leading tokens, patches and prompts. Prompts are seen only.
 
-    Args:
-        projected: (B, T, 3 * width), queries, keys and values side by side; T = leading + h * w + rh * rw.
-        prompts: (B, K, 3 * width), likewise; or (1, K, 3 * width), the same for all images.
-        leading: number of tokens before the patches.
-        patch_grid: (h, w), patches in row-major order.
-        region_grid: (rh, rw), regions in row-major order.
-
-    Returns:
-        (B, T, width)
+    `projected` (B, T, 3 * width) holds queries, keys and values side by side, T = leading + h * w + rh * rw; `prompts`
+    (B, K, 3 * width) likewise, or (1, K, 3 * width), the same for all images. Grids are row-major. -> (B, T, width)
     """
     patch_grid, region_grid = tuple(patch_grid), tuple(region_grid)
     batch, length = projected.shape[:2]
     tokens = leading + patch_grid[0] * patch_grid[1] + region_grid[0] * region_grid[1]
     if tokens != length or prompts.shape[0] not in (1, batch) or projected.shape[-1] % (3 * heads):
-        raise ValueError(
-            f"tokens {tuple(projected.shape)} and prompts {tuple(prompts.shape)} do not fit {leading} + {patch_grid} + "
-            f"{region_grid} tokens in {heads} heads"
-        )
+        raise ValueError(f"tokens {projected.shape}, prompts {prompts.shape}, {heads} heads do not fit {tokens} tokens")
     if prompts.shape[0] < batch and not (jt.flags.no_grad or prompts.shape[1] == 0):
         prompts = prompts.broadcast((batch, *prompts.shape[1:]))  # the kernels' gradient is one for each image
     if _has_kernel(projected, projected.shape[-1] // (3 * heads)):
         return _joint(projected, prompts, heads, "REGIONS", (leading, *patch_grid, *region_grid))
     if projected.dtype != FLOAT:
         return in_float32(region_attention, (projected, prompts), heads, leading, patch_grid, region_grid)
-    q, k, v = split_projected(projected, heads)
-    _, prompt_k, prompt_v = split_projected(prompts.broadcast((batch, *prompts.shape[1:])), heads)
-    k, v = jt.concat([k, prompt_k], dim=2), jt.concat([v, prompt_v], dim=2)
-    return plain_attention(q, k, v, _region_mask(leading, patch_grid, region_grid, prompts.shape[1]))
+    keys = jt.concat([projected, prompts.broadcast((batch, *prompts.shape[1:]))], dim=1)
+    mask = _additive_mask(attention_allowed, leading, patch_grid, region_grid, prompts.shape[1])
+    return _plain(_split(projected)[0], *_split(keys)[1:], heads, mask)
 
 
 def self_attention(projected: jt.Var, heads: int, causal: bool = False) -> jt.Var:
@@ -123,8 +126,7 @@ def self_attention(projected: jt.Var, heads: int, causal: bool = False) -> jt.Va
         return _joint(projected, None, heads, "CAUSAL" if causal else "FULL")
     if projected.dtype != FLOAT:
         return in_float32(self_attention, (projected,), heads, causal)
-    mask = additive_mask(np.tri(projected.shape[1], dtype=bool)) if causal else None
-    return plain_attention(*split_projected(projected, heads), mask)
+    return _plain(*_split(projected), heads, _additive_mask(np.tri, projected.shape[1]) if causal else None)
 
 
 def cross_attention(q: jt.Var, k: jt.Var, v: jt.Var, heads: int, dropout: float = 0.0) -> jt.Var:
@@ -134,28 +136,26 @@ def cross_attention(q: jt.Var, k: jt.Var, v: jt.Var, heads: int, dropout: float 
     """
     (batch, queries, width), keys = q.shape, k.shape[1]
     if _has_kernel(q, width // heads):
-        numbers = {"batch": batch, "heads": heads, "depth": width // heads, "queries": queries}
-        numbers |= {"keys": keys, "dropout": dropout}
+        numbers = {"batch": batch, "heads": heads, "depth": width // heads, "queries": queries, "keys": keys}
+        numbers["dropout"] = dropout
         seed = draw_seed() if dropout else jt.zeros((2,)).stop_grad()
         return _Attention.apply("cross", numbers, "true" if dropout else "false", (True, True, True), q, k, v, seed)
     if q.dtype != FLOAT:
         return in_float32(cross_attention, (q, k, v), heads, dropout)
-    keep = keep_factors((batch, heads, queries, keys), dropout) if dropout else None
-    return plain_attention(*(split_heads(x, heads) for x in (q, k, v)), None, keep)
+    return _plain(q, k, v, heads, None, keep_factors((batch, heads, queries, keys), dropout) if dropout else None)
 
 
 def _joint(
     projected: jt.Var, prompts: jt.Var | None, heads: int, mask: str, structure: tuple[int, ...] = (0, 0, 0, 0, 0)
 ) -> jt.Var:
     """`region_attention` and `self_attention` through jseg/ops/kernels; `structure`: leading, patch and region grid."""
-    batch, length, width = projected.shape[0], projected.shape[1], projected.shape[2] // 3
+    batch, length, width = projected.shape
     count, prompt_batch = (0, batch) if prompts is None else (prompts.shape[1], prompts.shape[0])
     # in the first layer, where nothing before the prompts trains, only theirs are wanted of all gradients
     frozen = projected.is_stop_grad() and not jt.flags.use_cuda
-    numbers = {"batch": batch, "heads": heads, "depth": width // heads, "tokens": length}
+    numbers = {"batch": batch, "heads": heads, "depth": width // (3 * heads), "tokens": length}
     numbers |= {"prompts": count, "causal": mask == "CAUSAL", "shared": prompt_batch < batch, "frozen": frozen}
-    names = ("leading", "rows", "columns", "region_rows", "region_columns")
-    numbers |= dict(zip(names, structure, strict=True))
+    numbers |= dict(zip(("leading", "rows", "columns", "region_rows", "region_columns"), structure, strict=True))
     return _Attention.apply("joint", numbers, mask, (not frozen, count > 0), projected, prompts)
 
 
@@ -182,7 +182,7 @@ class _Attention(Function):
 
     def _call(self, direction: str, inputs: list[jt.Var], shapes: list[tuple[int, ...]], statistics: int) -> list:
         """The outputs; the last `statistics` of them are float32, the others as the inputs."""
-        header = "attention.h" if direction == "forward" else "attention_backward.h"
+        header = {"forward": "attention.h", "backward": "attention_backward.h"}[direction]
         padded, function = (self.numbers["depth"] + 15) // 16 * 16, f"{self.name}_{direction}"
         dtype, single = str(inputs[0].dtype), "TensorFloat32" if jt.flags.use_tensorcore == 1 else "Float32"
         number_type = {"float32": single, "bfloat16": "BFloat16", "float16": "Float16"}[dtype]

@@ -1,7 +1,6 @@
-"""Bilinear resizing as products with small matrices (half-pixel centres, no antialiasing).
+"""Bilinear resizing as products with small matrices, with the numbers of the usual `align_corners=False`.
 
-The numbers of the usual `align_corners=False`. The backward pass of Jittor's own scatters; that of a product is a
-product, which is many times faster and always adds in one order.
+The backward pass of Jittor's own scatters; that of a product is many times faster and always adds in one order.
 """
 
 from __future__ import annotations

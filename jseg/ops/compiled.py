@@ -19,19 +19,14 @@ from jseg.errors import UserError
 from jseg.files import cache_folder, write_whole
 
 FOLDER = Path(__file__).parent / "kernels"
-VARIABLE = "JSEG_KERNELS"
 CUDA_ARCHITECTURE = 80  # the oldest that the CUDA kernels are written for: mma.sync on bfloat16, cp.async
 
 
 def compiled(cuda: bool = False) -> bool:
-    """Whether an operator runs on a kernel now; `cuda`: it has a CUDA kernel for its inputs (all have a C++ one).
-
-    Raises:
-        UserError: `JSEG_KERNELS` is set to something unknown.
-    """
-    choice = os.environ.get(VARIABLE, "auto")
+    """Whether an operator runs on a kernel now; `cuda`: it has a CUDA kernel for its inputs (all have a C++ one)."""
+    choice = os.environ.get("JSEG_KERNELS", "auto")
     if choice not in ("auto", "plain"):
-        raise UserError(f"{VARIABLE}={choice!r}: choose from auto, plain")
+        raise UserError(f"JSEG_KERNELS={choice!r}: choose from auto, plain")
     if jt.flags.use_cuda:
         cuda = cuda and min(jt.flags.cuda_archs, default=0) >= CUDA_ARCHITECTURE
     return choice == "auto" and (cuda or not jt.flags.use_cuda)
@@ -66,10 +61,7 @@ def call(
 ) -> list[jt.Var]:
     """Runs `function(number, inputs…, outputs…)` of a kernel file, all pointers; `number("name")` is one of `numbers`.
 
-    Args:
-        header: name of a C++ file of jseg/ops/kernels, of which `function` is one, with template arguments.
-        shapes, dtypes: of the outputs, of which the function sets every element; float32 by default.
-        cuda: header and function likewise for CUDA; the function runs on the host and launches.
+    `shapes` and `dtypes` (default float32) are those of the outputs; `cuda`: header and function that launch on CUDA.
     """
     device, (name, function) = ("cuda", cuda) if jt.flags.use_cuda and cuda else ("cpu", (header, function))
     version, folder = _laid_out(name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 
 import jittor as jt
@@ -24,17 +24,11 @@ class Function(jt.Function):
 def releasing() -> Iterator[Callable[[], None]]:
     """Yields `release`; called after `jt.grad`, activations of the `with` block are freed during the backward pass."""
     global _called
-    outer, called = _called, []
-    _called = called
-
-    def release() -> None:
-        for function in called:
-            function.__dict__.clear()
-
+    _called = called = []
     try:
-        yield release
+        yield lambda: [function.__dict__.clear() for function in called]
     finally:
-        _called = outer
+        _called = None
 
 
 def skip_frozen(operator: Callable[..., jt.Var]) -> Callable[..., jt.Var]:
@@ -42,10 +36,8 @@ def skip_frozen(operator: Callable[..., jt.Var]) -> Callable[..., jt.Var]:
 
     @wraps(operator)
     def run(*arguments: object, **options: object) -> jt.Var:
-        variables = [x for x in (*arguments, *options.values()) if isinstance(x, jt.Var)]
-        if jt.flags.no_grad or not all(x.is_stop_grad() for x in variables):
-            return operator(*arguments, **options)
-        with jt.no_grad():
+        trains = any(not x.is_stop_grad() for x in (*arguments, *options.values()) if isinstance(x, jt.Var))
+        with nullcontext() if trains or jt.flags.no_grad else jt.no_grad():
             return operator(*arguments, **options)
 
     return run

@@ -25,12 +25,9 @@ def is_half(x: jt.Var) -> bool:
 def convert(x: jt.Var, dtype: str) -> jt.Var:
     """x (any shape) as `dtype`, rounded to nearest; for use inside of a `Function`: its own gradient is not right."""
     own = str(x.dtype)
-    if own == dtype:
-        return x
-    if jt.flags.use_cuda:
-        return x.cast(dtype)
-    function, half = ("to_float", own) if dtype == "float32" else ("to_half", dtype)
-    function = f"{function}<{half.capitalize()}>"
+    if own == dtype or jt.flags.use_cuda:
+        return x if own == dtype else x.cast(dtype)
+    function = f"to_float<{own.capitalize()}>" if dtype == "float32" else f"to_half<{dtype.capitalize()}>"
     (converted,) = compiled.call("half.h", function, [x.reshape(-1)], [(x.numel(),)], {"size": x.numel()}, [dtype])
     return converted.reshape(x.shape)
 
@@ -69,7 +66,5 @@ def product(a: jt.Var, b: jt.Var, transpose_a: bool = False, transpose_b: bool =
     """Product of two matrices of the same 16-bit type, added up in float32, rounded to that type; without gradient."""
     if jt.flags.use_cuda:
         return jt.compile_extern.cublas_ops.cublas_matmul(a, b, transpose_a, transpose_b)
-    wide_a, wide_b = (
-        x.float32().transpose(1, 0) if flag else x.float32() for x, flag in ((a, transpose_a), (b, transpose_b))
-    )
-    return convert(jt.matmul(wide_a, wide_b), str(a.dtype))
+    wide = (x.float32().transpose(1, 0) if flag else x.float32() for x, flag in ((a, transpose_a), (b, transpose_b)))
+    return convert(jt.matmul(*wide), str(a.dtype))

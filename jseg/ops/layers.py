@@ -22,46 +22,35 @@ def activate(x: jt.Var, activation: str) -> jt.Var:
 
 @skip_frozen
 def linear(
-    x: jt.Var,
-    weight: jt.Var,
-    bias: jt.Var | None = None,
-    activation: str = "none",
-    residual: jt.Var | None = None,
+    x: jt.Var, weight: jt.Var, bias: jt.Var | None = None, activation: str = "none", residual: jt.Var | None = None
 ) -> jt.Var:
-    """`activation(x @ weight^T + bias) + residual`.
+    """`activation(x @ weight^T + bias) + residual`, in the type of x, or with a residual in float32.
 
-    Args:
-        x: (…, depth), float32 or half (`jseg.ops.half`); so is the result, or with a residual float32.
-        weight: (columns, depth), rounded to the type of a half x.
-        bias, residual: (columns,) and (…, columns), float32.
-        activation: one of `ACTIVATIONS`.
+    x is (…, depth), float32 or half; weight (columns, depth) is rounded to its type; bias (columns,) and residual
+    (…, columns) are float32; `activation` is one of `ACTIVATIONS`.
     """
-    if is_half(x):
-        weight = cast(weight, str(x.dtype))
-        if compiled.compiled():
-            y = cast(_Linear.apply(widen(x), widen(weight), bias, None, activation), str(x.dtype))
-        else:
-            y = _HalfLinear.apply(x, weight, bias, activation)
-        return y if residual is None else widen(y) + residual
-    weight = widen(weight)
-    if compiled.compiled():
+    kernel, weight = compiled.compiled(), cast(weight, str(x.dtype))
+    if kernel and not is_half(x):
         return _Linear.apply(x, weight, bias, residual, activation)
-    y = nn.matmul_transpose(x, weight)
-    y = activate(y if bias is None else y + bias, activation)
-    return y if residual is None else y + residual
+    if kernel:
+        y = cast(_Linear.apply(widen(x), widen(weight), bias, None, activation), str(x.dtype))
+    elif is_half(x):
+        y = _HalfLinear.apply(x, weight, bias, activation)
+    else:
+        y = nn.matmul_transpose(x, weight)
+        y = activate(y if bias is None else y + bias, activation)
+    return y if residual is None else widen(y) + residual
 
 
-def _is_trained(var: jt.Var | None) -> bool:
-    return isinstance(var, jt.Var) and not var.is_stop_grad()
+def _trained(*variables: jt.Var | None) -> list[bool]:
+    return [var is not None and not var.is_stop_grad() for var in variables]
 
 
 class _Linear(Function):
     """`linear` by its kernel; numbers mark absent inputs, as each variant is compiled apart."""
 
-    def execute(
-        self, x: jt.Var, weight: jt.Var, bias: jt.Var | None, residual: jt.Var | None, activation: str
-    ) -> jt.Var:
-        self.wanted = [_is_trained(var) for var in (x, weight, bias, residual)]
+    def execute(self, x: jt.Var, weight: jt.Var, bias: jt.Var, residual: jt.Var, activation: str) -> jt.Var:
+        self.wanted = _trained(x, weight, bias, residual)
         self.shape, (columns, depth) = x.shape, weight.shape
         flat = x.reshape(-1, depth)
         self.numbers = {"rows": flat.shape[0], "depth": depth, "columns": columns, "bias": bias is not None}
@@ -91,19 +80,11 @@ class _Linear(Function):
         return grad_x, found.get("grad_weight"), found.get("grad_bias"), grad_out if self.wanted[3] else None, None
 
 
-def activation_slope(before: jt.Var, activation: str) -> jt.Var:
-    """Derivative of the activation at `before`."""
-    if activation == "relu":
-        return (before > 0).float32()
-    gate = jt.sigmoid(1.702 * before)
-    return gate * (1 + 1.702 * before * (1 - gate))
-
-
 class _HalfLinear(Function):
     """`linear` of half x and weight in plain operators: products and saved tensors have 16 bits."""
 
     def execute(self, x: jt.Var, weight: jt.Var, bias: jt.Var | None, activation: str) -> jt.Var:
-        self.wanted = [_is_trained(var) for var in (x, weight, bias)]
+        self.wanted = _trained(x, weight, bias)
         self.dtype, self.shape, self.activation = str(x.dtype), x.shape, activation
         flat = x.reshape(-1, x.shape[-1])
         y = product(flat, weight, transpose_b=True)
@@ -117,7 +98,11 @@ class _HalfLinear(Function):
         x, weight, before = self.saved
         grad = grad_out.reshape(-1, grad_out.shape[-1])
         if before is not None:
-            grad = convert(grad.float32() * activation_slope(before.float32(), self.activation), self.dtype)
+            before = before.float32()
+            gate = jt.sigmoid(1.702 * before)
+            relu = self.activation == "relu"
+            slope = (before > 0).float32() if relu else gate * (1 + 1.702 * before * (1 - gate))
+            grad = convert(grad.float32() * slope, self.dtype)
         grad_x = product(grad, weight).reshape(self.shape) if self.wanted[0] else None
         grad_weight = product(grad, x, transpose_a=True) if self.wanted[1] else None
         return grad_x, grad_weight, grad.float32().sum(0) if self.wanted[2] else None, None
@@ -127,8 +112,7 @@ class _HalfLinear(Function):
 def layer_norm(x: jt.Var, weight: jt.Var, bias: jt.Var, eps: float) -> jt.Var:
     """`(x - mean) / sqrt(variance + eps) * weight + bias` over the last axis, in the shape and type of x.
 
-    Jittor's own takes the variance as `E[x^2] - E[x]^2`, which loses its digits where CLIP's hidden states have
-    channels far above the rest; this one centres first. Statistics are float32 in any case.
+    Jittor's own, with `E[x^2] - E[x]^2`, loses its digits where CLIP's hidden states have channels far above the rest.
     """
     if is_half(x):
         return in_float32(layer_norm, (x, weight, bias), eps)
@@ -174,8 +158,7 @@ class _LayerNorm(Function):
 
 
 def draw_seed() -> jt.Var:
-    """(2,) float32 whose bits seed a kernel's random numbers (`seed_of` in C++)."""
-    # from NumPy's generator, which Jittor seeds with its own: Jittor's draws when it computes, in any order
+    """(2,) float32 whose bits seed a kernel's random numbers; of NumPy's generator: Jittor's draws in any order."""
     return jt.array(np.frombuffer(np.random.bytes(8), np.float32).copy()).stop_grad()
 
 

@@ -6,7 +6,8 @@ from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 
 from pathlib import Path
 
-from jseg.runtime.report import write_report
+from jseg.runtime.prepare import prepare
+from jseg.runtime.report import findings
 
 
 def main() -> int:
@@ -16,9 +17,13 @@ def main() -> int:
     parser.add_argument("--golden", type=Path, metavar="DIR", help="golden set (default: that of the checkout)")
     add_device_options(parser)
     args = parser.parse_args()
-    code = write_report()
-    if not args.check or code:
-        return code
+    lines = findings(prepare())
+    print("\n".join(f"{line.name + ':':16}{line.found or 'no'}" for line in lines))
+    missing = [line for line in lines if line.remedy and not line.found]
+    for line in missing:
+        print(f"{'missing' if line.needed else 'optional'}: {line.name}: {line.remedy}")
+    if not args.check or any(line.needed for line in missing):
+        return int(any(line.needed for line in missing))
     from jseg.parity.self_check import check
 
     return check(args.device, args.golden)

@@ -1,24 +1,23 @@
 """What every command-line tool shares: one-line errors, exit codes, the choice of device.
 
-Exit codes of all tools: 0 fine; 1 a check that ran says no; 2 a mistake of the user's, or a file that cannot be read or
-written; 3 a mistake of jseg's, its traceback in a file (JSEG_DEBUG=1 prints it); 130 interrupted; 141 the reader of the
-output went away, as in `| head`. A tool imports this module first, so that Ctrl-C is one line while it still imports.
+Exit codes: 0 fine; 1 a check says no; 2 a mistake of the user's, or a file that cannot be read or written; 3 a mistake
+of jseg's, its traceback in a file (JSEG_DEBUG=1 prints it); 130 interrupted; 141 the output's reader went away, as in
+`| head`. A tool imports this module first, so that Ctrl-C is one line while it still imports.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
-from types import TracebackType
+from contextlib import suppress
 from typing import NoReturn
 
 from jseg.errors import UserError
 from jseg.files import save_details
-
-COMPILE_FAILURES = ("Run cmd failed", "Cannot open library", "undefined symbol")  # words of Jittor's error messages
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -31,12 +30,8 @@ class ArgumentParser(argparse.ArgumentParser):
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:
     """Adds `--device {auto,cpu,cuda}` and `--no-cuda`, which is `--device cpu`; read `args.device`."""
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (default: CUDA if it works)"
-    )
-    parser.add_argument(
-        "--no-cuda", "--no_cuda", dest="device", action="store_const", const="cpu", help="the same as --device cpu"
-    )
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: CUDA if it works")
+    parser.add_argument("--no-cuda", "--no_cuda", dest="device", action="store_const", const="cpu", help="--device cpu")
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
@@ -69,36 +64,29 @@ def exit_code(error: BaseException) -> int:
     if os.environ.get("JSEG_DEBUG") == "1":
         traceback.print_exception(error)
     details = "".join(traceback.format_exception(error))
-    if isinstance(error, RuntimeError) and any(words in str(error) for words in COMPILE_FAILURES):
+    if isinstance(error, RuntimeError) and re.search("Run cmd failed|Cannot open library|undefined symbol", str(error)):
         from jseg.runtime.start import cache_error
 
         error = cache_error(details)
     cause: BaseException | None = error
     while cause and not isinstance(cause, OSError | UserError):
         cause = cause.__cause__
-    if isinstance(error, KeyboardInterrupt):
-        line, code = "interrupted", 130
-    elif isinstance(cause, UserError):
-        line, code = f"error: {cause}", 2
-    elif isinstance(cause, OSError):
+    if isinstance(cause, OSError):
         where = f"{os.fsdecode(cause.filename)}: " if isinstance(cause.filename, str | bytes) else ""
-        line, code = f"error: {UserError(where + (cause.strerror or str(cause)))}", 2
+        cause = UserError(where + (cause.strerror or str(cause)))
+    if cause or isinstance(error, KeyboardInterrupt):
+        line, code = (f"error: {cause}", 2) if cause else ("interrupted", 130)
     else:
         text = UserError(f"internal error: {type(error).__name__}: {error}")
         line, code = f"{text}; details in {save_details(details)}", 3
-    try:
+    with suppress(OSError, ValueError):  # nobody reads it
         print(line, file=sys.stderr, flush=True)
-    except (OSError, ValueError):
-        pass  # nobody reads it
     return code
 
 
-def _exit_quietly(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _exit_quietly(kind: type[BaseException], error: BaseException, trace: object) -> None:
     """Handles what is raised before `run` begins, while a tool still imports."""
-    if issubclass(kind, Exception):
-        sys.__excepthook__(kind, error, trace)
-    else:
-        os._exit(exit_code(error))
+    sys.__excepthook__(kind, error, trace) if issubclass(kind, Exception) else os._exit(exit_code(error))
 
 
 if sys.argv[0] == "-m" or os.path.basename(os.path.dirname(os.path.abspath(sys.argv[0]))) == "tools":

@@ -1,8 +1,7 @@
 """Finds a CUDA toolkit that Jittor 1.3.11 can use here, and makes it ready; asks the NVIDIA driver.
 
-Jittor takes a whole toolkit (`include`, `lib64`) from the folder above nvcc's. CUDA of pip wheels lies elsewhere
-(`site-packages/nvidia/…`), and nvcc often comes without cuBLAS; then a folder of links is assembled in the cache.
-CUDA 13 also needs a fixed copy of Jittor (fixed_jittor.py). Nothing here imports Jittor.
+Jittor takes a whole toolkit (`include`, `lib64`) from the folder above nvcc's. Where its parts lie apart, as with pip
+wheels, a folder of links is assembled in the cache. CUDA 13 also needs a fixed copy of Jittor (fixed_jittor.py).
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from typing import NamedTuple
 from jseg.errors import UserError
 from jseg.files import whole_folder
 from jseg.runtime import toolchain
-from jseg.runtime.fixed_jittor import fixed_copy, needed_fixes
+from jseg.runtime.fixed_jittor import CUDA_13, NEWER_GPUS, fixed_copy
 from jseg.runtime.toolchain import output_of
 
 NOTE = "JSEG_CUDA_NOTE"  # variable with a parent process's reason for not using CUDA
@@ -30,7 +29,6 @@ PARTS = {"cudart": "cuda_runtime.h", "cublas": "cublas_v2.h", "cublasLt": "cubla
 SYSTEM_FOLDERS = (Path("/usr/local"), Path("/opt"))
 WHEEL_FOLDERS = ("cu13", "cuda_runtime", "cublas", "curand", "cuda_nvcc")  # cu13 for CUDA 13, the others for older ones
 LIBRARY_FOLDERS = ("lib64", "lib", "targets/x86_64-linux/lib", "lib/x86_64-linux-gnu")
-NPP_HEADER = Path(__file__).with_name("npp.h")  # for toolkits without NVIDIA's image library
 
 
 class Toolkit(NamedTuple):
@@ -44,7 +42,7 @@ class Toolkit(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Such as `/usr/local/cuda/bin/nvcc (CUDA 12.4)`."""
+        """nvcc with its version."""
         return f"{self.nvcc} (CUDA {self.version[0]}.{self.version[1]})"
 
 
@@ -53,7 +51,7 @@ class Ready(NamedTuple):
 
     nvcc: Path
     kind: str  # compute capabilities of the GPUs, such as "90"; kernels of each kind have a cache of their own
-    python_path: Path | None  # goes first on `sys.path` for Jittor's import: the fixed copy of Jittor
+    python_path: Path | None  # of the fixed copy of Jittor
 
 
 def choose() -> tuple[Toolkit | None, str]:
@@ -63,48 +61,40 @@ def choose() -> tuple[Toolkit | None, str]:
     """
     home, nvcc = os.environ.get("JSEG_CUDA_HOME"), os.environ.get("nvcc_path")
     if nvcc == "" and not home:
-        cpu_only = "nvcc_path is set to nothing, which asks for CPU only (unset it to use a GPU)"
-        return None, os.environ.get(NOTE) or cpu_only
+        return None, os.environ.get(NOTE) or "nvcc_path is set to nothing: CPU only (unset it to use a GPU)"
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return None, "CUDA_VISIBLE_DEVICES hides all GPUs (unset it to use them)"
     driver = driver_cuda()
     if driver is None or not has_gpu_device():
         return None, "no NVIDIA driver or no GPU (install the driver; in a container, pass the GPU in)"
     named = os.path.join(os.path.abspath(os.path.expanduser(home)), "bin", "nvcc") if home else nvcc
-    reasons = []
+    reason = ""
     for candidate in [Path(named)] if named else installed():
         try:
             return _examine(candidate, driver), ""
         except UserError as error:
-            reasons.append(str(error))
-    nothing = f"no nvcc ({WHEELS} with driver 580 or newer, or install a CUDA 11.8-13 toolkit)"
-    return None, reasons[0] if reasons else nothing
+            reason = reason or str(error)
+    return None, reason or f"no nvcc ({WHEELS} with driver 580 or newer, or install a CUDA 11.8-13 toolkit)"
 
 
 def make_ready(toolkit: Toolkit, cache: Path) -> Ready:
-    """Makes `toolkit` usable for Jittor and the visible GPUs; the links and the copy of Jittor are kept in `cache`.
-
-    Raises:
-        UserError: no GPU is visible, it is too old or too new for the toolkit, Jittor is another version, or the cache
-            cannot be written; the message says what helps.
-    """
+    """Makes `toolkit` usable for Jittor and the visible GPUs, with links in `cache`; raises UserError if it cannot."""
     found = capabilities()
     if not found:
         raise UserError("the driver shows no GPU (see nvidia-smi and CUDA_VISIBLE_DEVICES)")
     oldest, newest = 75 if toolkit.version >= (13, 0) else 50, 90 if toolkit.version < (12, 8) else 999
     for capability in found:
-        gpu = f"a GPU of compute capability {capability // 10}.{capability % 10}"
-        if capability < oldest:
-            raise UserError(f"{gpu} needs CUDA 12 or older, not {toolkit.name}: set JSEG_CUDA_HOME to such a toolkit")
-        if capability > newest:
-            raise UserError(f"{gpu} needs CUDA 12.8 or newer, not {toolkit.name}: {WHEELS}, or set JSEG_CUDA_HOME")
+        if not oldest <= capability <= newest:
+            wanted = "12 or older" if capability < oldest else "12.8 or newer"
+            gpu = f"a GPU of compute capability {capability / 10}"
+            raise UserError(f"{gpu} needs CUDA {wanted}, not {toolkit.name}: set JSEG_CUDA_HOME to such a toolkit")
     home, nvcc = toolkit.home, toolkit.nvcc
     places = tuple(home / "lib64" / f"lib{name}.so" for name in PARTS)
-    together = (toolkit.includes, toolkit.libraries) == ((home / "include",), places)
-    complete = together and (home / "include" / "npp.h").is_file() and " " not in str(home)
+    complete = (home / "include" / "npp.h").is_file() and " " not in str(home)
+    complete = complete and (toolkit.includes, toolkit.libraries) == ((home / "include",), places)
     if not complete and home != Path("/usr"):  # the distribution's own package lies in /usr; Jittor knows it
         nvcc = _assemble(toolkit, cache)
-    fixes = needed_fixes(toolkit.version, found)
+    fixes = (CUDA_13 if toolkit.version >= (13, 0) else ()) + (NEWER_GPUS if max(found) > 90 else ())
     return Ready(nvcc, "_".join(map(str, found)), fixed_copy(cache, fixes) if fixes else None)
 
 
@@ -116,50 +106,41 @@ def nvcc_version(nvcc: str | Path) -> tuple[int, int] | None:
 
 def installed() -> Iterator[Path]:
     """Paths of nvcc of all toolkits and wheels that are installed, the preferred one first."""
-    places = [folder / "bin" / "nvcc" for folder in wheel_folders()]
-    places += [Path(found) for found in [shutil.which("nvcc")] if found]
+    places = [*(folder / "bin" / "nvcc" for folder in wheel_folders()), Path(shutil.which("nvcc") or "none")]
     for folder in SYSTEM_FOLDERS:
         places += [folder / "cuda" / "bin" / "nvcc", *sorted(folder.glob("cuda-*/bin/nvcc"), reverse=True)]
-    seen = set()
-    for place in places:
-        if place.is_file() and place.resolve() not in seen:
-            seen.add(place.resolve())
-            yield place
+    return (place for place in places if place.is_file())
 
 
 def wheel_folders() -> list[Path]:
     """Folders in which pip wheels unpack CUDA."""
-    bases = [Path(entry, "nvidia") for entry in sys.path if entry]
-    return [base / name for base in bases for name in WHEEL_FOLDERS if (base / name).is_dir()]
+    places = (Path(entry, "nvidia", name) for entry in sys.path if entry for name in WHEEL_FOLDERS)
+    return [place for place in places if place.is_dir()]
 
 
 def home_of(nvcc: Path) -> Path:
     """Folder of nvcc's toolkit; where `nvcc` is a script that calls another one, that one's."""
     home = nvcc.resolve().parent.parent
-    if not (home / "include" / "cuda_runtime.h").is_file():
-        found = re.search(r"^#\$ TOP=(.+)$", output_of(nvcc, "--dryrun", "-x", "cu", os.devnull), re.MULTILINE)
-        home = Path(os.path.normpath(found.group(1).strip())) if found else home
-    return home
+    if (home / "include" / "cuda_runtime.h").is_file():
+        return home
+    found = re.search(r"^#\$ TOP=(.+)$", output_of(nvcc, "--dryrun", "-x", "cu", os.devnull), re.MULTILINE)
+    return Path(os.path.normpath(found.group(1).strip())) if found else home
 
 
 def _examine(nvcc: Path, driver: tuple[int, int]) -> Toolkit:
     """The toolkit of `nvcc`; raises UserError when a part is missing or it does not fit the driver or g++."""
-    version = nvcc_version(nvcc)
+    version, another = nvcc_version(nvcc), f"(install a CUDA 11.8-13 toolkit, or {WHEELS})"
     if version is None:
-        raise UserError(f"{nvcc} does not run ({WHEELS}, or set JSEG_CUDA_HOME to a CUDA 11.8-13 toolkit)")
+        raise UserError(f"{nvcc} does not run {another}")
     toolkit = Toolkit(nvcc, home_of(nvcc), version)
     if not (11, 8) <= version < (14, 0):
-        raise UserError(f"{toolkit.name} does not fit Jittor 1.3.11 (install a CUDA 11.8-13 toolkit, or {WHEELS})")
+        raise UserError(f"{toolkit.name} does not fit Jittor 1.3.11 {another}")
     if version[0] > driver[0]:
-        raise UserError(
-            f"{toolkit.name} is too new for the NVIDIA driver, which runs CUDA up to {driver[0]}.{driver[1]} "
-            f"(update the driver, for CUDA 13 to 580 or newer, or install a CUDA {driver[0]} toolkit)"
-        )
+        newest = f"the NVIDIA driver, which runs CUDA up to {driver[0]}.{driver[1]}"
+        raise UserError(f"{toolkit.name} is too new for {newest} (update the driver, for CUDA 13 to 580 or newer)")
     includes, libraries = zip(*(_find_part(part, toolkit) for part in PARTS), strict=True)
-    headers = [includes[0] / name for name in ("cuda_runtime_api.h", "crt/host_config.h")]
-    text = " ".join(header.read_text("utf-8", "replace") for header in headers if header.is_file())
-    if not re.search(rf"#define\s+CUDART_VERSION\s+{1000 * version[0] + 10 * version[1]}\b", text):
-        raise UserError(f"{toolkit.name} does not fit the headers in {includes[0]}, of another CUDA ({WHEELS})")
+    header = includes[0] / "crt" / "host_config.h"
+    text = header.read_text("utf-8", "replace") if header.is_file() else ""
     newest = re.search(r"__GNUC__ > (\d+)", text)
     gnu = output_of(toolchain.find_compiler(), "-dumpversion").partition(".")[0].strip()
     if newest and gnu.isdigit() and int(gnu) > int(newest.group(1)):
@@ -205,8 +186,8 @@ def link_toolkit(folder: Path, nvcc: Path, includes: Iterable[Path]) -> None:
     for entry in (entry for include in includes for entry in include.iterdir()):
         if not (folder / "include" / entry.name).exists():
             (folder / "include" / entry.name).symlink_to(entry)
-    if not (folder / "include" / "npp.h").exists():
-        shutil.copy(NPP_HEADER, folder / "include" / "npp.h")
+    if not (folder / "include" / "npp.h").exists():  # a toolkit without NVIDIA's image library
+        shutil.copy(Path(__file__).with_name("npp.h"), folder / "include" / "npp.h")
 
 
 def has_gpu_device() -> bool:
@@ -218,18 +199,17 @@ def driver_cuda() -> tuple[int, int] | None:
     """(major, minor) of the newest CUDA that the driver runs; None without a driver."""
     version = ctypes.c_int()
     try:
-        if ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version)) != 0:
-            return None
+        ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
     except OSError:
         return None
-    return version.value // 1000, version.value % 1000 // 10
+    return (version.value // 1000, version.value % 1000 // 10) if version.value else None
 
 
 def capabilities() -> list[int]:
     """Compute capabilities of the visible GPUs, each once and in order: 80 for 8.0, 90 for 9.0; starts the driver."""
     driver, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
-        return []
+    driver.cuInit(0)
+    driver.cuDeviceGetCount(ctypes.byref(count))
     found = set()
     for index in range(count.value):
         device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
@@ -243,6 +223,5 @@ def capabilities() -> list[int]:
 def used_memory() -> int:
     """Bytes of the GPU's memory that are in use, by any process; call it once Jittor computes on the GPU."""
     unused, total = ctypes.c_size_t(), ctypes.c_size_t()
-    if ctypes.CDLL("libcuda.so.1").cuMemGetInfo_v2(ctypes.byref(unused), ctypes.byref(total)) != 0:
-        raise UserError("the NVIDIA driver does not say how much of the GPU's memory is in use: see `nvidia-smi`")
+    ctypes.CDLL("libcuda.so.1").cuMemGetInfo_v2(ctypes.byref(unused), ctypes.byref(total))
     return total.value - unused.value

@@ -1,8 +1,7 @@
 """A copy of Jittor 1.3.11 whose sources are fixed for CUDA 13 and for GPUs newer than it knows.
 
-The installed Jittor is never touched: the package folder is copied into the cache, fixed there, and put first on
-`sys.path`. (Headers in a folder of their own do not do: Jittor's extra operators name its own folder first.) Each text
-to be replaced has to be there exactly as often as expected, so that another Jittor is refused and not half fixed.
+The installed Jittor is never touched: the package is copied into the cache, fixed there, and put first on `sys.path`.
+Each text to be replaced has to be there as often as expected, so that another Jittor is refused and not half fixed.
 """
 
 from __future__ import annotations
@@ -54,39 +53,20 @@ CUDA_13 = (
 )
 # Jittor builds for compute capability 9.0 at most, machine code only, which newer GPUs do not run
 NEWER_GPUS = (Fix("compiler.py", "max_arch = 90\n", "max_arch = 999\n"),)
-NEWEST_KNOWN = 90
-
-
-def needed_fixes(cuda: tuple[int, int], capabilities: list[int]) -> tuple[Fix, ...]:
-    """The fixes that Jittor needs for this CUDA and GPUs of these compute capabilities; none for most of CUDA 11-12."""
-    return (CUDA_13 if cuda >= (13, 0) else ()) + (NEWER_GPUS if max(capabilities) > NEWEST_KNOWN else ())
 
 
 def fixed_copy(folder: Path, fixes: tuple[Fix, ...]) -> Path:
-    """Makes, or finds, the fixed copy of the installed Jittor below `folder`.
-
-    Returns:
-        The folder to put first on `sys.path`; it holds the package `jittor` alone.
-
-    Raises:
-        UserError: a text to be replaced is not there, as in another version of Jittor; or the disk is full.
-    """
+    """Makes, or finds, the fixed copy of the installed Jittor below `folder`; returns what to put on `sys.path`."""
     installed, version = Path(toolchain.jittor_folder()), toolchain.package_version("jittor")
     key = hashlib.sha256(repr((str(installed), installed.stat().st_mtime_ns, fixes)).encode()).hexdigest()[:8]
     with whole_folder(folder / f"jittor-{version}-{key}") as new:
         if new:
             shutil.copytree(installed, new / "jittor", ignore=shutil.ignore_patterns("__pycache__", "test"))
             for fix in fixes:
-                _apply(fix, new / "jittor", version)
+                path = new / "jittor" / fix.file
+                text = path.read_text(encoding="utf-8") if path.is_file() else ""
+                if text.count(fix.old) != fix.count:
+                    remedy = f"pip install {toolchain.JITTOR}, or use a CUDA 11.8-12 toolkit"
+                    raise UserError(f"Jittor {version} cannot be fixed for this CUDA ({fix.file} differs): {remedy}")
+                path.write_text(text.replace(fix.old, fix.new), encoding="utf-8")
     return folder / f"jittor-{version}-{key}"
-
-
-def _apply(fix: Fix, package: Path, version: str) -> None:
-    path = package / fix.file
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    if text.count(fix.old) != fix.count:
-        raise UserError(
-            f"Jittor {version} cannot be made ready for this CUDA ({fix.file} is not that of {toolchain.JITTOR}): "
-            f"pip install {toolchain.JITTOR}, or use a CUDA 11.8-12 toolkit"
-        )
-    path.write_text(text.replace(fix.old, fix.new), encoding="utf-8")

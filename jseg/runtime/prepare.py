@@ -1,21 +1,21 @@
 """Sets what Jittor reads from the environment, before the first `import jittor`. Imports nothing heavy itself.
 
-Facts about Jittor 1.3.11 used here: it downloads oneDNN, cutt, nccl and cutlass at import by default; it aborts when
-nvcc is installed but no NVIDIA driver is; it remembers the last JITTOR_HOME for later runs that set none; it builds its
-CPU kernels with -Ofast, under which `nan != nan` is false.
+Jittor 1.3.11 downloads oneDNN, cutt, nccl and cutlass at import by default; aborts when nvcc is installed but no NVIDIA
+driver is; remembers the last JITTOR_HOME; and builds its CPU kernels with -Ofast, under which `nan != nan` is false.
 """
 
 from __future__ import annotations
 
 import functools
 import os
-import sys
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 
 from jseg.files import cache_folder
 from jseg.runtime import cuda
+from jseg.runtime.toolchain import package_version
 
 CACHE_NAME = "jseg"  # kernels built with these flags do not mix with those of other Jittor programs
 CUDA_VARIABLES = {"conv_opt": "1", "use_cutt": "0", "use_nccl": "0", "use_cutlass": "0"}  # no cuDNN 8, no downloads
@@ -40,18 +40,14 @@ class Preparation:
 def prepare() -> Preparation:
     """Prepares the environment of this process for `import jittor`, once.
 
-    Variables that the user has set are kept, but for `nvcc_path` and an OMP_NUM_THREADS above the number of cores.
-    Never raises, so that `import jseg` works everywhere: `start` raises what `Preparation.problem` says.
+    Variables that the user has set are kept, but for `nvcc_path`. Never raises: `start` raises `Preparation.problem`.
     """
     home = Path(os.path.abspath(os.path.expanduser(os.environ.get("JITTOR_HOME") or cache_folder() / "jittor")))
     found = Preparation(jittor_home=home)
-    try:
+    with suppress(OSError):
         home.mkdir(parents=True, exist_ok=True)
         found.onednn = lay_out_onednn(home)
-        writable = os.access(home, os.W_OK)
-    except OSError:
-        writable = False
-    if not writable:
+    if not os.access(home, os.W_OK):
         found.problem = f"cannot write the cache folder {home}: set JSEG_CACHE to another folder"
     elif not found.onednn:
         os.environ.setdefault("use_mkl", "0")
@@ -59,13 +55,8 @@ def prepare() -> Preparation:
     found.toolkit, found.cuda_note = cuda.choose()
     os.environ["JITTOR_HOME"] = str(home)  # always set: Jittor remembers the last one otherwise
     os.environ["nvcc_path"] = ""  # `start` sets it where CUDA is used; nvcc without a driver would abort Jittor
-    defaults = {
-        "log_silent": "1",
-        "FIX_TORCH_ERROR": "0",  # do not import torch only because it is installed
-        # OpenMP threads that wait spin this often before they sleep. With the default of 300,000 they take the cores
-        # from threads that compute: a training step on `shapes` took 4.3 s instead of 0.6 s beside another program.
-        "GOMP_SPINCOUNT": "2000",
-    }
+    # without a torch import; with the default of 300,000 spins a step took 4.3 s, not 0.6 s, beside another program
+    defaults = {"log_silent": "1", "FIX_TORCH_ERROR": "0", "GOMP_SPINCOUNT": "2000"}
     if found.toolkit:
         os.environ["JSEG_CUDA_HOME"] = str(found.toolkit.home)  # child processes need not search
         defaults |= CUDA_VARIABLES
@@ -75,44 +66,29 @@ def prepare() -> Preparation:
         defaults |= {"kernel_flags": " -fno-finite-math-only ", "cache_name": CACHE_NAME}
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
-    threads, cores = os.environ.get("OMP_NUM_THREADS", ""), os.cpu_count() or 1
-    if threads.isdecimal() and int(threads) > cores:
-        os.environ["OMP_NUM_THREADS"] = str(cores)
-    if "jittor" in sys.modules:
-        found.notes.append("jittor was imported before jseg: import jseg first, or these settings have no effect")
     return found
 
 
 def lay_out_onednn(jittor_home: Path) -> bool:
-    """Links the files of oneDNN's wheels into the folder where Jittor looks for them (`install_mkl`).
-
-    Returns:
-        Whether Jittor will find oneDNN there; else it has to run with `use_mkl=0`, correct but many times slower.
-    """
+    """Links oneDNN's wheels into the folder where Jittor looks for it; returns whether it is there."""
     folder = jittor_home / ".cache" / "jittor" / "mkl" / "dnnl_lnx_2.2.0_cpu_gomp"
     links = {}
-    for path in (path for package in ONEDNN_PACKAGES for path in installed_files(package)):
+    for path in [*installed_files(ONEDNN_PACKAGES[0]), *installed_files(ONEDNN_PACKAGES[1])]:
         if path.name.startswith(("libmkldnn.so", "libdnnl.so")):
             links[folder / "lib" / path.name] = path
         elif path.suffix in (".h", ".hpp") and "include" in path.parts:
             start = len(path.parts) - path.parts[::-1].index("include")  # behind the last folder `include`
             links[folder.joinpath("include", *path.parts[start:])] = path
-    library, header = folder / "lib" / "libmkldnn.so", folder / "include" / "dnnl.hpp"
-    if sys.platform == "linux" and library in links and header in links:
-        for link, path in links.items():
-            if not link.is_symlink() or os.readlink(link) != str(path):
-                link.parent.mkdir(parents=True, exist_ok=True)
-                temporary = link.with_name(f".{link.name}.{os.getpid()}")
-                temporary.unlink(missing_ok=True)
-                temporary.symlink_to(path)
-                os.replace(temporary, link)  # several processes may do so at once
-    return library.exists() and header.exists()
+    for link, path in links.items():
+        if not link.is_symlink() or os.readlink(link) != str(path):
+            link.parent.mkdir(parents=True, exist_ok=True)
+            temporary = link.with_name(f".{link.name}.{os.getpid()}")
+            temporary.symlink_to(path)
+            os.replace(temporary, link)  # several processes may do so at once
+    return (folder / "lib" / "libmkldnn.so").exists() and (folder / "include" / "dnnl.hpp").exists()
 
 
 def installed_files(package: str) -> list[Path]:
     """Absolute paths of the files that pip installed for `package`; empty when it is not installed."""
-    try:
-        files = metadata.files(package) or []
-    except metadata.PackageNotFoundError:
-        return []
-    return [path for file in files if (path := Path(os.path.normpath(str(file.locate())))).exists()]
+    files = metadata.files(package) if package_version(package) else None
+    return [path for file in files or [] if (path := Path(os.path.normpath(str(file.locate())))).exists()]

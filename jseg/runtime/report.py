@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
 from jseg.runtime import prepare as preparing
@@ -19,8 +17,8 @@ class Finding(NamedTuple):
     """One line of the report."""
 
     name: str
-    found: str  # what was found; "" = nothing
-    remedy: str = ""  # the command that installs it; "" = none is needed
+    found: str  # "" = nothing
+    remedy: str = ""  # the command that installs it
     needed: bool = False  # whether jseg cannot run without it
 
 
@@ -29,17 +27,12 @@ def findings(preparation: Preparation) -> list[Finding]:
     compiler, toolkit, numpy = toolchain.find_compiler(), preparation.toolkit, toolchain.package_version("numpy")
     if compiler:
         compiler = f"{toolchain.output_of(compiler, '--version').partition(chr(10))[0]}, {compiler}"
-    driver, version_file = "", Path("/proc/driver/nvidia/version")
-    if newest := driver_cuda():
-        text = version_file.read_text(encoding="utf-8", errors="replace") if version_file.is_file() else ""
-        version = re.search(r"\b(\d{3}\.\d+(?:\.\d+)?)\b", text)
-        driver = f"{version.group(1) if version else 'present'}, runs CUDA up to {newest[0]}.{newest[1]}"
-    gpus = ""
+    newest, gpus = driver_cuda(), ""
     if has_gpu_device():
-        text = toolchain.output_of("nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader")
+        query = "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"
+        text = toolchain.output_of("nvidia-smi", *query)
         gpus = "; ".join(line for line in text.splitlines() if "MiB" in line) or "present, not listed by nvidia-smi"
-    on_cuda = ", on CUDA those of attention (compute capability 8.0 and up)" if toolkit else ""
-    operators = {"auto": f"compiled kernels on CPU{on_cuda}", "plain": "plain Jittor operators (JSEG_KERNELS=plain)"}
+    plain = os.environ.get("JSEG_KERNELS") == "plain"
     return [
         Finding("Python", f"{platform.python_version()}, {sys.executable}"),
         Finding("Jittor", toolchain.package_version("jittor"), f"pip install {toolchain.JITTOR}", needed=True),
@@ -48,22 +41,10 @@ def findings(preparation: Preparation) -> list[Finding]:
         Finding("Python headers", toolchain.find_python_config(),
                 f"apt-get install python3.{sys.version_info.minor}-dev", needed=True),
         Finding("oneDNN", preparing.ONEDNN_VERSION if preparation.onednn else "", preparing.ONEDNN_INSTALL),
-        Finding("NVIDIA driver", driver),
+        Finding("NVIDIA driver", f"runs CUDA up to {newest[0]}.{newest[1]}" if newest else ""),
         Finding("GPU", gpus),
         Finding("CUDA toolkit", toolkit.name if toolkit else "", preparation.cuda_note),
-        Finding("operators", operators.get(os.environ.get("JSEG_KERNELS", "auto"), ""),
-                "JSEG_KERNELS must be auto or plain", needed=True),
+        Finding("operators", "plain Jittor operators (JSEG_KERNELS=plain)" if plain else "compiled kernels"),
         Finding("cache folder", "" if preparation.problem else str(preparation.jittor_home), preparation.problem,
                 needed=True),
     ]  # fmt: skip
-
-
-def write_report() -> int:
-    """Prints the report; returns the exit code: 0 when jseg can run here, 1 when something needed is missing."""
-    lines = findings(preparing.prepare())
-    for line in lines:
-        print(f"{line.name + ':':16}{line.found or 'no'}")
-    for line in lines:
-        if not line.found and line.remedy:
-            print(f"{'missing' if line.needed else 'optional'}: {line.name}: {line.remedy}")
-    return int(any(line.needed and not line.found for line in lines))

@@ -1,10 +1,7 @@
 """Starts Jittor: imports it quietly, undoes what its import changes in this process, chooses CPU or CUDA.
 
-Facts about Jittor 1.3.11 used here. Its import replaces the SIGINT and SIGCHLD handlers by ones that end the process at
-once; switches the check of TLS certificates off; leaves its pool of compile processes running; builds operators of its
-own where it finds a compiler for MPI (our ranks talk through mpi4py). The import and each of its compile processes read
-`~/.cache/jittor/config.json`, and rewrite it, not atomically, when another JITTOR_HOME stands there: two programs with
-different ones make each other's compiles fail. So these get a home folder of ours.
+Jittor 1.3.11's import replaces signal handlers, switches the check of TLS certificates off, leaves compile processes
+running, and rewrites `~/.cache/jittor/config.json`, on which programs collide: so it gets a home folder of ours.
 """
 
 from __future__ import annotations
@@ -23,7 +20,6 @@ import subprocess
 import sys
 import threading
 import traceback
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -33,25 +29,17 @@ from jseg.files import save_details, write_whole
 from jseg.runtime import cuda, toolchain
 from jseg.runtime.prepare import CACHE_NAME, prepare
 
-DEVICES = ("auto", "cpu", "cuda")
 _started = False
 
 
 def start(device: str = "auto") -> str:
-    """Imports Jittor and chooses the device; later calls in the same process only choose the device.
+    """Imports Jittor and chooses the device: "cuda", "cpu", or "auto" for CUDA where it works; returns "cuda" or "cpu".
 
-    Args:
-        device: "cuda", "cpu", or "auto" for CUDA where it works and the CPU elsewhere.
-
-    Returns:
-        "cuda" or "cpu": what Jittor runs on from now on.
-
-    Raises:
-        UserError: Jittor cannot run here, or CUDA is demanded and cannot work; the message says what to install.
+    Later calls only choose the device. Raises UserError, with what to install, where Jittor or CUDA cannot run.
     """
     global _started
-    if device not in DEVICES:
-        raise UserError(f"device {device!r}: choose from {', '.join(DEVICES)}")
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device {device!r}: choose from auto, cpu, cuda")
     preparation = prepare()
     if not _started and (problem := preparation.problem or toolchain.problem()):
         raise UserError(problem)
@@ -74,26 +62,22 @@ def start(device: str = "auto") -> str:
 
     if device == "cuda" and not jittor.has_cuda:
         raise UserError("device cuda is not possible: Jittor runs without CUDA in this process")
-    use_cuda = bool(jittor.has_cuda) and device != "cpu"
-    jittor.flags.use_cuda = int(use_cuda)
-    return "cuda" if use_cuda else "cpu"
+    jittor.flags.use_cuda = int(bool(jittor.has_cuda) and device != "cpu")
+    return "cuda" if jittor.flags.use_cuda else "cpu"
 
 
 def cache_error(details: str) -> UserError:
     """The error for a compile cache that does not work; Jittor's text about it, `details`, goes to a file."""
-    return UserError(
-        f"the compile cache {prepare().jittor_home} is damaged or cannot be used: delete it, or set JSEG_CACHE to "
-        f"another folder; details in {save_details(details)}"
-    )
+    advice = f"delete it, or set JSEG_CACHE to another; details in {save_details(details)}"
+    return UserError(f"the compile cache {prepare().jittor_home} is damaged or cannot be used: {advice}")
 
 
 def _import_jittor(jittor_home: Path, ready: cuda.Ready | None) -> None:
     """Imports Jittor; raises UserError when its cache does not work or it has rebuilt itself."""
     notice = f"jseg: compiling Jittor kernels for this machine, once; kept in {jittor_home}"
     os.environ["python_config_path"] = toolchain.find_python_config()
-    _write_if_changed(  # the settings that Jittor would write itself, so that it only ever reads them
-        jittor_home / ".cache" / "jittor" / "config.json", json.dumps({"JITTOR_HOME": str(jittor_home)})
-    )
+    settings = jittor_home / ".cache" / "jittor" / "config.json"  # so that Jittor only ever reads them
+    _write_if_changed(settings, json.dumps({"JITTOR_HOME": str(jittor_home)}))
     terminal, text = sys.stderr, io.StringIO()
     try:
         with _import_surroundings(jittor_home, ready), redirect_stdout(text), redirect_stderr(text):
@@ -114,7 +98,14 @@ def _import_jittor(jittor_home: Path, ready: cuda.Ready | None) -> None:
             jittor_utils.p.join()
             jittor_utils.pool_size = 0
             atexit.unregister(jittor_utils.pool_cleanup)
-        _filter_cerr(cache, notice if core_exists else "")
+        source = Path(__file__).with_name("cerr_filter.cc")  # turns compile progress into one notice
+        library = cache / f"jseg_cerr_filter_{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}.so"
+        if not library.exists():
+            temporary = library.with_suffix(f".{os.getpid()}")
+            command = [os.environ["cc_path"], "-std=c++14", "-O1", "-fPIC", "-shared", str(source), "-o", temporary]
+            subprocess.run(command, check=True)
+            os.replace(temporary, library)
+        ctypes.CDLL(str(library)).jseg_filter_cerr(f"{notice}\n".encode() if core_exists else b"")
     except SystemExit as error:  # Jittor ends the process, with code 0, after it has rebuilt a part of itself
         raise UserError("Jittor rebuilt itself for other compiler settings: run the same command again") from error
     except Exception as error:
@@ -123,73 +114,52 @@ def _import_jittor(jittor_home: Path, ready: cuda.Ready | None) -> None:
 
 @contextmanager
 def _import_surroundings(jittor_home: Path, ready: cuda.Ready | None) -> Iterator[None]:
-    """Environment, handlers and `sys.path` for Jittor's import; puts all of them back afterwards.
-
-    An interrupt (Ctrl-C) meanwhile ends the process with code 130: inside Jittor it would be an abort.
-    """
+    """Environment, handlers and `sys.path` for Jittor's import, put back later; Ctrl-C ends the process with 130."""
     changes = {"HOME": str(jittor_home), "use_mpi": "0", "OMPI_COMM_WORLD_SIZE": None}
     if ready:
-        changes["nvcc_path"] = str(ready.nvcc)
-        changes["cuda_archs"] = os.environ.get("cuda_archs", ready.kind.replace("_", " "))
+        architectures = os.environ.get("cuda_archs", ready.kind.replace("_", " "))
+        changes |= {"nvcc_path": str(ready.nvcc), "cuda_archs": architectures}
         if os.environ.get("cache_name") == CACHE_NAME:  # not one that the user has chosen
             changes["cache_name"] = f"{CACHE_NAME}_{ready.kind}"
     before = {name: os.environ.get(name) for name in (*changes, "nvcc_path", "cuda_archs", "cache_name")}
     path, context, hook = list(sys.path), ssl._create_default_https_context, sys.excepthook
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGCHLD)}
     imported = threading.Event()
-    watcher = threading.Thread(target=_exit_on_interrupt, args=(imported,), daemon=True)
+
+    def exit_on_interrupt() -> None:  # SIGINT is blocked in all threads meanwhile
+        while not imported.is_set():
+            if signal.sigtimedwait({signal.SIGINT}, 0.1):
+                for child in multiprocessing.active_children():  # they compile Jittor's core
+                    child.terminate()
+                os.write(2, b"interrupted\n")
+                os._exit(130)
+
+    watcher = threading.Thread(target=exit_on_interrupt, daemon=True)
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         watcher.start()
         _set_environment(changes)
         sys.path[:0] = [str(ready.python_path)] if ready and ready.python_path else []
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Jittor's own sources, when Python compiles them
-            yield
+        yield
     finally:
         _set_environment(before)
         sys.path[:] = path
         ssl._create_default_https_context, sys.excepthook = context, hook
-        if threading.current_thread() is threading.main_thread():
-            for number, handler in handlers.items():
-                if handler is not None:
-                    signal.signal(number, handler)
+        for number, handler in handlers.items():
+            if handler is not None and threading.current_thread() is threading.main_thread():
+                signal.signal(number, handler)
         imported.set()
         watcher.join()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def _exit_on_interrupt(imported: threading.Event) -> None:
-    """Waits for Ctrl-C, which is blocked in all threads, until Jittor is imported."""
-    while not imported.is_set():
-        if signal.sigtimedwait({signal.SIGINT}, 0.1):
-            for child in multiprocessing.active_children():  # they compile Jittor's core
-                child.terminate()
-            os.write(2, b"interrupted\n")
-            os._exit(130)
-
-
 def _set_environment(variables: dict[str, str | None]) -> None:
     """Sets environment variables; None removes one."""
-    for name, value in variables.items():
+    for name in variables:
         os.environ.pop(name, None)
-        if value is not None:
-            os.environ[name] = value
+    os.environ.update({name: value for name, value in variables.items() if value is not None})
 
 
 def _write_if_changed(path: Path, text: str) -> None:
     if not path.exists() or path.read_text(encoding="utf-8", errors="replace") != text:
         write_whole(path, text.encode())
-
-
-def _filter_cerr(folder: Path, notice: str) -> None:
-    """Replaces Jittor's compile progress on std::cerr by one notice (see cerr_filter.cc)."""
-    source = Path(__file__).with_name("cerr_filter.cc")
-    library = folder / f"jseg_cerr_filter_{hashlib.sha256(source.read_bytes()).hexdigest()[:12]}.so"
-    if not library.exists():
-        temporary = library.with_suffix(f".{os.getpid()}")
-        command = [os.environ["cc_path"], "-std=c++14", "-O1", "-fPIC", "-shared", str(source), "-o", temporary]
-        subprocess.run(command, check=True)
-        os.replace(temporary, library)
-    line_start = "\r\033[K" if sys.stderr.isatty() else ""  # over a progress bar
-    ctypes.CDLL(str(library)).jseg_filter_cerr(f"{line_start}{notice}\n".encode() if notice else b"")

@@ -38,32 +38,28 @@ def output_of(program: str | Path, *arguments: str) -> str:
     """What a program prints, on stdout and then on stderr; "" when it does not run."""
     try:
         done = subprocess.run([program, *arguments], capture_output=True, text=True, errors="replace", timeout=30)
+        return done.stdout + done.stderr
     except (OSError, subprocess.SubprocessError):
         return ""
-    return done.stdout + done.stderr
 
 
 def find_python_config() -> str:
     """`python3.x-config` where Jittor looks for it, else this interpreter's own; "" when there is none."""
     name, beside = f"python3.{sys.version_info.minor}-config", Path(sys.executable).parent
-    candidates = [os.environ.get("python_config_path") or beside / name, f"{sys.executable}-config",
-                  f"/usr/bin/{name}", f"/usr/local/bin/{name}", beside / "python3-config",
-                  Path(sysconfig.get_config_var("BINDIR") or "", name)]  # fmt: skip
+    candidates = [os.environ.get("python_config_path") or beside / name, f"{sys.executable}-config", f"/usr/bin/{name}"]
+    candidates += [f"/usr/local/bin/{name}", beside / "python3-config", Path(sysconfig.get_config_var("BINDIR"), name)]
     return next((str(path) for path in candidates if os.path.isfile(path)), "")
 
 
 def problem() -> str:
     """Why Jittor cannot be imported here, with the command that fixes it; "" when it can."""
-    folder, numpy, compiler = jittor_folder(), package_version("numpy"), os.environ.get("cc_path") or "g++"
-    if not folder:
-        return f"Jittor is not installed in {sys.executable}: pip install {JITTOR}"
-    if " " in folder:
-        return f"Jittor cannot compile in a path that holds a blank ({folder}): move the virtual environment"
-    if not numpy.startswith("1."):
-        return f"Jittor cannot use NumPy {numpy or '(not installed)'}: pip install '{NUMPY}'"
-    if not output_of(find_compiler(), "--version"):
-        return f"{compiler}, with which Jittor compiles, does not run: apt-get install g++, or set cc_path"
-    if not find_python_config():
-        version = f"python3.{sys.version_info.minor}"
-        return f"there is no {version}-config, by which Jittor finds Python's headers: apt-get install {version}-dev"
-    return ""
+    folder, numpy, python = jittor_folder(), package_version("numpy"), f"python3.{sys.version_info.minor}"
+    compiler = os.environ.get("cc_path") or "g++"
+    checks = {
+        f"Jittor is not installed in {sys.executable}: pip install {JITTOR}": bool(folder),
+        f"Jittor cannot compile in a path that holds a blank ({folder}): move the environment": " " not in folder,
+        f"Jittor cannot use NumPy {numpy or '(not installed)'}: pip install '{NUMPY}'": numpy.startswith("1."),
+        f"{compiler} does not run: apt-get install g++, or set cc_path": bool(output_of(find_compiler(), "--version")),
+        f"there is no {python}-config: apt-get install {python}-dev": bool(find_python_config()),
+    }
+    return next((message for message, fine in checks.items() if not fine), "")

@@ -11,17 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 HERE = Path(__file__).parent
 KERNELS = HERE.parents[1] / "jseg/ops/kernels"
 ORDERS = range(4)  # emulation::Order
-# number type of the kernels: type of the tensors
-TYPES = {
-    "Float32": torch.float32,
-    "TensorFloat32": torch.float32,
-    "BFloat16": torch.bfloat16,
-    "Float16": torch.float16,
-}
+TYPES = {"Float32": torch.float32, "TensorFloat32": torch.float32, "BFloat16": torch.bfloat16, "Float16": torch.float16}
 FULL, CAUSAL, REGIONS = range(3)
 
 
@@ -40,23 +35,20 @@ class Emulation:
 
     def __init__(self, number_type: str, depth: int, folder: Path, offset: int = 0, order: int = 0) -> None:
         """`offset`: numbers by which the start of every tensor misses an alignment of 16 bytes."""
-        self.type = TYPES[number_type]
-        self.depth = depth
+        self.type, self.depth, self.offset, self.order = TYPES[number_type], depth, offset, order
         options = f"-DNUMBER_TYPE={number_type}", f"-DPADDED_DEPTH={(depth + 15) // 16 * 16}"
         self.library = compile_library("attention.cpp", folder, options)
-        self.offset = offset
-        self.order = order
         self.barriers = self.waits = True  # False: they do nothing, to see that their absence is noticed
 
     def run(
-        self, kind: str, numbers: dict[str, float], inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]
-    ) -> list[torch.Tensor]:
+        self, kind: str, numbers: dict[str, float], inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+    ) -> list[Tensor]:
         """Runs one of the functions of attention_calls.cuh."""
         names = (ctypes.c_char_p * len(numbers))(*(name.encode() for name in numbers))
         values = (ctypes.c_double * len(numbers))(*numbers.values())
         inputs = [x.contiguous() for x in inputs]
 
-        def places(tensors: Sequence[torch.Tensor]) -> tuple:
+        def places(tensors: Sequence[Tensor]) -> tuple:
             count = len(tensors)
             sizes = (ctypes.c_size_t * count)(*(x.numel() * x.element_size() for x in tensors))
             offsets = (ctypes.c_size_t * count)(*(self.offset * x.element_size() for x in tensors))
@@ -69,14 +61,8 @@ class Emulation:
         return list(outputs)
 
     def joint(
-        self,
-        projected: torch.Tensor,
-        prompts: torch.Tensor | None,
-        heads: int,
-        mask: int,
-        structure: tuple[int, ...],
-        grad_out: torch.Tensor,
-    ) -> list[torch.Tensor]:
+        self, projected: Tensor, prompts: Tensor | None, heads: int, mask: int, structure: tuple, grad_out: Tensor
+    ) -> list[Tensor]:
         """Output and gradients of `projected` and `prompts`; structure: leading, patch and region grid."""
         batch, length, width = projected.shape[0], projected.shape[1], projected.shape[2] // 3
         names = ("leading", "rows", "columns", "region_rows", "region_columns")
@@ -88,24 +74,16 @@ class Emulation:
         results = self._both("joint", numbers, inputs, grad_out, (batch, length, width), inputs)
         return results if prompts is not None else results[:2]
 
-    def cross(
-        self,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        heads: int,
-        grad_out: torch.Tensor,
-        dropout: float = 0.0,
-        seed: int = 0,
-    ) -> list[torch.Tensor]:
+    def cross(self, qkv: list[Tensor], heads: int, grad_out: Tensor, dropout: float, seed: int) -> list[Tensor]:
         """Output and gradients of q, k and v."""
+        q, k, _ = qkv
         numbers = {"batch": len(q), "heads": heads, "depth": self.depth, "queries": q.shape[1], "keys": k.shape[1]}
         seeds = torch.from_numpy(np.array([seed], np.uint64).view(np.float32).copy())
-        return self._both("cross", numbers | {"dropout": dropout}, [q, k, v, seeds], grad_out, q.shape, [q, k, v])
+        return self._both("cross", numbers | {"dropout": dropout}, [*qkv, seeds], grad_out, q.shape, qkv)
 
     def _both(
-        self, kind: str, numbers: dict, inputs: list, grad_out: torch.Tensor, shape: Sequence[int], trained: list
-    ) -> list[torch.Tensor]:
+        self, kind: str, numbers: dict, inputs: list, grad_out: Tensor, shape: Sequence[int], trained: list
+    ) -> list[Tensor]:
         """Output of this shape, and the gradients of `trained`."""
         outputs = [torch.empty(shape, dtype=self.type), torch.empty((shape[0], numbers["heads"], shape[1]))]
         out, log_sums = self.run(f"{kind}_forward", numbers, inputs, outputs)

@@ -24,11 +24,9 @@ def small_config() -> ModelConfig:
 
 
 @pytest.fixture
-def small_model() -> ClipRC:
+def small_model(make_model: Callable[..., ClipRC]) -> ClipRC:
     """The small model with weights as at the start of training."""
-    model = build_clip_rc(SMALL)
-    initialise(model, SMALL, seed=0)
-    return model
+    return make_model()
 
 
 @pytest.fixture(scope="session")

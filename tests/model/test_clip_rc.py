@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import jittor as jt
 import numpy as np
-import pytest
 
-from jseg.errors import UserError
 from jseg.model.clip_rc import ClipRC, set_training, trainable
-from jseg.ops.bilinear import resize_bilinear
-from jseg.weights.state import set_value, state_arrays
+from jseg.weights.state import set_value
 
 
 def random_images(*shape: int) -> jt.Var:
@@ -27,32 +24,11 @@ def test_frozen_weights_stay_frozen(small_model: ClipRC) -> None:
     names = {name for name, _ in trainable(small_model)}
     for name, var in small_model.state_dict().items():
         assert var.is_stop_grad() == (name not in names), name
-    assert "backbone.region_level_bridge" not in names
-    assert "backbone.prompt_norm.weight" in names
-    assert "backbone.proj" not in names
-
-
-@pytest.mark.parametrize("size", [(64, 64), (96, 64), (64, 96), (80, 48)])
-@pytest.mark.parametrize("classes", [1, 7])
-def test_logits_of_any_size_and_class_count(small_model: ClipRC, size: tuple[int, int], classes: int) -> None:
-    logits = small_model(random_images(2, 3, *size), random_text(classes))
-    assert tuple(logits.shape) == (2, classes, size[0] // 16, size[1] // 16)
-    assert tuple(resize_bilinear(logits, size).shape) == (2, classes, *size)
-    assert np.isfinite(logits.numpy()).all()
-
-
-def test_classes_only_meet_in_the_decoder(small_model: ClipRC) -> None:
-    """The order of classes is the order of the masks."""
-    images, text = random_images(1, 3, 64, 64), random_text(4)
-    order = np.array([2, 0, 3, 1])
-    straight = small_model(images, text).numpy()
-    shuffled = small_model(images, jt.array(text.numpy()[order])).numpy()
-    np.testing.assert_allclose(shuffled, straight[:, order], atol=1e-4)
+    assert "backbone.prompt_norm.weight" in names and "backbone.proj" not in names
 
 
 def test_training_mode_switches_dropout_and_nothing_else(small_model: ClipRC) -> None:
     images, text = random_images(1, 3, 64, 64), random_text(3)
-    before = state_arrays(small_model)
     still = small_model(images, text).numpy()
     set_training(small_model, True)
     draws = []
@@ -63,8 +39,6 @@ def test_training_mode_switches_dropout_and_nothing_else(small_model: ClipRC) ->
     assert np.abs(draws[0] - draws[2]).max() > 1e-3
     set_training(small_model, False)
     np.testing.assert_array_equal(small_model(images, text).numpy(), still)
-    for name, value in state_arrays(small_model).items():
-        np.testing.assert_array_equal(value, before[name])
 
 
 def test_gradients_equal_finite_differences(small_model: ClipRC) -> None:
@@ -87,9 +61,3 @@ def test_gradients_equal_finite_differences(small_model: ClipRC) -> None:
         values.append(loss().item())
     np.testing.assert_allclose((values[0] - values[1]) / (2 * step), slope, rtol=0.05, atol=1e-3)
     assert abs(slope) > 1e-2
-
-
-@pytest.mark.parametrize("shape", [(3, 15), (16,)])
-def test_text_of_another_width_is_refused(small_model: ClipRC, shape: tuple[int, ...]) -> None:
-    with pytest.raises(UserError, match=r"expected \(classes, 16\)"):
-        small_model(random_images(1, 3, 64, 64), jt.ones(shape))

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jittor as jt
 import numpy as np
 import pytest
 
 from jseg.clip import blocks
 from jseg.clip.blocks import Linear, unit_length
-from jseg.errors import UserError
 from jseg.model import head
-from jseg.model.clip_rc import ClipRC, set_training
-from jseg.model.head import CrossAttention, DecoderLayer, class_queries, pixel_features, pixels, query_features
+from jseg.model.clip_rc import set_training
+from jseg.model.head import DecoderLayer, class_queries, pixel_features, pixels, query_features
 from jseg.model.image_encoder import ImageFeatures
 
 DEPTH = 8
@@ -46,10 +43,6 @@ def test_projecting_parts_equals_projecting_the_whole(grids: tuple, classes: int
     )
 
 
-def random_tokens(*shape: int, seed: int = 0) -> jt.Var:
-    return jt.array(np.random.default_rng(seed).standard_normal(shape).astype(np.float32))
-
-
 def test_four_dropouts_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention weights; after proj; after ReLU; after linear2."""
     rates = []
@@ -59,25 +52,6 @@ def test_four_dropouts_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
         head, "cross_attention", lambda *inputs: rates.append(("weights", inputs[-1])) or attention(*inputs)
     )
     layer = DecoderLayer(16, 4, 2, 0.1)
-    layer(random_tokens(2, 6, 16), random_tokens(2, 9, 16, seed=1))
-    assert rates == [("weights", 0.0)]
-    rates.clear()
     set_training(layer, True)
-    layer(random_tokens(2, 6, 16), random_tokens(2, 9, 16, seed=1))
+    layer(jt.randn(2, 6, 16), jt.randn(2, 9, 16))
     assert rates == [("weights", 0.1), ((2, 6, 16), 0.1), ((2, 6, 32), 0.1), ((2, 6, 16), 0.1)]
-
-
-def test_heads_that_do_not_divide_the_width_are_refused() -> None:
-    with pytest.raises(UserError, match=r"model\.decoder_heads=3"):
-        CrossAttention(16, 3, 0.0)
-
-
-@pytest.mark.parametrize("count", [1, 2])
-def test_recovered_features_have_the_shapes_of_the_targets(make_model: Callable[..., ClipRC], count: int) -> None:
-    model = make_model(recovery_layers=count)
-    images = jt.array(np.random.default_rng(0).standard_normal((2, 3, 64, 96)).astype(np.float32))
-    outputs = model.training_outputs(images, jt.ones((3, 16)))
-    assert tuple(outputs.recovered_queries.shape) == tuple(outputs.query_targets.shape) == (2, 4 * 3, 32)
-    assert tuple(outputs.recovered_pixels.shape) == tuple(outputs.pixel_targets.shape) == (2, 24, 16)
-    names = [name for name in model.decode_head.recovery_decoder.state_dict() if name.startswith("decouple_q")]
-    assert len(names) == count * 16

@@ -36,10 +36,9 @@ def test_released_head_starts_from_uniform_copies(make_model: Callable[..., Clip
             weight = state[name.removesuffix("bias") + "weight"] if name.endswith(".bias") else value
             bound = weight.shape[1] ** -0.5
             assert 0.8 * bound < np.abs(value).max() <= bound, name
-    for side in "qv":
-        for name in (n for n in state if n.startswith(f"decoder_{side}.layers.0.")):
-            for layer in "12":
-                np.testing.assert_array_equal(state[name], state[name.replace(".0.", f".{layer}.", 1)])
+    for name in (name for name in state if name.startswith(("decoder_q.layers.0.", "decoder_v.layers.0."))):
+        for layer in "12":
+            np.testing.assert_array_equal(state[name], state[name.replace(".0.", f".{layer}.", 1)])
     assert (state["decoder_q.layers.0.linear1.weight"] != state["decoder_v.layers.0.linear1.weight"]).any()
     recovery = "recovery_decoder.decouple_q.{}.linear1.weight"
     assert (state[recovery.format(0)] != state[recovery.format(1)]).any()  # no copies here
@@ -64,20 +63,6 @@ def test_aligned_head(make_model: Callable[..., ClipRC]) -> None:
         weight = aligned[f"decode_head.{name}.weight"]
         np.testing.assert_array_equal(weight[:, -64:], 8 * np.eye(64))
         np.testing.assert_array_equal(weight[:, :-64], released[f"decode_head.{name}.weight"][:, :-64])
-
-
-def test_without_regions_there_is_no_bridge(make_model: Callable[..., ClipRC]) -> None:
-    names = state_arrays(make_model(region_grid=0))
-    assert names.keys() == state_arrays(make_model()).keys() - {"backbone.region_level_bridge"}
-    assert names["decode_head.lateral_proj.weight"].shape == (16, 32)
-
-
-def test_same_seed_same_weights(make_model: Callable[..., ClipRC]) -> None:
-    first, again, other = (state_arrays(make_model(seed=seed)) for seed in (1, 1, 2))
-    for name, value in first.items():
-        np.testing.assert_array_equal(value, again[name])
-    assert (first["backbone.prompt_embeddings"] != other["backbone.prompt_embeddings"]).any()
-    assert (first["backbone.conv1.weight"] != other["backbone.conv1.weight"]).any()
 
 
 def test_clip_weights_leave_prompts_and_head_alone(small_config: ModelConfig) -> None:

@@ -6,7 +6,7 @@ import jittor as jt
 import numpy as np
 import torch
 
-from jseg.ops.region_structure import attention_allowed
+from jseg.ops.attention import attention_allowed
 
 
 def attention(

@@ -16,8 +16,8 @@ from jseg.engine.sliding_window import ImageScores
 from jseg.model.clip_rc import build_clip_rc
 from jseg.model.image_encoder import ImageFeatures
 from jseg.model.released_weights import DEAD, load_released
+from jseg.ops.attention import attention_allowed
 from jseg.ops.bilinear import resize_bilinear
-from jseg.ops.region_structure import attention_allowed
 from jseg.parity.golden import GoldenFile
 from jseg.parity.part_checks import text_tower
 from jseg.weights.state import strict_load

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from jseg.runtime.command_line import ArgumentParser, add_device_options, run
+from jseg.runtime.command_line import run
 
-import argparse
 import os
 import signal
 import subprocess
@@ -56,15 +55,6 @@ def tool(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def shell(tool: Path, command: str, **variables: str) -> subprocess.CompletedProcess:
-    """Runs a shell command in which $T is the tool."""
-    variables |= {"T": f"{sys.executable} {tool}", "PYTHONPATH": str(ROOT), "JSEG_CACHE": str(tool.parent / "cache")}
-    environment = {**os.environ, **variables}
-    done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, timeout=120)
-    done.stdout, done.stderr = (text.decode("utf-8", "replace") for text in (done.stdout, done.stderr))
-    return done
-
-
 def outcome(main: object, capsys: pytest.CaptureFixture[str]) -> tuple[object, str]:
     """(exit code, stderr) of `run(main)`."""
     with pytest.raises(SystemExit) as exit_info:
@@ -95,16 +85,12 @@ def test_each_kind_of_error(main: object, expected: tuple[int, str], capsys: pyt
     assert outcome(main, capsys) == expected
 
 
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("JSEG_CACHE", str(tmp_path))
-    monkeypatch.delenv("JSEG_DEBUG", raising=False)
-    return tmp_path
-
-
 def test_a_mistake_of_ours_is_one_line_with_the_traceback_in_a_file(
-    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    cache = tmp_path
+    monkeypatch.setenv("JSEG_CACHE", str(cache))
+    monkeypatch.delenv("JSEG_DEBUG", raising=False)
     code, text = outcome(raising(ZeroDivisionError("by\nzero")), capsys)
     (file,) = cache.iterdir()
     assert (code, text) == (3, f"internal error: ZeroDivisionError: by zero; details in {file}\n")
@@ -116,45 +102,21 @@ def test_a_mistake_of_ours_is_one_line_with_the_traceback_in_a_file(
     assert f"details in {cache}/error_" in outcome(raising(KeyError("x")), capsys)[1]
 
 
-def test_wrong_arguments_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    def main() -> None:
-        parser = ArgumentParser(prog="tool")
-        add_device_options(parser)
-        parser.parse_args(["--device", "tpu"])
-
-    code, text = outcome(main, capsys)
-    assert (code, text.count("\n")) == (2, 1)
-    assert text.startswith("error: argument --device: invalid choice: 'tpu'")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "device"),
-    [([], "auto"), (["--device", "cuda"], "cuda"), (["--no-cuda"], "cpu"), (["--no_cuda"], "cpu")],
-)
-def test_device_options(arguments: list[str], device: str) -> None:
-    parser = argparse.ArgumentParser()
-    add_device_options(parser)
-    assert parser.parse_args(arguments).device == device
-
-
 @pytest.mark.parametrize(
     ("command", "code", "stdout", "stderr"),
     [
         ("PYTHONIOENCODING=ascii $T signs", 0, "\\xe9\\udcff\n", ""),
-        ("PYTHONIOENCODING=latin-1 $T missing", 2, "", "error: /missing/"),
-        ("LC_ALL=POSIX PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 $T signs", 0, "\\xe9\\udcff\n", ""),
         ("$T endless | head -1; exit ${PIPESTATUS[0]}", 141, "line\n", ""),
         ("$T endless > /dev/full", 2, "", "error: No space left on device\n"),
         ("$T bug 2>&-", 3, "", ""),
-        ("$T signs >&-", 0, "", ""),
-        ("PYTHONOPTIMIZE=2 $T missing", 2, "", "error: /missing/é: No such file or directory\n"),
+        ("$T missing", 2, "", "error: /missing/é: No such file or directory\n"),
     ],
 )
 def test_output_that_cannot_be_written(tool: Path, command: str, code: int, stdout: str, stderr: str) -> None:
-    done = shell(tool, command, JSEG_DEBUG="")
-    assert (done.returncode, done.stdout) == (code, stdout), done.stderr
-    assert done.stderr.startswith(stderr) and done.stderr.count("\n") <= 1
-    assert stderr or not done.stderr
+    environment = {**os.environ, "JSEG_DEBUG": "", "T": f"{sys.executable} {tool}", "PYTHONPATH": str(ROOT)}
+    environment["JSEG_CACHE"] = str(tool.parent / "cache")
+    done = subprocess.run(["bash", "-c", command], env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (code, stdout, stderr)
 
 
 def test_interrupt_while_a_tool_imports_or_starts_jittor(tool: Path) -> None:

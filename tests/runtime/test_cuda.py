@@ -34,11 +34,7 @@ def make_toolkit(home: Path, version: tuple[int, int] = (13, 0), parts: tuple[st
         if library.name == "lib64":
             (library / f"lib{part}.so").symlink_to(soname)
     if "cudart" in parts:
-        number = 1000 * version[0] + 10 * version[1]
-        (include / "cuda_runtime_api.h").write_text(f"#define CUDART_VERSION  {number}\n")
-        (include / "crt" / "host_config.h").write_text(
-            f"#if __GNUC__ > {other.get('gnu', 99)}\n#error too new\n#endif\n"
-        )
+        (include / "crt" / "host_config.h").write_text(f"#if __GNUC__ > {other.get('gnu', 99)}\n#error\n#endif\n")
     return home
 
 
@@ -86,15 +82,6 @@ def test_no_driver_no_gpu_no_toolkit(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert "no NVIDIA driver" in refusal()
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("nvcc_path", ""), ("CUDA_VISIBLE_DEVICES", ""), ("CUDA_VISIBLE_DEVICES", "-1")]
-)
-def test_gpu_can_be_declined(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str) -> None:
-    make_toolkit(tmp_path / "local" / "cuda")
-    monkeypatch.setenv(name, value)
-    assert name in refusal()
-
-
 @pytest.mark.parametrize("version", [(11, 8), (12, 0), (12, 9)])
 def test_system_toolkit_is_used_as_it_is(tmp_path: Path, version: tuple[int, int]) -> None:
     home = make_toolkit(tmp_path / "local" / "cuda", version)
@@ -105,9 +92,7 @@ def test_system_toolkit_is_used_as_it_is(tmp_path: Path, version: tuple[int, int
 @pytest.mark.parametrize(
     ("version", "driver", "words"),
     [
-        ((10, 2), 14, "CUDA 10.2) does not fit Jittor 1.3.11 (install a CUDA 11.8-13 toolkit"),
         ((11, 7), 14, "CUDA 11.7) does not fit Jittor 1.3.11 (install a CUDA 11.8-13 toolkit"),
-        ((14, 0), 14, "CUDA 14.0) does not fit Jittor 1.3.11 (install a CUDA 11.8-13 toolkit"),
         ((13, 0), 12, "runs CUDA up to 12.4 (update the driver"),
     ],
 )
@@ -121,56 +106,21 @@ def test_versions_that_fit_neither_jittor_nor_the_driver(
     assert chosen() == older
 
 
-def test_of_two_toolkits_the_complete_one_is_used(tmp_path: Path) -> None:
-    make_toolkit(tmp_path / "local" / "cuda-13.0", (13, 0), parts=("cudart",))
-    complete = make_toolkit(tmp_path / "local" / "cuda-12.8", (12, 8))
-    assert chosen() == complete
-    first = make_toolkit(tmp_path / "local" / "cuda", (12, 2))
-    assert chosen() == first
-
-
 def test_named_toolkit_goes_first_and_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     make_toolkit(tmp_path / "local" / "cuda")
     mine, other = (make_toolkit(tmp_path / name, (12, 4)) for name in ("mine", "other"))
     monkeypatch.setenv("nvcc_path", str(mine / "bin" / "nvcc"))
     assert chosen() == mine
-    for nvcc_path in (str(mine / "bin" / "nvcc"), ""):  # nothing is what a parent process leaves there
-        monkeypatch.setenv("JSEG_CUDA_HOME", str(other))
-        monkeypatch.setenv("nvcc_path", nvcc_path)
-        assert chosen() == other
+    monkeypatch.setenv("JSEG_CUDA_HOME", str(other))
+    monkeypatch.setenv("nvcc_path", "")  # what a parent process leaves there
+    assert chosen() == other
     monkeypatch.setenv("JSEG_CUDA_HOME", str(tmp_path / "none"))
     assert f"{tmp_path}/none/bin/nvcc does not run" in refusal()
-
-
-def test_a_child_process_gives_the_reason_of_its_parent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("nvcc_path", "")
-    monkeypatch.setenv(cuda.NOTE, "g++ is too new (install g++-12)")
-    assert refusal() == "g++ is too new (install g++-12)"
-
-
-def test_nvcc_that_is_a_script(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    home = make_toolkit(tmp_path / "deep" / "cuda")
-    script = tmp_path / "bin" / "nvcc"
-    script.parent.mkdir()
-    script.write_text(NVCC.format(13, 0, 13, 0) + f"echo '#$ TOP={home}/bin/..' >&2\n")  # as of `nvcc --dryrun`
-    script.chmod(0o755)
-    monkeypatch.setattr(cuda.shutil, "which", lambda _: str(script))
-    assert chosen() == home
 
 
 def test_wheels_of_cuda_13(tmp_path: Path) -> None:
     home = make_toolkit(tmp_path / "site-packages" / "nvidia" / "cu13", lib="lib", npp=False)
     assert chosen() == home
-    (home / "bin" / "nvcc").write_text(NVCC.format(13, 2, 13, 2))
-    assert "does not fit the headers" in refusal()
-    (home / "include" / "cublas_v2.h").unlink()
-    assert "comes without cublas (install the whole toolkit, or pip install 'jseg[cuda13]' for CUDA 13)" in refusal()
-
-
-@pytest.mark.parametrize("missing", ALL)
-def test_missing_part_is_named(tmp_path: Path, missing: str) -> None:
-    make_toolkit(tmp_path / "local" / "cuda", (12, 4), tuple(part for part in ALL if part != missing))
-    assert f"comes without {missing} (" in refusal()
 
 
 def test_parts_from_wheels_of_the_same_cuda(tmp_path: Path) -> None:
@@ -218,9 +168,7 @@ def test_assembled_folder_is_what_jittor_looks_for(monkeypatch: pytest.MonkeyPat
     ("version", "capabilities", "words"),
     [
         ((13, 0), [80, 70], "compute capability 7.0 needs CUDA 12 or older"),
-        ((12, 4), [35, 80], "compute capability 3.5 needs CUDA 12 or older"),
         ((12, 4), [80, 100], "compute capability 10.0 needs CUDA 12.8 or newer"),
-        ((11, 8), [120], "compute capability 12.0 needs CUDA 12.8 or newer"),
         ((12, 4), [], "the driver shows no GPU"),
         ((13, 0), [90], "cannot make .*: choose a folder that can be written"),
     ],

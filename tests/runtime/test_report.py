@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jseg.runtime import prepare, report, toolchain
+from jseg.runtime import __main__ as command
+from jseg.runtime import toolchain
 from jseg.runtime.prepare import Preparation
 
 
@@ -14,28 +15,19 @@ from jseg.runtime.prepare import Preparation
 def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Preparation:
     """Findings of a machine with everything but CUDA."""
     found = Preparation(jittor_home=tmp_path, onednn=True, cuda_note="no nvcc (install it)")
-    monkeypatch.setattr(prepare, "prepare", lambda: found)
+    monkeypatch.setattr(command, "prepare", lambda: found)
+    monkeypatch.setattr("sys.argv", ["jseg.runtime"])
     return found
 
 
-def test_report_names_every_part(found: Preparation, capsys: pytest.CaptureFixture[str]) -> None:
-    code = report.write_report()
-    text = capsys.readouterr().out
-    for name in ("Python", "Jittor", "NumPy", "C++ compiler", "oneDNN", "CUDA toolkit", "NVIDIA driver", "GPU"):
-        assert f"{name}:" in text
-    assert f"cache folder:   {found.jittor_home}" in text
-    assert "optional: CUDA toolkit: no nvcc (install it)" in text
-    assert code == (1 if toolchain.problem() else 0)
-
-
-def test_missing_parts_come_with_their_remedy(
+def test_report_names_every_part_and_the_remedy_of_missing_ones(
     found: Preparation, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found.onednn, found.problem = False, "cannot write the cache folder: set JSEG_CACHE"
     monkeypatch.setattr(toolchain, "package_version", lambda _: "")
     for name in ("find_compiler", "find_python_config"):
         monkeypatch.setattr(toolchain, name, lambda: "")
-    assert report.write_report() == 1
+    assert command.main() == 1
     text = capsys.readouterr().out
     for line in (
         "missing: Jittor: pip install jittor==1.3.11.0",
@@ -43,17 +35,7 @@ def test_missing_parts_come_with_their_remedy(
         "missing: C++ compiler: apt-get install g++",
         "missing: Python headers: apt-get install python3.",
         "optional: oneDNN: pip install onednn-cpu-gomp==2021.2.0 onednn-devel-cpu-gomp==2021.2.0",
+        "optional: CUDA toolkit: no nvcc (install it)",
         "missing: cache folder: cannot write the cache folder: set JSEG_CACHE",
     ):
         assert line in text
-
-
-def test_gpu_and_operators(found: Preparation, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(report, "has_gpu_device", lambda: True)
-    monkeypatch.setattr(report, "driver_cuda", lambda: (13, 0))
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.setenv("JSEG_KERNELS", "plain")
-    lines = {line.name: line.found for line in report.findings(found)}
-    assert lines["GPU"] == "present, not listed by nvidia-smi"
-    assert lines["NVIDIA driver"].endswith("runs CUDA up to 13.0")
-    assert lines["operators"] == "plain Jittor operators (JSEG_KERNELS=plain)"

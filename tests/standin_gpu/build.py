@@ -26,8 +26,7 @@ LIBRARIES = {
 
 def find_nvcc() -> Path | None:
     """nvcc of a CUDA 13 toolkit or wheel; None when there is none."""
-    found = (nvcc for nvcc in cuda.installed() if (cuda.nvcc_version(nvcc) or (0, 0))[0] == 13)
-    return next(found, None)
+    return next((nvcc for nvcc in cuda.installed() if (cuda.nvcc_version(nvcc) or (0, 0))[0] == 13), None)
 
 
 def standin_gpu(nvcc: Path) -> dict[str, str]:

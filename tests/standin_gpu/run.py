@@ -1,44 +1,42 @@
-"""`python -m tests.standin_gpu.run SCRIPT [ARGUMENT…]`: runs a script on the stand-in GPU, from the repository root.
+"""`python -m tests.standin_gpu.run [PART…]`: has Jittor compile for CUDA all that training and evaluation run.
 
+A part is `evaluation` or `SETTING:PRECISION`, such as `inductive:bf16`; all of them by default. Prints a line for each.
 STANDIN_CAPABILITY=80 in the environment stands for a GPU of compute capability 8.0; the default is 9.0.
 """
 
 from __future__ import annotations
 
 import os
-import runpy
 import subprocess
 import sys
 
 from tests.standin_gpu.build import find_nvcc, standin_gpu
 
 STARTED = "STANDIN_GPU_STARTED"
+SETTINGS = ("inductive", "transductive", "supervised")
+PARTS = ["evaluation", *(f"{setting}:{precision}" for precision in ("fp32", "bf16", "fp16") for setting in SETTINGS)]
 
 
-def main() -> int:
-    """Runs the script in a process whose driver and toolkit are the stand-ins; returns its exit code."""
-    nvcc = find_nvcc()
-    if nvcc is None:
-        print("no nvcc of CUDA 13", file=sys.stderr)
-        return 2
-    environment = {**os.environ, **standin_gpu(nvcc), STARTED: "1"}
-    command = [sys.executable, "-m", "tests.standin_gpu.run", *sys.argv[1:]]
-    return subprocess.run(command, env=environment).returncode
-
-
-def run_script() -> None:
-    """Shows the stand-in GPU to jseg and runs the script."""
+def compile_parts(parts: list[str]) -> None:
+    """Shows the stand-in GPU to jseg and compiles."""
     from jseg.runtime import cuda
     from jseg.runtime.prepare import prepare
+    from jseg.runtime.start import start
 
     cuda.has_gpu_device = lambda: True  # there is no /dev/nvidia0
     prepare.cache_clear()
-    sys.argv = sys.argv[1:]
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    print("device", start("cuda"), flush=True)
+    from tests.standin_gpu import hot_path
+
+    for part in parts:
+        hot_path.evaluate() if part == "evaluation" else hot_path.train(*part.split(":"))
+        print("compiled", part, flush=True)
 
 
 if __name__ == "__main__":
     if os.environ.get(STARTED):
-        run_script()
-    else:
-        sys.exit(main())
+        compile_parts(sys.argv[1:] or PARTS)
+    else:  # in a process whose driver and toolkit are the stand-ins
+        environment = {**os.environ, **standin_gpu(find_nvcc()), STARTED: "1"}
+        command = [sys.executable, "-m", "tests.standin_gpu.run", *sys.argv[1:]]
+        sys.exit(subprocess.run(command, env=environment).returncode)
