@@ -66,6 +66,9 @@ def prepare() -> Preparation:
         defaults |= {"kernel_flags": " -fno-finite-math-only ", "cache_name": CACHE_NAME}
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    threads, cores = os.environ.get("OMP_NUM_THREADS", ""), len(os.sched_getaffinity(0))
+    if threads.isdecimal() and int(threads) > cores:  # OpenMP would crash or crawl with 100,000
+        os.environ["OMP_NUM_THREADS"] = str(cores)
     return found
 
 

@@ -50,6 +50,12 @@ def test_variables_of_the_user_are_kept(fresh: Callable, tmp_path: Path, monkeyp
     assert "cache_name" not in os.environ  # ours is for kernels built with our flags
 
 
+def test_more_threads_than_cores_are_capped(fresh: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "100000")
+    fresh()
+    assert os.environ["OMP_NUM_THREADS"] == str(len(os.sched_getaffinity(0)))
+
+
 def test_toolkit_that_was_chosen_is_passed_on(fresh: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda, "choose", lambda: (TOOLKIT, ""))
     assert fresh().toolkit == TOOLKIT

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -125,3 +126,34 @@ def test_jittor_that_cannot_be_imported(
     assert capsys.readouterr().err == ""
     (details,) = (path.read_text() for path in tmp_path.glob("error_*"))
     assert "a wall of text" in details and "file too short" in details
+
+
+def test_kernel_that_is_an_empty_file(tmp_path: Path) -> None:
+    """The second run loads what the first one compiled; the line names the folder and what to do."""
+    mark = f"value_{uuid.uuid4().hex}"
+    kernel = f"float {mark} = 1; @out(0) = {mark};"
+    script = tmp_path / "tool.py"
+    script.write_text(
+        "from jseg.runtime.command_line import run\nfrom jseg.runtime.start import start\n"
+        "def main():\n    start('cpu')\n    import jittor\n"
+        f"    jittor.code((1,), 'float32', [], cpu_src={kernel!r}).sync()\nrun(main)\n"
+    )
+    variables = {"PYTHONPATH": str(Path(__file__).parents[2]), "JITTOR_HOME": str(prepare().jittor_home),
+                 "JSEG_CACHE": str(tmp_path), "nvcc_path": ""}  # fmt: skip
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    sources = [path for path in prepare().jittor_home.rglob("jit/code*.cc") if mark in path.read_text(errors="replace")]
+    libraries = [path.with_suffix(".so") for path in sources]
+    try:
+        assert libraries
+        for library in libraries:
+            library.write_bytes(b"")
+        done = subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, timeout=600)
+    finally:
+        for path in sources:
+            for name in path.parent.glob(f"{path.stem}.*"):
+                name.unlink()
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: the compile cache {prepare().jittor_home} is damaged or cannot be used: ")
+    assert done.stderr.count("\n") == 1
