@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import numpy as np
 
 from jseg.config import Config, LossConfig, ModelConfig, TestConfig
 from jseg.data.class_names import IGNORED, ClassList
-from jseg.errors import UserError
 from jseg.model.clip_rc import ClipRC, build_clip_rc
 from jseg.model.released_weights import load_released
 
@@ -77,29 +75,25 @@ def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield from _leaves(item, f"{prefix}/{key}" if prefix else key)
 
 
-@dataclass(frozen=True)
 class GoldenModel:
-    """Configuration and weights of the weights_*.npz that belongs to a golden file."""
+    """Configuration and weights of the weights_*.npz that belongs to a golden file; raises NotRun without it."""
 
-    values: Mapping[str, Any]  # config_json
-    tensors: Mapping[str, np.ndarray]
-
-    @property
-    def classes(self) -> ClassList:
-        """The class list, seen and unseen."""
+    def __init__(self, file: GoldenFile) -> None:
+        weights = file.companion(f"weights_{file.tag}.npz")
+        self.values = weights.json("config_json")
+        others = ("text_feat", "config_json")
+        self.tensors = {name: array for name, array in weights.arrays.items() if name not in others}
         indices = range(self.values["classes"])
         unseen = tuple(index for index in indices if index not in self.values["seen"])
-        return ClassList("golden", "", tuple(f"class {i}" for i in indices), unseen, tuple(indices), (IGNORED,))
+        self.classes = ClassList("golden", "", tuple(map(str, indices)), unseen, tuple(indices), (IGNORED,))
 
-    def config(self, setting: str, weights: np.ndarray | None = None) -> Config:
+    def config(self, setting: str, weights: Iterable[float] = (1, 1, 1)) -> Config:
         """Our configuration; `weights` are those of mask, dice and recovery loss."""
-        values, config = self.values, Config()
+        values, config = self.values, Config(model=model_config(self.values))
         crop = (values["img"], values["img"])
         config.data.setting, config.data.crop_size = setting, crop
-        config.model = model_config(values)
-        mask, dice, recovery = (1.0, 1.0, 1.0) if weights is None else (float(weight) for weight in weights)
         focal = {key: values[key] for key in ("focal_alpha", "focal_gamma") if key in values}
-        config.loss = LossConfig(mask=mask, dice=dice, recovery=recovery, **focal)
+        config.loss = LossConfig(*map(float, weights), **focal)
         gamma = values.get("gamma", 0.1) if setting == "inductive" else 0.0
         config.test = TestConfig(crop_size=crop, stride=(values["stride"], values["stride"]), gamma=gamma)
         return config
@@ -115,19 +109,9 @@ class GoldenModel:
 
 def model_config(values: Mapping[str, Any]) -> ModelConfig:
     """ModelConfig of a config_json, without dropout; what it does not say is as released."""
-    regions = math.isqrt(values["M"])
-    if regions**2 != values["M"]:
-        raise UserError(f"golden config: M={values['M']} regions are no square grid")
     depths = {key: values[key] for key in ("decoder_layers", "ffn_factor", "recovery_layers") if key in values}
     return ModelConfig(
         image_size=values["img"], patch_size=values["patch"], width=values["width"], layers=values["layers"],
-        heads=values["heads"], output_dim=values["dim"], prompts=values["K"], region_grid=regions,
+        heads=values["heads"], output_dim=values["dim"], prompts=values["K"], region_grid=math.isqrt(values["M"]),
         decoder_heads=values["head_heads"], prompt_dropout=0.0, decoder_dropout=0.0, init="random", **depths,
     )  # fmt: skip
-
-
-def golden_model(file: GoldenFile) -> GoldenModel:
-    """The model that belongs to a golden file; raises NotRun when its weights file is not in the folder."""
-    weights = file.companion(f"weights_{file.tag}.npz")
-    tensors = {name: value for name, value in weights.arrays.items() if name not in ("text_feat", "config_json")}
-    return GoldenModel(weights.json("config_json"), tensors)

@@ -27,7 +27,7 @@ from jseg.model.initial_weights import load_clip_image_weights
 from jseg.model.losses import count_masks, dice_sum, focal_sum
 from jseg.ops.bilinear import resize_bilinear
 from jseg.parity.golden import GoldenFile, NotRun
-from jseg.weights.state import strict_load
+from jseg.weights.state import state_arrays, strict_load
 
 SCHEDULE = re.compile(r"(?P<run>.*?)(?P<thousands>\d+)k_lr_(?P<group>trainable|base)")
 GRID = re.compile(r"_(\d+)x(\d+)$")
@@ -50,42 +50,40 @@ def mask_losses(logits: np.ndarray, labels: np.ndarray, mask: float, dice: float
     """Weighted focal and dice losses, their sum, and the gradients of all three with respect to the logits."""
     labels, variable = labels.reshape(-1, *labels.shape[-2:]).astype(np.int32), jt.array(logits)
     resized, targets = resize_bilinear(variable, labels.shape[1:]), jt.array(labels)
-    masks = max(count_masks(labels), 1)
-    losses = {
-        "loss_mask": mask * focal_sum(resized, targets) / masks,
-        "loss_dice": dice * dice_sum(resized, targets) / masks,
-    }
-    losses["total"] = losses["loss_mask"] + losses["loss_dice"]
-    result = {name: np.array(loss.item()) for name, loss in losses.items()}
-    return result | {f"grad_{name}": jt.grad(loss, variable).numpy() for name, loss in losses.items()}
+    masks, result = max(count_masks(labels), 1), {}
+    losses = [mask * focal_sum(resized, targets) / masks, dice * dice_sum(resized, targets) / masks]
+    for name, loss in zip(("loss_mask", "loss_dice", "total"), (*losses, losses[0] + losses[1]), strict=True):
+        result |= {name: np.array(loss.item()), f"grad_{name}": jt.grad(loss, variable).numpy()}
+    return result
 
 
 def check_metrics(file: GoldenFile) -> dict[str, np.ndarray]:
     """The confusion matrix and the metrics made from it."""
     computed = {}
     for case in file.json("case_names"):
-        matrix, zero_is_ignored = ConfusionMatrix(int(file[f"{case}.num_classes"])), file[f"{case}.reduce_zero_label"]
-        for index in range(int(file[f"{case}.n"])):
-            update(matrix, file[f"{case}.pred{index}"], file[f"{case}.label{index}"], bool(zero_is_ignored))
-        ours = metric_values(matrix, file[f"{case}.seen"].tolist(), file[f"{case}.unseen"].tolist())
+        pairs = [(file[f"{case}.pred{i}"], file[f"{case}.label{i}"]) for i in range(int(file[f"{case}.n"]))]
+        groups = [file[f"{case}.{name}"].tolist() for name in ("seen", "unseen")]
+        count, zero_is_ignored = (file[f"{case}.{name}"] for name in ("num_classes", "reduce_zero_label"))
+        ours = metric_values(int(count), pairs, bool(zero_is_ignored), *groups)
         computed |= {f"{case}.{name}": value for name, value in ours.items()}
     return computed
 
 
-def update(matrix: ConfusionMatrix, prediction: np.ndarray, label: np.ndarray, zero_is_ignored: bool) -> None:
-    """Adds one label map; with `zero_is_ignored` a stored 0 is the background and k means class k - 1."""
-    if zero_is_ignored:
-        label = np.where((label == 0) | (label == IGNORED), IGNORED, label - 1)
-    matrix.update(prediction, label)
+def metric_values(
+    count: int, pairs: list[tuple[np.ndarray, np.ndarray]], zero_is_ignored: bool, seen: list[int], unseen: list[int]
+) -> dict[str, np.ndarray]:
+    """All metrics of (prediction, label map) pairs by the names of golden files, float64; shares in [0, 1].
 
-
-def metric_values(matrix: ConfusionMatrix, seen: list[int], unseen: list[int]) -> dict[str, np.ndarray]:
-    """All metrics by the names of golden files, float64; shares in [0, 1]."""
-    count, accuracy = len(matrix.iou()), matrix.accuracy()
-    names = [str(index) for index in range(count)]
+    With `zero_is_ignored` a stored 0 is the background and k means class k - 1.
+    """
+    matrix = ConfusionMatrix(count)
+    for prediction, label in pairs:
+        ignored = (label == 0) | (label == IGNORED)
+        matrix.update(prediction, np.where(ignored, IGNORED, label - 1) if zero_is_ignored else label)
+    names, accuracy = [str(index) for index in range(count)], matrix.accuracy()
     summary, every = matrix.summary(seen, unseen, names), matrix.summary(range(count), (), names)
-    percent = {"aAcc": summary["pAcc"], "mIoU": every["mIoU(S)"], "mIoU_seen": summary["mIoU(S)"]}
-    percent |= {"mIoU_unseen": summary["mIoU(U)"], "hIoU": summary["hIoU"]}
+    keys = {"aAcc": "pAcc", "mIoU_seen": "mIoU(S)", "mIoU_unseen": "mIoU(U)", "hIoU": "hIoU"}
+    percent = {name: summary[key] for name, key in keys.items()} | {"mIoU": every["mIoU(S)"]}
     shares = {name: np.nan if value is None else value / 100 for name, value in percent.items()}
     values = {
         "area_intersect": matrix.intersection, "area_union": matrix.union, "area_pred": matrix.prediction_area,
@@ -131,8 +129,7 @@ def check_text(file: GoldenFile) -> dict[str, np.ndarray]:
     sizes = {name: config[name] for name in ("width", "layers", "heads", "context_length", "vocab_size")}
     weights = file.starting_with("weight.") | {"token_embedding.weight": rows}
     tower = text_tower(weights, output_dim=config["embed"], **sizes)
-    with jt.no_grad():
-        out = tower(ids).numpy()
+    out = tower(ids).numpy()
     classes, templates = file.json("classes_json"), file.json("templates_json")
     ensemble = f"ensemble{len(templates)}"
     filled = [template.replace("{}", name) for name in classes for template in templates]
@@ -152,36 +149,27 @@ def check_text(file: GoldenFile) -> dict[str, np.ndarray]:
 def check_towers(file: GoldenFile) -> dict[str, np.ndarray]:
     """Embeddings and last hidden states of plain CLIP."""
     config, weights = file.json("config_json"), file.starting_with("weight.")
-    del weights["logit_scale"]
     image_tower = ImageTower(*(config[key] for key in ("img", "patch", "vw", "vl", "vh", "proj")))
-    visual = {name: weights.pop(name) for name in list(weights) if name.startswith("visual.")}
-    strict_load(image_tower, {name.removeprefix("visual."): value for name, value in visual.items()}, "golden weights")
+    strict_load(image_tower, file.starting_with("weight.visual."), "golden weights")
+    texts = {name: value for name, value in weights.items() if not name.startswith(("visual.", "logit_scale"))}
     keys = {"width": "tw", "layers": "tl", "heads": "th", "output_dim": "proj", "context_length": "ctx"}
-    sizes = {name: config[key] for name, key in (keys | {"vocab_size": "vocab"}).items()}
-    tower = text_tower(weights, **sizes)
+    tower = text_tower(texts, vocab_size=config["vocab"], **{name: config[key] for name, key in keys.items()})
     images, trace = jt.array(file["images"]), {}
-    with jt.no_grad():
-        return {
-            "image_embeds": image_tower(images).numpy(),
-            "visual_dense": image_tower(images, dense=True, trace=trace).numpy(),
-            "visual_last_hidden_before_ln_post": trace[f"tokens_block{config['vl'] - 1}"].numpy(),
-            "text_embeds": tower(file["token_ids"], trace).numpy(),
-            "text_last_hidden": trace["text_last_hidden"].numpy(),
-        }
+    return {
+        "image_embeds": image_tower(images).numpy(),
+        "visual_dense": image_tower(images, dense=True, trace=trace).numpy(),
+        "visual_last_hidden_before_ln_post": trace[f"tokens_block{config['vl'] - 1}"].numpy(),
+        "text_embeds": tower(file["token_ids"], trace).numpy(),
+        "text_last_hidden": trace["text_last_hidden"].numpy(),
+    }
 
 
 def check_conversion(file: GoldenFile) -> dict[str, np.ndarray]:
     """A CLIP weight file in any container and naming, against the weights that it was made from."""
-    source = file.path.parent.with_name("clip_towers.npz")
-    if not source.is_file():
-        raise NotRun(f"{source.name} is missing")
-    towers, ours = GoldenFile(source), read_clip_weights(file.path)
+    towers, ours = file.companion("../clip_towers.npz"), read_clip_weights(file.path)
     config = towers.json("config_json")
+    file.arrays = dict.fromkeys(ours.tensors, np.array("no such weight")) | towers.starting_with("weight.")
     file.expect("extra.sizes", np.array([config[key] for key in CLIP_SIZES.values()]))
-    for name, value in towers.starting_with("weight.").items():
-        file.expect(name, value)
-    for name in ours.tensors.keys() - file.arrays.keys():
-        file.expect(name, np.array("no such weight"))
     return {**ours.tensors, "extra.sizes": np.array([ours.config[name] for name in CLIP_SIZES])}
 
 
@@ -195,16 +183,14 @@ def check_initial_weights(file: GoldenFile) -> dict[str, np.ndarray]:
         region_grid=math.isqrt(len(file.arrays["region_level_bridge"])), decoder_layers=1, decoder_heads=1,
     )  # fmt: skip
     model = build_clip_rc(config)
-    own = model.backbone.state_dict()
-    clip = {key: np.zeros(tuple(own[key].shape), np.float32) for key in own if "prompt" not in key}
+    clip = {key: np.zeros_like(value) for key, value in state_arrays(model.backbone).items() if "prompt" not in key}
     del clip["region_level_bridge"]
     clip |= {"positional_embedding": positions, "class_embedding": class_embedding}
     load_clip_image_weights(model, {f"visual.{key}": value for key, value in clip.items()})
-    square = rows == columns
-    return {
-        name: model.backbone.positional_embedding.numpy() if square else resize_positions(positions, (rows, columns)),
-        "region_level_bridge": model.backbone.region_level_bridge.numpy(),
-    }
+    own = state_arrays(model.backbone)
+    if rows != columns:
+        own["positional_embedding"] = resize_positions(positions, (rows, columns))
+    return {name: own["positional_embedding"], "region_level_bridge": own["region_level_bridge"]}
 
 
 def check_parameter_groups(file: GoldenFile) -> dict[str, np.ndarray]:
@@ -213,7 +199,6 @@ def check_parameter_groups(file: GoldenFile) -> dict[str, np.ndarray]:
     dead = [name for name in names if file[f"trainable/{name}/dead"]]
     for name in dead:  # without effect in the released code, so ours does not have them
         file.starting_with(f"trainable/{name}/")
-    live = [name for name in names if name not in dead]
     model = build_clip_rc(ModelConfig(prompts=int(file.arrays["trainable/backbone.prompt_embeddings/shape"][1])))
     config = OptimizerConfig(
         lr=float(file["base_lr"]),
@@ -221,7 +206,8 @@ def check_parameter_groups(file: GoldenFile) -> dict[str, np.ndarray]:
         weight_decay=float(file["base_weight_decay"]),
     )
     ours = {name: tuple(var.shape) for name, var in trainable(model)}
-    assert set(ours) == set(live), f"other parameters train: {', '.join(sorted(set(ours) ^ set(live))[:5])}"
+    others = set(ours) ^ (set(names) - set(dead))
+    assert not others, f"other parameters train: {sorted(others)[:5]}"
     sizes = {name: int(np.prod(shape)) for name, shape in ours.items()}
     computed = {
         "live_trainable_params": np.array(sum(sizes.values())),
@@ -233,9 +219,8 @@ def check_parameter_groups(file: GoldenFile) -> dict[str, np.ndarray]:
         computed["frozen_backbone_names"] = np.sort(np.array(frozen))
     for name, shape in ours.items():
         settings = group_settings(name, config)
-        computed[f"trainable/{name}/shape"] = np.array(shape)
-        computed[f"trainable/{name}/lr"] = np.array(settings.lr)
-        computed[f"trainable/{name}/weight_decay"] = np.array(settings.weight_decay)
+        values = {"shape": shape, "lr": settings.lr, "weight_decay": settings.weight_decay}
+        computed |= {f"trainable/{name}/{key}": np.array(value) for key, value in values.items()}
     return computed
 
 

@@ -40,20 +40,17 @@ CHECKS: dict[str, Check | None] = {  # by the beginning of a file's name; None =
     **dict.fromkeys(("weights_", "train_batch_", "tolerances.json", "fp32_vs_fp64.json", "README.md")),
 }
 LEFT_OUT = (  # arrays that are not compared
-    # how sure the reference is of itself
-    {"files": "*", "arrays": ["fp32_vs_fp64_json", "slide_margin_lt_1e-4_fraction"]},
+    {"files": "*", "arrays": ["fp32_vs_fp64_json", "slide_margin_lt_1e-4_fraction"]},  # how sure the reference is
     # an accuracy that the release logs; weights of the release without any effect, which ours does not have
     {"files": "train_*", "arrays": ["*acc_seg", "trainable_all_json"]},
-    {"files": "param_groups*", "arrays": ["trainable_params"]},
-    # how the release comes to its groups and rates, which are compared; its GPUs; the frozen text tower
-    {"files": "param_groups*", "arrays": ["config", "custom_keys/*", "key_order*", "lr_config/*", "samples_per_gpu"]},
-    {"files": "param_groups*", "arrays": ["distinct_groups*", "frozen_groups_lr_wd*", "trainable/*/matched_key"]},
-    {"files": "param_groups*", "arrays": ["frozen_params_with_text_encoder"]},
-    # where the repair of broken Unicode changes the ids, which are compared
-    {"files": "text*", "arrays": ["ftfy_matters"]},
-    # what computed the reference
+    # how the release comes to its groups and rates, which are compared; its GPUs, dead weights and frozen text tower
+    {"files": "param_groups*", "arrays": [
+        "config", "custom_keys/*", "key_order*", "lr_config/*", "samples_per_gpu", "distinct_groups*", "trainable_params",
+        "frozen_groups_lr_wd*", "trainable/*/matched_key", "frozen_params_with_text_encoder",
+    ]},
+    {"files": "text*", "arrays": ["ftfy_matters"]},  # where broken Unicode is repaired: the ids are compared
     {"files": "clip_towers*", "arrays": ["transformers_version"]},
-)
+)  # fmt: skip
 OWN_RULES = (
     {"files": "train_*", "arrays": ["trainable_live_json", "extra.*"], "exact": True},
     {"files": "trajectory_*", "arrays": ["extra.*"], "exact": True},
@@ -87,13 +84,13 @@ class FileReport:
         return bool(self.excess) and not self.failed
 
     def line(self) -> str:
-        """One line, such as `ok     0.031  forward_eval_A.npz  worst: q3 (28 compared)`."""
-        if self.failure or self.not_run:
-            return f"{'FAILED ' if self.failure else 'not run'}    -  {self.name}  {self.failure or self.not_run}"
+        """One line, such as `ok         0.031  forward_eval_A.npz  worst: q3 (28 compared)`."""
+        if reason := self.failure or self.not_run:
+            return f"{'FAILED ' if self.failure else 'not run'}    -  {self.name}  {reason}"
         name, value = max(self.excess.items(), key=lambda item: item[1], default=("nothing", 0.0))
         line = f"{'FAILED' if self.failed else 'ok    '}{value:9.3g}  {self.name}  worst: {name} "
-        line += f"({len(self.excess)} compared)"
-        return line + (f"; NOT CHECKED: {', '.join(self.unchecked)}" if self.unchecked else "")
+        unchecked = f"; NOT CHECKED: {', '.join(self.unchecked)}" if self.unchecked else ""
+        return f"{line}({len(self.excess)} compared){unchecked}"
 
 
 def find_rule(rules: tuple[Rule, ...], file: str, array: str) -> Rule | None:
@@ -125,11 +122,10 @@ def error_over_tolerance(
     if "mismatch_fraction" in rule:
         return float((ours != reference).mean()) / (factor * rule["mismatch_fraction"])
     if "max_abs" in rule:
-        reference, allowed = np.zeros_like(ours), np.full_like(ours, rule["max_abs"])
-    else:
-        size = np.where(np.isfinite(reference), np.abs(reference), 0.0)
-        allowed = rule.get("atol_times_sum_lr", 0.0) * sum_lr + rule.get("rtol_of_max", 0.0) * size.max()
-        allowed = allowed + rule.get("atol", 0.0) + rule.get("rtol", 0.0) * size
+        rule, reference = {"atol": rule["max_abs"]}, np.zeros_like(ours)
+    size = np.where(np.isfinite(reference), np.abs(reference), 0.0)
+    allowed = rule.get("atol_times_sum_lr", 0.0) * sum_lr + rule.get("rtol_of_max", 0.0) * size.max()
+    allowed = allowed + rule.get("atol", 0.0) + rule.get("rtol", 0.0) * size
     equal = (ours == reference) | (np.isnan(ours) & np.isnan(reference))
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.abs(ours - reference) / (factor * allowed)
@@ -140,24 +136,25 @@ def check_file(
     path: Path, name: str, check: Check, rules: tuple[Rule, ...], left_out: tuple[Rule, ...], factor: float
 ) -> FileReport:
     """Runs the check of one file and compares all arrays but its inputs and those left out."""
-    report = FileReport(name)
+    report, file = FileReport(name), None
     try:
         file = GoldenFile(path)
         computed = check(file)
-        sum_lr = float(file.arrays["lr_trainable"].sum()) if "lr_trainable" in file else 0.0
-        for array, reference in file.arrays.items():
-            rule = find_rule(rules, name.removesuffix(path.suffix), array)
-            if array in computed and rule:
-                ours = np.asarray(computed[array])
-                report.excess[array] = error_over_tolerance(rule, ours, reference, factor, sum_lr)
-            elif array in computed or not (array in file.read or find_rule(left_out, name, array)):
-                report.unchecked.append(array)
     except NotRun as reason:
         report.not_run = str(reason)
+        return report
     except Exception as error:  # a broken part must not hide the other files
         if not isinstance(error, UserError):
             traceback.print_exc()
         report.failure = f"{type(error).__name__}: {error}"
+        return report
+    sum_lr = float(file.arrays["lr_trainable"].sum()) if "lr_trainable" in file else 0.0
+    for array, reference in file.arrays.items():
+        rule = find_rule(rules, name.removesuffix(path.suffix), array)
+        if array in computed and rule:
+            report.excess[array] = error_over_tolerance(rule, np.asarray(computed[array]), reference, factor, sum_lr)
+        elif array in computed or not (array in file.read or find_rule(left_out, name, array)):
+            report.unchecked.append(array)
     return report
 
 
@@ -176,9 +173,9 @@ def check_set(
         UserError: no file of a golden set in the folder.
     """
     folder = folder / "torch_release" if (folder / "torch_release").is_dir() else folder
-    files = {path.relative_to(folder).as_posix(): path for path in [*folder.glob("*"), *folder.glob("convert/*")]}
-    found = {name: next((key for key in checks if name.startswith(key)), None) for name in sorted(files)
-             if files[name].is_file() and not files[name].name.startswith(".") and name.startswith(only)}  # fmt: skip
+    files = [path for path in sorted(folder.rglob("[!.]*")) if path.is_file()]
+    names = {name: path for path in files if (name := path.relative_to(folder).as_posix()).startswith(only)}
+    found = {name: next((key for key in checks if name.startswith(key)), None) for name in names}
     if not any(key and checks[key] for key in found.values()):
         raise UserError(f"--golden {folder}: no golden file ({only or 'forward_eval_'}*.npz, …) in this folder")
     rules = rules or (*json.loads((folder / "tolerances.json").read_text())["rules"], *OWN_RULES)
@@ -186,4 +183,4 @@ def check_set(
         if key is None:
             yield FileReport(name, not_run="not checked: no check reads this file")
         elif check := checks[key]:
-            yield check_file(files[name], name, check, rules, left_out, CUDA_FACTOR if device == "cuda" else 1.0)
+            yield check_file(names[name], name, check, rules, left_out, CUDA_FACTOR if device == "cuda" else 1.0)

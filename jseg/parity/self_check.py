@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -28,33 +27,29 @@ def check(device: str, golden: Path | None = None) -> int:
     device = start(device)
     print(f"{'Jittor':12} {'ok':8} {time.perf_counter() - begin:6.1f} s  runs on {device}", flush=True)
     products = "another cuBLAS may be loaded: unset LD_LIBRARY_PATH" if device == "cuda" else ONEDNN_INSTALL
-    states = [
-        _run("kernel", partial(check_kernel, device), "empty the cache folder after an update of the compiler"),
-        _run("product", check_product, products),
-        _run("attention", check_attention, "JSEG_KERNELS=plain runs plain Jittor operators instead, slower"),
+    checks = [
+        ("kernel", check_kernel, "empty the cache folder after an update of the compiler"),
+        ("product", check_product, products),
+        ("attention", check_attention, "JSEG_KERNELS=plain runs plain Jittor operators instead, slower"),
     ]
-    if golden is None and not GOLDEN.is_dir():
-        print(f"{'golden file':12} skipped     0.0 s  pass --golden DIR, the folder tests/golden of the repository")
+    if golden or GOLDEN.is_dir():
+        compare = partial(check_golden, folder=golden or GOLDEN)
+        checks.append(("golden file", compare, "tools/check_parity.py --golden DIR tells more"))
     else:
-        compare = partial(check_golden, device, golden or GOLDEN)
-        states.append(_run("golden file", compare, "tools/check_parity.py --golden DIR tells more"))
-    return int("failed" in states)
-
-
-def _run(name: str, run: Callable[[], str], remedy: str) -> str:
-    """Runs a check, prints a line such as `product      ok       0.1 s  off by 2.1e-05`; returns ok or failed."""
-    begin = time.perf_counter()
-    try:
-        state, detail = "ok", run()
-    except UserError:
-        raise
-    except Exception as error:  # one broken part must not hide the others
-        if not isinstance(error, AssertionError):
-            traceback.print_exc()
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        state, detail = "failed", f"{lines[-1]}; {remedy}"
-    print(f"{name:12} {state:8} {time.perf_counter() - begin:6.1f} s  {detail}", flush=True)
-    return state
+        print(f"{'golden file':12} skipped     0.0 s  pass --golden DIR, the folder tests/golden of the repository")
+    failed = 0
+    for name, run, remedy in checks:
+        begin = time.perf_counter()
+        try:
+            state, detail = "ok", run(device)
+        except UserError:
+            raise
+        except Exception as error:  # one broken part must not hide the others
+            if not isinstance(error, AssertionError):
+                traceback.print_exc()
+            failed, state, detail = 1, "failed", f"{str(error).strip() or type(error).__name__}; {remedy}"
+        print(f"{name:12} {state:8} {time.perf_counter() - begin:6.1f} s  {detail.splitlines()[-1]}", flush=True)
+    return failed
 
 
 def _error(computed: np.ndarray, exact: np.ndarray, most: float = 1e-2) -> float:
@@ -76,7 +71,7 @@ def check_kernel(device: str) -> str:
     return f"off by {error:.1e}, nan != nan is {nan_differs}"
 
 
-def check_product() -> str:
+def check_product(device: str) -> str:
     """Products of a batch; on CUDA they show that cuBLAS works, on CPU oneDNN."""
     import jittor as jt
 
@@ -85,33 +80,32 @@ def check_product() -> str:
     return f"off by {_error(jt.matmul(jt.array(x), jt.array(x).transpose(0, 2, 1)).numpy(), exact):.1e}"
 
 
-def check_attention() -> str:
+def check_attention(device: str) -> str:
     """`cross_attention` and its gradient against softmax(q k^T / sqrt(d)) v in float64."""
     import jittor as jt
 
     from jseg.ops.attention import cross_attention
     from jseg.ops.compiled import compiled
 
-    heads, shape = 4, (2, 70, 4 * 64)
-    generator = np.random.default_rng(0)
-    values = [generator.standard_normal(shape, dtype=np.float32) for _ in range(3)]
-    weight, step = generator.standard_normal((2, *shape), dtype=np.float32)
+    shape, generator = (2, 70, 4 * 64), np.random.default_rng(0)
+    q, k, v, weight, step = generator.standard_normal((5, *shape), dtype=np.float32)
 
     def exact(*values: np.ndarray) -> np.ndarray:
-        q, k, v = (x.astype(np.float64).reshape(2, 70, heads, 64).transpose(0, 2, 1, 3) for x in values)
+        q, k, v = (x.astype(np.float64).reshape(2, 70, 4, 64).transpose(0, 2, 1, 3) for x in values)
         weights = np.exp(q @ k.transpose(0, 1, 3, 2) / 8)
         return (weights / weights.sum(-1, keepdims=True) @ v).transpose(0, 2, 1, 3).reshape(shape)
 
-    inputs = [jt.array(x) for x in values]
-    output = cross_attention(*inputs, heads)
-    error = _error(output.numpy(), exact(*values))
+    inputs = [jt.array(x) for x in (q, k, v)]
+    output = cross_attention(*inputs, 4)
+    error = _error(output.numpy(), exact(q, k, v))
     for i, gradient in enumerate(jt.grad((output * jt.array(weight)).sum(), inputs)):
         # the derivative along `step` by differences
-        ahead, behind = ([x + sign * 1e-4 * step * (j == i) for j, x in enumerate(values)] for sign in (1.0, -1.0))
+        ahead, behind = ([x + h * step * (j == i) for j, x in enumerate((q, k, v))] for h in (1e-4, -1e-4))
         slope = ((exact(*ahead) - exact(*behind)) * weight).sum() / 2e-4
         _error((gradient.numpy().astype(np.float64) * step).sum(), slope, most=1.0)
-    if jt.flags.use_cuda:
-        _error(cross_attention(*(x.bfloat16() for x in inputs), heads).float32().numpy(), exact(*values), most=0.05)
+    if device == "cuda":
+        half = cross_attention(*(x.bfloat16() for x in inputs), 4).float32()
+        _error(half.numpy(), exact(q, k, v), most=0.05)
     return f"off by {error:.1e}, {'compiled kernels' if compiled(cuda=True) else 'plain operators'}"
 
 
