@@ -27,7 +27,7 @@ class GoldenFile:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.stem = path, path.stem
+        self.path = path
         self.tag = path.name.split(".")[0].rsplit("_", 1)[-1]  # forward_eval_A.npz -> A
         self.read: set[str] = set()
         self.arrays: dict[str, np.ndarray] = {}  # other kinds of file have none here
@@ -57,8 +57,8 @@ class GoldenFile:
         self.arrays[name] = np.asarray(value)
 
     def companion(self, name: str) -> GoldenFile:
-        """Another file of the same folder; raises NotRun when it is not there."""
-        path = self.path.with_name(name)
+        """Another file, by its path from the folder of this one; raises NotRun when it is not there."""
+        path = self.path.parent / name
         if not path.is_file():
             raise NotRun(f"{name} is missing")
         return GoldenFile(path)

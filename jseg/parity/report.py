@@ -17,26 +17,26 @@ from typing import Any
 import numpy as np
 
 from jseg.errors import UserError
-from jseg.parity import model_checks, part_checks
+from jseg.parity import checks
 from jseg.parity.golden import GoldenFile, NotRun
 
 Check = Callable[[GoldenFile], dict[str, np.ndarray]]
 Rule = Mapping[str, Any]
 CUDA_FACTOR = 10.0  # on the tolerances: Jittor compiles CUDA kernels with fast math
 CHECKS: dict[str, Check | None] = {  # by the beginning of a file's name; None = others read it, or it has no numbers
-    "forward_eval_": model_checks.check_forward_eval,
-    "forward_eps_": model_checks.check_forward_eps,
-    **{f"train_{name}_": model_checks.check_train for name in model_checks.SETTINGS},
-    "trajectory_": model_checks.check_trajectory,
-    "param_groups": part_checks.check_parameter_groups,
-    "lr_schedule": part_checks.check_schedule,
-    "losses_only": part_checks.check_losses_only,
-    "metrics": part_checks.check_metrics,
-    "text": part_checks.check_text,
-    "clip_towers": part_checks.check_towers,
+    "forward_eval_": checks.check_forward_eval,
+    "forward_eps_": checks.check_forward_eps,
+    **{f"train_{name}_": checks.check_train for name in checks.SETTINGS},
+    "trajectory_": checks.check_trajectory,
+    "param_groups": checks.check_parameter_groups,
+    "lr_schedule": checks.check_schedule,
+    "losses_only": checks.check_losses_only,
+    "metrics": checks.check_metrics,
+    "text": checks.check_text,
+    "clip_towers": checks.check_towers,
     "convert/hf_config.json": None,
-    "convert/": part_checks.check_conversion,
-    "init_from_clip": part_checks.check_initial_weights,
+    "convert/": checks.check_conversion,
+    "init_from_clip": checks.check_initial_weights,
     **dict.fromkeys(("weights_", "train_batch_", "tolerances.json", "fp32_vs_fp64.json", "README.md")),
 }
 LEFT_OUT = (  # arrays that are not compared
@@ -44,13 +44,12 @@ LEFT_OUT = (  # arrays that are not compared
     # an accuracy that the release logs; weights of the release without any effect, which ours does not have
     {"files": "train_*", "arrays": ["*acc_seg", "trainable_all_json"]},
     # how the release comes to its groups and rates, which are compared; its GPUs, dead weights and frozen text tower
-    {"files": "param_groups*", "arrays": [
-        "config", "custom_keys/*", "key_order*", "lr_config/*", "samples_per_gpu", "distinct_groups*", "trainable_params",
-        "frozen_groups_lr_wd*", "trainable/*/matched_key", "frozen_params_with_text_encoder",
-    ]},
+    {"files": "param_groups*", "arrays": ["config", "custom_keys/*", "key_order*", "lr_config/*", "samples_per_gpu"]},
+    {"files": "param_groups*", "arrays": ["distinct_groups*", "frozen_groups_lr_wd*", "trainable/*/matched_key"]},
+    {"files": "param_groups*", "arrays": ["trainable_params", "frozen_params_with_text_encoder"]},
     {"files": "text*", "arrays": ["ftfy_matters"]},  # where broken Unicode is repaired: the ids are compared
     {"files": "clip_towers*", "arrays": ["transformers_version"]},
-)  # fmt: skip
+)
 OWN_RULES = (
     {"files": "train_*", "arrays": ["trainable_live_json", "extra.*"], "exact": True},
     {"files": "trajectory_*", "arrays": ["extra.*"], "exact": True},
@@ -106,11 +105,8 @@ def error_over_tolerance(
 ) -> float:
     """Largest error of an array over what `rule` allows; at most 1 passes.
 
-    Args:
-        rule: `exact`, `mismatch_fraction` of values, `max_abs` of ours alone, or a sum of `atol`, `rtol_of_max`,
-            `atol_times_sum_lr` and `rtol` of each reference value.
-        factor: multiplies every tolerance but `exact`.
-        sum_lr: sum of the run's learning rates, for `atol_times_sum_lr`.
+    A rule is `exact`, `mismatch_fraction` of values, `max_abs` of ours alone, or a sum of `atol`, `rtol_of_max`,
+    `atol_times_sum_lr` (`sum_lr`: of the run's learning rates) and `rtol` of each reference value, times `factor`.
     """
     if ours.shape != reference.shape:
         return float("inf")
@@ -136,18 +132,16 @@ def check_file(
     path: Path, name: str, check: Check, rules: tuple[Rule, ...], left_out: tuple[Rule, ...], factor: float
 ) -> FileReport:
     """Runs the check of one file and compares all arrays but its inputs and those left out."""
-    report, file = FileReport(name), None
+    report = FileReport(name)
     try:
         file = GoldenFile(path)
         computed = check(file)
     except NotRun as reason:
-        report.not_run = str(reason)
-        return report
+        return FileReport(name, not_run=str(reason))
     except Exception as error:  # a broken part must not hide the other files
         if not isinstance(error, UserError):
             traceback.print_exc()
-        report.failure = f"{type(error).__name__}: {error}"
-        return report
+        return FileReport(name, failure=f"{type(error).__name__}: {error}")
     sum_lr = float(file.arrays["lr_trainable"].sum()) if "lr_trainable" in file else 0.0
     for array, reference in file.arrays.items():
         rule = find_rule(rules, name.removesuffix(path.suffix), array)
@@ -159,28 +153,23 @@ def check_file(
 
 
 def check_set(
-    folder: Path, device: str = "cpu", checks: Mapping[str, Check | None] = CHECKS, rules: tuple[Rule, ...] = (),
+    folder: Path, device: str = "cpu", table: Mapping[str, Check | None] = CHECKS, rules: tuple[Rule, ...] = (),
     left_out: tuple[Rule, ...] = LEFT_OUT, only: str = "",
 ) -> Iterator[FileReport]:  # fmt: skip
     """Reports of all files of a golden set, one by one; also of those that no check reads.
 
-    Args:
-        folder: the set, or the parent of its folder torch_release.
-        rules: tolerances; by default those of the set's tolerances.json.
-        only: the beginning of the names of the files to check.
-
-    Raises:
-        UserError: no file of a golden set in the folder.
+    `folder` is the set, or the parent of its folder torch_release; `rules` are the tolerances, by default those of the
+    set's tolerances.json; `only` is the beginning of the names of the files to check. UserError: there are none.
     """
     folder = folder / "torch_release" if (folder / "torch_release").is_dir() else folder
-    files = [path for path in sorted(folder.rglob("[!.]*")) if path.is_file()]
-    names = {name: path for path in files if (name := path.relative_to(folder).as_posix()).startswith(only)}
-    found = {name: next((key for key in checks if name.startswith(key)), None) for name in names}
-    if not any(key and checks[key] for key in found.values()):
+    paths = sorted([*folder.glob("[!.]*.*"), *folder.glob("convert/[!.]*.*")])
+    names = {name: path for path in paths if (name := path.relative_to(folder).as_posix()).startswith(only)}
+    found = {name: next((key for key in table if name.startswith(key)), None) for name in names}
+    if not any(key and table[key] for key in found.values()):
         raise UserError(f"--golden {folder}: no golden file ({only or 'forward_eval_'}*.npz, …) in this folder")
     rules = rules or (*json.loads((folder / "tolerances.json").read_text())["rules"], *OWN_RULES)
     for name, key in found.items():
         if key is None:
             yield FileReport(name, not_run="not checked: no check reads this file")
-        elif check := checks[key]:
+        elif check := table[key]:
             yield check_file(names[name], name, check, rules, left_out, CUDA_FACTOR if device == "cuda" else 1.0)

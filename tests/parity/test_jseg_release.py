@@ -11,7 +11,7 @@ import jittor as jt
 import numpy as np
 import pytest
 
-from jseg.clip.class_embeddings import unit_rows
+from jseg.clip.class_embeddings import TextModel, unit_rows
 from jseg.clip.image_tower import resize_positions
 from jseg.clip.text_tower import TextTower
 from jseg.clip.tokenizer import Tokenizer
@@ -32,10 +32,10 @@ from jseg.data.transforms import (
 from jseg.model.clip_rc import build_clip_rc
 from jseg.model.losses import pseudo_labels
 from jseg.model.released_weights import DEAD
+from jseg.parity.checks import is_refused, mask_losses, metric_values, read_tokenizer
 from jseg.parity.golden import GoldenFile
-from jseg.parity.part_checks import is_refused, mask_losses, metric_values, read_tokenizer
 from jseg.parity.report import check_set
-from tests.parity.jseg_release_model import check_encoder, check_head, check_masks, check_segmentor, tower_of
+from tests.parity.jseg_release_model import check_encoder, check_head, check_masks, check_segmentor
 
 pytestmark = pytest.mark.parity
 
@@ -182,8 +182,7 @@ def check_tokenizer(file: GoldenFile) -> dict[str, np.ndarray]:
 
 def check_text_tower(file: GoldenFile) -> dict[str, np.ndarray]:
     """The text tower of the Jittor release."""
-    sizes = file.json("cfg")
-    tower = tower_of(sizes, file.starting_with("w/"))
+    tower = TextModel(file.starting_with("w/"), file.json("cfg")["transformer_heads"], None, "golden").tower()
     with jt.no_grad():
         embedding = tower(file["in/tokens"]).numpy()
     return {"out/embedding": embedding, "out/embedding_normed": unit_rows(embedding)}
