@@ -37,7 +37,6 @@ LOSS_NAMES = {
 }  # fmt: skip
 STEP = re.compile(r"_s(\d+)$")  # logits_up_s4: every 4th row and column
 SCHEDULE = re.compile(r"(?P<run>.*?)(?P<thousands>\d+)k_lr_(?P<group>trainable|base)")
-GRID = re.compile(r"_(\d+)x(\d+)$")
 CLIP_SIZES = {  # of a clip_towers file, by the names of `ClipWeights.config`; weights do not show the heads
     "image_size": "img", "patch_size": "patch", "image_width": "vw", "image_layers": "vl", "output_dim": "proj",
     "context_length": "ctx", "vocab_size": "vocab", "text_width": "tw", "text_layers": "tl",
@@ -85,11 +84,9 @@ def check_forward_eval(file: GoldenFile) -> dict[str, np.ndarray]:
 
 def check_forward_eps(file: GoldenFile) -> dict[str, np.ndarray]:
     """The encoder with weights so small that the eps of each normalisation shows."""
-    model = GoldenModel(file).build(tuple(file.json("scaled_keys_json")), float(file["scale"]))
-    images = file.companion(f"forward_eval_{file.tag}.npz")["image"]
-    trace: dict[str, jt.Var] = {}
-    with jt.no_grad():
-        model.encode(jt.array(images), trace)
+    golden, trace = GoldenModel(file), {}
+    golden.tensors |= {name: golden.tensors[name] * np.float32(file["scale"]) for name in file.json("scaled_keys_json")}
+    golden.build().encode(jt.array(file.companion(f"forward_eval_{file.tag}.npz")["image"]), trace)
     return {name: value.numpy() for name, value in trace.items()}
 
 
@@ -141,9 +138,9 @@ def check_train(file: GoldenFile) -> dict[str, np.ndarray]:
         if trainer.config.loss.recovery == 0:  # not recorded, because they are 0; but weight decay needs them
             zero = [value for name, value in by_name.items() if "recovery_decoder" in name]
             computed[f"extra.{prefix}recovery gradients"] = np.array([np.abs(value).max() for value in zero])
-            file.expect(f"extra.{prefix}recovery gradients", np.zeros(len(zero)))
-    if "trainable_live_json" in file:
-        file.expect("trainable_live_json", np.sort(json.loads(str(file.arrays["trainable_live_json"]))))
+            file.arrays[f"extra.{prefix}recovery gradients"] = np.zeros(len(zero))
+    if "trainable_live_json" in file.arrays:
+        file.arrays["trainable_live_json"] = np.sort(json.loads(str(file.arrays["trainable_live_json"])))
         computed["trainable_live_json"] = np.array(sorted(name for name, _ in trainable(batch.model)))
     return as_recorded(file, computed)
 
@@ -164,14 +161,14 @@ def check_trajectory(file: GoldenFile) -> dict[str, np.ndarray]:
 
     if is_json:
         starts = {"lr_trainable": base * optimizer.lr_factor, "lr_frozen_groups": base}
-        return {name: rates(len(file.arrays[name]), lr) for name, lr in starts.items() if name in file}
+        return {name: rates(len(file.arrays[name]), lr) for name, lr in starts.items() if name in file.arrays}
     batch = Batch(file, "inductive")
     before = state_arrays(batch.model)
     trainer = batch.trainer(file["weights"], optimizer=optimizer, train=TrainConfig(iterations=iterations))
     reports = [trainer.step(batch.images, batch.labels, step) for step in range(len(file.arrays["losses"]))]
     final, trained = state_arrays(batch.model), trainer.optimizer.names
     frozen = [name for name in final if name not in trained]
-    file.expect("extra.frozen weights", np.concatenate([before[name].ravel() for name in frozen]))
+    file.arrays["extra.frozen weights"] = np.concatenate([before[name].ravel() for name in frozen])
     return {
         "losses": np.array([[report.losses[name] for name in LOSS_NAMES.values()] for report in reports]),
         "lr_trainable": np.array([report.lr for report in reports]),
@@ -251,10 +248,9 @@ def read_tokenizer() -> Tokenizer:
 def is_refused(encode: Tokenizer, text: str, length: int) -> bool:
     """Whether the tokenizer raises an error for a text."""
     try:
-        encode(text, length)
+        return encode(text, length) is None
     except UserError:
         return True
-    return False
 
 
 def check_text(file: GoldenFile) -> dict[str, np.ndarray]:
@@ -262,7 +258,7 @@ def check_text(file: GoldenFile) -> dict[str, np.ndarray]:
     encode, config = read_tokenizer(), file.json("config_json")
     length, strings = config["context_length"], file.json("strings_json")
     ids = encode(strings, length, truncate=True)
-    file.expect("decoded_json", np.array(json.loads(str(file.arrays["decoded_json"]))))
+    file.arrays["decoded_json"] = np.array(json.loads(str(file.arrays["decoded_json"])))
     rows = np.zeros((config["vocab_size"], config["width"]), np.float32)
     rows[file["token_rows_idx"]] = file["token_rows"]
     weights = file.starting_with("weight.") | {"token_embedding.weight": rows}
@@ -306,15 +302,15 @@ def check_conversion(file: GoldenFile) -> dict[str, np.ndarray]:
     towers, ours = file.companion("../clip_towers.npz"), read_clip_weights(file.path)
     config = towers.json("config_json")
     file.arrays = dict.fromkeys(ours.tensors, np.array("no such weight")) | towers.starting_with("weight.")
-    file.expect("extra.sizes", np.array([config[key] for key in CLIP_SIZES.values()]))
+    file.arrays["extra.sizes"] = np.array([config[key] for key in CLIP_SIZES.values()])
     return {**ours.tensors, "extra.sizes": np.array([ours.config[name] for name in CLIP_SIZES])}
 
 
 def check_initial_weights(file: GoldenFile) -> dict[str, np.ndarray]:
     """What a fresh CLIP-RC takes from CLIP: positions resized to its grid, region tokens like the class token."""
     positions, class_embedding = file["clip_positional_embedding"], file["clip_class_embedding"]
-    (name,) = (key for key in file.arrays if GRID.search(key))
-    rows, columns = (int(side) for side in GRID.search(name).groups())
+    (name,) = (name for name in file.arrays if name.startswith("positional_embedding_"))
+    rows, columns = map(int, name.rsplit("_", 1)[-1].split("x"))
     config = ModelConfig(
         image_size=16 * rows, width=positions.shape[1], heads=1, layers=2, output_dim=8, prompts=1,
         region_grid=math.isqrt(len(file.arrays["region_level_bridge"])), decoder_layers=1, decoder_heads=1,
@@ -337,36 +333,29 @@ def check_parameter_groups(file: GoldenFile) -> dict[str, np.ndarray]:
     for name in dead:  # without effect in the released code, so ours does not have them
         file.starting_with(f"trainable/{name}/")
     model = build_clip_rc(ModelConfig(prompts=int(file.arrays["trainable/backbone.prompt_embeddings/shape"][1])))
-    config = OptimizerConfig(
-        lr=float(file["base_lr"]),
-        lr_factor=float(file.arrays["custom_keys/backbone/lr_mult"]),
-        weight_decay=float(file["base_weight_decay"]),
-    )
+    factor, decay = float(file.arrays["custom_keys/backbone/lr_mult"]), float(file["base_weight_decay"])
+    config = OptimizerConfig(lr=float(file["base_lr"]), lr_factor=factor, weight_decay=decay)
     ours = {name: tuple(var.shape) for name, var in trainable(model)}
-    sizes = {name: int(np.prod(shape)) for name, shape in ours.items()}
-    computed = {
-        "live_trainable_params": np.array(sum(sizes.values())),
-        "live_without_recovery_decoder": np.array(sum(n for name, n in sizes.items() if "recovery" not in name)),
-    }
-    if "frozen_backbone_names" in file:
-        file.expect("frozen_backbone_names", np.sort(file.arrays["frozen_backbone_names"]))
+    sizes = {name: np.prod(shape) for name, shape in ours.items()}
+    without_recovery = sum(size for name, size in sizes.items() if "recovery" not in name)
+    computed = {"live_trainable_params": sum(sizes.values()), "live_without_recovery_decoder": without_recovery}
+    if "frozen_backbone_names" in file.arrays:
+        file.arrays["frozen_backbone_names"] = np.sort(file.arrays["frozen_backbone_names"])
         frozen = [name for name in model.state_dict() if name not in ours and "resblocks" not in name]
         computed["frozen_backbone_names"] = np.sort(np.array(frozen))
     for name, shape in ours.items():
         settings = group_settings(name, config)
         values = {"shape": shape, "lr": settings.lr, "weight_decay": settings.weight_decay}
-        computed |= {f"trainable/{name}/{key}": np.array(value) for key, value in values.items()}
+        computed |= {f"trainable/{name}/{key}": value for key, value in values.items()}
     return computed
 
 
 def check_schedule(file: GoldenFile) -> dict[str, np.ndarray]:
     """Learning rates of the published runs, whose lengths are in the names of the arrays."""
-    iterations, config = file["its"].tolist(), OptimizerConfig()
-    computed = {}
-    for name in file.arrays:
-        if found := SCHEDULE.fullmatch(name):
-            length = 1000 * int(found.group("thousands"))
-            initial = config.lr * (config.lr_factor if found.group("group") == "trainable" else 1)
-            rates = [learning_rate(step, length, initial, config) for step in iterations if step < length]
-            computed[name] = np.array(rates)
+    iterations, config, computed = file["its"].tolist(), OptimizerConfig(), {}
+    for found in filter(None, map(SCHEDULE.fullmatch, file.arrays)):
+        length = 1000 * int(found["thousands"])
+        initial = config.lr * (config.lr_factor if found["group"] == "trainable" else 1)
+        rates = [learning_rate(step, length, initial, config) for step in iterations if step < length]
+        computed[found.string] = np.array(rates)
     return computed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ class NotRun(Exception):
 class GoldenFile:
     """The arrays of one golden file by name: an .npz, or a .json (flattened, keys joined by "/").
 
-    Reading an array with `[...]` marks it as an input, so that an array that nobody compares does not go unnoticed.
+    Reading an array with `[...]` marks it as an input; all others have to be compared. Checks may add and change some.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,10 +35,7 @@ class GoldenFile:
             with np.load(path, allow_pickle=False) as archive:
                 self.arrays = dict(archive)
         elif path.suffix == ".json":
-            self.arrays = {name: np.asarray(value) for name, value in _leaves(json.loads(path.read_text()))}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.arrays
+            self.arrays = _leaves(json.loads(path.read_text()))
 
     def __getitem__(self, name: str) -> np.ndarray:
         self.read.add(name)
@@ -52,10 +49,6 @@ class GoldenFile:
         """Inputs whose names start with `prefix`, under the rest of the name."""
         return {name.removeprefix(prefix): self[name] for name in self.arrays if name.startswith(prefix)}
 
-    def expect(self, name: str, value: np.ndarray) -> None:
-        """Adds an array to compare with, or replaces one by a form that can be compared."""
-        self.arrays[name] = np.asarray(value)
-
     def companion(self, name: str) -> GoldenFile:
         """Another file, by its path from the folder of this one; raises NotRun when it is not there."""
         path = self.path.parent / name
@@ -64,15 +57,12 @@ class GoldenFile:
         return GoldenFile(path)
 
 
-def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, leaf) pairs of nested dictionaries; a list of numbers or texts is one leaf."""
-    if isinstance(value, list) and any(isinstance(item, (list, dict)) for item in value):
-        value = {str(index): item for index, item in enumerate(value)}
+def _leaves(value: Any, path: str = "") -> dict[str, np.ndarray]:
+    """The leaves of nested dictionaries by path."""
     if not isinstance(value, dict):
-        yield prefix, value
-        return
-    for key, item in value.items():
-        yield from _leaves(item, f"{prefix}/{key}" if prefix else key)
+        return {path: np.asarray(value)}
+    found = [_leaves(item, f"{path}/{key}".lstrip("/")) for key, item in value.items()]
+    return {name: leaf for leaves in found for name, leaf in leaves.items()}
 
 
 class GoldenModel:
@@ -98,12 +88,11 @@ class GoldenModel:
         config.test = TestConfig(crop_size=crop, stride=(values["stride"], values["stride"]), gamma=gamma)
         return config
 
-    def build(self, scaled: tuple[str, ...] = (), scale: float = 1.0) -> ClipRC:
-        """A model with these weights in evaluation mode; those named in `scaled` are multiplied in float32."""
+    def build(self) -> ClipRC:
+        """A model with these weights in evaluation mode."""
         eps = {key: self.values[key] for key in ("norm_eps", "prompt_norm_eps") if key in self.values}
         model = build_clip_rc(model_config(self.values), **eps)
-        tensors = {name: value * np.float32(scale) if name in scaled else value for name, value in self.tensors.items()}
-        load_released(model, tensors)
+        load_released(model, self.tensors)
         return model
 
 

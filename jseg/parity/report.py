@@ -1,8 +1,4 @@
-"""Compares every file of a golden set with our numbers: per file the worst array and everything left unchecked.
-
-tolerances.json of the set says how far our numbers may be off; OWN_RULES adds what the set's README says in words. The
-first rule that matches file and array decides.
-"""
+"""Compares every file of a golden set with our numbers: per file the worst array and everything left unchecked."""
 
 from __future__ import annotations
 
@@ -50,9 +46,8 @@ LEFT_OUT = (  # arrays that are not compared
     {"files": "text*", "arrays": ["ftfy_matters"]},  # where broken Unicode is repaired: the ids are compared
     {"files": "clip_towers*", "arrays": ["transformers_version"]},
 )
-OWN_RULES = (
-    {"files": "train_*", "arrays": ["trainable_live_json", "extra.*"], "exact": True},
-    {"files": "trajectory_*", "arrays": ["extra.*"], "exact": True},
+OWN_RULES = (  # what the README of the set says in words; those of its tolerances.json come first
+    {"files": "tra*", "arrays": ["trainable_live_json", "extra.*"], "exact": True},  # training and trajectories
     {"files": "trajectory_*", "arrays": ["lr_*", "base_lr", "weight_decay"], "rtol": 1e-6},
     {"files": "lr_schedule*", "arrays": ["*"], "rtol": 1e-6},
     {"files": "param_groups*", "arrays": ["*shape", "*names", "*params"], "exact": True},
@@ -94,10 +89,11 @@ class FileReport:
 
 def find_rule(rules: tuple[Rule, ...], file: str, array: str) -> Rule | None:
     """The first rule for an array of a file (name without suffix); None when there is none."""
-    for rule in rules:
-        if fnmatchcase(file, rule["files"]) and any(fnmatchcase(array, pattern) for pattern in rule["arrays"]):
-            return rule
-    return None
+    matches = (
+        rule for rule in rules
+        if fnmatchcase(file, rule["files"]) and any(fnmatchcase(array, pattern) for pattern in rule["arrays"])
+    )  # fmt: skip
+    return next(matches, None)
 
 
 def error_over_tolerance(
@@ -110,8 +106,6 @@ def error_over_tolerance(
     """
     if ours.shape != reference.shape:
         return float("inf")
-    if ours.size == 0:
-        return 0.0
     if rule.get("exact") or "U" in (ours.dtype.kind, reference.dtype.kind):
         return 0.0 if np.array_equal(ours, reference) else float("inf")
     ours, reference = ours.astype(np.float64), reference.astype(np.float64)
@@ -120,36 +114,12 @@ def error_over_tolerance(
     if "max_abs" in rule:
         rule, reference = {"atol": rule["max_abs"]}, np.zeros_like(ours)
     size = np.where(np.isfinite(reference), np.abs(reference), 0.0)
-    allowed = rule.get("atol_times_sum_lr", 0.0) * sum_lr + rule.get("rtol_of_max", 0.0) * size.max()
+    allowed = rule.get("atol_times_sum_lr", 0.0) * sum_lr + rule.get("rtol_of_max", 0.0) * size.max(initial=0.0)
     allowed = allowed + rule.get("atol", 0.0) + rule.get("rtol", 0.0) * size
     equal = (ours == reference) | (np.isnan(ours) & np.isnan(reference))
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.abs(ours - reference) / (factor * allowed)
-    return float(np.where(equal, 0.0, np.where(np.isnan(ratio), np.inf, ratio)).max())
-
-
-def check_file(
-    path: Path, name: str, check: Check, rules: tuple[Rule, ...], left_out: tuple[Rule, ...], factor: float
-) -> FileReport:
-    """Runs the check of one file and compares all arrays but its inputs and those left out."""
-    report = FileReport(name)
-    try:
-        file = GoldenFile(path)
-        computed = check(file)
-    except NotRun as reason:
-        return FileReport(name, not_run=str(reason))
-    except Exception as error:  # a broken part must not hide the other files
-        if not isinstance(error, UserError):
-            traceback.print_exc()
-        return FileReport(name, failure=f"{type(error).__name__}: {error}")
-    sum_lr = float(file.arrays["lr_trainable"].sum()) if "lr_trainable" in file else 0.0
-    for array, reference in file.arrays.items():
-        rule = find_rule(rules, name.removesuffix(path.suffix), array)
-        if array in computed and rule:
-            report.excess[array] = error_over_tolerance(rule, np.asarray(computed[array]), reference, factor, sum_lr)
-        elif array in computed or not (array in file.read or find_rule(left_out, name, array)):
-            report.unchecked.append(array)
-    return report
+    return float(np.where(equal, 0.0, np.where(np.isnan(ratio), np.inf, ratio)).max(initial=0.0))
 
 
 def check_set(
@@ -165,11 +135,31 @@ def check_set(
     paths = sorted([*folder.glob("[!.]*.*"), *folder.glob("convert/[!.]*.*")])
     names = {name: path for path in paths if (name := path.relative_to(folder).as_posix()).startswith(only)}
     found = {name: next((key for key in table if name.startswith(key)), None) for name in names}
-    if not any(key and table[key] for key in found.values()):
+    if not any(map(table.get, found.values())):
         raise UserError(f"--golden {folder}: no golden file ({only or 'forward_eval_'}*.npz, …) in this folder")
     rules = rules or (*json.loads((folder / "tolerances.json").read_text())["rules"], *OWN_RULES)
+    factor = CUDA_FACTOR if device == "cuda" else 1.0
     for name, key in found.items():
-        if key is None:
-            yield FileReport(name, not_run="not checked: no check reads this file")
-        elif check := table[key]:
-            yield check_file(names[name], name, check, rules, left_out, CUDA_FACTOR if device == "cuda" else 1.0)
+        report = FileReport(name)
+        try:
+            if key is None:
+                raise NotRun("not checked: no check reads this file")
+            if (check := table[key]) is None:
+                continue
+            file = GoldenFile(names[name])
+            computed = check(file)
+            sum_lr = float(file.arrays["lr_trainable"].sum()) if "lr_trainable" in file.arrays else 0.0
+            for array, reference in file.arrays.items():
+                rule = find_rule(rules, name.removesuffix(names[name].suffix), array)
+                if array in computed and rule:
+                    ours = np.asarray(computed[array])
+                    report.excess[array] = error_over_tolerance(rule, ours, reference, factor, sum_lr)
+                elif array in computed or not (array in file.read or find_rule(left_out, name, array)):
+                    report.unchecked.append(array)
+        except NotRun as reason:
+            report.not_run = str(reason)
+        except Exception as error:  # a broken part must not hide the other files
+            if not isinstance(error, UserError):
+                traceback.print_exc()
+            report.failure = f"{type(error).__name__}: {error}"
+        yield report

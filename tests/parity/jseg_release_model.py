@@ -106,7 +106,7 @@ def check_segmentor(file: GoldenFile) -> dict[str, np.ndarray]:
     sizes, weights = file.json("cfg"), file.starting_with("w/")
     model = build_clip_rc(_model_config(sizes["backbone"], sizes["decode_head"], weights))
     load_released(model, weights)
-    if "in/text_embedding" in file:
+    if "in/text_embedding" in file.arrays:
         text = jt.array(file["in/text_embedding"])
     else:
         own = {name[13:]: value for name, value in weights.items() if name.startswith("text_encoder.")}
