@@ -59,9 +59,8 @@ def as_recorded(file: GoldenFile, computed: dict[str, np.ndarray]) -> dict[str, 
 
 def check_forward_eval(file: GoldenFile) -> dict[str, np.ndarray]:
     """Everything between the images and the labels."""
-    golden = GoldenModel(file)
+    golden, trace = GoldenModel(file), {}
     model, text, images = golden.build(), jt.array(file["text_feat"]), file["image"]
-    trace: dict[str, jt.Var] = {}
     with jt.no_grad():
         logits = resize_bilinear(model(jt.array(images), text, trace), images.shape[2:]).numpy()
     computed = {name: value.numpy() for name, value in trace.items()} | {"logits_up": logits}
@@ -74,10 +73,9 @@ def check_forward_eval(file: GoldenFile) -> dict[str, np.ndarray]:
             for prefix, size in ((kind, None), (f"{kind}_rescaled", original)):
                 computed[f"{prefix}_{setting}"] = np.stack([item.scores(size) for item in scores])
                 computed[f"{prefix}{middle}_argmax"] = np.stack([item.labels(size) for item in scores])
-    prompts = golden.values["K"]
     for name in [name for name in file.arrays if name.startswith("tokens_block")]:
         # the rows of prompts after the class token, which the next layer replaces, are recorded only
-        tokens, recorded = computed[name], file.arrays[name][:, 1 : 1 + prompts]
+        tokens, recorded = computed[name], file.arrays[name][:, 1 : 1 + golden.values["K"]]
         computed[name] = np.concatenate([tokens[:, :1], recorded, tokens[:, 1:]], axis=1)
     return as_recorded(file, computed)
 
@@ -106,7 +104,6 @@ class Batch:
     def trainer(self, weights: np.ndarray, **changes: Any) -> Trainer:
         """What trains on this batch with these weights of the losses; `changes` are sections of the config."""
         config = replace(self.golden.config(self.setting, weights), **changes)
-        config.train.batch_size = len(self.images)
         return Trainer(self.model, self.text, self.unseen, config)
 
 
@@ -147,8 +144,7 @@ def check_train(file: GoldenFile) -> dict[str, np.ndarray]:
 
 def check_trajectory(file: GoldenFile) -> dict[str, np.ndarray]:
     """Losses before each of some optimiser steps on one batch, and all weights after them; of a .json the rates."""
-    is_json = file.path.suffix == ".json"
-    run = file if is_json else file.companion(f"{file.path.stem}.lr.json")
+    run = file if file.path.suffix == ".json" else file.companion(f"{file.path.stem}.lr.json")
     base, iterations = float(run["base_lr"]), int(run["max_iters"])
     optimizer = OptimizerConfig(
         lr=base, lr_factor=float(run["trainable_initial_lr"]) / base, weight_decay=float(run["base_wd"]),
@@ -159,7 +155,7 @@ def check_trajectory(file: GoldenFile) -> dict[str, np.ndarray]:
     def rates(steps: int, initial: float) -> np.ndarray:
         return np.array([learning_rate(step, iterations, initial, optimizer) for step in range(steps)])
 
-    if is_json:
+    if run is file:
         starts = {"lr_trainable": base * optimizer.lr_factor, "lr_frozen_groups": base}
         return {name: rates(len(file.arrays[name]), lr) for name, lr in starts.items() if name in file.arrays}
     batch = Batch(file, "inductive")
@@ -182,11 +178,9 @@ def check_trajectory(file: GoldenFile) -> dict[str, np.ndarray]:
 
 def check_losses_only(file: GoldenFile) -> dict[str, np.ndarray]:
     """Focal and dice on given logits, unweighted, with their gradients."""
-    computed = {}
-    for case in file.json("case_names"):
-        ours = mask_losses(file[f"{case}.logits"], file[f"{case}.labels"], 1.0, 1.0)
-        computed |= {f"{case}.{name}": value for name, value in ours.items()}
-    return computed
+    cases = file.json("case_names")
+    ours = {case: mask_losses(file[f"{case}.logits"], file[f"{case}.labels"], 1.0, 1.0) for case in cases}
+    return {f"{case}.{name}": value for case, values in ours.items() for name, value in values.items()}
 
 
 def mask_losses(logits: np.ndarray, labels: np.ndarray, mask: float, dice: float) -> dict[str, np.ndarray]:
@@ -285,8 +279,8 @@ def check_towers(file: GoldenFile) -> dict[str, np.ndarray]:
     config, weights = file.json("config_json"), file.starting_with("weight.")
     image_tower = ImageTower(*(config[key] for key in ("img", "patch", "vw", "vl", "vh", "proj")))
     strict_load(image_tower, file.starting_with("weight.visual."), "golden weights")
-    texts = {name: value for name, value in weights.items() if not name.startswith(("visual.", "logit_scale"))}
-    tower = TextModel(texts, config["th"], None, "golden").tower()
+    weights = {name: value for name, value in weights.items() if not name.startswith(("visual.", "logit_scale"))}
+    tower = TextModel(weights, config["th"], None, "golden").tower()
     images, trace = jt.array(file["images"]), {}
     return {
         "image_embeds": image_tower(images).numpy(),
@@ -316,8 +310,8 @@ def check_initial_weights(file: GoldenFile) -> dict[str, np.ndarray]:
         region_grid=math.isqrt(len(file.arrays["region_level_bridge"])), decoder_layers=1, decoder_heads=1,
     )  # fmt: skip
     model = build_clip_rc(config)
-    clip = {key: np.zeros_like(value) for key, value in state_arrays(model.backbone).items() if "prompt" not in key}
-    del clip["region_level_bridge"]
+    own = state_arrays(model.backbone).items()
+    clip = {key: np.zeros_like(x) for key, x in own if "prompt" not in key and key != "region_level_bridge"}
     clip |= {"positional_embedding": positions, "class_embedding": class_embedding}
     load_clip_image_weights(model, {f"visual.{key}": value for key, value in clip.items()})
     own = state_arrays(model.backbone)

@@ -32,8 +32,7 @@ class GoldenFile:
         self.read: set[str] = set()
         self.arrays: dict[str, np.ndarray] = {}  # other kinds of file have none here
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                self.arrays = dict(archive)
+            self.arrays = dict(np.load(path))
         elif path.suffix == ".json":
             self.arrays = _leaves(json.loads(path.read_text()))
 
@@ -71,8 +70,7 @@ class GoldenModel:
     def __init__(self, file: GoldenFile) -> None:
         weights = file.companion(f"weights_{file.tag}.npz")
         self.values = weights.json("config_json")
-        others = ("text_feat", "config_json")
-        self.tensors = {name: array for name, array in weights.arrays.items() if name not in others}
+        self.tensors = {name: x for name, x in weights.arrays.items() if name not in ("text_feat", "config_json")}
         indices = range(self.values["classes"])
         unseen = tuple(index for index in indices if index not in self.values["seen"])
         self.classes = ClassList("golden", "", tuple(map(str, indices)), unseen, tuple(indices), (IGNORED,))
@@ -80,12 +78,11 @@ class GoldenModel:
     def config(self, setting: str, weights: Iterable[float] = (1, 1, 1)) -> Config:
         """Our configuration; `weights` are those of mask, dice and recovery loss."""
         values, config = self.values, Config(model=model_config(self.values))
-        crop = (values["img"], values["img"])
-        config.data.setting, config.data.crop_size = setting, crop
+        config.data.setting = setting
         focal = {key: values[key] for key in ("focal_alpha", "focal_gamma") if key in values}
         config.loss = LossConfig(*map(float, weights), **focal)
         gamma = values.get("gamma", 0.1) if setting == "inductive" else 0.0
-        config.test = TestConfig(crop_size=crop, stride=(values["stride"], values["stride"]), gamma=gamma)
+        config.test = TestConfig(crop_size=(values["img"],) * 2, stride=(values["stride"],) * 2, gamma=gamma)
         return config
 
     def build(self) -> ClipRC:

@@ -128,8 +128,8 @@ def check_set(
 ) -> Iterator[FileReport]:  # fmt: skip
     """Reports of all files of a golden set, one by one; also of those that no check reads.
 
-    `folder` is the set, or the parent of its folder torch_release; `rules` are the tolerances, by default those of the
-    set's tolerances.json; `only` is the beginning of the names of the files to check. UserError: there are none.
+    `folder` is the set, or the parent of its folder torch_release; `rules` are its tolerances, by default those of its
+    tolerances.json; `only` is the beginning of the names of the files to check. UserError: there are none.
     """
     folder = folder / "torch_release" if (folder / "torch_release").is_dir() else folder
     paths = sorted([*folder.glob("[!.]*.*"), *folder.glob("convert/[!.]*.*")])
