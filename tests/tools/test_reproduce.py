@@ -110,6 +110,9 @@ def test_whole_recipe_with_an_interruption_then_nothing_is_done_twice(
     assert reproduce_tiny(tiny, "--rows", "first") == 0
     assert sum("--resume" in call for call in calls) == 1
     assert list(rows_of_table(tiny)) == ["first", "first given"]
+    (tiny / "inductive.py").write_text((tiny / "inductive.py").read_text() + "optimizer |= dict(lr=2e-4)\n")
+    with pytest.raises(UserError, match="another config .optimizer.lr 0.0001 -> 0.0002"):
+        reproduce_tiny(tiny, "--rows", "first")
 
 
 def test_what_is_missing_is_told_with_the_command(tiny: Path, capsys: pytest.CaptureFixture) -> None:
