@@ -249,7 +249,8 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
         cells, passed = [], {item["metric"]: item["passed"] for item in result["comparisons"]}
         for item in result["comparisons"]:
             parts = (("{:.1f}", item["mean"]), (" ± {:.1f}", item["std"]), (" ({:.1f})", item["published"]))
-            cells.append("".join(text.format(value) for text, value in parts if value is not None) or "-")
+            cell = "".join(text.format(value) for text, value in parts if value is not None)
+            cells.append(cell if item["mean"] is not None else f"-{cell}")
         missed = ", ".join(metric for metric, value in passed.items() if value is False)
         verdict = f"**missed**: {missed}" if missed else "yes" if True in passed.values() else ""
         lines.append(f"| {result['title']} | {len(result['sources'])} | {' | '.join(cells)} | {verdict} |")

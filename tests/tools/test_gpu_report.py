@@ -56,9 +56,3 @@ def test_long_run_notices_growing_memory(monkeypatch: pytest.MonkeyPatch, capsys
     assert asked[0] == 16 and len(asked) == 61
     assert '"growth": 67108864' in capsys.readouterr().out
     assert gpu_report.long_run(40, "bf16") == 1
-
-
-def test_parts_name_what_exists(tmp_path: Path) -> None:
-    for arguments in gpu_report.parts(tmp_path).values():
-        for argument in arguments:
-            assert not argument.startswith(str(gpu_report.ROOT)) or Path(argument).exists()
