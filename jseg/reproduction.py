@@ -222,10 +222,8 @@ def compare(metric: str, values: Sequence[float | None], expected: dict) -> dict
     mean = statistics.fmean(values) if values and None not in values else None
     std = statistics.stdev(values) if mean is not None and len(values) > 1 else None
     passed = None if published is None else mean is not None and abs(mean - published) <= tolerance
-    return {
-        "metric": metric, "published": published, "tolerance": tolerance, "values": list(values), "mean": mean,
-        "std": std, "passed": passed,
-    }  # fmt: skip
+    names = ("metric", "published", "tolerance", "values", "mean", "std", "passed")
+    return dict(zip(names, (metric, published, tolerance, list(values), mean, std, passed), strict=True))
 
 
 def row_results(row: Row, measured: dict[str, Metrics]) -> list[dict[str, Any]]:

@@ -16,19 +16,9 @@ from jseg.clip.image_tower import resize_positions
 from jseg.clip.text_tower import TextTower
 from jseg.clip.tokenizer import Tokenizer
 from jseg.config import ModelConfig
+from jseg.data import transforms
 from jseg.data.class_names import IGNORED, ClassList
 from jseg.data.label_maps import class_labels, training_labels
-from jseg.data.transforms import (
-    box_size,
-    normalise,
-    pad,
-    photometric_distortion,
-    random_crop,
-    random_flip,
-    resize_image,
-    resize_labels,
-    short_side_size,
-)
 from jseg.model.clip_rc import build_clip_rc
 from jseg.model.losses import pseudo_labels
 from jseg.model.released_weights import DEAD
@@ -100,10 +90,10 @@ def check_data(file: GoldenFile) -> dict[str, np.ndarray]:
     """Test sizes, resizing, flipping, normalising, padding, reading of labels; jitter and crops by the same draws."""
     image, labels = _bgr(file["in/resize_img"]), file["in/resize_seg"]
     long_side, short_side = sorted(file["in/resize_scale"].tolist(), reverse=True)
-    size = box_size(labels.shape, long_side, short_side)
-    resized, resized_labels = resize_image(image, size), resize_labels(labels, size)
-    flipped, flipped_labels = random_flip(resized, resized_labels, Always())
-    padded, padded_labels = pad(normalise(image), labels, file.arrays["out/pad_seg"].shape)
+    size = transforms.box_size(labels.shape, long_side, short_side)
+    resized, resized_labels = transforms.resize_image(image, size), transforms.resize_labels(labels, size)
+    flipped, flipped_labels = transforms.random_flip(resized, resized_labels, Always())
+    padded, padded_labels = transforms.pad(transforms.normalise(image), labels, file.arrays["out/pad_seg"].shape)
     ratio = np.array(size[::-1]) / np.array(labels.shape[::-1])
     computed = {
         "out/resize_img": _bgr(resized),
@@ -113,17 +103,18 @@ def check_data(file: GoldenFile) -> dict[str, np.ndarray]:
         "out/flip_seg": flipped_labels,
         "out/pad_img_normalized": padded,
         "out/pad_seg": padded_labels,
-        "out/normalized_rgb_hwc": normalise(_bgr(file["in/img_bgr"])),
+        "out/normalized_rgb_hwc": transforms.normalise(_bgr(file["in/img_bgr"])),
         **_label_reading(file),
         **_random_parts(file, image, labels),
     }
     for name, table in file.arrays.items():
         if name.startswith("out/test_resize_table"):
             # height, width, test size with the short side made 512, and size fitted into the box (2048, 512)
-            sizes = table[:, :2].tolist()
-            computed[name] = np.array(
-                [[*size, *short_side_size(size, 512), *box_size(size, 2048, 512)] for size in sizes]
-            )
+            boxes = [
+                (transforms.short_side_size(size, 512), transforms.box_size(size, 2048, 512))
+                for size in table[:, :2].tolist()
+            ]
+            computed[name] = np.concatenate([table[:, :2], np.array(boxes).reshape(-1, 4)], axis=1)
     return computed
 
 
@@ -145,10 +136,10 @@ def _random_parts(file: GoldenFile, image: np.ndarray, labels: np.ndarray) -> di
             continue
         kind, seed = found.group(1), int(found.group(2))
         if kind == "photometric":
-            result[name] = _bgr(photometric_distortion(image, RecordedDraws(seed)))
+            result[name] = _bgr(transforms.photometric_distortion(image, RecordedDraws(seed)))
         else:
             size = file.arrays[name].shape[:2]
-            result[name] = _bgr(random_crop(image, labels, RecordedDraws(seed), size)[0])
+            result[name] = _bgr(transforms.random_crop(image, labels, RecordedDraws(seed), size)[0])
     return result
 
 

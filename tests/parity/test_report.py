@@ -119,9 +119,3 @@ SPECIAL = np.array([math.nan, math.inf, -math.inf, 0.0])
 def test_error_over_tolerance(limits: dict, ours: list, reference: list, expected: float) -> None:
     found = error_over_tolerance(limits, np.array(ours), np.array(reference), sum_lr=0.3)
     assert found == pytest.approx(expected)
-
-
-def test_more_is_allowed_on_fast_math_devices_but_not_where_equality_is_asked() -> None:
-    ours = REFERENCE + 0.05
-    assert error_over_tolerance({"atol": 0.1}, ours, REFERENCE, factor=10) == pytest.approx(0.05)
-    assert error_over_tolerance({"exact": True}, ours, REFERENCE, factor=10) == math.inf
