@@ -1,7 +1,6 @@
 """How fast jseg is: timed workloads, the operations that they need by formula, comparison in pairs.
 
-Counted is what the formulae of the model need after the exact rewrites that jseg makes: a product of (m, k) and (k, n)
-is 2 m k n operations; element-wise work is left out. Nothing is counted for what frozen weights save.
+Counted is what the formulae need after jseg's exact rewrites: a product of (m, k) and (k, n) is 2 m k n operations.
 """
 
 from __future__ import annotations
@@ -89,12 +88,7 @@ SIZES = {
 SEEN = {"voc": 15, "coco": 156, "shapes": 15}  # classes of an inductive training step
 
 
-@dataclass(frozen=True)
-class Workload:
-    """A function to time, with the operations that it needs."""
-
-    run: Callable[[], None]
-    operations: float = 0.0
+Workload = tuple[Callable[[], object], float]  # what to time, and the operations that it needs
 
 
 def _model(sizes: Sizes, for_evaluation: bool = True) -> tuple:
@@ -127,11 +121,10 @@ def forward(sizes: Sizes) -> Workload:
 
     def run() -> None:
         with jt.no_grad():
-            logits = resize_bilinear(model(jt.array(images), text), size)
-            for maps in logits:
+            for maps in resize_bilinear(model(jt.array(images), text), size):
                 highest_classes([(0, maps)], size)
 
-    return Workload(run, operations(sizes, training=False))
+    return run, operations(sizes, training=False)
 
 
 def train(sizes: Sizes) -> Workload:
@@ -140,16 +133,14 @@ def train(sizes: Sizes) -> Workload:
     from jseg.model.clip_rc import set_training
 
     model, text, images = _model(sizes, for_evaluation=False)
-    config = Config(model=sizes.model, precision=sizes.precision)
-    trainer = Trainer(model, text, (), config)
+    trainer = Trainer(model, text, (), Config(model=sizes.model, precision=sizes.precision))
     set_training(model, True)
-    shape = (sizes.batch, sizes.image, sizes.image)
-    labels = np.random.default_rng(2).integers(0, sizes.classes, shape).astype(np.int32)
-    return Workload(lambda: trainer.step(images, labels, 0) and None, operations(sizes, training=True))
+    labels = np.random.default_rng(2).integers(0, sizes.classes, (sizes.batch, sizes.image, sizes.image), np.int32)
+    return partial(trainer.step, images, labels, 0), operations(sizes, training=True)
 
 
-def attention(sizes: Sizes, backward: bool = True) -> Workload:
-    """Region attention of one layer, forward and with `backward` also backward."""
+def attention(sizes: Sizes) -> Workload:
+    """Region attention of one layer, forward and backward."""
     import jittor as jt
 
     from jseg.model.precision import COMPUTE_TYPES, check_device
@@ -164,39 +155,36 @@ def attention(sizes: Sizes, backward: bool = True) -> Workload:
         cast(jt.array(generator.standard_normal((sizes.batch, rows, columns), dtype=np.float32)), dtype)
         for rows, columns in ((tokens, 3 * model.width), (model.prompts, 3 * model.width), (tokens, model.width))
     )
-    structure = (1, (side, side), (model.region_grid, model.region_grid))
 
-    def forward() -> None:
-        with jt.no_grad():
-            region_attention(projected, prompts, model.heads, *structure).sync(True)
-
-    def both() -> None:
-        output = region_attention(projected, prompts, model.heads, *structure)
+    def run() -> None:
+        output = region_attention(projected, prompts, model.heads, 1, (side, side), (model.region_grid,) * 2)
         jt.sync(jt.grad((widen(output) * widen(outer)).sum(), [projected, prompts]), device_sync=True)
 
-    one = sizes.batch * attention_operations(sizes)
-    return Workload(both, one * (1 + BACKWARD_ATTENTION)) if backward else Workload(forward, one)
+    return run, sizes.batch * attention_operations(sizes) * (1 + BACKWARD_ATTENTION)
 
 
 def evaluate(sizes: Sizes) -> Workload:
-    """One image of 4:3 through sliding windows to labels at its size."""
+    """One image of 4:3 through two sliding windows to labels at its size."""
     import jittor as jt
 
     from jseg.engine.sliding_window import ImageScores
 
-    (model, text, _), width = _model(sizes), sizes.image * 4 // 3
-    text = jt.array(text)
-    image = np.random.default_rng(1).standard_normal((3, sizes.image, width), dtype=np.float32)
-    size, strides = (sizes.image, sizes.image), (sizes.image * 5 // 6,) * 2  # so that there are two windows
-    config, seen = TestConfig(crop_size=size, stride=strides, window_batch=sizes.batch), range(sizes.classes // 2)
+    model, text, _ = _model(sizes)
+    image = np.random.default_rng(1).standard_normal((3, sizes.image, sizes.image * 4 // 3), dtype=np.float32)
+    strides = (sizes.image * 5 // 6,) * 2
+    config = TestConfig(crop_size=(sizes.image,) * 2, stride=strides, window_batch=sizes.batch)
+    text, seen = jt.array(text), range(sizes.classes // 2)
     work = 2 * operations(sizes, training=False) / sizes.batch
-    return Workload(lambda: ImageScores(model, image, text, seen, 0.1, config).labels() is None, work)
+    return lambda: ImageScores(model, image, text, seen, 0.1, config).labels(), work
 
 
 def startup(sizes: Sizes) -> Workload:
     """A new process up to its first operator; kernels of earlier runs are on disk."""
     code = "from jseg.runtime.start import start; start('cpu'); import jittor as jt; (jt.ones((2, 2)) * 2).sync()"
-    return Workload(lambda: subprocess.run([sys.executable, "-c", code], check=True) and None)
+    return partial(subprocess.run, [sys.executable, "-c", code], check=True), 0.0
+
+
+TASKS = {task.__name__: task for task in (forward, train, attention, evaluate, startup)}
 
 
 def chosen_sizes(task: str, size: str, batch: int, precision: str = "fp32") -> Sizes:
@@ -205,18 +193,7 @@ def chosen_sizes(task: str, size: str, batch: int, precision: str = "fp32") -> S
     return replace(SIZES[size], classes=classes, batch=batch, precision=precision)
 
 
-TASKS = {
-    "forward": forward, "train": train, "attention": attention, "evaluate": evaluate, "startup": startup,
-    "attention-forward": partial(attention, backward=False),
-}  # fmt: skip
-
-
-def prepare(task: str, sizes: Sizes) -> Workload:
-    """The workload of a task."""
-    return TASKS[task](sizes)
-
-
-def measure(run: Callable[[], None], repeats: int, warm_up: int = 2) -> dict[str, float]:
+def measure(run: Callable[[], object], repeats: int, warm_up: int = 2) -> dict[str, float]:
     """Seconds of `run`: the first, which compiles, then of `repeats` after the warm-up; GiB taken by Jittor or RAM."""
     jittor = sys.modules.get("jittor")  # a workload may run without it
     on_cuda = jittor is not None and jittor.flags.use_cuda
@@ -229,9 +206,9 @@ def measure(run: Callable[[], None], repeats: int, warm_up: int = 2) -> dict[str
         seconds.append(time.perf_counter() - start)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     peak = jittor.get_mem_info().total_cuda_used if on_cuda else resident
-    timed = seconds[warm_up:]
-    return {"seconds": statistics.median(timed), "min": min(timed), "max": max(timed), "first": seconds[0],
-            "peak_gib": peak / 2**30}  # fmt: skip
+    timed, peak_gib = seconds[warm_up:], peak / 2**30
+    low, high = min(timed), max(timed)
+    return {"seconds": statistics.median(timed), "min": low, "max": high, "first": seconds[0], "peak_gib": peak_gib}
 
 
 def product_rate(precision: str, size: int = 1536) -> float:
@@ -245,11 +222,7 @@ def product_rate(precision: str, size: int = 1536) -> float:
     x = np.random.default_rng(0).standard_normal((size, size), dtype=np.float32)
     x = cast(jt.array(x), COMPUTE_TYPES[precision])
 
-    def run() -> None:
-        with jt.no_grad():
-            linear(x, x).sync(True)
-
-    return 2.0 * size**3 / measure(run, 5)["min"]
+    return 2.0 * size**3 / measure(lambda: linear(x, x).sync(True), 5)["min"]
 
 
 def make_result(settings: dict[str, Any], work: float, timing: dict[str, float], rate: float) -> dict[str, Any]:
@@ -264,18 +237,12 @@ def make_result(settings: dict[str, Any], work: float, timing: dict[str, float],
 
 
 def as_text(values: dict[str, Any]) -> str:
-    """A few lines for people."""
-    lines = [
-        f"{values['task']} {values['size']}, batch {values['batch']}, {values['device']}, {values['threads']} threads: "
-        f"{values['seconds']:.4f} s (from {values['min']:.4f} to {values['max']:.4f}; the first {values['first']:.2f})"
-        f", peak {'GPU memory' if values['device'] == 'cuda' else 'memory of the process'} {values['peak_gib']:.2f} GiB"
-    ]
+    """One or two lines for people."""
+    lines = "{task} {size}, batch {batch}, {device}, {threads} threads: {seconds:.4f} s ({min:.4f} to {max:.4f}, first "
+    lines += "{first:.2f}), {peak_gib:.2f} GiB"
     if values["operations"]:
-        lines.append(
-            f"{values['operations'] / 1e9:.1f} GFLOP; large products run at {values['product_gflops']:.0f} GFLOP/s: "
-            f"floor {values['floor_seconds']:.4f} s, of which {100 * values['achieved']:.0f} % is reached"
-        )
-    return "\n".join(lines)
+        lines += "\nlarge products: {product_gflops:.0f} GFLOP/s; floor {floor_seconds:.4f} s, {achieved:.0%} reached"
+    return lines.format(**values)
 
 
 def run_json(command: str | list[str]) -> dict[str, Any]:
@@ -284,25 +251,18 @@ def run_json(command: str | list[str]) -> dict[str, Any]:
     try:
         values = json.loads(finished.stdout.strip().splitlines()[-1])
         return values | {"seconds": float(values["seconds"])}
-    except (IndexError, ValueError, KeyError, TypeError):
-        last = (finished.stderr.strip().splitlines() or ["no error message"])[-1]
-        raise UserError(
-            f"{command}: expected a last line of JSON with `seconds` (exit code {finished.returncode}: {last})"
-        ) from None
+    except (LookupError, ValueError, TypeError) as error:
+        reason = f"exit code {finished.returncode}: {finished.stderr.strip()[-200:]}"
+        raise UserError(f"{command}: expected a last line of JSON with `seconds` ({reason})") from error
 
 
 def compare(ours: list[str], peer: str, pairs: int, show: Callable[[str], None]) -> dict[str, Any]:
     """Runs two commands in turn (A B A B …) and shows how many times faster ours is, pair by pair."""
-    ratios, memory, a, b = [], [], {}, {}
+    ratios = []
     for number in range(1, pairs + 1):
         a, b = run_json(ours), run_json(peer)
-        ratios.append(b["seconds"] / a["seconds"])
-        line = f"pair {number}: ours {a['seconds']:.4f} s, peer {b['seconds']:.4f} s, {ratios[-1]:.3f} times as fast"
-        if "peak_gib" in b:
-            memory.append(b["peak_gib"] / a["peak_gib"])
-            line += f"; memory {a['peak_gib']:.2f} and {b['peak_gib']:.2f} GiB, {memory[-1]:.2f} times as much"
-        show(line)
-    median = statistics.median(ratios)
-    show(f"median: {median:.3f} times as fast as the peer")
-    summary = {"ratio": round(median, 4), "ratios": [round(ratio, 4) for ratio in ratios], "ours": a, "peer": b}
-    return summary | ({"memory_ratio": round(statistics.median(memory), 4)} if memory else {})
+        ratios.append(round(b["seconds"] / a["seconds"], 4))
+        memory = f"; {a.get('peak_gib', 0):.2f} and {b['peak_gib']:.2f} GiB" if "peak_gib" in b else ""
+        show(f"pair {number}: {a['seconds']:.4f} s, peer {b['seconds']:.4f} s, {ratios[-1]:.3f} times as fast{memory}")
+    show(f"median: {statistics.median(ratios):.3f} times as fast as the peer")
+    return {"ratio": statistics.median(ratios), "ratios": ratios, "ours": a, "peer": b}

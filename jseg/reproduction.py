@@ -1,15 +1,12 @@
 """Reproduces tables: the rows of a suite, training, evaluation, our numbers beside the expected ones.
 
-A row names a config, which has the recipe and the expected numbers. Its weights are
-`<row>/seed_<n>/weights.safetensors` in one folder from our own runs, or one file `<row>.pth`, `.pkl` or `.safetensors`
-from elsewhere, such as the released ones. Training goes on from the newest checkpoint of its folder; an evaluation on
-record for the same weights and configuration is not repeated.
+A row names a config. Its weights are `<row>/seed_<n>/weights.safetensors` in one folder from our own runs, or one file
+`<row>.pth`, `.pkl` or `.safetensors` from elsewhere. What is trained or measured already is not done again.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -20,16 +17,18 @@ from typing import Any
 
 from jseg.config import Config, read_config, suggestion, to_dict
 from jseg.data.class_names import classes_of
-from jseg.engine.checkpoint import METRICS_NAME, WEIGHTS_NAME, checkpoint_path, checkpoints_in
+from jseg.engine.checkpoint import METRICS_NAME, WEIGHTS_NAME, checkpoint_path, checkpoints_in, config_changes
 from jseg.errors import UserError
 from jseg.files import write_json, write_whole
 from jseg.metrics import HEADLINE
-from jseg.weights.reader import sha256_of_file
+from jseg.weights.reader import read_weight_file, sha256_of_file
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECORD_NAME = "record.json"
 INTERRUPTED = 130  # exit code of run_net
 GIVEN, PLAIN_CLIP = "given", "clip"  # sources of weights that no run of ours made
+# keys that do not shape weights, or say where files lie
+MAY_DIFFER = ("test.", "expected", "train.seed", "data.root", "data.workers", "model.init", "text.vocab", "text.embed")
 Metrics = dict[str, float | None]  # pAcc, mIoU(S), mIoU(U), hIoU in percent; None = undefined
 
 
@@ -58,12 +57,6 @@ class Row:
     def read(self) -> Config:
         """The configuration."""
         return read_config(REPOSITORY / "configs" / self.config, self.overrides)
-
-    def with_data_below(self, folder: Path) -> Row:
-        """The row with its data set below another folder."""
-        root = self.read().data.root
-        override = (f"data.root={folder.resolve() / Path(root).name}",) if root else ()
-        return replace(self, overrides=self.overrides + override)
 
 
 def _three_settings(data_set: str, split: str = "") -> tuple[Row, ...]:
@@ -112,15 +105,27 @@ def chosen_rows(suite: str, names: Sequence[str], data_root: Path | None = None)
     for name in set(names).difference(known):
         raise UserError(f"--rows: {name!r} is no row of suite {suite}{suggestion(name, known)}")
     rows = [row for row in SUITES[suite] if not names or row.name in names]
-    return [row.with_data_below(data_root) for row in rows] if data_root else rows
+    for place, row in enumerate(rows):
+        if data_root and (root := row.read().data.root):
+            override = f"data.root={data_root.resolve() / Path(root).name}"
+            rows[place] = replace(row, overrides=(*row.overrides, override))
+    return rows
 
 
 def weights_found(row: Row, folder: Path) -> dict[str, Path]:
-    """All weight files of a row by source, runs of ours first, in the order of their seeds."""
+    """All weight files of a row by source, runs of ours first, in the order of their seeds.
+
+    Raises:
+        UserError: weights of this row were trained with another config; names a key.
+    """
     config, name = row.read(), row.weights_of or row.name
     if config.test.training_free:
         return {PLAIN_CLIP: Path(config.model.init)}
     found = sorted(folder.glob(f"{name}/seed_*/{WEIGHTS_NAME}"), key=lambda path: int(path.parent.name[5:]))
+    for path in () if row.weights_of else found:
+        changes = [text for text in config_changes(read_weight_file(path), config) if not text.startswith(MAY_DIFFER)]
+        if changes:
+            raise UserError(f"{path} was trained with another config ({changes[0]}): choose another --checkpoints")
     given = [path for path in folder.glob(f"{name}.*") if path.suffix in (".safetensors", ".pth", ".pkl", ".pt")]
     return {path.parent.name: path for path in found} | ({GIVEN: given[0]} if given else {})
 
@@ -135,23 +140,21 @@ def start_weights(row: Row, seed: int, folder: Path) -> Path | None:
 
 def missing(row: Row, folder: Path, seed: int | None = None) -> list[str]:
     """What the evaluation of a row lacks, or with `seed` its training, each with the command that gets it."""
-    config, lacking = row.read(), []
+    config, lacking, name = row.read(), [], row.weights_of or row.name
     if config.data.root:
         root, sections = Path(config.data.root), [config.data.val, *([] if seed is None else [config.data.train])]
         parts = dict.fromkeys(part for files in sections for part in (files.images, files.labels, files.names) if part)
-        absent = [part for part in parts if not (root / part).exists()]
-        command = f"python tools/prepare_{config.data.dataset}.py {root} (downloads: docs/reproduce.md)"
-        lacking += [f"data: {', '.join(absent)} in {root}: {command}"] if absent else []
+        if absent := [part for part in parts if not (root / part).exists()]:
+            command = f"python tools/prepare_{config.data.dataset}.py {root} (downloads: docs/reproduce.md)"
+            lacking.append(f"data: {', '.join(absent)} in {root}: {command}")
     again = f"the same command with --rows {','.join(filter(None, (row.start or row.weights_of, row.name)))} --train"
     start = None if seed is None else start_weights(row, seed, folder)
     if start is not None:
-        return lacking + ([] if start.is_file() else [f"checkpoint to start from: {start}: {again}"])
-    if seed is not None or config.test.training_free:
+        lacking += [] if start.is_file() else [f"checkpoint to start from: {start}: {again}"]
+    elif seed is not None or config.test.training_free:
         if config.model.init not in ("", "random") and not Path(config.model.init).is_file():
-            fetch = "python tools/fetch_pretrained.py ViT-B-16"
-            lacking.append(f"CLIP weights: {config.model.init}: {fetch}")
+            lacking.append(f"CLIP weights: {config.model.init}: python tools/fetch_pretrained.py ViT-B-16")
     elif not weights_found(row, folder):
-        name = row.weights_of or row.name
         lacking.append(f"weights: {folder / name}/seed_0/{WEIGHTS_NAME}, or a released file {name}.pth: {again}")
     return lacking
 
@@ -159,9 +162,7 @@ def missing(row: Row, folder: Path, seed: int | None = None) -> list[str]:
 def run_net(arguments: list[str]) -> int:
     """Exit code of run_net, whose output is shown; raises KeyboardInterrupt if it was interrupted."""
     print(f"$ python tools/run_net.py {' '.join(arguments)}", flush=True)
-    paths = [str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}  # the jseg of this repository, installed or not
-    process = subprocess.Popen([sys.executable, str(REPOSITORY / "tools" / "run_net.py"), *arguments], env=environment)
+    process = subprocess.Popen([sys.executable, str(REPOSITORY / "tools" / "run_net.py"), *arguments])
     try:
         code = process.wait()
     except KeyboardInterrupt:  # it got the signal too: it saves before it ends
@@ -221,40 +222,36 @@ def compare(metric: str, values: Sequence[float | None], expected: dict) -> dict
     mean = statistics.fmean(values) if values and None not in values else None
     std = statistics.stdev(values) if mean is not None and len(values) > 1 else None
     passed = None if published is None else mean is not None and abs(mean - published) <= tolerance
-    return {"metric": metric, "published": published, "tolerance": tolerance, "values": list(values), "mean": mean,
-            "std": std, "passed": passed}  # fmt: skip
+    names = ("metric", "published", "tolerance", "values", "mean", "std", "passed")
+    return dict(zip(names, (metric, published, tolerance, list(values), mean, std, passed), strict=True))
 
 
 def row_results(row: Row, measured: dict[str, Metrics]) -> list[dict[str, Any]]:
     """Results of a row from metrics by source: runs of ours together, a given file on its own."""
-    config = row.read()
+    config, results = row.read(), []
     kind = "trained on another data set" if config.cross_dataset else config.data.setting
-    title, results = row.title or f"{classes_of(config.data).title}, {kind}", []
+    title = row.title or f"{classes_of(config.data).title}, {kind}"
     for given, suffix in ((False, ""), (True, " (given file)")):
         sources = [source for source in measured if (source == GIVEN) == given]
-        found = [compare(name, [measured[source].get(name) for source in sources], config.expected)
-                 for name in HEADLINE]  # fmt: skip
-        if sources:
-            results.append({"row": row.name, "title": title + suffix, "given": given, "sources": sources,
-                            "comparisons": found})  # fmt: skip
+        values = {name: [measured[source].get(name) for source in sources] for name in HEADLINE}
+        found = [compare(name, values[name], config.expected) for name in HEADLINE]
+        result = {"row": row.name, "title": title + suffix, "given": given, "sources": sources, "comparisons": found}
+        results += [result] if sources else []
     return results
-
-
-def _cell(item: dict[str, Any]) -> str:
-    mean = "-" if item["mean"] is None else f"{item['mean']:.1f}"
-    spread = f" ± {item['std']:.1f}" if item["std"] is not None else ""
-    return mean + spread + (f" ({item['published']:.1f})" if item["published"] is not None else "")
 
 
 def markdown(results: Sequence[dict[str, Any]]) -> str:
     """A table with a line for each row: mean ± spread of each metric and, in parentheses, the expected number."""
     lines = [f"| row | n | {' | '.join(HEADLINE)} | as expected |", f"|---|---|{'---|' * len(HEADLINE)}---|"]
     for result in results:
-        passed = {item["metric"]: item["passed"] for item in result["comparisons"]}
+        cells, passed = [], {item["metric"]: item["passed"] for item in result["comparisons"]}
+        for item in result["comparisons"]:
+            parts = (("{:.1f}", item["mean"]), (" ± {:.1f}", item["std"]), (" ({:.1f})", item["published"]))
+            cell = "".join(text.format(value) for text, value in parts if value is not None)
+            cells.append(cell if item["mean"] is not None else f"-{cell}")
         missed = ", ".join(metric for metric, value in passed.items() if value is False)
         verdict = f"**missed**: {missed}" if missed else "yes" if True in passed.values() else ""
-        cells = " | ".join(_cell(item) for item in result["comparisons"])
-        lines.append(f"| {result['title']} | {len(result['sources'])} | {cells} | {verdict} |")
+        lines.append(f"| {result['title']} | {len(result['sources'])} | {' | '.join(cells)} | {verdict} |")
     return "\n".join(lines)
 
 
@@ -274,9 +271,9 @@ def measure_rows(
         if absent := untrained[row.name] + (absent if measured or not untrained[row.name] else []):
             lacking[row.name] = absent
     lines = [f"{name} lacks {item}" for name, items in lacking.items() for item in items]
-    print("\n".join([*lines, markdown(table)]), flush=True)
-    listed = [f"- {line}" for line in lines]
-    write_whole(results / f"{suite}.md", "\n".join([markdown(table), "", *listed, ""]).encode())
+    text = "\n".join([markdown(table), "", *(f"- {line}" for line in lines), ""])
+    print(text, flush=True)
+    write_whole(results / f"{suite}.md", text.encode())
     write_json(results / f"{suite}.json", {"suite": suite, "rows": table, "missing": lacking})
     print(f"written: {results / suite}.md and .json", flush=True)
     return table, lacking
@@ -288,9 +285,9 @@ def reproduce(
     """Trains (with `train_too`) one seed of all rows, then the next, with tables after each; as `measure_rows`."""
     chosen = {row.name: seeds or row.seeds if train_too and row.trains else () for row in rows}
     untrained: dict[str, list[str]] = {row.name: [] for row in rows}
-    found: tuple[list[dict[str, Any]], dict[str, list[str]]] = ([], {})
     for seed in sorted({seed for of_row in chosen.values() for seed in of_row}) or [0]:
         for row in rows:
+            weights_found(row, folder)  # refuses those of another config
             if seed in chosen[row.name]:
                 untrained[row.name] += train(row, seed, folder, device)
         found = measure_rows(suite, rows, folder, results, device, untrained)

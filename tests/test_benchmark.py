@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 
 import pytest
 
-from jseg.benchmark import Sizes, as_text, attention_operations, compare, make_result, measure, operations, run_json
+from jseg.benchmark import Sizes, as_text, attention_operations, compare, make_result, operations, run_json
 from jseg.config import ModelConfig
 from jseg.errors import UserError
 from tools.benchmark import main
@@ -35,13 +34,7 @@ def test_floor_and_share_reached() -> None:
     timing = {"seconds": 2.0, "min": 1.0, "max": 4.0, "first": 9.0, "peak_gib": 2.0}
     values = make_result(settings, 1e11, timing, rate=1e11)
     assert (values["floor_seconds"], values["achieved"], values["peak_gib"]) == (1.0, 0.5, 2.0)
-    assert "floor 1.0000 s, of which 50 % is reached" in as_text(values)
-
-
-def test_repeats_are_timed_after_the_warm_up() -> None:
-    pauses = iter((0.3, 0.2, 0.0, 0.01, 0.05))
-    timing = measure(lambda: time.sleep(next(pauses)), repeats=3, warm_up=2)
-    assert timing["min"] < 0.01 <= timing["seconds"] < 0.05 <= timing["max"] < 0.2 < 0.3 <= timing["first"]
+    assert "floor 1.0000 s, 50% reached" in as_text(values)
 
 
 def command(code: str) -> str:
@@ -51,7 +44,7 @@ def command(code: str) -> str:
 def test_comparison_pair_by_pair(capsys: pytest.CaptureFixture[str]) -> None:
     fast, slow = ("import json; print(json.dumps(dict(seconds=%s, peak_gib=%s)))" % pair for pair in ((1, 2), (3, 4)))  # noqa: UP031
     summary = compare([sys.executable, "-c", fast], command(slow), 2, print)
-    assert (summary["ratio"], summary["ratios"], summary["memory_ratio"]) == (3.0, [3.0, 3.0], 2.0)
+    assert (summary["ratio"], summary["ratios"]) == (3.0, [3.0, 3.0])
     assert capsys.readouterr().out.count("3.000 times as fast") == 3
 
 

@@ -16,7 +16,7 @@ import json
 import os
 import sys
 
-from jseg.benchmark import SIZES, TASKS, as_text, chosen_sizes, compare, make_result, measure, prepare, product_rate
+from jseg.benchmark import SIZES, TASKS, as_text, chosen_sizes, compare, make_result, measure, product_rate
 from jseg.config import PRECISIONS
 from jseg.runtime.start import start
 
@@ -49,15 +49,15 @@ def main() -> int:
     from jseg.ops.compiled import compiled
 
     sizes = chosen_sizes(args.task, args.size, args.batch, args.precision)
-    workload = prepare(args.task, sizes)
-    timing = measure(workload.run, args.repeats)
+    run_once, work = TASKS[args.task](sizes)
+    timing = measure(run_once, args.repeats)
     threads = os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0))
     names = {True: "compiled", False: "plain"}
     kernels = {"attention": names[compiled(cuda=True)], "others": names[compiled()]}
     settings = {"task": args.task, "size": args.size, "batch": args.batch, "classes": sizes.classes, "device": device,
                 "precision": args.precision, "threads": threads, "kernels": kernels}  # fmt: skip
-    rate = product_rate(args.precision) if workload.operations else 0.0
-    values = make_result(settings, workload.operations, timing, rate)
+    rate = product_rate(args.precision) if work else 0.0
+    values = make_result(settings, work, timing, rate)
     print(json.dumps(values) if args.json else as_text(values))
     return 0
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import numpy as np
 
 from jseg.config import Config, LossConfig, ModelConfig, TestConfig
 from jseg.data.class_names import IGNORED, ClassList
-from jseg.errors import UserError
 from jseg.model.clip_rc import ClipRC, build_clip_rc
 from jseg.model.released_weights import load_released
 
@@ -25,22 +23,18 @@ class NotRun(Exception):
 class GoldenFile:
     """The arrays of one golden file by name: an .npz, or a .json (flattened, keys joined by "/").
 
-    Reading an array with `[...]` marks it as an input, so that an array that nobody compares does not go unnoticed.
+    Reading an array with `[...]` marks it as an input; all others have to be compared. Checks may add and change some.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.stem = path, path.stem
+        self.path = path
         self.tag = path.name.split(".")[0].rsplit("_", 1)[-1]  # forward_eval_A.npz -> A
         self.read: set[str] = set()
         self.arrays: dict[str, np.ndarray] = {}  # other kinds of file have none here
         if path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as archive:
-                self.arrays = dict(archive)
+            self.arrays = dict(np.load(path))
         elif path.suffix == ".json":
-            self.arrays = {name: np.asarray(value) for name, value in _leaves(json.loads(path.read_text()))}
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.arrays
+            self.arrays = _leaves(json.loads(path.read_text()))
 
     def __getitem__(self, name: str) -> np.ndarray:
         self.read.add(name)
@@ -54,80 +48,56 @@ class GoldenFile:
         """Inputs whose names start with `prefix`, under the rest of the name."""
         return {name.removeprefix(prefix): self[name] for name in self.arrays if name.startswith(prefix)}
 
-    def expect(self, name: str, value: np.ndarray) -> None:
-        """Adds an array to compare with, or replaces one by a form that can be compared."""
-        self.arrays[name] = np.asarray(value)
-
     def companion(self, name: str) -> GoldenFile:
-        """Another file of the same folder; raises NotRun when it is not there."""
-        path = self.path.with_name(name)
+        """Another file, by its path from the folder of this one; raises NotRun when it is not there."""
+        path = self.path.parent / name
         if not path.is_file():
             raise NotRun(f"{name} is missing")
         return GoldenFile(path)
 
 
-def _leaves(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(path, leaf) pairs of nested dictionaries; a list of numbers or texts is one leaf."""
-    if isinstance(value, list) and any(isinstance(item, (list, dict)) for item in value):
-        value = {str(index): item for index, item in enumerate(value)}
+def _leaves(value: Any, path: str = "") -> dict[str, np.ndarray]:
+    """The leaves of nested dictionaries by path."""
     if not isinstance(value, dict):
-        yield prefix, value
-        return
-    for key, item in value.items():
-        yield from _leaves(item, f"{prefix}/{key}" if prefix else key)
+        return {path: np.asarray(value)}
+    found = [_leaves(item, f"{path}/{key}".lstrip("/")) for key, item in value.items()]
+    return {name: leaf for leaves in found for name, leaf in leaves.items()}
 
 
-@dataclass(frozen=True)
 class GoldenModel:
-    """Configuration and weights of the weights_*.npz that belongs to a golden file."""
+    """Configuration and weights of the weights_*.npz that belongs to a golden file; raises NotRun without it."""
 
-    values: Mapping[str, Any]  # config_json
-    tensors: Mapping[str, np.ndarray]
-
-    @property
-    def classes(self) -> ClassList:
-        """The class list, seen and unseen."""
+    def __init__(self, file: GoldenFile) -> None:
+        weights = file.companion(f"weights_{file.tag}.npz")
+        self.values = weights.json("config_json")
+        self.tensors = {name: x for name, x in weights.arrays.items() if name not in ("text_feat", "config_json")}
         indices = range(self.values["classes"])
         unseen = tuple(index for index in indices if index not in self.values["seen"])
-        return ClassList("golden", "", tuple(f"class {i}" for i in indices), unseen, tuple(indices), (IGNORED,))
+        self.classes = ClassList("golden", "", tuple(map(str, indices)), unseen, tuple(indices), (IGNORED,))
 
-    def config(self, setting: str, weights: np.ndarray | None = None) -> Config:
+    def config(self, setting: str, weights: Iterable[float] = (1, 1, 1)) -> Config:
         """Our configuration; `weights` are those of mask, dice and recovery loss."""
-        values, config = self.values, Config()
-        crop = (values["img"], values["img"])
-        config.data.setting, config.data.crop_size = setting, crop
-        config.model = model_config(values)
-        mask, dice, recovery = (1.0, 1.0, 1.0) if weights is None else (float(weight) for weight in weights)
+        values, config = self.values, Config(model=model_config(self.values))
+        config.data.setting = setting
         focal = {key: values[key] for key in ("focal_alpha", "focal_gamma") if key in values}
-        config.loss = LossConfig(mask=mask, dice=dice, recovery=recovery, **focal)
+        config.loss = LossConfig(*map(float, weights), **focal)
         gamma = values.get("gamma", 0.1) if setting == "inductive" else 0.0
-        config.test = TestConfig(crop_size=crop, stride=(values["stride"], values["stride"]), gamma=gamma)
+        config.test = TestConfig(crop_size=(values["img"],) * 2, stride=(values["stride"],) * 2, gamma=gamma)
         return config
 
-    def build(self, scaled: tuple[str, ...] = (), scale: float = 1.0) -> ClipRC:
-        """A model with these weights in evaluation mode; those named in `scaled` are multiplied in float32."""
+    def build(self) -> ClipRC:
+        """A model with these weights in evaluation mode."""
         eps = {key: self.values[key] for key in ("norm_eps", "prompt_norm_eps") if key in self.values}
         model = build_clip_rc(model_config(self.values), **eps)
-        tensors = {name: value * np.float32(scale) if name in scaled else value for name, value in self.tensors.items()}
-        load_released(model, tensors)
+        load_released(model, self.tensors)
         return model
 
 
 def model_config(values: Mapping[str, Any]) -> ModelConfig:
     """ModelConfig of a config_json, without dropout; what it does not say is as released."""
-    regions = math.isqrt(values["M"])
-    if regions**2 != values["M"]:
-        raise UserError(f"golden config: M={values['M']} regions are no square grid")
     depths = {key: values[key] for key in ("decoder_layers", "ffn_factor", "recovery_layers") if key in values}
     return ModelConfig(
         image_size=values["img"], patch_size=values["patch"], width=values["width"], layers=values["layers"],
-        heads=values["heads"], output_dim=values["dim"], prompts=values["K"], region_grid=regions,
+        heads=values["heads"], output_dim=values["dim"], prompts=values["K"], region_grid=math.isqrt(values["M"]),
         decoder_heads=values["head_heads"], prompt_dropout=0.0, decoder_dropout=0.0, init="random", **depths,
     )  # fmt: skip
-
-
-def golden_model(file: GoldenFile) -> GoldenModel:
-    """The model that belongs to a golden file; raises NotRun when its weights file is not in the folder."""
-    weights = file.companion(f"weights_{file.tag}.npz")
-    tensors = {name: value for name, value in weights.arrays.items() if name not in ("text_feat", "config_json")}
-    return GoldenModel(weights.json("config_json"), tensors)

@@ -23,13 +23,9 @@ from jseg.pretraining.images import HELD_OUT_STREAM, CaptionedImage, Stage, cut,
 from jseg.pretraining.training import SmallClip
 
 TEMPLATES = (
-    "a photo of a {}.",
-    "a {}.",
-    "there is a {} in the picture.",
-    "this is a {}.",
-    "a picture of a {}.",
+    "a photo of a {}.", "a {}.", "there is a {} in the picture.", "this is a {}.", "a picture of a {}.",
     "a {} in the scene.",
-)
+)  # fmt: skip
 CROPS = Stage(0, 0, 64, (1, 1), (1.0, 1.0))  # single-object crops: 64 of the 96 pixels of a scene a side
 WHOLE_SCENES = Stage(0, 0, 96, (1, 1), None)
 TRAINING_FREE_NAMES = {  # as the shipped file records them
@@ -42,37 +38,26 @@ _BATCH = 50
 
 def held_out_images(stage: Stage, count: int, seed: int) -> list[CaptionedImage]:
     """Images that training never sees, the same for every run."""
-    items = []
-    for index in range(count):
-        scene, rng = draw(stage.objects, HELD_OUT_STREAM, seed, stage.pixels, index)
-        items.append(cut(scene, stage, rng))
-    return items
-
-
-def embed(clip: SmallClip, items: list[CaptionedImage]) -> np.ndarray:
-    """(N, D) float32 unit rows."""
-    rows = []
-    with jt.no_grad():
-        for start in range(0, len(items), _BATCH):
-            images = np.stack([item.image for item in items[start : start + _BATCH]])
-            rows.append(clip.embed_images(normalise_images(images)).numpy())
-    return unit_rows(np.concatenate(rows))
+    drawn = (draw(stage.objects, HELD_OUT_STREAM, seed, stage.pixels, index) for index in range(count))
+    return [cut(scene, stage, rng) for scene, rng in drawn]
 
 
 def zero_shot_accuracy(clip: SmallClip, text: np.ndarray, stage: Stage, count: int) -> tuple[float, list[float | None]]:
     """Percent of single-object images whose class name is the nearest of 20; over all, and per class."""
-    items = held_out_images(stage, count, 0)
-    right = (embed(clip, items) @ text.T).argmax(axis=1) == [item.class_index for item in items]
+    items, rows = held_out_images(stage, count, 0), []
+    with jt.no_grad():
+        for start in range(0, count, _BATCH):
+            images = np.stack([item.image for item in items[start : start + _BATCH]])
+            rows.append(clip.embed_images(normalise_images(images)).numpy())
     classes = np.array([item.class_index for item in items])
-    per_class = [float(100 * right[classes == index].mean()) if (classes == index).any() else None
-                 for index in range(len(SHAPES_NAMES))]  # fmt: skip
-    return float(100 * right.mean()), per_class
+    right = (unit_rows(np.concatenate(rows)) @ text.T).argmax(axis=1) == classes
+    groups = [right[classes == index] for index in range(len(SHAPES_NAMES))]
+    return float(100 * right.mean()), [float(100 * group.mean()) if group.size else None for group in groups]
 
 
 def validation_scenes(count: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """The first scenes of the data set's validation split: normalised (3, H, W) float32, labels (H, W)."""
-    data = DataConfig(shapes=ShapesConfig(val_scenes=count))
-    dataset = ShapesDataset(data, "val")
+    dataset = ShapesDataset(DataConfig(shapes=ShapesConfig(val_scenes=count)), "val")
     scenes = [dataset.read(index) for index in range(count)]
     return [(normalise_images(image[None])[0], labels) for image, labels, _ in scenes]
 

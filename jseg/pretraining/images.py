@@ -1,8 +1,4 @@
-"""Settings of a pre-training run and its captioned images: pure functions of (settings, iteration). No Jittor.
-
-A batch of a hundred images shows each of 20 classes many times, so captions are often true of images that they were not
-written for. `true_captions` finds them; the loss must not take them for wrong answers.
-"""
+"""Settings of a pre-training run and its captioned images: pure functions of (settings, iteration). No Jittor."""
 
 from __future__ import annotations
 
@@ -111,12 +107,12 @@ class Settings:
                 end += stage.iterations
                 if iteration < end:
                     return item, start, stage
-        raise IndexError(f"iteration {iteration} of {self.iterations}")
+        raise IndexError(iteration)
 
     def described(self) -> dict[str, Any]:
         """The settings that decide the result."""
-        result = {key: value for key, value in asdict(self).items() if key not in ("workers", "log_every")}
-        return result | {"optimizer": asdict(OPTIMIZER)}
+        result = asdict(self) | {"optimizer": asdict(OPTIMIZER)}
+        return {key: value for key, value in result.items() if key not in ("workers", "log_every")}
 
 
 @dataclass(frozen=True)
@@ -152,12 +148,11 @@ def _counts(labels: np.ndarray) -> np.ndarray:
 def window_around(mask: np.ndarray, side: int, rng: np.random.Generator) -> tuple[slice, slice]:
     """A square window, `side` pixels wide, with a random pixel of `mask` in its middle half."""
     places = np.flatnonzero(mask)
-    anchor = np.unravel_index(places[rng.integers(len(places))], mask.shape)
-    starts = [
-        int(np.clip(place - side * rng.uniform(0.25, 0.75), 0, max(length - side, 0)))
-        for place, length in zip(anchor, mask.shape, strict=True)
-    ]
-    return slice(starts[0], starts[0] + side), slice(starts[1], starts[1] + side)
+    anchor, slices = np.unravel_index(places[rng.integers(len(places))], mask.shape), []
+    for place, length in zip(anchor, mask.shape, strict=True):
+        start = int(np.clip(place - side * rng.uniform(0.25, 0.75), 0, max(length - side, 0)))
+        slices.append(slice(start, start + side))
+    return slices[0], slices[1]
 
 
 def cut(scene: Scene, stage: Stage, rng: np.random.Generator) -> CaptionedImage:
@@ -208,10 +203,9 @@ def true_captions(captions: list[str], present: list[int]) -> np.ndarray:
 
 def image_batch(settings: Settings, tokenizer: Tokenizer, iteration: int) -> ImageBatch:
     """The batch of a step."""
-    stage, items = settings.at(iteration)[2], []
-    for place in range(stage.batch_size):
-        scene, rng = draw(stage.objects, TRAINING_STREAM, settings.seed, iteration, place)
-        items.append(cut(scene, stage, rng))
+    stage = settings.at(iteration)[2]
+    seeds = [(TRAINING_STREAM, settings.seed, iteration, place) for place in range(stage.batch_size)]
+    items = [cut(scene, stage, rng) for scene, rng in (draw(stage.objects, *seed) for seed in seeds)]
     captions = [item.caption for item in items]
     tokens = tokenizer(captions, settings.context_length)
     longest = int((tokens.argmax(axis=1) + 1).max())

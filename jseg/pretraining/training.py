@@ -80,16 +80,12 @@ class SmallClip:
 
 
 def contrastive_loss(images: jt.Var, captions: jt.Var, scale: jt.Var, true: np.ndarray) -> jt.Var:
-    """Symmetric cross-entropy of finding the own caption among all captions, and the own image among all images.
+    """(1,) mean symmetric cross-entropy of finding the own caption, and the own image, among all of the batch.
 
     Args:
         images, captions: (B, D) embeddings, not normalised; row i of both belong together.
         scale: (1,) factor on cosines.
-        true: (B, B) bool, whether caption [column] is true of image [row]. Such pairs off the diagonal are no wrong
-            answers: they take no part.
-
-    Returns:
-        (1,) mean over both directions and the batch.
+        true: (B, B) bool, whether caption [column] is true of image [row]; off the diagonal such pairs take no part.
     """
     left_out = np.where(true & ~np.eye(len(true), dtype=bool), LEFT_OUT, 0).astype(np.float32)
     images, captions = unit_length(images), unit_length(captions)

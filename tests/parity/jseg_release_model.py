@@ -9,8 +9,7 @@ from typing import Any
 import jittor as jt
 import numpy as np
 
-from jseg.clip.class_embeddings import unit_rows
-from jseg.clip.text_tower import TextTower
+from jseg.clip.class_embeddings import TextModel, unit_rows
 from jseg.config import Config, ModelConfig, TestConfig
 from jseg.engine.sliding_window import ImageScores
 from jseg.model.clip_rc import build_clip_rc
@@ -19,7 +18,6 @@ from jseg.model.released_weights import DEAD, load_released
 from jseg.ops.attention import attention_allowed
 from jseg.ops.bilinear import resize_bilinear
 from jseg.parity.golden import GoldenFile
-from jseg.parity.part_checks import text_tower
 from jseg.weights.state import strict_load
 
 MASK_NAME = re.compile(r".*spatial(\d+)_tokens(\d+)_rlb(\d+)")
@@ -103,26 +101,18 @@ def check_head(file: GoldenFile) -> dict[str, np.ndarray]:
     return computed
 
 
-def tower_of(sizes: dict[str, Any], weights: dict[str, np.ndarray]) -> TextTower:
-    """A text tower of the release's constructor arguments."""
-    return text_tower(
-        weights, width=sizes["transformer_width"], layers=sizes["transformer_layers"],
-        heads=sizes["transformer_heads"], output_dim=sizes["embed_dim"], context_length=sizes["context_length"],
-        vocab_size=sizes["vocab_size"],
-    )  # fmt: skip
-
-
 def check_segmentor(file: GoldenFile) -> dict[str, np.ndarray]:
     """The whole way from image to labels, in one piece and with sliding windows."""
     sizes, weights = file.json("cfg"), file.starting_with("w/")
     model = build_clip_rc(_model_config(sizes["backbone"], sizes["decode_head"], weights))
     load_released(model, weights)
-    if "in/text_embedding" in file:
+    if "in/text_embedding" in file.arrays:
         text = jt.array(file["in/text_embedding"])
     else:
         own = {name[13:]: value for name, value in weights.items() if name.startswith("text_encoder.")}
+        tower = TextModel(own, sizes["text_encoder"]["transformer_heads"], None, "golden").tower()
         with jt.no_grad():
-            text = jt.array(unit_rows(tower_of(sizes["text_encoder"], own)(file["in/tokens"]).numpy()))
+            text = jt.array(unit_rows(tower(file["in/tokens"]).numpy()))
     images, large = file["in/img"], file["in/img_big"][0]
     whole_size, slide_size = (tuple(file[f"in/{kind}_ori_shape"][:2].tolist()) for kind in ("whole", "slide"))
     config, test = Config(), sizes["test_cfg"]

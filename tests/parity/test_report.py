@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from jseg.errors import UserError
-from jseg.parity.report import FileReport, check_set, error_over_tolerance, find_rule
+from jseg.parity.report import FileReport, check_set, error_over_tolerance
 
 CORE = Path(__file__).parents[1] / "golden" / "torch_release"
 
@@ -69,7 +69,7 @@ def test_files_that_no_check_can_use_are_reported_and_the_others_still_run(small
         (small_set / name).write_bytes(b"PK\x03\x04 truncated")
 
     def edit(arrays: dict[str, np.ndarray]) -> None:
-        arrays["config_json"] = np.array(json.dumps(json.loads(str(arrays["config_json"])) | {"M": 5}))
+        arrays["config_json"] = np.array(json.dumps(json.loads(str(arrays["config_json"])) | {"K": 5}))
 
     change(small_set / "weights_A.npz", edit)
     reports = reports_of(small_set)
@@ -78,7 +78,7 @@ def test_files_that_no_check_can_use_are_reported_and_the_others_still_run(small
     for name in ("forward_eval_B.npz", "novelty_A.npz"):
         assert not reports[name].passed and not reports[name].failed and reports[name].line().startswith("not run")
     assert reports["metrics.npz"].failed
-    assert reports["forward_eval_A.npz"].failed and "no square grid" in reports["forward_eval_A.npz"].failure
+    assert reports["forward_eval_A.npz"].failed and "other shape" in reports["forward_eval_A.npz"].failure
     assert reports["losses_only.npz"].passed
 
 
@@ -119,19 +119,3 @@ SPECIAL = np.array([math.nan, math.inf, -math.inf, 0.0])
 def test_error_over_tolerance(limits: dict, ours: list, reference: list, expected: float) -> None:
     found = error_over_tolerance(limits, np.array(ours), np.array(reference), sum_lr=0.3)
     assert found == pytest.approx(expected)
-
-
-def test_more_is_allowed_on_fast_math_devices_but_not_where_equality_is_asked() -> None:
-    ours = REFERENCE + 0.05
-    assert error_over_tolerance({"atol": 0.1}, ours, REFERENCE, factor=10) == pytest.approx(0.05)
-    assert error_over_tolerance({"exact": True}, ours, REFERENCE, factor=10) == math.inf
-
-
-def test_the_first_matching_rule_decides() -> None:
-    rules = (
-        {"files": "train_*", "arrays": ["grad.*.bias"], "max_abs": 1.0, "note": "why"},
-        {"files": "train_*", "arrays": ["grad.*"], "rtol_of_max": 0.1},
-    )
-    assert find_rule(rules, "train_full_A", "grad.x.bias")["max_abs"] == 1.0
-    assert find_rule(rules, "train_full_A", "grad.x.weight")["rtol_of_max"] == 0.1
-    assert find_rule(rules, "forward_eval_A", "grad.x.weight") is None

@@ -8,7 +8,6 @@ import jittor as jt
 import numpy as np
 import pytest
 
-from jseg.errors import UserError
 from jseg.ops import attention
 from jseg.parity import self_check
 
@@ -68,8 +67,6 @@ def test_installed_copy_has_no_golden_files(
     assert self_check.check("cpu") == 0
     state, detail = table(capsys)["golden file"]
     assert state == "skipped" and "--golden DIR" in detail
-    with pytest.raises(UserError, match="no golden file"):
-        self_check.check_golden("cpu", tmp_path / "none")
 
 
 @pytest.mark.gpu

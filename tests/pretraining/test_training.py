@@ -42,16 +42,6 @@ def test_value_and_gradients_as_pytorch(share_true: float, scale: float) -> None
         np.testing.assert_allclose(found.numpy(), wanted.numpy(), rtol=0, atol=tolerance)
 
 
-def test_other_true_captions_take_no_part() -> None:
-    """Two images of the same thing with the same caption: nothing to tell apart, so no loss and no gradient."""
-    rows = jt.array(np.float32([[1, 0], [1, 0]]))
-    same = np.ones((2, 2), bool)
-    loss = contrastive_loss(rows, rows, jt.array(np.float32([10])), same)
-    assert abs(loss.item()) < 1e-5
-    counted = contrastive_loss(rows, rows, jt.array(np.float32([10])), np.eye(2, dtype=bool))
-    np.testing.assert_allclose(counted.item(), np.log(2), rtol=1e-5)
-
-
 def trained(settings: Settings, stop: int) -> tuple[dict[str, np.ndarray], list[list[float]]]:
     """Weights after `stop` steps, and the recorded losses."""
     run = Pretraining(settings)
@@ -81,14 +71,6 @@ def test_every_weight_trains_and_the_loss_falls(tiny: Settings) -> None:
     assert losses[-1] < 0.6 * losses[0]
     after = run.clip.tensors()
     assert [name for name in before if np.array_equal(before[name], after[name])] == []
-
-
-def test_stages_and_rounds_follow_each_other(tiny: Settings) -> None:
-    assert tiny.iterations == 8
-    found = [tiny.at(iteration) for iteration in (0, 2, 3, 4, 5, 7)]
-    assert [stage.pixels for _, _, stage in found] == [16, 16, 24, 24, 24, 24]
-    assert [item.lr for item, _, _ in found] == [1e-3, 1e-3, 1e-3, 1e-3, 5e-4, 5e-4]
-    assert [start for _, start, _ in found] == [0, 0, 0, 0, 5, 5]
 
 
 def test_a_round_warms_up_and_decays(tiny: Settings) -> None:

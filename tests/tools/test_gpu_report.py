@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from jseg import benchmark
-from jseg.benchmark import Workload
 from jseg.errors import UserError
 from jseg.runtime import start
 from jseg.runtime.cuda import Toolkit
@@ -50,16 +49,10 @@ def test_every_part_is_tried_and_written_down(
 def test_long_run_notices_growing_memory(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     asked, used = [], iter([2**30, 2**30, 2**30 + gpu_report.ALLOWED_GROWTH, 2**30, 2**31])
     monkeypatch.setattr(start, "start", lambda device: device)
-    workload = Workload(run=lambda: asked.append(None), operations=0.0)
-    monkeypatch.setattr(benchmark, "prepare", lambda task, sizes: asked.append((task, sizes.batch)) or workload)
+    step = (lambda: asked.append(None), 0.0)
+    monkeypatch.setitem(benchmark.TASKS, "train", lambda sizes: asked.append(sizes.batch) or step)
     monkeypatch.setattr(gpu_report.cuda, "used_memory", lambda: next(used))
     assert gpu_report.long_run(60, "bf16") == 0
-    assert asked[0] == ("train", 16) and len(asked) == 61
+    assert asked[0] == 16 and len(asked) == 61
     assert '"growth": 67108864' in capsys.readouterr().out
     assert gpu_report.long_run(40, "bf16") == 1
-
-
-def test_parts_name_what_exists(tmp_path: Path) -> None:
-    for arguments in gpu_report.parts(tmp_path).values():
-        for argument in arguments:
-            assert not argument.startswith(str(gpu_report.ROOT)) or Path(argument).exists()

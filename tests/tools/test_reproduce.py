@@ -110,6 +110,9 @@ def test_whole_recipe_with_an_interruption_then_nothing_is_done_twice(
     assert reproduce_tiny(tiny, "--rows", "first") == 0
     assert sum("--resume" in call for call in calls) == 1
     assert list(rows_of_table(tiny)) == ["first", "first given"]
+    (tiny / "inductive.py").write_text((tiny / "inductive.py").read_text() + "optimizer |= dict(lr=2e-4)\n")
+    with pytest.raises(UserError, match=r"another config .optimizer.lr 0.0001 -> 0.0002"):
+        reproduce_tiny(tiny, "--rows", "first")
 
 
 def test_what_is_missing_is_told_with_the_command(tiny: Path, capsys: pytest.CaptureFixture) -> None:
@@ -127,15 +130,6 @@ def test_what_is_missing_is_told_with_the_command(tiny: Path, capsys: pytest.Cap
     assert f"checkpoint to start from: {tiny}/runs/first/seed_0/checkpoint_0000001.safetensors" in shown
     assert "SegmentationClassAug, ImageSets/Segmentation/trainaug.txt" in shown
     assert "fetch_pretrained.py ViT-B-16" in shown
-
-
-def test_a_failed_evaluation_is_no_result(tiny: Path, capfd: pytest.CaptureFixture) -> None:
-    (tiny / "runs").mkdir()
-    (tiny / "runs" / "first.pth").write_bytes(b"no weights at all")
-    with pytest.raises(UserError, match="1 of 1 rows"):
-        reproduce_tiny(tiny, "--rows", "first", "--no-train")
-    shown = capfd.readouterr()
-    assert "the evaluation failed" in shown.out and "error: weight file" in shown.err
 
 
 @pytest.mark.parametrize(
@@ -157,8 +151,3 @@ def test_the_shipped_clip_is_all_that_suite_shapes_needs(tmp_path: Path, capsys:
     assert "shapes_1_region " in capsys.readouterr().out
     for row in SUITES["shapes"]:
         assert row.start or missing(row, tmp_path, 0 if row.trains else None) == []
-
-
-def test_seeds_are_counted_or_named() -> None:
-    found = [reproduce.seeds_of(text) for text in ("3", "2,0", "1,", "")]
-    assert found == [[0, 1, 2], [0, 2], [1], []]
