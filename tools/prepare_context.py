@@ -21,6 +21,7 @@ from jseg.data import preparation
 from jseg.data.class_names import CONTEXT_IDS, voc_palette
 from jseg.data.dataset import read_names
 from jseg.drawing import write_label_map
+from jseg.files import write_whole
 
 LISTS = Path("ImageSets") / "SegmentationContext"
 LABELS = "SegmentationClassContext"
@@ -36,7 +37,7 @@ def stored_values() -> np.ndarray:
 
 def convert_map(source: Path, target: Path) -> None:
     """Makes one palette PNG with values 0..59 from a .mat file; UserError for a bad source."""
-    categories = preparation.check_labels(preparation.read_mat(source, "LabelMap"), CATEGORIES, source)
+    categories = preparation.read_mat_labels(source, "LabelMap", CATEGORIES)
     write_label_map(target, stored_values()[categories], voc_palette(256))
 
 
@@ -47,7 +48,7 @@ def read_lists(root: Path) -> dict[str, list[str]]:
         path, main_list = root / LISTS / f"{section}.txt", root / "ImageSets" / "Main" / f"{section}.txt"
         found[section] = read_names(path if path.is_file() else main_list)
         if not path.is_file():
-            preparation.write_list(path, found[section])
+            write_whole(path, "".join(f"{name}\n" for name in found[section]).encode())
             print(f"{LISTS / f'{section}.txt'}: the images of ImageSets/Main/{section}.txt")
     return found
 

@@ -68,15 +68,15 @@ def read_lists(root: Path, sbd: Path | None) -> tuple[list[str], list[str]]:
         raise UserError(f"{path} is not train.txt and aug.txt together: remove it to have it made anew")
     for missing, names in ((lists / "aug.txt", aug), (path, train + aug)):
         if not missing.is_file():
-            preparation.write_list(missing, names)
+            write_whole(missing, "".join(f"{name}\n" for name in names).encode())
     return train, aug
 
 
 def convert_mask(source: Path, target: Path) -> None:
     """Makes one mask: SBD's .mat as a palette PNG, VOC's own PNG as it is; UserError for a bad source."""
     if source.suffix == ".mat":
-        segmentation = preparation.read_mat(source, "GTcls")["Segmentation"][0, 0]
-        write_label_map(target, preparation.check_labels(segmentation, 20, source), voc_palette(256))
+        labels = preparation.read_mat_labels(source, "GTcls", 20, "Segmentation")
+        write_label_map(target, labels, voc_palette(256))
     else:
         class_labels(read_stored_labels(source), class_list("voc12"), str(source))
         write_whole(target, source.read_bytes())

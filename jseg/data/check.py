@@ -1,8 +1,4 @@
-"""Faults of a data set on disk: missing or RGB-encoded files, wrong sizes, wrong values, labels shifted by one.
-
-Labels one too high hold the value after the last class. Labels one too low are in the class list; but where 0 is
-background, fewer than half of the label maps then hold 0, at least half hold 255, and none holds the last class.
-"""
+"""Faults of a data set on disk: missing or RGB-encoded files, wrong sizes, wrong values, labels shifted by one."""
 
 from __future__ import annotations
 
@@ -32,22 +28,11 @@ class SplitReport:
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))  # pixels of each stored value
 
 
-def examine(dataset: SegmentationDataset, index: int) -> tuple[str, np.ndarray]:
-    """Reads pair `index`: what is wrong with it ("" = nothing), and (256,) pixels of each stored value."""
-    pixels, path = np.zeros(256, np.int64), dataset.labels_path(index)
-    try:
-        if path:
-            pixels = np.bincount(read_stored_labels(path).ravel(), minlength=256)
-        dataset.read(index)
-    except UserError as error:
-        return str(error), pixels
-    return "", pixels
-
-
 def value_fault(maps: np.ndarray, total: int, class_list: ClassList) -> str:
-    """What the values of `total` label maps say is wrong with them, in one sentence; "" when nothing.
+    """What is wrong with the values of `total` label maps, `maps` (256,) of which hold each value; "" = nothing.
 
-    `maps` (256,) says how many label maps hold each stored value.
+    Labels one too high hold the value after the last class. Labels one too low are in the class list; but where 0 is
+    background, fewer than half of the label maps then hold 0, at least half hold 255, and none holds the last class.
     """
     outside = np.flatnonzero((stored_lookup(class_list) < 0) & (maps > 0)).tolist()
     first, last = class_list.stored[0], max({*class_list.stored, *class_list.stored_ignored} - {IGNORED})
@@ -66,23 +51,30 @@ def value_fault(maps: np.ndarray, total: int, class_list: ClassList) -> str:
 
 def read_pairs(dataset: SegmentationDataset, indices: Sequence[int], progress: bool = False) -> SplitReport:
     """Reads pairs as a whole, with four threads (decoding needs no GIL)."""
+
+    def examine(index: int) -> tuple[str, np.ndarray]:
+        pixels, path = np.zeros(256, np.int64), dataset.labels_path(index)
+        try:
+            if path:
+                pixels = np.bincount(read_stored_labels(path).ravel(), minlength=256)
+            dataset.read(index)
+        except UserError as error:
+            return str(error), pixels
+        return "", pixels
+
     report = SplitReport(dataset, len(indices))
-    found = map_in_order(examine, ((index,) for index in indices), 4, shared=(dataset,), threads=True)
+    found = map_in_order(examine, ((index,) for index in indices), 4, threads=True)
     for problem, pixels in tqdm(found, dataset.section, len(indices), unit="pair", disable=not progress):
         report.pixels += pixels
         report.maps += pixels > 0
-        if problem:
-            report.problems.append(problem)
-    if fault := value_fault(report.maps, len(indices), dataset.class_list):
-        report.problems.insert(0, fault)
+        report.problems += [problem] if problem else []
+    fault = value_fault(report.maps, len(indices), dataset.class_list)
+    report.problems[:0] = [fault] if fault else []
     return report
 
 
 def check_split(dataset: SegmentationDataset, fraction: float = 1.0, progress: bool = False) -> SplitReport:
-    """Looks for every file of a split and reads all pairs, or a random `fraction` of them (the same at each call).
-
-    `dataset` must have been opened with `check_files=False`.
-    """
+    """Looks for every file of a split opened with `check_files=False` and reads a random `fraction` of the pairs."""
     missing = set(dataset.missing_files())
     whole = [i for i in range(len(dataset)) if not {dataset.image_path(i), dataset.labels_path(i)} & missing]
     count = min(len(whole), max(1, round(fraction * len(dataset))))

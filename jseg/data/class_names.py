@@ -9,7 +9,7 @@ https://host.robots.ox.ac.uk/pascal/VOC/voc2012 (development kit).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -70,10 +70,9 @@ SHAPES_NAMES = _names(
 
 IGNORED = 255  # in label maps: no class, left out of training targets and metrics
 
-# Ids that COCO's stuffthingmaps leave out of 0..181; the other 171, in order, are the training labels 0..170.
+# Ids of COCO's stuffthingmaps; in order they are the training labels 0..170.
 # https://github.com/nightrome/cocostuff (labels.txt, counted from 0)
-COCO_STUFF_ID_GAPS = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
-COCO_STUFF_IDS = tuple(value for value in range(182) if value not in COCO_STUFF_ID_GAPS)
+COCO_STUFF_IDS = tuple(value for value in range(182) if value not in (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90))
 
 # Ids of CONTEXT_NAMES, in order, among the 459 categories of PASCAL-Context's label files; any other id is background.
 # https://cs.stanford.edu/~roozbeh/pascal-context
@@ -82,9 +81,6 @@ CONTEXT_IDS = (
     162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308, 324, 326, 347, 349, 354, 355, 360, 366, 368,
     397, 415, 416, 420, 424, 427, 440, 445, 454, 458,
 )  # fmt: skip
-
-# Images of train and val in the published runs (CLIP-RC, section 4.1); VOC's 10,582 are train.txt and aug.txt together.
-PUBLISHED_IMAGES = {"voc12": (10_582, 1_449), "coco_stuff": (118_287, 5_000), "context": (4_998, 5_105)}
 
 
 @dataclass(frozen=True)
@@ -155,10 +151,9 @@ def classes_of(data: DataConfig) -> ClassList:
 
 
 def held_out_list(classes: ClassList, held_out: Sequence[str]) -> ClassList:
-    """The class list to calibrate gamma on: only the seen classes, numbered anew, with `held_out` as the unseen ones.
+    """The class list to calibrate gamma on: the seen classes, numbered anew, with `held_out` as the unseen ones.
 
-    Pixels of truly unseen classes are ignored, so a gamma chosen on this list has never met an unseen class. UserError
-    when `held_out` are not some of the seen classes.
+    Pixels of truly unseen classes are ignored. UserError when `held_out` are not some of the seen classes.
     """
     seen = [classes.names[index] for index in classes.seen]
     if len({*held_out} & {*seen}) < len(held_out) or len(held_out) >= len(seen):
@@ -166,24 +161,11 @@ def held_out_list(classes: ClassList, held_out: Sequence[str]) -> ClassList:
             f"data.held_out={tuple(held_out)}: must be some, not all, of the seen classes of {classes.title}: "
             f"choose from {', '.join(seen)}"
         )
-    return ClassList(
-        dataset=classes.dataset,
+    return replace(
+        classes,
         split=f"{classes.split + ', ' if classes.split else ''}held out: {', '.join(sorted(held_out, key=seen.index))}",
         names=tuple(seen),
         unseen=tuple(sorted(seen.index(name) for name in held_out)),
         stored=tuple(classes.stored[index] for index in classes.seen),
         stored_ignored=(*(classes.stored[index] for index in classes.unseen), *classes.stored_ignored),
     )
-
-
-def suggestion(classes: ClassList) -> tuple[str, ...]:
-    """Seen classes to hold out: evenly spaced in the list, as large a share as the unseen ones have of all classes."""
-    count = max(1, round(len(classes.seen) * len(classes.unseen) / len(classes.names)))
-    places = [(2 * index + 1) * len(classes.seen) // (2 * count) for index in range(count)]
-    return tuple(classes.names[classes.seen[place]] for place in places)
-
-
-def count_note(dataset: str, section: str, count: int) -> str:
-    """One sentence if `count` images in `section` (train or val) are not the published number; "" if they are."""
-    published = PUBLISHED_IMAGES[dataset][section == "val"]
-    return "" if count == published else f"{dataset} {section} has {count:,} images, the published runs {published:,}"

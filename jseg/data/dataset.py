@@ -63,37 +63,27 @@ class SegmentationDataset:
         """
         self.class_list = classes_of(data)
         self.section = "train" if split == "train" else "val"
-        self.files = getattr(data, self.section)
+        self.root, self.files, remedy = Path(data.root), getattr(data, self.section), PREPARATION[data.dataset]
         if not data.root:
             raise UserError(f"data.root is not set: give the folder of {data.dataset}, data.root=/path/to/data")
         if not self.files.labels and split != "test":
             raise UserError(f"data.{self.section}.labels is not set: {split} needs a folder of label PNGs")
-        self.root = Path(data.root)
-        remedy = PREPARATION[data.dataset]
         for key in ("images", "labels"):
-            folder = self.root / getattr(self.files, key)
-            if not folder.is_dir():
+            if not (folder := self.root / getattr(self.files, key)).is_dir():
                 raise UserError(
                     f"folder {folder} does not exist: correct data.root or data.{self.section}.{key} ({remedy})"
                 )
-        self.names = self._find_names(f": correct data.{self.section}.names or data.root ({remedy})")
-        missing = self.missing_files() if check_files else []
-        if missing:
-            raise UserError(
-                f"{self.class_list.title} {self.section}: {len(missing)} files are missing: {listed(missing, 5)} "
-                f"({remedy})"
-            )
-
-    def _find_names(self, remedy: str) -> list[str]:
         if self.files.names:
-            return read_names(self.root / self.files.names, remedy)
-        folder, suffix = self.root / self.files.images, self.files.image_suffix
-        names = sorted(path.name.removesuffix(suffix) for path in folder.iterdir() if path.name.endswith(suffix))
-        if not names:
-            raise UserError(
-                f"folder {folder} holds no *{suffix} file: correct data.{self.section}.images or image_suffix"
-            )
-        return names
+            correct = f": correct data.{self.section}.names or data.root ({remedy})"
+            self.names = read_names(self.root / self.files.names, correct)
+        else:
+            folder, suffix = self.root / self.files.images, self.files.image_suffix
+            self.names = sorted(path.name.removesuffix(suffix) for path in folder.glob(f"*{suffix}"))
+            if not self.names:
+                raise UserError(f"folder {folder} holds no *{suffix}: correct data.{self.section}.images, image_suffix")
+        if check_files and (missing := self.missing_files()):
+            text = f"{len(missing)} files are missing: {listed(missing, 5)} ({remedy})"
+            raise UserError(f"{self.class_list.title} {self.section}: {text}")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -104,9 +94,8 @@ class SegmentationDataset:
 
     def labels_path(self, index: int) -> Path | None:
         """Where the label PNG of image `index` lies; None when the split has none."""
-        if not self.files.labels:
-            return None
-        return self.root / self.files.labels / f"{self.names[index]}{self.files.label_suffix}"
+        name = f"{self.names[index]}{self.files.label_suffix}"
+        return self.root / self.files.labels / name if self.files.labels else None
 
     def missing_files(self) -> list[Path]:
         """Images and label PNGs of the split that are not there."""
@@ -114,11 +103,7 @@ class SegmentationDataset:
         return [path for path in paths if path and not os.path.isfile(path)]
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None, str]:
-        """(H, W, 3) uint8 RGB image, (H, W) uint8 class numbers (255 = ignored) or None, and the image's name.
-
-        Raises:
-            UserError: naming the file: unreadable, sizes that differ, label values outside the class list.
-        """
+        """See `Dataset.read`; UserError names a file that is unreadable, of a wrong size or with unknown values."""
         image, path = read_image(self.image_path(index)), self.labels_path(index)
         if path is None:
             return image, None, self.names[index]

@@ -14,7 +14,6 @@ from jseg.data.class_names import IGNORED, ClassList
 from jseg.errors import UserError
 
 UNSEEN_PIXEL = -1  # transductive target: "some unseen class", which the losses replace by pseudo-labels
-_REFUSED = -1
 
 
 def listed(values: Sequence, most: int = 8) -> str:
@@ -25,7 +24,7 @@ def listed(values: Sequence, most: int = 8) -> str:
 
 def stored_lookup(class_list: ClassList) -> np.ndarray:
     """(256,) int16: stored pixel value -> class number, 255 for ignored, -1 for values outside the class list."""
-    lookup = np.full(256, _REFUSED, np.int16)
+    lookup = np.full(256, -1, np.int16)
     lookup[list(class_list.stored_ignored)] = IGNORED
     lookup[list(class_list.stored)] = np.arange(len(class_list.stored))
     return lookup
@@ -34,12 +33,11 @@ def stored_lookup(class_list: ClassList) -> np.ndarray:
 def class_labels(stored: np.ndarray, class_list: ClassList, where: str) -> np.ndarray:
     """(H, W) uint8 stored values -> (H, W) uint8 class numbers, 255 = ignored.
 
-    Raises:
-        UserError: values outside the class list, with `where` (the file) and the values.
+    UserError lists values outside the class list, with `where` (the file).
     """
     labels = stored_lookup(class_list)[stored]
-    if (labels == _REFUSED).any():
-        values = listed(np.unique(stored[labels == _REFUSED]).tolist())
+    if (labels < 0).any():
+        values = listed(np.unique(stored[labels < 0]).tolist())
         known = f"{class_list.stored[0]}-{class_list.stored[-1]} and {listed(class_list.stored_ignored)}"
         raise UserError(
             f"{where}: label values {values} are not in the class list of {class_list.title} (it has {known})"

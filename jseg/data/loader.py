@@ -21,8 +21,6 @@ from jseg.data.sampling import augmentation_rng, endless_indices
 from jseg.data.workers import map_in_order
 from jseg.errors import UserError
 
-_BATCHES_AHEAD = 2
-_EVALUATION_THREADS = 4
 MOST_WINDOWS = 4000  # of one image; logits of 171 classes take 0.7 MB per window
 MOST_PIXELS = 2**28  # of one image at all scales together; 3 GiB as float32
 
@@ -40,8 +38,7 @@ class Batch:
 class EvaluationImage(NamedTuple):
     """One image to evaluate."""
 
-    images: tuple[np.ndarray, ...]  # one for each of test.scales: (3, h, w) float32, normalised RGB, resized so that
-    # the short side is test.short_side times the scale
+    images: tuple[np.ndarray, ...]  # for each of test.scales what `model_image` gives
     labels: np.ndarray | None  # (H, W) uint8 class numbers at the original size, 255 = ignored
     name: str
     size: tuple[int, int]  # original height, width
@@ -58,33 +55,25 @@ def training_sample(
     image, labels = transforms.random_flip(image, labels, rng, data.flip_probability)
     if data.photometric:
         image = transforms.photometric_distortion(image, rng)
-    image = transforms.normalise(image, data.mean, data.std)
-    image, labels = transforms.pad(image, labels, data.crop_size)
-    return (
-        np.ascontiguousarray(image.transpose(2, 0, 1)),
-        training_labels(labels, dataset.class_list, data.setting),
-        name,
-    )
+    image, labels = transforms.pad(transforms.normalise(image, data.mean, data.std), labels, data.crop_size)
+    targets = training_labels(labels, dataset.class_list, data.setting)
+    return np.ascontiguousarray(image.transpose(2, 0, 1)), targets, name
 
 
 def training_batches(
     dataset: Dataset, config: Config, start_iteration: int = 0, rank: int = 0, world: int = 1
 ) -> Iterator[Batch]:
-    """Yields batches without end, the first one being that of `start_iteration`.
+    """Yields batches without end, from `start_iteration` on; close the iterator to end the workers.
 
-    Close the iterator (or leave it to be collected) to end the workers. With `world` processes each gets
-    `train.batch_size / world` samples; together they are the batch of a single process.
+    Each of `world` ranks gets `train.batch_size / world` samples; together they are the batch of a single process.
     """
     size, seed, workers = config.train.batch_size, config.train.seed, config.data.workers
     share = size // world
+    indices = endless_indices(len(dataset), seed, start_iteration * size, rank, world)
     samples = map_in_order(
-        training_sample,
-        endless_indices(len(dataset), seed, start_iteration * size, rank, world),
-        workers,
-        shared=(dataset, config.data, seed),
-        ahead=max(_BATCHES_AHEAD * share, 2 * workers),
+        training_sample, indices, workers, (dataset, config.data, seed), ahead=max(2 * share, 2 * workers),
         remedy="try data.workers=0, which prepares images in the main process",
-    )
+    )  # fmt: skip
     try:
         for iteration in count(start_iteration):
             images, labels, names = zip(*islice(samples, share), strict=True)
@@ -128,6 +117,6 @@ def evaluation_image(dataset: Dataset, config: Config, index: int) -> Evaluation
 
 def evaluation_images(dataset: Dataset, config: Config, rank: int = 0, world: int = 1) -> Iterator[EvaluationImage]:
     """Every `world`-th image from `rank` on, in order, a few of them decoded ahead by threads (OpenCV needs no GIL)."""
-    threads = max(1, min(config.data.workers, _EVALUATION_THREADS))
+    threads = max(1, min(config.data.workers, 4))
     items = ((index,) for index in range(rank, len(dataset), world))
     return map_in_order(evaluation_image, items, threads, (dataset, config), ahead=threads + 1, threads=True)

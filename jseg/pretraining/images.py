@@ -19,11 +19,10 @@ from jseg.config import IMAGENET_MEAN, IMAGENET_STD, OptimizerConfig
 from jseg.data import shapes
 from jseg.data.class_names import SHAPES_NAMES
 from jseg.data.shapes import Scene, SceneObject
-from jseg.data.shapes_drawing import COLOURS, PATTERNS, SHAPES
 from jseg.data.transforms import normalise
 from jseg.data.workers import map_in_order
 
-ATTRIBUTES = frozenset((*COLOURS, *PATTERNS, *SHAPES))
+ATTRIBUTES = frozenset(" ".join(SHAPES_NAMES).split())
 TRAINING_STREAM, HELD_OUT_STREAM, VOCABULARY_STREAM = 201, 202, 203  # first word of the random seed
 _PRESENT = 4  # an object counts as present from this many pixels on
 _NAMED_OF_WINDOW, _NAMED_OF_OBJECT = 0.12, 0.4  # it may be named when it fills this share of the window, or this much
