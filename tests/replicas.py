@@ -15,7 +15,9 @@ from PIL import Image
 from scipy import sparse
 from scipy.io import savemat
 
-from jseg.data.class_names import COCO_STUFF_IDS, CONTEXT_IDS, voc_palette
+from jseg.data.class_names import voc_palette
+from tools.prepare_coco_stuff import COCO_STUFF_IDS
+from tools.prepare_context import CONTEXT_IDS
 
 SIZE = (72, 96)  # height, width of an image
 _BLOCK = 12  # pixels a side of the smallest labelled block

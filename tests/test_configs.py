@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from jseg.config import Config, read_config
-from jseg.data.class_names import class_list
-from jseg.data.label_maps import training_classes, training_labels
+from jseg.data.class_names import class_list, training_classes, training_labels
 
 FOLDER = Path(__file__).parents[1] / "configs"
 PAPER = sorted(

@@ -16,9 +16,8 @@ import sys
 from pathlib import Path
 
 from jseg.config import read_config
-from jseg.data.check import SplitReport, check_split
 from jseg.data.class_names import classes_of
-from jseg.data.dataset import SegmentationDataset
+from jseg.data.dataset import SegmentationDataset, SplitReport, check_split
 from jseg.errors import UserError
 
 SHOWN = 30  # problems of a split

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from jseg.data import preparation
-from jseg.data.class_names import CONTEXT_IDS, voc_palette
+from jseg.data.class_names import voc_palette
 from jseg.data.dataset import read_names
 from jseg.drawing import write_label_map
 from jseg.files import write_whole
@@ -26,6 +26,13 @@ from jseg.files import write_whole
 LISTS = Path("ImageSets") / "SegmentationContext"
 LABELS = "SegmentationClassContext"
 CATEGORIES = 459
+# Ids of the class list, in order, among the 459 categories of PASCAL-Context's label files; any other id is background.
+# https://cs.stanford.edu/~roozbeh/pascal-context
+CONTEXT_IDS = (
+    2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105, 113, 115, 144, 158, 159,
+    162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308, 324, 326, 347, 349, 354, 355, 360, 366, 368,
+    397, 415, 416, 420, 424, 427, 440, 445, 454, 458,
+)  # fmt: skip
 
 
 def stored_values() -> np.ndarray:
@@ -56,14 +63,12 @@ def read_lists(root: Path) -> dict[str, list[str]]:
 def main(arguments: list[str] | None = None) -> int:
     """Makes lists and label maps; returns the exit code."""
     parser = preparation.new_parser(__doc__ or "", "folder of VOC 2010, with JPEGImages in it")
-    parser.add_argument("--mat", type=Path, help="folder of PASCAL-Context's .mat files")
+    parser.add_argument("--mat", type=Path, required=True, help="folder of PASCAL-Context's .mat files")
     options = parser.parse_args(arguments)
     preparation.require_folders(options.root, ("JPEGImages",), "PASCAL VOC 2010, VOCdevkit/VOC2010")
     names = [name for section in read_lists(options.root).values() for name in section]
-    mat = options.mat or Path()
-    jobs = [(mat / f"{name}.mat", options.root / LABELS / f"{name}.png") for name in names]
-    missing = "" if options.mat else "--mat FOLDER of PASCAL-Context's .mat files"
-    return preparation.convert_all(jobs, convert_map, options, missing)
+    jobs = [(options.mat / f"{name}.mat", options.root / LABELS / f"{name}.png") for name in names]
+    return preparation.convert_all(jobs, convert_map, options.workers)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ workers and ranks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import NamedTuple
@@ -15,14 +17,13 @@ import numpy as np
 
 from jseg.config import Config, DataConfig, TestConfig
 from jseg.data import transforms
+from jseg.data.class_names import training_labels
 from jseg.data.dataset import Dataset
-from jseg.data.label_maps import training_labels
 from jseg.data.sampling import augmentation_rng, endless_indices
 from jseg.data.workers import map_in_order
 from jseg.errors import UserError
 
-MOST_WINDOWS = 4000  # of one image; logits of 171 classes take 0.7 MB per window
-MOST_PIXELS = 2**28  # of one image at all scales together; 3 GiB as float32
+MOST_PIXELS = 2**26  # of one image at all scales together; 0.8 GB as float32
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Batch:
     """What one optimiser step of one process trains on."""
 
     images: np.ndarray  # (B, 3, H, W) float32, normalised RGB
-    labels: np.ndarray  # (B, H, W) int32 training targets: see label_maps.training_labels
+    labels: np.ndarray  # (B, H, W) int32 training targets: see class_names.training_labels
     names: list[str]
     iteration: int
 
@@ -70,32 +71,22 @@ def training_batches(
     size, seed, workers = config.train.batch_size, config.train.seed, config.data.workers
     share = size // world
     indices = endless_indices(len(dataset), seed, start_iteration * size, rank, world)
-    samples = map_in_order(
-        training_sample, indices, workers, (dataset, config.data, seed), ahead=max(2 * share, 2 * workers),
-        remedy="try data.workers=0, which prepares images in the main process",
-    )  # fmt: skip
-    try:
+    remedy = "try data.workers=0, which prepares images in the main process"
+    shared, ahead = (dataset, config.data, seed), 2 * max(share, workers)
+    with closing(map_in_order(training_sample, indices, workers, shared, ahead, remedy=remedy)) as samples:
         for iteration in count(start_iteration):
             images, labels, names = zip(*islice(samples, share), strict=True)
             yield Batch(np.stack(images), np.stack(labels), list(names), iteration)
-    finally:
-        samples.close()
 
 
 def check_cost(size: tuple[int, int], test: TestConfig, name: str) -> None:
-    """Raises UserError for an image of `size` = (height, width) that takes too many pixels or windows."""
-    pixels = windows = 0
-    for scale in test.scales:
-        sides = transforms.short_side_size(size, max(1, round(test.short_side * scale)))
-        pixels += sides[0] * sides[1]
-        if test.mode == "slide":
-            rows, columns = -(-np.maximum(np.subtract(sides, test.crop_size), 0) // test.stride) + 1
-            windows += int(rows * columns)
-    if pixels > MOST_PIXELS or windows > MOST_WINDOWS:
+    """Raises UserError for an image of `size` = (height, width) that becomes too many pixels."""
+    short_sides = (max(1, round(test.short_side * scale)) for scale in test.scales)
+    pixels = sum(math.prod(transforms.short_side_size(size, side)) for side in short_sides)
+    if pixels > MOST_PIXELS:
         raise UserError(
-            f"{name}: {size[1]}x{size[0]} pixels become {pixels:,} pixels in {windows:,} windows, more than "
-            f"{MOST_PIXELS:,} or {MOST_WINDOWS:,}: cut the image up, or set a smaller test.short_side or test.scales, "
-            "or a larger test.stride"
+            f"{name}: {size[1]}x{size[0]} pixels become {pixels:,}, more than {MOST_PIXELS:,}: cut the image up, or "
+            "set a smaller test.short_side or test.scales"
         )
 
 

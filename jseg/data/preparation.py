@@ -6,8 +6,6 @@ from jseg.runtime.command_line import ArgumentParser
 
 import importlib.util
 import os
-import sys
-from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,12 +17,11 @@ from jseg.errors import UserError
 
 
 def new_parser(description: str, root: str) -> ArgumentParser:
-    """A parser of the data folder (`root` says which), --workers and --force."""
+    """A parser of the data folder (`root` says which) and --workers."""
     parser = ArgumentParser(description=description.split("\n")[0])
     cores = min(len(os.sched_getaffinity(0)), 8)
     parser.add_argument("root", type=Path, help=root)
     parser.add_argument("--workers", type=int, default=cores, help="processes that convert; 0 = in this process")
-    parser.add_argument("--force", action="store_true", help="make label maps anew that are there")
     return parser
 
 
@@ -58,26 +55,19 @@ def _problem(convert: Callable[[Path, Path], None], source: Path, target: Path) 
     return ""
 
 
-def convert_all(
-    jobs: Sequence[tuple[Path, Path]], convert: Callable[[Path, Path], None], options: Namespace, missing: str = ""
-) -> int:
-    """Makes the label maps that are not there yet (`options.force`: all); exit code 1 if some could not be made.
+def convert_all(jobs: Sequence[tuple[Path, Path]], convert: Callable[[Path, Path], None], workers: int) -> int:
+    """Makes the label maps that are not there yet; exit code 1 if some could not be made.
 
-    Args:
-        jobs: sources and label PNGs to make of them.
-        convert: importable; writes the target whole or not at all, raises UserError for a bad source.
-        missing: the missing option that gives the folder of .mat files.
+    `jobs` are sources and label PNGs to make of them. `convert` is importable, writes the PNG whole or not at all, and
+    raises UserError for a bad source.
     """
-    pending = [job for job in jobs if options.force or not job[1].is_file()]
+    pending = [job for job in jobs if not job[1].is_file()]
     print(f"{len(jobs) - len(pending):,} label maps are there, {len(pending):,} to make")
-    if any(source.suffix == ".mat" for source, _ in pending):
-        if missing:
-            raise UserError(f"{len(pending):,} label maps must be made: pass {missing}")
-        if importlib.util.find_spec("scipy") is None:
-            raise UserError("reading .mat files needs scipy: pip install -e '.[prepare]'")
+    if any(source.suffix == ".mat" for source, _ in pending) and importlib.util.find_spec("scipy") is None:
+        raise UserError("reading .mat files needs scipy: pip install -e '.[prepare]'")
     remedy = "run the same command again with fewer --workers, finished files are kept"
-    results = map_in_order(_problem, pending, min(options.workers, len(pending)), (convert,), remedy=remedy)
-    progress = tqdm(results, total=len(pending), unit="file", disable=not sys.stderr.isatty())
+    results = map_in_order(_problem, pending, min(workers, len(pending)), (convert,), remedy=remedy)
+    progress = tqdm(results, total=len(pending), unit="file", disable=None)  # on a terminal only
     problems = [problem for problem in progress if problem]
     for problem in problems[:20]:
         print(f"found: {problem}")

@@ -13,7 +13,7 @@ import jittor as jt
 import numpy as np
 
 from jseg.config import Config, OptimizerConfig
-from jseg.data.label_maps import training_classes, training_labels
+from jseg.data.class_names import training_classes, training_labels
 from jseg.engine.optimizer import learning_rate
 from jseg.engine.sliding_window import ImageScores
 from jseg.engine.trainer import Trainer

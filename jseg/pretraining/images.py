@@ -232,6 +232,6 @@ def sample_captions(count: int, seed: int) -> list[str]:
     for index in range(count):
         rng = np.random.default_rng([VOCABULARY_STREAM, seed, index])
         classes = rng.permutation(len(SHAPES_NAMES))[: rng.integers(1, 5)]
-        objects = tuple(SceneObject(int(item), rng.uniform(0.2, 0.8), 1.0) for item in classes)
+        objects = tuple(SceneObject(int(item), rng.uniform(0.2, 0.8)) for item in classes)
         captions.append(shapes.describe(objects, rng))
     return captions

@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from jseg.config import DataConfig
-from jseg.data.check import check_split, quick_check, value_fault
-from jseg.data.class_names import COCO_STUFF_IDS, ClassList, class_list
-from jseg.data.dataset import SegmentationDataset, open_dataset
+from jseg.data.class_names import ClassList, class_list
+from jseg.data.dataset import SegmentationDataset, check_split, open_dataset, quick_check, value_fault
 from jseg.errors import UserError
 from tests.replicas import save_image, save_palette_png
+from tools.prepare_coco_stuff import COCO_STUFF_IDS
 
 VOC, COCO, CONTEXT = class_list("voc12"), class_list("coco_stuff"), class_list("context")
 

@@ -10,14 +10,15 @@ from jseg.data.class_names import (
     IGNORED,
     PUBLISHED_IMAGES,
     SHAPES_NAMES,
+    class_labels,
     class_list,
     count_note,
     held_out_list,
     suggestion,
+    training_labels,
     voc_palette,
 )
 from jseg.data.dataset import open_dataset
-from jseg.data.label_maps import class_labels, training_labels
 from jseg.errors import UserError
 
 VOC = class_list("voc12")

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jseg.data.class_names import ClassList, class_list
-from jseg.data.label_maps import (
+from jseg.data.class_names import (
     UNSEEN_PIXEL,
+    ClassList,
     class_labels,
+    class_list,
     stored_lookup,
     training_classes,
     training_labels,

@@ -16,8 +16,7 @@ from jseg.clip.image_tower import resize_positions
 from jseg.clip.text_tower import TextTower
 from jseg.clip.tokenizer import Tokenizer
 from jseg.config import ModelConfig
-from jseg.data.class_names import IGNORED, ClassList
-from jseg.data.label_maps import class_labels, training_labels
+from jseg.data.class_names import IGNORED, ClassList, class_labels, training_labels
 from jseg.data.transforms import (
     box_size,
     normalise,

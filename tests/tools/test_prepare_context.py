@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 from scipy.io import loadmat, savemat
 
-from jseg.data.class_names import CONTEXT_IDS, voc_palette
+from jseg.data.class_names import voc_palette
 from jseg.errors import UserError
 from tests.replicas import Replica, make_context, save_list
-from tools.prepare_context import main, stored_values
+from tools.prepare_context import CONTEXT_IDS, main, stored_values
 
 
 @pytest.fixture
