@@ -120,8 +120,7 @@ def class_list(dataset: str, split: str = "") -> ClassList:
         choices = ", ".join(dict.fromkeys(item.dataset for item in _CLASS_LISTS))
         raise UserError(f"data.dataset={dataset!r} is not known: choose from {choices}")
     if split and split not in splits:
-        rule = "it has only one, leave the key out" if "" in splits else f"choose from {', '.join(splits)}"
-        raise UserError(f"data.split={split!r} is not a split of {dataset}: {rule}")
+        raise UserError(f"data.split={split!r}: {dataset} has {', '.join(splits) or 'only one: leave the key out'}")
     return splits[split] if split else next(iter(splits.values()))
 
 
@@ -165,10 +164,7 @@ def stored_lookup(class_list: ClassList) -> np.ndarray:
 
 
 def class_labels(stored: np.ndarray, class_list: ClassList, where: str) -> np.ndarray:
-    """(H, W) uint8 stored values -> (H, W) uint8 class numbers, 255 = ignored.
-
-    UserError lists values outside the class list, with `where` (the file).
-    """
+    """(H, W) uint8 stored values -> (H, W) uint8 class numbers, 255 = ignored; UserError for values of no class."""
     labels = stored_lookup(class_list)[stored]
     if (labels < 0).any():
         values = listed(np.unique(stored[labels < 0]).tolist())

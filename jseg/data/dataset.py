@@ -43,13 +43,9 @@ def read_names(path: Path, remedy: str = "") -> list[str]:
 
 
 class SegmentationDataset:
-    """Images with label PNGs."""
+    """The pairs of `split` (train, val, test); opening it names missing files, unless `check_files` is False."""
 
     def __init__(self, data: DataConfig, split: str, check_files: bool = True) -> None:
-        """Opens `split` (train, val, test) of the data set that `data` describes; UserError names missing files.
-
-        `check_files=False` leaves the look for every image and label PNG to the caller.
-        """
         self.class_list = classes_of(data)
         self.section = "train" if split == "train" else "val"
         self.root, self.files, remedy = Path(data.root), getattr(data, self.section), PREPARATION[data.dataset]
@@ -92,10 +88,7 @@ class SegmentationDataset:
         return [path for path in paths if path and not os.path.isfile(path)]
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None, str]:
-        """(H, W, 3) uint8 RGB image, (H, W) uint8 class numbers (255 = ignored) or None, and the image's name.
-
-        UserError names a file that is unreadable, of a wrong size or with unknown values.
-        """
+        """(H, W, 3) uint8 RGB image, (H, W) uint8 class numbers (255 = ignored) or None, and the image's name."""
         image, path = read_image(self.image_path(index)), self.labels_path(index)
         if path is None:
             return image, None, self.names[index]

@@ -19,9 +19,8 @@ from jseg.errors import UserError
 def new_parser(description: str, root: str) -> ArgumentParser:
     """A parser of the data folder (`root` says which) and --workers."""
     parser = ArgumentParser(description=description.split("\n")[0])
-    cores = min(len(os.sched_getaffinity(0)), 8)
     parser.add_argument("root", type=Path, help=root)
-    parser.add_argument("--workers", type=int, default=cores, help="processes that convert; 0 = in this process")
+    parser.add_argument("--workers", type=int, default=min(os.cpu_count(), 8), help="processes; 0 = none")
     return parser
 
 

@@ -131,7 +131,11 @@ def paint_object(
     period = (4 * unit + 0.11 * diameter) * rng.uniform(0.85, 1.15)
     cover = pattern_cover(pattern, cos * x + sin * y, cos * y - sin * x, period, rng.uniform(0.36, 0.5))
     first = family_colour(colour, rng)
-    surface = first + (second_colour(first, rng) - first) * cover[..., None]
+    grey = first.mean()  # the second colour is much lighter or much darker, tinted by the first, never of another hue
+    is_light = grey < 90 or (grey < 150 and rng.integers(2))
+    target = np.float32(rng.uniform(225, 255) if is_light else rng.uniform(0, 40))
+    second = target + (first - target) * np.float32(rng.uniform(0, 0.35))
+    surface = first + (second - first) * cover[..., None]
     shade = 1 + np.float32(rng.uniform(0, 0.5) / diameter) * (cos * y - sin * x)  # light from one side
     cv2.copyTo(surface * shade[..., None], mask[window].view(np.uint8), image[window])
 
@@ -194,14 +198,6 @@ def family_colour(colour: str, rng: Generator) -> np.ndarray:
     hue, spread, darkest = COLOURS[colour]
     hue = (hue + rng.uniform(-spread, spread)) / 360 % 1
     return 255 * np.float32(colorsys.hsv_to_rgb(hue, rng.uniform(0.5, 1), rng.uniform(darkest, 1)))
-
-
-def second_colour(first: np.ndarray, rng: Generator) -> np.ndarray:
-    """The other colour of a pattern: much lighter or much darker than `first`, tinted by it, never of another hue."""
-    grey = first.mean()
-    light = grey < 90 or (grey < 150 and rng.integers(2))
-    target = np.float32(rng.uniform(225, 255) if light else rng.uniform(0, 40))
-    return target + (first - target) * np.float32(rng.uniform(0, 0.35))
 
 
 def _wave(values: np.ndarray, period: float, share: float) -> np.ndarray:
