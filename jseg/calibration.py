@@ -67,11 +67,6 @@ def sweep(model: ClipRC, dataset: Dataset, indices: Sequence[int], text: np.ndar
     return [{"gamma": gamma, **matrix.summary(*groups)} for gamma, matrix in zip(GAMMAS, matrices, strict=True)]
 
 
-def best_result(results: Sequence[dict]) -> dict:
-    """The result with the highest hIoU; of equal ones that with the smallest gamma."""
-    return max(results, key=lambda result: (result["hIoU"], -result["gamma"]))
-
-
 def results_table(results: Sequence[dict], best: dict, classes: ClassList) -> str:
     """A table of all gammas, the choice, and the published value beside it."""
     lines = ["gamma  " + " ".join(f"{key:>8}" for key in HEADLINE)]

@@ -79,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
     indices = [(2 * index + 1) * len(dataset) // (2 * count) for index in range(count)]  # evenly spread
     model, _ = load_model(config, file)
     results = calibration.sweep(model, dataset, indices, text.matrix, config)
-    best = calibration.best_result(results)
+    best = max(results, key=lambda result: result["hIoU"])  # of equal ones the smallest gamma
     print(f"{classes.title}, {count} images of {options.split}")
     print(calibration.results_table(results, best, classes))
     facts = {"chosen": best["gamma"], "published": calibration.PUBLISHED_GAMMA, "images": count, "split": options.split}

@@ -20,10 +20,8 @@ def context(tmp_path: Path) -> Replica:
     return make_context(tmp_path)
 
 
-def run(context: Replica, *options: str, root: Path | None = None, mat: Path | str = "") -> int:
-    """Prepares in this process; `mat` "none" leaves the option out."""
-    source = [] if mat == "none" else ["--mat", str(mat or context.sources)]
-    return main([str(root or context.root), *source, "--workers", "0", *options])
+def run(context: Replica) -> int:
+    return main([str(context.root), "--mat", str(context.sources), "--workers", "0"])
 
 
 def test_categories_map_to_classes_in_order() -> None:
@@ -71,5 +69,3 @@ def test_bad_sources_are_named(context: Replica, capsys: pytest.CaptureFixture[s
     assert f"{missing}: missing" in shown and f"{cut}: missing, or no .mat file" in shown
     assert f"{high}: label values 460.5 to 460.5, expected whole numbers 0..459" in shown
     assert "3 could not be made" in shown
-    with pytest.raises(UserError, match="3 label maps must be made: pass --mat"):
-        run(context, mat="none")
