@@ -50,13 +50,10 @@ def test_labels_without_a_colour_are_refused(tmp_path: Path, value: int, colours
 
 
 def test_outputs_that_would_overwrite_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "labels").mkdir()
-    (tmp_path / "labels" / "a.png").write_text("an input")
-    (tmp_path / "link").symlink_to(tmp_path / "labels")
-    inputs = [tmp_path / "labels" / "a.png"]
+    (tmp_path / "a.png").write_text("an input")
+    (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(UserError, match=r"a\.png itself would be overwritten"):
-        check_outputs(output_paths(tmp_path / "link", "a"), inputs)
-    check_outputs(output_paths(tmp_path / "link", "b"), inputs)
+        check_outputs(output_paths(tmp_path / "link", "a"), [tmp_path / "a.png"])
     with pytest.raises(UserError, match=r"several images would be written to .*a_overlay\.png"):
         check_outputs([*output_paths(tmp_path, "a"), *output_paths(tmp_path, "a_overlay")], [])
 
@@ -82,11 +79,10 @@ def test_legend_shows_only_what_is_present_largest_first_and_marks_the_unseen() 
     assert has_colour(legend([np.array([[2]])], *CLASSES, width=300, text_size=14), UNSEEN_INK)
 
 
-@pytest.mark.parametrize("shape", [(96, 96), (40, 700), (700, 40), (1, 1), (500, 375)])
+@pytest.mark.parametrize("shape", [(40, 700), (700, 40), (1, 1)])
 def test_overlay_with_legend_at_any_size(shape: tuple[int, int]) -> None:
     image = overlay_with_legend(np.zeros((*shape, 3), np.uint8), np.full(shape, 2), *CLASSES)
-    assert image.dtype == np.uint8
-    assert image.shape[0] > shape[0] and image.shape[1] >= shape[1]
+    assert image.dtype == np.uint8 and image.shape[0] > shape[0] and image.shape[1] >= shape[1]
     assert has_colour(image[shape[0] :], PALETTE[2])
 
 

@@ -78,21 +78,17 @@ def test_result_is_that_of_the_evaluation_path(segmenter: Segmenter) -> None:
     np.testing.assert_array_equal(segmenter(image, NAMES, seen=NAMES[:1]).labels, result.labels)
 
 
-def test_no_calibration_unless_seen_classes_are_named(segmenter: Segmenter) -> None:
+@pytest.mark.parametrize(("options", "gamma"), [({}, 0.1), ({"gamma": 0.3}, 0.3)])
+def test_no_calibration_unless_seen_classes_are_named(segmenter: Segmenter, options: dict, gamma: float) -> None:
     plain = segmenter(image_of(), NAMES, with_scores=True).scores
-    shifted = segmenter(image_of(), NAMES, seen=("cat",), with_scores=True).scores
-    np.testing.assert_allclose(plain[2] - shifted[2], 0.1, atol=1e-6)
-    np.testing.assert_allclose(plain[:2], shifted[:2], atol=1e-6)
-    shifted = segmenter(image_of(), NAMES, seen=("cat",), gamma=0.3, with_scores=True).scores
-    np.testing.assert_allclose(plain[2] - shifted[2], 0.3, atol=1e-6)
+    shifted = segmenter(image_of(), NAMES, seen=("cat",), with_scores=True, **options).scores
+    np.testing.assert_allclose(plain - shifted, np.float32([0, 0, gamma])[:, None, None] + 0 * plain, atol=1e-6)
 
 
 def test_embeddings_are_computed_once_per_list(segmenter: Segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     first = segmenter.embeddings(NAMES)
-    assert first.shape == (3, 16)
-    np.testing.assert_allclose(np.linalg.norm(first, axis=1), 1, rtol=1e-5)
-    other = segmenter.embeddings(NAMES, "a drawing of a {}.")
-    assert np.abs(other - first).max() > 1e-3
+    assert first.shape == (3, 16) and np.abs(np.linalg.norm(first, axis=1) - 1).max() < 1e-5
+    assert np.abs(segmenter.embeddings(NAMES, "a drawing of a {}.") - first).max() > 1e-3
     monkeypatch.setattr(type(segmenter.text_model), "embed", lambda *_: pytest.fail("computed again"))
     kept = first.copy()
     first[:] = 0  # what is handed out is a copy
@@ -117,8 +113,6 @@ def test_a_released_checkpoint_segments_like_ours(folder: Path, segmenter: Segme
 
 
 def test_files_that_are_no_model(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"missing\.pth does not exist"):
-        jseg.load_segmenter(tmp_path / "missing.pth")
     with pytest.raises(UserError, match="no CLIP-RC weights"):
         jseg.load_segmenter(folder / "clip.safetensors")
     write_clip(tmp_path / "wide.safetensors", output_dim=32)

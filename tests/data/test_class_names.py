@@ -103,14 +103,11 @@ def test_values_outside_the_list_are_refused_with_file_and_values() -> None:
 
 def test_settings() -> None:
     classes = class_list("context", "B")
-    labels = np.append(np.arange(59), 255).astype(np.uint8)
-    inductive = training_labels(labels, classes, "inductive")
-    assert inductive[list(classes.seen)].tolist() == list(range(49)) and (inductive[list(classes.unseen)] == 255).all()
-    transductive = training_labels(labels, classes, "transductive")
-    assert transductive[list(classes.seen)].tolist() == list(classes.seen)
-    assert (transductive[list(classes.unseen)] == UNSEEN_PIXEL).all()
-    np.testing.assert_array_equal(training_labels(labels, classes, "supervised"), labels)
+    labels, seen, unseen = np.append(np.arange(59), 255).astype(np.uint8), list(classes.seen), list(classes.unseen)
     for setting in ("inductive", "transductive", "supervised"):
-        assert training_labels(labels, classes, setting)[-1] == 255
         targets = training_labels(labels, classes, setting)
-        assert targets[targets != 255].max() < len(training_classes(classes, setting))
+        assert targets[-1] == 255 and targets[targets != 255].max() < len(training_classes(classes, setting))
+        expected = {"inductive": list(range(49)), "transductive": seen, "supervised": seen}
+        assert targets[seen].tolist() == expected[setting]
+        expected = {"inductive": [255] * 10, "transductive": [UNSEEN_PIXEL] * 10, "supervised": unseen}
+        assert targets[unseen].tolist() == expected[setting]

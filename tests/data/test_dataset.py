@@ -71,20 +71,16 @@ def test_what_is_missing_is_named(voc: DataConfig) -> None:
 
 
 def test_real_photos(test_data: Path) -> None:
-    data = DataConfig(dataset="voc12", root=str(test_data / "voc_samples"))
+    data, found = DataConfig(dataset="voc12", root=str(test_data / "voc_samples")), {}
     for split in ("train", "val"):
         files = getattr(data, split)
         files.images, files.labels = "JPEGImages", "SegmentationClass"
         files.names = f"ImageSets/Segmentation/{split}.txt"
-    found = {}
-    for split in ("train", "val"):
         dataset = open_dataset(data, split)
-        for index in range(len(dataset)):
-            image, labels, name = dataset.read(index)
+        for image, labels, name in map(dataset.read, range(len(dataset))):
             assert image.shape[:2] == labels.shape and image.std() > 10
             found[name] = {dataset.class_list.names[value] for value in np.unique(labels[labels != 255])}
-    assert found["2011_000003"] == {"bottle", "person"}
-    assert found["2011_000025"] == {"bus", "car"}
+    assert found["2011_000003"] == {"bottle", "person"} and found["2011_000025"] == {"bus", "car"}
 
 
 def fault(maps: list[list[int]], classes: ClassList, change: Callable[[int], int] = int) -> str:
@@ -105,12 +101,11 @@ def right_maps(classes: ClassList, background: bool, ignored: bool, seed: int = 
 KINDS = [(VOC, True, True), (VOC, True, False), (COCO, False, True), (CONTEXT, True, False)]
 
 
-@pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(("classes", "background", "ignored"), KINDS)
-def test_right_values_pass(classes: ClassList, background: bool, ignored: bool, seed: int) -> None:
-    assert fault(right_maps(classes, background, ignored, seed), classes) == ""
-    assert fault(right_maps(classes, background, ignored, seed)[:3], classes) == ""
-    assert fault([], classes) == fault([[6, 7, 255]] * 4, VOC) == ""
+def test_right_values_pass(classes: ClassList, background: bool, ignored: bool) -> None:
+    for seed in range(5):
+        maps = right_maps(classes, background, ignored, seed)
+        assert fault(maps, classes) == fault(maps[:3], classes) == fault([[6, 7, 255]] * 4, VOC) == ""
 
 
 @pytest.mark.parametrize("classes", [VOC, COCO, CONTEXT])
@@ -169,13 +164,10 @@ def test_bad_files_are_all_named(voc: DataConfig) -> None:
 
 def test_quick_check_reads_fifty_pairs_and_names_a_few(voc: DataConfig) -> None:
     root, names = Path(voc.root), [f"n{index:02}" for index in range(60)]
-    stored = np.full((20, 20), 200)
     for name in names:
-        save_image(root / "JPEGImages" / f"{name}.jpg", stored, 0)
-        save_palette_png(labels_of(voc, name), stored)
+        save_image(root / "JPEGImages" / f"{name}.jpg", np.full((20, 20), 200), 0)
+        save_palette_png(labels_of(voc, name), np.full((20, 20), 200))
     (root / "ImageSets" / "train.txt").write_text("\n".join(names))
-    with pytest.raises(UserError) as caught:
+    with pytest.raises(UserError, match=r"50 random pairs: label values 200 are not .* and 47 more") as caught:
         quick_check(open_dataset(voc, "train"))
-    message = str(caught.value)
-    assert "train, 50 random pairs: label values 200 are not in the class list" in message
-    assert message.count(".png: label values 200") == 3 and "and 47 more" in message
+    assert str(caught.value).count(".png: label values 200") == 3

@@ -71,9 +71,8 @@ def test_truncated_images_are_noticed_and_named(tmp_path: Path, suffix: str, sha
 def test_bytes_after_the_end_are_allowed(tmp_path: Path) -> None:
     path = save(tmp_path / "x.jpg", drawing())
     whole = read_image(path)
-    for extra in (b"\0" * 100, b"maker's note" * 9):
-        path.write_bytes(path.read_bytes() + extra)
-        np.testing.assert_array_equal(read_image(path), whole)
+    path.write_bytes(path.read_bytes() + b"maker's note" * 9)
+    np.testing.assert_array_equal(read_image(path), whole)
 
 
 @pytest.mark.parametrize(("mode", "bits"), [("P", 8), ("L", 8), ("P", 2)])
