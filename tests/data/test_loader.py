@@ -22,7 +22,6 @@ from jseg.data.workers import map_in_order
 from jseg.errors import UserError
 
 PYTHON_PATH = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
-linux_only = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
 
 
 def small_config(workers: int = 0, setting: str = "inductive", batch_size: int = 4, seed: int = 0) -> Config:
@@ -137,19 +136,9 @@ SCRIPT = """
         for batch in batches:
             time.sleep(0.01)
 
-    if sys.argv[1] == "unguarded" or __name__ == "__main__":
+    if __name__ == "__main__":
         main()
 """
-
-
-def start_script(folder: Path, mode: str) -> tuple[subprocess.Popen, str]:
-    """The script above in a session of its own; the mark is in the environment of all its processes."""
-    (folder / "train.py").write_text(textwrap.dedent(SCRIPT))
-    mark = f"JSEG_TEST_MARK={folder}"
-    environment = {**os.environ, "PYTHONPATH": PYTHON_PATH, "JSEG_TEST_MARK": str(folder)}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    command = [sys.executable, "train.py", mode]
-    return subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True, **pipes), mark
 
 
 def marked_processes(mark: str) -> list[int]:
@@ -163,10 +152,13 @@ def marked_processes(mark: str) -> list[int]:
     return found
 
 
-@linux_only
 @pytest.mark.parametrize("end", ["stop early", "fail", "interrupt the group", "kill the parent"])
 def test_no_worker_outlives_its_program(tmp_path: Path, end: str) -> None:
-    process, mark = start_script(tmp_path, end)
+    (tmp_path / "train.py").write_text(textwrap.dedent(SCRIPT))
+    mark = f"JSEG_TEST_MARK={tmp_path}"  # in the environment of all processes of the script
+    environment = {**os.environ, "PYTHONPATH": PYTHON_PATH, "JSEG_TEST_MARK": str(tmp_path)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    process = subprocess.Popen([sys.executable, "train.py", end], cwd=tmp_path, env=environment, **pipes)
     assert process.stdout.readline() == "ready\n", process.stderr.read()
     if end == "interrupt the group":  # what Ctrl-C in a terminal does
         os.killpg(process.pid, signal.SIGINT)
@@ -181,9 +173,3 @@ def test_no_worker_outlives_its_program(tmp_path: Path, end: str) -> None:
     while marked_processes(mark) and time.monotonic() < until:
         time.sleep(0.05)
     assert not marked_processes(mark)
-
-
-def test_a_script_without_main_guard_is_told_so(tmp_path: Path) -> None:
-    process, _ = start_script(tmp_path, "unguarded")
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1 and "UserError" in errors and "if __name__ == '__main__'" in errors

@@ -23,16 +23,6 @@ def voc(tmp_path: Path) -> Replica:
     return make_voc12(tmp_path)
 
 
-@pytest.fixture
-def context(tmp_path: Path) -> Replica:
-    return make_context(tmp_path)
-
-
-@pytest.fixture
-def coco(tmp_path: Path) -> Replica:
-    return make_coco_stuff(tmp_path)
-
-
 def run(tool: ModuleType, replica: Replica, sources: Path | None = None) -> int:
     option = {prepare_voc12: ["--sbd"], prepare_context: ["--mat"]}.get(tool, [])
     return tool.main([str(replica.root), "--workers", "0", *option, *[str(sources or replica.sources)][: len(option)]])
@@ -114,7 +104,8 @@ def test_categories_of_context_map_to_classes_in_order() -> None:
     assert (lookup[2], lookup[9], lookup[284], lookup[458]) == (1, 2, 37, 59)  # aeroplane, bag, person, wood
 
 
-def test_every_map_of_context_is_converted(context: Replica) -> None:
+def test_every_map_of_context_is_converted(tmp_path: Path) -> None:
+    context = make_context(tmp_path)
     lists = context.root / "ImageSets" / "SegmentationContext"
     save_list(lists / "val.txt", context.val)
     assert run(prepare_context, context) == 0
@@ -138,9 +129,12 @@ def test_ids_of_coco_stuff_map_to_the_published_labels() -> None:
         assert names[lookup[value]] == name
 
 
-def test_every_map_of_coco_stuff_is_converted(coco: Replica) -> None:
-    assert run(prepare_coco_stuff, coco) == 0
-    seen: set[int] = set()
+def test_every_map_of_coco_stuff_is_converted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    coco, seen = make_coco_stuff(tmp_path), set()
+    bad = coco.root / "annotations" / "train2017" / "bad.png"
+    Image.fromarray(np.array([[11, 182, 0]], np.uint8)).save(bad)
+    assert run(prepare_coco_stuff, coco) == 1
+    assert f"{bad}: values 11, 182 are no ids" in capsys.readouterr().out
     for source in (coco.root / "annotations").glob("*/*[0-9].png"):
         labels = np.array(Image.open(source.with_name(f"{source.stem}_labelTrainIds.png")))
         stored = np.array(Image.open(source))
@@ -148,12 +142,3 @@ def test_every_map_of_coco_stuff_is_converted(coco: Replica) -> None:
         np.testing.assert_array_equal(stored == 255, labels == 255)
         seen |= set(np.unique(labels).tolist())
     assert seen == {*range(171), 255}
-
-
-def test_values_that_are_no_ids_of_coco_stuff_are_named(coco: Replica, capsys: pytest.CaptureFixture[str]) -> None:
-    path = coco.root / "annotations" / "train2017" / f"{coco.train[0]}.png"
-    stored = np.array(Image.open(path))
-    stored[0, :2] = 11, 182
-    Image.fromarray(stored).save(path)
-    assert run(prepare_coco_stuff, coco) == 1
-    assert f"{path}: values 11, 182 are no ids" in capsys.readouterr().out

@@ -77,7 +77,6 @@ MISTAKES = {  # arguments, class list or weight file of a mistake, and what its 
     "blank class": (["one.png"], {"classes": "cat,,dog"}, "no empty ones"),
     "no text tower": (["one.png"], {"file": "released.pth"}, "--clip"),
     "template without place": (["one.png", "--template", "a photo"], {}, "must hold {}"),
-    "save folder is a file": (["one.png", "--save-dir", "notes.txt"], {}, "notes.txt"),
     "absurdly long image": (["one.png", "long.png"], {}, "long.png: 1x30000 pixels"),
     "input overwritten": (["one.png", "--save-dir", "."], {}, "one.png itself would be overwritten"),
 }
