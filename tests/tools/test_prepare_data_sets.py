@@ -24,8 +24,9 @@ def voc(tmp_path: Path) -> Replica:
 
 
 def run(tool: ModuleType, replica: Replica, sources: Path | None = None) -> int:
-    option = {prepare_voc12: ["--sbd"], prepare_context: ["--mat"]}.get(tool, [])
-    return tool.main([str(replica.root), "--workers", "0", *option, *[str(sources or replica.sources)][: len(option)]])
+    option = {prepare_voc12: "--sbd", prepare_context: "--mat"}.get(tool)
+    rest = [option, str(sources or replica.sources)] if option else []
+    return tool.main([str(replica.root), "--workers", "0", *rest])
 
 
 def refused(tool: ModuleType, replica: Replica, sources: Path | None = None) -> str:
