@@ -62,7 +62,7 @@ def test_prepare_check_train_evaluate(
     assert len(metrics["IoU"]) == classes and metrics["mIoU(U)"] is not None
     assert ("(split A)" in capsys.readouterr().out) == (data_set == "context")
     assert run(f"{data_set}_inductive", "test", inductive, root, "--resume", *FIRST) == 0
-    assert len(list((inductive / "pictures").glob("*_overlay.png"))) >= 6
+    assert len(list((inductive / "images").glob("*_overlay.png"))) >= 6
 
     start = str(inductive / "checkpoint_0000001.safetensors")
     transductive = tmp_path / "transductive"
