@@ -1,8 +1,8 @@
 """Chooses gamma on held-out seen classes: how much to subtract from seen scores, without a look at unseen classes.
 
-The model was trained without the held-out classes (`data.held_out`), so they are to it what unseen classes are to the
-final model. One forward pass serves all values of gamma: the mean over windows and the resizing are linear, so gamma
-may as well be subtracted at the end, and only the best seen and the best held-out class of each pixel matter.
+The model was trained without the held-out classes (`data.held_out`), its unseen ones. One forward pass serves all
+values of gamma: the mean over windows and the resizing are linear, so gamma may as well be subtracted at the end, and
+only the best seen and the best held-out class of each pixel matter.
 """
 
 from __future__ import annotations
@@ -46,11 +46,7 @@ def calibrated_labels(
 def sweep(model: ClipRC, dataset: Dataset, indices: Sequence[int], text: np.ndarray, config: Config) -> list[dict]:
     """The metrics (`ConfusionMatrix.summary`) of some images for each of `GAMMAS`, and `gamma`.
 
-    Args:
-        text: (C, D) float32 embeddings of the data set's class list, whose unseen classes are the held-out ones.
-
-    Raises:
-        UserError: several views, an image without labels, or no pixel of a held-out or of a seen class.
+    `text` is (C, D) float32, embeddings of the data set's class list, whose unseen classes are the held-out ones.
     """
     if len(config.test.scales) > 1 or config.test.flip:
         raise UserError("gamma is chosen from one view of each image: leave test.scales and test.flip out")
@@ -59,8 +55,6 @@ def sweep(model: ClipRC, dataset: Dataset, indices: Sequence[int], text: np.ndar
     with keep_prompts(model.backbone):
         for index in tqdm(indices, desc="images", unit="image", dynamic_ncols=True):
             image = evaluation_image(dataset, config, index)
-            if image.labels is None:
-                raise UserError(f"{image.name} has no label map")
             scores = ImageScores(model, image.images[0], features, (), 0.0, config.test)
             for start, band in scores.bands(image.size):
                 truth, values = image.labels[start : start + band.shape[1]], band.numpy()
@@ -69,13 +63,8 @@ def sweep(model: ClipRC, dataset: Dataset, indices: Sequence[int], text: np.ndar
                     matrix.update(calibrated_labels(seen, unseen, gamma), truth)
     if not all(matrices[0].label_area[list(group)].any() for group in (classes.seen, classes.unseen)):
         raise UserError(f"these {len(indices)} images show no held-out or no other seen class: take more of them")
-    summaries = (matrix.summary(classes.seen, classes.unseen, classes.names) for matrix in matrices)
-    return [{"gamma": gamma, **summary} for gamma, summary in zip(GAMMAS, summaries, strict=True)]
-
-
-def best_result(results: Sequence[dict]) -> dict:
-    """The result with the highest hIoU; of equal ones that with the smallest gamma."""
-    return max(results, key=lambda result: (result["hIoU"], -result["gamma"]))
+    groups = classes.seen, classes.unseen, classes.names
+    return [{"gamma": gamma, **matrix.summary(*groups)} for gamma, matrix in zip(GAMMAS, matrices, strict=True)]
 
 
 def results_table(results: Sequence[dict], best: dict, classes: ClassList) -> str:
@@ -86,5 +75,4 @@ def results_table(results: Sequence[dict], best: dict, classes: ClassList) -> st
         figures = " ".join(percent(result[key], 8) for key in HEADLINE)
         lines.append(f"{result['gamma']:5.3f}  {figures}  {', '.join(marks)}".rstrip())
     lines.append(f"held out, as if unseen: {', '.join(classes.names[index] for index in classes.unseen)}")
-    lines.append(f"chosen: test.gamma={best['gamma']:g} (published: {PUBLISHED_GAMMA:g})")
-    return "\n".join(lines)
+    return "\n".join([*lines, f"chosen: test.gamma={best['gamma']:g} (published: {PUBLISHED_GAMMA:g})"])

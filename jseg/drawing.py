@@ -23,9 +23,8 @@ Example = tuple[str, np.ndarray, np.ndarray, np.ndarray | None]  # name, (H, W, 
 
 def distinct_palette(count: int) -> np.ndarray:
     """(count, 3) uint8 RGB: vivid colours for any list of classes; neighbours in the list differ most."""
-    golden_angle = 0.381966  # of a turn: successive hues stay far apart however many there are
-    shades = ((0.85, 0.95), (0.55, 1.0), (0.95, 0.65))  # saturation, value
-    colours = [colorsys.hsv_to_rgb(index * golden_angle % 1, *shades[index // 8 % 3]) for index in range(count)]
+    shades = ((0.85, 0.95), (0.55, 1.0), (0.95, 0.65))  # saturation, value; hues are a golden angle apart
+    colours = [colorsys.hsv_to_rgb(index * 0.381966 % 1, *shades[index // 8 % 3]) for index in range(count)]
     return np.round(255 * np.array(colours).reshape(count, 3)).astype(np.uint8)
 
 
@@ -54,15 +53,7 @@ def write_image(path: str | Path, image: np.ndarray | Image.Image, compress_leve
 
 
 def write_label_map(path: str | Path, labels: np.ndarray, palette: np.ndarray) -> None:
-    """Writes a label map as a PNG of its own size, whole or not at all.
-
-    Args:
-        labels: (H, W) integers in [0, n).
-        palette: (n, 3) uint8 RGB, colour of value i. Up to 256 values give a palette PNG, more a 16-bit grey one.
-
-    Raises:
-        UserError: labels without a colour in the palette, or the file cannot be written.
-    """
+    """Writes (H, W) integers in [0, n) as a PNG with an (n, 3) uint8 RGB palette, as 16-bit grey if n > 256."""
     if labels.size and not 0 <= labels.min() <= labels.max() < len(palette):
         raise UserError(f"{path}: labels {labels.min()}..{labels.max()} do not fit a palette of {len(palette)} colours")
     image = Image.fromarray(labels.astype(np.uint16 if len(palette) > 256 else np.uint8))
@@ -72,10 +63,7 @@ def write_label_map(path: str | Path, labels: np.ndarray, palette: np.ndarray) -
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, palette: np.ndarray, opacity: float = 0.55) -> np.ndarray:
-    """The image (H, W, 3) uint8 RGB tinted with the colour of each pixel's class; class borders drawn.
-
-    Pixels with an id outside the palette are ignored ones: they are darkened.
-    """
+    """The image (H, W, 3) uint8 RGB in the colours of its classes, with borders; ids without a colour are darkened."""
     known = labels < len(palette)
     tinted = cv2.addWeighted(image, 1 - opacity, palette[np.where(known, labels, 0)], opacity, 0)
     tinted[~known] = image[~known] // 3
@@ -97,10 +85,7 @@ def legend(
     maps: Sequence[np.ndarray], names: Sequence[str], palette: np.ndarray, unseen: Sequence[int], width: int,
     text_size: int, shares: bool = False,
 ) -> np.ndarray:  # fmt: skip
-    """Colours and names of the classes in label maps, largest first: (height, `width`, 3) uint8 RGB.
-
-    Unseen classes are marked; with `shares`, each class's share of the pixels stands behind its name.
-    """
+    """Colours, names and perhaps shares of the classes in label maps, largest first: (height, `width`, 3) uint8 RGB."""
     areas = sum(np.bincount(labels.reshape(-1).astype(np.int64), minlength=len(names))[: len(names)] for labels in maps)
     present = [index for index in np.argsort(-areas, kind="stable") if areas[index]]
     percents = 100 * (areas / sum(labels.size for labels in maps))
@@ -116,8 +101,7 @@ def legend(
         needed = swatch + gap + int(font.getlength(text) + 0.999)
         if x > gap and x + needed + gap > width:
             x, y = gap, y + line_height
-        box = (x, y, x + swatch - 1, y + swatch - 1)
-        draw.rectangle(box, fill=tuple(map(int, palette[index])), outline=ink)
+        draw.rectangle((x, y, x + swatch - 1, y + swatch - 1), fill=tuple(map(int, palette[index])), outline=ink)
         draw.text((x + swatch + gap // 2, y + swatch / 2), text, ink, font, anchor="lm")
         x += needed + gap
     return np.asarray(strip)[: y + line_height]
@@ -126,14 +110,7 @@ def legend(
 def overlay_with_legend(
     image: np.ndarray, labels: np.ndarray, names: Sequence[str], palette: np.ndarray, unseen: Sequence[int]
 ) -> np.ndarray:
-    """An overlay with the classes present and their shares below it: (h, w, 3) uint8 RGB.
-
-    Args:
-        image: (H, W, 3) uint8 RGB; a small one is enlarged by a whole factor.
-        labels: (H, W) class ids.
-        palette: (C, 3) uint8 RGB.
-        unseen: ids of the classes to mark.
-    """
+    """An overlay of (H, W, 3) uint8 RGB and (H, W) class ids, enlarged if small, above the classes and their shares."""
     factor = -(-SMALLEST_OVERLAY // max(labels.shape))
     size = (labels.shape[1] * factor, labels.shape[0] * factor)
     image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR) if factor > 1 else image
@@ -158,7 +135,6 @@ def thumbnail(name: str, image: np.ndarray, prediction: np.ndarray, truth: np.nd
 
 
 def _caption(texts: Sequence[str], width: int, text_size: int) -> np.ndarray:
-    """A strip with one text above each panel of a sheet."""
     font = ImageFont.load_default(size=text_size)
     strip = Image.new("RGB", (width, text_size * 3 // 2), PAPER)
     for column, text in enumerate(texts):

@@ -1,12 +1,8 @@
 """Public inference: an image and any class names -> labels and scores.
 
-In Python:
-
-    import jseg
-
-    segmenter = jseg.load_segmenter("weights.safetensors")
-    result = segmenter(image, ["cat", "dog", "grass"])  # image (H, W, 3) uint8 RGB
-    result.labels  # (H, W) int32: 0 = cat, 1 = dog, 2 = grass
+segmenter = jseg.load_segmenter("weights.safetensors")
+result = segmenter(image, ["cat", "dog", "grass"])  # image (H, W, 3) uint8 RGB
+result.labels  # (H, W) int32: 0 = cat, 1 = dog, 2 = grass
 """
 
 from __future__ import annotations
@@ -21,7 +17,7 @@ import numpy as np
 
 from jseg.clip.class_embeddings import TextModel, text_model_of_checkpoint, text_model_of_clip
 from jseg.clip.weights import read_clip_weights
-from jseg.config import PRECISIONS, Config, ModelConfig, TestConfig, from_dict, read_config, suggestion
+from jseg.config import Config, ModelConfig, TestConfig, from_dict
 from jseg.data.loader import check_cost, model_image
 from jseg.engine.checkpoint import read_whole
 from jseg.engine.load import load_model
@@ -33,8 +29,6 @@ if TYPE_CHECKING:
     from jseg.model.clip_rc import ClipRC
 
 DEFAULT_TEMPLATES = ("a photo of a {}",)
-RELEASED_HEAD_WIDTH = 64  # channels per attention head of CLIP's image towers
-RELEASED_DECODER_HEADS = 8
 
 
 @dataclass(frozen=True)
@@ -53,14 +47,10 @@ class Segmentation:
 
 
 def check_class_names(names: Sequence[str], seen: Sequence[str] = ()) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The names without surrounding blanks, and the positions of the seen ones.
-
-    Raises:
-        UserError: none, an empty one, or the same one twice (the text tower reads lower case); an unknown seen name.
-    """
+    """The names without surrounding blanks, and the positions of the seen ones; UserError for names that cannot be."""
     groups = (((group,) if isinstance(group, str) else group) for group in (names, seen))
     names, seen = (tuple(" ".join(name.split()) for name in group) for group in groups)
-    lower = [name.lower() for name in names]
+    lower = [name.lower() for name in names]  # as the text tower reads them
     if not all(lower) or not lower:
         raise UserError("class names: give at least one, and no empty ones")
     if twice := [name for place, name in enumerate(names) if lower.index(name.lower()) != place]:
@@ -71,11 +61,7 @@ def check_class_names(names: Sequence[str], seen: Sequence[str] = ()) -> tuple[t
 
 
 def config_of(file: WeightFile) -> Config:
-    """The configuration that weights were made with: recorded in ours, inferred from the arrays of released files.
-
-    Raises:
-        UserError: not all weights of a CLIP-RC model.
-    """
+    """The configuration that weights were made with: recorded in ours, inferred from the arrays of released files."""
     if is_jseg_file(file):
         return from_dict(file.meta.get("config"), file.path)
     tensors = model_tensors(file)
@@ -85,9 +71,8 @@ def config_of(file: WeightFile) -> Config:
 
     try:
         width, _, patch_size, _ = tensors["backbone.conv1.weight"].shape
-        positions, regions = (
-            len(tensors[f"backbone.{name}"]) for name in ("positional_embedding", "region_level_bridge")
-        )
+        positions = len(tensors["backbone.positional_embedding"])
+        regions = len(tensors["backbone.region_level_bridge"])
         output_dim, prompts = (tensors[f"backbone.{name}"].shape[1] for name in ("proj", "prompt_embeddings"))
         hidden = len(tensors["decode_head.decoder_q.layers.0.linear1.weight"])
     except (KeyError, ValueError) as error:
@@ -95,8 +80,8 @@ def config_of(file: WeightFile) -> Config:
     size = math.isqrt(positions - 1) * patch_size
     model = ModelConfig(
         image_size=size, patch_size=patch_size, width=width, layers=layers("backbone.transformer.resblocks."),
-        heads=width // RELEASED_HEAD_WIDTH, output_dim=output_dim, prompts=prompts, region_grid=math.isqrt(regions),
-        decoder_layers=layers("decode_head.decoder_q.layers."), decoder_heads=RELEASED_DECODER_HEADS,
+        heads=width // 64, output_dim=output_dim, prompts=prompts, region_grid=math.isqrt(regions),
+        decoder_layers=layers("decode_head.decoder_q.layers."), decoder_heads=8,
         ffn_factor=hidden // output_dim, recovery_layers=layers("decode_head.recovery_decoder.decouple_q."),
     )  # fmt: skip
     stride = size * 5 // 6  # 426 for 512, as released
@@ -104,7 +89,7 @@ def config_of(file: WeightFile) -> Config:
 
 
 def load_segmenter(
-    weights: str | Path, device: str = "auto", clip: str | Path = "", config: str | Path | Config = "",
+    weights: str | Path, device: str = "auto", clip: str | Path = "", config: Config | None = None,
     precision: str = "fp32",
 ) -> Segmenter:  # fmt: skip
     """Loads a model for images and class names of any kind.
@@ -115,17 +100,9 @@ def load_segmenter(
         clip: CLIP weights with the text tower, for weights that do not bring one along.
         config: the configuration of the weights, where the file does not tell it.
         precision: fp32, tf32, bf16 or fp16, whatever the weights were trained in.
-
-    Raises:
-        UserError: files that are missing, damaged or do not fit together; a device or precision that there is not.
     """
-    if precision not in PRECISIONS:
-        raise UserError(f"precision={precision!r}{suggestion(precision, PRECISIONS)}")
     file = read_whole(Path(weights))
-    if not config:
-        config = config_of(file)
-    elif not isinstance(config, Config):
-        config = read_config(config)
+    config = config or config_of(file)
     if clip:
         text_model = text_model_of_clip(read_clip_weights(clip), config.text)
     else:
@@ -140,31 +117,20 @@ def load_segmenter(
 
 
 class Segmenter:
-    """A model that segments images into classes given by name.
-
-    Attributes:
-        config: of the model and of inference (`config.test`), which may be changed.
-        notes: where the weights come from and what is to be known about them, a line each.
-    """
+    """A model that segments images into classes given by name; `notes` say where its weights come from."""
 
     def __init__(self, model: ClipRC, text_model: TextModel, config: Config, notes: tuple[str, ...] = ()) -> None:
         self.model, self.text_model, self.config, self.notes = model, text_model, config, notes
         self._embeddings: dict[tuple[tuple[str, ...], tuple[str, ...]], np.ndarray] = {}
 
     def embeddings(self, class_names: Sequence[str], templates: Sequence[str] = DEFAULT_TEMPLATES) -> np.ndarray:
-        """Class embeddings (C, D) float32, computed once per list of names and templates.
-
-        Raises:
-            UserError: names or templates that cannot be used, a text tower made for another model.
-        """
+        """Class embeddings (C, D) float32, computed once per list of names and templates."""
         key = check_class_names(class_names)[0], (templates,) if isinstance(templates, str) else tuple(templates)
         if key not in self._embeddings:
             rows, length = self.text_model.embed(*key), self.config.model.output_dim
             if rows.shape[1] != length:
-                raise UserError(
-                    f"the text tower of {self.text_model.source} gives embeddings of length {rows.shape[1]}, the model "
-                    f"needs {length}: use the CLIP that the model was trained with"
-                )
+                text = f"{self.text_model.source} gives embeddings of length {rows.shape[1]}, the model needs {length}"
+                raise UserError(f"{text}: use the CLIP that the model was trained with")
             self._embeddings[key] = rows
         return self._embeddings[key].copy()
 
@@ -181,9 +147,6 @@ class Segmenter:
             seen: those of the names that the model was trained on; `gamma` is subtracted from their scores.
             gamma: None = that of the model's configuration if `seen` names classes, else 0.
             with_scores: return the scores too: C * H * W * 4 bytes.
-
-        Raises:
-            UserError: an image of another form or too long; names that are empty, double or unknown.
         """
         import jittor as jt
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image
-from scipy import sparse
 from scipy.io import savemat
 
-from jseg.data.class_names import COCO_STUFF_IDS, CONTEXT_IDS, voc_palette
+from jseg.data.class_names import voc_palette
+from tools.prepare_coco_stuff import COCO_STUFF_IDS
+from tools.prepare_context import CONTEXT_IDS
 
 SIZE = (72, 96)  # height, width of an image
 _BLOCK = 12  # pixels a side of the smallest labelled block
@@ -73,75 +74,64 @@ def save_list(path: Path, names: list[str]) -> None:
     path.write_text("".join(f"{name}\n" for name in names))
 
 
+def _numbered(prefix: str, count: int) -> list[str]:
+    return [f"{prefix}_{index:06}" for index in range(1, count + 1)]
+
+
 def save_sbd_mask(path: Path, labels: np.ndarray) -> None:
-    """Writes a mask as SBD's cls/*.mat files hold it: a structure GTcls with boundaries, segmentation, categories."""
-    boundaries = np.empty((20, 1), object)
-    for index in range(20):
-        boundaries[index, 0] = sparse.csc_matrix(labels == index + 1, dtype=float)
-    present = np.setdiff1d(np.unique(labels), [0]).astype(np.uint8)[:, None]
+    """Writes a mask as SBD's cls/*.mat files hold it, without the boundaries that nothing reads."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = {"Boundaries": boundaries, "Segmentation": labels.astype(np.uint8), "CategoriesPresent": present}
-    savemat(path, {"GTcls": content}, do_compression=True)
+    savemat(path, {"GTcls": {"Segmentation": labels.astype(np.uint8)}}, do_compression=True)
 
 
-def make_voc12(folder: Path, train: int = 4, aug: int = 6, val: int = 8) -> Replica:
+def make_voc12(folder: Path) -> Replica:
     """VOC 2012 below `folder`/VOCdevkit and SBD in `folder`/benchmark_RELEASE.
 
-    SBD has all images of aug, some of train and val (half of each, as it lacks others), and two masks in val that VOC
-    keeps for evaluation.
+    SBD has all images of aug and half of those of train and val, some of which VOC keeps for evaluation.
     """
     root, sbd = folder / "VOCdevkit" / "VOC2012", folder / "benchmark_RELEASE"
-    names = {
-        "train": [f"2007_{index:06}" for index in range(1, train + 1)],
-        "aug": [f"2008_{index:06}" for index in range(1, aug + 1)],
-        "val": [f"2009_{index:06}" for index in range(1, val + 1)],
-    }
-    trained = class_maps(list(range(1, 21)), train + aug, seed=1, background=0)
-    maps = {"train": trained[:train], "aug": trained[train:], "val": class_maps(list(range(1, 21)), val, 2, 0)}
-    in_sbd = {"train": names["train"][::2], "aug": names["aug"], "val": names["val"][::2]}
-    for section, labels_of in maps.items():
-        for index, (name, labels) in enumerate(zip(names[section], labels_of, strict=True)):
-            save_image(root / "JPEGImages" / f"{name}.jpg", labels, index)
-            if section != "aug":
-                stored = labels.copy()
-                stored[:, 1:][labels[:, 1:] != labels[:, :-1]] = 255  # VOC's border
-                save_palette_png(root / "SegmentationClass" / f"{name}.png", stored)
-            if name in in_sbd[section]:
-                save_sbd_mask(sbd / "dataset" / "cls" / f"{name}.mat", labels)
+    names = {"train": _numbered("2007", 4), "aug": _numbered("2008", 6), "val": _numbered("2009", 8)}
+    maps = class_maps(list(range(1, 21)), 10, 1, 0) + class_maps(list(range(1, 21)), 8, 2, 0)
+    in_sbd = {*names["aug"], *names["train"][::2], *names["val"][::2]}
+    for index, (name, labels) in enumerate(zip([*names["train"], *names["aug"], *names["val"]], maps, strict=True)):
+        save_image(root / "JPEGImages" / f"{name}.jpg", labels, index)
+        if name not in names["aug"]:
+            stored = labels.copy()
+            stored[:, 1:][labels[:, 1:] != labels[:, :-1]] = 255  # VOC's border
+            save_palette_png(root / "SegmentationClass" / f"{name}.png", stored)
+        if name in in_sbd:
+            save_sbd_mask(sbd / "dataset" / "cls" / f"{name}.mat", labels)
     for section in ("train", "val"):
         save_list(root / "ImageSets" / "Segmentation" / f"{section}.txt", names[section])
-    save_list(sbd / "dataset" / "train.txt", in_sbd["val"] + in_sbd["aug"][::2])
-    save_list(sbd / "dataset" / "val.txt", in_sbd["aug"][1::2] + in_sbd["train"])
+    save_list(sbd / "dataset" / "train.txt", names["val"][::2] + names["aug"][::2])
+    save_list(sbd / "dataset" / "val.txt", names["aug"][1::2] + names["train"][::2])
     return Replica(root, sources=sbd, **names)
 
 
-def make_coco_stuff(folder: Path, train: int = 8, val: int = 8) -> Replica:
+def make_coco_stuff(folder: Path) -> Replica:
     """COCO 2017 below `folder`/coco_stuff164k, label maps with the ids of stuffthingmaps."""
-    root, names = folder / "coco_stuff164k", {}
-    for section, count, seed in (("train", train, 3), ("val", val, 4)):
-        names[section] = [f"{1000 * seed + index:012}" for index in range(count)]
-        for index, (name, labels) in enumerate(
-            zip(names[section], class_maps(list(COCO_STUFF_IDS), count, seed, None), strict=True)
-        ):
+    root, names = folder / "coco_stuff164k", {"train": _numbered("3", 8), "val": _numbered("4", 8)}
+    for section, seed in (("train", 3), ("val", 4)):
+        maps = class_maps(list(COCO_STUFF_IDS), len(names[section]), seed, None)
+        path = root / "annotations" / f"{section}2017"
+        path.mkdir(parents=True)
+        for index, (name, labels) in enumerate(zip(names[section], maps, strict=True)):
             stored = labels.astype(np.uint8)
             stored[-5:] = 255
             save_image(root / "images" / f"{section}2017" / f"{name}.jpg", labels, index)
-            path = root / "annotations" / f"{section}2017" / f"{name}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(stored).save(path)
+            Image.fromarray(stored).save(path / f"{name}.png")
     return Replica(root, **names)
 
 
-def make_context(folder: Path, train: int = 6, val: int = 6) -> Replica:
+def make_context(folder: Path) -> Replica:
     """VOC 2010 below `folder`/VOCdevkit, PASCAL-Context's label files in `folder`/trainval."""
-    root, mat_files, names = folder / "VOCdevkit" / "VOC2010", folder / "trainval", {}
+    root, mat_files = folder / "VOCdevkit" / "VOC2010", folder / "trainval"
+    names = {"train": _numbered("2008", 6), "val": _numbered("2009", 6)}
     mat_files.mkdir(parents=True)
     other = [category for category in range(1, 460) if category not in CONTEXT_IDS]
-    for section, count, seed in (("train", train, 5), ("val", val, 6)):
-        names[section] = [f"20{seed + 3:02}_{index:06}" for index in range(1, count + 1)]
-        for index, (name, labels) in enumerate(
-            zip(names[section], class_maps(list(CONTEXT_IDS), count, seed, None), strict=True)
-        ):
+    for section, seed in (("train", 5), ("val", 6)):
+        maps = class_maps(list(CONTEXT_IDS), len(names[section]), seed, None)
+        for index, (name, labels) in enumerate(zip(names[section], maps, strict=True)):
             categories = labels.copy()
             categories[-5:] = other[(7 * index) % len(other)]
             categories[-3:] = 0

@@ -1,11 +1,11 @@
-"""Choosing gamma: the sweep's labels against a plain argmax, and which result is chosen."""
+"""Choosing gamma: the sweep's labels against a plain argmax."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from jseg.calibration import best_of_group, best_result, calibrated_labels
+from jseg.calibration import best_of_group, calibrated_labels
 
 SEEN, UNSEEN = (0, 2, 3), (1, 4)
 
@@ -19,8 +19,3 @@ def test_labels_equal_the_argmax_of_calibrated_scores(gamma: float) -> None:
     found = calibrated_labels(best_of_group(scores, SEEN), best_of_group(scores, UNSEEN), gamma)
     np.testing.assert_array_equal(found, calibrated.argmax(axis=0))
     assert found.dtype == np.int32
-
-
-def test_of_equal_results_the_smallest_gamma_is_best() -> None:
-    results = [{"gamma": gamma, "hIoU": hiou} for gamma, hiou in ((0.0, 1.0), (0.1, 3.0), (0.2, 3.0), (0.3, 2.0))]
-    assert best_result(results)["gamma"] == 0.1

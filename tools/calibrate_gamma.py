@@ -19,7 +19,7 @@ from pathlib import Path
 
 from jseg.clip.class_embeddings import class_embeddings
 from jseg.config import Config, read_config
-from jseg.data.class_names import ClassList, class_list, classes_of, suggestion
+from jseg.data.class_names import ClassList, class_list, classes_of
 from jseg.data.dataset import open_dataset
 from jseg.engine import checkpoint
 from jseg.engine.load import load_model
@@ -48,7 +48,8 @@ def held_out_classes(config: Config, file: WeightFile) -> ClassList:
         raise UserError(f"data.setting={config.data.setting!r}: gamma has no effect there, it is for inductive runs")
     names = file.meta["config"]["data"].get("held_out") if record.is_jseg_file(file) else ()
     if not names:
-        example = suggestion(class_list(config.data.dataset, config.data.split))
+        classes = class_list(config.data.dataset, config.data.split)  # suggested: a share like that of unseen classes
+        example = tuple(classes.names[index] for index in classes.seen[1 :: len(classes.names) // len(classes.unseen)])
         raise UserError(
             f"{file.path} was not trained with held-out classes, so it cannot tell how to treat unseen ones: train "
             f'with, for example, data.held_out="{example}" and pass those weights'
@@ -78,7 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
     indices = [(2 * index + 1) * len(dataset) // (2 * count) for index in range(count)]  # evenly spread
     model, _ = load_model(config, file)
     results = calibration.sweep(model, dataset, indices, text.matrix, config)
-    best = calibration.best_result(results)
+    best = max(results, key=lambda result: result["hIoU"])  # of equal ones the smallest gamma
     print(f"{classes.title}, {count} images of {options.split}")
     print(calibration.results_table(results, best, classes))
     facts = {"chosen": best["gamma"], "published": calibration.PUBLISHED_GAMMA, "images": count, "split": options.split}

@@ -16,12 +16,13 @@ import sys
 from pathlib import Path
 
 from jseg.config import read_config
-from jseg.data.check import SplitReport, check_split
-from jseg.data.class_names import classes_of, count_note
-from jseg.data.dataset import SegmentationDataset
+from jseg.data.class_names import classes_of
+from jseg.data.dataset import SegmentationDataset, SplitReport, check_split
 from jseg.errors import UserError
 
 SHOWN = 30  # problems of a split
+# Images of train and val in the published runs (CLIP-RC, section 4.1); VOC's 10,582 are train.txt and aug.txt together.
+PUBLISHED_IMAGES = {"voc12": (10_582, 1_449), "coco_stuff": (118_287, 5_000), "context": (4_998, 5_105)}
 
 
 def class_table(reports: list[SplitReport]) -> str:
@@ -59,8 +60,10 @@ def main(arguments: list[str] | None = None) -> int:
         split = SegmentationDataset(data, section if getattr(data, section).labels else "test", check_files=False)
         report = check_split(split, options.fraction, sys.stderr.isatty())
         print(f"{section}: {len(split):,} pairs, {report.read:,} of them read")
-        if (note := count_note(data.dataset, section, len(split))) and not options.allow_partial:
-            report.problems.append(f"{note} (--allow-partial if only a part is meant)")
+        published = PUBLISHED_IMAGES[data.dataset][section == "val"]
+        if len(split) != published and not options.allow_partial:
+            text = f"{data.dataset} {section} has {len(split):,} images, the published runs {published:,}"
+            report.problems.append(f"{text} (--allow-partial if only a part is meant)")
         reports.append(report)
     print(class_table(reports))
     for report in reports:

@@ -18,13 +18,15 @@ import cv2
 import numpy as np
 
 from jseg.data import preparation
-from jseg.data.class_names import COCO_STUFF_IDS, IGNORED
+from jseg.data.class_names import IGNORED, listed
 from jseg.data.image_files import read_stored_labels
-from jseg.data.label_maps import listed
 from jseg.errors import UserError
 from jseg.files import write_whole
 
 SUFFIX = "_labelTrainIds.png"
+# Ids of COCO's stuffthingmaps; in order they are the training labels 0..170.
+# https://github.com/nightrome/cocostuff (labels.txt, counted from 0)
+COCO_STUFF_IDS = tuple(value for value in range(182) if value not in (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90))
 _NO_ID = -1
 
 
@@ -55,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
     preparation.require_folders(options.root, folders, what)
     sources = sorted(path for folder in folders for path in (options.root / folder).glob("*.png"))
     jobs = [(path, path.with_name(path.stem + SUFFIX)) for path in sources if not path.name.endswith(SUFFIX)]
-    return preparation.convert_all(jobs, convert_map, options)
+    return preparation.convert_all(jobs, convert_map, options.workers)
 
 
 if __name__ == "__main__":

@@ -18,13 +18,21 @@ from pathlib import Path
 import numpy as np
 
 from jseg.data import preparation
-from jseg.data.class_names import CONTEXT_IDS, voc_palette
+from jseg.data.class_names import voc_palette
 from jseg.data.dataset import read_names
 from jseg.drawing import write_label_map
+from jseg.files import write_whole
 
 LISTS = Path("ImageSets") / "SegmentationContext"
 LABELS = "SegmentationClassContext"
 CATEGORIES = 459
+# Ids of the class list, in order, among the 459 categories of PASCAL-Context's label files; any other id is background.
+# https://cs.stanford.edu/~roozbeh/pascal-context
+CONTEXT_IDS = (
+    2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105, 113, 115, 144, 158, 159,
+    162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308, 324, 326, 347, 349, 354, 355, 360, 366, 368,
+    397, 415, 416, 420, 424, 427, 440, 445, 454, 458,
+)  # fmt: skip
 
 
 def stored_values() -> np.ndarray:
@@ -36,7 +44,7 @@ def stored_values() -> np.ndarray:
 
 def convert_map(source: Path, target: Path) -> None:
     """Makes one palette PNG with values 0..59 from a .mat file; UserError for a bad source."""
-    categories = preparation.check_labels(preparation.read_mat(source, "LabelMap"), CATEGORIES, source)
+    categories = preparation.read_mat_labels(source, "LabelMap", CATEGORIES)
     write_label_map(target, stored_values()[categories], voc_palette(256))
 
 
@@ -47,7 +55,7 @@ def read_lists(root: Path) -> dict[str, list[str]]:
         path, main_list = root / LISTS / f"{section}.txt", root / "ImageSets" / "Main" / f"{section}.txt"
         found[section] = read_names(path if path.is_file() else main_list)
         if not path.is_file():
-            preparation.write_list(path, found[section])
+            write_whole(path, "".join(f"{name}\n" for name in found[section]).encode())
             print(f"{LISTS / f'{section}.txt'}: the images of ImageSets/Main/{section}.txt")
     return found
 
@@ -55,14 +63,12 @@ def read_lists(root: Path) -> dict[str, list[str]]:
 def main(arguments: list[str] | None = None) -> int:
     """Makes lists and label maps; returns the exit code."""
     parser = preparation.new_parser(__doc__ or "", "folder of VOC 2010, with JPEGImages in it")
-    parser.add_argument("--mat", type=Path, help="folder of PASCAL-Context's .mat files")
+    parser.add_argument("--mat", type=Path, required=True, help="folder of PASCAL-Context's .mat files")
     options = parser.parse_args(arguments)
     preparation.require_folders(options.root, ("JPEGImages",), "PASCAL VOC 2010, VOCdevkit/VOC2010")
     names = [name for section in read_lists(options.root).values() for name in section]
-    mat = options.mat or Path()
-    jobs = [(mat / f"{name}.mat", options.root / LABELS / f"{name}.png") for name in names]
-    missing = "" if options.mat else "--mat FOLDER of PASCAL-Context's .mat files"
-    return preparation.convert_all(jobs, convert_map, options, missing)
+    jobs = [(options.mat / f"{name}.mat", options.root / LABELS / f"{name}.png") for name in names]
+    return preparation.convert_all(jobs, convert_map, options.workers)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,9 @@ from jseg.runtime.command_line import run
 from pathlib import Path
 
 from jseg.data import preparation
-from jseg.data.class_names import class_list, voc_palette
+from jseg.data.class_names import class_labels, class_list, voc_palette
 from jseg.data.dataset import read_names
 from jseg.data.image_files import read_stored_labels
-from jseg.data.label_maps import class_labels
 from jseg.drawing import write_label_map
 from jseg.errors import UserError
 from jseg.files import write_whole
@@ -37,7 +36,7 @@ def sbd_folder(folder: Path) -> Path:
     raise UserError(f"--sbd {folder}: no folder cls with SBD's .mat files in it, nor in dataset/ below it")
 
 
-def read_lists(root: Path, sbd: Path | None) -> tuple[list[str], list[str]]:
+def read_lists(root: Path, sbd: Path) -> tuple[list[str], list[str]]:
     """Names of train and aug; aug.txt and trainaug.txt are written where they are missing.
 
     A missing aug.txt is trainaug.txt without train.txt, else SBD's train.txt and val.txt without VOC's, sorted.
@@ -52,12 +51,10 @@ def read_lists(root: Path, sbd: Path | None) -> tuple[list[str], list[str]]:
     elif (lists / "trainaug.txt").is_file():
         aug = [name for name in read_names(lists / "trainaug.txt") if name not in {*train}]
         print("aug.txt: trainaug.txt without train.txt")
-    elif sbd is not None:
+    else:
         names = {*read_names(sbd / "train.txt"), *read_names(sbd / "val.txt")}
         aug = sorted(names - {*train, *val})
         print(f"aug.txt: SBD's train.txt and val.txt ({len(names):,} names) without VOC's train.txt and val.txt")
-    else:
-        raise UserError(f"{lists / 'aug.txt'} does not exist: pass --sbd FOLDER, whose lists it can be made from")
     if shared := sorted({*train, *val} & {*aug}):
         raise UserError(
             f"{lists / 'aug.txt'}: {len(shared)} names are also in train.txt or val.txt, first {shared[0]}: remove the "
@@ -68,15 +65,15 @@ def read_lists(root: Path, sbd: Path | None) -> tuple[list[str], list[str]]:
         raise UserError(f"{path} is not train.txt and aug.txt together: remove it to have it made anew")
     for missing, names in ((lists / "aug.txt", aug), (path, train + aug)):
         if not missing.is_file():
-            preparation.write_list(missing, names)
+            write_whole(missing, "".join(f"{name}\n" for name in names).encode())
     return train, aug
 
 
 def convert_mask(source: Path, target: Path) -> None:
     """Makes one mask: SBD's .mat as a palette PNG, VOC's own PNG as it is; UserError for a bad source."""
     if source.suffix == ".mat":
-        segmentation = preparation.read_mat(source, "GTcls")["Segmentation"][0, 0]
-        write_label_map(target, preparation.check_labels(segmentation, 20, source), voc_palette(256))
+        labels = preparation.read_mat_labels(source, "GTcls", 20, "Segmentation")
+        write_label_map(target, labels, voc_palette(256))
     else:
         class_labels(read_stored_labels(source), class_list("voc12"), str(source))
         write_whole(target, source.read_bytes())
@@ -85,17 +82,17 @@ def convert_mask(source: Path, target: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Makes lists and masks; returns the exit code."""
     parser = preparation.new_parser(__doc__ or "", "folder of VOC 2012, with JPEGImages in it")
-    parser.add_argument("--sbd", type=Path, help="folder of SBD, benchmark_RELEASE or the one that holds cls")
+    parser.add_argument("--sbd", type=Path, required=True, help="benchmark_RELEASE, or the folder that holds cls")
     options = parser.parse_args(arguments)
-    root, sbd = options.root, options.sbd and sbd_folder(options.sbd)
+    root, sbd = options.root, sbd_folder(options.sbd)
     own, masks = root / "SegmentationClass", root / MASKS
     folders = ("JPEGImages", "SegmentationClass", str(LISTS))
     preparation.require_folders(root, folders, "PASCAL VOC 2012, VOCdevkit/VOC2012")
     train, aug = read_lists(root, sbd)
     print(f"train: {len(train):,} masks of VOC (train.txt), {len(aug):,} of SBD (aug.txt)")
     jobs = [(own / f"{name}.png", masks / f"{name}.png") for name in train]
-    jobs += [((sbd or Path()) / "cls" / f"{name}.mat", masks / f"{name}.png") for name in aug]
-    return preparation.convert_all(jobs, convert_mask, options, "" if sbd else "--sbd FOLDER")
+    jobs += [(sbd / "cls" / f"{name}.mat", masks / f"{name}.png") for name in aug]
+    return preparation.convert_all(jobs, convert_mask, options.workers)
 
 
 if __name__ == "__main__":

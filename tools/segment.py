@@ -13,7 +13,7 @@ from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 import argparse
 from pathlib import Path
 
-from jseg.config import PRECISIONS
+from jseg.config import PRECISIONS, read_config
 from jseg.data.image_files import read_image
 from jseg.data.loader import check_cost
 from jseg.drawing import (
@@ -55,7 +55,8 @@ def main(arguments: list[str] | None = None) -> int:
     sizes = {path: read_image(path).shape[:2] for path in options.images}
     outputs = {path: output_paths(options.save_dir, path.stem) for path in options.images}
     check_outputs([output for path in options.images for output in outputs[path]], options.images)
-    segmenter = load_segmenter(options.weights, options.device, options.clip, options.config_file, options.precision)
+    config = read_config(options.config_file) if options.config_file else None
+    segmenter = load_segmenter(options.weights, options.device, options.clip, config, options.precision)
     print("\n".join(segmenter.notes), flush=True)
     for path, size in sizes.items():
         check_cost(size, segmenter.config.test, str(path))

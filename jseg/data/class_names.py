@@ -1,15 +1,15 @@
-"""Class names, seen/unseen splits, stored label values and colours of every data set: each fact once.
+"""Class names, seen/unseen splits, colours and label values of every data set, and what a label map's values mean.
 
-Names in the order of their training labels and the unseen indices are those of the published configurations
-(https://github.com/ZiqinZhou66/ZegCLIP, https://github.com/uyzhang/CLIP-RC; PASCAL Context split A: the
-ZS3 and OTSeg line of work, split B: Cascade-CLIP). Palette:
-https://host.robots.ox.ac.uk/pascal/VOC/voc2012 (development kit).
+Files hold stored values, label maps the class numbers 0..C-1 and 255 = ignored, targets what a setting trains with.
+Names and unseen classes are those of the published configurations (https://github.com/ZiqinZhou66/ZegCLIP,
+https://github.com/uyzhang/CLIP-RC; PASCAL Context split A: the ZS3 and OTSeg line of work, split B: Cascade-CLIP), the
+colours those of VOC's development kit (https://host.robots.ox.ac.uk/pascal/VOC/voc2012).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,15 +21,12 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(" ".join(text.split()).split(", "))
 
 
-VOC12_NAMES = _names(
-    """
+VOC12_NAMES = _names("""
     aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse, motorbike, person,
     pottedplant, sheep, sofa, train, tvmonitor
-    """
-)
+""")  # fmt: skip
 
-COCO_STUFF_NAMES = _names(
-    """
+COCO_STUFF_NAMES = _names("""
     person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,
     parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella,
     handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard,
@@ -45,46 +42,26 @@ COCO_STUFF_NAMES = _names(
     stone, straw, structural-other, table, tent, textile-other, towel, tree, vegetable, wall-brick, wall-concrete,
     wall-other, wall-panel, wall-stone, wall-tile, wall-wood, water-other, waterdrops, window-blind, window-other,
     wood
-    """
-)
+""")  # fmt: skip
 
-CONTEXT_NAMES = _names(
-    """
+CONTEXT_NAMES = _names("""
     aeroplane, bag, bed, bedclothes, bench, bicycle, bird, boat, book, bottle, building, bus, cabinet, car, cat,
     ceiling, chair, cloth, computer, cow, cup, curtain, dog, door, fence, floor, flower, food, grass, ground, horse,
     keyboard, light, motorbike, mountain, mouse, person, plate, platform, pottedplant, road, rock, sheep, shelves,
     sidewalk, sign, sky, snow, sofa, table, track, train, tree, truck, tvmonitor, wall, water, window, wood
-    """
-)
+""")  # fmt: skip
 
 # Each pair of words names one class only, so that any two of colour, pattern and shape tell it; each word of an unseen
 # class occurs in at least two seen ones.
-SHAPES_NAMES = _names(
-    """
+SHAPES_NAMES = _names("""
     red striped circle, red dotted square, red ringed star, yellow dotted triangle, yellow checked star,
     yellow ringed cross, green striped triangle, green checked cross, green ringed circle, blue striped star,
     blue dotted cross, blue checked circle, purple striped cross, purple checked square, purple ringed triangle,
     red checked triangle, yellow striped square, green dotted star, blue ringed square, purple dotted circle
-    """
-)
+""")  # fmt: skip
 
 IGNORED = 255  # in label maps: no class, left out of training targets and metrics
-
-# Ids that COCO's stuffthingmaps leave out of 0..181; the other 171, in order, are the training labels 0..170.
-# https://github.com/nightrome/cocostuff (labels.txt, counted from 0)
-COCO_STUFF_ID_GAPS = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
-COCO_STUFF_IDS = tuple(value for value in range(182) if value not in COCO_STUFF_ID_GAPS)
-
-# Ids of CONTEXT_NAMES, in order, among the 459 categories of PASCAL-Context's label files; any other id is background.
-# https://cs.stanford.edu/~roozbeh/pascal-context
-CONTEXT_IDS = (
-    2, 9, 18, 19, 22, 23, 25, 31, 33, 34, 44, 45, 46, 59, 65, 68, 72, 80, 85, 98, 104, 105, 113, 115, 144, 158, 159,
-    162, 187, 189, 207, 220, 232, 258, 259, 260, 284, 295, 296, 308, 324, 326, 347, 349, 354, 355, 360, 366, 368,
-    397, 415, 416, 420, 424, 427, 440, 445, 454, 458,
-)  # fmt: skip
-
-# Images of train and val in the published runs (CLIP-RC, section 4.1); VOC's 10,582 are train.txt and aug.txt together.
-PUBLISHED_IMAGES = {"voc12": (10_582, 1_449), "coco_stuff": (118_287, 5_000), "context": (4_998, 5_105)}
+UNSEEN_PIXEL = -1  # transductive target: "some unseen class", which the losses replace by pseudo-labels
 
 
 @dataclass(frozen=True)
@@ -143,31 +120,27 @@ def class_list(dataset: str, split: str = "") -> ClassList:
         choices = ", ".join(dict.fromkeys(item.dataset for item in _CLASS_LISTS))
         raise UserError(f"data.dataset={dataset!r} is not known: choose from {choices}")
     if split and split not in splits:
-        rule = "it has only one, leave the key out" if "" in splits else f"choose from {', '.join(splits)}"
-        raise UserError(f"data.split={split!r} is not a split of {dataset}: {rule}")
+        raise UserError(f"data.split={split!r}: {dataset} has {', '.join(splits) or 'only one: leave the key out'}")
     return splits[split] if split else next(iter(splits.values()))
 
 
 def classes_of(data: DataConfig) -> ClassList:
-    """The class list that a configuration asks for: that of its data set and split, or one for calibration."""
-    classes = class_list(data.dataset, data.split)
-    return held_out_list(classes, data.held_out) if data.held_out else classes
+    """The class list that a configuration asks for; with `data.held_out` one to calibrate gamma on.
 
-
-def held_out_list(classes: ClassList, held_out: Sequence[str]) -> ClassList:
-    """The class list to calibrate gamma on: only the seen classes, numbered anew, with `held_out` as the unseen ones.
-
-    Pixels of truly unseen classes are ignored, so a gamma chosen on this list has never met an unseen class. UserError
-    when `held_out` are not some of the seen classes.
+    That one holds the seen classes, numbered anew, with the held-out ones as the unseen ones; pixels of truly unseen
+    classes are ignored. UserError when the held-out classes are not some of the seen ones.
     """
+    classes, held_out = class_list(data.dataset, data.split), data.held_out
+    if not held_out:
+        return classes
     seen = [classes.names[index] for index in classes.seen]
     if len({*held_out} & {*seen}) < len(held_out) or len(held_out) >= len(seen):
         raise UserError(
             f"data.held_out={tuple(held_out)}: must be some, not all, of the seen classes of {classes.title}: "
             f"choose from {', '.join(seen)}"
         )
-    return ClassList(
-        dataset=classes.dataset,
+    return replace(
+        classes,
         split=f"{classes.split + ', ' if classes.split else ''}held out: {', '.join(sorted(held_out, key=seen.index))}",
         names=tuple(seen),
         unseen=tuple(sorted(seen.index(name) for name in held_out)),
@@ -176,14 +149,52 @@ def held_out_list(classes: ClassList, held_out: Sequence[str]) -> ClassList:
     )
 
 
-def suggestion(classes: ClassList) -> tuple[str, ...]:
-    """Seen classes to hold out: evenly spaced in the list, as large a share as the unseen ones have of all classes."""
-    count = max(1, round(len(classes.seen) * len(classes.unseen) / len(classes.names)))
-    places = [(2 * index + 1) * len(classes.seen) // (2 * count) for index in range(count)]
-    return tuple(classes.names[classes.seen[place]] for place in places)
+def listed(values: Sequence, most: int = 8) -> str:
+    """The first `most` values with commas between, and how many more there are."""
+    more = f" and {len(values) - most} more" if len(values) > most else ""
+    return ", ".join(map(str, values[:most])) + more
 
 
-def count_note(dataset: str, section: str, count: int) -> str:
-    """One sentence if `count` images in `section` (train or val) are not the published number; "" if they are."""
-    published = PUBLISHED_IMAGES[dataset][section == "val"]
-    return "" if count == published else f"{dataset} {section} has {count:,} images, the published runs {published:,}"
+def stored_lookup(class_list: ClassList) -> np.ndarray:
+    """(256,) int16: stored pixel value -> class number, 255 for ignored, -1 for values outside the class list."""
+    lookup = np.full(256, -1, np.int16)
+    lookup[list(class_list.stored_ignored)] = IGNORED
+    lookup[list(class_list.stored)] = np.arange(len(class_list.stored))
+    return lookup
+
+
+def class_labels(stored: np.ndarray, class_list: ClassList, where: str) -> np.ndarray:
+    """(H, W) uint8 stored values -> (H, W) uint8 class numbers, 255 = ignored; UserError for values of no class."""
+    labels = stored_lookup(class_list)[stored]
+    if (labels < 0).any():
+        values = listed(np.unique(stored[labels < 0]).tolist())
+        known = f"{class_list.stored[0]}-{class_list.stored[-1]} and {listed(class_list.stored_ignored)}"
+        raise UserError(
+            f"{where}: label values {values} are not in the class list of {class_list.title} (it has {known})"
+        )
+    return labels.astype(np.uint8)
+
+
+def stored_labels(labels: np.ndarray, class_list: ClassList) -> np.ndarray:
+    """Class numbers -> stored values, for label PNGs in the data set's own numbering; ignored pixels become 255."""
+    lookup = np.full(256, IGNORED, np.uint8)
+    lookup[: len(class_list.stored)] = class_list.stored
+    return lookup[labels]
+
+
+def training_classes(class_list: ClassList, setting: str) -> tuple[int, ...]:
+    """Class numbers whose text features a run of `setting` trains with, in order of its training targets."""
+    return class_list.seen if setting == "inductive" else tuple(range(len(class_list.names)))
+
+
+def training_labels(labels: np.ndarray, class_list: ClassList, setting: str) -> np.ndarray:
+    """Class numbers (any shape, 255 = ignored) -> int32 training targets of a setting.
+
+    inductive: the seen classes are numbered 0..S-1, unseen ones become 255. transductive: seen classes are kept, pixels
+    of unseen ones become `UNSEEN_PIXEL`. supervised: unchanged.
+    """
+    lookup, classes = np.full(256, IGNORED, np.int32), training_classes(class_list, setting)
+    lookup[list(classes)] = np.arange(len(classes))
+    if setting == "transductive":
+        lookup[list(class_list.unseen)] = UNSEEN_PIXEL
+    return lookup[labels]

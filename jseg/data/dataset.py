@@ -1,18 +1,24 @@
-"""Pairs of image and label PNG named by a split file (PASCAL VOC's layout), looked for when the data set is opened."""
+"""Data sets on disk, pairs of image and label PNG in PASCAL VOC's layout: opened, read, and checked for faults.
+
+Faults are missing or RGB-encoded files, wrong sizes, values outside the class list, and labels shifted by one.
+"""
 
 from __future__ import annotations
 
 import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
+from tqdm import tqdm
 
 from jseg.config import DataConfig
-from jseg.data.class_names import ClassList, classes_of
+from jseg.data.class_names import IGNORED, ClassList, class_labels, classes_of, listed, stored_lookup
 from jseg.data.image_files import read_image, read_stored_labels
-from jseg.data.label_maps import class_labels, listed
 from jseg.data.shapes import ShapesDataset
+from jseg.data.workers import map_in_order
 from jseg.errors import UserError
 
 PREPARATION = {
@@ -20,23 +26,6 @@ PREPARATION = {
     "coco_stuff": "tools/prepare_coco_stuff.py makes *_labelTrainIds.png from the stuffthingmaps",
     "context": "tools/prepare_context.py makes SegmentationClassContext and its lists from the .mat label files",
 }
-
-
-class Dataset(Protocol):
-    """What training and evaluation ask of a data set."""
-
-    class_list: ClassList
-
-    def __len__(self) -> int: ...
-
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None, str]:
-        """(H, W, 3) uint8 RGB image, (H, W) uint8 class numbers (255 = ignored) or None, and the image's name."""
-        ...
-
-
-def open_dataset(data: DataConfig, split: str) -> Dataset:
-    """The data set of a configuration; `split` is train, val or test (the images of val, labels not needed)."""
-    return ShapesDataset(data, split) if data.dataset == "shapes" else SegmentationDataset(data, split)
 
 
 def read_names(path: Path, remedy: str = "") -> list[str]:
@@ -54,46 +43,32 @@ def read_names(path: Path, remedy: str = "") -> list[str]:
 
 
 class SegmentationDataset:
-    """Images with label PNGs."""
+    """The pairs of `split` (train, val, test); opening it names missing files, unless `check_files` is False."""
 
     def __init__(self, data: DataConfig, split: str, check_files: bool = True) -> None:
-        """Opens `split` (train, val, test) of the data set that `data` describes; UserError names missing files.
-
-        `check_files=False` leaves the look for every image and label PNG to the caller.
-        """
         self.class_list = classes_of(data)
         self.section = "train" if split == "train" else "val"
-        self.files = getattr(data, self.section)
+        self.root, self.files, remedy = Path(data.root), getattr(data, self.section), PREPARATION[data.dataset]
         if not data.root:
             raise UserError(f"data.root is not set: give the folder of {data.dataset}, data.root=/path/to/data")
         if not self.files.labels and split != "test":
             raise UserError(f"data.{self.section}.labels is not set: {split} needs a folder of label PNGs")
-        self.root = Path(data.root)
-        remedy = PREPARATION[data.dataset]
         for key in ("images", "labels"):
-            folder = self.root / getattr(self.files, key)
-            if not folder.is_dir():
+            if not (folder := self.root / getattr(self.files, key)).is_dir():
                 raise UserError(
                     f"folder {folder} does not exist: correct data.root or data.{self.section}.{key} ({remedy})"
                 )
-        self.names = self._find_names(f": correct data.{self.section}.names or data.root ({remedy})")
-        missing = self.missing_files() if check_files else []
-        if missing:
-            raise UserError(
-                f"{self.class_list.title} {self.section}: {len(missing)} files are missing: {listed(missing, 5)} "
-                f"({remedy})"
-            )
-
-    def _find_names(self, remedy: str) -> list[str]:
         if self.files.names:
-            return read_names(self.root / self.files.names, remedy)
-        folder, suffix = self.root / self.files.images, self.files.image_suffix
-        names = sorted(path.name.removesuffix(suffix) for path in folder.iterdir() if path.name.endswith(suffix))
-        if not names:
-            raise UserError(
-                f"folder {folder} holds no *{suffix} file: correct data.{self.section}.images or image_suffix"
-            )
-        return names
+            correct = f": correct data.{self.section}.names or data.root ({remedy})"
+            self.names = read_names(self.root / self.files.names, correct)
+        else:
+            folder, suffix = self.root / self.files.images, self.files.image_suffix
+            self.names = sorted(path.name.removesuffix(suffix) for path in folder.glob(f"*{suffix}"))
+            if not self.names:
+                raise UserError(f"folder {folder} holds no *{suffix}: correct data.{self.section}.images, image_suffix")
+        if check_files and (missing := self.missing_files()):
+            text = f"{len(missing)} files are missing: {listed(missing, 5)} ({remedy})"
+            raise UserError(f"{self.class_list.title} {self.section}: {text}")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -104,9 +79,8 @@ class SegmentationDataset:
 
     def labels_path(self, index: int) -> Path | None:
         """Where the label PNG of image `index` lies; None when the split has none."""
-        if not self.files.labels:
-            return None
-        return self.root / self.files.labels / f"{self.names[index]}{self.files.label_suffix}"
+        name = f"{self.names[index]}{self.files.label_suffix}"
+        return self.root / self.files.labels / name if self.files.labels else None
 
     def missing_files(self) -> list[Path]:
         """Images and label PNGs of the split that are not there."""
@@ -114,11 +88,7 @@ class SegmentationDataset:
         return [path for path in paths if path and not os.path.isfile(path)]
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None, str]:
-        """(H, W, 3) uint8 RGB image, (H, W) uint8 class numbers (255 = ignored) or None, and the image's name.
-
-        Raises:
-            UserError: naming the file: unreadable, sizes that differ, label values outside the class list.
-        """
+        """(H, W, 3) uint8 RGB image, (H, W) uint8 class numbers (255 = ignored) or None, and the image's name."""
         image, path = read_image(self.image_path(index)), self.labels_path(index)
         if path is None:
             return image, None, self.names[index]
@@ -127,3 +97,91 @@ class SegmentationDataset:
             sizes = [f"{shape[1]}x{shape[0]}" for shape in (stored.shape, image.shape)]
             raise UserError(f"{path}: the label map is {sizes[0]} pixels, its image {sizes[1]}")
         return image, class_labels(stored, self.class_list, str(path)), self.names[index]
+
+
+Dataset = ShapesDataset | SegmentationDataset  # training and evaluation ask for class_list, len() and read() only
+
+
+def open_dataset(data: DataConfig, split: str) -> Dataset:
+    """The data set of a configuration; `split` is train, val or test (the images of val, labels not needed)."""
+    return ShapesDataset(data, split) if data.dataset == "shapes" else SegmentationDataset(data, split)
+
+
+@dataclass
+class SplitReport:
+    """What was found in the pairs of a split that were read."""
+
+    dataset: SegmentationDataset
+    read: int
+    problems: list[str] = field(default_factory=list)  # sentences about the split as a whole or about one file
+    maps: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))  # label maps that hold each stored value
+    pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))  # pixels of each stored value
+
+
+def value_fault(maps: np.ndarray, total: int, class_list: ClassList) -> str:
+    """What is wrong with the values of `total` label maps, `maps` (256,) of which hold each value; "" = nothing.
+
+    Labels one too high hold the value after the last class. Labels one too low are in the class list; but where 0 is
+    background, fewer than half of the label maps then hold 0, at least half hold 255, and none holds the last class.
+    """
+    outside = np.flatnonzero((stored_lookup(class_list) < 0) & (maps > 0)).tolist()
+    first, last = class_list.stored[0], max({*class_list.stored, *class_list.stored_ignored} - {IGNORED})
+    if outside:
+        text = f"label values {listed(outside)} are not in the class list of {class_list.title}"
+        if outside == [last + 1] and not (maps[0] and maps[IGNORED]):
+            return f"{text}: labels are shifted by one, class 0 is stored as {first + 1}, one too high"
+        return f"{text}; {PREPARATION[class_list.dataset]}"
+    if total >= 5 and 0 in class_list.stored_ignored and maps[0] < total / 2 <= maps[IGNORED] and not maps[last]:
+        return (
+            f"labels are shifted by one: 0 (background) is in {maps[0]} and 255 in {maps[IGNORED]} of {total} label "
+            f"maps, {last} in none, so {class_list.names[0]} is stored as 0 instead of {first}"
+        )
+    return ""
+
+
+def read_pairs(dataset: SegmentationDataset, indices: Sequence[int], progress: bool = False) -> SplitReport:
+    """Reads pairs as a whole, with four threads (decoding needs no GIL)."""
+
+    def examine(index: int) -> tuple[str, np.ndarray]:
+        pixels, path = np.zeros(256, np.int64), dataset.labels_path(index)
+        try:
+            if path:
+                pixels = np.bincount(read_stored_labels(path).ravel(), minlength=256)
+            dataset.read(index)
+        except UserError as error:
+            return str(error), pixels
+        return "", pixels
+
+    report = SplitReport(dataset, len(indices))
+    found = map_in_order(examine, ((index,) for index in indices), 4, threads=True)
+    for problem, pixels in tqdm(found, dataset.section, len(indices), unit="pair", disable=not progress):
+        report.pixels += pixels
+        report.maps += pixels > 0
+        report.problems += [problem] if problem else []
+    fault = value_fault(report.maps, len(indices), dataset.class_list)
+    report.problems[:0] = [fault] if fault else []
+    return report
+
+
+def check_split(dataset: SegmentationDataset, fraction: float = 1.0, progress: bool = False) -> SplitReport:
+    """Looks for every file of a split opened with `check_files=False` and reads a random `fraction` of the pairs."""
+    missing = set(dataset.missing_files())
+    whole = [i for i in range(len(dataset)) if not {dataset.image_path(i), dataset.labels_path(i)} & missing]
+    count = min(len(whole), max(1, round(fraction * len(dataset))))
+    report = read_pairs(dataset, sorted(random.Random(0).sample(whole, count)), progress)
+    if missing:
+        report.problems.append(f"{len(missing)} files are missing; {PREPARATION[dataset.class_list.dataset]}")
+        report.problems += [f"{path}: missing" for path in sorted(missing)]
+    return report
+
+
+def quick_check(dataset: Dataset) -> None:
+    """Reads 50 random pairs before a run; drawn data sets are not looked at. UserError says what is wrong."""
+    if not isinstance(dataset, SegmentationDataset):
+        return
+    indices = sorted(random.Random(1).sample(range(len(dataset)), min(50, len(dataset))))
+    if problems := read_pairs(dataset, indices).problems:
+        raise UserError(
+            f"{dataset.class_list.title} {dataset.section}, {len(indices)} random pairs: {listed(problems, 4)}. "
+            "tools/check_dataset.py looks at all of them"
+        )

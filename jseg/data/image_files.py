@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from jseg.errors import UserError
+from jseg.files import open_regular
 
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 _PNG_COLOUR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6: "RGBA"}
@@ -24,20 +25,17 @@ _PNG_COLOUR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey with alpha", 6:
 @contextmanager
 def _content(path: str | Path) -> Iterator[bytes]:
     """Yields the bytes of a file and turns whatever a decoder raises on them into one sentence that names the file."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: {'a folder, a pipe or a device, not a file' if path.exists() else 'missing'}")
-    content = path.read_bytes()
+    with open_regular(path) as file:
+        content = file.read()
     try:
         if content.startswith(_PNG_START) and _PNG_END not in content:
             raise ValueError("truncated")
         yield content
     except UserError:
         raise
-    except Image.UnidentifiedImageError as error:
-        raise UserError(f"{path}: not an image") from error
     except Exception as error:
         problem = "truncated" if "truncated" in str(error).lower() else f"damaged: {error}"
+        problem = "not an image" if isinstance(error, Image.UnidentifiedImageError) else problem
         raise UserError(f"{path}: {problem}") from error
 
 
@@ -59,10 +57,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def read_stored_labels(path: str | Path) -> np.ndarray:
-    """Reads a label PNG as (H, W) uint8 palette entries or grey values, as they are stored.
-
-    UserError names a bad file and one that holds colours instead of class numbers.
-    """
+    """Reads a label PNG as (H, W) uint8 palette entries or grey values; UserError names a bad or RGB-encoded file."""
     with _content(path) as content:
         if not content.startswith(_PNG_START):
             raise UserError(f"{path}: not a PNG")

@@ -6,7 +6,9 @@ workers and ranks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import count, islice
 from typing import NamedTuple
@@ -15,16 +17,13 @@ import numpy as np
 
 from jseg.config import Config, DataConfig, TestConfig
 from jseg.data import transforms
+from jseg.data.class_names import training_labels
 from jseg.data.dataset import Dataset
-from jseg.data.label_maps import training_labels
 from jseg.data.sampling import augmentation_rng, endless_indices
 from jseg.data.workers import map_in_order
 from jseg.errors import UserError
 
-_BATCHES_AHEAD = 2
-_EVALUATION_THREADS = 4
-MOST_WINDOWS = 4000  # of one image; logits of 171 classes take 0.7 MB per window
-MOST_PIXELS = 2**28  # of one image at all scales together; 3 GiB as float32
+MOST_PIXELS = 2**26  # of one image at all scales together; 0.8 GB as float32
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Batch:
     """What one optimiser step of one process trains on."""
 
     images: np.ndarray  # (B, 3, H, W) float32, normalised RGB
-    labels: np.ndarray  # (B, H, W) int32 training targets: see label_maps.training_labels
+    labels: np.ndarray  # (B, H, W) int32 training targets: see class_names.training_labels
     names: list[str]
     iteration: int
 
@@ -40,8 +39,7 @@ class Batch:
 class EvaluationImage(NamedTuple):
     """One image to evaluate."""
 
-    images: tuple[np.ndarray, ...]  # one for each of test.scales: (3, h, w) float32, normalised RGB, resized so that
-    # the short side is test.short_side times the scale
+    images: tuple[np.ndarray, ...]  # for each of test.scales what `model_image` gives
     labels: np.ndarray | None  # (H, W) uint8 class numbers at the original size, 255 = ignored
     name: str
     size: tuple[int, int]  # original height, width
@@ -58,55 +56,37 @@ def training_sample(
     image, labels = transforms.random_flip(image, labels, rng, data.flip_probability)
     if data.photometric:
         image = transforms.photometric_distortion(image, rng)
-    image = transforms.normalise(image, data.mean, data.std)
-    image, labels = transforms.pad(image, labels, data.crop_size)
-    return (
-        np.ascontiguousarray(image.transpose(2, 0, 1)),
-        training_labels(labels, dataset.class_list, data.setting),
-        name,
-    )
+    image, labels = transforms.pad(transforms.normalise(image, data.mean, data.std), labels, data.crop_size)
+    targets = training_labels(labels, dataset.class_list, data.setting)
+    return np.ascontiguousarray(image.transpose(2, 0, 1)), targets, name
 
 
 def training_batches(
     dataset: Dataset, config: Config, start_iteration: int = 0, rank: int = 0, world: int = 1
 ) -> Iterator[Batch]:
-    """Yields batches without end, the first one being that of `start_iteration`.
+    """Yields batches without end, from `start_iteration` on; close the iterator to end the workers.
 
-    Close the iterator (or leave it to be collected) to end the workers. With `world` processes each gets
-    `train.batch_size / world` samples; together they are the batch of a single process.
+    Each of `world` ranks gets `train.batch_size / world` samples; together they are the batch of a single process.
     """
     size, seed, workers = config.train.batch_size, config.train.seed, config.data.workers
     share = size // world
-    samples = map_in_order(
-        training_sample,
-        endless_indices(len(dataset), seed, start_iteration * size, rank, world),
-        workers,
-        shared=(dataset, config.data, seed),
-        ahead=max(_BATCHES_AHEAD * share, 2 * workers),
-        remedy="try data.workers=0, which prepares images in the main process",
-    )
-    try:
+    indices = endless_indices(len(dataset), seed, start_iteration * size, rank, world)
+    remedy = "try data.workers=0, which prepares images in the main process"
+    shared, ahead = (dataset, config.data, seed), 2 * max(share, workers)
+    with closing(map_in_order(training_sample, indices, workers, shared, ahead, remedy=remedy)) as samples:
         for iteration in count(start_iteration):
             images, labels, names = zip(*islice(samples, share), strict=True)
             yield Batch(np.stack(images), np.stack(labels), list(names), iteration)
-    finally:
-        samples.close()
 
 
 def check_cost(size: tuple[int, int], test: TestConfig, name: str) -> None:
-    """Raises UserError for an image of `size` = (height, width) that takes too many pixels or windows."""
-    pixels = windows = 0
-    for scale in test.scales:
-        sides = transforms.short_side_size(size, max(1, round(test.short_side * scale)))
-        pixels += sides[0] * sides[1]
-        if test.mode == "slide":
-            rows, columns = -(-np.maximum(np.subtract(sides, test.crop_size), 0) // test.stride) + 1
-            windows += int(rows * columns)
-    if pixels > MOST_PIXELS or windows > MOST_WINDOWS:
+    """Raises UserError for an image of `size` = (height, width) that becomes too many pixels."""
+    short_sides = (max(1, round(test.short_side * scale)) for scale in test.scales)
+    pixels = sum(math.prod(transforms.short_side_size(size, side)) for side in short_sides)
+    if pixels > MOST_PIXELS:
         raise UserError(
-            f"{name}: {size[1]}x{size[0]} pixels become {pixels:,} pixels in {windows:,} windows, more than "
-            f"{MOST_PIXELS:,} or {MOST_WINDOWS:,}: cut the image up, or set a smaller test.short_side or test.scales, "
-            "or a larger test.stride"
+            f"{name}: {size[1]}x{size[0]} pixels become {pixels:,}, more than {MOST_PIXELS:,}: cut the image up, or "
+            "set a smaller test.short_side or test.scales"
         )
 
 
@@ -128,6 +108,6 @@ def evaluation_image(dataset: Dataset, config: Config, index: int) -> Evaluation
 
 def evaluation_images(dataset: Dataset, config: Config, rank: int = 0, world: int = 1) -> Iterator[EvaluationImage]:
     """Every `world`-th image from `rank` on, in order, a few of them decoded ahead by threads (OpenCV needs no GIL)."""
-    threads = max(1, min(config.data.workers, _EVALUATION_THREADS))
+    threads = max(1, min(config.data.workers, 4))
     items = ((index,) for index in range(rank, len(dataset), world))
     return map_in_order(evaluation_image, items, threads, (dataset, config), ahead=threads + 1, threads=True)

@@ -1,4 +1,4 @@
-"""What the tools that prepare data sets share: options, lists, .mat files, parallel conversion."""
+"""What the tools that prepare data sets share: options, .mat files, parallel conversion."""
 
 from __future__ import annotations
 
@@ -6,30 +6,21 @@ from jseg.runtime.command_line import ArgumentParser
 
 import importlib.util
 import os
-import sys
-from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from jseg.data.workers import map_in_order
 from jseg.errors import UserError
-from jseg.files import write_whole
-
-Job = tuple[Path, Path]  # source, label PNG to make of it
-Convert = Callable[[Path, Path], None]
 
 
 def new_parser(description: str, root: str) -> ArgumentParser:
-    """A parser of the data folder (`root` says which), --workers and --force."""
+    """A parser of the data folder (`root` says which) and --workers."""
     parser = ArgumentParser(description=description.split("\n")[0])
-    cores = min(len(os.sched_getaffinity(0)), 8)
     parser.add_argument("root", type=Path, help=root)
-    parser.add_argument("--workers", type=int, default=cores, help="processes that convert; 0 = in this process")
-    parser.add_argument("--force", action="store_true", help="make label maps anew that are there")
+    parser.add_argument("--workers", type=int, default=min(os.cpu_count(), 8), help="processes; 0 = none")
     return parser
 
 
@@ -40,30 +31,22 @@ def require_folders(root: Path, folders: Sequence[str], what: str) -> None:
             raise UserError(f"folder {root / folder} does not exist: give the folder of {what}")
 
 
-def write_list(path: Path, names: Sequence[str]) -> None:
-    """Writes names, one a line, whole or not at all."""
-    write_whole(path, "".join(f"{name}\n" for name in names).encode())
-
-
-def read_mat(path: Path, name: str) -> Any:
-    """The variable `name` of a .mat file of version 5, a structure as a record array; UserError names a bad file."""
+def read_mat_labels(path: Path, name: str, highest: int, field: str = "") -> np.ndarray:
+    """Label map `name` (or the `field` of that structure) of a .mat file of version 5: (H, W) int32 in 0..`highest`."""
     from scipy.io import loadmat
 
     try:
-        return loadmat(str(path), variable_names=[name])[name]
+        value = loadmat(str(path), variable_names=[name])[name]
+        value = value[field][0, 0] if field else value
     except Exception as error:  # scipy raises many types on damaged data; all of them are the file's fault
         raise UserError(f"{path}: missing, or no .mat file of version 5 that holds {name}: {error}") from error
-
-
-def check_labels(value: np.ndarray, highest: int, source: Path) -> np.ndarray:
-    """A variable of `source` as int32 category numbers; UserError unless they are whole numbers in 0..`highest`."""
     labels = value.astype(np.int32)
     if (labels != value).any() or labels.min() < 0 or labels.max() > highest:
-        raise UserError(f"{source}: label values {value.min()} to {value.max()}, expected whole numbers 0..{highest}")
+        raise UserError(f"{path}: label values {value.min()} to {value.max()}, expected whole numbers 0..{highest}")
     return labels
 
 
-def _convert(convert: Convert, source: Path, target: Path) -> str:
+def _problem(convert: Callable[[Path, Path], None], source: Path, target: Path) -> str:
     try:
         convert(source, target)
     except UserError as error:
@@ -71,27 +54,19 @@ def _convert(convert: Convert, source: Path, target: Path) -> str:
     return ""
 
 
-def convert_all(jobs: Sequence[Job], convert: Convert, options: Namespace, missing: str = "") -> int:
-    """Makes the label maps that are not there yet (`options.force`: all) and prints what went wrong.
+def convert_all(jobs: Sequence[tuple[Path, Path]], convert: Callable[[Path, Path], None], workers: int) -> int:
+    """Makes the label maps that are not there yet; exit code 1 if some could not be made.
 
-    Args:
-        convert: importable function of source and target, which writes the target whole or not at all, and raises
-            UserError for a bad source.
-        missing: the missing option that gives the folder of .mat files.
-
-    Returns:
-        Exit code: 0 = all made, 1 = some could not be made.
+    `jobs` are sources and label PNGs to make of them. `convert` is importable, writes the PNG whole or not at all, and
+    raises UserError for a bad source.
     """
-    pending = [job for job in jobs if options.force or not job[1].is_file()]
+    pending = [job for job in jobs if not job[1].is_file()]
     print(f"{len(jobs) - len(pending):,} label maps are there, {len(pending):,} to make")
-    if any(source.suffix == ".mat" for source, _ in pending):
-        if missing:
-            raise UserError(f"{len(pending):,} label maps must be made: pass {missing}")
-        if importlib.util.find_spec("scipy") is None:
-            raise UserError("reading .mat files needs scipy: pip install -e '.[prepare]'")
+    if any(source.suffix == ".mat" for source, _ in pending) and importlib.util.find_spec("scipy") is None:
+        raise UserError("reading .mat files needs scipy: pip install -e '.[prepare]'")
     remedy = "run the same command again with fewer --workers, finished files are kept"
-    results = map_in_order(_convert, pending, min(options.workers, len(pending)), (convert,), remedy=remedy)
-    progress = tqdm(results, total=len(pending), unit="file", disable=not sys.stderr.isatty())
+    results = map_in_order(_problem, pending, min(workers, len(pending)), (convert,), remedy=remedy)
+    progress = tqdm(results, total=len(pending), unit="file", disable=None)  # on a terminal only
     problems = [problem for problem in progress if problem]
     for problem in problems[:20]:
         print(f"found: {problem}")

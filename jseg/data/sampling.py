@@ -13,11 +13,6 @@ import numpy as np
 _ORDER, _AUGMENTATION = 0, 1  # keep the two uses of one seed apart
 
 
-def epoch_order(length: int, seed: int, epoch: int) -> np.ndarray:
-    """The permutation of 0..length-1 that epoch number `epoch` runs through."""
-    return np.random.default_rng([_ORDER, seed, epoch]).permutation(length)
-
-
 def augmentation_rng(seed: int, position: int) -> np.random.Generator:
     """The generator for the random transforms of stream position `position`."""
     return np.random.default_rng([_AUGMENTATION, seed, position])
@@ -32,6 +27,6 @@ def endless_indices(length: int, seed: int, start: int = 0, rank: int = 0, world
     while True:
         if position // length != epoch:
             epoch = position // length
-            order = epoch_order(length, seed, epoch)
+            order = np.random.default_rng([_ORDER, seed, epoch]).permutation(length)
         yield position, int(order[position % length])
         position += world

@@ -46,8 +46,8 @@ def random_resize(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Fits image and labels into `box` (long, short) times a ratio drawn uniformly from `ratio_range`."""
     ratio = rng.uniform(*ratio_range)
-    size = box_size(image.shape[:2], max(1, int(box[0] * ratio)), max(1, int(box[1] * ratio)))
-    size = (max(1, size[0]), max(1, size[1]))
+    height, width = box_size(image.shape[:2], max(1, int(box[0] * ratio)), max(1, int(box[1] * ratio)))
+    size = (max(1, height), max(1, width))
     return resize_image(image, size), resize_labels(labels, size)
 
 
@@ -60,10 +60,7 @@ def is_varied(labels: np.ndarray, max_class_share: float) -> bool:
 def random_crop(
     image: np.ndarray, labels: np.ndarray, rng: Generator, size: tuple[int, int], max_class_share: float = 0.75
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts a window of at most `size` (height, width), drawn again up to ten times until `is_varied` holds.
-
-    Sides shorter than the crop stay whole. With `max_class_share` of 1 or more the first draw is taken.
-    """
+    """Cuts out at most `size` (height, width), drawn again up to ten times until `is_varied` (a share of 1: any)."""
     spare = [max(have - want, 0) for have, want in zip(labels.shape, size, strict=True)]
     for attempt in range(CROP_TRIES + 1):
         top, left = int(rng.integers(0, spare[0] + 1)), int(rng.integers(0, spare[1] + 1))
@@ -113,9 +110,7 @@ def photometric_distortion(image: np.ndarray, rng: Generator) -> np.ndarray:
 
 
 def normalise(
-    image: np.ndarray,
-    mean: tuple[float, float, float] = IMAGENET_MEAN,
-    std: tuple[float, float, float] = IMAGENET_STD,
+    image: np.ndarray, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
 ) -> np.ndarray:
     """(H, W, 3) uint8 RGB -> (H, W, 3) float32 `(value - mean) / std`; ImageNet's statistics, not CLIP's."""
     return (image.astype(np.float32) - np.float32(mean)) * (1.0 / np.array(std)).astype(np.float32)
@@ -124,7 +119,5 @@ def normalise(
 def pad(image: np.ndarray, labels: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Fills up to `size` (height, width) at the right and bottom: a normalised image with 0, labels with 255."""
     bottom, right = (max(want - have, 0) for want, have in zip(size, labels.shape, strict=True))
-    if not bottom and not right:
-        return image, labels
-    padded_image = np.pad(image, ((0, bottom), (0, right), (0, 0)))
-    return padded_image, np.pad(labels, ((0, bottom), (0, right)), constant_values=IGNORED)
+    image = np.pad(image, ((0, bottom), (0, right), (0, 0)))
+    return image, np.pad(labels, ((0, bottom), (0, right)), constant_values=IGNORED)

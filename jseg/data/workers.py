@@ -18,7 +18,6 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import islice
 from multiprocessing import connection, forkserver, resource_tracker
-from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 import cv2
@@ -31,20 +30,14 @@ _task: tuple[Callable, tuple] | None = None  # of a worker process: the function
 
 
 def map_in_order(
-    function: Callable[..., Result],
-    items: Iterable[tuple],
-    workers: int,
-    shared: tuple = (),
-    ahead: int | None = None,
-    threads: bool = False,
-    remedy: str = "use fewer workers",
-) -> Iterator[Result]:
+    function: Callable[..., Result], items: Iterable[tuple], workers: int, shared: tuple = (), ahead: int = 0,
+    threads: bool = False, remedy: str = "use fewer workers",
+) -> Iterator[Result]:  # fmt: skip
     """Yields `function(*shared, *item)` for each item, in order; items may be endless.
 
-    Close the iterator (or leave it to be collected) to end the workers. With worker processes `function` must be
-    importable and its arguments and results picklable; `shared` is sent once to each worker. `workers` 0 = in this
-    process. `ahead` results (None = four per worker) are ready or being computed at a time. When a worker was killed, a
-    UserError advises `remedy`.
+    Close the iterator (or leave it to be collected) to end the workers, 0 = in this process. With worker processes
+    `function` must be importable; `shared` is sent once to each. `ahead` results (0 = four per worker) are ready or
+    being computed at a time. When a worker was killed, a UserError advises `remedy`.
     """
     if workers == 0:
         yield from (function(*shared, *item) for item in items)
@@ -85,11 +78,12 @@ def _start_worker(function: Callable, shared: tuple) -> None:
     cv2.setNumThreads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, _TO_ALL)  # before the thread is started: it inherits the mask
-    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
-def _end_with(parent: BaseProcess) -> None:
+def _end_with_parent() -> None:
     """Ends this process when its parent is gone or sends SIGTERM; SIGTERM from anybody else is ignored."""
+    parent = multiprocessing.parent_process()
     while not connection.wait([parent.sentinel], timeout=0):
         caught = signal.sigtimedwait({signal.SIGTERM}, 0.5)
         if caught and caught.si_pid == parent.pid:

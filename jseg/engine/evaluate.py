@@ -18,9 +18,8 @@ from tqdm import tqdm
 
 from jseg import drawing
 from jseg.config import Config
-from jseg.data.class_names import IGNORED, ClassList
+from jseg.data.class_names import IGNORED, ClassList, stored_labels
 from jseg.data.dataset import Dataset, SegmentationDataset
-from jseg.data.label_maps import stored_labels
 from jseg.data.loader import EvaluationImage, evaluation_images
 from jseg.engine.checkpoint import METRICS_NAME
 from jseg.engine.ranks import ALONE, Ranks

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 from jseg.clip.weights import ClipWeights, read_clip_weights
 from jseg.config import Config
-from jseg.data.check import quick_check
 from jseg.data.class_names import ClassList, classes_of
-from jseg.data.dataset import Dataset, open_dataset
+from jseg.data.dataset import Dataset, open_dataset, quick_check
 from jseg.engine import checkpoint
 from jseg.engine.log import say
 from jseg.engine.ranks import Ranks

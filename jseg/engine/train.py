@@ -24,7 +24,7 @@ import numpy as np
 
 from jseg.clip.class_embeddings import class_embeddings
 from jseg.config import Config, to_dict
-from jseg.data.label_maps import training_classes
+from jseg.data.class_names import training_classes
 from jseg.data.loader import Batch, training_batches
 from jseg.engine import checkpoint
 from jseg.engine.checkpoint import BEST_METRICS_NAME, BEST_NAME, METRICS_NAME, WEIGHTS_NAME, Progress, lock_work_dir

@@ -13,8 +13,7 @@ import jittor as jt
 import numpy as np
 
 from jseg.config import LossConfig
-from jseg.data.class_names import IGNORED
-from jseg.data.label_maps import UNSEEN_PIXEL
+from jseg.data.class_names import IGNORED, UNSEEN_PIXEL
 from jseg.ops import compiled
 from jseg.ops.bilinear import resize_bilinear
 from jseg.ops.function import Function

@@ -16,8 +16,7 @@ from jseg.clip.image_tower import ImageTower, resize_positions
 from jseg.clip.tokenizer import Tokenizer, find_vocabulary
 from jseg.clip.weights import read_clip_weights
 from jseg.config import ModelConfig, OptimizerConfig, TrainConfig
-from jseg.data.class_names import IGNORED
-from jseg.data.label_maps import training_classes, training_labels
+from jseg.data.class_names import IGNORED, training_classes, training_labels
 from jseg.engine.optimizer import group_settings, learning_rate
 from jseg.engine.sliding_window import ImageScores
 from jseg.engine.trainer import Trainer

@@ -15,11 +15,10 @@ from jseg.config import IMAGENET_MEAN, IMAGENET_STD, OptimizerConfig
 from jseg.data import shapes
 from jseg.data.class_names import SHAPES_NAMES
 from jseg.data.shapes import Scene, SceneObject
-from jseg.data.shapes_drawing import COLOURS, PATTERNS, SHAPES
 from jseg.data.transforms import normalise
 from jseg.data.workers import map_in_order
 
-ATTRIBUTES = frozenset((*COLOURS, *PATTERNS, *SHAPES))
+ATTRIBUTES = frozenset(" ".join(SHAPES_NAMES).split())
 TRAINING_STREAM, HELD_OUT_STREAM, VOCABULARY_STREAM = 201, 202, 203  # first word of the random seed
 _PRESENT = 4  # an object counts as present from this many pixels on
 _NAMED_OF_WINDOW, _NAMED_OF_OBJECT = 0.12, 0.4  # it may be named when it fills this share of the window, or this much
@@ -227,6 +226,6 @@ def sample_captions(count: int, seed: int) -> list[str]:
     for index in range(count):
         rng = np.random.default_rng([VOCABULARY_STREAM, seed, index])
         classes = rng.permutation(len(SHAPES_NAMES))[: rng.integers(1, 5)]
-        objects = tuple(SceneObject(int(item), rng.uniform(0.2, 0.8), 1.0) for item in classes)
+        objects = tuple(SceneObject(int(item), rng.uniform(0.2, 0.8)) for item in classes)
         captions.append(shapes.describe(objects, rng))
     return captions

@@ -1,4 +1,4 @@
-"""Class lists: counts, uniqueness, splits, palettes; lists to calibrate on, where held-out classes play the unseen."""
+"""Class lists: counts, splits, palette, calibration on held-out classes; stored values, class numbers and targets."""
 
 from __future__ import annotations
 
@@ -7,52 +7,41 @@ import pytest
 
 from jseg.config import DataConfig
 from jseg.data.class_names import (
-    IGNORED,
-    PUBLISHED_IMAGES,
     SHAPES_NAMES,
+    UNSEEN_PIXEL,
+    ClassList,
+    class_labels,
     class_list,
-    count_note,
-    held_out_list,
-    suggestion,
+    classes_of,
+    training_classes,
+    training_labels,
     voc_palette,
 )
-from jseg.data.dataset import open_dataset
-from jseg.data.label_maps import class_labels, training_labels
 from jseg.errors import UserError
 
-VOC = class_list("voc12")
+LISTS = {  # data set, split: number of classes, unseen ones
+    ("shapes", ""): (20, "red checked triangle, yellow striped square, green dotted star, blue ringed square, "
+                         "purple dotted circle"),
+    ("voc12", ""): (20, "pottedplant, sheep, sofa, train, tvmonitor"),
+    ("coco_stuff", ""): (171, "cow, giraffe, suitcase, frisbee, skateboard, carrot, scissors, cardboard, clouds, "
+                              "grass, playingfield, river, road, tree, wall-concrete"),
+    ("context", "A"): (59, "aeroplane, bird, boat, cat, cow, fence, keyboard, motorbike, sofa, tvmonitor"),
+    ("context", "B"): (59, "aeroplane, bed, bedclothes, boat, bottle, car, cloth, cow, keyboard, plate"),
+}  # fmt: skip
 
-LISTS = [
-    ("shapes", "", 20, 5),
-    ("voc12", "", 20, 5),
-    ("coco_stuff", "", 171, 15),
-    ("context", "A", 59, 10),
-    ("context", "B", 59, 10),
-]
+
+def held_out_list(dataset: str, *names: str) -> ClassList:
+    return classes_of(DataConfig(dataset=dataset, held_out=names))
 
 
-@pytest.mark.parametrize(("dataset", "split", "count", "unseen"), LISTS)
-def test_lists_have_the_published_counts(dataset: str, split: str, count: int, unseen: int) -> None:
-    classes = class_list(dataset, split)
+@pytest.mark.parametrize(("dataset", "split"), LISTS)
+def test_lists_are_the_published_ones(dataset: str, split: str) -> None:
+    classes, (count, unseen) = class_list(dataset, split), LISTS[dataset, split]
     assert len(classes.names) == len(set(classes.names)) == len(classes.stored) == len(set(classes.stored)) == count
-    assert len(classes.unseen) == len(set(classes.unseen)) == unseen
+    assert ", ".join(classes.names[index] for index in classes.unseen) == unseen
     assert sorted(classes.seen + classes.unseen) == list(range(count))
     assert not set(classes.stored) & set(classes.stored_ignored)
     assert classes.palette.shape == (count, 3) and len({tuple(colour) for colour in classes.palette.tolist()}) == count
-
-
-def test_unseen_classes_by_name() -> None:
-    def unseen(dataset: str, split: str = "") -> str:
-        classes = class_list(dataset, split)
-        return ", ".join(classes.names[index] for index in classes.unseen)
-
-    assert unseen("voc12") == "pottedplant, sheep, sofa, train, tvmonitor"
-    assert unseen("coco_stuff") == (
-        "cow, giraffe, suitcase, frisbee, skateboard, carrot, scissors, cardboard, clouds, grass, playingfield, river, "
-        "road, tree, wall-concrete"
-    )
-    assert unseen("context", "A") == ("aeroplane, bird, boat, cat, cow, fence, keyboard, motorbike, sofa, tvmonitor")
-    assert unseen("context", "B") == "aeroplane, bed, bedclothes, boat, bottle, car, cloth, cow, keyboard, plate"
 
 
 def test_any_two_words_name_a_shapes_class_and_one_does_not() -> None:
@@ -73,60 +62,43 @@ def test_palette_is_that_of_voc() -> None:
     np.testing.assert_array_equal(class_list("voc12").palette[0], (128, 0, 0))
 
 
-def test_default_split_and_unknown_names() -> None:
+def test_unknown_names() -> None:
     assert class_list("context") == class_list("context", "A") and class_list("context").title == "context (split A)"
-    with pytest.raises(UserError, match="choose from shapes, voc12, coco_stuff, context"):
-        class_list("voc")
-    with pytest.raises(UserError, match="choose from A, B"):
-        class_list("context", "C")
-    with pytest.raises(UserError, match="only one"):
-        class_list("voc12", "A")
-
-
-def test_published_numbers() -> None:
-    assert PUBLISHED_IMAGES["voc12"] == (1464 + 9118, 1449) and count_note("voc12", "val", 1449) == ""
-    assert count_note("context", "val", 5104) == "context val has 5,104 images, the published runs 5,105"
+    for arguments, choices in ((("voc",), "shapes, voc12"), (("context", "C"), "A, B"), (("voc12", "A"), "only one")):
+        with pytest.raises(UserError, match=choices):
+            class_list(*arguments)
 
 
 def test_held_out_list() -> None:
-    classes = held_out_list(VOC, ("cat", "bird"))
-    assert classes.names == VOC.names[:15] and "sofa" not in classes.names
+    classes, voc = held_out_list("voc12", "cat", "bird"), class_list("voc12")
+    assert classes.names == voc.names[:15] and classes.title == "voc12 (split held out: bird, cat)"
     assert [classes.names[index] for index in classes.unseen] == ["bird", "cat"]
-    assert classes.title == "voc12 (split held out: bird, cat)"
     stored = np.array([[0, 1, 3, 8, 15, 16, 20, 255]], np.uint8)  # 16, 20: pottedplant, tvmonitor
     labels = class_labels(stored, classes, "a.png")
     np.testing.assert_array_equal(labels, [[255, 0, 2, 7, 14, 255, 255, 255]])
     # in training neither the held-out nor the unseen classes are there
-    np.testing.assert_array_equal(
-        training_labels(labels, classes, "inductive"), [[255, 0, 255, 255, 12, 255, 255, 255]]
-    )
+    found = training_labels(labels, classes, "inductive")
+    np.testing.assert_array_equal(found, [[255, 0, 255, 255, 12, 255, 255, 255]])
 
 
-def test_held_out_list_of_classes_in_the_middle() -> None:
-    coco = class_list("coco_stuff")
-    classes = held_out_list(coco, ("person",))
-    assert len(classes.names) == 171 - 15 and not {coco.names[index] for index in coco.unseen} & set(classes.names)
-    labels = class_labels(np.arange(171, dtype=np.uint8)[None], classes, "a.png")[0]
-    for index, name in enumerate(coco.names):
-        assert labels[index] == (IGNORED if index in coco.unseen else classes.names.index(name))
-
-
-def test_shapes_follow_held_out() -> None:
-    plain, held = DataConfig(), DataConfig(held_out=("red dotted square",))
-    for index in range(6):
-        (_, before, _), (_, after, _) = (open_dataset(data, "train").read(index) for data in (plain, held))
-        np.testing.assert_array_equal(after, np.where(before >= 15, IGNORED, before))  # unseen ones are the last five
-
-
-@pytest.mark.parametrize("names", [("sofa",), ("zebra",), ("cat", "cat"), VOC.names[:15]])
+@pytest.mark.parametrize("names", [("sofa",), ("zebra",), ("cat", "cat"), class_list("voc12").names[:15]])
 def test_classes_that_cannot_be_held_out(names: tuple[str, ...]) -> None:
     with pytest.raises(UserError, match="some, not all, of the seen classes of voc12: choose from aeroplane"):
-        held_out_list(VOC, names)
+        held_out_list("voc12", *names)
 
 
-@pytest.mark.parametrize("dataset, count", [("voc12", 4), ("coco_stuff", 14), ("context", 8), ("shapes", 4)])
-def test_suggestion_keeps_the_share_of_unseen_classes(dataset: str, count: int) -> None:
-    classes = class_list(dataset)
-    names = suggestion(classes)
-    assert len(names) == count
-    held_out_list(classes, names)
+def test_values_outside_the_list_are_refused_with_file_and_values() -> None:
+    with pytest.raises(UserError, match=r"a/b\.png: label values 21, 22, 23, 24, 25, 26, 27, 28 and 226 more are not"):
+        class_labels(np.arange(256, dtype=np.uint8)[None], class_list("voc12"), "a/b.png")
+
+
+def test_settings() -> None:
+    classes = class_list("context", "B")
+    labels, seen, unseen = np.append(np.arange(59), 255).astype(np.uint8), list(classes.seen), list(classes.unseen)
+    for setting in ("inductive", "transductive", "supervised"):
+        targets = training_labels(labels, classes, setting)
+        assert targets[-1] == 255 and targets[targets != 255].max() < len(training_classes(classes, setting))
+        expected = {"inductive": list(range(49)), "transductive": seen, "supervised": seen}
+        assert targets[seen].tolist() == expected[setting]
+        expected = {"inductive": [255] * 10, "transductive": [UNSEEN_PIXEL] * 10, "supervised": unseen}
+        assert targets[unseen].tolist() == expected[setting]

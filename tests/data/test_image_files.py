@@ -21,39 +21,31 @@ def drawing() -> np.ndarray:
     return cv2.resize(np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8), (70, 50))
 
 
-def save(path: Path, image: np.ndarray, mode: str | None = None, **options: object) -> Path:
-    Image.fromarray(image, mode).save(path, **options)
+def save(path: Path, image: np.ndarray, **options: object) -> Path:
+    Image.fromarray(image).save(path, **options)
     return path
 
 
-@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".webp"])
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".webp", ".gif", ".jpg"])
 def test_images_are_rgb(tmp_path: Path, suffix: str) -> None:
-    path = save(tmp_path / f"x{suffix}", drawing(), **({"lossless": True} if suffix == ".webp" else {}))
-    np.testing.assert_array_equal(read_image(path), drawing())
-
-
-def test_jpeg_is_close_and_grey_images_become_rgb(tmp_path: Path) -> None:
-    jpeg = read_image(save(tmp_path / "x.jpg", drawing(), quality=98, subsampling=0))
-    assert np.abs(jpeg.astype(int) - drawing()).mean() < 2
-    grey = read_image(save(tmp_path / "grey.png", drawing()[..., 0]))
-    np.testing.assert_array_equal(grey, np.repeat(drawing()[..., :1], 3, 2))
+    pixels, options = drawing(), {".webp": {"lossless": True}, ".jpg": {"quality": 98, "subsampling": 0}}
+    if suffix == ".gif":
+        pixels = np.repeat(np.arange(48, dtype=np.uint8).reshape(6, 8, 1) * 5, 3, 2)
+    found = read_image(save(tmp_path / f"x{suffix}", pixels, **options.get(suffix, {})))
+    assert found.dtype == np.uint8 and np.abs(found.astype(int) - pixels).mean() < (2 if suffix == ".jpg" else 1e-9)
+    grey = read_image(save(tmp_path / "grey.png", pixels[..., 0]))
+    np.testing.assert_array_equal(grey, np.repeat(pixels[..., :1], 3, 2))
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
-@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+@pytest.mark.parametrize("orientation", [3, 6, 8])
 def test_orientation_is_applied(tmp_path: Path, suffix: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation  # how the camera was held
     options = {"lossless": True} if suffix == ".webp" else {}
     plain = read_image(save(tmp_path / f"plain{suffix}", drawing(), **options))
     turned = read_image(save(tmp_path / f"x{suffix}", drawing(), exif=exif, **options))
-    np.testing.assert_array_equal(turned, np.rot90(plain, {1: 0, 3: 2, 6: 3, 8: 1}[orientation]))
-
-
-def test_gif_is_read(tmp_path: Path) -> None:
-    pixels = np.repeat(np.arange(48, dtype=np.uint8).reshape(6, 8, 1) * 5, 3, 2)
-    path = save(tmp_path / "x.gif", pixels)
-    np.testing.assert_array_equal(read_image(path), pixels)
+    np.testing.assert_array_equal(turned, np.rot90(plain, {3: 2, 6: 3, 8: 1}[orientation]))
 
 
 def test_sizes_that_nobody_can_decode_are_refused(tmp_path: Path) -> None:
@@ -79,26 +71,17 @@ def test_truncated_images_are_noticed_and_named(tmp_path: Path, suffix: str, sha
 def test_bytes_after_the_end_are_allowed(tmp_path: Path) -> None:
     path = save(tmp_path / "x.jpg", drawing())
     whole = read_image(path)
-    for extra in (b"\0" * 100, b"maker's note" * 9):
-        path.write_bytes(path.read_bytes() + extra)
-        np.testing.assert_array_equal(read_image(path), whole)
+    path.write_bytes(path.read_bytes() + b"maker's note" * 9)
+    np.testing.assert_array_equal(read_image(path), whole)
 
 
-@pytest.mark.parametrize("mode", ["P", "L"])
-def test_labels_are_palette_entries_or_grey_values(tmp_path: Path, mode: str) -> None:
-    stored = np.random.default_rng(0).integers(0, 256, (9, 13), dtype=np.uint8)
+@pytest.mark.parametrize(("mode", "bits"), [("P", 8), ("L", 8), ("P", 2)])
+def test_labels_are_palette_entries_or_grey_values(tmp_path: Path, mode: str, bits: int) -> None:
+    stored = np.random.default_rng(0).integers(0, 2**bits, (9, 13), dtype=np.uint8)
     image = Image.fromarray(stored, mode)
     if mode == "P":
-        image.putpalette(np.random.default_rng(1).integers(0, 256, 768, dtype=np.uint8).tobytes())
-    image.save(tmp_path / "x.png")
-    np.testing.assert_array_equal(read_stored_labels(tmp_path / "x.png"), stored)
-
-
-def test_small_palettes_keep_their_numbers(tmp_path: Path) -> None:
-    stored = np.random.default_rng(0).integers(0, 4, (9, 13), dtype=np.uint8)
-    image = Image.fromarray(stored, "P")
-    image.putpalette(bytes(range(12)))
-    image.save(tmp_path / "x.png", bits=2)
+        image.putpalette(np.random.default_rng(1).integers(0, 256, 3 * 2**bits, dtype=np.uint8).tobytes())
+    image.save(tmp_path / "x.png", bits=bits)
     np.testing.assert_array_equal(read_stored_labels(tmp_path / "x.png"), stored)
 
 
@@ -107,22 +90,17 @@ def test_what_is_no_image_is_named(tmp_path: Path, read: Callable[[Path], np.nda
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.png").write_text("not an image at all, only words")
     (tmp_path / "cut.png").write_bytes(save(tmp_path / "x.png", drawing()[..., 0]).read_bytes()[:-40])
-    (tmp_path / "folder.png").mkdir()
     os.mkfifo(tmp_path / "pipe.png")  # must not hang
-    for name in ("none", "empty", "text", "cut", "folder", "pipe"):
+    for name in ("none", "empty", "text", "cut", "pipe"):
         with pytest.raises(UserError, match=rf"{name}\.png") as caught:
             read(tmp_path / f"{name}.png")
         assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("array", "kind"),
-    [
-        (np.zeros((4, 4, 3), np.uint8), "8-bit RGB"),
-        (np.zeros((4, 4), bool), "1-bit grey"),
-        (np.zeros((4, 4), np.uint16), "16-bit grey"),
-    ],
-)
-def test_colour_encoded_labels_are_refused(tmp_path: Path, array: np.ndarray, kind: str) -> None:
-    with pytest.raises(UserError, match=rf"x\.png: {kind} PNG"):
-        read_stored_labels(save(tmp_path / "x.png", array))
+COLOURED = [((4, 4, 3), "u1", "8-bit RGB"), ((4, 4), "?", "1-bit grey"), ((4, 4), "u2", "16-bit grey")]
+
+
+@pytest.mark.parametrize(("shape", "kind", "name"), COLOURED)
+def test_colour_encoded_labels_are_refused(tmp_path: Path, shape: tuple[int, ...], kind: str, name: str) -> None:
+    with pytest.raises(UserError, match=rf"x\.png: {name} PNG"):
+        read_stored_labels(save(tmp_path / "x.png", np.zeros(shape, kind)))

@@ -16,13 +16,12 @@ import pytest
 
 from jseg.config import Config, DataConfig, ShapesConfig, TrainConfig
 from jseg.data import transforms
-from jseg.data.class_names import ClassList, class_list
 from jseg.data.dataset import SegmentationDataset, open_dataset
 from jseg.data.loader import Batch, evaluation_images, training_batches
+from jseg.data.workers import map_in_order
 from jseg.errors import UserError
 
 PYTHON_PATH = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
-linux_only = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
 
 
 def small_config(workers: int = 0, setting: str = "inductive", batch_size: int = 4, seed: int = 0) -> Config:
@@ -39,28 +38,6 @@ def take(config: Config, count: int, **options: int) -> list[Batch]:
         batches.close()
 
 
-def assert_same(found: list[Batch], expected: list[Batch]) -> None:
-    assert len(found) == len(expected) > 0
-    for one, other in zip(found, expected, strict=True):
-        np.testing.assert_array_equal(one.images, other.images)
-        np.testing.assert_array_equal(one.labels, other.labels)
-        assert one.names == other.names and one.iteration == other.iteration
-
-
-class ReportingDataset:
-    """Images whose name says whether Jittor is loaded in the process that reads them."""
-
-    def __init__(self) -> None:
-        self.class_list: ClassList = class_list("shapes")
-
-    def __len__(self) -> int:
-        return 4
-
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
-        name = f"{os.getpid()} {any(name.split('.')[0].startswith('jittor') for name in sys.modules)}"
-        return np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8), name
-
-
 def test_shapes_types_and_order() -> None:
     batch = take(small_config(), 1)[0]
     assert batch.images.shape == (4, 3, 48, 56) and batch.images.dtype == np.float32
@@ -69,13 +46,13 @@ def test_shapes_types_and_order() -> None:
     assert set(np.unique(batch.labels)) <= {*range(15), 255}
 
 
-@pytest.mark.parametrize("workers", [1, 2, 3])
-def test_batches_do_not_depend_on_the_number_of_workers(workers: int) -> None:
-    assert_same(take(small_config(workers), 4), take(small_config(0), 4))
-
-
-def test_a_run_goes_on_where_another_stopped() -> None:
-    assert_same(take(small_config(2), 3, start_iteration=4), take(small_config(), 7)[4:])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_batches_do_not_depend_on_workers_nor_on_the_start(workers: int) -> None:
+    late = take(small_config(workers), 3, start_iteration=4)
+    for found, expected in zip(late, take(small_config(), 7)[4:], strict=True):
+        np.testing.assert_array_equal(found.images, expected.images)
+        np.testing.assert_array_equal(found.labels, expected.labels)
+        assert found.names == expected.names and found.iteration == expected.iteration
 
 
 def test_ranks_share_the_batch_of_one_process() -> None:
@@ -86,14 +63,6 @@ def test_ranks_share_the_batch_of_one_process() -> None:
             np.testing.assert_array_equal(parts[rank][step].images, whole[step].images[rank::2])
             np.testing.assert_array_equal(parts[rank][step].labels, whole[step].labels[rank::2])
             assert parts[rank][step].names == whole[step].names[rank::2] and parts[rank][step].iteration == step
-
-
-def test_seeds_and_positions_differ() -> None:
-    assert not np.array_equal(take(small_config(), 1)[0].images, take(small_config(seed=1), 1)[0].images)
-    lonely = small_config(batch_size=1)
-    lonely.data.shapes.train_scenes = 1
-    first, second = take(lonely, 2)
-    assert first.names == second.names and not np.array_equal(first.images, second.images)
 
 
 def test_without_chance_a_sample_is_the_normalised_image() -> None:
@@ -108,52 +77,42 @@ def test_without_chance_a_sample_is_the_normalised_image() -> None:
     assert (batch.images[0, :, :, 64:] == 0).all() and (batch.labels[0, :, 64:] == 255).all()
 
 
+def read_where(index: int) -> str:
+    return f"{os.getpid()} {any(name.split('.')[0].startswith('jittor') for name in sys.modules)}"
+
+
+def test_workers_do_not_import_jittor() -> None:
+    sys.modules.setdefault("jittor_of_the_parent", sys)  # as if the parent had loaded it
+    found = [text.split() for text in map_in_order(read_where, ((index,) for index in range(8)), 2)]
+    assert {loaded for _, loaded in found} == {"False"} and str(os.getpid()) not in {process for process, _ in found}
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_bad_file_ends_the_run_with_its_name(voc: DataConfig, workers: int) -> None:
     dataset = SegmentationDataset(voc, "train")
     dataset.image_path(1).write_bytes(dataset.image_path(1).read_bytes()[:500])
     voc.workers = workers
-    batches = training_batches(dataset, Config(data=voc, train=TrainConfig(batch_size=3)))
-    with pytest.raises(UserError, match=r"b2\.jpg: truncated"):
-        next(batches)
+    config = Config(data=voc, train=TrainConfig(batch_size=3))
+    for images in (training_batches(dataset, config), evaluation_images(dataset, config)):
+        with pytest.raises(UserError, match=r"b2\.jpg: truncated"):
+            list(islice(images, 3))
 
 
-def test_workers_do_not_import_jittor() -> None:
-    sys.modules.setdefault("jittor_of_the_parent", sys)  # as if the parent had loaded it
-    config = small_config(workers=2)
-    batches = training_batches(ReportingDataset(), config)
-    names = [name for batch in islice(batches, 4) for name in batch.names]
-    batches.close()
-    assert {name.split()[1] for name in names} == {"False"}
-    assert str(os.getpid()) not in {name.split()[0] for name in names}
-
-
-@pytest.mark.parametrize("workers", [0, 1, 3])
+@pytest.mark.parametrize("workers", [0, 3])
 def test_evaluation_images_come_once_in_order(workers: int) -> None:
     config = small_config(workers)
-    config.test.short_side = 80
+    config.test.short_side, config.test.scales = 80, (1.0, 0.5)
     dataset = open_dataset(config.data, "val")
     found = list(evaluation_images(dataset, config))
     assert [item.name for item in found] == [dataset.read(index)[2] for index in range(5)]
     assert [item.name for item in evaluation_images(dataset, config, 1, 3)] == [found[1].name, found[4].name]
-    for index, ((image,), labels, _, size) in enumerate(found):
+    for index, (images, labels, _, size) in enumerate(found):
         original, expected, _ = dataset.read(index)
-        resized = transforms.normalise(transforms.resize_image(original, (80, 80))).transpose(2, 0, 1)
-        np.testing.assert_array_equal(image, resized)
+        for image, side in zip(images, (80, 40), strict=True):
+            resized = transforms.normalise(transforms.resize_image(original, (side, side))).transpose(2, 0, 1)
+            np.testing.assert_array_equal(image, resized)
         np.testing.assert_array_equal(labels, expected)
         assert size == (64, 64) == labels.shape
-
-
-def test_evaluation_keeps_proportions_and_stops_at_a_bad_file(voc: DataConfig) -> None:
-    config = Config(data=voc)
-    config.test.short_side, config.test.scales = 72, (1.0, 0.5)
-    dataset = SegmentationDataset(voc, "train")
-    (image, small), labels, name, size = next(evaluation_images(dataset, config))
-    assert image.shape == (3, 72, 96) and small.shape == (3, 36, 48) and image.dtype == np.float32
-    assert labels.shape == size == (36, 48) and name == "a1"
-    dataset.labels_path(2).write_bytes(b"")
-    with pytest.raises(UserError, match=r"c3\.png"):
-        list(evaluation_images(dataset, config))
 
 
 SCRIPT = """
@@ -177,19 +136,9 @@ SCRIPT = """
         for batch in batches:
             time.sleep(0.01)
 
-    if sys.argv[1] == "unguarded" or __name__ == "__main__":
+    if __name__ == "__main__":
         main()
 """
-
-
-def start_script(folder: Path, mode: str) -> tuple[subprocess.Popen, str]:
-    """The script above in a session of its own; the mark is in the environment of all its processes."""
-    (folder / "train.py").write_text(textwrap.dedent(SCRIPT))
-    mark = f"JSEG_TEST_MARK={folder}"
-    environment = {**os.environ, "PYTHONPATH": PYTHON_PATH, "JSEG_TEST_MARK": str(folder)}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    command = [sys.executable, "train.py", mode]
-    return subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True, **pipes), mark
 
 
 def marked_processes(mark: str) -> list[int]:
@@ -203,10 +152,13 @@ def marked_processes(mark: str) -> list[int]:
     return found
 
 
-@linux_only
 @pytest.mark.parametrize("end", ["stop early", "fail", "interrupt the group", "kill the parent"])
 def test_no_worker_outlives_its_program(tmp_path: Path, end: str) -> None:
-    process, mark = start_script(tmp_path, end)
+    (tmp_path / "train.py").write_text(textwrap.dedent(SCRIPT))
+    mark = f"JSEG_TEST_MARK={tmp_path}"  # in the environment of all processes of the script
+    environment = {**os.environ, "PYTHONPATH": PYTHON_PATH, "JSEG_TEST_MARK": str(tmp_path)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
+    process = subprocess.Popen([sys.executable, "train.py", end], cwd=tmp_path, env=environment, **pipes)
     assert process.stdout.readline() == "ready\n", process.stderr.read()
     if end == "interrupt the group":  # what Ctrl-C in a terminal does
         os.killpg(process.pid, signal.SIGINT)
@@ -221,9 +173,3 @@ def test_no_worker_outlives_its_program(tmp_path: Path, end: str) -> None:
     while marked_processes(mark) and time.monotonic() < until:
         time.sleep(0.05)
     assert not marked_processes(mark)
-
-
-def test_a_script_without_main_guard_is_told_so(tmp_path: Path) -> None:
-    process, _ = start_script(tmp_path, "unguarded")
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 1 and "UserError" in errors and "if __name__ == '__main__'" in errors

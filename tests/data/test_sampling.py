@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import islice
 
-import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,5 +33,4 @@ def test_epochs_and_seeds_differ() -> None:
 
 def test_augmentation_depends_on_seed_and_position() -> None:
     draws = [augmentation_rng(seed, position).random() for seed in (0, 1) for position in (0, 1, 2)]
-    assert len(set(draws)) == 6
-    np.testing.assert_equal(augmentation_rng(1, 2).random(5), augmentation_rng(1, 2).random(5))
+    assert len(set(draws)) == 6 and augmentation_rng(1, 2).random() == draws[5]

@@ -1,8 +1,6 @@
-"""Transforms against recorded arrays of the released pipeline and against plain NumPy arithmetic."""
+"""Transforms against plain NumPy arithmetic; tests/parity compares them with recordings of the released pipeline."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,25 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jseg.data import transforms
-
-
-@pytest.fixture(scope="module")
-def recorded(golden: Path) -> dict[str, np.ndarray]:
-    with np.load(golden / "jseg_release" / "data.npz") as file:
-        return {key: file[key] for key in file.files}
-
-
-class PublishedDraws:
-    """Numpy's old global generator, from which the recorded pipeline drew, behind the names of the new one."""
-
-    def __init__(self, seed: int) -> None:
-        self.state = np.random.RandomState(seed)
-
-    def integers(self, *bounds: int) -> int:
-        return self.state.randint(*bounds)
-
-    def uniform(self, *bounds: float) -> float:
-        return self.state.uniform(*bounds)
 
 
 class Script:
@@ -59,62 +38,6 @@ def bilinear(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         high = np.minimum(low + 1, have - 1)
         planes = planes.take(low, axis) * (1 - weight) + planes.take(high, axis) * weight
     return planes
-
-
-def test_sizes_for_testing_match_the_recorded_table(recorded: dict) -> None:
-    for key in (key for key in recorded if key.startswith("out/test_resize")):
-        for height, width, *expected in recorded[key].tolist():
-            assert transforms.short_side_size((height, width), 512) == tuple(expected[:2])
-            assert transforms.box_size((height, width), 2048, 512) == tuple(expected[2:])
-    assert transforms.short_side_size((100, 1000), 512) == (512, 5120)  # the long side has no cap
-
-
-def test_resize_and_flip_match_the_recorded_pipeline(recorded: dict) -> None:
-    image, labels = recorded["in/resize_img"][..., ::-1].copy(), recorded["in/resize_seg"]
-    long_side, short_side = recorded["in/resize_scale"].tolist()
-    size = transforms.box_size(labels.shape, long_side, short_side)
-    image, labels = transforms.resize_image(image, size), transforms.resize_labels(labels, size)
-    np.testing.assert_array_equal(image[..., ::-1], recorded["out/resize_img"])
-    np.testing.assert_array_equal(labels, recorded["out/resize_seg"])
-    image, labels = transforms.random_flip(image, labels, Script(0.49))
-    np.testing.assert_array_equal(image[..., ::-1], recorded["out/flip_img"])
-    np.testing.assert_array_equal(labels, recorded["out/flip_seg"])
-
-
-def test_padding_matches_the_recorded_pipeline(recorded: dict) -> None:
-    image, labels = recorded["in/resize_img"][..., ::-1], recorded["in/resize_seg"]
-    padded = recorded["out/pad_seg"]
-    image, labels = transforms.pad(transforms.normalise(image), labels, padded.shape)
-    np.testing.assert_allclose(image, recorded["out/pad_img_normalized"], atol=1e-5)
-    np.testing.assert_array_equal(labels, padded)
-
-
-def test_normalised_values_match_the_recorded_pipeline(recorded: dict) -> None:
-    found = transforms.normalise(recorded["in/img_bgr"][..., ::-1])
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, recorded["out/normalized_rgb_hwc"], atol=1e-5)
-
-
-def test_colour_jitter_matches_the_recorded_pipeline(recorded: dict) -> None:
-    image = recorded["in/resize_img"][..., ::-1].copy()
-    seeds = [int(key.rpartition("seed")[2]) for key in recorded if key.startswith("out/photometric_seed")]
-    assert seeds
-    for seed in seeds:
-        before = image.copy()
-        found = transforms.photometric_distortion(image, PublishedDraws(seed))
-        np.testing.assert_array_equal(image, before)
-        np.testing.assert_array_equal(found[..., ::-1], recorded[f"out/photometric_seed{seed}"])
-
-
-def test_crop_matches_the_recorded_pipeline(recorded: dict) -> None:
-    image, labels = recorded["in/resize_img"][..., ::-1].copy(), (recorded["in/resize_seg"] > 10).astype(np.uint8)
-    seeds = [int(key.rpartition("seed")[2]) for key in recorded if key.startswith("out/crop_img_seed")]
-    assert seeds
-    for seed in seeds:
-        expected = recorded[f"out/crop_seg_seed{seed}"]
-        cut_image, cut_labels = transforms.random_crop(image, labels, PublishedDraws(seed), expected.shape)
-        np.testing.assert_array_equal(cut_image[..., ::-1], recorded[f"out/crop_img_seed{seed}"])
-        np.testing.assert_array_equal(cut_labels, expected)
 
 
 @given(st.integers(1, 3000), st.integers(1, 3000), st.floats(0.5, 2))
@@ -172,12 +95,6 @@ def test_crop_is_redrawn_while_one_class_fills_it_and_the_eleventh_is_taken() ->
 )
 def test_share_rule_looks_at_labelled_pixels_only(labels: list[int], varied: bool) -> None:
     assert transforms.is_varied(np.array([labels], np.uint8), 0.75) is varied
-
-
-def test_crop_keeps_sides_that_are_too_short() -> None:
-    image, labels = random_image(10, 90), np.arange(900, dtype=np.uint8).reshape(10, 90)
-    cut_image, cut_labels = transforms.random_crop(image, labels, np.random.default_rng(0), (32, 32))
-    assert cut_image.shape == (10, 32, 3) and cut_labels.shape == (10, 32)
 
 
 @given(st.floats(0.5, 1.5), st.floats(-32, 32, allow_subnormal=False))  # Jittor flushes subnormals

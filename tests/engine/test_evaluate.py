@@ -13,9 +13,8 @@ from PIL import Image
 
 from jseg.config import Config, ModelConfig, SplitConfig
 from jseg.data import transforms
-from jseg.data.class_names import class_list
+from jseg.data.class_names import class_labels, class_list
 from jseg.data.dataset import open_dataset
-from jseg.data.label_maps import class_labels
 from jseg.engine.evaluate import METRICS_NAME, SHEET_NAME, evaluate
 from jseg.engine.ranks import Ranks
 from jseg.engine.signals import Interrupted

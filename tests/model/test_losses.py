@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from jseg.config import LossConfig
-from jseg.data.class_names import IGNORED
-from jseg.data.label_maps import UNSEEN_PIXEL
+from jseg.data.class_names import IGNORED, UNSEEN_PIXEL
 from jseg.model.losses import (
     SegmentationLoss,
     TrainingOutputs,

@@ -17,8 +17,7 @@ from jseg.clip.text_tower import TextTower
 from jseg.clip.tokenizer import Tokenizer
 from jseg.config import ModelConfig
 from jseg.data import transforms
-from jseg.data.class_names import IGNORED, ClassList
-from jseg.data.label_maps import class_labels, training_labels
+from jseg.data.class_names import IGNORED, ClassList, class_labels, training_labels
 from jseg.model.clip_rc import build_clip_rc
 from jseg.model.losses import pseudo_labels
 from jseg.model.released_weights import DEAD

@@ -50,11 +50,6 @@ def test_the_sweep_equals_evaluations_one_by_one(folder: Path, capsys: pytest.Ca
             assert item[key] == pytest.approx(metrics[key], abs=0.02)  # the rounding of `sigmoid - gamma`
 
 
-def test_some_images_of_the_split(folder: Path) -> None:
-    calibrate_gamma.main(arguments(folder, "held", "--images", "20", "--work-dir", str(folder / "other")))
-    assert json.loads((folder / "other" / "gamma.json").read_text())["images"] == 20
-
-
 @pytest.mark.parametrize(
     "run, rest, match",
     [

@@ -66,25 +66,18 @@ def test_writes_label_map_and_overlay(segment: Run, weights: Path) -> None:
 
 def test_templates_seen_classes_folder_and_text_tower(segment: Run, weights: Path) -> None:
     options = ["--template", "a drawing of a {}.", "--template", "{}", "--seen", "dog", "--save-dir", "deep/out"]
-    code, printed, errors = segment(
-        "one.png", *options, "--clip", str(weights / "clip.safetensors"), file="released.pth"
-    )
-    assert (code, errors) == (0, "")
-    assert "weights " in printed and "no computation uses" in printed
+    clip = ["--clip", str(weights / "clip.safetensors")]
+    code, printed, errors = segment("one.png", *options, *clip, file="released.pth")
+    assert (code, errors) == (0, "") and "no computation uses" in printed
     assert sorted(path.name for path in Path("deep/out").iterdir()) == ["one.png", "one_overlay.png"]
 
 
 MISTAKES = {  # arguments, class list or weight file of a mistake, and what its message names
-    "missing image": (["nothing.jpg"], {}, "nothing.jpg: "),
     "text file": (["notes.txt"], {}, "notes.txt: not an image"),
-    "truncated image": (["cut.jpg"], {}, "cut.jpg: truncated"),
     "blank class": (["one.png"], {"classes": "cat,,dog"}, "no empty ones"),
-    "unknown seen class": (["one.png", "--seen", "emu"], {}, "emu not among"),
     "no text tower": (["one.png"], {"file": "released.pth"}, "--clip"),
     "template without place": (["one.png", "--template", "a photo"], {}, "must hold {}"),
-    "save folder is a file": (["one.png", "--save-dir", "notes.txt"], {}, "notes.txt"),
     "absurdly long image": (["one.png", "long.png"], {}, "long.png: 1x30000 pixels"),
-    "same name twice": (["one.png", "other/one.jpg"], {}, "one.png"),
     "input overwritten": (["one.png", "--save-dir", "."], {}, "one.png itself would be overwritten"),
 }
 
@@ -94,10 +87,7 @@ def test_mistakes_give_one_line_and_nothing_is_written(
     segment: Run, arguments: list[str], changes: dict[str, str], message: str
 ) -> None:
     Path("notes.txt").write_text("not an image at all, only some text")
-    Path("cut.jpg").write_bytes(Path("two.jpg").read_bytes()[:900])
     Image.new("RGB", (1, 30000)).save("long.png")
-    Path("other").mkdir()
-    Image.open("two.jpg").save("other/one.jpg")
     before = sorted(Path().rglob("*"))
     code, _, errors = segment(*arguments, **changes)
     assert code == 2
