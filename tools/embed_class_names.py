@@ -19,8 +19,7 @@ from jseg.clip.class_embeddings import (
     COCO_TEMPLATES,
     VOC_TEMPLATES,
     read_embeddings,
-    text_model_of_checkpoint,
-    text_model_of_clip,
+    text_model_of,
     write_embeddings,
 )
 from jseg.clip.weights import read_clip_weights
@@ -87,14 +86,13 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         text = TextConfig(vocabulary=options.vocabulary, heads=options.text_heads or 8)
         file = read_weight_file(options.weights)
-        model = text_model_of_checkpoint(file, text) or text_model_of_clip(read_clip_weights(options.weights), text)
-        model.tokenizer()  # fails before Jittor starts if the vocabulary is missing
+        model = text_model_of(file, text) or text_model_of(read_clip_weights(options.weights), text)
 
         from jseg.runtime.start import start
 
         start(options.device)
         matrix, origin, weights_sha256 = model.embed(names, templates), options.weights, file.sha256
-    write_embeddings(options.output, matrix, names, templates, weights_sha256, classes)
+    write_embeddings(options.output, matrix, names, templates, weights_sha256)
     title = classes.title if classes else "your own names"
     print(f"{len(names)} classes ({title}), {len(templates)} templates, rows of length {matrix.shape[1]}")
     print(f"from {origin} {weights_sha256}")
