@@ -49,7 +49,9 @@ def test_recorded_resized_positions(golden: Path) -> None:
         for file in map(np.load, golden.glob(pattern)):
             for expected in [file[name] for name in file.files if name.startswith(prefix)]:
                 side = round((len(expected) - 1) ** 0.5)
-                np.testing.assert_allclose(resize_positions(file[given], (side, side)), expected, atol=tolerance, rtol=0)
+                np.testing.assert_allclose(
+                    resize_positions(file[given], (side, side)), expected, atol=tolerance, rtol=0
+                )
                 compared += 1
     assert compared
 
