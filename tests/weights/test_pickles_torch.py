@@ -85,15 +85,13 @@ def test_module_state_with_training_extras(tmp_path: Path, options: dict) -> Non
     optimizer = torch.optim.AdamW(module.parameters())
     module(torch.ones(5, 3)).sum().backward()
     optimizer.step()
-    meta = {"CLASSES": ("cat", "dog"), "PALETTE": [[1, 2, 3], [4, 5, 6]], "iter": 40000, "config": "model = dict()\n",
-            "hook_msgs": {"best_score": np.float64(0.25), "last": np.int64(7), "flag": np.bool_(True)}}  # fmt: skip
+    meta = {"CLASSES": ("cat", "dog"), "PALETTE": [[1, 2, 3]], "iter": 40000, "best": np.float64(0.25),
+            "hook_msgs": {"last": np.int64(7), "flag": np.bool_(True)}}  # fmt: skip
     content = {"meta": meta, "state_dict": module.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3}
     torch.save(content, tmp_path / "iter_40000.pth", **options)
     file = read_weight_file(tmp_path / "iter_40000.pth")
     check_equal(file.tensors, dict(module.state_dict()))
-    assert file.meta["CLASSES"] == ["cat", "dog"] and file.meta["iter"] == 40000 and file.meta["epoch"] == 3
-    assert file.meta["hook_msgs"] == {"best_score": 0.25, "last": 7, "flag": True}
-    assert "state_dict" not in file.meta
+    assert file.meta == {"CLASSES": ("cat", "dog"), "iter": 40000, "best": 0.25, "epoch": 3}
 
 
 class Inner(torch.nn.Module):
@@ -155,33 +153,21 @@ def refused(path: Path, match: str) -> None:
     assert str(error.value).isprintable() and path.name in str(error.value)
 
 
-def test_a_flipped_byte_of_a_tensor_is_noticed(tmp_path: Path) -> None:
-    content = bytearray(archive_bytes())
-    place = content.index(struct.pack("<3f", 5, 6, 7))
-    content[place] ^= 1
-    (tmp_path / "weights.pth").write_bytes(content)
-    refused(tmp_path / "weights.pth", "CRC")
+def longer(name: str, data: bytes) -> bytes:
+    return data.replace(b"K \x85", b"K!\x85") if name.endswith("data.pkl") else data  # shape (32,) -> (33,)
 
 
-def test_missing_or_short_storages_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "weights.pth"
+def test_archives_that_lie_are_refused(tmp_path: Path) -> None:
+    path, content = tmp_path / "weights.pth", bytearray(archive_bytes())
     refused(rewrite(path, lambda name, data: None if name.endswith("data/0") else data), "no item named .*data/0")
-    refused(rewrite(path, lambda name, data: data[:-4] if name.endswith("data/0") else data), "124 bytes where 32")
+    refused(rewrite(path, lambda name, data: data[:-4] if name.endswith("data/0") else data), "smaller than requested")
     refused(rewrite(path, lambda name, data: None if name.endswith("data.pkl") else data), "no data.pkl")
-
-
-def test_windows_that_leave_their_storage_are_refused(tmp_path: Path) -> None:
-    def longer(name: str, data: bytes) -> bytes:
-        return data.replace(b"K \x85", b"K!\x85") if name.endswith("data.pkl") else data  # shape (32,) -> (33,)
-
-    refused(rewrite(tmp_path / "weights.pth", longer), "reaches to element 32 of a storage of 32")
-
-
-def test_stride_bombs_are_refused(tmp_path: Path) -> None:
-    """One number expanded to a tensor of terabytes."""
-    tensor = torch.ones(1).expand(2**20, 2**20)
-    torch.save({"w": tensor}, tmp_path / "weights.pth")
-    refused(tmp_path / "weights.pth", "many times the size")
+    refused(rewrite(path, longer), "reaches to element 32 of a storage of 32")
+    content[content.index(struct.pack("<3f", 5, 6, 7))] ^= 1
+    path.write_bytes(content)
+    refused(path, "CRC")
+    torch.save({"w": torch.ones(1).expand(2**20, 2**20)}, path)  # one number expanded to terabytes
+    refused(path, "many times the size")
 
 
 @pytest.mark.parametrize(
