@@ -37,8 +37,7 @@ CPU_SECONDS = 5.0  # for one case; usual ones take milliseconds
 MEMORY_KIB = 100 * 1024  # that one case may add to the peak of the process
 
 many = settings(
-    max_examples=CASES, deadline=None, derandomize=CASES <= 100,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large],
+    max_examples=CASES, deadline=None, derandomize=CASES <= 100, suppress_health_check=list(HealthCheck)
 )  # fmt: skip
 SHAPES = class_list("shapes")
 
@@ -78,20 +77,22 @@ def checkpoint_bytes() -> bytes:
 
 
 def torch_bytes(**options: Any) -> bytes:
-    """A PyTorch checkpoint, an archive or (`_use_new_zipfile_serialization=False`) of the old kind."""
-    torch = pytest.importorskip("torch")
+    """A PyTorch checkpoint."""
+    torch, buffer = pytest.importorskip("torch"), io.BytesIO()
     tensors = {name: torch.from_numpy(array) for name, array in ARRAYS.items()}
-    buffer = io.BytesIO()
-    torch.save(
-        {"state_dict": {**tensors, "turned": tensors["ids"].reshape(2, 2).T}, "meta": {"iter": 3}}, buffer, **options
-    )
+    tensors["turned"] = tensors["ids"].reshape(2, 2).T
+    torch.save({"state_dict": tensors, "meta": {"iter": 3}}, buffer, **options)
     return buffer.getvalue()
+
+
+def old_torch_bytes() -> bytes:
+    """What PyTorch wrote before 1.6."""
+    return torch_bytes(_use_new_zipfile_serialization=False)
 
 
 def script_bytes() -> bytes:
     """A TorchScript archive."""
-    torch = pytest.importorskip("torch")
-    buffer = io.BytesIO()
+    torch, buffer = pytest.importorskip("torch"), io.BytesIO()
     torch.jit.save(torch.jit.script(torch.nn.Sequential(torch.nn.Linear(2, 3))), buffer)
     return buffer.getvalue()
 
@@ -104,27 +105,18 @@ def jittor_bytes() -> bytes:
 
 def png_bytes() -> bytes:
     """A label map with a palette."""
-    labels = Image.fromarray(np.arange(30, dtype=np.uint8).reshape(5, 6) % 21, "P")
+    labels, buffer = Image.fromarray(np.arange(30, dtype=np.uint8).reshape(5, 6) % 21, "P"), io.BytesIO()
     labels.putpalette(bytes(range(256)) * 3)
-    buffer = io.BytesIO()
     labels.save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def jpeg_bytes() -> bytes:
     """A photo with EXIF."""
-    buffer = io.BytesIO()
-    exif = Image.Exif()
+    pixels, buffer, exif = np.arange(1200, dtype=np.uint32).astype(np.uint8), io.BytesIO(), Image.Exif()
     exif[0x0112] = 6
-    Image.fromarray(np.arange(1200, dtype=np.uint32).astype(np.uint8).reshape(20, 20, 3)).save(
-        buffer, "JPEG", exif=exif
-    )
+    Image.fromarray(pixels.reshape(20, 20, 3)).save(buffer, "JPEG", exif=exif)
     return buffer.getvalue()
-
-
-def old_torch_bytes() -> bytes:
-    """What PyTorch wrote before 1.6."""
-    return torch_bytes(_use_new_zipfile_serialization=False)
 
 
 source = cache(lambda write: write())  # a whole file, made once
@@ -210,29 +202,18 @@ literals = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_subnormal=False) | st.text(max_size=12),
     lambda inner: st.lists(inner, max_size=4) | st.tuples(inner, inner) | st.dictionaries(st.text(max_size=6), inner),
     max_leaves=6,
-)
-overrides = (
-    st.builds("{}={}".format, st.sampled_from(KEYS), literals.map(repr))
-    | st.builds("{}={}".format, st.sampled_from(KEYS), st.text(max_size=40))
-    | st.builds("{}={}".format, st.text(max_size=20), literals.map(repr))
-    | st.builds(
-        lambda key, n, c: f"{key}={c * n}", st.sampled_from(KEYS), st.integers(1, 100_000), st.sampled_from("([{-9~")
-    )
-    | st.text(max_size=60)
-)
+).map(repr)
+repeats = st.builds(lambda sign, count: sign * count, st.sampled_from("([{-9~"), st.integers(1, 100_000))
+keys = st.sampled_from(KEYS) | st.text(max_size=20)
+overrides = st.builds("{}={}".format, keys, literals | repeats | st.text(max_size=40)) | st.text(max_size=60)
 
 
 def test_overrides() -> None:
     @many
     @given(st.lists(overrides, min_size=1, max_size=3))
     def try_one(texts: list[str]) -> None:
-        def use() -> None:
-            config = Config()
-            apply_overrides(config, texts)
-            check(config)
-            to_dict(config)
-
-        refused_in_one_line(use)
+        config = Config()
+        refused_in_one_line(lambda: (apply_overrides(config, texts), check(config), to_dict(config)))
 
     assert parse_override("train.seed=3") == ("train.seed", 3)
     try_one()

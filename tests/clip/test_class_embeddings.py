@@ -163,12 +163,10 @@ def test_released_files_are_known_by_their_checksum(test_data: Path, capsys: pyt
     ("array", "names", "templates", "match"),
     [
         (rows(19), VOC.names, (), "for 19 classes, the class list of voc12 has 20"),
-        (rows(), ("cat",), (), "for 20 classes"),
         (rows(), SHAPES.names, (), "other classes: row 0 is 'red striped circle', class 0 of voc12 is 'aeroplane'"),
         (rows(), (*VOC.names[:18], VOC.names[19], VOC.names[18]), (), "row 18 is"),
         (rows(), VOC.names, COCO_TEMPLATES, r"other templates \(15, first .*\) than text.templates \(1,"),
         (rows(length=9), (), (), "length 9"),
-        (np.ones((20, 8), np.int64), (), (), "expected finite floats"),
         (np.ones(20, np.float32), (), (), "expected finite floats"),
         (np.full((20, 8), np.nan, np.float32), (), (), "expected finite floats"),
     ],
@@ -187,8 +185,7 @@ def test_damaged_files_are_user_errors(tmp_path: Path) -> None:
         read_embeddings(path, VOC)
     np.save(path, rows())
     content = path.read_bytes()
-    np.save(path, np.array([{"a": 1}], dtype=object), allow_pickle=True)
-    for damaged in (b"", content[:60], content[:-4], content.replace(b"(20, 8)", b"(20, 8000000)"), path.read_bytes()):
+    for damaged in (b"", content[:60], content[:-4], content.replace(b"(20, 8)", b"(20, 8000000)")):
         path.write_bytes(damaged)
         with pytest.raises(UserError, match="truncated or no"):
             read_embeddings(path, VOC)
@@ -252,10 +249,7 @@ def test_embeddings_from_a_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="trained with other class embeddings"):
         class_embeddings(config, SHAPES, file)
     assert class_embeddings(config, SHAPES, file, other_classes=True).matrix[0, 0] == 1
-
-
-def test_without_a_source_the_way_out_is_named() -> None:
-    config = random_config()
+    config.text.embeddings = ""
     file = WeightFile({"backbone.x": np.zeros(1)}, {}, "", "", Path("released.pth"))
     with pytest.raises(UserError, match=r"text\.embeddings.*fetch_pretrained"):
         class_embeddings(config, SHAPES, file)

@@ -71,10 +71,7 @@ def test_recorded_files_give_one_and_the_same(golden: Path, tmp_path: Path) -> N
     [
         ({"ln_final.bias": None}, "missing: ln_final.bias"),
         ({"logit_scale": None}, "missing: logit_scale"),
-        ({"visual.transformer.resblocks.0.ln_1.bias": None}, "missing: transformer.resblocks.0.ln_1.bias"),
         ({"visual.extra": np.ones(2, np.float32)}, "unknown: extra"),
-        ({"logit_bias": np.ones((), np.float32)}, "unknown: logit_bias"),
-        ({"ln_final.bias": np.ones(3, np.float32)}, r"ln_final.bias is \(3,\), expected \(64,\)"),
         ({"visual.positional_embedding": np.ones((9, 64), np.float32)}, "other shape: positional_embedding"),
         ({"ln_final.bias": np.full(64, 1e6, np.float32)}, "ln_final.bias has numbers that are not finite as float16"),
     ],
