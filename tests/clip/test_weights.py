@@ -58,9 +58,8 @@ def test_hugging_face_model_as_transformers_saves_it(tmp_path: Path) -> None:
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     assert weights.names == "Hugging Face" and weights.config["text_layers"] == 11
     assert np.array_equal(weights.tensors["text_projection"], state["text_projection.weight"].T)
-    assert np.array_equal(
-        weights.tensors["visual.conv1.weight"], state["vision_model.embeddings.patch_embedding.weight"]
-    )
+    patches = state["vision_model.embeddings.patch_embedding.weight"]
+    assert np.array_equal(weights.tensors["visual.conv1.weight"], patches)
     attention = "text_model.encoder.layers.10.self_attn."
     joined = np.concatenate([state[f"{attention}{part}_proj.weight"] for part in "qkv"])
     assert np.array_equal(weights.tensors["transformer.resblocks.10.attn.in_proj_weight"], joined)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import collections
 import hashlib
 import io
 import os
@@ -12,6 +11,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import jittor as jt
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -39,29 +39,15 @@ def test_plain_values_come_back(value: Any, protocol: int) -> None:
     assert load(pickle.dumps(value, protocol)) == value
 
 
-class Calls:
-    """Pickles as a call of any function."""
-
-    def __init__(self, function: Any, *arguments: Any) -> None:
-        self.call = function, arguments
-
-    def __reduce__(self) -> tuple:
-        return self.call
-
-
 @pytest.mark.parametrize(
     ("function", "argument", "name"),
-    [
-        (os.system, "touch {trap}", f"{os.name}.system"),
-        (builtins.eval, "open('{trap}', 'w')", ".eval"),
-        (builtins.open, "{trap}", "io.open"),
-        (collections.Counter, "", "collections.Counter"),
-    ],
+    [(os.system, "touch {trap}", f"{os.name}.system"), (builtins.eval, "open('{trap}', 'w')", ".eval")],
 )
 def test_a_call_is_refused_by_name_and_not_made(tmp_path: Path, function: Any, argument: str, name: str) -> None:
     trap = tmp_path / "trap"
+    call = type("Call", (), {"__reduce__": lambda _: (function, (argument.format(trap=trap),))})()
     with pytest.raises(UserError, match=f"asks for .*{name}.*nothing of it was run"):
-        load(pickle.dumps({"x": Calls(function, argument.format(trap=trap))}, 4))
+        load(pickle.dumps({"x": call}, 4))
     assert not trap.exists()
 
 
@@ -117,23 +103,13 @@ def test_deep_nesting_does_not_exhaust_the_stack() -> None:
 
 # --- Jittor's files ---
 
-
-@pytest.fixture(scope="module")
-def jt() -> Any:
-    import jittor
-
-    return jittor
-
-
-def values() -> dict[str, np.ndarray]:
-    generator = np.random.default_rng(0)
-    return {
-        "backbone.conv1.weight": generator.standard_normal((4, 3, 2, 2)).astype(np.float32),
-        "half": generator.standard_normal((3, 5)).astype(np.float16),
-        "ids": np.arange(-4, 4, dtype=np.int32),
-        "flags": np.array([True, False, True]),
-        "bytes": np.arange(7, dtype=np.uint8),
-    }
+VALUES = {
+    "backbone.conv1.weight": np.linspace(-1, 1, 48, dtype=np.float32).reshape(4, 3, 2, 2),
+    "half": np.linspace(-1, 1, 15, dtype=np.float16).reshape(3, 5),
+    "ids": np.arange(-4, 4, dtype=np.int32),
+    "flags": np.array([True, False, True]),
+    "bytes": np.arange(7, dtype=np.uint8),
+}
 
 
 def seal(content: bytes) -> bytes:
@@ -148,20 +124,20 @@ def refused(path: Path, match: str) -> None:
 
 
 @pytest.mark.parametrize("wrap", ["bare", "model", "state_dict"])
-def test_saved_variables_come_back(jt: Any, tmp_path: Path, wrap: str) -> None:
-    variables = {name: jt.array(array) for name, array in values().items()}
+def test_saved_variables_come_back(tmp_path: Path, wrap: str) -> None:
+    variables = {name: jt.array(array) for name, array in VALUES.items()}
     content: dict = variables if wrap == "bare" else {"meta": {"iter": 5, "CLASSES": ["a"]}, wrap: variables}
     content = content if wrap == "bare" else {**content, "optimizer": {"m": [jt.ones(2)]}, "scheduler": {"epoch": 1}}
     jt.save(content, str(tmp_path / "weights.pkl"))
     file = read_weight_file(tmp_path / "weights.pkl")
     assert file.kind == "Jittor pickle" and file.tensors.keys() == variables.keys()
-    for name, array in values().items():
+    for name, array in VALUES.items():
         assert file.tensors[name].dtype == array.dtype and np.array_equal(file.tensors[name], array), name
     if wrap != "bare":
         assert file.meta == {"iter": 5, "CLASSES": ["a"]}
 
 
-def test_numpy_arrays_and_bfloat16(jt: Any, tmp_path: Path) -> None:
+def test_numpy_arrays_and_bfloat16(tmp_path: Path) -> None:
     fortran = np.asfortranarray(np.arange(6.0).reshape(2, 3))
     numbers = np.linspace(-3, 3, 9, dtype=np.float32)
     jt.save({"array": fortran, "brain": jt.array(numbers).bfloat16(), "count": np.uint16([7])},
