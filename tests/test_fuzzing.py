@@ -36,9 +36,7 @@ CASES = int(os.environ.get("JSEG_FUZZ_CASES", "40"))
 CPU_SECONDS = 5.0  # for one case; usual ones take milliseconds
 MEMORY_KIB = 100 * 1024  # that one case may add to the peak of the process
 
-many = settings(
-    max_examples=CASES, deadline=None, derandomize=CASES <= 100, suppress_health_check=list(HealthCheck)
-)  # fmt: skip
+many = settings(max_examples=CASES, deadline=None, derandomize=CASES <= 100, suppress_health_check=list(HealthCheck))
 SHAPES = class_list("shapes")
 
 

@@ -41,7 +41,6 @@ def test_table_and_file(source: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     lines = [line.split(maxsplit=1) for line in output.splitlines()]
     assert ["visual.conv1.weight", "64 x 3 x 8 x 8"] in lines and ["logit_scale", "scalar"] in lines
     weights, written = read_clip_weights(source), read_clip_weights(target)
-    assert {name for line in lines for name in line[:1] if name in weights.tensors} == set(weights.tensors)
     assert all(np.array_equal(written.tensors[name], array) for name, array in weights.tensors.items())
     assert written.source.meta["source_sha256"] == weights.source.sha256 and weights.source.sha256 in output
     assert written.config == weights.config == SIZES
