@@ -127,24 +127,12 @@ def mutations(draw: st.DrawFn, write: Callable[[], bytes]) -> bytes:
     if draw(st.integers(0, 19)) == 0:
         return draw(st.binary(max_size=300))
     for _ in range(draw(st.integers(1, 4))):
-        place = draw(st.integers(0, max(len(content) - 1, 0)))
-        piece = draw(st.integers(1, 64))
-        match draw(st.sampled_from(["bit", "bytes", "huge", "cut", "remove", "repeat", "insert"])):
-            case "bit" if content:
-                content[place] ^= 1 << draw(st.integers(0, 7))
-            case "bytes":
-                new = draw(st.binary(min_size=1, max_size=8))
-                content[place : place + len(new)] = new
-            case "huge":
-                content[place : place + 8] = draw(st.sampled_from([b"\xff" * 8, b"\x7f" + b"\xff" * 7, b"9" * 12]))
-            case "cut":
-                del content[place:]
-            case "remove":
-                del content[place : place + piece]
-            case "repeat":
-                content[place:place] = content[place : place + piece] * draw(st.integers(1, 40))
-            case "insert":
-                content[place:place] = draw(st.binary(max_size=64))
+        place = draw(st.integers(0, len(content)))
+        repeated = st.integers(1, 40).map(lambda count, piece=bytes(content[place : place + 9]): piece * count)
+        huge = st.sampled_from([b"\xff" * 8, b"\x7f" + b"\xff" * 7, b"9" * 12])
+        new = draw(st.binary(min_size=1, max_size=8) | huge | repeated | st.just(b""))
+        removed = draw(st.sampled_from([len(new), len(new), 0, 64, len(content)]))
+        content[place : place + removed] = new
     return bytes(content)
 
 

@@ -100,7 +100,7 @@ def test_cache_is_keyed_by_everything_that_matters(tokenizer: Tokenizer, tmp_pat
 
 def test_wrong_prompts_are_user_errors(tokenizer: Tokenizer) -> None:
     for names, templates in (([], TEMPLATES), (NAMES, []), (NAMES, ["{} and {}"]), (["zebra " * 30], TEMPLATES)):
-        with pytest.raises(UserError, match="need names|tokens where 24 fit"):
+        with pytest.raises(UserError, match=r"need names|tokens where 24 fit"):
             embed_class_names(names, templates, tokenizer, CountingTower(), "hash")
 
 

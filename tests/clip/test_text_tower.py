@@ -71,14 +71,9 @@ def test_tokens_after_the_end_do_not_matter(small_tower: TextTower) -> None:
     assert np.abs(found - embed(small_tower, np.array([[28, 4, 5, 29]], np.int32))).max() > 1e-3
 
 
-@pytest.mark.parametrize(
-    ("ids", "match"),
-    [
-        (np.zeros((1, 11), np.int32), "texts of 11 tokens: this text tower takes at most 10"),
-        (np.array([[28, 30, 29]], np.int32), "token ids 28 to 30: the text tower's vocabulary has 30"),
-        (np.array([[28, -1, 29]], np.int32), "token ids -1 to 29"),
-    ],
-)
-def test_wrong_ids_are_refused(small_tower: TextTower, ids: np.ndarray, match: str) -> None:
-    with pytest.raises(UserError, match=match):
-        small_tower(ids)
+def test_wrong_ids_are_refused(small_tower: TextTower) -> None:
+    with pytest.raises(UserError, match="texts of 11 tokens: this text tower takes at most 10"):
+        small_tower(np.zeros((1, 11), np.int32))
+    for ids in ([28, 30, 29], [28, -1, 29]):
+        with pytest.raises(UserError, match=r"token ids .* the text tower's vocabulary has 30"):
+            small_tower(np.array([ids], np.int32))

@@ -57,10 +57,9 @@ def test_a_call_is_refused_by_name_and_not_made(tmp_path: Path, function: Any, a
 )
 def test_other_names_of_allowed_modules_are_refused(module: str, name: str) -> None:
     short = b"".join(b"\x8c" + bytes([len(text)]) + text.encode() for text in (module, name))
-    with pytest.raises(UserError, match="asks for"):
-        load(b"\x80\x04" + short + b"\x93.")
-    with pytest.raises(UserError, match="asks for"):
-        load(b"\x80\x02c" + module.encode() + b"\n" + name.encode() + b"\n.")
+    for content in (b"\x80\x04" + short + b"\x93.", f"\x80\x02c{module}\n{name}\n.".encode("latin1")):
+        with pytest.raises(UserError, match="asks for"):
+            load(content)
 
 
 @pytest.mark.parametrize(
@@ -115,12 +114,6 @@ def seal(content: bytes) -> bytes:
     return content + hashlib.sha1(content).digest() + b"HCAJSLHD"
 
 
-def refused(path: Path, match: str) -> None:
-    with pytest.raises(UserError, match=match) as error:
-        read_weight_file(path)
-    assert str(error.value).isprintable() and path.name in str(error.value)
-
-
 @pytest.mark.parametrize("wrap", ["bare", "model", "state_dict"])
 def test_saved_variables_come_back(tmp_path: Path, wrap: str) -> None:
     variables = {name: jt.array(array) for name, array in VALUES.items()}
@@ -155,13 +148,16 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
         assert np.array_equal(read_weight_file(path).tensors["a"], np.arange(50.0))
     content = seal(bare)
     path.write_bytes(content.replace(np.float64(7).tobytes(), np.float64(8).tobytes()))
-    refused(path, "SHA-1")
+    with pytest.raises(UserError, match="SHA-1"):
+        read_weight_file(path)
     for length in range(16, len(content), 23):
         path.write_bytes(content[:length])
-        refused(path, "truncated|ends before")
+        with pytest.raises(UserError, match=r"truncated|ends before"):
+            read_weight_file(path)
 
 
 @pytest.mark.parametrize("array", [np.array(["text"]), np.array([None]), np.arange(3.0).astype(">f4")])
 def test_arrays_of_other_things_are_refused(tmp_path: Path, array: np.ndarray) -> None:
     (tmp_path / "weights.pkl").write_bytes(seal(pickle.dumps({"a": array}, 4)))
-    refused(tmp_path / "weights.pkl", "NumPy|big-endian|damaged")
+    with pytest.raises(UserError, match=r"big-endian|damaged"):
+        read_weight_file(tmp_path / "weights.pkl")
