@@ -53,8 +53,6 @@ def refused_in_one_line(read: Callable[[], Any]) -> bool:
     return refused
 
 
-# --- files ---
-
 ARRAYS = {
     "backbone.proj": np.arange(6, dtype=np.float32).reshape(2, 3),
     "decode_head.q": np.ones(3, np.float16),
@@ -179,8 +177,6 @@ def test_a_mutated_checkpoint_is_refused_or_equal(tmp_path: Path) -> None:
 
     try_one()
 
-
-# --- overrides ---
 
 KEYS = sorted(f"{section}.{key}" for section, values in to_dict(Config()).items() if isinstance(values, dict)
               for key in values)  # fmt: skip

@@ -145,15 +145,12 @@ def test_embeddings_that_do_not_fit(
 
 
 def test_damaged_files_are_user_errors(tmp_path: Path) -> None:
-    path = tmp_path / "a.npy"
-    with pytest.raises(UserError, match="do not exist"):
-        read_embeddings(path, VOC)
-    np.save(path, rows())
-    content = path.read_bytes()
+    np.save(tmp_path / "a.npy", rows())
+    content = (tmp_path / "a.npy").read_bytes()
     for damaged in (b"", content[:60], content[:-4], content.replace(b"(20, 8)", b"(20, 8000000)")):
-        path.write_bytes(damaged)
+        (tmp_path / "a.npy").write_bytes(damaged)
         with pytest.raises(UserError, match="truncated or no"):
-            read_embeddings(path, VOC)
+            read_embeddings(tmp_path / "a.npy", VOC)
 
 
 @pytest.fixture(autouse=True)

@@ -54,8 +54,6 @@ def test_a_damaged_file_is_replaced_only_by_force_and_by_the_right_one(tmp_path:
     ("arguments", "match"),
     [
         (["ViT-L-99"], "unknown name 'ViT-L-99'.*ViT-B-16, vocabulary"),
-        ([], "say what to fetch"),
-        (["ViT-B-16", "vocabulary", "--from", "x"], "one name"),
         (["ViT-B-16"], "cannot be fetched .*check the network, or .*--from"),
         (["ViT-B-16", "--url", "no address"], "cannot be fetched"),
     ],

@@ -51,10 +51,7 @@ def test_a_call_is_refused_by_name_and_not_made(tmp_path: Path, function: Any, a
     assert not trap.exists()
 
 
-@pytest.mark.parametrize(
-    ("module", "name"),
-    [("numpy", "load"), ("numpy.core.multiarray", "_reconstruct.__globals__"), ("collections", "OrderedDict.__init__")],
-)
+@pytest.mark.parametrize(("module", "name"), [("numpy", "load"), ("collections", "OrderedDict.__init__")])
 def test_other_names_of_allowed_modules_are_refused(module: str, name: str) -> None:
     short = b"".join(b"\x8c" + bytes([len(text)]) + text.encode() for text in (module, name))
     for content in (b"\x80\x04" + short + b"\x93.", f"\x80\x02c{module}\n{name}\n.".encode("latin1")):
@@ -117,8 +114,8 @@ def seal(content: bytes) -> bytes:
 @pytest.mark.parametrize("wrap", ["bare", "model", "state_dict"])
 def test_saved_variables_come_back(tmp_path: Path, wrap: str) -> None:
     variables = {name: jt.array(array) for name, array in VALUES.items()}
-    content: dict = variables if wrap == "bare" else {"meta": {"iter": 5, "CLASSES": ["a"]}, wrap: variables}
-    content = content if wrap == "bare" else {**content, "optimizer": {"m": [jt.ones(2)]}, "scheduler": {"epoch": 1}}
+    content: dict = {"meta": {"iter": 5, "CLASSES": ["a"]}, wrap: variables, "optimizer": {"m": [jt.ones(2)]}}
+    content = variables if wrap == "bare" else content
     jt.save(content, str(tmp_path / "weights.pkl"))
     file = read_weight_file(tmp_path / "weights.pkl")
     assert file.kind == "Jittor pickle" and file.tensors.keys() == variables.keys()

@@ -110,7 +110,7 @@ def test_archives_that_lie_are_refused(tmp_path: Path) -> None:
             "data.pkl",
             lambda data: data.replace(b"K \x85", b"K!\x85"),
             zipfile.ZIP_STORED,
-            "element 32 of a storage of 32",
+            "element 32 of",
         ),
         ("data.pkl", lambda data: data + b"\0" * 2**27, zipfile.ZIP_DEFLATED, "compressed entry"),
     ):
