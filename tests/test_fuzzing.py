@@ -61,7 +61,6 @@ ARRAYS = {
 
 
 def checkpoint_bytes() -> bytes:
-    """A small checkpoint whose checksum holds."""
     tensors = ARRAYS | {"text_features": np.eye(20, 512, dtype=np.float32)}
     tensors |= {f"optimizer.{moment}.decode_head.q": np.ones(3, np.float32) for moment in "mv"}
     progress = Progress(iteration=5, log={"sums": {"total": 1.0}, "norms": [1.0], "steps": 1})
@@ -73,7 +72,6 @@ def checkpoint_bytes() -> bytes:
 
 
 def torch_bytes(**options: Any) -> bytes:
-    """A PyTorch checkpoint."""
     torch, buffer = pytest.importorskip("torch"), io.BytesIO()
     tensors = {name: torch.from_numpy(array) for name, array in ARRAYS.items()}
     tensors["turned"] = tensors["ids"].reshape(2, 2).T
@@ -82,25 +80,21 @@ def torch_bytes(**options: Any) -> bytes:
 
 
 def old_torch_bytes() -> bytes:
-    """What PyTorch wrote before 1.6."""
     return torch_bytes(_use_new_zipfile_serialization=False)
 
 
 def script_bytes() -> bytes:
-    """A TorchScript archive."""
     torch, buffer = pytest.importorskip("torch"), io.BytesIO()
     torch.jit.save(torch.jit.script(torch.nn.Sequential(torch.nn.Linear(2, 3))), buffer)
     return buffer.getvalue()
 
 
 def jittor_bytes() -> bytes:
-    """What `jt.save` writes."""
     content = pickle.dumps(ARRAYS, protocol=4)
     return content + hashlib.sha1(content).digest() + b"HCAJSLHD"
 
 
 def png_bytes() -> bytes:
-    """A label map with a palette."""
     labels, buffer = Image.fromarray(np.arange(30, dtype=np.uint8).reshape(5, 6) % 21, "P"), io.BytesIO()
     labels.putpalette(bytes(range(256)) * 3)
     labels.save(buffer, "PNG")
@@ -108,7 +102,6 @@ def png_bytes() -> bytes:
 
 
 def jpeg_bytes() -> bytes:
-    """A photo with EXIF."""
     pixels, buffer, exif = np.arange(1200, dtype=np.uint32).astype(np.uint8), io.BytesIO(), Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(pixels.reshape(20, 20, 3)).save(buffer, "JPEG", exif=exif)

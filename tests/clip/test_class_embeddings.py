@@ -28,6 +28,7 @@ from jseg.engine import checkpoint
 from jseg.engine.train import text_arrays, text_record
 from jseg.errors import UserError
 from jseg.weights.reader import WeightFile
+from tests.clip.test_text_tower import recorded_tower
 
 VOC, COCO, SHAPES = class_list("voc12"), class_list("coco_stuff"), class_list("shapes")
 NAMES = ["cat", "dog", "traffic light"]
@@ -53,19 +54,9 @@ def tokenizer() -> Tokenizer:
 @pytest.mark.parity
 def test_ensembles_equal_the_release(golden: Path, test_data: Path) -> None:
     """Tolerance 5e-5, as tolerances.json says for text*."""
-    from jseg.clip.text_tower import TextTower
-    from jseg.weights.state import strict_load
-
     for path in [*(golden / "torch_release").glob("text*.npz")] or pytest.fail("no recorded texts"):
         data = np.load(path)
-        config = json.loads(str(data["config_json"]))
-        sizes = ("width", "layers", "heads", "embed", "context_length", "vocab_size")
-        tower = TextTower(*(config[name] for name in sizes))
-        weights = {name.removeprefix("weight."): data[name] for name in data.files if name.startswith("weight.")}
-        weights["token_embedding.weight"] = np.zeros((config["vocab_size"], config["width"]), np.float32)
-        weights["token_embedding.weight"][data["token_rows_idx"]] = data["token_rows"]
-        strict_load(tower, weights)
-        tokenizer = Tokenizer(test_data / VOCABULARY_NAME)
+        tower, tokenizer = recorded_tower(data), Tokenizer(test_data / VOCABULARY_NAME)
         classes, templates = json.loads(str(data["classes_json"])), json.loads(str(data["templates_json"]))
         assert tuple(templates) == COCO_TEMPLATES
         for expected, used in (("ensemble15", COCO_TEMPLATES), ("single", VOC_TEMPLATES)):

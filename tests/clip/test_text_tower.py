@@ -42,18 +42,23 @@ def test_recorded_towers(golden: Path) -> None:
         np.testing.assert_allclose(trace["text_last_hidden"].numpy(), file["text_last_hidden"], atol=5e-5)
 
 
+def recorded_tower(file: np.lib.npyio.NpzFile) -> TextTower:
+    """The tower of a torch_release/text*.npz, which has only the token embeddings that its texts need."""
+    config = json.loads(str(file["config_json"]))
+    names = ("width", "layers", "heads", "embed", "context_length", "vocab_size")
+    tower = TextTower(*(config[name] for name in names))
+    weights = {name.removeprefix("weight."): file[name] for name in file.files if name.startswith("weight.")}
+    rows = np.zeros((config["vocab_size"], config["width"]), np.float32)
+    rows[file["token_rows_idx"]] = file["token_rows"]
+    strict_load(tower, weights | {"token_embedding.weight": rows})
+    return tower
+
+
 @pytest.mark.parity
 def test_recorded_embeddings_of_texts(golden: Path) -> None:
     for path in [*(golden / "torch_release").glob("text*.npz")] or pytest.fail("no recorded texts"):
         file = np.load(path)
-        config = json.loads(str(file["config_json"]))
-        names = ("width", "layers", "heads", "embed", "context_length", "vocab_size")
-        tower = TextTower(*(config[name] for name in names))
-        weights = {name.removeprefix("weight."): file[name] for name in file.files if name.startswith("weight.")}
-        rows = np.zeros((config["vocab_size"], config["width"]), np.float32)
-        rows[file["token_rows_idx"]] = file["token_rows"]
-        strict_load(tower, weights | {"token_embedding.weight": rows})
-        np.testing.assert_allclose(embed(tower, file["token_ids"]), file["out"], atol=5e-5)
+        np.testing.assert_allclose(embed(recorded_tower(file), file["token_ids"]), file["out"], atol=5e-5)
     for path in (golden / "jseg_release").glob("text_*.npz"):
         file = np.load(path)
         config = json.loads(str(file["cfg"]))
