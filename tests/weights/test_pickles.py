@@ -14,28 +14,19 @@ from typing import Any
 import jittor as jt
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from jseg.errors import UserError
 from jseg.weights.pickles import COMMON, RestrictedUnpickler
 from jseg.weights.reader import read_weight_file
-
-NUMBERS = st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_subnormal=False)
-PLAIN = st.recursive(
-    st.none() | st.booleans() | NUMBERS | st.text() | st.binary(),
-    lambda inner: st.lists(inner, max_size=4) | st.tuples(inner, inner) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=20,
-)
 
 
 def load(content: bytes) -> Any:
     return RestrictedUnpickler(io.BytesIO(content), COMMON).load()
 
 
-@given(PLAIN, st.integers(2, 5))
-@settings(max_examples=200, deadline=None)
-def test_plain_values_come_back(value: Any, protocol: int) -> None:
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_plain_values_come_back(protocol: int) -> None:
+    value = [None, True, -(2**70), 2**40, 70000, 300, 7, 0.5, "ü", b"\xff", (), (1,), (1, 2, 3, 4), {"a": [{3: "b"}]}]
     assert load(pickle.dumps(value, protocol)) == value
 
 
