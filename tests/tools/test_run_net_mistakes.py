@@ -105,7 +105,7 @@ def test_a_checkpoint_of_another_split(voc: Path, trained: Path, capsys: pytest.
 def test_embeddings_of_another_data_set(voc: Path, capsys: pytest.CaptureFixture) -> None:
     """As many classes, as long rows, but not these classes: the file says whose they are."""
     shapes, path = class_list("shapes"), voc.parent / "shapes.safetensors"
-    write_embeddings(path, np.ones((20, 16), np.float32), shapes.names, ("a photo of a {}",), "0" * 64, shapes)
+    write_embeddings(path, np.ones((20, 16), np.float32), shapes.names, ("a photo of a {}",), "0" * 64)
     refused(command(voc, f"text.embeddings={path}"), capsys, "other classes", "red striped", "of voc12")
 
 

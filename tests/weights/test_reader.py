@@ -17,13 +17,8 @@ from safetensors.numpy import load_file, save_file
 from jseg.errors import UserError
 from jseg.weights.reader import read_weight_file, write_safetensors
 
-KINDS = {
-    "torchscript_*": "TorchScript archive",
-    "*_zip*": "torch archive",
-    "*_wrapped_*": "torch archive",
-    "*_legacy_*": "old torch file",
-    "*.safetensors": "safetensors",
-}
+KINDS = {"torchscript_*": "TorchScript archive", "*_zip*": "torch archive", "*_wrapped_*": "torch archive",
+         "*_legacy_*": "old torch file", "*.safetensors": "safetensors"}  # fmt: skip
 TYPES = ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?")
 
 

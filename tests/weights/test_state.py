@@ -8,7 +8,6 @@ import pytest
 from jittor import nn
 
 from jseg.errors import UserError
-from jseg.weights.reader import named_list
 from jseg.weights.state import state_arrays, strict_load
 
 
@@ -52,7 +51,3 @@ def test_mismatch_names_the_weights_and_changes_nothing(change: dict, message: s
     with pytest.raises(UserError, match=f"some.pth do not fit this model: {message}"):
         strict_load(module, given, "weights of some.pth")
     assert np.abs(module.first.numpy()).max() == 0
-
-
-def test_long_lists_are_cut() -> None:
-    assert named_list(["a", "b", "c"], 2) == "a, b and 1 more"
