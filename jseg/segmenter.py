@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jseg.clip.class_embeddings import TextModel, text_model_of_checkpoint, text_model_of_clip
+from jseg.clip.class_embeddings import TextModel, text_model_of
 from jseg.clip.weights import read_clip_weights
 from jseg.config import Config, ModelConfig, TestConfig, from_dict
 from jseg.data.loader import check_cost, model_image
@@ -103,10 +103,7 @@ def load_segmenter(
     """
     file = read_whole(Path(weights))
     config = config or config_of(file)
-    if clip:
-        text_model = text_model_of_clip(read_clip_weights(clip), config.text)
-    else:
-        text_model = text_model_of_checkpoint(file, config.text)
+    text_model = text_model_of(read_clip_weights(clip) if clip else file, config.text)
     if text_model is None:
         raise UserError(f"{file.path} brings no text tower along: give CLIP weights (--clip PATH)")
     from jseg.runtime.start import start  # Jittor starts only after all inputs are checked

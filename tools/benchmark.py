@@ -23,7 +23,7 @@ from jseg.runtime.start import start
 
 def main() -> int:
     """Runs one task."""
-    parser = ArgumentParser(prog="benchmark.py", description=(__doc__ or "").splitlines()[0])
+    parser = ArgumentParser(__doc__, prog="benchmark.py")
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--size", choices=tuple(SIZES), default="voc", help="sizes of which data set (default: voc)")
     parser.add_argument("--batch", type=int, default=1, help="images at once (default: 1)")

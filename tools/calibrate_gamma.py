@@ -31,7 +31,7 @@ from jseg.weights.reader import WeightFile
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Options of the command line."""
-    parser = ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = ArgumentParser(__doc__)
     parser.add_argument("--config-file", required=True, help="config of the run with data.held_out")
     parser.add_argument("--weights", type=Path, required=True, help="weights of that run")
     parser.add_argument("--split", choices=("train", "val"), default="train", help="images to use (default: train)")

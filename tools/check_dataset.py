@@ -42,7 +42,7 @@ def class_table(reports: list[SplitReport]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Checks; returns 1 when something was found."""
-    parser = ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = ArgumentParser(__doc__)
     parser.add_argument("--config-file", type=Path, required=True, help="configuration whose data set is checked")
     parser.add_argument("--fraction", type=float, default=1.0, help="share of the pairs that is read as a whole")
     parser.add_argument("--allow-partial", action="store_true", help="other counts than the published ones are fine")

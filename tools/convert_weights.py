@@ -3,16 +3,14 @@
     python tools/convert_weights.py pretrained/ViT-B-16.pt pretrained/ViT-B-16.safetensors
     python tools/convert_weights.py pretrained/ViT-B-16.pt
 
-Reads OpenAI's TorchScript archives and state dictionaries with OpenAI's, open_clip's or Hugging Face's names (.pt,
-.pth, .safetensors, .pkl), without PyTorch. A file that holds less or more than a CLIP is refused with the names.
-Without a target it only checks and prints.
+Reads OpenAI's TorchScript archives and state dictionaries with OpenAI's, open_clip's or Hugging Face's names, without
+PyTorch. A file that holds less or more than a CLIP is refused. Without a target it only checks and prints.
 """
 
 from __future__ import annotations
 
 from jseg.runtime.command_line import ArgumentParser, run
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +18,6 @@ import numpy as np
 from jseg.clip.weights import FORMAT, ClipWeights, read_clip_weights
 from jseg.errors import UserError
 from jseg.weights.reader import write_safetensors
-
-
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Command line -> options."""
-    parser = ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("source", type=Path, help="CLIP weights")
-    parser.add_argument("target", type=Path, nargs="?", help="safetensors file to write (nothing: only check)")
-    parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the written numbers")
-    parser.add_argument("--image-heads", type=int, default=0, help="attention heads of the image tower (width / 64)")
-    parser.add_argument("--text-heads", type=int, default=0, help="attention heads of the text tower (width / 64)")
-    parser.add_argument("--force", action="store_true", help="overwrite the target")
-    return parser.parse_args(arguments)
 
 
 def check_towers(weights: ClipWeights) -> None:
@@ -45,28 +31,33 @@ def check_towers(weights: ClipWeights) -> None:
 
     image_names = ("image_size", "patch_size", "image_width", "image_layers")
     text_names = ("output_dim", "context_length", "vocab_size")
-    config, path = weights.config, weights.source.path
-    image = ImageTower(*(config[key] for key in image_names), config["image_heads"] or 1, config["output_dim"])
-    heads = config["text_heads"] or 1
-    text = TextTower(config["text_width"], config["text_layers"], heads, *(config[key] for key in text_names))
-    tensors = dict(weights.tensors)
+    config, path, tensors = weights.config, weights.source.path, dict(weights.tensors)
     if tensors.pop("logit_scale", np.zeros(1)).shape != ():
         raise UserError(f"{path} is no whole CLIP: missing: logit_scale")
-    of_image = {name: tensors.pop(name) for name in list(tensors) if name.startswith("visual.")}
-    strict_load(image, {name.removeprefix("visual."): array for name, array in of_image.items()}, f"visual.* of {path}")
+    heads = 1  # shapes do not depend on it
+    image = ImageTower(*(config[key] for key in image_names), heads, config["output_dim"])
+    text = TextTower(config["text_width"], config["text_layers"], heads, *(config[key] for key in text_names))
+    visual = {name: tensors.pop(name) for name in weights.tensors if name.startswith("visual.")}
+    strict_load(image, {name.removeprefix("visual."): x for name, x in visual.items()}, f"visual.* of {path}")
     strict_load(text, tensors, f"the text tower of {path}")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Reads, checks, prints and writes."""
-    options = parse_arguments(arguments)
+    parser = ArgumentParser(__doc__)
+    parser.add_argument("source", type=Path, help="CLIP weights")
+    parser.add_argument("target", type=Path, nargs="?", help="safetensors file to write (nothing: only check)")
+    parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the written numbers")
+    parser.add_argument("--image-heads", type=int, default=0, help="attention heads of the image tower (width / 64)")
+    parser.add_argument("--text-heads", type=int, default=0, help="attention heads of the text tower (width / 64)")
+    parser.add_argument("--force", action="store_true", help="overwrite the target")
+    options = parser.parse_args(arguments)
     if options.target is not None and options.target.suffix != ".safetensors":
         raise UserError(f"target {options.target}: its name must end in .safetensors")
-    if options.target is not None and options.target.exists():
-        if not options.force:
-            raise UserError(f"target {options.target} exists: pass --force to overwrite it")
-        if options.source.exists() and options.target.samefile(options.source):
-            raise UserError(f"target {options.target} is the source itself: choose another name")
+    if options.target is not None and options.target.exists() and not options.force:
+        raise UserError(f"target {options.target} exists: pass --force to overwrite it")
+    if options.target is not None and options.target.exists() and options.target.samefile(options.source):
+        raise UserError(f"target {options.target} is the source itself: choose another name")
     weights = read_clip_weights(options.source)
     check_towers(weights)
     for name, array in weights.tensors.items():
@@ -88,9 +79,8 @@ def main(arguments: list[str] | None = None) -> None:
         config[f"{tower}_heads"] = heads
     with np.errstate(over="ignore"):  # what overflows is refused on the next lines
         tensors = {name: array.astype(np.dtype(options.dtype)) for name, array in weights.tensors.items()}
-    for name, array in tensors.items():
-        if not np.isfinite(array).all():
-            raise UserError(f"{options.source}: {name} has numbers that are not finite as {options.dtype}")
+    if infinite := [name for name, array in tensors.items() if not np.isfinite(array).all()]:
+        raise UserError(f"{options.source}: {infinite[0]} has numbers that are not finite as {options.dtype}")
     meta = {"format": FORMAT, "clip": config, "source": options.source.name, "source_sha256": weights.source.sha256}
     write_safetensors(options.target, tensors, weights.source.meta | meta)  # a vocabulary of its own is kept
     print(f"written: {options.target}")

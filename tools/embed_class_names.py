@@ -12,33 +12,30 @@ from __future__ import annotations
 
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 
-import argparse
 from pathlib import Path
 
 from jseg.clip.class_embeddings import (
     COCO_TEMPLATES,
     VOC_TEMPLATES,
     read_embeddings,
-    text_model_of_checkpoint,
-    text_model_of_clip,
+    text_model_of,
     write_embeddings,
 )
 from jseg.clip.weights import read_clip_weights
 from jseg.config import TextConfig
-from jseg.data.class_names import ClassList, class_list
+from jseg.data.class_names import class_list
 from jseg.errors import UserError
 from jseg.weights.reader import read_weight_file
 
 TEMPLATES = {"voc": VOC_TEMPLATES, "coco": COCO_TEMPLATES}
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Command line -> options."""
-    parser = ArgumentParser(description=__doc__.split("\n")[0])
-    names = parser.add_mutually_exclusive_group(required=True)
-    names.add_argument("--dataset", help="class list of a data set: voc12, coco_stuff, context, shapes")
-    names.add_argument("--names", help="class names, separated by commas")
-    names.add_argument("--names-file", type=Path, help="file with one class name a line")
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the tool."""
+    parser = ArgumentParser(__doc__)
+    chosen = parser.add_mutually_exclusive_group(required=True)
+    chosen.add_argument("--dataset", help="class list of a data set: voc12, coco_stuff, context, shapes")
+    chosen.add_argument("--names", help="class names, separated by commas")
     parser.add_argument("--split", default="", help="of the data set, where it has several")
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--weights", type=Path, help="CLIP weights, or CLIP-RC weights that hold the text tower")
@@ -51,33 +48,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
     parser.add_argument("--force", action="store_true", help="overwrite the output")
     add_device_options(parser)
-    return parser.parse_args(arguments)
-
-
-def choose_names(options: argparse.Namespace) -> tuple[list[str], ClassList | None]:
-    """Class names and, if they are those of a data set, its class list; UserError for none or one that comes twice."""
-    if options.dataset:
-        classes = class_list(options.dataset, options.split)
-        return list(classes.names), classes
-    if options.names_file:
-        parts = options.names_file.read_text(encoding="utf-8").splitlines()
-    else:
-        parts = options.names.split(",")
-    names = [part.strip() for part in parts if part.strip()]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if not names or twice:
-        raise UserError(f"class name {twice[0]!r} is given twice" if twice else "no class names were given")
-    return names, None
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Runs the tool."""
-    options = parse_arguments(arguments)
+    options = parser.parse_args(arguments)
     if options.output.suffix != ".safetensors":
         raise UserError(f"--output {options.output}: its name must end in .safetensors")
     if options.output.exists() and not options.force:
         raise UserError(f"--output {options.output} exists: pass --force to overwrite it")
-    names, classes = choose_names(options)
+    classes = class_list(options.dataset, options.split) if options.dataset else None
+    names = classes.names if classes else [name.strip() for name in options.names.split(",") if name.strip()]
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"--names {options.names!r}: expected class names, each one once")
     usual = "coco" if options.dataset in ("coco_stuff", "context") else "voc"
     templates = tuple(options.template or TEMPLATES[options.templates or usual])
     if options.npy:
@@ -87,14 +66,13 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         text = TextConfig(vocabulary=options.vocabulary, heads=options.text_heads or 8)
         file = read_weight_file(options.weights)
-        model = text_model_of_checkpoint(file, text) or text_model_of_clip(read_clip_weights(options.weights), text)
-        model.tokenizer()  # fails before Jittor starts if the vocabulary is missing
+        model = text_model_of(file, text) or text_model_of(read_clip_weights(options.weights), text)
 
         from jseg.runtime.start import start
 
         start(options.device)
         matrix, origin, weights_sha256 = model.embed(names, templates), options.weights, file.sha256
-    write_embeddings(options.output, matrix, names, templates, weights_sha256, classes)
+    write_embeddings(options.output, matrix, names, templates, weights_sha256)
     title = classes.title if classes else "your own names"
     print(f"{len(names)} classes ({title}), {len(templates)} templates, rows of length {matrix.shape[1]}")
     print(f"from {origin} {weights_sha256}")

@@ -4,8 +4,7 @@
     python tools/fetch_pretrained.py ViT-B-16 vocabulary
     python tools/fetch_pretrained.py vocabulary --from ~/Downloads/bpe_simple_vocab_16e6.txt.gz
 
-A file that is there already and whole is kept. `--from` takes a local copy instead of downloading. Nothing
-half-written is ever left.
+A file that is there already and whole is kept. `--from` takes a local copy instead of downloading.
 """
 
 from __future__ import annotations
@@ -14,11 +13,10 @@ from jseg.runtime.command_line import ArgumentParser, run
 
 import hashlib
 import http.client
-import sys
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
@@ -27,68 +25,55 @@ from jseg.errors import UserError
 from jseg.files import whole_file
 from jseg.weights.reader import sha256_of_file
 
-CHUNK = 2**20
 TIMEOUT = 30  # seconds without an answer
+CLIP_SHA256 = "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"
+CLIP_URL = f"https://openaipublic.azureedge.net/clip/models/{CLIP_SHA256}/ViT-B-16.pt"
+VOCABULARY_URL = f"https://github.com/openai/CLIP/raw/main/clip/{VOCABULARY_NAME}"
 
 
-@dataclass(frozen=True)
-class Pretrained:
+class Pretrained(NamedTuple):
     """A file that can be fetched."""
 
     file_name: str
     url: str
     sha256: str
-    megabytes: float  # about
-    what: str
 
 
-CLIP_SHA256 = "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"
 FILES = {
-    "ViT-B-16": Pretrained(
-        "ViT-B-16.pt",
-        f"https://openaipublic.azureedge.net/clip/models/{CLIP_SHA256}/ViT-B-16.pt",
-        CLIP_SHA256,
-        351,
-        "OpenAI's CLIP ViT-B/16, the frozen towers of CLIP-RC",
-    ),
-    "vocabulary": Pretrained(
-        VOCABULARY_NAME,
-        f"https://github.com/openai/CLIP/raw/main/clip/{VOCABULARY_NAME}",
-        VOCABULARY_SHA256,
-        1.36,
-        "byte-pair vocabulary of CLIP's text tower",
-    ),
+    "ViT-B-16": Pretrained("ViT-B-16.pt", CLIP_URL, CLIP_SHA256),
+    "vocabulary": Pretrained(VOCABULARY_NAME, VOCABULARY_URL, VOCABULARY_SHA256),
 }
 
 
 def blocks(url: str) -> Iterator[bytes]:
-    """The content behind an address; UserError when it cannot be had."""
+    """The content behind an address, with a progress bar on a terminal; UserError when it cannot be had."""
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
-            while block := response.read(CHUNK):
-                yield block
+            size = int(response.headers.get("Content-Length") or 0)
+            with tqdm(total=size, unit="B", unit_scale=True, disable=None) as bar:
+                while block := response.read(2**20):
+                    bar.update(len(block))
+                    yield block
     except (OSError, http.client.HTTPException, ValueError) as error:
         by_hand = "check the network, or download it elsewhere and pass it by --from FILE"
         raise UserError(f"{url} cannot be fetched ({error}): {by_hand}") from error
 
 
-def fetch(file: Pretrained, target: Path, url: str) -> None:
+def fetch(url: str, sha256: str, target: Path) -> None:
     """Brings one file to its place, which stays as it is unless the SHA-256 of the content is right."""
     digest = hashlib.sha256()
-    bar = tqdm(total=int(file.megabytes * 1e6), unit="B", unit_scale=True, disable=not sys.stderr.isatty())
-    with whole_file(target) as written, bar:
+    with whole_file(target) as written:
         for block in blocks(url):
             digest.update(block)
             written.write(block)
-            bar.update(len(block))
-        if digest.hexdigest() != file.sha256:
-            raise UserError(f"{url} has SHA-256 {digest.hexdigest()} where {file.sha256} is expected: nothing was kept")
+        if digest.hexdigest() != sha256:
+            raise UserError(f"{url} has SHA-256 {digest.hexdigest()} where {sha256} is expected: nothing was kept")
     print(f"{target}: from {url}, SHA-256 right")
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Lists or fetches."""
-    parser = ArgumentParser(description=__doc__.split("\n")[0])
+    parser = ArgumentParser(__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"what to fetch: {', '.join(FILES)}")
     parser.add_argument("--list", action="store_true", help="print what can be fetched, and whether it is there")
     parser.add_argument("--folder", type=Path, default=PRETRAINED_FOLDER, help="where to (default: pretrained/)")
@@ -99,8 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.list:
         for name, file in FILES.items():
             state = "there" if (options.folder / file.file_name).is_file() else "not there"
-            print(f"{name:<12} {file.megabytes:>7g} MB  {file.what} ({file.file_name}, {state})")
-            print(f"{'':<12} sha256 {file.sha256}")
+            print(f"{name}: {file.file_name}, {state}, SHA-256 {file.sha256}\n    {file.url}")
         return
     unknown = [name for name in options.names if name not in FILES]
     if unknown or not options.names:
@@ -116,7 +100,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"{target}: already there, SHA-256 right")
             continue
         local = options.source.expanduser().absolute().as_uri() if options.source else ""
-        fetch(file, target, local or options.url or file.url)
+        fetch(local or options.url or file.url, file.sha256, target)
 
 
 if __name__ == "__main__":

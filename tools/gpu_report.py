@@ -89,7 +89,7 @@ def long_run(steps: int, precision: str) -> int:
 
 def main() -> int:
     """Runs all parts; see the module docstring."""
-    parser = ArgumentParser(prog="gpu_report.py", description=(__doc__ or "").splitlines()[0])
+    parser = ArgumentParser(__doc__, prog="gpu_report.py")
     parser.add_argument("--report", type=Path, default=Path("work_dirs/gpu/report.md"), help="file to write")
     parser.add_argument("--only", default="", metavar="WORDS", help="only parts whose name holds this")
     parser.add_argument("--steps", type=int, help="only the long run, of so many steps, in this process")

@@ -70,7 +70,7 @@ def draw(runs: dict[str, list[dict[str, Any]]], output: Path) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Draws; see the module docstring."""
-    parser = ArgumentParser(description=__doc__.split("\n")[0])
+    parser = ArgumentParser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="work folders, or log.jsonl files")
     parser.add_argument("--output", type=Path, default=Path("curves.png"), help=".png, .pdf or .svg (curves.png)")
     options = parser.parse_args(arguments)

@@ -26,7 +26,7 @@ VOCABULARY_NAME = "shapes_vocabulary.txt.gz"
 
 def main() -> int:
     """Runs the tool."""
-    parser, longest = ArgumentParser(description=__doc__.split("\n")[0]), Settings().iterations
+    parser, longest = ArgumentParser(__doc__), Settings().iterations
     parser.add_argument("--output", type=Path, required=True, help="weight file to write at the end (.safetensors)")
     parser.add_argument("--seed", type=int, default=0, help="of weights, scenes and captions (default 0)")
     parser.add_argument("--workers", type=int, default=1, help="processes that draw ahead (default 1; 0 = none)")

@@ -36,7 +36,7 @@ def seeds_of(text: str) -> list[int]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the tool."""
-    parser = ArgumentParser(description=__doc__.split("\n")[0])
+    parser = ArgumentParser(__doc__)
     parser.add_argument("--suite", choices=SUITES, default="paper", help="default: paper")
     parser.add_argument("--rows", default="", help="names, separated by commas (default: all)")
     parser.add_argument("--list", action="store_true", help="only name the rows of the suite")

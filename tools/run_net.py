@@ -29,7 +29,7 @@ from jseg.runtime.start import start
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line -> options."""
-    parser = ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = ArgumentParser(__doc__)
     parser.add_argument("--config-file", required=True, help="configs/*.py, or the config.json of an earlier run")
     parser.add_argument("--task", choices=("train", "val", "test"), default="train", help="default: train")
     parser.add_argument("--work-dir", type=Path, help="folder of the run (default: work_dirs/<name of the config>)")

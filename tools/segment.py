@@ -30,7 +30,7 @@ from jseg.segmenter import DEFAULT_TEMPLATES, check_class_names, load_segmenter
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Options of the command line."""
-    parser = ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = ArgumentParser(__doc__)
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="images")
     parser.add_argument("--classes", required=True, help="class names, separated by commas")
     parser.add_argument("--weights", required=True, type=Path, help="ours, or a released .pth or .pkl")

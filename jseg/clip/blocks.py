@@ -1,7 +1,4 @@
-"""The transformer that both CLIP towers are made of; state names as in OpenAI's weight files.
-
-Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", 2021; https://github.com/openai/CLIP
-"""
+"""The transformer that both CLIP towers are made of (https://github.com/openai/CLIP), with OpenAI's state names."""
 
 from __future__ import annotations
 
@@ -120,11 +117,7 @@ class ResidualBlock(nn.Module):
 
 
 class Transformer(nn.Module):
-    """A stack of blocks.
-
-    Raises:
-        UserError: `heads` does not divide `width`.
-    """
+    """A stack of blocks; UserError when `heads` does not divide `width`."""
 
     def __init__(self, width: int, layers: int, heads: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -133,10 +126,12 @@ class Transformer(nn.Module):
         self.width = width
         self.resblocks = nn.ModuleList([ResidualBlock(width, heads, eps) for _ in range(layers)])
 
-    def execute(self, x: jt.Var, attend: Attend) -> jt.Var:
-        """(B, T, width) -> (B, T, width)"""
-        for block in self.resblocks:
+    def execute(self, x: jt.Var, attend: Attend, trace: Trace | None = None) -> jt.Var:
+        """(B, T, width) -> (B, T, width); leaves the output of block i in `trace` as `tokens_block<i>`."""
+        for index, block in enumerate(self.resblocks):
             x = block(x, attend)
+            if trace is not None:
+                trace[f"tokens_block{index}"] = x
         return x
 
 
@@ -155,8 +150,7 @@ def random_tower_weights(
 ) -> dict[str, np.ndarray]:
     """Random weights of a tower by state name, those outside the blocks first; LayerNorm weights are 1, biases 0.
 
-    Args:
-        draws: state name, without layer number for the weights of blocks -> distribution and its scale.
+    `draws`: state name, without layer number for the weights of blocks -> distribution and its scale.
     """
     state, weights = tower.state_dict(), {}
     for name in sorted(state, key=lambda name: "resblocks" in name):

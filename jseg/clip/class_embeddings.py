@@ -1,8 +1,7 @@
 """Class names -> class embeddings: templates and their ensemble, files of embeddings, and what a run takes.
 
-Paper, section 4.1: one template for PASCAL VOC, an ensemble of 15 for COCO-Stuff; each text embedding is normalised,
-the mean over the templates is normalised again. Our files of embeddings are safetensors files with one array and, as
-metadata, class names and templates; a plain .npy is only rows, whose classes are known for the released files alone.
+Paper, section 4.1: one template for PASCAL VOC, an ensemble of 15 for COCO-Stuff. Our files of embeddings are
+safetensors files with one array and, as metadata, class names and templates; a plain .npy has only rows.
 """
 
 from __future__ import annotations
@@ -13,11 +12,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from jseg.clip.tokenizer import VOCABULARY_NAME, Merge, Tokenizer, find_vocabulary, generate_vocabulary
+from jseg.clip.tokenizer import Merge, Tokenizer, find_vocabulary, generate_vocabulary
 from jseg.clip.weights import ClipWeights, text_config_of, usual_heads
 from jseg.config import Config, TextConfig
 from jseg.data.class_names import ClassList, class_list
@@ -25,11 +24,6 @@ from jseg.errors import UserError
 from jseg.files import cache_folder
 from jseg.weights.reader import WeightFile, read_weight_file, sha256_of_file, write_safetensors
 from jseg.weights.record import FEATURES_NAME, is_jseg_file, recorded_classes, tensors_sha256, text_tensors
-
-if TYPE_CHECKING:  # files of embeddings are read, and mistakes found, before Jittor starts
-    import jittor as jt
-
-    from jseg.clip.text_tower import TextTower
 
 VOC_TEMPLATES = ("a photo of a {}",)
 COCO_TEMPLATES = (
@@ -68,32 +62,23 @@ def unit_rows(rows: np.ndarray) -> np.ndarray:
 
 
 def embed_class_names(
-    names: Sequence[str],
-    templates: Sequence[str],
-    tokenizer: Tokenizer,
-    text_tower: Callable[[np.ndarray], jt.Var],
-    weights_hash: str,
-    cache_folder: str | Path | None = None,
-) -> np.ndarray:
+    names: Sequence[str], templates: Sequence[str], tokenizer: Tokenizer, text_tower: Callable[[np.ndarray], Any],
+    weights_hash: str, cache_folder: str | Path | None = None,
+) -> np.ndarray:  # fmt: skip
     """Embeds class names: per name, the normalised mean of its normalised embeddings over the templates.
 
     Args:
         templates: texts with `{}` once, where the name goes.
-        text_tower: token ids (N, L) int32 -> (N, D), not normalised; has `context_length`.
-        weights_hash: identifies the tower's weights; part of the cache key with names, templates and vocabulary.
-        cache_folder: where results are kept; None = nowhere.
+        text_tower: token ids (N, L) int32 -> Jittor array (N, D), not normalised; has `context_length`.
+        weights_hash: identifies the tower's weights, for results kept in `cache_folder`.
 
     Returns:
         (C, D) float32, rows of length 1.
-
-    Raises:
-        UserError: no names, a template without its place, a text that is too long, or results that are not finite.
     """
     names, templates = list(names), list(templates)
     if not names or not templates or any(template.count(PLACE) != 1 for template in templates):
         raise UserError(f"class embeddings need names, and templates which must hold {PLACE} once: {templates}")
-    identity = {"names": names, "templates": templates, "weights": weights_hash}
-    identity |= {"vocabulary": tokenizer.fingerprint, "context_length": text_tower.context_length}
+    identity = {"names": names, "templates": templates, "weights": weights_hash, "vocabulary": tokenizer.fingerprint}
     key = hashlib.sha256(json.dumps(identity).encode("utf-8")).hexdigest()
     cached = Path(cache_folder) / f"class_embeddings_{key[:32]}.safetensors" if cache_folder else None
     if cached and cached.exists():
@@ -109,8 +94,6 @@ def embed_class_names(
         batches = [text_tower(ids[i : i + BATCH]).numpy() for i in range(0, len(ids), BATCH)]
     embedded = np.concatenate(batches).astype(np.float32)
     rows = unit_rows(unit_rows(embedded).reshape(len(names), len(templates), -1).mean(axis=1))
-    if not np.isfinite(rows).all():
-        raise UserError("the text tower gives embeddings that are not finite: its weights are damaged")
     if cached:
         write_safetensors(cached, {EMBEDDINGS: rows}, identity | {"sha256": tensors_sha256({EMBEDDINGS: rows})})
     return rows
@@ -125,48 +108,38 @@ class TextModel:
     merges: tuple[Merge, ...] | None  # None = CLIP's own vocabulary
     source: str  # where it comes from, for messages
 
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer of this tower; UserError when its vocabulary is missing or another one."""
-        tokenizer = Tokenizer(find_vocabulary() if self.merges is None else self.merges)
-        rows = self.tensors["token_embedding.weight"].shape[0]
-        if tokenizer.vocab_size != rows:
-            problem = f"knows {rows} tokens, the vocabulary has {tokenizer.vocab_size}: correct text.vocabulary"
-            raise UserError(f"the text tower of {self.source} {problem}")
-        return tokenizer
-
-    def tower(self) -> TextTower:
-        """The tower, ready to run; UserError when the arrays do not make one, with their names."""
+    def embed(self, names: Sequence[str], templates: Sequence[str]) -> np.ndarray:
+        """Embeddings (C, D) float32 of class names, rows of length 1; kept in the cache folder."""
+        sizes, tokenizer = text_config_of(self.tensors), Tokenizer(self.merges or find_vocabulary())
+        if tokenizer.vocab_size != sizes["vocab_size"]:
+            problem = f"{sizes['vocab_size']} tokens, the vocabulary has {tokenizer.vocab_size}"
+            raise UserError(f"the text tower of {self.source} knows {problem}: correct text.vocabulary")
         from jseg.clip.text_tower import TextTower
         from jseg.weights.state import strict_load
 
-        sizes = text_config_of(self.tensors)
         others = (sizes[key] for key in ("output_dim", "context_length", "vocab_size"))
         tower = TextTower(sizes["text_width"], sizes["text_layers"], self.heads, *others)
         strict_load(tower, self.tensors, f"the text tower of {self.source}")
-        return tower
-
-    def embed(self, names: Sequence[str], templates: Sequence[str]) -> np.ndarray:
-        """Embeddings (C, D) float32 of class names, rows of length 1; kept in the cache folder."""
-        tower, identity = self.tower(), f"{tensors_sha256(self.tensors)} {self.heads}"
-        return embed_class_names(names, templates, self.tokenizer(), tower, identity, cache_folder() / "embeddings")
+        identity = f"{tensors_sha256(self.tensors)} {self.heads}"
+        return embed_class_names(names, templates, tokenizer, tower, identity, cache_folder() / "embeddings")
 
 
-def text_model_of_checkpoint(file: WeightFile, text: TextConfig) -> TextModel | None:
-    """The text tower in a CLIP-RC checkpoint (ours or a released one); None when it has none."""
-    found = text_tensors(file).items()
-    tensors = {name: np.asarray(array, np.float32) for name, array in found if not name.endswith("attn_mask")}
+def text_model_of(weights: WeightFile | ClipWeights, text: TextConfig) -> TextModel | None:
+    """The text tower of CLIP weights or of a CLIP-RC checkpoint (ours or a released one); None when it has none."""
+    if isinstance(weights, ClipWeights):
+        file, heads = weights.source, weights.config["text_heads"]
+        tensors = {key: x for key, x in weights.tensors.items() if not key.startswith(("visual.", "logit_scale"))}
+    else:
+        file, found = weights, text_tensors(weights).items()
+        tensors = {name: np.asarray(array, np.float32) for name, array in found if not name.endswith("attn_mask")}
+        heads = file.meta.get("text_heads") or usual_heads(np.size(tensors.get("ln_final.weight", ())))
     if not tensors:
         return None
-    width = np.size(tensors.get("ln_final.weight", ()))
-    heads = file.meta.get("text_heads") or usual_heads(width) or text.heads
-    return TextModel(tensors, heads, _vocabulary(text, file.meta.get("vocabulary")), str(file.path))
-
-
-def text_model_of_clip(clip: ClipWeights, text: TextConfig) -> TextModel:
-    """The text tower of CLIP weights."""
-    tensors = {name: array for name, array in clip.tensors.items() if not name.startswith(("visual.", "logit_scale"))}
-    heads = clip.config["text_heads"] or text.heads
-    return TextModel(tensors, heads, _vocabulary(text, clip.source.meta.get("vocabulary")), str(clip.source.path))
+    vocabulary = file.meta.get("vocabulary")  # our own files bring theirs along
+    if not vocabulary and text.vocabulary not in ("", "generated"):  # a generated one fits no trained tower
+        vocabulary = find_vocabulary(text.vocabulary)
+    merges = Tokenizer(vocabulary).merges if vocabulary else None
+    return TextModel(tensors, heads or text.heads, merges, str(file.path))
 
 
 def random_text_model(config: Config, classes: ClassList) -> TextModel:
@@ -176,53 +149,34 @@ def random_text_model(config: Config, classes: ClassList) -> TextModel:
     text = config.text
     if text.vocabulary == "generated":
         texts = [template.replace(PLACE, name) for template in text.templates for name in classes.names]
-        merges: tuple[Merge, ...] | None = generate_vocabulary(texts, GENERATED_MERGES)
+        tokenizer = Tokenizer(generate_vocabulary(texts, GENERATED_MERGES))
     else:
-        merges = _vocabulary(text)
-    vocab_size = Tokenizer(find_vocabulary() if merges is None else merges).vocab_size
-    tower = TextTower(text.width, text.layers, text.heads, config.model.output_dim, text.context_length, vocab_size)
+        tokenizer = Tokenizer(find_vocabulary(text.vocabulary))
+    sizes = (config.model.output_dim, text.context_length, tokenizer.vocab_size)
+    tower = TextTower(text.width, text.layers, text.heads, *sizes)
     tensors = random_text_weights(tower, np.random.default_rng([config.train.seed, 2]))
-    return TextModel(tensors, text.heads, merges, "the random start")
-
-
-def _vocabulary(text: TextConfig, stored: Any = None) -> tuple[Merge, ...] | None:
-    """The vocabulary stored in a weight file of ours, else that of the config; None for CLIP's own."""
-    if stored:
-        return Tokenizer(stored).merges
-    if text.vocabulary in ("", "generated") or Path(text.vocabulary).name == VOCABULARY_NAME:
-        return None  # a generated one fits no trained tower
-    return Tokenizer(find_vocabulary(text.vocabulary)).merges
+    return TextModel(tensors, text.heads, tokenizer.merges if text.vocabulary else None, "the random start")
 
 
 def write_embeddings(
-    path: str | Path,
-    matrix: np.ndarray,
-    names: Sequence[str],
-    templates: Sequence[str],
-    weights_sha256: str,
-    classes: ClassList | None = None,
+    path: str | Path, matrix: np.ndarray, names: Sequence[str], templates: Sequence[str], weights_sha256: str
 ) -> None:
-    """Writes embeddings (C, D) and what they are; `classes` if they are those of a data set."""
+    """Writes embeddings (C, D) and what they are."""
     meta = {"format": FORMAT, "names": list(names), "templates": list(templates), "weights_sha256": weights_sha256}
-    meta |= {"dataset": classes.dataset if classes else "", "split": classes.split if classes else ""}
     write_safetensors(path, {EMBEDDINGS: matrix}, meta)
 
 
 def read_embeddings(
     path: str | Path, classes: ClassList, output_dim: int = 0, templates: Sequence[str] = ()
 ) -> np.ndarray:
-    """Embeddings of exactly the classes of a list, in its order; the rows are used as they are, not normalised again.
+    """Embeddings (C, D) float32 of the classes of a list, in its order; the rows are not normalised again.
+
+    Prints a warning where the file does not say whose rows they are; UserError where it does not fit.
 
     Args:
         path: .npy with one row per class (float16 in the releases), or a safetensors file with one such array.
         output_dim: length of a row that the model expects; 0 = any.
         templates: of the run; () = any.
-
-    Returns:
-        (C, D) float32; prints a warning where the file does not say whose rows they are.
-
-    Raises:
-        UserError: no such file, no such array, values not finite, or other classes, length of row or templates.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -274,13 +228,10 @@ class TextFeatures:
 
 
 def class_embeddings(
-    config: Config,
-    class_list: ClassList,
-    file: WeightFile | None = None,
-    clip: ClipWeights | None = None,
+    config: Config, class_list: ClassList, file: WeightFile | None = None, clip: ClipWeights | None = None,
     other_classes: bool = False,
-) -> TextFeatures:
-    """Embeddings of all classes of `class_list`.
+) -> TextFeatures:  # fmt: skip
+    """Embeddings of all classes of `class_list`; UserError where no source has those of the classes and the model.
 
     They come, in this order, from a file (`text.embeddings`), from weights that were made for the same names and
     templates, or from a text tower: that of the weights, of the CLIP file `model.init`, or a random one on purpose.
@@ -288,14 +239,11 @@ def class_embeddings(
     Args:
         file: CLIP-RC weights that the run starts from or evaluates.
         other_classes: whether they may have been made for other classes than the run's.
-
-    Raises:
-        UserError: no source of embeddings, or one that fits neither the classes nor the model.
     """
     templates, output_dim = config.text.templates, config.model.output_dim
-    model = text_model_of_checkpoint(file, config.text) if file is not None else None
+    model = text_model_of(file, config.text) if file is not None else None
     if model is None and clip is not None:
-        model = text_model_of_clip(clip, config.text)
+        model = text_model_of(clip, config.text)
     stored = None  # the embeddings that the weights were trained with, if they are for these classes
     if file is not None and is_jseg_file(file) and recorded_classes(file) == class_list.names:
         stored = file.tensors.get(FEATURES_NAME)

@@ -1,8 +1,4 @@
-"""CLIP's image tower (a Vision Transformer), state names as in OpenAI's weight files without the prefix `visual.`.
-
-https://github.com/openai/CLIP. With a `trace` dictionary, `execute` leaves `tokens_in` and `tokens_block<i>` in it,
-(B, 1 + h * w, width) each: the input of block 0 and the output of block i.
-"""
+"""CLIP's image tower (https://github.com/openai/CLIP), with OpenAI's state names but for the prefix `visual.`."""
 
 from __future__ import annotations
 
@@ -52,9 +48,8 @@ class PatchEmbedding(nn.Module):
         """(h, w) in patches of images (B, 3, H, W); UserError when a side is no multiple of the patch size."""
         height, width = images.shape[2:]
         if height % self.patch_size or width % self.patch_size or not height or not width:
-            raise UserError(
-                f"image of {height}x{width} pixels: both sides must be multiples of the patch size {self.patch_size}"
-            )
+            message = f"both sides must be multiples of the patch size {self.patch_size}"
+            raise UserError(f"image of {height}x{width} pixels: {message}")
         return height // self.patch_size, width // self.patch_size
 
     def execute(self, images: jt.Var) -> jt.Var:
@@ -66,19 +61,13 @@ class PatchEmbedding(nn.Module):
 
 
 class ImageTower(nn.Module):
-    """Images -> embeddings.
-
-    The positional embedding is stored for `image_size` pixels; for other sizes and aspects it is resized.
-    """
+    """Images -> embeddings; for other sizes and aspects than `image_size` pixels, positions are resized."""
 
     def __init__(
         self, image_size: int, patch_size: int, width: int, layers: int, heads: int, output_dim: int, eps: float = 1e-5
     ) -> None:
         super().__init__()
         side = image_size // patch_size
-        if image_size % patch_size or side < 1:
-            raise UserError(f"model.image_size={image_size}: must be a multiple of model.patch_size={patch_size}")
-        self.image_size = image_size
         self.class_embedding = jt.zeros(width)
         self.positional_embedding = jt.zeros((1 + side * side, width))
         self.proj = jt.zeros((width, output_dim))
@@ -99,17 +88,16 @@ class ImageTower(nn.Module):
     def execute(self, images: jt.Var, dense: bool = False, trace: Trace | None = None) -> jt.Var:
         """Embeddings of normalised images, not normalised themselves; `dense` also embeds every patch.
 
-        (B, 3, H, W) float32 -> (B, output_dim); dense: (B, 1 + h * w, output_dim), the class token first
+        (B, 3, H, W) float32 -> (B, output_dim); dense: (B, 1 + h * w, output_dim), the class token first. In `trace`
+        are left `tokens_in` and `tokens_block<i>`, the input of block 0 and the output of block i.
         """
-        trace = {} if trace is None else trace
         positions, batch = self.positions(self.conv1.grid(images)), images.shape[0]
         tokens = self.conv1(images) + positions[1:]
         first = (self.class_embedding + positions[0]).broadcast((batch, 1, tokens.shape[-1]))
         tokens = self.ln_pre(jt.concat([first, tokens], dim=1))
-        trace["tokens_in"] = tokens
-        for index, block in enumerate(self.transformer.resblocks):
-            tokens = block(tokens, self_attention)
-            trace[f"tokens_block{index}"] = tokens
+        if trace is not None:
+            trace["tokens_in"] = tokens
+        tokens = self.transformer(tokens, self_attention, trace)
         return jt.matmul(self.ln_post(tokens if dense else tokens[:, 0]), self.proj)
 
 
@@ -118,15 +106,10 @@ def random_image_weights(tower: ImageTower, generator: np.random.Generator) -> d
     width = tower.transformer.width
     inner, outer = width**-0.5, (4 * width) ** -0.5
     draws = {
-        "class_embedding": (normal, inner),
-        "positional_embedding": (normal, inner),
-        "proj": (normal, inner),
+        **dict.fromkeys(("class_embedding", "positional_embedding", "proj"), (normal, inner)),
         "conv1.weight": (uniform, int(np.prod(tower.conv1.weight.shape[1:])) ** -0.5),
         "attn.in_proj_weight": (uniform, (6 / (4 * width)) ** 0.5),  # Xavier
-        "attn.out_proj.weight": (uniform, inner),
-        "mlp.c_fc.weight": (uniform, inner),
-        "mlp.c_fc.bias": (uniform, inner),
-        "mlp.c_proj.weight": (uniform, outer),
-        "mlp.c_proj.bias": (uniform, outer),
+        **dict.fromkeys(("attn.out_proj.weight", "mlp.c_fc.weight", "mlp.c_fc.bias"), (uniform, inner)),
+        **dict.fromkeys(("mlp.c_proj.weight", "mlp.c_proj.bias"), (uniform, outer)),
     }
     return random_tower_weights(tower, draws, generator)

@@ -1,7 +1,4 @@
-"""CLIP's text tower, state names as in OpenAI's weight files.
-
-https://github.com/openai/CLIP. With a `trace` dictionary, `execute` leaves `text_last_hidden` (N, L, width) in it.
-"""
+"""CLIP's text tower (https://github.com/openai/CLIP), with OpenAI's state names."""
 
 from __future__ import annotations
 
@@ -20,43 +17,30 @@ class TextTower(nn.Module):
     """Token ids -> embeddings."""
 
     def __init__(
-        self,
-        width: int,
-        layers: int,
-        heads: int,
-        output_dim: int,
-        context_length: int = 77,
-        vocab_size: int = 49408,
-        eps: float = 1e-5,
+        self, width: int, layers: int, heads: int, output_dim: int, context_length: int = 77, vocab_size: int = 49408
     ) -> None:
         super().__init__()
         self.context_length = context_length
         self.vocab_size = vocab_size
         self.positional_embedding = jt.zeros((context_length, width))
         self.text_projection = jt.zeros((width, output_dim))
-        self.transformer = Transformer(width, layers, heads, eps)
+        self.transformer = Transformer(width, layers, heads)
         self.token_embedding = nn.Embedding(vocab_size, width)
-        self.ln_final = LayerNorm(width, eps)
+        self.ln_final = LayerNorm(width)
 
     def execute(self, token_ids: np.ndarray | jt.Var, trace: Trace | None = None) -> jt.Var:
-        """Embeddings of texts, not normalised: the hidden state at the end-of-text token, projected.
+        """Embeddings of texts (N, output_dim), not normalised: the hidden state at the end-of-text token, projected.
 
         Args:
             token_ids: (N, L) int32 with L <= context_length; the end-of-text token is the largest id of a row.
-
-        Returns:
-            (N, output_dim)
-
-        Raises:
-            UserError: texts too long for the tower, or ids outside its vocabulary.
+            trace: where the last hidden state is left, `text_last_hidden` (N, L, width).
         """
         ids = np.asarray(token_ids.numpy() if isinstance(token_ids, jt.Var) else token_ids).astype(np.int32)
         count, length = ids.shape
         if length > self.context_length:
             raise UserError(f"texts of {length} tokens: this text tower takes at most {self.context_length}")
         if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
-            wrong = ids.max() if ids.min() >= 0 else ids.min()
-            raise UserError(f"token id {wrong} is not in the text tower's vocabulary of {self.vocab_size}")
+            raise UserError(f"token ids {ids.min()} to {ids.max()}: the text tower's vocabulary has {self.vocab_size}")
         x = self.token_embedding(jt.array(ids)) + self.positional_embedding[:length]
         x = self.ln_final(self.transformer(x, partial(self_attention, causal=True)))
         if trace is not None:

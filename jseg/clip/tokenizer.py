@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import html
+import importlib.util
 import math
 import os
 import zlib
@@ -43,7 +44,6 @@ WORD = regex.compile(
 SPACES = regex.compile(r"\s+")
 
 Merge = tuple[str, str]
-
 
 # A visible character for each byte, in the order of ids: bytes that are visible in
 # Latin-1 stand for themselves, the other 68 take the characters from 256 on.
@@ -79,15 +79,10 @@ def _merged(symbols: tuple[str, ...], pair: Merge) -> tuple[str, ...]:
 
 
 class Tokenizer:
-    """Byte-pair encoding with one vocabulary: that of a file, or merges (left, right) in order of their rank.
-
-    Attributes:
-        vocab_size: number of ids: 514 + merges.
-        start_id, end_id: ids that begin and end a text, the last two of the vocabulary.
-    """
+    """Byte-pair encoding with one vocabulary: that of a file, or merges (left, right) in order of their rank."""
 
     def __init__(self, source: str | Path | Sequence[Sequence[str]]) -> None:
-        self.merges = read_vocabulary(source) if isinstance(source, (str, Path)) else _pairs(source)
+        self.merges = read_vocabulary(source) if isinstance(source, (str, Path)) else tuple(map(tuple, source))
         signs = list(SIGN_OF_BYTE.values())
         symbols = signs + [sign + WORD_END for sign in signs] + ["".join(merge) for merge in self.merges] + [START, END]
         self.vocab_size = len(symbols)
@@ -107,16 +102,15 @@ class Tokenizer:
         return [token for word in WORD.findall(clean(text)) for token in self._encode_word(word)]
 
     def _encode_word(self, word: str) -> list[int]:
-        known = self._words.get(word)
-        if known is None:
+        if word not in self._words:
             symbols = _symbols(word)
             while len(symbols) > 1:
                 best = min(pairwise(symbols), key=lambda pair: self._ranks.get(pair, math.inf))
                 if best not in self._ranks:
                     break
                 symbols = _merged(symbols, best)
-            known = self._words[word] = [self._ids[symbol] for symbol in symbols]
-        return known
+            self._words[word] = [self._ids[symbol] for symbol in symbols]
+        return self._words[word]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids; bytes that are no UTF-8 become U+FFFD, and each word is followed by a space."""
@@ -125,40 +119,30 @@ class Tokenizer:
         return data.decode("utf-8", errors="replace").replace(WORD_END, " ")
 
     def __call__(self, texts: str | Sequence[str], context_length: int = 77, truncate: bool = False) -> np.ndarray:
-        """Ids of one text or several, int32 (N, context_length): start, text, end, zeros.
+        """Ids of one text or several, int32 (N, context_length): start, text, end, zeros; UserError if it is too long.
 
-        Raises:
-            UserError: a text is too long and shall not be truncated (the end stays).
+        `truncate` shortens such a text instead; its end token stays.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
         rows = np.zeros((len(texts), context_length), np.int32)
         for row, text in zip(rows, texts, strict=True):
             ids = [self.start_id, *self.encode(text), self.end_id]
-            if len(ids) > context_length and not truncate:
-                raise UserError(f"text {text[:60]!r} takes {len(ids)} tokens where {context_length} fit: shorten it")
             if len(ids) > context_length:
+                if not truncate:
+                    raise UserError(f"text {text[:60]!r} takes {len(ids)} tokens where {context_length} fit")
                 ids = [*ids[: context_length - 1], self.end_id]
             row[: len(ids)] = ids
         return rows
 
 
-def _pairs(merges: Sequence[Sequence[str]]) -> tuple[Merge, ...]:
-    """`merges` as a tuple of pairs."""
-    result = tuple(tuple(merge) for merge in merges)
-    for number, pair in enumerate(result, start=1):
-        if len(pair) != 2 or not all(pair):
-            raise UserError(f"merge {number} is not two symbols: this is no byte-pair vocabulary")
-    return result
-
-
 def read_vocabulary(path: str | Path) -> tuple[Merge, ...]:
     """Reads the merges of a vocabulary file: gzipped text, a header line, then two symbols a line."""
     try:
-        header, *lines = gzip.decompress(Path(path).read_bytes()).decode("utf-8").split("\n")
-        if HEADER not in header:
-            raise UserError(f"its first line must hold {HEADER!r}")
-        lines = lines[:MAX_MERGES]
-        return _pairs([line.split(" ") for line in (lines if not lines or lines[-1] else lines[:-1])])
+        header, *lines = gzip.decompress(Path(path).read_bytes()).decode("utf-8").removesuffix("\n").split("\n")
+        merges = tuple(tuple(line.split(" ")) for line in lines[:MAX_MERGES])
+        if HEADER not in header or not all(len(merge) == 2 and all(merge) for merge in merges):
+            raise UserError(f"expected {HEADER!r} in its first line, then two symbols a line")
+        return merges
     except (OSError, EOFError, zlib.error, UnicodeDecodeError, UserError) as error:
         raise UserError(f"vocabulary {path} cannot be read ({error}); {FETCH_COMMAND} fetches CLIP's") from error
 
@@ -172,8 +156,7 @@ def write_vocabulary(path: str | Path, merges: Sequence[Sequence[str]]) -> None:
 def generate_vocabulary(texts: Iterable[str], merges: int) -> tuple[Merge, ...]:
     """Learns a byte-pair vocabulary: again and again, the most frequent pair of neighbours becomes one symbol.
 
-    Ties go to the alphabetically first pair: the same texts always give the same merges. Fewer than `merges` come back
-    when every word has become one symbol.
+    Ties go to the alphabetically first pair. Fewer than `merges` come back when every word has become one symbol.
     """
     counts = Counter(word for text in texts for word in WORD.findall(clean(text)) if word not in (START, END))
     words = {_symbols(word): count for word, count in sorted(counts.items())}
@@ -192,12 +175,10 @@ def generate_vocabulary(texts: Iterable[str], merges: int) -> tuple[Merge, ...]:
 
 
 def find_vocabulary(path: str | Path = "") -> Path:
-    """CLIP's vocabulary file: `path`, or the one in pretrained/ or in the folder JSEG_TEST_DATA.
-
-    Raises:
-        UserError: none is there, or a file of CLIP's name has another SHA-256 than CLIP's.
-    """
+    """CLIP's vocabulary file: `path`, or in pretrained/, the folder JSEG_TEST_DATA, or an open_clip or clip package."""
     folders = [PRETRAINED_FOLDER, *filter(None, [os.environ.get("JSEG_TEST_DATA")])]
+    for package in filter(None, map(importlib.util.find_spec, ("open_clip", "clip"))):
+        folders += package.submodule_search_locations or ()
     places = [Path(path).expanduser()] if path else [Path(folder) / VOCABULARY_NAME for folder in folders]
     found = next((place for place in places if place.is_file()), None)
     if found is None:

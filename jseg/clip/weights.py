@@ -7,14 +7,13 @@ The activation, which files do not state, must be QuickGELU: others would run, b
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from jseg.errors import UserError
-from jseg.weights.reader import WeightFile, named_list, read_weight_file
+from jseg.weights.reader import WeightFile, read_weight_file
 
 FORMAT = "jseg-clip"  # `format` in the metadata of our own CLIP weight files
 HEAD_WIDTH = 64  # channels per attention head in all published CLIP models
@@ -23,10 +22,9 @@ HUGGING_FACE = {  # part of a name there -> here
     "vision_model.": "visual.",
     "text_model.": "",
     "encoder.layers.": "transformer.resblocks.",
-    "embeddings.class_embedding": "class_embedding",
-    "embeddings.patch_embedding.": "conv1.",
-    "embeddings.position_embedding.weight": "positional_embedding",
-    "embeddings.token_embedding.": "token_embedding.",
+    "embeddings.": "",
+    "patch_embedding.": "conv1.",
+    "position_embedding.weight": "positional_embedding",
     "pre_layrnorm.": "ln_pre.",
     "post_layernorm.": "ln_post.",
     "final_layer_norm.": "ln_final.",
@@ -45,30 +43,19 @@ Tensors = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class ClipWeights:
-    """CLIP's two towers.
+    """CLIP's two towers."""
 
-    Attributes:
-        tensors: float32 arrays under OpenAI's names.
-        config: sizes: image_size, patch_size, image_width, image_layers, image_heads, context_length, vocab_size,
-            text_width, text_layers, text_heads, output_dim. Heads are 0 where neither file nor convention tells.
-        names: whose names the file uses: OpenAI, open_clip or Hugging Face.
-        source: the file as read.
-    """
-
-    tensors: Tensors
-    config: dict[str, int]
-    names: str
+    tensors: Tensors  # float32, under OpenAI's names
+    config: dict[str, int]  # sizes of both; heads are 0 where neither file nor convention tells
+    names: str  # whose names the file uses: OpenAI, open_clip or Hugging Face
     source: WeightFile
 
 
 def read_clip_weights(path: str | Path) -> ClipWeights:
     """Reads a CLIP with a vision transformer from any known weight file.
 
-    Whether names and shapes are complete shows when the towers are built: `strict_load` refuses what does not fit.
-
-    Args:
-        path: OpenAI's TorchScript archive, or a state_dict in any container with OpenAI's, open_clip's or Hugging
-            Face's names.
+    That is OpenAI's TorchScript archive, or a state_dict in any container with OpenAI's, open_clip's or Hugging Face's
+    names. Whether names and shapes are complete shows when the towers are built by `strict_load`.
 
     Raises:
         UserError: the file cannot be read, or the arrays that tell the sizes are missing or misshapen.
@@ -83,27 +70,26 @@ def read_clip_weights(path: str | Path) -> ClipWeights:
         tensors = {
             name: np.asarray(array, np.float32, order="C") for name, array in tensors.items() if name not in BUFFERS
         }
-        config = _image_config_of(tensors) | text_config_of(tensors)
+        width, _, patch, _ = tensors["visual.conv1.weight"].shape
+        config = {
+            "image_size": patch * round(max(tensors["visual.positional_embedding"].shape[0] - 1, 0) ** 0.5),
+            "patch_size": patch,
+            "image_width": width,
+            "image_layers": _count_layers(tensors, "visual.transformer."),
+            "image_heads": usual_heads(width),
+            **text_config_of(tensors),
+        }
         if file.meta.get("format") == FORMAT:
             config |= {key: file.meta["clip"][key] for key in ("image_heads", "text_heads")}
     except (KeyError, ValueError, IndexError) as error:
-        if any(name.startswith("backbone.") for name in file.tensors):
-            hint = "this is a CLIP-RC checkpoint: pass it as --weights"
-        elif any(name.startswith("visual.layer1.") for name in file.tensors):
-            hint = "this CLIP has a ResNet: choose one with a vision transformer, as ViT-B/16"
-        else:
-            hint = f"the file holds {len(file.tensors)} tensors: {named_list(sorted(file.tensors), 3)}"
-        message = f"{file.path} is no whole CLIP with a vision transformer, missing or misshapen is {error} ({hint})"
-        raise UserError(message) from error
+        is_checkpoint = any(name.startswith("backbone.") for name in file.tensors)
+        hint = " (this is a CLIP-RC checkpoint: pass it as --weights)" if is_checkpoint else ""
+        raise UserError(f"{file.path} is no whole CLIP with a ViT: {error} is missing or misshapen{hint}") from error
     return ClipWeights(tensors, config, names, file)
 
 
 def text_config_of(tensors: Tensors) -> dict[str, int]:
-    """Sizes of a text tower (context_length, vocab_size, text_*, output_dim), read off its arrays.
-
-    Raises:
-        KeyError, ValueError, IndexError: an array that tells a size is missing or misshapen.
-    """
+    """Sizes of a text tower, read off its arrays; KeyError, ValueError or IndexError if they are not those of one."""
     vocabulary, width = tensors["token_embedding.weight"].shape
     return {
         "context_length": tensors["positional_embedding"].shape[0],
@@ -120,23 +106,10 @@ def usual_heads(width: int) -> int:
     return 0 if width % HEAD_WIDTH else width // HEAD_WIDTH
 
 
-def _image_config_of(tensors: Tensors) -> dict[str, int]:
-    """Sizes of an image tower (image_*, patch_size, output_dim), read off its arrays; errors as `text_config_of`."""
-    width, _, patch, _ = tensors["visual.conv1.weight"].shape
-    return {
-        "image_size": patch * round(max(tensors["visual.positional_embedding"].shape[0] - 1, 0) ** 0.5),
-        "patch_size": patch,
-        "image_width": width,
-        "image_layers": _count_layers(tensors, "visual.transformer."),
-        "image_heads": usual_heads(width),
-        "output_dim": tensors["visual.proj"].shape[1],
-    }
-
-
 def _count_layers(tensors: Tensors, prefix: str) -> int:
     """Number of different layers named in the file; a missing one shows later as missing names."""
-    pattern = re.compile(re.escape(prefix) + r"resblocks\.(\d{1,4})\.")
-    return len({match[1] for name in tensors if (match := pattern.match(name))})
+    start = f"{prefix}resblocks."
+    return len({name.removeprefix(start).split(".")[0] for name in tensors if name.startswith(start)})
 
 
 def _from_hugging_face(tensors: Tensors) -> Tensors:

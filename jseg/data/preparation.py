@@ -18,7 +18,7 @@ from jseg.errors import UserError
 
 def new_parser(description: str, root: str) -> ArgumentParser:
     """A parser of the data folder (`root` says which) and --workers."""
-    parser = ArgumentParser(description=description.split("\n")[0])
+    parser = ArgumentParser(description)
     parser.add_argument("root", type=Path, help=root)
     parser.add_argument("--workers", type=int, default=min(os.cpu_count(), 8), help="processes; 0 = none")
     return parser

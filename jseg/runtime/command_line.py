@@ -14,14 +14,21 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jseg.errors import UserError
 from jseg.files import save_details
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """An argument parser whose mistakes are user errors: one line without the usage text."""
+    """An argument parser whose mistakes are user errors: one line without the usage text.
+
+    Args:
+        doc: `__doc__` of the tool, whose first line becomes its description; None under `python -OO`.
+    """
+
+    def __init__(self, doc: str | None = None, **options: Any) -> None:
+        super().__init__(**{"description": (doc or "").split("\n")[0]} | options)
 
     def error(self, message: str) -> NoReturn:
         """Raises UserError where argparse would print its usage and exit."""

@@ -16,7 +16,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
@@ -32,8 +32,7 @@ BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BINSTRING SHORT_BINSTRING EMPTY_TU
 EMPTY_LIST LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET
 GLOBAL STACK_GLOBAL REDUCE NEWOBJ BUILD BINPERSID
 """  # of the pickles that PyTorch and Jittor write
-LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-LEGACY_START = b"\x8a\x0a" + LEGACY_MAGIC.to_bytes(10, "little")  # after the two bytes of the pickle protocol
+LEGACY_START = b"\x8a\x0a" + bytes.fromhex("6cfc9c46f9206aa85019")  # after the two bytes of the pickle protocol
 JITTOR_END = b"HCAJSLHD"
 
 
@@ -62,7 +61,7 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the tensor takes as an array of its own."""
+        """Bytes that the tensor takes as an array."""
         return math.prod(self.shape) * self.storage.dtype.itemsize
 
     def view(self) -> np.ndarray:
@@ -82,8 +81,6 @@ def as_array(tensor: Tensor | np.ndarray) -> np.ndarray:
     view = tensor.view() if isinstance(tensor, Tensor) else tensor
     if view.dtype == BFLOAT16:
         view = np.left_shift(view["bfloat16"], 16, dtype=np.uint32).view(np.float32)
-    elif view.dtype == bool:
-        view = view.view(np.uint8) != 0  # other bit patterns than 0 and 1 are no valid bools
     return np.array(view, order="C")
 
 
@@ -108,31 +105,22 @@ class RestrictedUnpickler(pickle._Unpickler):
     """Builds plain values and tensors; calls nothing but the functions of `allowed`.
 
     This is the standard library's unpickler in Python, not the one in C, which allocates what a forged file asks for.
-    `allowed` says what stands for a global (module, name), `find_storage` for a persistent id; with `script`, classes
-    below `__torch__` become ScriptModule.
+    `allowed` says what stands for a global (module, name), `find_storage` for a persistent id.
     """
 
     def __init__(
-        self,
-        stream: BinaryIO | mmap.mmap,
-        allowed: Mapping[tuple[str, str], Any],
-        find_storage: Callable[[Any], Storage] | None = None,
-        script: bool = False,
+        self, stream: BinaryIO | mmap.mmap, allowed: dict, find_storage: Callable[[Any], Storage] | None = None
     ) -> None:
         super().__init__(stream, encoding="latin1")
-        self.allowed, self.persistent_load, self.script = allowed, find_storage, script
+        self.allowed, self.persistent_load = allowed, find_storage
 
     def find_class(self, module: str, name: str) -> Any:
         """What stands for a global; UserError when it is none of those allowed."""
-        if self.script and module.split(".")[0] == "__torch__":
+        if self.allowed is SCRIPT and module.split(".")[0] == "__torch__":
             return ScriptModule
         if (module, name) not in self.allowed:
             raise UserError(f"its pickle asks for {module}.{name}, which weights do not need; nothing of it was run")
         return self.allowed[module, name]
-
-    def load_empty_dict(self) -> None:
-        """Begins a dictionary."""
-        self.append(PlainDict())
 
     def load_build(self) -> None:
         """Sets the state of a NumPy array or a TorchScript module; never an attribute."""
@@ -150,26 +138,10 @@ class RestrictedUnpickler(pickle._Unpickler):
     dispatch: ClassVar[dict[int, Callable]] = {
         getattr(pickle, name)[0]: pickle._Unpickler.dispatch[getattr(pickle, name)[0]] for name in OPCODES.split()
     }
-    dispatch |= {pickle.BUILD[0]: load_build, pickle.EMPTY_DICT[0]: load_empty_dict}
+    dispatch |= {pickle.BUILD[0]: load_build, pickle.EMPTY_DICT[0]: lambda self: self.append(PlainDict())}
 
 
-def make_dtype(name: Any, *_: Any) -> np.dtype:
-    """A NumPy type: plain numbers only."""
-    if not re.fullmatch("[iu][1248]|f[248]|b1", name):
-        raise UserError(f"a NumPy array of type {name}, which weights do not have")
-    return np.dtype(name)
-
-
-def make_variable(array: np.ndarray, *_: Any) -> np.ndarray:
-    """The array of a Jittor variable; Jittor stores bfloat16 as uint16, and no weight is a 16-bit count."""
-    return array.view(BFLOAT16) if array.dtype == np.uint16 else array
-
-
-def take_first(value: Any, *_: Any) -> Any:
-    """The first argument: for functions that only wrap it."""
-    return value
-
-
+NUMPY_TYPES = {np.dtype(code).str[1:]: np.dtype(code) for code in "?bBhHiIlLefd"}
 STORAGE_TYPES = {
     **{"DoubleStorage": "<f8", "FloatStorage": "<f4", "HalfStorage": "<f2", "BFloat16Storage": BFLOAT16},
     **{"LongStorage": "<i8", "IntStorage": "<i4", "ShortStorage": "<i2", "CharStorage": "i1", "ByteStorage": "u1"},
@@ -179,7 +151,7 @@ STORAGE_TYPES = {
 COMMON = {
     ("collections", "OrderedDict"): PlainDict,
     ("numpy", "ndarray"): "numpy.ndarray",  # only an argument of _reconstruct
-    ("numpy", "dtype"): make_dtype,
+    ("numpy", "dtype"): lambda name, *_: NUMPY_TYPES[name],
     ("_codecs", "encode"): lambda text, _: text.encode("latin1"),  # how protocol 2 spells bytes
     **{(module, "bytes"): lambda: b"" for module in ("builtins", "__builtin__")},
 }
@@ -188,22 +160,22 @@ for _core in ("numpy.core.multiarray", "numpy._core.multiarray"):
     COMMON[_core, "scalar"] = lambda dtype, data: np.frombuffer(data, dtype, 1)[0].item()
 TORCH = COMMON | {
     ("torch._utils", "_rebuild_tensor_v2"): lambda *arguments: Tensor(*arguments[:4]),
-    ("torch._utils", "_rebuild_tensor"): lambda *arguments: Tensor(*arguments),
-    ("torch._utils", "_rebuild_parameter"): take_first,
-    ("torch", "Size"): take_first,
+    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+    ("torch", "Size"): lambda sizes: sizes,
     **{("torch", name): np.dtype(kind) for name, kind in STORAGE_TYPES.items()},
 }
 SCRIPT = TORCH | {
-    ("torch.jit._pickle", name): take_first
+    ("torch.jit._pickle", name): lambda value, *_: value
     for name in ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")
 }
-JITTOR = COMMON | dict.fromkeys(
-    [("jittor", "jittor_core.Var"), ("jittor", "Var"), ("jittor_core", "Var")], make_variable
-)
+JITTOR = COMMON | {  # Jittor stores bfloat16 as uint16, and no weight is a 16-bit count
+    key: lambda array, *_: array.view(BFLOAT16) if array.dtype == np.uint16 else array
+    for key in (("jittor", "jittor_core.Var"), ("jittor", "Var"), ("jittor_core", "Var"))
+}
 
 
 def _storage_id(pid: Any) -> tuple[np.dtype, str, int]:
-    """Type, key and number of elements out of a persistent id."""
+    """Type, key and number of elements."""
     _, dtype, key, _, count, *view = pid
     if not (isinstance(dtype, np.dtype) and isinstance(key, str) and type(count) is int and count >= 0) or any(view):
         raise UserError("a storage of another form, as PyTorch before 0.4 wrote them: save it again with a newer one")
@@ -232,17 +204,13 @@ def read_torch_archive(path: Path, content: mmap.mmap) -> tuple[Any, str]:
     def find_storage(pid: Any) -> Storage:
         dtype, key, count = _storage_id(pid)
         if (key, dtype) not in storages:
-            data = read(f"data/{key}")
-            if len(data) != count * dtype.itemsize:
-                raise UserError(f"storage {key} has {len(data)} bytes where {count} elements were announced")
-            storages[key, dtype] = Storage(dtype, count, np.frombuffer(data, dtype))
+            storages[key, dtype] = Storage(dtype, count, np.frombuffer(read(f"data/{key}"), dtype, count))
         return storages[key, dtype]
 
     if roots[0] + "byteorder" in names and bytes(read("byteorder")) != b"little":
-        raise UserError("big-endian numbers: save the file again on a little-endian machine")
+        raise UserError("its numbers are big-endian")
     script = roots[0] + "constants.pkl" in names
-    stream = io.BytesIO(read("data.pkl"))
-    value = RestrictedUnpickler(stream, SCRIPT if script else TORCH, find_storage, script).load()
+    value = RestrictedUnpickler(io.BytesIO(read("data.pkl")), SCRIPT if script else TORCH, find_storage).load()
     return value, "TorchScript archive" if script else "torch archive"
 
 
@@ -255,8 +223,8 @@ def read_torch_legacy(content: mmap.mmap) -> Any:
         return storages.setdefault(key, Storage(dtype, count))
 
     content.seek(0)
-    magic, protocol, machine = (RestrictedUnpickler(content, {}).load() for _ in range(3))
-    if magic != LEGACY_MAGIC or protocol != 1001 or machine["little_endian"] is not True:
+    _, protocol, machine = (RestrictedUnpickler(content, {}).load() for _ in range(3))
+    if protocol != 1001 or machine["little_endian"] is not True:
         raise UserError("a PyTorch file of another protocol, or with big-endian numbers")
     value = RestrictedUnpickler(content, TORCH, find_storage).load()
     keys = RestrictedUnpickler(content, {}).load()

@@ -19,32 +19,16 @@ import safetensors
 
 from jseg.errors import UserError
 from jseg.files import whole_file
-from jseg.weights.pickles import (
-    BFLOAT16,
-    LEGACY_START,
-    ScriptModule,
-    Tensor,
-    as_array,
-    read_jittor,
-    read_torch_archive,
-    read_torch_legacy,
-)
+from jseg.weights import pickles
 
 OUR_KEY = "jseg"  # where our metadata lie in a safetensors header, as one JSON text
 SAFETENSORS_TYPES = {
-    **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": BFLOAT16, "BOOL": "?"},
+    **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": pickles.BFLOAT16, "BOOL": "?"},
     **{"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1"},
 }
-PREFIX = "module."  # from PyTorch's DataParallel
 MAX_MODULES, MAX_PREFIX = 10_000, 1000  # of a TorchScript archive; modules may hold each other without end
-MAX_DEPTH, MAX_VALUES = 6, 200_000  # of plain values beside the weights
 MEMORY_FACTOR, MEMORY_FLOOR = 4, 64 * 2**20  # all tensors take at most factor * size of the file + floor, in bytes
 LONGEST_LIST = 20  # names in an error message
-NOT_WEIGHTS = {
-    b"version https://git-lfs": "it is a pointer of Git LFS, not the weights: run `git lfs pull` in its folder",
-    b"<!doctype": "it is a web page, so the download failed: open its address in a browser",
-    b"<html": "it is a web page, so the download failed: open its address in a browser",
-}
 
 
 @dataclass(frozen=True)
@@ -52,7 +36,7 @@ class WeightFile:
     """What a weight file holds."""
 
     tensors: dict[str, np.ndarray]  # by name, in the file's types (bfloat16 as float32), contiguous and writable
-    meta: dict[str, Any] = field(default_factory=dict)  # plain values beside the weights (CLASSES, iter, our own)
+    meta: dict[str, Any] = field(default_factory=dict)  # values beside the weights (CLASSES, iter, our own)
     kind: str = ""  # "torch archive", "TorchScript archive", "old torch file", "safetensors" or "Jittor pickle"
     sha256: str = ""  # of the whole file, hexadecimal
     path: Path = Path()
@@ -78,44 +62,45 @@ def read_weight_file(path: str | Path) -> WeightFile:
     """Reads a weight file of any known kind; nothing in the file is run.
 
     The kind is recognised by the content. The weights are looked for at the top, under `state_dict` and under `model`;
-    a prefix `module.` common to all is removed, optimiser state is left alone.
-
-    Raises:
-        UserError: no such file, unknown kind, truncated, damaged, or asking for anything but tensors and plain values.
+    a prefix `module.` common to all is removed, optimiser state is left alone. UserError: no such file, unknown kind,
+    truncated, damaged, or asking for anything but tensors and plain values.
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        what = "is a folder: name a file in it" if path.is_dir() else "does not exist"
-        raise UserError(f"weight file {path} {what}; tools/fetch_pretrained.py --list shows what can be fetched")
+        raise UserError(f"weight file {path} does not exist; see what there is by tools/fetch_pretrained.py --list")
     sha256 = sha256_of_file(path)
     try:
         tensors, meta, kind = _read(path)
-        return WeightFile(_to_arrays(tensors, path.stat().st_size), meta, kind, sha256, path)
-    except UserError as error:
-        raise UserError(f"weight file {path} is refused: {error}") from error
+        if not tensors:
+            raise UserError("it holds no tensors")
+        if sum(tensor.nbytes for tensor in tensors.values()) > MEMORY_FACTOR * path.stat().st_size + MEMORY_FLOOR:
+            raise UserError("its tensors would take many times the size of the file")
+        prefix = "module." if all(name.startswith("module.") for name in tensors) else ""  # of PyTorch's DataParallel
+        arrays = {name.removeprefix(prefix): pickles.as_array(tensor) for name, tensor in tensors.items()}
+        return WeightFile(arrays, meta, kind, sha256, path)
     except Exception as error:  # whatever a forged or damaged file makes the parsers raise
-        what = f"truncated, damaged or no weight file ({type(error).__name__}: {str(error)[:200]})"
-        raise UserError(f"weight file {path} is refused: it is {what}") from error
+        what = f"it is truncated, damaged or no weight file ({type(error).__name__}: {str(error)[:200]})"
+        raise UserError(f"weight file {path} is refused: {error if isinstance(error, UserError) else what}") from error
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor | np.ndarray], dict[str, Any], str]:
+def _read(path: Path) -> tuple[dict[str, pickles.Tensor | np.ndarray], dict[str, Any], str]:
     """Tensors as views of the file, plain values, and the kind of the file."""
     with open(path, "rb") as file:
         content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # lives as long as a view of it
-    start = content[:100].lstrip().lower()
-    for sign, what in NOT_WEIGHTS.items():
-        if start.startswith(sign):
-            raise UserError(what)
     if content[4:9] == b"\0\0\0\0{":
         return *_read_safetensors(path, content), "safetensors"
     if content[:2] == b"PK":
-        value, kind = read_torch_archive(path, content)
-    elif content[2 : 2 + len(LEGACY_START)] == LEGACY_START:
-        value, kind = read_torch_legacy(content), "old torch file"
+        value, kind = pickles.read_torch_archive(path, content)
+    elif content[2 : 2 + len(pickles.LEGACY_START)] == pickles.LEGACY_START:
+        value, kind = pickles.read_torch_legacy(content), "old torch file"
     elif content[:1] == b"\x80":
-        value, kind = read_jittor(content), "Jittor pickle"
+        value, kind = pickles.read_jittor(content), "Jittor pickle"
+    elif content[:23] == b"version https://git-lfs":
+        raise UserError("it is a pointer of Git LFS, not the weights: run `git lfs pull` in its folder")
+    elif content[:100].lstrip().lower().startswith((b"<!doctype", b"<html")):
+        raise UserError("it is a web page, so the download failed: open its address in a browser")
     else:
-        raise UserError("it is no PyTorch, TorchScript, safetensors or Jittor weight file")
+        raise UserError(f"it is no weight file of PyTorch, safetensors or Jittor, it begins with {content[:30]}")
     return *_split_checkpoint(value), kind
 
 
@@ -134,10 +119,7 @@ def _read_safetensors(path: Path, content: mmap.mmap) -> tuple[dict[str, np.ndar
 
 
 def write_safetensors(path: str | Path, tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
-    """Writes a weight file, whole or not at all, without a second copy of the tensors in memory.
-
-    `meta` holds JSON-ready values, which `read_weight_file(path).meta` gives back.
-    """
+    """Writes a weight file with JSON-ready metadata, whole or not at all, without a second copy of the tensors."""
     names = {np.dtype(kind): name for name, kind in SAFETENSORS_TYPES.items()}
     ordered = sorted(tensors.items(), key=lambda item: -item[1].dtype.itemsize)  # so that all are aligned
     header: dict[str, Any] = {"__metadata__": {OUR_KEY: json.dumps(meta)}} if meta else {}
@@ -154,63 +136,39 @@ def write_safetensors(path: str | Path, tensors: dict[str, np.ndarray], meta: di
             file.write(np.asarray(array, array.dtype.newbyteorder("<"), order="C").data)
 
 
-def _to_arrays(tensors: dict[str, Tensor | np.ndarray], file_size: int) -> dict[str, np.ndarray]:
-    """Copies all tensors; a file cannot make us allocate more than a few times its own size."""
-    if not tensors:
-        raise UserError("it holds no tensors")
-    if sum(tensor.nbytes for tensor in tensors.values()) > MEMORY_FACTOR * file_size + MEMORY_FLOOR:
-        raise UserError("its tensors would take many times the size of the file")
-    cut = len(PREFIX) if all(name.startswith(PREFIX) for name in tensors) else 0
-    return {name[cut:]: as_array(tensor) for name, tensor in tensors.items()}
-
-
-def _split_checkpoint(value: Any) -> tuple[dict[str, Tensor | np.ndarray], dict[str, Any]]:
+def _split_checkpoint(value: Any) -> tuple[dict[str, pickles.Tensor | np.ndarray], dict[str, Any]]:
     """The weights, and the plain values beside them, in whatever a training script saved."""
     meta: dict[str, Any] = {}
     for key in ("state_dict", "model", "state_dict"):  # where training scripts put the weights
-        if isinstance(value, dict) and isinstance(value.get(key), dict) and not isinstance(value, ScriptModule):
+        if isinstance(value, dict) and isinstance(value.get(key), dict) and not isinstance(value, pickles.ScriptModule):
             meta |= _plain_values({name: item for name, item in value.items() if name != key})
             value = value[key]
-    if isinstance(value, ScriptModule):
+    if isinstance(value, pickles.ScriptModule):
         return _flatten(value), meta
     if not isinstance(value, dict):
         raise UserError(f"it holds a {type(value).__name__} where a dictionary of tensors was expected")
-    tensors = {name: item for name, item in value.items() if isinstance(item, (Tensor, np.ndarray))}
+    tensors = {name: item for name, item in value.items() if isinstance(item, (pickles.Tensor, np.ndarray))}
     return tensors, meta | _plain_values(value)
 
 
-def _flatten(module: ScriptModule) -> dict[str, Tensor | np.ndarray]:
+def _flatten(module: pickles.ScriptModule) -> dict[str, pickles.Tensor | np.ndarray]:
     """The tensors of a TorchScript module and of those inside it, names joined by dots."""
     found, queue = {}, [("", module)]
     for prefix, part in queue:
         if len(queue) > MAX_MODULES or len(prefix) > MAX_PREFIX:
             raise UserError("its modules are nested too deep")
         for name, item in part.items():
-            if isinstance(item, ScriptModule):
+            if isinstance(item, pickles.ScriptModule):
                 queue.append((f"{prefix}{name}.", item))
-            elif isinstance(item, Tensor):
+            elif isinstance(item, pickles.Tensor):
                 found[f"{prefix}{name}"] = item
     return found
 
 
 def _plain_values(container: dict) -> dict[str, Any]:
-    """The plain values of a checkpoint; those under its key `meta` are merged in."""
-    plain = _plain(container, [MAX_VALUES], 0)
-    inner = plain.pop("meta", None)
-    return plain | inner if isinstance(inner, dict) else plain
-
-
-def _plain(value: Any, budget: list[int], depth: int) -> Any:
-    """A copy of `value` made of plain values alone, without what is not; None if nothing of it is plain."""
-    budget[0] -= 1
-    if budget[0] < 0:
-        raise UserError(f"it has more than {MAX_VALUES} values beside the weights")
-    if isinstance(value, (str, int, float, bool)):
-        return value
-    if depth <= MAX_DEPTH and isinstance(value, (list, tuple)):
-        items = [_plain(item, budget, depth + 1) for item in value]
-        return None if any(item is None for item in items) else items
-    if depth <= MAX_DEPTH and isinstance(value, dict):
-        items = {key: _plain(item, budget, depth + 1) for key, item in value.items() if isinstance(key, str)}
-        return {key: item for key, item in items.items() if item is not None}
-    return None
+    """The texts, numbers and class names of a checkpoint, also those under its key `meta`."""
+    inner = container.get("meta")
+    values = {**container, **inner} if isinstance(inner, dict) else container
+    return {
+        key: value for key, value in values.items() if isinstance(value, (str, int, float, bool)) or key == "CLASSES"
+    }

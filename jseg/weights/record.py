@@ -33,15 +33,9 @@ def is_jseg_file(file: WeightFile) -> bool:
 
 
 def model_tensors(file: WeightFile) -> dict[str, np.ndarray]:
-    """The tensors of CLIP-RC itself: all but the text tower, the class embeddings and the optimiser.
-
-    Raises:
-        UserError: there are none, as in a plain CLIP file.
-    """
-    others = (TEXT_PREFIX, UNUSED_PREFIX, *MOMENT_PREFIXES.values())
-    found = {
-        name: array for name, array in file.tensors.items() if not name.startswith(others) and name != FEATURES_NAME
-    }
+    """The tensors of CLIP-RC itself: no text tower, class embeddings or optimiser; UserError when there are none."""
+    others = (TEXT_PREFIX, UNUSED_PREFIX, FEATURES_NAME, *MOMENT_PREFIXES.values())
+    found = {name: array for name, array in file.tensors.items() if not name.startswith(others)}
     if not any(name.startswith(MODEL_PREFIXES) for name in found):
         hint = ": that looks like CLIP, set model.init to it" if any("visual" in name for name in file.tensors) else ""
         raise UserError(f"{file.path} holds no CLIP-RC weights (no backbone.* and decode_head.*){hint}")
@@ -56,9 +50,8 @@ def text_tensors(file: WeightFile) -> dict[str, np.ndarray]:
 def recorded_classes(file: WeightFile) -> tuple[str, ...]:
     """The class names that a weight file was made for; empty when it does not say."""
     names = file.meta.get("classes" if is_jseg_file(file) else "CLASSES")
-    if isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names):
-        return tuple(names)
-    return ()
+    valid = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
+    return tuple(names) if valid else ()
 
 
 def recorded_unseen(file: WeightFile) -> tuple[int, ...] | None:

@@ -16,14 +16,10 @@ from jseg.weights.reader import named_list
 
 
 def strict_load(module: nn.Module, tensors: Mapping[str, np.ndarray], source: str = "weights") -> None:
-    """Sets every weight of `module`; nothing is changed unless all match.
+    """Sets every weight of `module` to the array of its state name, as float32; whether it trains is kept.
 
-    Args:
-        tensors: one array per state name, any float type; stored as float32. Whether a weight trains is kept.
-        source: what the arrays come from, for the error.
-
-    Raises:
-        UserError: missing, unknown or differently shaped arrays, or numbers that are not finite, with their names.
+    Nothing is changed unless all match: UserError names `source` and the arrays that are missing, unknown, of another
+    shape or not finite.
     """
     own: dict[str, jt.Var] = module.state_dict()
     both = [name for name in own if name in tensors]
@@ -43,12 +39,9 @@ def strict_load(module: nn.Module, tensors: Mapping[str, np.ndarray], source: st
 
 def set_value(var: jt.Var, value: np.ndarray) -> None:
     """Replaces the value of a weight by an array of its shape, as float32; whether it trains is kept."""
-    frozen = var.is_stop_grad()
+    keep_frozen_or_trained = var.stop_grad if var.is_stop_grad() else var.start_grad
     var.update(jt.array(np.ascontiguousarray(value, dtype=np.float32).reshape(tuple(var.shape))))
-    if frozen:
-        var.stop_grad()
-    else:
-        var.start_grad()
+    keep_frozen_or_trained()
 
 
 def state_arrays(module: nn.Module) -> dict[str, np.ndarray]:

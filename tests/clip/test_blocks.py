@@ -10,35 +10,27 @@ from jseg.clip.blocks import Dropout, LayerNorm, Transformer
 from jseg.errors import UserError
 
 
-def test_layer_norm_is_accurate_when_the_mean_is_large() -> None:
-    x = (1000 + 3 * np.random.default_rng(0).standard_normal((4, 7, 64))).astype(np.float32)
-    exact = x.astype(np.float64)
-    exact = (exact - exact.mean(-1, keepdims=True)) / np.sqrt(exact.var(-1, keepdims=True) + 1e-5)
-    np.testing.assert_allclose(LayerNorm(64)(jt.array(x)).numpy(), exact, atol=1e-4)  # E[x^2] - E[x]^2: 0.03
-
-
-@pytest.mark.parametrize("eps", [1e-5, 1e-6])
-@pytest.mark.parametrize("scale", [1.0, 1e-3])
-def test_layer_norm_and_its_gradients_equal_pytorch(eps: float, scale: float) -> None:
+@pytest.mark.parametrize(("eps", "scale", "offset"), [(1e-5, 1.0, 0.0), (1e-6, 1e-3, 0.0), (1e-5, 3.0, 1000.0)])
+def test_layer_norm_and_its_gradients_equal_pytorch(eps: float, scale: float, offset: float) -> None:
+    """In float64 there; with a large mean, E[x^2] - E[x]^2 would be wrong by 0.03."""
     torch = pytest.importorskip("torch")
     generator = np.random.default_rng(0)
-    x, weight, bias, outer = (
-        generator.standard_normal(shape).astype(np.float32) for shape in ((2, 5, 16), (16,), (16,), (2, 5, 16))
-    )
-    x *= np.float32(scale)
-    inputs = [torch.tensor(value, requires_grad=True) for value in (x, weight, bias)]
-    expected = torch.nn.functional.layer_norm(inputs[0], (16,), inputs[1], inputs[2], eps)
+    shapes = ((2, 5, 64), (64,), (64,), (2, 5, 64))
+    x, weight, bias, outer = (generator.standard_normal(shape).astype(np.float32) for shape in shapes)
+    x = (x * scale + offset).astype(np.float32)
+    inputs = [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in (x, weight, bias)]
+    expected = torch.nn.functional.layer_norm(inputs[0], (64,), inputs[1], inputs[2], eps)
     (expected * torch.tensor(outer)).sum().backward()
-    norm = LayerNorm(16, eps)
+    norm, var = LayerNorm(64, eps), jt.array(x)
     norm.weight.update(jt.array(weight))
     norm.bias.update(jt.array(bias))
-    var = jt.array(x)
     computed = norm(var)
     gradients = jt.grad((computed * jt.array(outer)).sum(), [var, norm.weight, norm.bias])
-    np.testing.assert_allclose(computed.numpy(), expected.detach().numpy(), atol=5e-6)
+    tolerance = 1e-4 if offset else 5e-6
+    np.testing.assert_allclose(computed.numpy(), expected.detach().numpy(), atol=tolerance)
     for gradient, reference in zip(gradients, inputs, strict=True):
         largest = float(reference.grad.abs().max())
-        np.testing.assert_allclose(gradient.numpy(), reference.grad.numpy(), atol=5e-6 * largest, rtol=1e-5)
+        np.testing.assert_allclose(gradient.numpy(), reference.grad.numpy(), atol=tolerance * largest, rtol=1e-5)
 
 
 def test_transformer_refuses_heads_that_do_not_divide_the_width() -> None:
@@ -46,33 +38,11 @@ def test_transformer_refuses_heads_that_do_not_divide_the_width() -> None:
         Transformer(64, 1, 5)
 
 
-def test_dropout_is_off_until_it_is_switched_on() -> None:
-    x = jt.ones((4, 5))
-    dropout = Dropout(0.5)
+def test_dropout_runs_while_active_and_keeps_the_mean() -> None:
+    jt.set_global_seed(0)
+    x, dropout = jt.ones((200, 500)), Dropout(0.1)
     assert dropout(x) is x
     dropout.active = True
-    x = jt.ones((40, 50))
-    output = dropout(x)
-    assert set(np.unique(output.numpy())) == {0.0, 2.0}
-    np.testing.assert_array_equal(jt.grad(output.sum(), x).numpy(), output.numpy())  # the same mask
-
-
-def test_dropout_keeps_the_mean_and_the_share() -> None:
-    jt.set_global_seed(0)
-    dropout = Dropout(0.1)
-    dropout.active = True
-    kept = dropout(jt.ones((200, 500))).numpy()
+    kept = dropout(x).numpy()
     assert abs((kept == 0).mean() - 0.1) < 0.005  # five standard deviations of 100,000 draws
-    assert abs(kept.mean() - 1) < 0.006
-
-
-def test_dropout_of_images_differs_and_follows_the_seed() -> None:
-    dropout = Dropout(0.5)
-    dropout.active = True
-    draws = []
-    for seed in (3, 3, 4):
-        jt.set_global_seed(seed)
-        draws.append(dropout(jt.ones((2, 8, 16))).numpy())
-    assert (draws[0][0] != draws[0][1]).any()  # each image has its own mask
-    np.testing.assert_array_equal(draws[0], draws[1])
-    assert (draws[0] != draws[2]).any()
+    assert abs(kept.mean() - 1) < 0.006 and (kept[0] != kept[1]).any()

