@@ -68,7 +68,9 @@ def test_paths_are_relative_to_the_file_that_names_them(tmp_path: Path, monkeypa
         ("optimizer = dict(betas=(0.9, 1.0))", ("optimizer.betas=(0.9, 1.0)", "at least 0 and below 1")),
         ("data = dict(std=(1, 0, 1))", ("data.std", "above 0")),
         ("test = dict(gamma=float('nan'))", ("test.gamma=nan", "a finite number")),
-        ("train = dict(ema=0.9)", ("unknown key 'train.ema'",)),
+        ("train = dict(ema=0.9)", ("train.ema=0.9 was removed from jseg: leave it out",)),
+        ("train = dict(ema=0.0)", ("train.ema=0.0 was removed from jseg: leave it out",)),
+        ("model = dict(head_init='declared')", ("model.head_init='declared' was removed",)),
         ("train = {3: 4}", ("unknown key 'train.3'",)),
         ("data = dict(crop_size=(100, 512))", ("data.crop_size", "multiples of model.patch_size=16")),
         ("data = dict(crop_size=(512, 48))", ("model.region_grid=4 does not fit data.crop_size", "3 patches")),
@@ -120,6 +122,7 @@ def test_overrides_change_single_keys(tmp_path: Path) -> None:
         ("train.seed", ("expected section.key=value",)),
         ("=1", ("expected section.key=value",)),
         ("train=1", ("expected a dictionary",)),
+        ("kernels=plain", ("kernels='plain' was removed from jseg: leave it out",)),
     ],
 )
 def test_wrong_overrides_are_refused(override: str, words: tuple[str, ...]) -> None:
@@ -161,9 +164,12 @@ def test_gamma_follows_setting_and_cross_dataset() -> None:
     assert config.gamma() == 0.25
 
 
-def test_keys_that_were_dropped_are_ignored_at_their_old_default(tmp_path: Path) -> None:
+def test_recorded_keys_that_were_removed_are_ignored_at_their_old_default(tmp_path: Path) -> None:
     """Also in what weight files record; there at any value, for weights compute the same without them."""
     assert read_config(write(tmp_path / "a.json", json.dumps({"kernels": "auto", "train": {"ema": 0.0}}))) == Config()
+    with pytest.raises(UserError, match=r"b\.json: train\.ema=0\.99 was removed from jseg: leave it out"):
+        read_config(write(tmp_path / "b.json", json.dumps({"kernels": "auto", "train": {"ema": 0.99}})))
     recorded = to_dict(Config())
     recorded["train"] |= {"ema": 0.99, "patience": 4}
+    recorded["model"]["head_init"] = "declared"
     assert from_dict(recorded, "weights") == Config()

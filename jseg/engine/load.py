@@ -78,8 +78,8 @@ class Run:
             record.model_tensors(self.file)  # refuses plain CLIP weights
             warning = checkpoint.check_classes(self.file, self.classes, self.other_classes or config.cross_dataset)
             say(f"warning: {warning}" if warning else "")
-            if training and not self.resumes:
-                check_start(self.file, config)
+            if training:
+                check_start(self.file, config, self.resumes)
         self.clip = self._read_clip()
         check_writable(self.work_dir)
         if training:
@@ -91,7 +91,7 @@ class Run:
         """The weight file that the run starts from; None when it names none."""
         path = Path(self.resume) if self.resume else self.weights
         if path is not None:
-            return (checkpoint.read_checkpoint if self.task == "train" and self.resume else checkpoint.read_whole)(path)
+            return checkpoint.read_whole(path, is_resumed=self.task == "train" and self.resumes)
         if self.resume == NEWEST:
             file, refused = checkpoint.newest_whole(self.work_dir)
             say("\n".join(f"warning: {reason}" for reason in refused))
@@ -119,11 +119,9 @@ class Run:
 def load_model(
     config: Config, file: WeightFile | None, clip: ClipWeights | None = None, precision: str = ""
 ) -> tuple[ClipRC | PlainClip, list[str]]:
-    """The model with its weights, ready to compute, and what is to be known about them, a line each.
+    """The model with its weights, computing in `precision` (or `config.precision`), and lines about them.
 
-    Args:
-        file: weights of CLIP-RC; None = initial ones, which start from those of `clip` if there are any.
-        precision: what it computes in; "" = `config.precision`.
+    Without a weight file its weights are initial ones, which start from those of `clip` if there are any.
     """
     from jseg.baselines import PlainClip
     from jseg.model.clip_rc import build_clip_rc
@@ -138,9 +136,8 @@ def load_model(
     if file is not None:
         tensors = record.model_tensors(file)
         changed = load_released(model, tensors)
-        dead = [name for name in changed if name in tensors]
-        notes = [f"weights {file.path} ({file.kind}, SHA-256 {file.sha256})", *(x for x in changed if x not in dead)]
-        if dead:
+        notes = [f"weights {file.path} ({file.kind}, SHA-256 {file.sha256})", *(x for x in changed if x not in tensors)]
+        if dead := [name for name in changed if name in tensors]:
             notes.append(f"{len(dead)} weights that no computation uses were dropped ({dead[0]}, …)")
     else:
         initialise(model, config.model, config.train.seed)
@@ -150,8 +147,15 @@ def load_model(
     return model, [*notes, *filter(None, [note(precision)])]
 
 
-def check_start(file: WeightFile, config: Config) -> None:
+def check_start(file: WeightFile, config: Config, resumes: bool = False) -> None:
     """Refuses weights that a transductive run must not start from: supervised ones, or of another iteration."""
+    if resumes:
+        if any(name.startswith(record.UNUSED_PREFIX) for name in file.tensors):
+            raise UserError(
+                f"{file.path} is of a run with train.ema, which was removed from jseg, so it cannot go on: start another "
+                f"one with --weights {file.path}"
+            )
+        return
     ours, wanted = record.is_jseg_file(file), config.train.expected_iteration
     if config.data.setting == "transductive" and ours and file.meta.get("setting") == "supervised":
         raise UserError(

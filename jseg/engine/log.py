@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.util
 import json
 import os
 import platform
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -41,28 +41,21 @@ def say(line: str) -> None:
 
 
 class RunLog:
-    """Writes one run's log.
+    """Writes one run's log; with `work_dir` None it only prints, as on other ranks than the first.
 
     Every line of `log.jsonl` is a dictionary with `event` (start, train, evaluation, saved, bad step, …) and
     `iteration`, the number of finished steps. A line that cannot be written (disk full) is kept and written later.
 
     Args:
-        work_dir: the run's folder; None = nothing is written, as by other ranks than the first.
-        iterations: length of the run, for the console lines.
         start_iteration, means, evaluated: of the run that is resumed: finished steps, what a checkpoint kept of
             `means`, iteration of its last whole evaluation. Lines past them are dropped: they are written again.
         tensorboard: whether to write TensorBoard events; None = if tensorboardX is installed.
     """
 
     def __init__(
-        self,
-        work_dir: Path | None,
-        iterations: int,
-        start_iteration: int = 0,
-        means: dict[str, Any] | None = None,
-        evaluated: int | None = None,
-        tensorboard: bool | None = False,
-    ) -> None:
+        self, work_dir: Path | None, iterations: int, start_iteration: int = 0, means: dict[str, Any] | None = None,
+        evaluated: int | None = None, tensorboard: bool | None = False,
+    ) -> None:  # fmt: skip
         self.path = work_dir / LOG_NAME if work_dir is not None else None
         self.iterations = iterations
         self._unwritten, self._events = "", None
@@ -89,33 +82,27 @@ class RunLog:
             return
         self._unwritten += json.dumps({"event": event, "iteration": iteration, **values}, allow_nan=False) + "\n"
         try:
-            self._append()
+            size = self.path.stat().st_size
+            try:
+                with self.path.open("ab") as file:
+                    file.write(self._unwritten.encode())
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError:
+                os.truncate(self.path, size)  # no half lines
+                raise
+            self._unwritten = ""
         except OSError as error:
             say(f"warning: cannot write the log ({error.strerror}): {remedy(error)}; it is tried again later")
-        events, self._events = self._events, None
-        if events is not None:
+        if self._events is not None:
             try:
                 for name, number in flatten({event: values}, "/").items():
                     if type(number) in (int, float):
-                        events.add_scalar(name, number, iteration)
-                events.flush()
-                self._events = events
+                        self._events.add_scalar(name, number, iteration)
+                self._events.flush()
             except OSError as error:  # its thread has died: the next event would wait for it for ever
+                self._events = None
                 say(f"warning: no TensorBoard events from iteration {iteration} on ({error.strerror}): {remedy(error)}")
-
-    def _append(self) -> None:
-        """Appends the lines that are not yet written, or nothing of them (OSError)."""
-        data = self._unwritten.encode()
-        with self.path.open("ab", buffering=0) as file:
-            size = file.seek(0, os.SEEK_END)
-            try:
-                if file.write(data) != len(data):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                os.fsync(file.fileno())
-            except OSError:
-                file.truncate(size)
-                raise
-        self._unwritten = ""
 
     def add(self, losses: dict[str, float], waited: float, gradient_norm: float | None = None) -> None:
         """Adds one step to the means of the next report: loss terms, seconds that it waited for data, norm."""
@@ -175,15 +162,11 @@ def command_line() -> str:
 def environment(device: str) -> dict[str, Any]:
     """Versions and machine, JSON-ready: what has to be known to repeat a run."""
     git = ["git", "-C", str(Path(jseg.__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
-    except OSError:  # no git
-        commit = None
-    versions = {name: metadata.version(name) for name in ("jittor", "numpy")}
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
     return {
-        "jseg": jseg.__version__, "git": commit, **versions, "python": platform.python_version(),
-        "system": platform.platform(), "cores": os.cpu_count(), "threads": os.environ.get("OMP_NUM_THREADS"),
-        "device": device,
+        "jseg": jseg.__version__, "git": commit or None, **{name: metadata.version(name) for name in ("jittor", "numpy")},
+        "python": platform.python_version(), "system": platform.platform(), "cores": os.cpu_count(),
+        "threads": os.environ.get("OMP_NUM_THREADS"), "device": device,
     }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import jittor as jt
 import numpy as np
 
 from jseg.clip.class_embeddings import class_embeddings
-from jseg.config import Config, to_dict
+from jseg.config import Config, flatten, to_dict, without_removed
 from jseg.data.label_maps import training_classes
 from jseg.data.loader import Batch, training_batches
 from jseg.engine import checkpoint
@@ -44,10 +44,8 @@ from jseg.weights.state import state_arrays
 
 
 def train(run: Run) -> None:
-    """Trains, and leaves `weights.safetensors` in the run's folder unless a signal stops it.
-
-    Raises:
-        UserError: bad data, numbers that are not finite, a last checkpoint that cannot be written.
+    """Trains, and leaves `weights.safetensors` in the run's folder unless a signal stops it; UserError for bad data,
+    numbers that are not finite, a last checkpoint that cannot be written.
     """
     config, ranks, classes = run.config, run.ranks, run.dataset.class_list
     with StopRequest() as stop, lock_work_dir(run.work_dir) if ranks.first else nullcontext():
@@ -91,26 +89,16 @@ class Training:
     """A run that is under way.
 
     Args:
-        trainer: model, loss and optimiser.
-        log, work_dir: of the run.
         progress: how far the run is; changed in place.
-        stop: the signals that ask for an early end.
         meta, arrays: metadata and further arrays of its weight files.
         metrics: of the model as it is, for `train.eval_every`. Its argument `breaks` is the context in which a signal
             may end it early; then it raises Interrupted on all ranks.
     """
 
     def __init__(
-        self,
-        trainer: Trainer,
-        log: RunLog,
-        work_dir: Path,
-        progress: Progress,
-        stop: StopRequest,
-        meta: dict[str, Any],
-        arrays: dict[str, np.ndarray],
-        metrics: Callable[..., dict[str, Any]] | None = None,
-    ) -> None:
+        self, trainer: Trainer, log: RunLog, work_dir: Path, progress: Progress, stop: StopRequest,
+        meta: dict[str, Any], arrays: dict[str, np.ndarray], metrics: Callable[..., dict[str, Any]] | None = None,
+    ) -> None:  # fmt: skip
         self.trainer, self.log, self.work_dir, self.progress = trainer, log, work_dir, progress
         self.stop, self.meta, self.metrics = stop, meta, metrics
         self.config, self.ranks = trainer.config.train, trainer.ranks
@@ -118,14 +106,7 @@ class Training:
         self.saved = progress.iteration  # a run starts from a checkpoint, or has nothing to save
 
     def loop(self, batches: Iterator[Batch]) -> str:
-        """Trains to the end; returns "finished", or "stopped" after a signal.
-
-        Args:
-            batches: from iteration `progress.iteration` on.
-
-        Raises:
-            UserError: bad data; too many bad steps in a row; the last checkpoint cannot be written.
-        """
+        """Trains on `batches` to the end; returns "finished", or "stopped" after a signal."""
         config, trainer, progress = self.config, self.trainer, self.progress
         set_training(trainer.model, True)
         self.check_ranks()
@@ -133,7 +114,12 @@ class Training:
             self.evaluate()
         while progress.iteration < config.iterations and not self.ranks.any(self.stop.requested):
             asked = time.perf_counter()
-            batch = self.next_batch(batches)
+            try:
+                batch = next(batches)
+            except UserError:  # an image has vanished, or a worker was killed
+                if progress.iteration != self.saved:
+                    self.write(self.save)
+                raise
             waited = time.perf_counter() - asked
             seed_iteration(config.seed, batch.iteration, self.ranks.rank)
 
@@ -165,15 +151,6 @@ class Training:
         if finished and progress.bad_steps and not trainer.optimizer.steps:
             raise UserError("no step had finite numbers, so nothing was trained: see 'bad step' in log.jsonl")
         return ending
-
-    def next_batch(self, batches: Iterator[Batch]) -> Batch:
-        """The next batch; when an image has vanished or a worker was killed, the steps so far are saved first."""
-        try:
-            return next(batches)
-        except UserError:
-            if self.progress.iteration != self.saved:
-                self.write(self.save)
-            raise
 
     def skip_step(self, batch: Batch, report: StepReport) -> None:
         """Logs a step without an update with the names of its images; gives up after too many in a row."""
@@ -214,7 +191,7 @@ class Training:
         self.log.write("evaluation", done, metrics=metrics)
         self.write(lambda: write_json(self.work_dir / METRICS_NAME, metrics))
         value = metrics[best_metric(self.trainer.config)]  # None = undefined, which is never the best
-        if value is not None and math.isfinite(value) and (progress.best is None or value > progress.best):
+        if value is not None and (progress.best is None or value > progress.best):
             written = self.write(lambda: self.save_best(metrics), "these best weights are not kept")
             if self.ranks.broadcast(written):  # else the next better ones are to be kept
                 progress.best, progress.best_iteration = value, done
@@ -225,17 +202,18 @@ class Training:
         trainer, progress = self.trainer, self.progress
         progress.log = self.log.means
         path = checkpoint.checkpoint_path(self.work_dir, progress.iteration)
-        scale = {} if trainer.loss_scale is None else {"loss_scale": asdict(trainer.loss_scale)}
-        tensors = state_arrays(trainer.model) | self.constant
-        checkpoint.save(path, tensors, {**self.meta, **progress.meta(), **scale}, trainer.optimizer.state())
+        meta = {"progress": asdict(progress), "optimizer_steps": trainer.optimizer.steps}
+        if trainer.loss_scale is not None:
+            meta["loss_scale"] = asdict(trainer.loss_scale)
+        self.save_weights(path.name, trainer.optimizer.state(), **meta)
         checkpoint.prune(self.work_dir, self.config.keep_checkpoints, self.config.milestones)
         self.saved = progress.iteration
         self.log.write("saved", progress.iteration, file=path.name)
 
-    def save_weights(self, name: str) -> None:
-        """Writes weights alone."""
-        tensors = state_arrays(self.trainer.model) | self.constant
-        checkpoint.save(self.work_dir / name, tensors, {**self.meta, "iteration": self.progress.iteration})
+    def save_weights(self, name: str, moments: dict[str, np.ndarray] | None = None, **meta: Any) -> None:
+        """Writes weights, and what a checkpoint holds besides."""
+        tensors = state_arrays(self.trainer.model) | self.constant | (moments or {})
+        checkpoint.save(self.work_dir / name, tensors, {**self.meta, "iteration": self.progress.iteration, **meta})
 
     def save_best(self, metrics: dict[str, Any]) -> None:
         """Writes the best weights so far, and their metrics: on disk before the weights, in place after them."""
@@ -267,12 +245,15 @@ class Training:
 
 def resume(trainer: Trainer, file: WeightFile, config: Config) -> Progress:
     """Puts the optimiser where the checkpoint left it; returns how far the run was."""
-    progress = checkpoint.progress_of(file)
-    trainer.optimizer.load_state(checkpoint.moments_of(file))
+    trainer.optimizer.load_state(file.tensors, file.meta["optimizer_steps"])
     if trainer.loss_scale is not None:
         trainer.loss_scale = LossScale(**file.meta.get("loss_scale", {}))  # none: it had another precision until then
-    for line in checkpoint.config_changes(file, config):
-        say(f"warning: the config has changed since: {line}")
+    before, now = flatten(without_removed(file.meta.get("config", {}))), flatten(to_dict(config))
+    for key in sorted(before.keys() | now.keys()):
+        if before.get(key) != now.get(key):
+            say(f"warning: the config has changed since: {key} {before.get(key)!r} -> {now.get(key)!r}")
+    known, recorded = {item.name for item in fields(Progress)}, file.meta["progress"]
+    progress = Progress(**{key: value for key, value in recorded.items() if key in known})
     say(f"resuming after iteration {progress.iteration} of {config.train.iterations}")
     return progress
 

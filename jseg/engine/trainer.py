@@ -9,7 +9,7 @@ import jittor as jt
 import numpy as np
 
 from jseg.config import Config
-from jseg.engine.optimizer import AdamW, LossScale, clip, gradient_norm, not_finite
+from jseg.engine.optimizer import AdamW, LossScale, clip, gradient_norm, square_sums
 from jseg.engine.ranks import ALONE, Ranks
 from jseg.model.clip_rc import ClipRC, trainable
 from jseg.model.losses import LossSums, SegmentationLoss, count_masks
@@ -30,14 +30,11 @@ class StepReport:
 
 
 class Trainer:
-    """Model, loss and optimiser of a run.
+    """Model, loss and optimiser of a run; the model is made to compute in `config.precision`, and updated in place.
 
     Args:
-        model: with its weights; is made to compute in `config.precision`. Trainable ones are updated in place.
         text: (C, D) float32 embeddings of the classes that training uses, in the order of its training targets.
         unseen: transductive setting: the unseen class ids, whose pixels are -1 in the labels; empty otherwise.
-        config: of the whole run.
-        ranks: the processes that share each batch.
     """
 
     def __init__(
@@ -51,12 +48,11 @@ class Trainer:
         self.optimizer = AdamW(trainable(model), config.optimizer)
 
     def step(self, images: np.ndarray, labels: np.ndarray, iteration: int) -> StepReport:
-        """One optimiser step on a batch, as in the loop of jseg/engine/train.py.
+        """One optimiser step (0-based `iteration`), as in the loop of jseg/engine/train.py.
 
         Args:
             images: (B, 3, H, W) float32, normalised: this rank's share of the batch, as large as the others'.
             labels: (B, H, W) int32 training targets.
-            iteration: 0-based number of the step.
         """
         self.set_learning_rate(iteration)
         gradients, losses, _ = self.gradients(images, labels)
@@ -118,15 +114,17 @@ class Trainer:
     def update(self, gradients: list[jt.Var], losses: dict[str, float]) -> StepReport:
         """Updates the weights; when loss or gradient is not finite, nothing is updated and `problem` says so."""
         norm = self.ranks.broadcast(gradient_norm(gradients))  # its last bits decide, so all must have the same
-        total, scale = losses["total"], self.loss_scale
-        if not math.isfinite(total):
-            return StepReport(losses, self.optimizer.lr, norm, f"the loss is {total}")
-        if not math.isfinite(norm):
-            names = not_finite(self.optimizer.names, gradients)
+        report, scale = StepReport(losses, self.optimizer.lr, norm), self.loss_scale
+        if not math.isfinite(losses["total"]):
+            report.problem = f"the loss is {losses['total']}"
+        elif not math.isfinite(norm):
+            squares = zip(self.optimizer.names, square_sums(gradients), strict=True)
+            names = [name for name, value in squares if not math.isfinite(value)]
             where = f" of {named_list(names[:3])} ({len(names)} in all)" if names else ""
-            overflow = scale is not None and scale.lower()  # the loss scale can be to blame
-            return StepReport(losses, self.optimizer.lr, norm, f"the gradient{where} is not finite", overflow)
-        self.optimizer.step(clip(gradients, norm, self.config.optimizer.clip_norm))
-        if scale is not None:
-            scale.step()
-        return StepReport(losses, self.optimizer.lr, norm)
+            report.problem = f"the gradient{where} is not finite"
+            report.overflow = scale is not None and scale.lower()  # the loss scale can be to blame
+        else:
+            self.optimizer.step(clip(gradients, norm, self.config.optimizer.clip_norm))
+            if scale is not None:
+                scale.step()
+        return report

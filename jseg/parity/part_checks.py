@@ -232,10 +232,10 @@ def check_parameter_groups(file: GoldenFile) -> dict[str, np.ndarray]:
         frozen = [name for name in model.state_dict() if name not in ours and "resblocks" not in name]
         computed["frozen_backbone_names"] = np.sort(np.array(frozen))
     for name, shape in ours.items():
-        settings = group_settings(name, config)
+        lr, weight_decay = group_settings(name, config)
         computed[f"trainable/{name}/shape"] = np.array(shape)
-        computed[f"trainable/{name}/lr"] = np.array(settings.lr)
-        computed[f"trainable/{name}/weight_decay"] = np.array(settings.weight_decay)
+        computed[f"trainable/{name}/lr"] = np.array(lr)
+        computed[f"trainable/{name}/weight_decay"] = np.array(weight_decay)
     return computed
 
 

@@ -52,7 +52,7 @@ def damage(path: Path) -> None:
 
 
 def test_a_checkpoint_gives_back_what_was_saved(tmp_path: Path) -> None:
-    file = checkpoint.read_checkpoint(write(tmp_path, 5))
+    file = checkpoint.read_whole(write(tmp_path, 5), is_resumed=True)
     stored = record.model_tensors(file)
     assert stored.keys() == arrays().keys()
     assert all(np.array_equal(stored[name], array) for name, array in arrays(5).items())
@@ -97,7 +97,7 @@ def test_weights_without_optimiser_cannot_be_resumed(tmp_path: Path) -> None:
     path = tmp_path / checkpoint.WEIGHTS_NAME
     checkpoint.save(path, arrays(), description())
     with pytest.raises(UserError, match="use --weights"):
-        checkpoint.read_checkpoint(path)
+        checkpoint.read_whole(path, is_resumed=True)
 
 
 def ours(**changes: Any) -> WeightFile:

@@ -173,7 +173,7 @@ def test_float16_goes_on_exactly_after_an_overflow(tmp_path: Path) -> None:
     assert straight.loss_scale.overflows > 0
     meta = {"format": record.FORMAT}
     Training(straight, RunLog(tmp_path, 20), tmp_path, progress, StopRequest(), meta, {}).save()
-    file = checkpoint.read_checkpoint(checkpoint.checkpoint_path(tmp_path, 3))
+    file = checkpoint.read_whole(checkpoint.checkpoint_path(tmp_path, 3), is_resumed=True)
     model = build_clip_rc(config.model)
     load_released(model, record.model_tensors(file))
     resumed = Trainer(model, straight.text.numpy(), (), config)

@@ -51,8 +51,7 @@ def test_two_ranks_stop_together_and_one_goes_on_with_their_run(tmp_path: Path) 
     assert shown.count("resuming") == 0 and shown.count("iteration 1/") == 1  # one process prints
     (saved,) = checkpoint.checkpoints_in(together.work_dir)
     assert (
-        f"a signal to another process: saved after iteration {checkpoint.read_checkpoint(saved).meta['iteration']}"
-        in shown
+        f"a signal to another process: saved after iteration {checkpoint.read_whole(saved).meta['iteration']}" in shown
     )
     command = shlex.split(shown.splitlines()[-1])
     assert command[:3] == ["mpirun", "-np", "2"] and command[-1] == "--resume"
