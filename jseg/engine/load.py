@@ -83,7 +83,7 @@ class Run:
         self.clip = self._read_clip()
         check_writable(self.work_dir)
         if training:
-            check_shares(config, self.ranks.world)
+            say(batch_lines(config, self.ranks.world))
         elif self.task == "test":
             self.save_dir = check_writable(self.save_dir or self.work_dir / "images")
 
@@ -152,8 +152,8 @@ def check_start(file: WeightFile, config: Config, resumes: bool = False) -> None
     if resumes:
         if any(name.startswith(record.UNUSED_PREFIX) for name in file.tensors):
             raise UserError(
-                f"{file.path} is of a run with train.ema, which was removed from jseg, so it cannot go on: start another "
-                f"one with --weights {file.path}"
+                f"{file.path} is of a run with train.ema, which was removed from jseg: the run cannot go on, start "
+                f"another one with --weights {file.path}"
             )
         return
     ours, wanted = record.is_jseg_file(file), config.train.expected_iteration
@@ -170,16 +170,17 @@ def check_start(file: WeightFile, config: Config, resumes: bool = False) -> None
         )
 
 
-def check_shares(config: Config, world: int) -> None:
-    """Refuses a batch that cannot be split over `world` processes, or a share not into micro-batches."""
-    batch, unit = config.train.batch_size, world * (config.train.micro_batch or 1)
-    if batch % unit:
-        raise UserError(f"train.batch_size={batch}: must be a multiple of processes times train.micro_batch, {unit}")
-
-
 def batch_lines(config: Config, world: int = 1) -> str:
-    """How the batch of a training run on `world` processes is made up, and a warning when it is not the recipe's."""
+    """How the batch of a training run on `world` processes is made up, and a warning when it is not the recipe's.
+
+    Raises:
+        UserError: it cannot be split over the processes, or a share not into micro-batches.
+    """
     train, recipe, share = config.train, config.train.recipe_batch, config.train.batch_size // world
+    if train.batch_size % (unit := world * (train.micro_batch or 1)):
+        raise UserError(
+            f"train.batch_size={train.batch_size}: must be a multiple of processes times train.micro_batch, {unit}"
+        )
     parts = share // (train.micro_batch or share)
     line = f"batch: {train.batch_size} images in all"
     if world * parts > 1:

@@ -82,7 +82,7 @@ class RunLog:
             return
         self._unwritten += json.dumps({"event": event, "iteration": iteration, **values}, allow_nan=False) + "\n"
         try:
-            size = self.path.stat().st_size
+            size = self.path.stat().st_size if self.path.exists() else 0
             try:
                 with self.path.open("ab") as file:
                     file.write(self._unwritten.encode())
@@ -164,9 +164,9 @@ def environment(device: str) -> dict[str, Any]:
     git = ["git", "-C", str(Path(jseg.__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
     return {
-        "jseg": jseg.__version__, "git": commit or None, **{name: metadata.version(name) for name in ("jittor", "numpy")},
-        "python": platform.python_version(), "system": platform.platform(), "cores": os.cpu_count(),
-        "threads": os.environ.get("OMP_NUM_THREADS"), "device": device,
+        "jseg": jseg.__version__, "git": commit or None, "jittor": metadata.version("jittor"),
+        "numpy": metadata.version("numpy"), "python": platform.python_version(), "system": platform.platform(),
+        "cores": os.cpu_count(), "threads": os.environ.get("OMP_NUM_THREADS"), "device": device,
     }  # fmt: skip
 
 

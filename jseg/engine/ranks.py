@@ -66,7 +66,7 @@ class Ranks:
         return total
 
     def any(self, flag: bool) -> bool:
-        """Whether it is true on any rank."""
+        """Whether `flag` is true on any rank."""
         return bool(self.sum(np.int32(flag)))
 
     def broadcast(self, value: Any) -> Any:
@@ -141,11 +141,8 @@ def join_ranks() -> Iterator[Ranks]:
         reason = f"{str(error).splitlines()[0]}: apt-get install openmpi-bin, pip install 'jseg[mpi]'"
         raise UserError(f"{started} processes were started, but MPI cannot be used: {reason}") from error
     if MPI.COMM_WORLD.size != started:
-        library, own = (
-            MPI.Get_library_version().split(",")[0],
-            "start them with its own mpirun, or with srun --mpi=pmix",
-        )
-        raise UserError(f"{started} processes were started, but {library} sees {MPI.COMM_WORLD.size}: {own}")
+        found = f"{MPI.Get_library_version().split(',')[0]} sees {MPI.COMM_WORLD.size}"
+        raise UserError(f"{started} processes were started, but {found}: use its own mpirun, or srun --mpi=pmix")
     ranks, output = Ranks(MPI.COMM_WORLD), sys.stdout
     if not ranks.first:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # closed below
@@ -206,10 +203,8 @@ def connect_nccl(library: ctypes.CDLL, ranks: Ranks) -> dict[str, float]:
     unique, communicator = UniqueId(), ctypes.c_void_p()
     problem = library.ncclGetUniqueId(ctypes.byref(unique)) if ranks.first else 0
     unique = UniqueId.from_buffer_copy(ranks.broadcast(bytes(unique)))
-    problem = problem or library.ncclCommInitRank(ctypes.byref(communicator), ranks.world, unique, ranks.rank)
-    if problem:
-        library.ncclGetErrorString.restype = ctypes.c_char_p
-        raise RuntimeError(f"NCCL: {library.ncclGetErrorString(problem).decode()}")
+    if problem := problem or library.ncclCommInitRank(ctypes.byref(communicator), ranks.world, unique, ranks.rank):
+        raise RuntimeError(f"NCCL: error {problem} while connecting")
     names = ("ncclGroupStart", "ncclAllReduce", "ncclGroupEnd")
     places = {name: ctypes.cast(getattr(library, name), ctypes.c_void_p) for name in names}
     # addresses have at most 47 bits, so they pass to jt.code as floating-point numbers

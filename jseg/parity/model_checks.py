@@ -16,7 +16,7 @@ from jseg.config import Config, OptimizerConfig
 from jseg.data.label_maps import training_classes, training_labels
 from jseg.engine.optimizer import learning_rate
 from jseg.engine.sliding_window import ImageScores
-from jseg.engine.trainer import Trainer
+from jseg.engine.train import Trainer
 from jseg.model.clip_rc import ClipRC, trainable
 from jseg.ops.bilinear import resize_bilinear
 from jseg.parity.golden import GoldenFile, GoldenModel, golden_model

@@ -14,10 +14,7 @@ from jseg.engine.checkpoint import Progress
 from jseg.engine.log import RunLog
 from jseg.engine.optimizer import LossScale
 from jseg.engine.signals import StopRequest
-from jseg.engine.train import Training, resume
-from jseg.engine.trainer import Trainer
-from jseg.errors import UserError
-from jseg.model import precision
+from jseg.engine.train import Trainer, Training, resume
 from jseg.model.clip_rc import build_clip_rc, is_trained
 from jseg.model.released_weights import load_released
 from jseg.ops.half import HALVES
@@ -135,14 +132,6 @@ def test_an_overflow_halves_the_scale_skips_the_step_and_is_no_bad_step(
     assert "float16 overflowed, loss scale is" in capsys.readouterr().out
 
 
-def test_a_loss_that_is_not_finite_is_a_bad_step_and_leaves_the_scale_alone() -> None:
-    trainer = tiny_trainer(config_in("fp16"))
-    images, labels = tiny_batch(0)
-    images[0, 0, 0, 0] = np.nan
-    report = trainer.step(images, labels, 0)
-    assert report.problem and not report.overflow and trainer.loss_scale == LossScale()
-
-
 def test_the_scale_grows_again_and_at_its_lowest_is_not_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss_scale, "DOUBLED_AFTER", 3)
     scale = LossScale(8.0)
@@ -155,12 +144,6 @@ def test_the_scale_grows_again_and_at_its_lowest_is_not_to_blame(monkeypatch: py
     highest = LossScale(loss_scale.HIGHEST, 2)
     highest.step()
     assert highest.scale == loss_scale.HIGHEST
-
-
-def test_what_the_device_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="precision=tf32 needs a GPU"):
-        tiny_trainer(config_in("tf32"))
-    assert "float32 kernels with numbers rounded to bf16" in precision.note("bf16") and not precision.note("fp32")
 
 
 def test_float16_goes_on_exactly_after_an_overflow(tmp_path: Path) -> None:
@@ -185,4 +168,4 @@ def test_float16_goes_on_exactly_after_an_overflow(tmp_path: Path) -> None:
     assert resumed.optimizer.steps == straight.optimizer.steps > 0 and resumed.loss_scale == straight.loss_scale
     assert all(np.array_equal(array, weights(resumed)[name]) for name, array in weights(straight).items())
     moments, expected = resumed.optimizer.state(), straight.optimizer.state()
-    assert all(np.array_equal(moments.v[name], array) for name, array in expected.v.items())
+    assert all(np.array_equal(moments[name], array) for name, array in expected.items())
