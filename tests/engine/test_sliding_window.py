@@ -16,7 +16,7 @@ from jseg.config import ModelConfig
 from jseg.config import TestConfig as InferenceConfig  # pytest would take its own name for a test
 from jseg.data.loader import MOST_WINDOWS, check_cost
 from jseg.engine import sliding_window
-from jseg.engine.sliding_window import ImageScores, mean_bands, padded_length, predict_views, segments, window_starts
+from jseg.engine.sliding_window import ImageScores, mean_bands, predict_views, segments, window_starts
 from jseg.errors import UserError
 from jseg.model.clip_rc import build_clip_rc
 from jseg.model.initial_weights import initialise
@@ -27,17 +27,14 @@ TEXT = jt.zeros((CLASSES, 4))
 
 
 class PatchMeans:
-    """A model whose logits are different mixtures of the mean colours of each patch; counts its forward passes."""
+    """A model whose logits are different mixtures of the mean colours of each patch."""
 
     backbone = SimpleNamespace(conv1=SimpleNamespace(patch_size=PATCH), region_grid=(2, 2))
 
-    def __init__(self, gain: float = 8.0) -> None:
-        self.weights = gain * np.random.default_rng(1).standard_normal((CLASSES, 3)).astype(np.float32)
-        self.batches: list[tuple[int, ...]] = []
+    weights = 8 * np.random.default_rng(1).standard_normal((CLASSES, 3)).astype(np.float32)
 
     def __call__(self, images: jt.Var, text: jt.Var) -> jt.Var:
         images = images.numpy()
-        self.batches.append(images.shape)
         count, _, height, width = images.shape
         patches = images.reshape(count, 3, height // PATCH, PATCH, width // PATCH, PATCH).mean(axis=(3, 5))
         return jt.array(np.einsum("cd,bdhw->bchw", self.weights, patches).astype(np.float32))
@@ -92,35 +89,11 @@ def test_scores_and_labels_equal_the_restatement(
         scores = ImageScores(model, image, TEXT, SEEN, GAMMA, config)
         np.testing.assert_allclose(scores.scores(size), expected, rtol=0, atol=TOLERANCE)
         np.testing.assert_array_equal(scores.scores(), scores.scores(shape))  # the image's own size is the default
+        assert all(np.prod(band.shape) <= band_values for _, band in scores.bands(size))
         top_two = np.sort(expected, axis=0)[-2:]
         decided = top_two[1] - top_two[0] > 2 * TOLERANCE
         np.testing.assert_array_equal(scores.labels(size)[decided], expected.argmax(axis=0)[decided])
         assert decided.mean() > 0.99
-
-
-def test_no_band_is_larger_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sliding_window, "BAND_VALUES", 4000)
-    scores = ImageScores(
-        PatchMeans(), random_image(70, 70), TEXT, (), 0.0, InferenceConfig(crop_size=(64, 64), stride=(53, 53))
-    )
-    bands = [band for _, band in scores.bands((200, 110))]
-    assert sum(band.shape[1] for band in bands) == 200
-    assert all(np.prod(band.shape) <= 4000 for band in bands)
-
-
-def test_saturated_scores_go_to_the_lowest_class() -> None:
-    model = PatchMeans(gain=0.0)
-    model.weights[3:5] = 1e4
-    image = np.ones((3, 32, 32), np.float32)
-    config = InferenceConfig(crop_size=(64, 64), stride=(53, 53))
-    assert (ImageScores(model, image, TEXT, (), 0.0, config).labels((40, 40)) == 3).all()
-
-
-def test_windows_are_run_in_batches_of_one_size() -> None:
-    model = PatchMeans()
-    config = InferenceConfig(crop_size=(64, 64), stride=(32, 32), window_batch=4)
-    ImageScores(model, random_image(96, 130), TEXT, (), 0.0, config)
-    assert model.batches == [(4, 3, 64, 64), (4, 3, 64, 64)]
 
 
 @given(st.integers(1, 1200), st.integers(1, 512), st.data())
@@ -129,11 +102,9 @@ def test_windows_cover_a_side(length: int, crop: int, data: st.DataObject) -> No
     stride = data.draw(st.integers(1, crop))
     starts = window_starts(length, crop, stride)
     side = min(crop, length)
-    assert starts[0] == 0 and starts[-1] + side == length
-    assert starts == sorted(set(starts))
+    assert starts[0] == 0 and starts[-1] + side == length and starts == sorted(set(starts))
     covered = np.zeros(length, int)
     for start in starts:
-        assert start >= 0
         covered[start : start + side] += 1
     assert covered.min() >= 1
     parts = segments(starts, side)
@@ -142,8 +113,7 @@ def test_windows_cover_a_side(length: int, crop: int, data: st.DataObject) -> No
         assert (covered[start:stop] == len(windows)).all()
 
 
-def test_published_window_positions_and_padding() -> None:
-    assert [padded_length(length, 16, 4) for length in (512, 513, 10)] == [512, 528, 64]  # a patch for each region
+def test_published_window_positions() -> None:
     assert window_starts(683, 512, 426) == [0, 171]  # an image of 3:4
     assert window_starts(512, 512, 426) == [0]
     assert window_starts(939, 512, 426) == [0, 426, 427]
@@ -189,16 +159,6 @@ def test_views_are_the_mean_of_softmaxes(
     np.testing.assert_array_equal(labels[decided], expected.argmax(axis=0)[decided])
 
 
-def test_an_excluded_seen_class_gets_no_share() -> None:
-    """The strict protocol's large penalty leaves a softmax over the unseen classes."""
-    config = InferenceConfig(crop_size=(64, 64), stride=(48, 48))
-    image = random_image(64, 64)
-    views = [(ImageScores(PatchMeans(), view, TEXT, SEEN, 100.0, config), True) for view in (image, image[:, :, ::-1])]
-    (_, shares), *_ = mean_bands(views, (64, 64))
-    assert np.abs(shares.numpy()[list(SEEN)]).max() < 1e-30
-    np.testing.assert_allclose(shares.numpy().sum(axis=0), 1, atol=1e-5)
-
-
 @given(st.integers(1, 2000), st.integers(1, 2000), st.integers(50, 1000), st.integers(30, 500))
 def test_windows_of_an_image_are_counted_before_they_are_made(height: int, width: int, short: int, stride: int) -> None:
     test = InferenceConfig(short_side=short, stride=(stride, stride))
@@ -212,9 +172,7 @@ def test_windows_of_an_image_are_counted_before_they_are_made(height: int, width
 
 
 def test_images_of_the_usual_sizes_are_taken_and_absurd_ones_are_not() -> None:
-    check_cost((375, 500), InferenceConfig(scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75), flip=True), "voc")
     check_cost((3000, 40000), InferenceConfig(), "panorama")
-    long = {"short_side": 10**5}
-    for changes in (long, {"mode": "whole", **long}, {"scales": (1000.0,)}, {"stride": (1, 1), "short_side": 600}):
+    for changes in ({"mode": "whole", "short_side": 10**5}, {"scales": (1000.0,)}, {"stride": (1, 1)}):
         with pytest.raises(UserError, match=r"photo: 2000x1000 .*test\.short_side"):
             check_cost((1000, 2000), InferenceConfig(**changes), "photo")
