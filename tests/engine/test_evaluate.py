@@ -131,7 +131,7 @@ class ScriptedRanks(Ranks):
 
     def __init__(self, other_is_broken_off: bool) -> None:
         super().__init__()
-        self.rank, self.world, self.other_is_broken_off = 1, 2, other_is_broken_off
+        self.rank, self.world, self.first, self.other_is_broken_off = 1, 2, False, other_is_broken_off
 
     def sum(self, array: np.ndarray) -> np.ndarray:
         return 2 * np.asarray(array)
