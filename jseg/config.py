@@ -234,19 +234,26 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     return value
 
 
-def _apply(section: Any, values: dict[str, Any], folder: Path, typed: str = "", prefix: str = "") -> None:
-    """Sets keys of a section and of the sections in it; `typed` is what an override wrote after `=`."""
+def _apply(
+    section: Any, values: dict[str, Any], folder: Path, typed: str = "", removed: str = "refused", prefix: str = ""
+) -> None:
+    """Sets keys of a section and of the sections in it; `typed` is what an override wrote after `=`.
+
+    Removed keys are `removed`: "refused", "skipped" at any value, or "defaults", which are skipped.
+    """
     fields, hints = {item.name: item for item in dataclasses.fields(section)}, typing.get_type_hints(type(section))
     for name, value in values.items():
         where = f"{prefix}{name}"
-        if _is_removed(where, value):
+        if where in REMOVED or (where, value) == ("model.head_init", "declared"):
+            if removed == "skipped" or (removed == "defaults" and value == REMOVED.get(where)):
+                continue
             raise UserError(f"{where}={value!r} was removed from jseg: leave it out")
         if name not in fields:
             raise UserError(f"unknown key {where!r}{suggestion(name, fields)}")
         if dataclasses.is_dataclass(current := getattr(section, name)):
             if not isinstance(value, dict):
                 raise UserError(f"{where}: expected a dictionary of {', '.join(vars(current))}")
-            _apply(current, value, folder, typed, f"{where}.")
+            _apply(current, value, folder, typed, removed, f"{where}.")
             continue
         if typed and hints[name] is str and not isinstance(value, (str, dict)):
             value = typed  # a name or path that looks like a number
@@ -262,7 +269,7 @@ def _apply_file(config: Config, path: Path) -> None:
         raise UserError(f"config file {path} does not exist")
     try:
         if path.suffix == ".json":
-            values = without_removed(json.loads(path.read_text("utf-8")))
+            values = dict(json.loads(path.read_text("utf-8")))
         else:
             found = runpy.run_path(str(path)).items()
             values = {name: x for name, x in found if not name.startswith("_") and not isinstance(x, types.ModuleType)}
@@ -271,7 +278,7 @@ def _apply_file(config: Config, path: Path) -> None:
     if "base" in values:
         _apply_file(config, (path.parent / str(values.pop("base"))).resolve())
     try:
-        _apply(config, values, path.parent)
+        _apply(config, values, path.parent, removed="defaults" if path.suffix == ".json" else "refused")
     except UserError as error:
         raise UserError(f"config {path}: {error}") from error
 
@@ -307,24 +314,11 @@ def from_dict(values: Any, source: str | Path) -> Config:
         raise UserError(f"{source} records no configuration")
     config = Config()
     try:
-        _apply(config, without_removed(values, any_value=True), Path())
+        _apply(config, values, Path(), removed="skipped")
         check(config)
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
     return config
-
-
-def _is_removed(where: str, value: Any) -> bool:
-    return where in REMOVED or (where, value) == ("model.head_init", "declared")
-
-
-def without_removed(values: dict[str, Any], any_value: bool = False, prefix: str = "") -> dict[str, Any]:
-    """A copy of a recorded configuration without removed keys that have their default, or `any_value`."""
-    return {
-        name: without_removed(value, any_value, f"{name}.") if isinstance(value, dict) else value
-        for name, value in values.items()
-        if not (_is_removed(where := prefix + name, value) and (any_value or value == REMOVED.get(where)))
-    }
 
 
 def to_dict(config: Config) -> dict:

@@ -35,7 +35,6 @@ from jseg.model.image_encoder import keep_prompts
 SHEET_NAME = "sheet.png"
 SHEET_ROWS = 6
 STRICT_PENALTY = 100.0  # subtracted from seen scores in the strict protocol: none of them can be the highest then
-SLOW_LOG = 20.0  # seconds between progress lines where there is no terminal
 
 
 def class_groups(class_list: ClassList, config: Config) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -53,7 +52,7 @@ def predictions(
     indices = range(ranks.rank, len(dataset), ranks.world)
     bar = tqdm(
         total=len(indices), desc=dataset.class_list.title, unit="image", dynamic_ncols=True, disable=not ranks.first,
-        mininterval=0.2 if sys.stderr.isatty() else SLOW_LOG,
+        mininterval=0.2 if sys.stderr.isatty() else 20,
     )  # fmt: skip
     source = closing(evaluation_images(dataset, config, ranks.rank, ranks.world))
     with bar, source as images, keep_prompts(model.backbone):

@@ -80,7 +80,14 @@ class Run:
             say(f"warning: {warning}" if warning else "")
             if training:
                 check_start(self.file, config, self.resumes)
-        self.clip = self._read_clip()
+        init, knows_text = config.model.init, self.file and (config.text.embeddings or record.text_tensors(self.file))
+        if not (init or self.file):
+            raise UserError(
+                "nothing to start from: set model.init to CLIP weights (python tools/fetch_pretrained.py ViT-B-16), "
+                "pass --weights, or say model.init=random to train an untrained tower on purpose"
+            )
+        if init not in ("", "random") and not knows_text:
+            self.clip = read_clip_weights(init)
         check_writable(self.work_dir)
         if training:
             say(batch_lines(config, self.ranks.world))
@@ -102,18 +109,6 @@ class Run:
         if self.task == "train" and self.config.train.expected_weights:
             raise UserError(f"this run starts from {self.config.train.expected_weights}: pass it as --weights PATH")
         return None
-
-    def _read_clip(self) -> ClipWeights | None:
-        """CLIP's weights, where the run needs them; UserError when it has nothing to start from."""
-        init, file = self.config.model.init, self.file
-        if file is not None and (self.config.text.embeddings or record.text_tensors(file) or init in ("", "random")):
-            return None
-        if not init:
-            raise UserError(
-                "nothing to start from: set model.init to CLIP weights (python tools/fetch_pretrained.py ViT-B-16), "
-                "pass --weights, or say model.init=random to train an untrained tower on purpose"
-            )
-        return None if init == "random" else read_clip_weights(init)
 
 
 def load_model(

@@ -23,7 +23,7 @@ import jittor as jt
 import numpy as np
 
 from jseg.clip.class_embeddings import class_embeddings
-from jseg.config import Config, flatten, to_dict, without_removed
+from jseg.config import Config, flatten, from_dict, to_dict
 from jseg.data.label_maps import training_classes
 from jseg.data.loader import Batch, training_batches
 from jseg.engine import checkpoint
@@ -65,9 +65,7 @@ def train(run: Run) -> None:
         log = RunLog(folder, config.train.iterations, begun, progress.log, progress.evaluated, config.train.tensorboard)
         if ranks.first:
             log.write("start", begun, **write_record(folder, config, run.device, begun, run.file, ranks.world))
-        metrics, val = None, run.val_dataset
-        if val is not None:
-            metrics = partial(evaluate, model, val, text.matrix, config, ranks=ranks)
+        metrics = partial(evaluate, model, run.val_dataset, text.matrix, config, ranks=ranks)
         meta, arrays = checkpoint.describe(config, classes, text), checkpoint.text_arrays(text)
         training = Training(trainer, log, run.work_dir, progress, stop, meta, arrays, metrics)
         with closing(training_batches(run.dataset, config, begun, ranks.rank, ranks.world)) as batches:
@@ -116,24 +114,18 @@ class Trainer:
         self.optimizer = AdamW(trainable(model), config.optimizer)
 
     def step(self, images: np.ndarray, labels: np.ndarray, iteration: int) -> StepReport:
-        """One optimiser step (0-based `iteration`).
-
-        Args:
-            images: (B, 3, H, W) float32, normalised: this rank's share of the batch, as large as the others'.
-            labels: (B, H, W) int32 training targets.
-        """
-        self.set_learning_rate(iteration)
+        """One optimiser step on this rank's share of a batch, as in `Training.loop`; arguments as of its parts."""
         gradients, losses, _ = self.gradients(images, labels)
-        return self.update(gradients, losses)
-
-    def set_learning_rate(self, iteration: int) -> float:
-        """Sets the learning rate of step `iteration` (0-based) and returns it."""
-        return self.optimizer.set_learning_rate(iteration, self.config.train.iterations, self.config.optimizer)
+        return self.update(gradients, losses, iteration)
 
     def gradients(self, images: np.ndarray, labels: np.ndarray) -> tuple[list[jt.Var], dict[str, float], float]:
         """Gradients in the order of `optimizer.names`, loss terms and number of masks of the batch of all ranks.
 
         Forward and backward run over micro-batches of `train.micro_batch` images, which add up to exactly the batch.
+
+        Args:
+            images: (B, 3, H, W) float32, normalised: this rank's share of the batch, as large as the others'.
+            labels: (B, H, W) int32 training targets.
         """
         loss, ranks = self.loss, self.ranks
         micro_batch = self.config.train.micro_batch or len(images)
@@ -179,8 +171,9 @@ class Trainer:
         terms = loss.terms(LossSums(focal, dice, recovery_q / parts, recovery_v / parts, num_masks, None), num_masks)
         return gradients, {**terms, "total": sum(terms.values())}, num_masks
 
-    def update(self, gradients: list[jt.Var], losses: dict[str, float]) -> StepReport:
-        """Updates the weights; when loss or gradient is not finite, nothing is updated and `problem` says so."""
+    def update(self, gradients: list[jt.Var], losses: dict[str, float], iteration: int) -> StepReport:
+        """Updates the weights in step `iteration` (0-based), unless loss or gradient is not finite: see `problem`."""
+        self.optimizer.set_learning_rate(iteration, self.config.train.iterations, self.config.optimizer)
         norm = self.ranks.broadcast(gradient_norm(gradients))  # its last bits decide, so all must have the same
         report, scale = StepReport(losses, self.optimizer.lr, norm), self.loss_scale
         if not math.isfinite(losses["total"]):
@@ -238,9 +231,8 @@ class Training:
             entropy = np.random.SeedSequence([config.seed, 0, batch.iteration, self.ranks.rank]).generate_state(1)
             jt.set_global_seed(int(entropy[0]) & 0x7FFFFFFF, different_seed_for_mpi=False)
 
-            lr = trainer.set_learning_rate(batch.iteration)
             gradients, losses, _ = trainer.gradients(batch.images, batch.labels)  # forward, loss, backward
-            report = trainer.update(gradients, losses)  # AdamW, unless something is not finite
+            report = trainer.update(gradients, losses, batch.iteration)  # AdamW, unless something is not finite
             del gradients  # their memory is for the next forward pass
             progress.iteration += 1
 
@@ -250,7 +242,7 @@ class Training:
                 progress.bad_in_a_row = 0
                 self.log.add(losses, waited, report.gradient_norm)
             if progress.iteration % config.log_every == 0 or progress.iteration == config.iterations:
-                self.log.report(progress.iteration, lr)
+                self.log.report(progress.iteration, report.lr)
             if self.evaluation_is_due():
                 self.evaluate()
             milestone = progress.iteration in config.milestones
@@ -290,7 +282,7 @@ class Training:
     def evaluation_is_due(self) -> bool:
         """Whether the model is to be evaluated after this iteration and was not yet."""
         done, every = self.progress.iteration, self.config.eval_every
-        return bool(self.metrics and every and done and done % every == 0 and self.progress.evaluated != done)
+        return bool(every and done and done % every == 0 and self.progress.evaluated != done)
 
     def evaluate(self) -> None:
         """Evaluates the model and keeps its weights if it is the best so far; a signal may end this early."""
@@ -363,8 +355,8 @@ def resume(trainer: Trainer, file: WeightFile, config: Config) -> Progress:
     trainer.optimizer.load_state(file.tensors, file.meta["optimizer_steps"])
     if trainer.loss_scale is not None:
         trainer.loss_scale = LossScale(**file.meta.get("loss_scale", {}))  # none: it had another precision until then
-    before, now = flatten(without_removed(file.meta.get("config", {}))), flatten(to_dict(config))
-    for key in sorted(before.keys() | now.keys()):
+    before, now = (flatten(to_dict(item)) for item in (from_dict(file.meta["config"], file.path), config))
+    for key in sorted(before.keys() | now.keys()):  # `expected` may have other keys
         if before.get(key) != now.get(key):
             say(f"warning: the config has changed since: {key} {before.get(key)!r} -> {now.get(key)!r}")
     known, recorded = {item.name for item in fields(Progress)}, file.meta["progress"]

@@ -71,14 +71,13 @@ def embeddings() -> np.ndarray:
 
 
 def image_scores(
-    model: ClipRC, dataset: NoisyImages, index: int, config: Config, seen: tuple[int, ...], gamma: float,
-    scale: float = 1.0, step: int = 1,
-) -> tuple[ImageScores, tuple[int, int]]:  # fmt: skip
-    """Scores of an image (mirrored with step -1) without loader and evaluator, and its size."""
+    model: ClipRC, dataset: NoisyImages, index: int, config: Config, seen: tuple[int, ...], gamma: float
+) -> tuple[ImageScores, tuple[int, int]]:
+    """Scores of an image without loader and evaluator, and its size."""
     image, _, _ = dataset.read(index)
     size = image.shape[:2]
-    image = transforms.resize_image(image, transforms.short_side_size(size, round(64 * scale)))
-    pixels = transforms.normalise(image, config.data.mean, config.data.std).transpose(2, 0, 1)[:, :, ::step]
+    image = transforms.resize_image(image, transforms.short_side_size(size, 64))
+    pixels = transforms.normalise(image, config.data.mean, config.data.std).transpose(2, 0, 1)
     return ImageScores(model, np.ascontiguousarray(pixels), jt.array(embeddings()), seen, gamma, config.test), size
 
 
@@ -149,27 +148,6 @@ def test_a_rank_sees_its_images_and_stops_with_the_others(model: ClipRC, tmp_pat
     assert share == every and not list(tmp_path.iterdir())  # image 1 alone, counted twice; nothing is written
     with pytest.raises(Interrupted):
         evaluate(model, dataset, embeddings(), config, ranks=ScriptedRanks(True))
-
-
-def test_several_views(model: ClipRC, capsys: pytest.CaptureFixture[str]) -> None:
-    """Softmax over the classes of each view at the image's size, mirrored back, averaged."""
-    dataset, config = NoisyImages([(48, 64), (100, 64)]), small_config()
-    config.test.scales, config.test.flip = (1.0, 1.5), True
-    metrics = evaluate(model, dataset, embeddings(), config)
-    matrix = ConfusionMatrix(20)
-    for index in range(len(dataset)):
-        truth = dataset.read(index)[1]
-        total = np.zeros((20, *truth.shape))
-        for scale, step in ((1.0, 1), (1.0, -1), (1.5, 1), (1.5, -1)):
-            part = image_scores(model, dataset, index, config, CLASSES.seen, 0.1, scale, step)[0].scores()
-            part = cv2.resize(part.transpose(1, 2, 0), truth.shape[::-1], interpolation=cv2.INTER_LINEAR)
-            powers = np.exp(part[:, ::step].transpose(2, 0, 1).astype(np.float64))
-            total += powers / powers.sum(axis=0)
-        matrix.update(total.argmax(axis=0), truth)
-    for key, value in matrix.summary(CLASSES.seen, CLASSES.unseen, CLASSES.names).items():
-        # the few ties of float32 and OpenCV's own rounding of resized scores
-        assert key == "IoU" or metrics[key] == pytest.approx(value, abs=0.5)
-    assert "scales 1, 1.5, mirrored too" in capsys.readouterr().out.splitlines()[-2]
 
 
 def test_images_without_labels(model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -134,24 +134,11 @@ def test_a_full_disk_does_not_end_the_run_but_the_last_checkpoint_must_be_writte
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(tmp_path: Path, number: int) -> None:
-    """Open means of the log go on in the resumed run: its logged losses are those of the undisturbed one."""
-    config = tiny_config(iterations=6, log_every=4, save_every=100)
-    whole = tiny_trainer(config)
-    (tmp_path / "whole").mkdir()
-    run(tmp_path / "whole", whole, batches(), NotedSaver())
-    (tmp_path / "halves").mkdir()
-    trainer, saver = tiny_trainer(config), NotedSaver()
+    """That the run then goes on exactly is shown with real processes: tests/tools/test_crash_safety.py."""
+    saver = NotedSaver()
     source = batches(each=lambda i: os.kill(os.getpid(), number) if i == 2 else None)
-    ending, events = run(tmp_path / "halves", trainer, source, saver)
+    ending, events = run(tmp_path, tiny_trainer(tiny_config(iterations=6, save_every=100)), source, saver)
     assert ending == "stopped" and saver.checkpoints == [3] and events == [("saved", 3), ("stopped", 3)]
-    progress = Progress(**saver.progress[-1])
-    assert run(tmp_path / "halves", trainer, batches(first=3), saver, progress)[0] == "finished"
-    first, second = (
-        [(line["iteration"], line["losses"], line["gradient_norm"]) for line in read_log(folder / "log.jsonl")
-         if line["event"] == "train"] for folder in (tmp_path / "whole", tmp_path / "halves")
-    )  # fmt: skip
-    assert first == second and len(first) == 2
-    assert all(np.array_equal(array, weights(trainer)[name]) for name, array in weights(whole).items())
 
 
 def test_a_signal_breaks_an_evaluation_off_and_the_resumed_run_makes_it_up(tmp_path: Path) -> None:
@@ -286,13 +273,3 @@ def test_micro_batches_add_up_to_the_batch(setting: str, unseen: tuple[int, ...]
         for name, gradient in whole.items():
             allowed = 1e-6 if name.endswith("multihead_attn.k.bias") else 1e-5 * largest[name]
             assert np.abs(gradient.numpy() - other[name].numpy()).max() <= allowed, name
-
-
-def test_recovery_decoder_decays_though_its_gradient_is_zero() -> None:
-    config = tiny_config()
-    config.loss.recovery, config.optimizer.warmup_iterations = 0.0, 0
-    trainer = tiny_trainer(config)
-    name = "decode_head.recovery_decoder.linear_q_in.weight"
-    before = weights(trainer)[name]
-    trainer.step(*tiny_batch(seed=1), iteration=0)
-    np.testing.assert_allclose(weights(trainer)[name], before * (1 - 1e-3 * 0.01), rtol=1e-6)
