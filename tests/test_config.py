@@ -77,7 +77,6 @@ def test_paths_are_relative_to_the_file_that_names_them(tmp_path: Path, monkeypa
         ("text = dict(templates=('a photo',))", ("text.templates", "hold {} once")),
         ("test = dict(stride=(600, 426))", ("test.stride", "larger than test.crop_size")),
         ("test = dict(protocol='strikt')", ("test.protocol", "did you mean 'strict'")),
-        ("test = dict(protocol='strict')\ncross_dataset = True", ("test.protocol='strict'", "cross_dataset")),
         ("test = dict(scales=(1.0, -0.5))", ("test.scales", "above 0")),
         ("train = dict(milestones=(0,))", ("train.milestones=(0,)", "at least 1")),
         ("train = dict(recipe_batch=-1)", ("train.recipe_batch=-1", "at least 0")),

@@ -1,8 +1,7 @@
 """Evaluation of a model on a data set: predictions, metrics, tables and drawn images.
 
-Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, section 4.1: every
-pixel gets one of all classes (generalised protocol). The strict protocol is the older one of zero-shot learning (Xian
-et al., "Semantic Projection Network", CVPR 2019): only pixels of unseen classes count, and they get one of these.
+Every pixel gets one of all classes (generalised protocol). The strict protocol is the older one of zero-shot learning
+(Xian et al., "Semantic Projection Network", CVPR 2019): only pixels of unseen classes count, and get one of these.
 """
 
 from __future__ import annotations

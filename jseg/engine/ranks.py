@@ -2,9 +2,8 @@
 
     mpirun -np 4 python tools/run_net.py --config-file …
 
-Ranks are to the mathematics what micro-batches are: each computes a share of the batch, and sums are added up. They
-talk through MPI (mpi4py), in main memory; between GPUs gradients go through NCCL where it is installed. Jittor's own
-MPI support stays off: it averages every gradient in a call of its own.
+Each computes a share of the batch, as micro-batches do, and sums are added up: through MPI (mpi4py), in main memory,
+or between GPUs through NCCL. Jittor's own MPI support stays off: it averages every gradient in a call of its own.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
 """Class scores of an image of any size: windows over it, calibrated sigmoid scores, averaged where windows overlap.
 
-Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, section 4.1; windows
-are placed and views averaged as in the released models (https://github.com/uyzhang/CLIP-RC).
-
-Only the logits of all windows on the patch grid are kept (about 0.7 MB per window with 171 classes). Scores at full
-resolution are computed for a band of rows at a time and reduced to labels at once, so memory does not grow with
-classes x image.
+Zhang et al., CVPR 2024, section 4.1; as in the released models (https://github.com/uyzhang/CLIP-RC). Only the logits
+of all windows on the patch grid are kept. Scores at full resolution are computed for a band of rows at a time and
+reduced to labels at once, so memory does not grow with classes x image.
 """
 
 from __future__ import annotations
@@ -26,10 +23,7 @@ Model = Callable[[jt.Var, jt.Var], jt.Var]
 
 
 def window_starts(length: int, crop: int, stride: int) -> list[int]:
-    """Where windows start along one side: every `stride` pixels, the last one shifted back to end with the image.
-
-    A side that is not longer than the crop has one window.
-    """
+    """Where windows start along one side: every `stride` pixels, the last one shifted back to end with the image."""
     last = max(length - crop, 0)
     return [min(start, last) for start in range(0, last + stride, stride)]
 

@@ -1,9 +1,8 @@
 """Training: one loop from the next batch to the next checkpoint (Zhang et al., CVPR 2024, section 4.1).
 
-`Training.loop` is the whole of it from top to bottom. A run that was stopped or killed goes on as if nothing had
-happened: each iteration starts from a seed of its own, data are seeded by stream position (jseg/data/sampling.py), and
-a checkpoint, which holds `Progress`, is written after everything else that belongs to its iteration. All ranks run this
-loop and take the same turns; the first one writes.
+A run that was stopped or killed goes on as if nothing had happened: each iteration starts from a seed of its own, data
+are seeded by stream position (jseg/data/sampling.py), and a checkpoint, which holds `Progress`, is written after
+everything else that belongs to its iteration. All ranks run the same `Training.loop`; the first one writes.
 """
 
 from __future__ import annotations
@@ -46,9 +45,7 @@ from jseg.weights.state import state_arrays
 
 
 def train(run: Run) -> None:
-    """Trains, and leaves `weights.safetensors` in the run's folder unless a signal stops it; UserError for bad data,
-    numbers that are not finite, a last checkpoint that cannot be written.
-    """
+    """Trains, and leaves `weights.safetensors` in the run's folder unless a signal stops it."""
     config, ranks, classes = run.config, run.ranks, run.dataset.class_list
     with StopRequest() as stop, lock_work_dir(run.work_dir) if ranks.first else nullcontext():
         if ranks.first and run.resumes:
@@ -218,7 +215,7 @@ class Training:
         self.check_ranks()
         if self.evaluation_is_due():  # a signal had ended it early
             self.evaluate()
-        while progress.iteration < config.iterations and not self.ranks.any(self.stop.requested):
+        while progress.iteration < config.iterations and not self.ranks.any(bool(self.stop.signal_name)):
             asked = time.perf_counter()
             try:
                 batch = next(batches)
@@ -275,8 +272,7 @@ class Training:
         if progress.bad_in_a_row >= self.config.max_bad_steps:
             raise UserError(
                 f"{progress.bad_in_a_row} steps in a row were not finite, the last one at iteration {done} "
-                f"({', '.join(names)}): {report.problem}; lower optimizer.lr or set optimizer.clip_norm, or look at "
-                "these images"
+                f"({', '.join(names)}): {report.problem}; lower optimizer.lr, or look at these images"
             )
 
     def evaluation_is_due(self) -> bool:
@@ -332,22 +328,21 @@ class Training:
 
     def write(self, write_files: Callable[[], Any], otherwise: str = "it tries again later") -> bool:
         """Lets the first rank write files that the run can go on without; returns whether it has written them."""
-        if not self.ranks.first:
-            return False
         try:
-            write_files()
+            if self.ranks.first:
+                write_files()
+            return self.ranks.first
         except CannotWrite as error:
             say(f"warning: {error}; training goes on, {otherwise}")
             self.log.write("not saved", self.progress.iteration, reason=str(error))
             return False
-        return True
 
     def check_ranks(self) -> None:
         """Checks that all ranks have the same configuration and weights: else they would train nothing of use."""
         if self.ranks.world > 1:
-            tensors = state_arrays(self.trainer.model) | self.constant
-            state = [self.progress.iteration, tensors_sha256(tensors), to_dict(self.trainer.config)]
-            self.ranks.check_same("configuration and weights", json.dumps(state))
+            digest = tensors_sha256(state_arrays(self.trainer.model) | self.constant)
+            state = json.dumps([self.progress.iteration, digest, to_dict(self.trainer.config)])
+            self.ranks.check_same("configuration and weights", state)
 
 
 def resume(trainer: Trainer, file: WeightFile, config: Config) -> Progress:
