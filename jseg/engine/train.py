@@ -350,7 +350,7 @@ def resume(trainer: Trainer, file: WeightFile, config: Config) -> Progress:
     trainer.optimizer.load_state(file.tensors, file.meta["optimizer_steps"])
     if trainer.loss_scale is not None:
         trainer.loss_scale = LossScale(**file.meta.get("loss_scale", {}))  # none: it had another precision until then
-    before, now = (flatten(to_dict(item)) for item in (from_dict(file.meta["config"], file.path), config))
+    before, now = (flatten(to_dict(item)) for item in (from_dict(file.meta.get("config", {}), file.path), config))
     for key in sorted(before.keys() | now.keys()):  # `expected` may have other keys
         if before.get(key) != now.get(key):
             say(f"warning: the config has changed since: {key} {before.get(key)!r} -> {now.get(key)!r}")

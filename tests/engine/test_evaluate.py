@@ -17,8 +17,6 @@ from jseg.data.class_names import class_list
 from jseg.data.dataset import open_dataset
 from jseg.data.label_maps import class_labels
 from jseg.engine.evaluate import METRICS_NAME, SHEET_NAME, evaluate
-from jseg.engine.ranks import Ranks
-from jseg.engine.signals import Interrupted
 from jseg.engine.sliding_window import ImageScores
 from jseg.errors import UserError
 from jseg.metrics import ConfusionMatrix, headline
@@ -123,31 +121,6 @@ def test_strict_protocol(model: ClipRC, capsys: pytest.CaptureFixture[str]) -> N
     assert metrics == {**matrix.summary((), CLASSES.unseen, CLASSES.names), "mIoU(S)": None, "hIoU": None}
     assert metrics["mIoU(U)"] is not None and metrics["IoU"]["cow"] is None
     assert "strict protocol" in capsys.readouterr().out.splitlines()[-2]
-
-
-class ScriptedRanks(Ranks):
-    """The second of two ranks; the other one's counts are equal to its own, and it is broken off or not."""
-
-    def __init__(self, other_is_broken_off: bool) -> None:
-        super().__init__()
-        self.rank, self.world, self.first, self.other_is_broken_off = 1, 2, False, other_is_broken_off
-
-    def sum(self, array: np.ndarray) -> np.ndarray:
-        return 2 * np.asarray(array)
-
-    def any(self, flag: bool) -> bool:
-        return flag or self.other_is_broken_off
-
-
-def test_a_rank_sees_its_images_and_stops_with_the_others(model: ClipRC, tmp_path: Path) -> None:
-    dataset, config = NoisyImages([(48, 64), (100, 64), (64, 48)]), small_config()
-    one = NoisyImages([(48, 64), (100, 64), (64, 48)])
-    one.read = lambda index: dataset.read(1)
-    every = evaluate(model, one, embeddings(), config)
-    share = evaluate(model, dataset, embeddings(), config, tmp_path, ranks=ScriptedRanks(False))
-    assert share == every and not list(tmp_path.iterdir())  # image 1 alone, counted twice; nothing is written
-    with pytest.raises(Interrupted):
-        evaluate(model, dataset, embeddings(), config, ranks=ScriptedRanks(True))
 
 
 def test_images_without_labels(model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

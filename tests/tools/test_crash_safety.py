@@ -28,20 +28,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return work_dir
 
 
-def test_steps_before_and_after_a_kill_equal_a_run_without(undisturbed: Path, tmp_path: Path) -> None:
-    """About half of the steps, kill -9, resume, the other half; a rare log and rare checkpoints this time."""
-    killed = TrainingProcess(tmp_path / "run", f"train.iterations={ITERATIONS}", "train.save_every=10")
-    path = checkpoint.checkpoint_path(killed.work_dir, 10)
-    assert killed.wait_until(path.exists)
-    killed.kill()
-    assert checkpoint.checkpoints_in(killed.work_dir) == [path]
-    resumed = TrainingProcess(killed.work_dir, f"train.iterations={ITERATIONS}", "train.save_every=10", "--resume")
-    shown = resumed.finish()
-    assert f"newest whole checkpoint is {path}" in shown and f"resuming after iteration 10 of {ITERATIONS}" in shown
-    assert_same_run(undisturbed, killed.work_dir, ITERATIONS)
-    assert [line["iteration"] for line in resumed.events("start")] == [0, 10]
-
-
 def kill_at_a_random_moment(running: TrainingProcess, moment: str, rng: random.Random) -> None:
     """Kills while starting, between any two instructions of a step or an evaluation, or in the middle of a save."""
     if moment == "start":

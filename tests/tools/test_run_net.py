@@ -17,7 +17,7 @@ from jseg.data.class_names import class_list
 from jseg.engine.log import read_log
 from jseg.pretraining.evaluation import training_free_metrics, validation_scenes
 from jseg.weights.reader import read_weight_file
-from tests.tools.tiny_runs import REPOSITORY, TINY, command, refused, run_net
+from tests.tools.tiny_runs import REPOSITORY, command, refused, run_net
 
 
 def test_training_leaves_a_whole_run_folder(trained: Path) -> None:
@@ -116,19 +116,6 @@ def test_a_checkpoint_of_the_code_before_goes_on_with_the_same_numbers(
         np.testing.assert_allclose(tensors[name].ravel(), values, rtol=1e-4, atol=1e-7)
 
 
-def test_a_transductive_run_names_the_iteration_that_it_starts_from(
-    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    start = ["--config-file", str(trained.parent / "tiny.py"), "--no-cuda", "--work-dir", str(tmp_path / "new")]
-    changes = ["data.setting=transductive", "train.iterations=1", "train.expected_weights=x", "model.init="]
-    wanted = [*changes, "train.expected_iteration=2"]
-    refused([*start, *wanted], capsys, "starts from x")
-    refused(
-        [*start, *wanted, "--weights", str(trained / "weights.safetensors")], capsys, "after iteration 4", "iteration 2"
-    )
-    assert run_net.main([*start, *wanted, "--weights", str(trained / "checkpoint_0000002.safetensors")]) == 0
-
-
 def test_clip_as_it_is_is_evaluated_and_drawn_but_not_trained(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """`test.training_free`: metrics as of the loop that pre-training uses."""
     config = REPOSITORY / "configs" / "shapes_class_token.py"
@@ -146,24 +133,3 @@ def test_clip_as_it_is_is_evaluated_and_drawn_but_not_trained(tmp_path: Path, ca
     assert (tmp_path / "drawn" / "sheet.png").is_file()
     refused([*arguments, "--task", "train"], capsys, "test.training_free", "nothing is trained")
     refused([*arguments, "--task", "val", "model.init=random"], capsys, "set model.init")
-
-
-def test_real_photos_in_small(tmp_path: Path, test_data: Path, capsys: pytest.CaptureFixture) -> None:
-    config = tmp_path / "photos.py"
-    config.write_text(
-        f"{TINY}\ntrain |= dict(iterations=8, batch_size=1)\n"
-        f"data |= dict(dataset='voc12', root={str(test_data / 'voc_samples')!r}, workers=1,\n"
-        "    train=dict(images='JPEGImages', labels='SegmentationClass', names='ImageSets/Segmentation/train.txt'),\n"
-        "    val=dict(images='JPEGImages', labels='SegmentationClass', names='ImageSets/Segmentation/val.txt'))\n"
-    )
-    assert run_net.main(command(config)) == 0
-    assert run_net.main(command(config, "--task", "val", "--resume")) == 0
-    shown = capsys.readouterr().out
-    headline = next(line for line in shown.splitlines() if line.startswith("pAcc / mIoU(S) / mIoU(U) / hIoU: "))
-    assert headline.split(": ")[1].split(" / ")[2:] == ["-", "-"]  # the one photo of val has no unseen class
-    assert json.loads((config.parent / "run" / "metrics.json").read_text())["mIoU(U)"] is None
-    assert run_net.main(command(config, "--task", "test", "--resume")) == 0
-    assert list((config.parent / "run" / "images").glob("*_overlay.png"))
-    log = read_log(config.parent / "run" / "log.jsonl")
-    losses = [line["losses"]["total"] for line in log if line["event"] == "train"]
-    assert len(losses) == 8 and np.mean(losses[-3:]) < np.mean(losses[:3])
