@@ -52,6 +52,9 @@ def test_a_checkpoint_gives_back_what_was_saved(tmp_path: Path) -> None:
     assert file.meta["iteration"] == 5 and file.meta["optimizer_steps"] == 7
     assert record.recorded_classes(file) == SHAPES.names and record.recorded_unseen(file) == SHAPES.unseen
     assert list(tmp_path.iterdir()) == [file.path]  # no temporary file stays
+    checkpoint.save(tmp_path / checkpoint.WEIGHTS_NAME, arrays(), description())
+    with pytest.raises(UserError, match="holds no optimiser state.* use --weights"):
+        checkpoint.read_whole(tmp_path / checkpoint.WEIGHTS_NAME, is_resumed=True)
 
 
 def test_the_newest_whole_checkpoint_is_found_and_refused_ones_are_named(tmp_path: Path) -> None:
@@ -68,13 +71,6 @@ def test_the_newest_whole_checkpoint_is_found_and_refused_ones_are_named(tmp_pat
     checkpoint.prune(tmp_path, keep=2)
     with pytest.raises(UserError, match=r"holds no whole checkpoint \(.*checkpoint_0000015.*damaged"):
         checkpoint.newest_whole(tmp_path)
-
-
-def test_weights_without_optimiser_cannot_be_resumed(tmp_path: Path) -> None:
-    path = tmp_path / checkpoint.WEIGHTS_NAME
-    checkpoint.save(path, arrays(), description())
-    with pytest.raises(UserError, match="use --weights"):
-        checkpoint.read_whole(path, is_resumed=True)
 
 
 def ours(**changes: Any) -> WeightFile:
