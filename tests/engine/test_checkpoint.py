@@ -53,7 +53,7 @@ def test_a_checkpoint_gives_back_what_was_saved(tmp_path: Path) -> None:
     assert record.recorded_classes(file) == SHAPES.names and record.recorded_unseen(file) == SHAPES.unseen
     assert list(tmp_path.iterdir()) == [file.path]  # no temporary file stays
     checkpoint.save(tmp_path / checkpoint.WEIGHTS_NAME, arrays(), description())
-    with pytest.raises(UserError, match="holds no optimiser state.* use --weights"):
+    with pytest.raises(UserError, match=r"holds no optimiser state.* use --weights"):
         checkpoint.read_whole(tmp_path / checkpoint.WEIGHTS_NAME, is_resumed=True)
 
 

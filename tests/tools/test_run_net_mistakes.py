@@ -1,4 +1,4 @@
-"""Every mistake of a user of tools/run_net.py ends in one line with exit code 2."""
+"""Every mistake of a user of tools/run_net.py ends in one line with exit code 2, before Jittor starts."""
 
 from __future__ import annotations
 
@@ -82,3 +82,11 @@ def test_bad_data(
     spoil(voc.parent)
     weights = str(trained / "weights.safetensors")
     refused(command(voc, "--task", "val", "--other-classes", "--weights", weights), capsys, *words)
+
+
+def test_tools_do_not_import_jittor() -> None:
+    """`start` has to prepare the process first: signals, MPI, the pool of compile processes."""
+    names = ", ".join(f"tools.{path.stem}" for path in sorted(TOOL.parent.glob("*.py")))
+    code = f"import sys, {names}; print('jittor' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=TOOL.parents[1], capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
