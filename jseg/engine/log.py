@@ -24,9 +24,6 @@ from jseg.files import remedy, write_json, write_whole
 from jseg.weights.reader import WeightFile
 
 LOG_NAME = "log.jsonl"
-CONFIG_NAME = "config.json"
-RECORD_NAME = "record.json"
-EVENTS_NAME = "tensorboard"
 
 
 def say(line: str) -> None:
@@ -74,7 +71,9 @@ class RunLog:
             from tensorboardX import SummaryWriter
 
             # its queue must hold all events of a line: its thread may have died on a full disk
-            self._events = SummaryWriter(str(work_dir / EVENTS_NAME), purge_step=start_iteration + 1, max_queue=10_000)
+            self._events = SummaryWriter(
+                str(work_dir / "tensorboard"), purge_step=start_iteration + 1, max_queue=10_000
+            )
 
     def write(self, event: str, iteration: int, **values: Any) -> None:
         """Appends one line to `log.jsonl`."""
@@ -181,9 +180,9 @@ def write_record(
         "seed": config.train.seed,  # every other seed follows from this one, the iteration and the stream position
         "weights": None if file is None else {"path": str(file.path), "sha256": file.sha256},
     }
-    path = work_dir / RECORD_NAME
+    path = work_dir / "record.json"
     starts = json.loads(path.read_text("utf-8"))["starts"] if iteration and path.exists() else []
     starts.append({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "iteration": iteration, **entry})
-    write_json(work_dir / CONFIG_NAME, to_dict(config))
+    write_json(work_dir / "config.json", to_dict(config))
     write_json(path, {"starts": starts})
     return entry

@@ -127,12 +127,8 @@ class ImageScores:
             yield start, band
 
     def scores(self, size: tuple[int, int] | None = None) -> np.ndarray:
-        """All scores, (C, H', W') float32; `size` None = at the size of the given image."""
-        size = size or (self.height, self.width)
-        result = np.empty((self.num_classes, *size), dtype=np.float32)
-        for start, band in self.bands(size):
-            result[:, start : start + band.shape[1]] = band.numpy()
-        return result
+        """All scores resized to `size` (default: as the image), (C, H', W') float32."""
+        return np.concatenate([band.numpy() for _, band in self.bands(size or (self.height, self.width))], axis=1)
 
     def labels(self, size: tuple[int, int] | None = None) -> np.ndarray:
         """Class of the highest score at each pixel, (H', W') int32; ties go to the lowest class."""

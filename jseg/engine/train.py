@@ -242,10 +242,10 @@ class Training:
                 self.log.report(progress.iteration, report.lr)
             if self.evaluation_is_due():
                 self.evaluate()
-            milestone = progress.iteration in config.milestones
-            if progress.iteration < config.iterations and (progress.iteration % config.save_every == 0 or milestone):
+            due = progress.iteration % config.save_every == 0 or progress.iteration in config.milestones
+            if due and progress.iteration < config.iterations:
                 self.check_ranks()
-                self.write(self.save, "this milestone is lost" if milestone else "it tries again later")
+                self.write(self.save)
         self.check_ranks()
         if progress.iteration != self.saved and self.ranks.first:
             self.save()
@@ -295,7 +295,7 @@ class Training:
         self.write(lambda: write_json(self.work_dir / METRICS_NAME, metrics))
         value = metrics[best_metric(self.trainer.config)]  # None = undefined, which is never the best
         if value is not None and (progress.best is None or value > progress.best):
-            written = self.write(lambda: self.save_best(metrics), "these best weights are not kept")
+            written = self.write(lambda: self.save_best(metrics))
             if self.ranks.broadcast(written):  # else the next better ones are to be kept
                 progress.best, progress.best_iteration = value, done
         self.log.restart_clock(done)
@@ -326,14 +326,14 @@ class Training:
             os.fsync(file.fileno())
             self.save_weights(BEST_NAME)
 
-    def write(self, write_files: Callable[[], Any], otherwise: str = "it tries again later") -> bool:
+    def write(self, write_files: Callable[[], Any]) -> bool:
         """Lets the first rank write files that the run can go on without; returns whether it has written them."""
         try:
             if self.ranks.first:
                 write_files()
             return self.ranks.first
         except CannotWrite as error:
-            say(f"warning: {error}; training goes on, {otherwise}")
+            say(f"warning: {error}; training goes on and tries again when it next saves")
             self.log.write("not saved", self.progress.iteration, reason=str(error))
             return False
 
