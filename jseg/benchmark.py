@@ -129,7 +129,7 @@ def forward(sizes: Sizes) -> Workload:
 
 def train(sizes: Sizes) -> Workload:
     """A training step: forward, losses, backward, AdamW."""
-    from jseg.engine.trainer import Trainer
+    from jseg.engine.train import Trainer
     from jseg.model.clip_rc import set_training
 
     model, text, images = _model(sizes, for_evaluation=False)

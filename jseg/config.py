@@ -26,17 +26,12 @@ from jseg.errors import UserError
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, of values in [0, 255]
 IMAGENET_STD = (58.395, 57.12, 57.375)
-SETTINGS = ("inductive", "transductive", "supervised")
-PROTOCOLS = ("generalised", "strict")
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
-TRAINING_FREE = {  # name: value path, class token (see jseg/baselines.py)
-    "patch_features": (False, False),
-    "value_path": (True, False),
-    "class_token": (True, True),
-}
+# name: value path, class token (see jseg/baselines.py)
+TRAINING_FREE = {"patch_features": (False, False), "value_path": (True, False), "class_token": (True, True)}
 METRICS = ("pAcc", "mIoU(S)", "mIoU(U)", "hIoU")
-# keys of earlier versions that recorded configurations may hold: they do not change what weights compute
-DROPPED = ("kernels", "train.checkpoint_activations", "train.ema", "train.patience")
+# keys of earlier versions and their defaults, which recorded configurations hold; none changes what weights compute
+REMOVED = {"kernels": "auto", "train.checkpoint_activations": False, "train.ema": 0.0, "train.patience": 0}
 LIMITS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}  # of `key`
 
 
@@ -73,7 +68,7 @@ class DataConfig:
 
     dataset: str = "shapes"  # class list: see jseg/data/class_names.py
     split: str = ""  # which seen/unseen split, where a data set has several
-    setting: str = key("inductive", choices=SETTINGS)
+    setting: str = key("inductive", choices=("inductive", "transductive", "supervised"))
     held_out: tuple[str, ...] = ()  # seen classes that play the unseen ones, to calibrate gamma
     root: str = key(path=True)
     train: SplitConfig = field(default_factory=SplitConfig)
@@ -185,7 +180,8 @@ class TestConfig:
     stride: tuple[int, int] = key((426, 426), at_least=1)
     gamma: float | None = key(None)  # subtracted from seen scores; None = 0.1 for inductive models, 0 otherwise
     window_batch: int = key(4, at_least=1)  # windows per forward pass
-    protocol: str = key("generalised", choices=PROTOCOLS)  # strict: unseen classes' pixels, among unseen classes only
+    # strict: only pixels of unseen classes, among unseen classes
+    protocol: str = key("generalised", choices=("generalised", "strict"))
     scales: tuple[float, ...] = key((1.0,), above=0)  # factors on short_side; several are averaged
     flip: bool = False  # also mirrored, averaged
     training_free: str = key("", choices=("", *TRAINING_FREE))  # CLIP's own features instead of the model
@@ -208,10 +204,8 @@ class Config:
 
     def gamma(self) -> float:
         """What is subtracted from the scores of seen classes."""
-        if self.test.gamma is not None:
-            return self.test.gamma
-        has_unseen = self.data.setting == "inductive" and not self.cross_dataset and not self.test.training_free
-        return 0.1 if has_unseen else 0.0
+        inductive = self.data.setting == "inductive" and not self.cross_dataset and not self.test.training_free
+        return (0.1 if inductive else 0.0) if self.test.gamma is None else self.test.gamma
 
 
 def suggestion(word: object, choices: Iterable[str]) -> str:
@@ -224,31 +218,37 @@ def suggestion(word: object, choices: Iterable[str]) -> str:
 def _convert(value: Any, hint: Any, where: str) -> Any:
     """`value` as type `hint`; UserError with the key `where` when it is of another type."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    wrong = UserError(f"{where}={value!r}: expected {hint if args else hint.__name__}, got {type(value).__name__}")
     if origin is types.UnionType:
         return None if value is None else _convert(value, args[0], where)
-    if origin is tuple:
-        if not isinstance(value, (list, tuple)) or (args[-1] is not Ellipsis and len(value) != len(args)):
-            raise wrong
+    if origin is tuple and isinstance(value, (list, tuple)) and (args[-1] is Ellipsis or len(value) == len(args)):
         return tuple(_convert(item, args[0], where) for item in value)  # all items are of one type
     if hint is float and type(value) is int and abs(value) < 1e300:
         return float(value)
-    if (isinstance(value, bool) and hint is not bool) or not isinstance(value, hint):
-        raise wrong
+    if origin is tuple or (isinstance(value, bool) and hint is not bool) or not isinstance(value, hint):
+        raise UserError(f"{where}={value!r}: expected {hint if args else hint.__name__}, got {type(value).__name__}")
     return value
 
 
-def _apply(section: Any, values: dict[str, Any], folder: Path, typed: str = "", prefix: str = "") -> None:
-    """Sets keys of a section and of the sections in it; `typed` is what an override wrote after `=`."""
+def _apply(
+    section: Any, values: dict[str, Any], folder: Path, typed: str = "", removed: str = "refused", prefix: str = ""
+) -> None:
+    """Sets keys of a section and of the sections in it; `typed` is what an override wrote after `=`.
+
+    Removed keys are `removed`: "refused", "skipped" at any value, or "defaults", which are skipped.
+    """
     fields, hints = {item.name: item for item in dataclasses.fields(section)}, typing.get_type_hints(type(section))
     for name, value in values.items():
         where = f"{prefix}{name}"
+        if where in REMOVED or (where, value) == ("model.head_init", "declared"):
+            if removed == "skipped" or (removed == "defaults" and value == REMOVED.get(where)):
+                continue
+            raise UserError(f"{where}={value!r} was removed from jseg: leave it out")
         if name not in fields:
             raise UserError(f"unknown key {where!r}{suggestion(name, fields)}")
         if dataclasses.is_dataclass(current := getattr(section, name)):
             if not isinstance(value, dict):
                 raise UserError(f"{where}: expected a dictionary of {', '.join(vars(current))}")
-            _apply(current, value, folder, typed, f"{where}.")
+            _apply(current, value, folder, typed, removed, f"{where}.")
             continue
         if typed and hints[name] is str and not isinstance(value, (str, dict)):
             value = typed  # a name or path that looks like a number
@@ -264,7 +264,7 @@ def _apply_file(config: Config, path: Path) -> None:
         raise UserError(f"config file {path} does not exist")
     try:
         if path.suffix == ".json":
-            values = without_dropped(json.loads(path.read_text("utf-8")))
+            values = dict(json.loads(path.read_text("utf-8")))
         else:
             found = runpy.run_path(str(path)).items()
             values = {name: x for name, x in found if not name.startswith("_") and not isinstance(x, types.ModuleType)}
@@ -273,30 +273,25 @@ def _apply_file(config: Config, path: Path) -> None:
     if "base" in values:
         _apply_file(config, (path.parent / str(values.pop("base"))).resolve())
     try:
-        _apply(config, values, path.parent)
+        _apply(config, values, path.parent, removed="defaults" if path.suffix == ".json" else "refused")
     except UserError as error:
         raise UserError(f"config {path}: {error}") from error
 
 
-def parse_override(text: str) -> tuple[str, Any]:
-    """`"train.seed=3"` -> `("train.seed", 3)`; values are Python literals, anything else is a string."""
-    dotted, equals, value = text.partition("=")
-    if not equals or not dotted:
-        raise UserError(f"override {text!r}: expected section.key=value")
-    try:
-        return dotted.strip(), ast.literal_eval(value)
-    except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
-        return dotted.strip(), value
-
-
 def apply_overrides(config: Config, overrides: Iterable[str]) -> None:
-    """Changes `config` in place by `section.key=value` strings; UserError for unknown keys and wrong types."""
+    """Changes `config` by strings `section.key=value`; values are Python literals, anything else is a string."""
     for text in overrides:
-        dotted, value = parse_override(text)
-        first, *rest = dotted.split(".")
+        dotted, equals, typed = text.partition("=")
+        if not equals or not dotted:
+            raise UserError(f"override {text!r}: expected section.key=value")
+        try:
+            value = ast.literal_eval(typed)
+        except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
+            value = typed
+        first, *rest = dotted.strip().split(".")
         for name in reversed(rest):
             value = {name: value}
-        _apply(config, {first: value}, Path.cwd(), text.partition("=")[2])
+        _apply(config, {first: value}, Path.cwd(), typed)
 
 
 def read_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -314,20 +309,11 @@ def from_dict(values: Any, source: str | Path) -> Config:
         raise UserError(f"{source} records no configuration")
     config = Config()
     try:
-        _apply(config, without_dropped(values), Path())
+        _apply(config, values, Path(), removed="skipped")
         check(config)
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
     return config
-
-
-def without_dropped(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A copy of a `to_dict` dictionary without dropped keys."""
-    return {
-        name: without_dropped(value, f"{name}.") if isinstance(value, dict) else value
-        for name, value in values.items()
-        if f"{prefix}{name}" not in DROPPED
-    }
 
 
 def to_dict(config: Config) -> dict:
@@ -344,19 +330,12 @@ def flatten(values: dict[str, Any], separator: str = ".", prefix: str = "") -> d
     return flat
 
 
-def check(config: Config) -> None:
-    """Checks single values by their keys, then values against each other; UserError with the key and the rule."""
-    _check_values(config)
-    for broken, message in _rules(config):
-        if broken:
-            raise UserError(message)
-
-
-def _check_values(section: Any, prefix: str = "") -> None:
+def check(section: Any, prefix: str = "") -> None:
+    """Checks a configuration: each value by its key, then values against each other; UserError with the rule."""
     for item in dataclasses.fields(section):
         where, value = prefix + item.name, getattr(section, item.name)
         if dataclasses.is_dataclass(value):
-            _check_values(value, f"{where}.")
+            check(value, f"{where}.")
             continue
         choices, limits = item.metadata.get("choices"), item.metadata.get("limits", {})
         if choices and value not in choices:
@@ -367,11 +346,14 @@ def _check_values(section: Any, prefix: str = "") -> None:
             ):
                 rule = " and ".join(f"{limit.replace('_', ' ')} {bound}" for limit, bound in limits.items())
                 raise UserError(f"{where}={value}: must be {rule or 'a finite number'}")
+    for broken, message in _rules(section) if isinstance(section, Config) else ():
+        if broken:
+            raise UserError(message)
 
 
 def _rules(config: Config) -> Iterator[tuple[bool, str]]:
     """Whether a rule between values is broken, and its error message."""
-    data, model, text, train, test = config.data, config.model, config.text, config.train, config.test
+    model, text, train, test = config.model, config.text, config.train, config.test
     for name, part, total_name, total in (
         ("model.heads", model.heads, "model.width", model.width),
         ("text.heads", text.heads, "text.width", text.width),
@@ -379,7 +361,7 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
         ("train.micro_batch", train.micro_batch or train.batch_size, "train.batch_size", train.batch_size),
     ):
         yield total % part != 0, f"{name}={part}: must divide {total_name}={total}"
-    sizes = {"model.image_size": (model.image_size,) * 2, "data.crop_size": data.crop_size}
+    sizes = {"model.image_size": (model.image_size,) * 2, "data.crop_size": config.data.crop_size}
     if test.mode == "slide":
         sizes["test.crop_size"] = test.crop_size
         larger = any(step > side for step, side in zip(test.stride, test.crop_size, strict=True))
@@ -391,9 +373,14 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
         yield patches < grid, f"model.region_grid={grid} does not fit {name}={size}: only {patches} patches a side"
     no_clip = bool(test.training_free) and model.init in ("", "random")
     yield no_clip, f"test.training_free={test.training_free!r} needs CLIP weights: set model.init to them"
-    strict = test.protocol == "strict" and config.cross_dataset
-    yield strict, "test.protocol='strict' evaluates unseen classes, and with cross_dataset there are none"
     for template in text.templates or ("",):
         yield template.count("{}") != 1, f"text.templates: {template!r} must hold {{}} once, where the class name goes"
     for metric in config.expected:
         yield metric not in METRICS, f"expected: unknown metric {metric!r}{suggestion(metric, METRICS)}"
+
+
+def config_changes(before: Config, now: Config) -> list[str]:
+    """`train.iterations 20 -> 40` for each key that differs."""
+    old, new = flatten(to_dict(before)), flatten(to_dict(now))
+    keys = sorted(old.keys() | new.keys())  # `expected` may have other keys
+    return [f"{name} {old.get(name)!r} -> {new.get(name)!r}" for name in keys if old.get(name) != new.get(name)]

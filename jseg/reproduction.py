@@ -15,9 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jseg.config import Config, read_config, suggestion, to_dict
+from jseg.config import Config, config_changes, from_dict, read_config, suggestion, to_dict
 from jseg.data.class_names import classes_of
-from jseg.engine.checkpoint import METRICS_NAME, WEIGHTS_NAME, checkpoint_path, checkpoints_in, config_changes
+from jseg.engine.checkpoint import METRICS_NAME, WEIGHTS_NAME, checkpoint_path, checkpoints_in
 from jseg.errors import UserError
 from jseg.files import write_json, write_whole
 from jseg.metrics import HEADLINE
@@ -123,7 +123,8 @@ def weights_found(row: Row, folder: Path) -> dict[str, Path]:
         return {PLAIN_CLIP: Path(config.model.init)}
     found = sorted(folder.glob(f"{name}/seed_*/{WEIGHTS_NAME}"), key=lambda path: int(path.parent.name[5:]))
     for path in () if row.weights_of else found:
-        changes = [text for text in config_changes(read_weight_file(path), config) if not text.startswith(MAY_DIFFER)]
+        trained = from_dict(read_weight_file(path).meta.get("config"), path)
+        changes = [text for text in config_changes(trained, config) if not text.startswith(MAY_DIFFER)]
         if changes:
             raise UserError(f"{path} was trained with another config ({changes[0]}): choose another --checkpoints")
     given = [path for path in folder.glob(f"{name}.*") if path.suffix in (".safetensors", ".pth", ".pkl", ".pt")]

@@ -1,18 +1,18 @@
-"""The configs of the paper: what they set, against a table typed from the publications; full sizes (slow)."""
+"""What the configs set: the paper's, against a table typed from the publications; the built-in data set's rows."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from jseg.config import Config, read_config
+from jseg.config import Config, flatten, read_config, to_dict
+from jseg.reproduction import SUITES
 
 FOLDER = Path(__file__).parents[1] / "configs"
-PAPER = sorted(
-    path.stem for path in FOLDER.glob("*.py") if path.stem.startswith(("voc12_", "coco_stuff_", "context_", "cross_"))
-)
+PAPER = sorted(path.stem for path in FOLDER.glob("*_*.py") if not path.stem.startswith("shapes_"))
+CROSS = ["cross_coco_to_context", "cross_coco_to_voc12"]
 
 # mask, dice, recovery, iterations, iteration that it starts from, prompts, templates
 RECIPES = {
@@ -41,10 +41,6 @@ def read(name: str, *overrides: str) -> Config:
     return read_config(FOLDER / f"{name}.py", overrides)
 
 
-def test_every_config_of_the_paper_is_in_the_table() -> None:
-    assert set(PAPER) == {*RECIPES, "cross_coco_to_context", "cross_coco_to_voc12"}
-
-
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipe(name: str) -> None:
     config = read(name)
@@ -68,13 +64,14 @@ def test_recipe(name: str) -> None:
 @pytest.mark.parametrize("name", PAPER)
 def test_expected_numbers(name: str) -> None:
     """Published ones where there are any; a tolerance below 0.3 would be finer than their rounding."""
+    assert name in (*RECIPES, *CROSS)
     expected = read(name).expected
     assert tuple(value for value, _ in expected.values()) == PUBLISHED.get(name, ())
     assert tuple(expected) == (("pAcc", "mIoU(S)", "mIoU(U)", "hIoU") if name in PUBLISHED else ())
     assert all(tolerance >= 0.3 for _, tolerance in expected.values())
 
 
-@pytest.mark.parametrize("data_set", ["voc12", "coco_stuff", "context"])
+@pytest.mark.parametrize("data_set", ["voc12", "coco_stuff", "context", "shapes"])
 def test_a_transductive_run_starts_from_a_checkpoint_that_the_inductive_one_keeps(data_set: str) -> None:
     inductive, transductive = read(f"{data_set}_inductive"), read(f"{data_set}_transductive")
     assert inductive.train.milestones == (transductive.train.expected_iteration,) == (inductive.train.iterations // 2,)
@@ -82,7 +79,7 @@ def test_a_transductive_run_starts_from_a_checkpoint_that_the_inductive_one_keep
     assert transductive.train.milestones == ()
 
 
-@pytest.mark.parametrize("name", ["cross_coco_to_context", "cross_coco_to_voc12"])
+@pytest.mark.parametrize("name", CROSS)
 def test_cross_data_set(name: str) -> None:
     """The model and the templates of the training, the images of the target, no calibration."""
     config, source = read(name), read("coco_stuff_inductive")
@@ -92,20 +89,41 @@ def test_cross_data_set(name: str) -> None:
     assert config.data == target.data
 
 
-# trainable weights without and with the decoder that only training needs, from the released models
-LIVE = {10: (20_910_336, 28_528_384), 100: (21_739_776, 29_357_824)}
+CHANGES = {  # rows of the built-in data set: changes of shapes_inductive, besides what they expect
+    "transductive": {"data.setting": "transductive", "train.iterations": None, "train.expected_iteration": None,
+                     "train.expected_weights": None, "train.milestones": []},
+    "supervised": {"data.setting": "supervised", "loss.recovery": 0.0, "train.milestones": []},
+    "short": {"train.iterations": 600, "train.milestones": []},
+    "patch_features": {"test.training_free": "patch_features"},
+    "value_path": {"test.training_free": "value_path"},
+    "class_token": {"test.training_free": "class_token"},
+}  # fmt: skip
+ABLATIONS = {  # changes of shapes_short
+    "no_regions": {"model.region_grid": 0},
+    "no_recovery": {"loss.recovery": 0.0},
+    "neither": {"model.region_grid": 0, "loss.recovery": 0.0},
+    "1_region": {"model.region_grid": 1},
+    "4_regions": {"model.region_grid": 2},
+    "recovery_3": {"model.recovery_layers": 3},
+}
+ROWS = ["inductive", *CHANGES, *ABLATIONS]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PAPER)
-def test_full_size_model(name: str) -> None:
-    """The full-size model builds and has as many trained weights as the released one."""
-    from jseg.model.clip_rc import build_clip_rc, trainable
-    from jseg.model.initial_weights import initialise
+@pytest.mark.parametrize("name", [*CHANGES, *ABLATIONS])
+def test_a_row_changes_one_thing(name: str) -> None:
+    configs = (read_config(FOLDER / f"shapes_{row}.py") for row in ("inductive" if name in CHANGES else "short", name))
+    base, found = (flatten(to_dict(replace(config, expected={}))) for config in configs)
+    changed = {key: value for key, value in found.items() if value != base[key]}
+    expected = {**CHANGES, **ABLATIONS}[name]
+    assert changed.keys() == {key for key, value in expected.items() if value is None or value != base[key]}
+    assert all(value is None or changed[key] == value for key, value in expected.items() if key in changed)
 
-    config = read(name)
-    model = build_clip_rc(config.model)
-    initialise(model, config.model, 0)
-    sizes = {key: int(np.prod(var.shape)) for key, var in trainable(model)}
-    at_inference = sum(size for key, size in sizes.items() if "recovery_decoder" not in key)
-    assert (at_inference, sum(sizes.values())) == LIVE[config.model.prompts]
+
+def test_every_row_is_in_the_suite_and_expects_numbers_that_could_be_missed() -> None:
+    rows = [row.name for row in SUITES["shapes"]]
+    assert sorted(rows) == sorted(f"shapes_{name}" for name in ROWS)
+    assert {path.stem for path in FOLDER.glob("shapes_*.py")} == {*rows, "shapes_demo"}
+    for name in (*rows, "shapes_demo"):
+        expected = read_config(FOLDER / f"{name}.py").expected
+        assert tuple(expected) == ("pAcc", "mIoU(S)", "mIoU(U)", "hIoU")
+        assert all(0 < tolerance < value for value, tolerance in expected.values())

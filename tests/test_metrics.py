@@ -26,13 +26,6 @@ def test_counts_equal_brute_force(num_classes: int, pixels: int, seed: int) -> N
     np.testing.assert_array_equal(matrix.counts, expected)
 
 
-def test_counts_stay_exact_beyond_float32() -> None:
-    matrix = ConfusionMatrix(2)
-    matrix.counts[0, 0] = 2**53  # one more pixel is lost in float64, and long before that in float32
-    matrix.update(np.zeros((1, 1), np.uint8), np.zeros((1, 1), np.uint8))
-    assert matrix.intersection[0] == 2**53 + 1
-
-
 def test_undefined_is_none_and_a_dash() -> None:
     matrix = ConfusionMatrix(3)
     matrix.update(np.array([[0, 1, 1]]), np.array([[0, 1, 0]]))

@@ -62,7 +62,6 @@ def training_command(options: argparse.Namespace, world: int, resumes: bool) -> 
     parts += [name if shutil.which(name) == sys.executable else sys.executable]  # not where .venv is not activated
     parts += [sys.argv[0], "--config-file", options.config_file, "--work-dir", str(options.work_dir)]
     parts += ["--device", options.device] if options.device != "auto" else []
-    parts += ["--save-dir", str(options.save_dir)] if options.save_dir is not None else []
     parts += ["--other-classes"] if options.other_classes else []
     parts += ["--weights", str(options.weights)] if options.weights is not None and not resumes else []
     return shlex.join([*parts, *options.overrides, *(["--resume"] if resumes else [])])

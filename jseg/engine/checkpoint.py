@@ -7,7 +7,6 @@ known (`text_encoder.*`), the class embeddings (`text_features`) and, while trai
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import os
 import re
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from jseg.clip.class_embeddings import TextFeatures
-from jseg.config import Config, flatten, to_dict, without_dropped
+from jseg.config import Config, to_dict
 from jseg.data.class_names import ClassList
 from jseg.errors import UserError
 from jseg.weights import record
@@ -35,15 +34,6 @@ UNFINISHED = re.compile(r"\.((checkpoint_\d+|weights|best)\.safetensors|\w+\.jso
 
 
 @dataclass
-class Moments:
-    """State of AdamW by parameter name, each array of its parameter's shape."""
-
-    steps: int  # optimiser steps done
-    m: dict[str, np.ndarray]  # running mean of gradients
-    v: dict[str, np.ndarray]  # running mean of squared gradients
-
-
-@dataclass
 class Progress:
     """How far a run is; every checkpoint holds it."""
 
@@ -54,10 +44,6 @@ class Progress:
     bad_steps: int = 0  # skipped because the loss or the gradient was not finite
     bad_in_a_row: int = 0
     log: dict[str, Any] = field(default_factory=dict)  # RunLog.means
-
-    def meta(self) -> dict[str, Any]:
-        """The progress as checkpoint metadata."""
-        return {"iteration": self.iteration, "progress": dataclasses.asdict(self)}
 
 
 def describe(config: Config, classes: ClassList, text: TextFeatures) -> dict[str, Any]:
@@ -84,12 +70,8 @@ def text_arrays(text: TextFeatures) -> dict[str, np.ndarray]:
     return {record.FEATURES_NAME: text.matrix, **{record.TEXT_PREFIX + name: array for name, array in tower.items()}}
 
 
-def save(path: Path, tensors: dict[str, np.ndarray], meta: dict[str, Any], moments: Moments | None = None) -> None:
-    """Writes a checkpoint, or a weight file when there are no `moments`; whole or not at all (CannotWrite)."""
-    if moments is not None:
-        meta = {**meta, "optimizer_steps": moments.steps}
-        for key, prefix in record.MOMENT_PREFIXES.items():
-            tensors = tensors | {prefix + name: array for name, array in getattr(moments, key).items()}
+def save(path: Path, tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+    """Writes a checkpoint or a weight file, whole or not at all (CannotWrite)."""
     write_safetensors(path, tensors, {**meta, "tensors_sha256": record.tensors_sha256(tensors)})
 
 
@@ -142,18 +124,13 @@ def lock_work_dir(work_dir: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def read_whole(path: Path) -> WeightFile:
-    """A weight file of any kind; UserError when it is missing or damaged: if it is ours, its checksum must hold."""
+def read_whole(path: Path, is_resumed: bool = False) -> WeightFile:
+    """A weight file of any kind, whole by its checksum if it is ours; to resume from, it must be a checkpoint."""
     file = read_weight_file(path)
-    if record.is_jseg_file(file) and record.tensors_sha256(file.tensors) != file.meta.get("tensors_sha256"):
+    ours = record.is_jseg_file(file)
+    if ours and record.tensors_sha256(file.tensors) != file.meta.get("tensors_sha256"):
         raise UserError(f"{path} is damaged (its checksum does not hold): take another checkpoint")
-    return file
-
-
-def read_checkpoint(path: Path) -> WeightFile:
-    """A checkpoint to resume from; UserError when it is none, or not whole."""
-    file = read_whole(path)
-    if not record.is_jseg_file(file) or "optimizer_steps" not in file.meta:
+    if is_resumed and not (ours and "optimizer_steps" in file.meta):
         raise UserError(f"{path} holds no optimiser state, so no run can go on from it: use --weights {path}")
     return file
 
@@ -163,33 +140,15 @@ def newest_whole(work_dir: Path) -> tuple[WeightFile, list[str]]:
     refused = []
     for path in reversed(checkpoints_in(work_dir)):
         try:
-            return read_checkpoint(path), refused
+            return read_whole(path, is_resumed=True), refused
         except UserError as error:
             refused.append(str(error))
     reasons = f" ({'; '.join(refused)})" if refused else ""
     raise UserError(f"--resume: {work_dir} holds no whole checkpoint{reasons}: leave --resume out to start a new run")
 
 
-def moments_of(file: WeightFile) -> Moments:
-    """The optimiser state of a checkpoint."""
-    m, v = (
-        {name.removeprefix(prefix): array for name, array in file.tensors.items() if name.startswith(prefix)}
-        for prefix in record.MOMENT_PREFIXES.values()
-    )
-    return Moments(file.meta["optimizer_steps"], m, v)
-
-
-def progress_of(file: WeightFile) -> Progress:
-    """How far the run of a checkpoint was."""
-    known, recorded = {item.name for item in dataclasses.fields(Progress)}, file.meta["progress"]
-    return Progress(**{key: value for key, value in recorded.items() if key in known})
-
-
 def check_classes(file: WeightFile, class_list: ClassList, other_classes: bool) -> str:
-    """Refuses weights that were made for another class list or seen/unseen split, unless other classes are wanted.
-
-    Returns a warning, or "".
-    """
+    """Refuses weights made for other classes or another split, unless `other_classes`; returns a warning, or ""."""
     if other_classes:
         return ""
     names, unseen = record.recorded_classes(file), record.recorded_unseen(file)
@@ -206,10 +165,3 @@ def check_classes(file: WeightFile, class_list: ClassList, other_classes: bool) 
         hidden = ", ".join(names[index] for index in unseen)
         raise UserError(f"{file.path} was made with other unseen classes ({hidden}): set data.split, or {remedy}")
     return ""
-
-
-def config_changes(file: WeightFile, config: Config) -> list[str]:
-    """`train.iterations 20 -> 40` for each key that differs from the config of the checkpoint."""
-    before, now = flatten(without_dropped(file.meta.get("config", {}))), flatten(to_dict(config))
-    keys = sorted(before.keys() | now.keys())
-    return [f"{key} {before.get(key)!r} -> {now.get(key)!r}" for key in keys if before.get(key) != now.get(key)]

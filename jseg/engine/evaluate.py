@@ -1,8 +1,7 @@
 """Evaluation of a model on a data set: predictions, metrics, tables and drawn images.
 
-Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, section 4.1: every
-pixel gets one of all classes (generalised protocol). The strict protocol is the older one of zero-shot learning (Xian
-et al., "Semantic Projection Network", CVPR 2019): only pixels of unseen classes count, and they get one of these.
+Every pixel gets one of all classes (generalised protocol). The strict protocol is the older one of zero-shot learning
+(Xian et al., "Semantic Projection Network", CVPR 2019): only pixels of unseen classes count, and get one of these.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from jseg.engine.checkpoint import METRICS_NAME
 from jseg.engine.ranks import ALONE, Ranks
 from jseg.engine.signals import Interrupted
 from jseg.engine.sliding_window import predict_views
-from jseg.errors import CannotWrite, UserError
+from jseg.errors import UserError
 from jseg.files import write_json
 from jseg.metrics import ConfusionMatrix, class_table, headline
 from jseg.model.clip_rc import ClipRC
@@ -34,7 +33,6 @@ from jseg.model.image_encoder import keep_prompts
 SHEET_NAME = "sheet.png"
 SHEET_ROWS = 6
 STRICT_PENALTY = 100.0  # subtracted from seen scores in the strict protocol: none of them can be the highest then
-SLOW_LOG = 20.0  # seconds between progress lines where there is no terminal
 
 
 def class_groups(class_list: ClassList, config: Config) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -52,7 +50,7 @@ def predictions(
     indices = range(ranks.rank, len(dataset), ranks.world)
     bar = tqdm(
         total=len(indices), desc=dataset.class_list.title, unit="image", dynamic_ncols=True, disable=not ranks.first,
-        mininterval=0.2 if sys.stderr.isatty() else SLOW_LOG,
+        mininterval=0.2 if sys.stderr.isatty() else 20,
     )  # fmt: skip
     source = closing(evaluation_images(dataset, config, ranks.rank, ranks.world))
     with bar, source as images, keep_prompts(model.backbone):
@@ -64,28 +62,23 @@ def predictions(
 def evaluate(
     model: ClipRC, dataset: Dataset, text: np.ndarray, config: Config, work_dir: Path | None = None,
     save_dir: Path | None = None, ranks: Ranks = ALONE, breaks: Callable[[], AbstractContextManager] = nullcontext,
-    drawing_may_fail: bool = False, labels_needed: bool = True,
+    labels_needed: bool = True,
 ) -> dict:  # fmt: skip
     """Metrics over a data set; prints a table and the summary line, writes `<work_dir>/metrics.json`.
 
     Args:
         text: (C, D) float32 embeddings of the data set's classes.
-        work_dir: folder of metrics.json; None = it is not written.
         save_dir: folder of drawn images; None = nothing is drawn.
         breaks: context in which Interrupted may be raised; then it is raised on all ranks.
-        drawing_may_fail: images that cannot be written are a warning, as in training, not an error.
         labels_needed: a missing label map is an error; else there are no metrics then: {}.
 
     Returns:
         See `ConfusionMatrix.summary`; here a mean over classes without labelled pixels is None.
-
-    Raises:
-        UserError: images without labels or that cannot be used, a folder that cannot be written.
     """
     classes, strict = dataset.class_list, config.test.protocol == "strict"
     seen, unseen = class_groups(classes, config)
     matrix, unlabelled, interrupted = ConfusionMatrix(len(classes.names)), False, False
-    drawings = Drawings(save_dir, dataset, config, drawing_may_fail) if save_dir is not None else None
+    drawings = Drawings(save_dir, dataset, config) if save_dir is not None else None
     try:
         with breaks():
             for index, image, labels in predictions(model, dataset, text, config, ranks):
@@ -96,7 +89,7 @@ def evaluate(
                     raise UserError(f"{image.name} has no label map: set data.val.labels, or use --task test")
                 unlabelled = unlabelled or truth is None
                 if drawings is not None:
-                    drawings.attempt(drawings.add, index, labels)
+                    drawings.add(index, labels)
     except Interrupted:
         interrupted = True
     if ranks.any(interrupted):
@@ -111,28 +104,22 @@ def evaluate(
         if work_dir is not None and ranks.first:
             write_json(Path(work_dir) / METRICS_NAME, metrics)
         print(class_table(matrix, classes.names, unseen))
-        print(f"{classes.title}, {config.data.setting}, {len(dataset)} images{describe_protocol(config)}")
+        line, test = f"{classes.title}, {config.data.setting}, {len(dataset)} images", config.test
+        line += ", strict protocol (unseen classes among themselves)" if strict else ""
+        if test.scales != (1.0,) or test.flip:
+            line += f", scales {', '.join(f'{scale:g}' for scale in test.scales)}{', mirrored too' * test.flip}"
+        print(line)
         print(headline(metrics), flush=True)
     if drawings is not None:
         drawings.finish(ranks)
     return metrics
 
 
-def describe_protocol(config: Config) -> str:
-    """How the evaluation differs from the usual one, for the line before the numbers; "" if it does not."""
-    test = config.test
-    text = ", strict protocol (unseen classes among themselves)" if test.protocol == "strict" else ""
-    if test.scales != (1.0,) or test.flip:
-        text += f", scales {', '.join(f'{scale:g}' for scale in test.scales)}{', mirrored too' if test.flip else ''}"
-    return text
-
-
 class Drawings:
     """Label maps in the data set's own numbering, overlays, and a sheet of examples; no input is ever overwritten."""
 
-    def __init__(self, save_dir: Path, dataset: Dataset, config: Config, may_fail: bool) -> None:
-        self.save_dir, self.dataset, self.may_fail, self.failed = Path(save_dir), dataset, may_fail, False
-        classes = dataset.class_list
+    def __init__(self, save_dir: Path, dataset: Dataset, config: Config) -> None:
+        self.save_dir, self.dataset, classes = Path(save_dir), dataset, dataset.class_list
         supervised = config.data.setting == "supervised"  # then no class was hidden in training
         self.classes = classes.names, classes.palette, () if supervised else class_groups(classes, config)[1]
         self.title = f"{classes.title}, {config.data.setting}"
@@ -140,24 +127,13 @@ class Drawings:
         self.stored_palette = np.zeros((int(stored.max()) + 1, 3), dtype=np.uint8)
         self.stored_palette[stored] = classes.palette
         rows = np.linspace(0, len(dataset) - 1, min(len(dataset), SHEET_ROWS))
-        self.in_sheet = set(np.round(rows).astype(int).tolist())
+        self.in_sheet = set(rows.round().astype(int).tolist())
         self.examples: dict[int, drawing.Example] = {}  # by index in the data set
         if isinstance(dataset, SegmentationDataset):
             outputs = [path for name in dataset.names for path in drawing.output_paths(self.save_dir, name)]
             places = range(len(dataset))
             inputs = [path for i in places for path in (dataset.image_path(i), dataset.labels_path(i)) if path]
             drawing.check_outputs([*outputs, self.save_dir / SHEET_NAME], inputs)
-
-    def attempt(self, write: Callable, *arguments: object) -> None:
-        """Calls `write`, unless an image could not be written before; with `may_fail` that is only a warning."""
-        try:
-            if not self.failed:
-                write(*arguments)
-        except CannotWrite as error:
-            if not self.may_fail:
-                raise
-            self.failed = True
-            print(f"warning: {error}; no more images are drawn in this evaluation", flush=True)
 
     def add(self, index: int, labels: np.ndarray) -> None:
         """Writes label map and overlay of an image, labels (H, W) class ids."""
@@ -169,14 +145,9 @@ class Drawings:
             self.examples[index] = drawing.thumbnail(name, image, labels, truth)
 
     def finish(self, ranks: Ranks) -> None:
-        """Writes the sheet unless a rank has failed, and prints where everything is."""
+        """Writes the sheet of all ranks' examples and prints where everything is."""
         examples = dict(sorted(item for share in ranks.all_gather(self.examples) for item in share.items()))
-        failed, path = ranks.any(self.failed), self.save_dir / SHEET_NAME
-        if failed and not self.failed:
-            print("warning: another rank could not write its images", flush=True)
-        elif not failed and ranks.first:
-            image = drawing.sheet(list(examples.values()), *self.classes, self.title)
-            self.attempt(drawing.write_image, path, image)
-            if not self.failed:
-                print(f"label maps and overlays of {len(self.dataset)} images: {self.save_dir}", flush=True)
-                print(f"sheet: {path}", flush=True)
+        if ranks.first:
+            path = self.save_dir / SHEET_NAME
+            drawing.write_image(path, drawing.sheet(list(examples.values()), *self.classes, self.title))
+            print(f"label maps and overlays of {len(self.dataset)} images: {self.save_dir}\nsheet: {path}", flush=True)

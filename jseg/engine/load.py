@@ -77,12 +77,19 @@ class Run:
             record.model_tensors(self.file)  # refuses plain CLIP weights
             warning = checkpoint.check_classes(self.file, self.classes, self.other_classes or config.cross_dataset)
             say(f"warning: {warning}" if warning else "")
-            if training and not self.resumes:
-                check_start(self.file, config)
-        self.clip = self._read_clip()
+            if training:
+                check_start(self.file, config, self.resumes)
+        init, knows_text = config.model.init, self.file and (config.text.embeddings or record.text_tensors(self.file))
+        if not (init or self.file):
+            raise UserError(
+                "nothing to start from: set model.init to CLIP weights (python tools/fetch_pretrained.py ViT-B-16), "
+                "pass --weights, or say model.init=random to train an untrained tower on purpose"
+            )
+        if init not in ("", "random") and not knows_text:
+            self.clip = read_clip_weights(init)
         check_writable(self.work_dir)
         if training:
-            check_shares(config, self.ranks.world)
+            say(batch_lines(config, self.ranks.world))
         elif self.task == "test":
             self.save_dir = check_writable(self.save_dir or self.work_dir / "images")
 
@@ -90,7 +97,7 @@ class Run:
         """The weight file that the run starts from; None when it names none."""
         path = Path(self.resume) if self.resume else self.weights
         if path is not None:
-            return (checkpoint.read_checkpoint if self.task == "train" and self.resume else checkpoint.read_whole)(path)
+            return checkpoint.read_whole(path, is_resumed=self.task == "train" and self.resumes)
         if self.resume == NEWEST:
             file, refused = checkpoint.newest_whole(self.work_dir)
             say("\n".join(f"warning: {reason}" for reason in refused))
@@ -102,27 +109,13 @@ class Run:
             raise UserError(f"this run starts from {self.config.train.expected_weights}: pass it as --weights PATH")
         return None
 
-    def _read_clip(self) -> ClipWeights | None:
-        """CLIP's weights, where the run needs them; UserError when it has nothing to start from."""
-        init, file = self.config.model.init, self.file
-        if file is not None and (self.config.text.embeddings or record.text_tensors(file) or init in ("", "random")):
-            return None
-        if not init:
-            raise UserError(
-                "nothing to start from: set model.init to CLIP weights (python tools/fetch_pretrained.py ViT-B-16), "
-                "pass --weights, or say model.init=random to train an untrained tower on purpose"
-            )
-        return None if init == "random" else read_clip_weights(init)
-
 
 def load_model(
     config: Config, file: WeightFile | None, clip: ClipWeights | None = None, precision: str = ""
 ) -> tuple[ClipRC | PlainClip, list[str]]:
-    """The model with its weights, ready to compute, and what is to be known about them, a line each.
+    """The model with its weights, computing in `precision` (or `config.precision`), and lines about them.
 
-    Args:
-        file: weights of CLIP-RC; None = initial ones, which start from those of `clip` if there are any.
-        precision: what it computes in; "" = `config.precision`.
+    Without a weight file its weights are initial ones, which start from those of `clip` if there are any.
     """
     from jseg.baselines import PlainClip
     from jseg.model.clip_rc import build_clip_rc
@@ -137,9 +130,8 @@ def load_model(
     if file is not None:
         tensors = record.model_tensors(file)
         changed = load_released(model, tensors)
-        dead = [name for name in changed if name in tensors]
-        notes = [f"weights {file.path} ({file.kind}, SHA-256 {file.sha256})", *(x for x in changed if x not in dead)]
-        if dead:
+        notes = [f"weights {file.path} ({file.kind}, SHA-256 {file.sha256})", *(x for x in changed if x not in tensors)]
+        if dead := [name for name in changed if name in tensors]:
             notes.append(f"{len(dead)} weights that no computation uses were dropped ({dead[0]}, …)")
     else:
         initialise(model, config.model, config.train.seed)
@@ -149,8 +141,15 @@ def load_model(
     return model, [*notes, *filter(None, [note(precision)])]
 
 
-def check_start(file: WeightFile, config: Config) -> None:
+def check_start(file: WeightFile, config: Config, resumes: bool = False) -> None:
     """Refuses weights that a transductive run must not start from: supervised ones, or of another iteration."""
+    if resumes:
+        if any(name.startswith(record.UNUSED_PREFIX) for name in file.tensors):
+            raise UserError(
+                f"{file.path} is of a run with train.ema, which was removed from jseg: the run cannot go on, start "
+                f"another one with --weights {file.path}"
+            )
+        return
     ours, wanted = record.is_jseg_file(file), config.train.expected_iteration
     if config.data.setting == "transductive" and ours and file.meta.get("setting") == "supervised":
         raise UserError(
@@ -165,16 +164,17 @@ def check_start(file: WeightFile, config: Config) -> None:
         )
 
 
-def check_shares(config: Config, world: int) -> None:
-    """Refuses a batch that cannot be split over `world` processes, or a share not into micro-batches."""
-    batch, unit = config.train.batch_size, world * (config.train.micro_batch or 1)
-    if batch % unit:
-        raise UserError(f"train.batch_size={batch}: must be a multiple of processes times train.micro_batch, {unit}")
-
-
 def batch_lines(config: Config, world: int = 1) -> str:
-    """How the batch of a training run on `world` processes is made up, and a warning when it is not the recipe's."""
+    """How the batch of a training run on `world` processes is made up, and a warning when it is not the recipe's.
+
+    Raises:
+        UserError: it cannot be split over the processes, or a share not into micro-batches.
+    """
     train, recipe, share = config.train, config.train.recipe_batch, config.train.batch_size // world
+    if train.batch_size % (unit := world * (train.micro_batch or 1)):
+        raise UserError(
+            f"train.batch_size={train.batch_size}: must be a multiple of processes times train.micro_batch, {unit}"
+        )
     parts = share // (train.micro_batch or share)
     line = f"batch: {train.batch_size} images in all"
     if world * parts > 1:

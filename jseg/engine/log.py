@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.util
 import json
 import os
 import platform
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -24,9 +24,6 @@ from jseg.files import remedy, write_json, write_whole
 from jseg.weights.reader import WeightFile
 
 LOG_NAME = "log.jsonl"
-CONFIG_NAME = "config.json"
-RECORD_NAME = "record.json"
-EVENTS_NAME = "tensorboard"
 
 
 def say(line: str) -> None:
@@ -41,28 +38,21 @@ def say(line: str) -> None:
 
 
 class RunLog:
-    """Writes one run's log.
+    """Writes one run's log; with `work_dir` None it only prints, as on other ranks than the first.
 
     Every line of `log.jsonl` is a dictionary with `event` (start, train, evaluation, saved, bad step, …) and
     `iteration`, the number of finished steps. A line that cannot be written (disk full) is kept and written later.
 
     Args:
-        work_dir: the run's folder; None = nothing is written, as by other ranks than the first.
-        iterations: length of the run, for the console lines.
         start_iteration, means, evaluated: of the run that is resumed: finished steps, what a checkpoint kept of
             `means`, iteration of its last whole evaluation. Lines past them are dropped: they are written again.
         tensorboard: whether to write TensorBoard events; None = if tensorboardX is installed.
     """
 
     def __init__(
-        self,
-        work_dir: Path | None,
-        iterations: int,
-        start_iteration: int = 0,
-        means: dict[str, Any] | None = None,
-        evaluated: int | None = None,
-        tensorboard: bool | None = False,
-    ) -> None:
+        self, work_dir: Path | None, iterations: int, start_iteration: int = 0, means: dict[str, Any] | None = None,
+        evaluated: int | None = None, tensorboard: bool | None = False,
+    ) -> None:  # fmt: skip
         self.path = work_dir / LOG_NAME if work_dir is not None else None
         self.iterations = iterations
         self._unwritten, self._events = "", None
@@ -81,7 +71,9 @@ class RunLog:
             from tensorboardX import SummaryWriter
 
             # its queue must hold all events of a line: its thread may have died on a full disk
-            self._events = SummaryWriter(str(work_dir / EVENTS_NAME), purge_step=start_iteration + 1, max_queue=10_000)
+            self._events = SummaryWriter(
+                str(work_dir / "tensorboard"), purge_step=start_iteration + 1, max_queue=10_000
+            )
 
     def write(self, event: str, iteration: int, **values: Any) -> None:
         """Appends one line to `log.jsonl`."""
@@ -89,33 +81,27 @@ class RunLog:
             return
         self._unwritten += json.dumps({"event": event, "iteration": iteration, **values}, allow_nan=False) + "\n"
         try:
-            self._append()
+            size = self.path.stat().st_size if self.path.exists() else 0
+            try:
+                with self.path.open("ab") as file:
+                    file.write(self._unwritten.encode())
+                    file.flush()
+                    os.fsync(file.fileno())
+            except OSError:
+                os.truncate(self.path, size)  # no half lines
+                raise
+            self._unwritten = ""
         except OSError as error:
             say(f"warning: cannot write the log ({error.strerror}): {remedy(error)}; it is tried again later")
-        events, self._events = self._events, None
-        if events is not None:
+        if self._events is not None:
             try:
                 for name, number in flatten({event: values}, "/").items():
                     if type(number) in (int, float):
-                        events.add_scalar(name, number, iteration)
-                events.flush()
-                self._events = events
+                        self._events.add_scalar(name, number, iteration)
+                self._events.flush()
             except OSError as error:  # its thread has died: the next event would wait for it for ever
+                self._events = None
                 say(f"warning: no TensorBoard events from iteration {iteration} on ({error.strerror}): {remedy(error)}")
-
-    def _append(self) -> None:
-        """Appends the lines that are not yet written, or nothing of them (OSError)."""
-        data = self._unwritten.encode()
-        with self.path.open("ab", buffering=0) as file:
-            size = file.seek(0, os.SEEK_END)
-            try:
-                if file.write(data) != len(data):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                os.fsync(file.fileno())
-            except OSError:
-                file.truncate(size)
-                raise
-        self._unwritten = ""
 
     def add(self, losses: dict[str, float], waited: float, gradient_norm: float | None = None) -> None:
         """Adds one step to the means of the next report: loss terms, seconds that it waited for data, norm."""
@@ -175,15 +161,11 @@ def command_line() -> str:
 def environment(device: str) -> dict[str, Any]:
     """Versions and machine, JSON-ready: what has to be known to repeat a run."""
     git = ["git", "-C", str(Path(jseg.__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() or None
-    except OSError:  # no git
-        commit = None
-    versions = {name: metadata.version(name) for name in ("jittor", "numpy")}
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
     return {
-        "jseg": jseg.__version__, "git": commit, **versions, "python": platform.python_version(),
-        "system": platform.platform(), "cores": os.cpu_count(), "threads": os.environ.get("OMP_NUM_THREADS"),
-        "device": device,
+        "jseg": jseg.__version__, "git": commit or None, "jittor": metadata.version("jittor"),
+        "numpy": metadata.version("numpy"), "python": platform.python_version(), "system": platform.platform(),
+        "cores": os.cpu_count(), "threads": os.environ.get("OMP_NUM_THREADS"), "device": device,
     }  # fmt: skip
 
 
@@ -198,9 +180,9 @@ def write_record(
         "seed": config.train.seed,  # every other seed follows from this one, the iteration and the stream position
         "weights": None if file is None else {"path": str(file.path), "sha256": file.sha256},
     }
-    path = work_dir / RECORD_NAME
+    path = work_dir / "record.json"
     starts = json.loads(path.read_text("utf-8"))["starts"] if iteration and path.exists() else []
     starts.append({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "iteration": iteration, **entry})
-    write_json(work_dir / CONFIG_NAME, to_dict(config))
+    write_json(work_dir / "config.json", to_dict(config))
     write_json(path, {"starts": starts})
     return entry

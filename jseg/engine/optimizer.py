@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import jittor as jt
 import numpy as np
 
 from jseg.config import OptimizerConfig
-from jseg.engine.checkpoint import Moments
 from jseg.errors import UserError
+from jseg.weights.record import MOMENT_PREFIXES
 
 NORM_KEYS = ("norm", "ln")
 FIRST, LOWEST, HIGHEST = 2.0**16, 1.0, 2.0**24  # loss scales; powers of two, so that scaling changes no digits
@@ -31,8 +30,11 @@ class AdamW:
         self.steps = 0
         self.betas, self.eps = config.betas, config.eps
         self.lr = config.lr * config.lr_factor
-        self._decays = [group_settings(name, config).weight_decay for name in self.names]
-        self._m, self._v = ([jt.zeros(x.shape, x.dtype).stop_grad() for x in self.parameters] for _ in range(2))
+        self._decays = [group_settings(name, config)[1] for name in self.names]
+        self._m, self._v = (  # running means of gradients and of their squares, by their names in a checkpoint
+            {prefix + name: jt.zeros(x.shape, x.dtype).stop_grad() for name, x in parameters}
+            for prefix in MOMENT_PREFIXES.values()
+        )
 
     def set_learning_rate(self, iteration: int, iterations: int, config: OptimizerConfig) -> float:
         """Sets the rate of step `iteration` (0-based) and returns it."""
@@ -46,7 +48,7 @@ class AdamW:
         self.steps += 1
         first, second = (1 - beta**self.steps for beta in self.betas)  # bias corrections
         beta_m, beta_v = self.betas
-        each = zip(self.parameters, gradients, self._m, self._v, self._decays, strict=True)
+        each = zip(self.parameters, gradients, self._m.values(), self._v.values(), self._decays, strict=True)
         for weights, gradient, m, v, decay in each:
             m.update((beta_m * m + (1 - beta_m) * gradient).stop_grad())
             v.update((beta_v * v + (1 - beta_v) * gradient * gradient).stop_grad())
@@ -54,41 +56,32 @@ class AdamW:
             weights.update(weights * (1 - self.lr * decay) - self.lr / first * m / root)
         jt.sync_all(True)
 
-    def state(self) -> Moments:
-        """A copy of the state."""
-        m, v = ([variable.numpy() for variable in variables] for variables in (self._m, self._v))
-        return Moments(self.steps, dict(zip(self.names, m, strict=True)), dict(zip(self.names, v, strict=True)))
+    def state(self) -> dict[str, np.ndarray]:
+        """A copy of the running means, by their names in a checkpoint."""
+        return {name: variable.numpy() for name, variable in (self._m | self._v).items()}
 
-    def load_state(self, moments: Moments) -> None:
-        """Goes on from `moments`; UserError when they belong to other parameters."""
-        for variables, stored in ((self._m, moments.m), (self._v, moments.v)):
-            own = dict(zip(self.names, variables, strict=True))
-            shapes = {name: tuple(variable.shape) for name, variable in own.items()}
-            differing = shapes.items() ^ {name: array.shape for name, array in stored.items()}.items()
-            if wrong := sorted({name for name, _ in differing}):
-                raise UserError(f"the optimiser state does not fit this model: {', '.join(wrong[:10])}")
-            for name, variable in own.items():
-                variable.update(jt.array(stored[name]).stop_grad())
-        self.steps = moments.steps
-
-
-class GroupSettings(NamedTuple):
-    """Of a group of parameters."""
-
-    lr: float  # initial learning rate
-    weight_decay: float  # decoupled
+    def load_state(self, tensors: dict[str, np.ndarray], steps: int) -> None:
+        """Goes on from a checkpoint's tensors after `steps` steps; UserError when they belong to other parameters."""
+        own, prefixes = self._m | self._v, tuple(MOMENT_PREFIXES.values())
+        stored = {name: array for name, array in tensors.items() if name.startswith(prefixes)}
+        shapes = {name: tuple(variable.shape) for name, variable in own.items()}
+        differing = shapes.items() ^ {name: array.shape for name, array in stored.items()}.items()
+        if wrong := sorted({name for name, _ in differing}):
+            raise UserError(f"the optimiser state does not fit this model: {', '.join(wrong[:10])}")
+        for name, variable in own.items():
+            variable.update(jt.array(stored[name]).stop_grad())
+        self.steps = steps
 
 
-def group_settings(name: str, config: OptimizerConfig) -> GroupSettings:
-    """The settings of one trainable parameter, by its state name (golden/torch_release: param_groups_full*.json).
+def group_settings(name: str, config: OptimizerConfig) -> tuple[float, float]:
+    """Initial learning rate and decoupled weight decay of a trainable parameter, by its state name.
 
     The released config text gives backbone and head ten times the base rate and frees norm layers from weight decay
     (`groups="stated"`). What runs is different (`released`): of the keys that occur in a parameter's name only one is
     applied, and every trainable name holds `backbone` or `head`, which come before `norm` and `ln`.
     """
-    is_norm = any(key in name for key in NORM_KEYS)
-    decay = 0.0 if config.groups == "stated" and is_norm else config.weight_decay
-    return GroupSettings(lr=config.lr * config.lr_factor, weight_decay=decay)
+    frees = config.groups == "stated" and any(key in name for key in NORM_KEYS)
+    return config.lr * config.lr_factor, 0.0 if frees else config.weight_decay
 
 
 def learning_rate(iteration: int, iterations: int, initial: float, config: OptimizerConfig) -> float:
@@ -110,19 +103,9 @@ def square_sums(gradients: list[jt.Var]) -> np.ndarray:
     return jt.concat([(gradient * gradient).sum(-1).sum() for gradient in gradients]).numpy()
 
 
-def not_finite(names: list[str], gradients: list[jt.Var]) -> list[str]:
-    """Names of the gradients that hold a value that is not finite, or whose squares overflow."""
-    return [name for name, squares in zip(names, square_sums(gradients), strict=True) if not math.isfinite(squares)]
-
-
 def clip(gradients: list[jt.Var], norm: float, highest: float) -> list[jt.Var]:
-    """The gradients, scaled down to norm `highest` (0 = never) when their `norm` is larger.
-
-    Pascanu et al., "On the difficulty of training recurrent neural networks", ICML 2013, algorithm 1.
-    """
-    if not highest or norm <= highest:
-        return gradients
-    return [gradient * (highest / norm) for gradient in gradients]
+    """The gradients, scaled down to norm `highest` (0 = never) when their `norm` is larger (Pascanu et al. 2013)."""
+    return [gradient * (highest / norm) for gradient in gradients] if highest and norm > highest else gradients
 
 
 @dataclass

@@ -2,9 +2,8 @@
 
     mpirun -np 4 python tools/run_net.py --config-file …
 
-Ranks are to the mathematics what micro-batches are: each computes a share of the batch, and sums are added up. They
-talk through MPI (mpi4py), in main memory; between GPUs gradients go through NCCL where it is installed. Jittor's own
-MPI support stays off: it averages every gradient in a call of its own.
+Each computes a share of the batch, as micro-batches do, and sums are added up: through MPI (mpi4py), in main memory,
+or between GPUs through NCCL. Jittor's own MPI support stays off: it averages every gradient in a call of its own.
 """
 
 from __future__ import annotations
@@ -26,15 +25,12 @@ import numpy as np
 
 from jseg.errors import UserError
 
-if TYPE_CHECKING:
-    import jittor as jt  # imported where it is used: claim_gpu must come before Jittor starts
+if TYPE_CHECKING:  # imported where they are used: claim_gpu must come before Jittor starts
+    import jittor as jt
     from mpi4py import MPI
 
-INSTALL = "apt-get install openmpi-bin, pip install 'jseg[mpi]'"
 # set by launchers for the processes that they start: mpirun of Open MPI, mpiexec of MPICH and Intel, srun
 SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
-PATIENCE = 3.0  # seconds of delay in which rank 0 alone reports an error that all ranks share
-NCCL_LIBRARY = "libnccl.so.2"
 ALL_REDUCE = """  // ncclFloat32 is 7, ncclSum 0
     typedef int (*Plain)();
     typedef int (*AllReduce)(const void*, void*, size_t, int, int, void*, void*);
@@ -69,7 +65,7 @@ class Ranks:
         return total
 
     def any(self, flag: bool) -> bool:
-        """Whether it is true on any rank."""
+        """Whether `flag` is true on any rank."""
         return bool(self.sum(np.int32(flag)))
 
     def broadcast(self, value: Any) -> Any:
@@ -107,8 +103,7 @@ class Ranks:
     def check_same(self, what: str, fingerprint: str) -> None:
         """Raises UserError unless every rank has the same `fingerprint`."""
         found = self.all_gather(fingerprint)
-        others = [str(rank) for rank, other in enumerate(found) if other != found[0]]
-        if others:
+        if others := [str(rank) for rank, other in enumerate(found) if other != found[0]]:
             raise UserError(
                 f"{what} of rank {', '.join(others)} differ from those of rank 0: give all processes the same files "
                 "and packages, and the same kind of processor or GPU"
@@ -127,35 +122,26 @@ class Ranks:
 ALONE = Ranks()
 
 
-def launched_processes() -> int:
-    """Number of processes that the launcher says it has started; 1 = there is no launcher."""
-    for name in SIZE_VARIABLES:
-        if os.environ.get(name, "").isdecimal():
-            return int(os.environ[name])
-    return 1
-
-
 @contextmanager
 def join_ranks() -> Iterator[Ranks]:
-    """Yields this process's `Ranks`; an exception inside the `with` block ends all of them.
+    """Yields this process's `Ranks`; an exception inside the `with` block ends all of them, and the first one prints.
 
-    Inside it only the first rank prints to standard output. UserError when the ranks cannot meet.
+    Raises:
+        UserError: the ranks cannot meet.
     """
-    started = launched_processes()
+    sizes = [os.environ[name] for name in SIZE_VARIABLES if os.environ.get(name, "").isdecimal()]
+    started = int(sizes[0]) if sizes else 1  # processes
     if started == 1:
         yield ALONE
         return
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"{started} processes were started, but MPI cannot be used ({reason}): {INSTALL}") from error
+        reason = f"{str(error).splitlines()[0]}: apt-get install openmpi-bin, pip install 'jseg[mpi]'"
+        raise UserError(f"{started} processes were started, but MPI cannot be used: {reason}") from error
     if MPI.COMM_WORLD.size != started:
-        library = MPI.Get_library_version().split(",")[0]
-        raise UserError(
-            f"{started} processes were started, but {library} sees {MPI.COMM_WORLD.size}: start them with its own "
-            "mpirun, or with srun --mpi=pmix"
-        )
+        found = f"{MPI.Get_library_version().split(',')[0]} sees {MPI.COMM_WORLD.size}"
+        raise UserError(f"{started} processes were started, but {found}: use its own mpirun, or srun --mpi=pmix")
     ranks, output = Ranks(MPI.COMM_WORLD), sys.stdout
     if not ranks.first:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # closed below
@@ -166,7 +152,7 @@ def join_ranks() -> Iterator[Ranks]:
         with redirect_stderr(io.StringIO()) as message:  # printed at once: mpirun mixes the ranks' output
             code = exit_code(error)
         if not ranks.first:
-            time.sleep(PATIENCE)
+            time.sleep(3)  # so that the first rank alone reports an error that all ranks share
         print(f"rank {ranks.rank}: " * (not ranks.first) + message.getvalue(), end="", file=sys.stderr, flush=True)
         MPI.COMM_WORLD.Abort(code)
         raise
@@ -188,7 +174,7 @@ def claim_gpu(ranks: Ranks, device: str) -> None:
         return  # start() says what is missing; or srun has given every process a GPU of its own
     if count > len(gpus):
         raise UserError(
-            f"{count} processes on a machine with {len(gpus)} GPUs: start one for each GPU, or use --device cpu"
+            f"{count} processes on a machine with {len(gpus)} GPUs: start one for each, or use --device cpu"
         )
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number]
 
@@ -203,7 +189,7 @@ def load_nccl() -> ctypes.CDLL | None:
     """NCCL of the system or of a wheel; None when there is none."""
     wheel = importlib.util.find_spec("nvidia")
     folders = wheel.submodule_search_locations or [] if wheel else []
-    for place in (NCCL_LIBRARY, *(f"{folder}/nccl/lib/{NCCL_LIBRARY}" for folder in folders)):
+    for place in ("libnccl.so.2", *(f"{folder}/nccl/lib/libnccl.so.2" for folder in folders)):
         try:
             return ctypes.CDLL(place)
         except OSError:
@@ -216,10 +202,8 @@ def connect_nccl(library: ctypes.CDLL, ranks: Ranks) -> dict[str, float]:
     unique, communicator = UniqueId(), ctypes.c_void_p()
     problem = library.ncclGetUniqueId(ctypes.byref(unique)) if ranks.first else 0
     unique = UniqueId.from_buffer_copy(ranks.broadcast(bytes(unique)))
-    problem = problem or library.ncclCommInitRank(ctypes.byref(communicator), ranks.world, unique, ranks.rank)
-    if problem:
-        library.ncclGetErrorString.restype = ctypes.c_char_p
-        raise RuntimeError(f"NCCL: {library.ncclGetErrorString(problem).decode()}")
+    if problem := problem or library.ncclCommInitRank(ctypes.byref(communicator), ranks.world, unique, ranks.rank):
+        raise RuntimeError(f"NCCL: error {problem} while connecting")
     names = ("ncclGroupStart", "ncclAllReduce", "ncclGroupEnd")
     places = {name: ctypes.cast(getattr(library, name), ctypes.c_void_p) for name in names}
     # addresses have at most 47 bits, so they pass to jt.code as floating-point numbers
@@ -227,10 +211,9 @@ def connect_nccl(library: ctypes.CDLL, ranks: Ranks) -> dict[str, float]:
 
 
 def sum_by_nccl(addresses: dict[str, float], variables: list[jt.Var]) -> list[jt.Var]:
-    """Sums of float32 Vars over all ranks, from GPU to GPU, in one exchange.
+    """Sums of float32 Vars over all ranks, from GPU to GPU, in one exchange on CUDA's default stream, as Jittor's own.
 
-    https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/api.html. All calls are queued on CUDA's default stream,
-    on which Jittor computes too.
+    https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/api.html
     """
     import jittor as jt
 

@@ -36,15 +36,10 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    @property
-    def requested(self) -> bool:
-        """Whether a signal has come."""
-        return bool(self.signal_name)
-
     @contextmanager
     def breaks(self) -> Iterator[None]:
         """A signal inside the `with` block raises Interrupted at once: for long work that can be done again."""
-        if self.requested:
+        if self.signal_name:
             raise Interrupted
         self._breaking = True
         try:
@@ -53,7 +48,7 @@ class StopRequest:
             self._breaking = False
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self.signal_name:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
             return

@@ -1,11 +1,8 @@
 """Class scores of an image of any size: windows over it, calibrated sigmoid scores, averaged where windows overlap.
 
-Zhang et al., "Exploring Regional Clues in CLIP for Zero-Shot Semantic Segmentation", CVPR 2024, section 4.1; windows
-are placed and views averaged as in the released models (https://github.com/uyzhang/CLIP-RC).
-
-Only the logits of all windows on the patch grid are kept (about 0.7 MB per window with 171 classes). Scores at full
-resolution are computed for a band of rows at a time and reduced to labels at once, so memory does not grow with
-classes x image.
+Zhang et al., CVPR 2024, section 4.1; as in the released models (https://github.com/uyzhang/CLIP-RC). Only the logits
+of all windows on the patch grid are kept. Scores at full resolution are computed for a band of rows at a time and
+reduced to labels at once, so memory does not grow with classes x image.
 """
 
 from __future__ import annotations
@@ -26,12 +23,9 @@ Model = Callable[[jt.Var, jt.Var], jt.Var]
 
 
 def window_starts(length: int, crop: int, stride: int) -> list[int]:
-    """Where windows start along one side: every `stride` pixels, the last one shifted back to end with the image.
-
-    A side that is not longer than the crop has one window.
-    """
-    count = max(length - crop + stride - 1, 0) // stride + 1
-    return [max(min(index * stride, length - crop), 0) for index in range(count)]
+    """Where windows start along one side: every `stride` pixels, the last one shifted back to end with the image."""
+    last = max(length - crop, 0)
+    return [min(start, last) for start in range(0, last + stride, stride)]
 
 
 def segments(starts: list[int], crop: int) -> list[tuple[int, int, tuple[int, ...]]]:
@@ -43,11 +37,6 @@ def segments(starts: list[int], crop: int) -> list[tuple[int, int, tuple[int, ..
     ]
 
 
-def padded_length(length: int, patch_size: int, regions: int) -> int:
-    """The next length that the model takes: a multiple of the patch size with at least one patch per region."""
-    return max(-(-length // patch_size), regions) * patch_size
-
-
 class ImageScores:
     """Class scores of one image, computed for a band of rows at a time.
 
@@ -56,8 +45,6 @@ class ImageScores:
         image: (3, H, W) float32, normalised.
         text: (C, D) float32 class embeddings.
         seen: ids of the seen classes; `gamma` is subtracted from their scores.
-        gamma: calibration of inductive runs, else 0.
-        config: mode, crop size, stride and windows per forward pass.
     """
 
     def __init__(
@@ -68,11 +55,9 @@ class ImageScores:
         whole = config.mode == "whole"
         self.crop = sides if whole else tuple(map(min, config.crop_size, sides))
         self.tops, self.lefts = map(window_starts, sides, self.crop, sides if whole else config.stride)
-        tower = model.backbone
-        self.padded = tuple(
-            padded_length(length, tower.conv1.patch_size, regions)
-            for length, regions in zip(self.crop, tower.region_grid, strict=True)
-        )
+        patch, regions = model.backbone.conv1.patch_size, model.backbone.region_grid
+        # whole patches, and at least one for each region
+        self.padded = tuple(max(-(-side // patch), n) * patch for side, n in zip(self.crop, regions, strict=True))
         penalty = np.zeros((self.num_classes, 1, 1), dtype=np.float32)
         penalty[list(seen)] = gamma
         self.penalty = jt.array(penalty)
@@ -129,26 +114,21 @@ class ImageScores:
         rows = _interpolate(self._band(first, last), 1, above - first, below - first, share)  # (C, stop - start, W)
         return _interpolate(rows, 2, *interpolation_taps(self.width, size[1]))
 
-    def band_rows(self, size: tuple[int, int]) -> int:
-        """How many rows of the scores resized to `size` are computed at a time."""
+    def band_starts(self, size: tuple[int, int]) -> range:
+        """First rows of the bands in which the scores resized to `size` are computed."""
         rows = max(1, BAND_VALUES // (self.num_classes * max(size[1], self.width)))
-        return max(1, rows * size[0] // max(size[0], self.height))  # a shrunk row is made of several rows
+        return range(0, size[0], max(1, rows * size[0] // max(size[0], self.height)))  # a shrunk row is of several rows
 
     def bands(self, size: tuple[int, int]) -> Iterator[tuple[int, jt.Var]]:
         """(first row, scores (C, rows, W')) of all bands of the scores resized to `size`, from the top."""
-        rows = self.band_rows(size)
-        for start in range(0, size[0], rows):
+        for start in (starts := self.band_starts(size)):
             with jt.no_grad():
-                band = self.resized_band(start, min(start + rows, size[0]), size)
+                band = self.resized_band(start, min(start + starts.step, size[0]), size)
             yield start, band
 
     def scores(self, size: tuple[int, int] | None = None) -> np.ndarray:
-        """All scores, (C, H', W') float32; `size` None = at the size of the given image."""
-        size = size or (self.height, self.width)
-        result = np.empty((self.num_classes, *size), dtype=np.float32)
-        for start, band in self.bands(size):
-            result[:, start : start + band.shape[1]] = band.numpy()
-        return result
+        """All scores resized to `size` (default: as the image), (C, H', W') float32."""
+        return np.concatenate([band.numpy() for _, band in self.bands(size or (self.height, self.width))], axis=1)
 
     def labels(self, size: tuple[int, int] | None = None) -> np.ndarray:
         """Class of the highest score at each pixel, (H', W') int32; ties go to the lowest class."""
@@ -168,9 +148,9 @@ def _interpolate(maps: jt.Var, axis: int, first: np.ndarray, second: np.ndarray,
 
 
 def highest_classes(bands: Iterable[tuple[int, jt.Var]], size: tuple[int, int]) -> np.ndarray:
-    """Class of the highest score at each pixel, (H', W') int32, from (first row, scores (C, rows, W')) of all bands.
+    """Class of the highest score at each pixel, (H', W') int32, the lowest of equal ones; bands as of `bands`.
 
-    The argmax is two reductions: Jittor's own argmax is many times slower. Ties go to the lowest class.
+    The argmax is two reductions: Jittor's own argmax is many times slower.
     """
     result = np.empty(size, dtype=np.int32)
     for start, scores in bands:
@@ -183,12 +163,13 @@ def highest_classes(bands: Iterable[tuple[int, jt.Var]], size: tuple[int, int]) 
 
 def mean_bands(views: Sequence[tuple[ImageScores, bool]], size: tuple[int, int]) -> Iterator[tuple[int, jt.Var]]:
     """(first row, mean softmax (C, rows, W')) of all bands at `size`. Views: scores, and whether mirrored."""
-    rows = min(scores.band_rows(size) for scores, _ in views)
-    for start in range(0, size[0], rows):
+    starts = min((scores.band_starts(size) for scores, _ in views), key=lambda starts: starts.step)
+    for start in starts:
         with jt.no_grad():
             total = None
             for scores, mirrored in views:
-                powers = jt.exp(scores.resized_band(start, min(start + rows, size[0]), size))  # scores are at most 1
+                band = scores.resized_band(start, min(start + starts.step, size[0]), size)
+                powers = jt.exp(band)  # scores are at most 1
                 band = powers / powers.sum(0, keepdims=True)
                 if mirrored:
                     band = band.reindex(band.shape, ["i0", "i1", f"{size[1] - 1}-i2"])
@@ -201,17 +182,13 @@ def predict_views(
     model: Model, images: Sequence[np.ndarray], text: jt.Var, seen: Sequence[int], gamma: float, config: TestConfig,
     size: tuple[int, int],
 ) -> np.ndarray:  # fmt: skip
-    """Class ids (H', W') int32 at `size` from the image at each scale, with `config.flip` also mirrored.
-
-    A single view needs no softmax: it changes no order of classes, and windows are averaged before it. Other arguments
-    as of `ImageScores`.
-    """
+    """Class ids (H', W') int32 at `size` from the image at each scale, with `config.flip` also mirrored."""
     views = []
     for image in images:
         for mirrored in (False, True) if config.flip else (False,):
             view = np.ascontiguousarray(image[:, :, ::-1]) if mirrored else image
             views.append((ImageScores(model, view, text, seen, gamma, config), mirrored))
-    if len(views) == 1:
+    if len(views) == 1:  # needs no softmax: it changes no order of classes, and windows are averaged before it
         return views[0][0].labels(size)
     jt.gc()  # Jittor keeps freed memory for arrays of the same size; the forward passes' memory is not needed again
     return highest_classes(mean_bands(views, size), size)

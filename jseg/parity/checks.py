@@ -19,7 +19,7 @@ from jseg.config import ModelConfig, OptimizerConfig, TrainConfig
 from jseg.data.class_names import IGNORED, training_classes, training_labels
 from jseg.engine.optimizer import group_settings, learning_rate
 from jseg.engine.sliding_window import ImageScores
-from jseg.engine.trainer import Trainer
+from jseg.engine.train import Trainer
 from jseg.errors import UserError
 from jseg.metrics import ConfusionMatrix
 from jseg.model.clip_rc import build_clip_rc, trainable
@@ -337,8 +337,8 @@ def check_parameter_groups(file: GoldenFile) -> dict[str, np.ndarray]:
         frozen = [name for name in model.state_dict() if name not in ours and "resblocks" not in name]
         computed["frozen_backbone_names"] = np.sort(np.array(frozen))
     for name, shape in ours.items():
-        settings = group_settings(name, config)
-        values = {"shape": shape, "lr": settings.lr, "weight_decay": settings.weight_decay}
+        lr, weight_decay = group_settings(name, config)
+        values = {"shape": shape, "lr": lr, "weight_decay": weight_decay}
         computed |= {f"trainable/{name}/{key}": value for key, value in values.items()}
     return computed
 

@@ -25,7 +25,6 @@ from jseg.clip.weights import read_clip_weights
 from jseg.config import Config
 from jseg.data.class_names import class_list
 from jseg.engine import checkpoint
-from jseg.engine.train import text_arrays, text_record
 from jseg.errors import UserError
 from jseg.weights.reader import WeightFile
 from tests.clip.test_text_tower import recorded_tower
@@ -159,8 +158,8 @@ def random_config() -> Config:
 
 def saved(folder: Path, config: Config, text: TextFeatures) -> WeightFile:
     path = folder / "weights.safetensors"
-    meta = checkpoint.describe(config, SHAPES, text_record(text))
-    checkpoint.save(path, {"backbone.x": np.zeros(1), **text_arrays(text)}, meta)
+    meta = checkpoint.describe(config, SHAPES, text)
+    checkpoint.save(path, {"backbone.x": np.zeros(1), **checkpoint.text_arrays(text)}, meta)
     return checkpoint.read_whole(path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jseg.config import Config
@@ -24,29 +25,28 @@ def transductive() -> Config:
     return config
 
 
-@pytest.mark.parametrize("meta", [{"format": FORMAT, "iteration": 20000}, {"iter": 20000, "CLASSES": ("a",)}])
-def test_the_expected_iteration_passes(meta: dict) -> None:
-    load.check_start(weights(**meta), transductive())
-
-
-@pytest.mark.parametrize("meta", [{"format": FORMAT, "iteration": 40000}, {"iter": 40000}, {}])
-def test_another_iteration_is_refused_with_two_ways_out(meta: dict) -> None:
-    with pytest.raises(
-        UserError, match=r"after iteration (40000|unknown).*20000.*checkpoint_0020000.*expected_iteration=0"
-    ):
+def test_a_transductive_run_starts_from_the_expected_iteration_of_an_inductive_one() -> None:
+    for meta in ({"format": FORMAT, "iteration": 20000}, {"iter": 20000, "CLASSES": ("a",)}):
         load.check_start(weights(**meta), transductive())
-    config = transductive()
-    config.train.expected_iteration = 0
-    load.check_start(weights(**meta), config)
-
-
-def test_supervised_weights_are_no_start_for_a_transductive_run() -> None:
-    file = weights(format=FORMAT, iteration=20000, setting="supervised")
+    refusal = r"after iteration (40000|unknown).*20000.*checkpoint_0020000.*expected_iteration=0"
+    for meta in ({"format": FORMAT, "iteration": 40000}, {"iter": 40000}, {}):
+        with pytest.raises(UserError, match=refusal):
+            load.check_start(weights(**meta), transductive())
+        config = transductive()
+        config.train.expected_iteration = 0
+        load.check_start(weights(**meta), config)
     with pytest.raises(UserError, match="knows the labels of the unseen classes: start from the inductive checkpoint"):
-        load.check_start(file, transductive())
-    config = transductive()
-    config.data.setting = "supervised"
-    load.check_start(file, config)
+        load.check_start(weights(format=FORMAT, iteration=20000, setting="supervised"), transductive())
+
+
+def test_a_run_with_averaged_weights_does_not_go_on() -> None:
+    """They were removed from jseg."""
+    file = weights(format=FORMAT, iteration=5)
+    load.check_start(file, Config(), resumes=True)
+    file.tensors["ema.backbone.proj"] = np.zeros(1)
+    with pytest.raises(UserError, match=r"train\.ema, which was removed .* --weights run/weights\.safetensors"):
+        load.check_start(file, Config(), resumes=True)
+    load.check_start(file, Config())
 
 
 def test_batch() -> None:
@@ -57,9 +57,7 @@ def test_batch() -> None:
     assert load.batch_lines(config, 2).endswith("all (2 processes x 2 micro-batches x 4, gradients added up)")
     config.train.batch_size = 8
     assert "\nwarning: the effective batch is 8, the recipe's is 16" in load.batch_lines(config)
-    config.train.batch_size = 16
-    load.check_shares(config, 4)
     for micro_batch, world in ((0, 3), (8, 4)):
         config.train.micro_batch = micro_batch
-        with pytest.raises(UserError, match="batch_size=16: must be a multiple"):
-            load.check_shares(config, world)
+        with pytest.raises(UserError, match="batch_size=8: must be a multiple"):
+            load.batch_lines(config, world)

@@ -44,34 +44,24 @@ def test_a_resumed_log_drops_what_came_after_and_half_written_lines(tmp_path: Pa
 
 def test_events_hold_the_numbers_of_the_log(tmp_path: Path) -> None:
     pytest.importorskip("tensorboardX")
-    from tensorboardX.proto.event_pb2 import Event
-
     log = RunLog(tmp_path, iterations=10, start_iteration=4, tensorboard=None)
     log.write("train", 5, losses={"total": 1.5}, lr=0.25, gpu_memory_gb=None)
-    log.write("saved", 5, file="a")
     log._events.close()  # waits for the writer's thread
-    found = []
     content = next((tmp_path / "tensorboard").iterdir()).read_bytes()
-    while content:  # records: length, its checksum, data, their checksum
-        (length,) = struct.unpack("<Q", content[:8])
-        found.append(Event.FromString(content[12 : 12 + length]))
-        content = content[16 + length :]
-    values = {(event.step, value.tag): value.simple_value for event in found for value in event.summary.value}
-    assert values == {(5, "train/losses/total"): 1.5, (5, "train/lr"): 0.25}
-    assert [event.step for event in found if event.HasField("session_log")] == [5]
+    for name, value in (("train/losses/total", 1.5), ("train/lr", 0.25)):
+        assert name.encode() + b"\x15" + struct.pack("<f", value) in content
+    assert b"gpu_memory_gb" not in content
 
 
 def test_the_record_holds_every_start_and_the_config_reads_back(tmp_path: Path) -> None:
     config = Config()
     config.train.seed = 8
-    write_record(tmp_path, config, "cpu", 0, None)
-    entry = write_record(tmp_path, config, "cpu", 40, None)
+    for iteration in (40, 0, 40):  # a new run begins a new record
+        write_record(tmp_path, config, "cpu", iteration, None)
     assert read_config(tmp_path / "config.json").train.seed == 8
     starts = json.loads((tmp_path / "record.json").read_text())["starts"]
-    assert [start["iteration"] for start in starts] == [0, 40] and starts[1]["command"] == entry["command"]
+    assert [start["iteration"] for start in starts] == [0, 40]
     assert starts[0]["seed"] == 8 and "git" in starts[0]["environment"] and starts[0]["environment"]["jittor"]
-    write_record(tmp_path, config, "cpu", 0, None)
-    assert len(json.loads((tmp_path / "record.json").read_text())["starts"]) == 1
 
 
 def test_a_disk_that_fills_up_ends_no_run_and_its_lines_are_written_later(tmp_path: Path) -> None:

@@ -14,10 +14,7 @@ from jseg.engine.checkpoint import Progress
 from jseg.engine.log import RunLog
 from jseg.engine.optimizer import LossScale
 from jseg.engine.signals import StopRequest
-from jseg.engine.train import Training, resume
-from jseg.engine.trainer import Trainer
-from jseg.errors import UserError
-from jseg.model import precision
+from jseg.engine.train import Trainer, Training, resume
 from jseg.model.clip_rc import build_clip_rc, is_trained
 from jseg.model.released_weights import load_released
 from jseg.ops.half import HALVES
@@ -82,22 +79,6 @@ def test_masters_stay_float32_and_frozen_weights_are_held_in_half(kind: str) -> 
     assert all(np.array_equal(before[name], array) for name, array in weights(trainer).items() if not is_trained(name))
 
 
-def test_training_follows_float32() -> None:
-    """Ten steps in which the loss falls to a tenth: each precision ends within 2 % of float32."""
-    ends = {}
-    for kind in ("fp32", "bf16", "fp16"):
-        config = config_in(kind)
-        config.optimizer.lr, config.optimizer.warmup_iterations = 1e-4, 0
-        trainer = tiny_trainer(config)
-        if trainer.loss_scale is not None:
-            trainer.loss_scale.scale = 2.0**6
-        reports = [trainer.step(*tiny_batch(0), iteration) for iteration in range(10)]
-        assert not any(report.problem for report in reports)
-        ends[kind] = [reports[index].losses["total"] for index in (0, -1)]
-    assert ends["fp32"][1] < 0.15 * ends["fp32"][0]
-    assert all(end == pytest.approx(ends["fp32"][1], rel=0.02) for _, end in ends.values())
-
-
 def test_small_gradients_survive_float16_through_the_loss_scale() -> None:
     """With losses 10^9 times smaller, gradients are rounded to 0 in float16, unless the loss is scaled."""
     results = {}
@@ -135,14 +116,6 @@ def test_an_overflow_halves_the_scale_skips_the_step_and_is_no_bad_step(
     assert "float16 overflowed, loss scale is" in capsys.readouterr().out
 
 
-def test_a_loss_that_is_not_finite_is_a_bad_step_and_leaves_the_scale_alone() -> None:
-    trainer = tiny_trainer(config_in("fp16"))
-    images, labels = tiny_batch(0)
-    images[0, 0, 0, 0] = np.nan
-    report = trainer.step(images, labels, 0)
-    assert report.problem and not report.overflow and trainer.loss_scale == LossScale()
-
-
 def test_the_scale_grows_again_and_at_its_lowest_is_not_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loss_scale, "DOUBLED_AFTER", 3)
     scale = LossScale(8.0)
@@ -152,15 +125,6 @@ def test_the_scale_grows_again_and_at_its_lowest_is_not_to_blame(monkeypatch: py
     assert scale.lower() and scale == LossScale(16.0, 0, 1)
     lowest = LossScale(1.0, 5, 2)
     assert not lowest.lower() and lowest == LossScale(1.0, 5, 2)
-    highest = LossScale(loss_scale.HIGHEST, 2)
-    highest.step()
-    assert highest.scale == loss_scale.HIGHEST
-
-
-def test_what_the_device_does_not_have_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match="precision=tf32 needs a GPU"):
-        tiny_trainer(config_in("tf32"))
-    assert "float32 kernels with numbers rounded to bf16" in precision.note("bf16") and not precision.note("fp32")
 
 
 def test_float16_goes_on_exactly_after_an_overflow(tmp_path: Path) -> None:
@@ -173,7 +137,7 @@ def test_float16_goes_on_exactly_after_an_overflow(tmp_path: Path) -> None:
     assert straight.loss_scale.overflows > 0
     meta = {"format": record.FORMAT}
     Training(straight, RunLog(tmp_path, 20), tmp_path, progress, StopRequest(), meta, {}).save()
-    file = checkpoint.read_checkpoint(checkpoint.checkpoint_path(tmp_path, 3))
+    file = checkpoint.read_whole(checkpoint.checkpoint_path(tmp_path, 3), is_resumed=True)
     model = build_clip_rc(config.model)
     load_released(model, record.model_tensors(file))
     resumed = Trainer(model, straight.text.numpy(), (), config)
@@ -185,4 +149,4 @@ def test_float16_goes_on_exactly_after_an_overflow(tmp_path: Path) -> None:
     assert resumed.optimizer.steps == straight.optimizer.steps > 0 and resumed.loss_scale == straight.loss_scale
     assert all(np.array_equal(array, weights(resumed)[name]) for name, array in weights(straight).items())
     moments, expected = resumed.optimizer.state(), straight.optimizer.state()
-    assert all(np.array_equal(moments.v[name], array) for name, array in expected.v.items())
+    assert all(np.array_equal(moments[name], array) for name, array in expected.items())

@@ -12,15 +12,8 @@ import pytest
 import torch
 
 from jseg.config import OptimizerConfig
-from jseg.engine.optimizer import (
-    AdamW,
-    clip,
-    gradient_norm,
-    group_settings,
-    learning_rate,
-    not_finite,
-)
-from tests.engine.tiny_training import tiny_batch, tiny_config, tiny_trainer, weights
+from jseg.engine.optimizer import AdamW, clip, gradient_norm, group_settings, square_sums
+from jseg.errors import UserError
 
 SHAPES = {"decode_head.q_proj.weight": (37, 513), "backbone.prompt_norm.weight": (5,), "decode_head.q_proj.bias": (1,)}
 CONFIG = OptimizerConfig(lr=1e-2, weight_decay=0.3, warmup_iterations=0, groups="stated")
@@ -59,12 +52,14 @@ def test_the_same_steps_as_pytorch() -> None:
         if iteration == 2:
             state = own.state()
             own = AdamW(list(weights.items()), CONFIG)
-            own.load_state(state)
-    m, v = (torch.cat([other.state[value][key].flatten() for value in theirs.values()]).numpy()
-            for key in ("exp_avg", "exp_avg_sq"))  # fmt: skip
+            own.load_state(state, 3)
     state = own.state()
-    np.testing.assert_allclose(np.concatenate([state.m[name].ravel() for name in theirs]), m, rtol=1e-5, atol=1e-7)
-    np.testing.assert_allclose(np.concatenate([state.v[name].ravel() for name in theirs]), v, rtol=1e-5, atol=1e-12)
+    for name, value in theirs.items():
+        for prefix, key, atol in (("optimizer.m.", "exp_avg", 1e-7), ("optimizer.v.", "exp_avg_sq", 1e-12)):
+            np.testing.assert_allclose(state[prefix + name], other.state[value][key], rtol=1e-5, atol=atol)
+    state["optimizer.m.decode_head.q_proj.weight"] = np.zeros((2, 2), np.float32)
+    with pytest.raises(UserError, match=r"does not fit this model: optimizer\.m\.decode_head\.q_proj\.weight"):
+        own.load_state(state, 5)
 
 
 @pytest.mark.parity
@@ -75,39 +70,7 @@ def test_every_released_parameter_has_the_recorded_rate_and_decay(golden: Path) 
         recorded = json.loads(file.read_text())
         config = OptimizerConfig(lr=recorded["base_lr"], weight_decay=recorded["base_weight_decay"])
         for name, entry in recorded["trainable"].items():
-            ours = group_settings(name, config)
-            assert (ours.lr, ours.weight_decay) == pytest.approx((entry["lr"], entry["weight_decay"]), rel=1e-12), name
-
-
-RUNS = {"voc40k": 40000, "st20k": 20000, "coco80k": 80000}  # prefix of the recorded arrays -> iterations of the run
-
-
-@pytest.mark.parity
-def test_real_schedules(golden: Path) -> None:
-    recorded = json.loads((golden / "torch_release" / "lr_schedule_full.json").read_text())
-    config = OptimizerConfig()
-    for key, rates in recorded.items():
-        if key == "its":
-            continue
-        run, kind = key.split("_lr_")
-        initial = config.lr * (config.lr_factor if kind == "trainable" else 1.0)
-        ours = [learning_rate(iteration, RUNS[run], initial, config) for iteration in recorded["its"][: len(rates)]]
-        assert ours == pytest.approx(rates, rel=1e-12), key
-
-
-@pytest.mark.parity
-def test_trajectory_schedules(golden: Path) -> None:
-    files = sorted((golden / "torch_release").glob("trajectory_*.lr.json"))
-    assert files
-    for file in files:
-        run = json.loads(file.read_text())
-        config = OptimizerConfig(
-            lr=run["base_lr"], power=run["power"], min_lr=run["min_lr"],
-            warmup_iterations=run["warmup_iters"], warmup_ratio=run["warmup_ratio"],
-        )  # fmt: skip
-        for key, initial in (("lr_trainable", run["trainable_initial_lr"]), ("lr_frozen_groups", run["base_lr"])):
-            ours = [learning_rate(iteration, run["max_iters"], initial, config) for iteration in range(len(run[key]))]
-            assert ours == pytest.approx(run[key], rel=1e-12), file.name
+            assert group_settings(name, config) == pytest.approx((entry["lr"], entry["weight_decay"]), rel=1e-12), name
 
 
 def test_norm_and_clipping() -> None:
@@ -123,20 +86,4 @@ def test_norm_and_clipping() -> None:
 def test_a_value_that_is_not_finite_shows_in_the_norm(value: float) -> None:
     gradients = [jt.ones((2, 3)), jt.array(np.array([1.0, value], np.float32))]
     assert not math.isfinite(gradient_norm(gradients))
-    assert not_finite(["a", "b"], gradients) == ["b"]
-
-
-def test_clipping_is_off_unless_asked_for() -> None:
-    """The same step with and without a bound: equal where the bound is not reached, shorter where it is."""
-    results = []
-    for bound in (0.0, 1e9, 1e-3):
-        config = tiny_config()
-        config.optimizer.clip_norm, config.optimizer.eps = bound, 1.0  # AdamW's step then grows with the gradient
-        config.optimizer.warmup_iterations = 0
-        trainer = tiny_trainer(config)
-        before = weights(trainer)
-        report = trainer.step(*tiny_batch(0), iteration=0)
-        name = "decode_head.q_proj.weight"
-        results.append((report.gradient_norm, np.abs(weights(trainer)[name] - before[name]).sum()))
-    assert results[0] == results[1] and results[2][0] == results[0][0] > 1e-3
-    assert results[2][1] < 0.9 * results[0][1]
+    assert np.isfinite(square_sums(gradients)).tolist() == [True, False]

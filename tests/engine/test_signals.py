@@ -14,7 +14,7 @@ def test_the_first_signal_asks_the_second_ctrl_c_ends(capfd: pytest.CaptureFixtu
     before = signal.getsignal(signal.SIGTERM)
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.requested and stop.signal_name == "SIGTERM"
+        assert stop.signal_name == "SIGTERM"
         os.kill(os.getpid(), signal.SIGTERM)  # some schedulers send it again and again
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)

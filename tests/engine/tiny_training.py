@@ -8,7 +8,7 @@ import numpy as np
 
 from jseg.config import Config, ModelConfig
 from jseg.engine.ranks import ALONE, Ranks
-from jseg.engine.trainer import Trainer
+from jseg.engine.train import Trainer
 from jseg.model.clip_rc import build_clip_rc, set_training
 from jseg.model.initial_weights import initialise
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import signal
 from pathlib import Path
@@ -27,18 +26,6 @@ def ranks_of(running: TrainingProcess) -> list[int]:
     return sorted(int(pid) for task in tasks for pid in (task / "children").read_text().split())
 
 
-def assert_close_runs(first: TrainingProcess, second: TrainingProcess) -> None:
-    """The same losses, rates and metrics but for the rounding of sums in another order."""
-    for event in ("train", "evaluation"):
-        assert [line["iteration"] for line in first.events(event)] == [
-            line["iteration"] for line in second.events(event)
-        ]
-    for one, other in zip(first.events("train"), second.events("train"), strict=True):
-        assert one["losses"] == pytest.approx(other["losses"], rel=1e-4) and one["lr"] == other["lr"]
-    for one, other in zip(first.events("evaluation"), second.events("evaluation"), strict=True):
-        assert one["metrics"]["pAcc"] == pytest.approx(other["metrics"]["pAcc"], abs=0.5)
-
-
 @needs_mpirun
 def test_two_ranks_stop_together_and_one_goes_on_with_their_run(tmp_path: Path) -> None:
     """SIGTERM to the second rank; then the same stream of images on one rank; all like a run of one rank."""
@@ -51,8 +38,7 @@ def test_two_ranks_stop_together_and_one_goes_on_with_their_run(tmp_path: Path) 
     assert shown.count("resuming") == 0 and shown.count("iteration 1/") == 1  # one process prints
     (saved,) = checkpoint.checkpoints_in(together.work_dir)
     assert (
-        f"a signal to another process: saved after iteration {checkpoint.read_checkpoint(saved).meta['iteration']}"
-        in shown
+        f"a signal to another process: saved after iteration {checkpoint.read_whole(saved).meta['iteration']}" in shown
     )
     command = shlex.split(shown.splitlines()[-1])
     assert command[:3] == ["mpirun", "-np", "2"] and command[-1] == "--resume"
@@ -60,7 +46,12 @@ def test_two_ranks_stop_together_and_one_goes_on_with_their_run(tmp_path: Path) 
     alone.finish()
     whole.finish()
     assert [line["ranks"] for line in alone.events("start")] == [2, 1]
-    assert_close_runs(whole, alone)
+    for one, other in zip(whole.events("train"), alone.events("train"), strict=True):
+        assert one["iteration"] == other["iteration"] and one["lr"] == other["lr"]
+        assert one["losses"] == pytest.approx(other["losses"], rel=1e-4)  # sums in another order
+    for one, other in zip(whole.events("evaluation"), alone.events("evaluation"), strict=True):
+        assert one["iteration"] == other["iteration"]
+        assert one["metrics"]["pAcc"] == pytest.approx(other["metrics"]["pAcc"], abs=0.5)
     weights = ["--task", "val", "--weights", str(alone.work_dir / checkpoint.WEIGHTS_NAME)]
     evaluated = TrainingProcess(tmp_path / "val", *OPTIONS, *weights, "--save-dir", str(tmp_path / "images"), ranks=2)
     assert evaluated.finish().count("label maps and overlays of 2 ") == 1
@@ -77,13 +68,3 @@ def test_the_death_of_a_rank_ends_the_run(tmp_path: Path) -> None:
     assert running.process.wait(timeout=120) != 0
     assert "signal 9 (Killed)" in running.shown()
     assert checkpoint.newest_whole(running.work_dir)
-
-
-@needs_mpirun
-@pytest.mark.slow
-def test_a_bad_step_of_two_ranks_names_the_images_of_both(tmp_path: Path) -> None:
-    spoilt = ["train.max_bad_steps=2", "loss.mask=3e38", "loss.focal_gamma=0.0", "train.batch_size=4"]
-    shown = TrainingProcess(tmp_path / "run", *spoilt, ranks=2).finish(code=2)
-    assert shown.count("error: 2 steps in a row were not finite") == 1
-    names = re.search(r"iteration 2 \(([^)]*)\): ", shown).group(1)
-    assert len(names.split(", ")) == 4

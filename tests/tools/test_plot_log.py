@@ -29,26 +29,14 @@ def write_log(folder: Path, name: str, scale: float) -> Path:
     return folder / name
 
 
-def test_points_leave_undefined_values_out(tmp_path: Path) -> None:
-    (lines,) = plot_log.read_runs([write_log(tmp_path, "a", 1.0)]).values()
-    assert plot_log.points(lines, "evaluation", "metrics", "mIoU(U)") == [(10, 20.0)]
-    assert plot_log.points(lines, "train", "losses", "total")[:2] == [(1, 2.0), (2, 1.0)]
-
-
 @pytest.mark.parametrize("count", [1, 2])
 def test_one_or_several_runs_are_drawn(tmp_path: Path, count: int, capsys: pytest.CaptureFixture) -> None:
     runs = [str(write_log(tmp_path, name, scale)) for name, scale in (("first", 1.0), ("second", 0.5))][:count]
-    output = tmp_path / "curves.png"
+    output, lines = tmp_path / "curves.png", next(iter(plot_log.read_runs([Path(runs[0])]).values()))
+    assert plot_log.points(lines, "evaluation", "metrics", "mIoU(U)") == [(10, 20.0)]  # not where it is undefined
     assert plot_log.main([*runs, "--output", str(output)]) == 0
     image = cv2.imread(str(output))
     assert image.shape[0] > 500 and (image < 250).any(axis=-1).mean() > 0.01
     assert f"{count} run" in capsys.readouterr().out
-
-
-def test_mistakes_are_user_errors(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no log of a training run"):
         plot_log.main([str(tmp_path)])
-    run = str(write_log(tmp_path, "a", 1.0))
-    with pytest.raises(UserError, match=r"must end with \.png"):
-        plot_log.main([run, "--output", str(tmp_path / "a.docx")])
-    assert not (tmp_path / "a.docx").exists()

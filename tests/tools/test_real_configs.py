@@ -28,14 +28,9 @@ START = ["train.iterations=1", "train.expected_iteration=1"]
 
 def prepared(data_set: str, folder: Path) -> Path:
     """Makes a replica, prepares it as a user would, and returns its root."""
-    if data_set == "voc12":
-        replica = make_voc12(folder)
-        rest = ["--sbd", str(replica.sources)]
-    elif data_set == "context":
-        replica = make_context(folder)
-        rest = ["--mat", str(replica.sources)]
-    else:
-        replica, rest = make_coco_stuff(folder), []
+    replica = {"voc12": make_voc12, "context": make_context, "coco_stuff": make_coco_stuff}[data_set](folder)
+    flags = {"voc12": "--sbd", "context": "--mat"}
+    rest = [flags[data_set], str(replica.sources)] if data_set in flags else []
     tool = importlib.import_module(f"tools.prepare_{data_set}")
     assert tool.main([str(replica.root), "--workers", "0", *rest]) == 0
     return replica.root

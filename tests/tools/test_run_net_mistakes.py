@@ -1,4 +1,4 @@
-"""Every mistake of a user of tools/run_net.py ends in one line with exit code 2."""
+"""Every mistake of a user of tools/run_net.py ends in one line with exit code 2, before Jittor starts."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ def test_a_mistake_is_told_by_the_program_in_one_line(tiny: Path) -> None:
     "rest, words",
     [
         (["--task", "trian"], ("--task", "invalid choice")),
+        (["train.ema=0.9"], ("train.ema=0.9 was removed from jseg: leave it out",)),
         (["--task", "val"], ("--task val needs weights", "--weights", "--resume")),
         (["cross_dataset=True"], ("cross_dataset", "--task val --weights")),
         (["--resume"], ("holds no whole checkpoint",)),
@@ -47,62 +48,32 @@ def test_mistakes_are_one_line_and_leave_nothing_behind(
     assert not left.exists() or not list(left.iterdir())
 
 
-def test_a_used_work_folder_is_not_written_over(trained: Path, capsys: pytest.CaptureFixture) -> None:
-    arguments = command(trained.parent / "tiny.py")
-    refused(arguments, capsys, "already holds checkpoint_0000004.safetensors", "--resume", "--work-dir")
-
-
-@pytest.mark.parametrize("task", ["train", "val"])
-def test_a_truncated_checkpoint(tiny: Path, trained: Path, task: str, capsys: pytest.CaptureFixture) -> None:
-    content = (trained / "checkpoint_0000004.safetensors").read_bytes()
-    for cut in (len(content) - 100, 10):
-        (tiny.parent / "cut.safetensors").write_bytes(content[:cut])
-        arguments = command(tiny, "--task", task, "--resume", str(tiny.parent / "cut.safetensors"))
-        refused(arguments, capsys, "cut.safetensors")
-
-
-def test_a_checkpoint_of_another_class_list(voc: Path, trained: Path, capsys: pytest.CaptureFixture) -> None:
-    weights = str(trained / "weights.safetensors")
-    arguments = command(voc, "--task", "val", "--weights", weights)
+def test_weights_that_do_not_fit_are_refused(voc: Path, trained: Path, capsys: pytest.CaptureFixture) -> None:
+    tiny, cut, weights = voc.with_name("tiny.py"), voc.with_name("cut.safetensors"), trained / "weights.safetensors"
+    cut.write_bytes((trained / "checkpoint_0000004.safetensors").read_bytes()[:-100])
+    for task in ("train", "val"):
+        refused(command(tiny, "--task", task, "--resume", str(cut)), capsys, "cut.safetensors")
+    refused(command(trained.parent / "tiny.py"), capsys, "already holds checkpoint_0000004", "--resume", "--work-dir")
+    arguments = command(tiny, "--task", "val", "--weights", str(weights), "model.prompts=3")
+    refused(arguments, capsys, "backbone.prompt_embeddings is (1, 2, 32), expected (1, 3, 32)")
+    arguments = command(voc, "--task", "val", "--weights", str(weights))
     refused(arguments, capsys, "made for other classes", "20, among them red striped circle", "--other-classes")
     assert run_net.main([*arguments, "--other-classes"]) == 0
     assert run_net.main([*arguments, "cross_dataset=True"]) == 0
 
 
-def test_a_checkpoint_of_another_model(trained: Path, capsys: pytest.CaptureFixture) -> None:
-    arguments = command(trained.parent / "tiny.py", "--task", "val", "--resume", "model.prompts=3")
-    refused(arguments, capsys, "backbone.prompt_embeddings is (1, 2, 32), expected (1, 3, 32)")
-
-
-def truncate_image(folder: Path) -> None:
-    path = folder / "images" / "b.jpg"
-    path.write_bytes(path.read_bytes()[:-200])
-
-
-def other_size(folder: Path) -> None:
-    Image.fromarray(np.zeros((70, 80), np.uint8)).save(folder / "labels" / "b.png")
-
-
-def other_value(folder: Path) -> None:
-    Image.fromarray(np.full((70, 90), 77, np.uint8)).save(folder / "labels" / "b.png")
-
-
-def empty_split(folder: Path) -> None:
-    (folder / "val.txt").write_text("\n")
-
-
-def missing_image(folder: Path) -> None:
-    (folder / "images" / "b.jpg").unlink()
+def put(folder: Path, name: str, labels: np.ndarray) -> None:
+    Image.fromarray(labels).save(folder / "labels" / name)
 
 
 @pytest.mark.parametrize(
     "spoil, words",
     [
-        (truncate_image, ("b.jpg",)),
-        (other_size, ("b.png", "80x70", "90x70")),
-        (other_value, ("b.png", "77", "voc12")),
-        (empty_split, (".txt names no image",)),
-        (missing_image, ("b.jpg", "missing")),
+        (lambda folder: (folder / "images" / "b.jpg").write_bytes(b"\xff\xd8\xff"), ("b.jpg",)),
+        (lambda folder: put(folder, "b.png", np.zeros((70, 80), np.uint8)), ("b.png", "80x70", "90x70")),
+        (lambda folder: put(folder, "b.png", np.full((70, 90), 77, np.uint8)), ("b.png", "77", "voc12")),
+        (lambda folder: (folder / "val.txt").write_text("\n"), (".txt names no image",)),
+        (lambda folder: (folder / "images" / "b.jpg").unlink(), ("b.jpg", "missing")),
     ],
 )
 def test_bad_data(
@@ -111,3 +82,11 @@ def test_bad_data(
     spoil(voc.parent)
     weights = str(trained / "weights.safetensors")
     refused(command(voc, "--task", "val", "--other-classes", "--weights", weights), capsys, *words)
+
+
+def test_tools_do_not_import_jittor() -> None:
+    """`start` has to prepare the process first: signals, MPI, the pool of compile processes."""
+    names = ", ".join(f"tools.{path.stem}" for path in sorted(TOOL.parent.glob("*.py")))
+    code = f"import sys, {names}; print('jittor' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=TOOL.parents[1], capture_output=True, text=True)
+    assert done.stdout.strip() == "False", done.stderr
