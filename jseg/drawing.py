@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import colorsys
-import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from jseg.errors import UserError
-from jseg.files import write_whole
+from jseg.files import whole_file
 
 PAPER, INK, UNSEEN_INK = (255, 255, 255), (25, 25, 25), (190, 20, 60)
 SMALLEST_OVERLAY = 384  # pixels of the long side; smaller images are enlarged, so that outlines and text can be read
@@ -46,10 +45,9 @@ def check_outputs(outputs: Sequence[Path], inputs: Iterable[Path]) -> None:
 
 def write_image(path: str | Path, image: np.ndarray | Image.Image, compress_level: int = 3) -> None:
     """Writes (H, W, 3) uint8 RGB as a PNG, whole or not at all; UserError if it cannot be written."""
-    buffer = io.BytesIO()
     image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    image.save(buffer, format="PNG", compress_level=compress_level)
-    write_whole(path, buffer.getvalue())
+    with whole_file(path) as file:
+        image.save(file, format="PNG", compress_level=compress_level)
 
 
 def write_label_map(path: str | Path, labels: np.ndarray, palette: np.ndarray) -> None:
@@ -75,10 +73,8 @@ def overlay(image: np.ndarray, labels: np.ndarray, palette: np.ndarray, opacity:
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
-    end = len(text)
-    while end and font.getlength(text[:end] + "…" * (end < len(text))) > width:
-        end -= 1
-    return text[:end] + "…" * (end < len(text))
+    choices = (text, *(text[:end] + "…" for end in reversed(range(len(text)))))
+    return next((choice for choice in choices if font.getlength(choice) <= width), "…")
 
 
 def legend(
@@ -90,19 +86,19 @@ def legend(
     present = [index for index in np.argsort(-areas, kind="stable") if areas[index]]
     percents = 100 * (areas / sum(labels.size for labels in maps))
     font = ImageFont.load_default(size=text_size)
-    swatch, gap, line_height = text_size, text_size // 2, text_size * 3 // 2
+    gap, line_height = text_size // 2, text_size * 3 // 2
     strip = Image.new("RGB", (width, line_height * (len(present) + 1) + gap), PAPER)
     draw = ImageDraw.Draw(strip)
     x, y = gap, gap
     for index in present:
         ink, behind = (UNSEEN_INK, " (unseen)") if index in unseen else (INK, "")
         behind += f"  {percents[index]:.1f} %" if shares else ""
-        text = _shortened(names[index], font, width - swatch - 3 * gap - font.getlength(behind)) + behind
-        needed = swatch + gap + int(font.getlength(text) + 0.999)
+        text = _shortened(names[index], font, width - text_size - 3 * gap - font.getlength(behind)) + behind
+        needed = text_size + gap + int(font.getlength(text) + 0.999)
         if x > gap and x + needed + gap > width:
             x, y = gap, y + line_height
-        draw.rectangle((x, y, x + swatch - 1, y + swatch - 1), fill=tuple(map(int, palette[index])), outline=ink)
-        draw.text((x + swatch + gap // 2, y + swatch / 2), text, ink, font, anchor="lm")
+        draw.rectangle((x, y, x + text_size - 1, y + text_size - 1), fill=tuple(map(int, palette[index])), outline=ink)
+        draw.text((x + text_size + gap // 2, y + text_size / 2), text, ink, font, anchor="lm")
         x += needed + gap
     return np.asarray(strip)[: y + line_height]
 
@@ -123,14 +119,12 @@ def overlay_with_legend(
 
 def thumbnail(name: str, image: np.ndarray, prediction: np.ndarray, truth: np.ndarray | None) -> Example:
     """An example at the size that it has in a sheet."""
-    height, width = prediction.shape
-    scale = min(PANEL / width, PANEL / height)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    scale = PANEL / max(prediction.shape)
+    size = tuple(max(1, round(side * scale)) for side in prediction.shape[::-1])
     image = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    prediction, truth = (
-        None if labels is None else cv2.resize(labels.astype(np.uint16), size, interpolation=cv2.INTER_NEAREST)
-        for labels in (prediction, truth)
-    )
+    prediction = cv2.resize(prediction.astype(np.uint16), size, interpolation=cv2.INTER_NEAREST)
+    if truth is not None:
+        truth = cv2.resize(truth.astype(np.uint16), size, interpolation=cv2.INTER_NEAREST)
     return name, image, prediction, truth
 
 
@@ -151,15 +145,14 @@ def sheet(
     with_truth = any(truth is not None for *_, truth in examples)
     columns = ("image", "ground truth", "prediction") if with_truth else ("image", "prediction")
     width = len(columns) * (PANEL + MARGIN) + MARGIN
-    rows, maps = [_caption([title], width, 20), _caption(columns, width, 17)], []
+    rows = [_caption([title], width, 20), _caption(columns, width, 17)]
     for name, image, prediction, truth in examples:
         canvas, panels = np.full((len(image), width, 3), PAPER, dtype=np.uint8), [image]
         for labels in (truth, prediction) if with_truth else (prediction,):
-            missing = labels is None
-            panels.append(np.full_like(image, 235) if missing else overlay(image, labels, palette, opacity=0.7))
-            maps += [] if missing else [labels]
+            panels.append(np.full_like(image, 235) if labels is None else overlay(image, labels, palette, opacity=0.7))
         for column, panel in enumerate(panels):
             left = MARGIN + column * (PANEL + MARGIN) + (PANEL - image.shape[1]) // 2
             canvas[:, left : left + image.shape[1]] = panel
         rows += [canvas, _caption([name], width, 13)]
+    maps = [labels for *_, prediction, truth in examples for labels in (prediction, truth) if labels is not None]
     return np.concatenate([*rows, legend(maps, names, palette, unseen, width, 17)])

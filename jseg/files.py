@@ -45,15 +45,13 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
         CannotWrite: the folder or the file cannot be written, or the disk is full.
     """
     path = Path(path)
-    temporary = ""
+    temporary = path.parent / f".{path.name[:80]}.{os.getpid()}_{time.time_ns()}.tmp"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:80]}.", suffix=".tmp")
-        with os.fdopen(descriptor, "wb") as file:
+        with open(temporary, "xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes files that only the owner may read
         os.replace(temporary, path)
         folder = os.open(path.parent, os.O_RDONLY)
         os.fsync(folder)  # makes the new name as lasting as the content
@@ -61,7 +59,7 @@ def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     except OSError as error:
         raise CannotWrite(f"cannot write {path} ({error.strerror or error}): {remedy(error)}") from error
     finally:
-        if temporary and os.path.exists(temporary):
+        if os.path.exists(temporary):
             os.unlink(temporary)
 
 
@@ -90,21 +88,16 @@ def whole_folder(folder: Path) -> Iterator[Path | None]:
     if folder.is_dir():
         yield None
         return
+    temporary = folder.parent / f".{folder.name}.{os.getpid()}_{time.time_ns()}"
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        try:
-            yield temporary
-            temporary.chmod(0o777 & ~_umask())
-            try:
-                os.rename(temporary, folder)
-            except OSError:
-                if not folder.is_dir():  # else another process was first
-                    raise
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        yield temporary
+        os.rename(temporary, folder)
     except OSError as error:
-        raise CannotWrite(f"cannot make {folder} ({error.strerror or error}): {remedy(error)}") from error
+        if not folder.is_dir():  # else another process was first
+            raise CannotWrite(f"cannot make {folder} ({error.strerror or error}): {remedy(error)}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def check_writable(folder: str | Path) -> Path:
@@ -126,18 +119,9 @@ def remedy(error: OSError) -> str:
 
 
 def open_regular(path: str | Path) -> BinaryIO:
-    """Opens a file of the user's for reading, in binary; raises UserError unless it is a regular file.
-
-    A pipe or a device may wait for ever.
-    """
+    """Opens a file for reading, in binary; UserError unless it is a regular one (a pipe may wait for ever)."""
     if not os.path.exists(path):
         raise UserError(f"file {path} does not exist")
     if not os.path.isfile(path):
         raise UserError(f"{path} is {'a folder' if os.path.isdir(path) else 'a pipe or a device'}, not a file")
     return open(path, "rb")
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,6 +1,5 @@
-"""Class names, seen/unseen splits, colours and label values of every data set, and what a label map's values mean.
+"""Class names, splits, colours and label values: files hold stored values, label maps class numbers and 255 = ignored.
 
-Files hold stored values, label maps the class numbers 0..C-1 and 255 = ignored, targets what a setting trains with.
 Names and unseen classes are those of the published configurations (https://github.com/ZiqinZhou66/ZegCLIP,
 https://github.com/uyzhang/CLIP-RC; PASCAL Context split A: the ZS3 and OTSeg line of work, split B: Cascade-CLIP), the
 colours those of VOC's development kit (https://host.robots.ox.ac.uk/pascal/VOC/voc2012).
@@ -66,17 +65,14 @@ UNSEEN_PIXEL = -1  # transductive target: "some unseen class", which the losses 
 
 @dataclass(frozen=True)
 class ClassList:
-    """The classes of a data set in the order of their training labels.
-
-    `stored[i]` is the pixel value of class i in the label PNGs, `stored_ignored` are the values that mean "no class".
-    """
+    """The classes of a data set in the order of their training labels."""
 
     dataset: str
     split: str  # name of the seen/unseen split; "" where the data set has only one
     names: tuple[str, ...]
     unseen: tuple[int, ...]
-    stored: tuple[int, ...]
-    stored_ignored: tuple[int, ...]
+    stored: tuple[int, ...]  # pixel value of each class in the label PNGs
+    stored_ignored: tuple[int, ...]  # pixel values that mean "no class"
 
     @property
     def seen(self) -> tuple[int, ...]:
@@ -190,8 +186,7 @@ def training_classes(class_list: ClassList, setting: str) -> tuple[int, ...]:
 def training_labels(labels: np.ndarray, class_list: ClassList, setting: str) -> np.ndarray:
     """Class numbers (any shape, 255 = ignored) -> int32 training targets of a setting.
 
-    inductive: the seen classes are numbered 0..S-1, unseen ones become 255. transductive: seen classes are kept, pixels
-    of unseen ones become `UNSEEN_PIXEL`. supervised: unchanged.
+    inductive: seen classes become 0..S-1, unseen ones 255; transductive: unseen ones `UNSEEN_PIXEL`; else unchanged.
     """
     lookup, classes = np.full(256, IGNORED, np.int32), training_classes(class_list, setting)
     lookup[list(classes)] = np.arange(len(classes))

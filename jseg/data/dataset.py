@@ -1,7 +1,4 @@
-"""Data sets on disk, pairs of image and label PNG in PASCAL VOC's layout: opened, read, and checked for faults.
-
-Faults are missing or RGB-encoded files, wrong sizes, values outside the class list, and labels shifted by one.
-"""
+"""Data sets on disk, pairs of image and label PNG in PASCAL VOC's layout: opened, read, and checked for faults."""
 
 from __future__ import annotations
 
@@ -119,11 +116,7 @@ class SplitReport:
 
 
 def value_fault(maps: np.ndarray, total: int, class_list: ClassList) -> str:
-    """What is wrong with the values of `total` label maps, `maps` (256,) of which hold each value; "" = nothing.
-
-    Labels one too high hold the value after the last class. Labels one too low are in the class list; but where 0 is
-    background, fewer than half of the label maps then hold 0, at least half hold 255, and none holds the last class.
-    """
+    """What is wrong with the values of `total` label maps, `maps` (256,) of which hold each value; "" = nothing."""
     outside = np.flatnonzero((stored_lookup(class_list) < 0) & (maps > 0)).tolist()
     first, last = class_list.stored[0], max({*class_list.stored, *class_list.stored_ignored} - {IGNORED})
     if outside:
@@ -131,6 +124,7 @@ def value_fault(maps: np.ndarray, total: int, class_list: ClassList) -> str:
         if outside == [last + 1] and not (maps[0] and maps[IGNORED]):
             return f"{text}: labels are shifted by one, class 0 is stored as {first + 1}, one too high"
         return f"{text}; {PREPARATION[class_list.dataset]}"
+    # labels one too low: background 0 has become 255, and no label map holds the last class
     if total >= 5 and 0 in class_list.stored_ignored and maps[0] < total / 2 <= maps[IGNORED] and not maps[last]:
         return (
             f"labels are shifted by one: 0 (background) is in {maps[0]} and 255 in {maps[IGNORED]} of {total} label "
@@ -143,14 +137,14 @@ def read_pairs(dataset: SegmentationDataset, indices: Sequence[int], progress: b
     """Reads pairs as a whole, with four threads (decoding needs no GIL)."""
 
     def examine(index: int) -> tuple[str, np.ndarray]:
-        pixels, path = np.zeros(256, np.int64), dataset.labels_path(index)
+        problem, pixels, path = "", np.zeros(256, np.int64), dataset.labels_path(index)
         try:
             if path:
                 pixels = np.bincount(read_stored_labels(path).ravel(), minlength=256)
             dataset.read(index)
         except UserError as error:
-            return str(error), pixels
-        return "", pixels
+            problem = str(error)
+        return problem, pixels
 
     report = SplitReport(dataset, len(indices))
     found = map_in_order(examine, ((index,) for index in indices), 4, threads=True)

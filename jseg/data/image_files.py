@@ -1,7 +1,6 @@
-"""Images and label PNGs as arrays, or one sentence that says what is wrong with the file.
+"""Images (by OpenCV) and label PNGs (by Pillow) as arrays, or one sentence that says what is wrong with the file.
 
-OpenCV decodes images, Pillow label PNGs (OpenCV would turn palette entries into colours). OpenCV fills the missing part
-of a cut-off JPEG with grey and believes the sizes that a header claims, so Pillow looks at every file first.
+OpenCV fills missing parts of a JPEG with grey and believes the sizes in a header, so Pillow looks at every file first.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Batches for training, prepared ahead by worker processes, and images for evaluation, decoded ahead by threads.
 
-Each sample is a pure function of (data set, configuration, stream position), so batches are the same for any number of
-workers and ranks.
+Training walks an endless shuffled stream; a sample is a pure function of (data set, configuration, stream position).
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ from jseg.config import Config, DataConfig, TestConfig
 from jseg.data import transforms
 from jseg.data.class_names import training_labels
 from jseg.data.dataset import Dataset
-from jseg.data.sampling import augmentation_rng, endless_indices
 from jseg.data.workers import map_in_order
 from jseg.errors import UserError
 
+_ORDER, _AUGMENTATION = 0, 1  # keep the two uses of one seed apart
 MOST_PIXELS = 2**26  # of one image at all scales together; 0.8 GB as float32
 
 
@@ -43,6 +42,21 @@ class EvaluationImage(NamedTuple):
     labels: np.ndarray | None  # (H, W) uint8 class numbers at the original size, 255 = ignored
     name: str
     size: tuple[int, int]  # original height, width
+
+
+def augmentation_rng(seed: int, position: int) -> np.random.Generator:
+    """The generator for the random transforms of stream position `position`."""
+    return np.random.default_rng([_AUGMENTATION, seed, position])
+
+
+def endless_indices(length: int, seed: int, start: int = 0, rank: int = 0, world: int = 1) -> Iterator[tuple[int, int]]:
+    """(position, index) pairs without end: every `world`-th position of the stream from `start + rank` on."""
+    epoch, order = -1, np.empty(0, np.int64)
+    for position in count(start + rank, world):
+        if position // length != epoch:  # each epoch holds every index once
+            epoch = position // length
+            order = np.random.default_rng([_ORDER, seed, epoch]).permutation(length)
+        yield position, int(order[position % length])
 
 
 def training_sample(

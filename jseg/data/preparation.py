@@ -55,11 +55,7 @@ def _problem(convert: Callable[[Path, Path], None], source: Path, target: Path) 
 
 
 def convert_all(jobs: Sequence[tuple[Path, Path]], convert: Callable[[Path, Path], None], workers: int) -> int:
-    """Makes the label maps that are not there yet; exit code 1 if some could not be made.
-
-    `jobs` are sources and label PNGs to make of them. `convert` is importable, writes the PNG whole or not at all, and
-    raises UserError for a bad source.
-    """
+    """Makes the missing label PNGs of `jobs` (source, PNG) with an importable `convert`; exit code 1 if some failed."""
     pending = [job for job in jobs if not job[1].is_file()]
     print(f"{len(jobs) - len(pending):,} label maps are there, {len(pending):,} to make")
     if any(source.suffix == ".mat" for source, _ in pending) and importlib.util.find_spec("scipy") is None:

@@ -1,9 +1,8 @@
 """The built-in data set `shapes`: scenes with exact masks and captions, drawn on the fly from a seed; no download.
 
-20 classes named by colour, surface pattern and shape ("red striped circle"); 15 are seen in training. No single word
-names a class and any two do, so an unseen class can be understood from words that seen classes share with it. A scene
-holds one to four objects on a textured background with things of no class (255), a pure function of (seed, split,
-index). While it is painted it is (H, W, 3) float32 RGB in [0, 255]; one unit is a pixel of a scene of short side 96.
+20 classes named by colour, pattern and shape ("red striped circle"), 15 of them seen in training: an unseen class can
+be understood from words that seen ones share with it. A scene, a pure function of (seed, split, index), is painted as
+(H, W, 3) float32 RGB in [0, 255]; one unit is a pixel of a scene of short side 96.
 """
 
 from __future__ import annotations
@@ -52,10 +51,9 @@ class ShapesDataset:
     def __init__(self, data: DataConfig, split: str) -> None:
         self.class_list = classes_of(data)
         self.config, self.split = data.shapes, split
-        self._length = data.shapes.train_scenes if split == "train" else data.shapes.val_scenes
 
     def __len__(self) -> int:
-        return self._length
+        return self.config.train_scenes if self.split == "train" else self.config.val_scenes
 
     def scene(self, index: int) -> Scene:
         """Draws scene `index`."""
@@ -76,8 +74,7 @@ def draw_scene(size: tuple[int, int], objects: tuple[int, int], rng: Generator) 
         scribble(image, unit, rng)
     owners = np.full(size, -1, np.int8)  # which object each pixel shows
     count = int(rng.integers(objects[0], objects[1] + 1))
-    low, high = np.log(_DIAMETERS)
-    diameters = np.exp(rng.uniform(low, high, count))
+    diameters = np.exp(rng.uniform(*np.log(_DIAMETERS), count))
     diameters[0] = max(diameters)
     placed: list[tuple[int, float, int]] = []  # class, diameter, area
     for class_index, diameter in zip(rng.permutation(len(SHAPES_NAMES))[:count].tolist(), diameters, strict=True):
@@ -92,7 +89,17 @@ def draw_scene(size: tuple[int, int], objects: tuple[int, int], rng: Generator) 
             image[wire] = rng.uniform(0, 255, 3)
             owners[wire] = -1
     labels = np.append(np.array([item[0] for item in placed], np.uint8), np.uint8(IGNORED))[owners]
-    return Scene(light(image, rng), labels, tuple(SceneObject(*item[:2]) for item in placed))
+    # uneven light, brightness, colour cast, now and then blur, grain
+    columns, rows = coordinates(*image.shape[:2])
+    angle, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.4)
+    slope = np.cos(angle) * (columns / columns[0, -1] - 0.5) + np.sin(angle) * (rows / rows[-1, 0] - 0.5)
+    image = image * (1 + strength * slope.astype(np.float32))[..., None]
+    image *= np.float32(rng.uniform(0.7, 1.15) * rng.uniform(0.92, 1.08, 3))
+    if rng.random() < 0.25:
+        image = cv2.GaussianBlur(image, (3, 3), 0)
+    image += rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(1, 8))
+    image = np.clip(image, 0, 255, out=image).astype(np.uint8)
+    return Scene(image, labels, tuple(SceneObject(*item[:2]) for item in placed))
 
 
 def _place(
@@ -100,7 +107,7 @@ def _place(
 ) -> int:
     """Paints an object where it leaves enough of the others in sight; its area in pixels, 0 = no place was found."""
     size, radius = owners.shape, diameter / 2
-    shape = SHAPES_NAMES[class_index].split()[-1]
+    colour, pattern, shape = SHAPES_NAMES[class_index].split()
     stretch, angle = np.exp(rng.uniform(-0.18, 0.18)), rng.uniform(0, 2 * np.pi)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     points = outline(shape) * radius * (stretch, 1 / stretch) @ turn
@@ -111,26 +118,19 @@ def _place(
         left = np.bincount(owners[(owners >= 0) & ~mask], minlength=len(placed)) if placed else areas
         if (left >= _LEAST_VISIBLE * areas).all():
             owners[mask] = len(placed)
-            paint_object(image, mask, class_index, centre, diameter, rng)
-            return int(np.count_nonzero(mask))
-    return 0
-
-
-def paint_object(
-    image: np.ndarray, mask: np.ndarray, class_index: int, centre: np.ndarray, diameter: float, rng: Generator
-) -> None:
-    """Paints the surface of an object into the pixels of `mask`."""
-    colour, pattern, _ = SHAPES_NAMES[class_index].split()
-    unit = min(mask.shape) / 96
+            break
+    else:
+        return 0
     left, top, width, height = cv2.boundingRect(mask.view(np.uint8))
     window = np.s_[top : top + height, left : left + width]
-    middle = centre.astype(np.float32)
-    x, y = (part[window] - start for part, start in zip(coordinates(*mask.shape), middle, strict=True))
+    x, y = (part[window] - start for part, start in zip(coordinates(*size), centre.astype(np.float32), strict=True))
     angle = rng.uniform(0, 2 * np.pi)
     cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    period = (4 * unit + 0.11 * diameter) * rng.uniform(0.85, 1.15)
+    period = (4 * (min(size) / 96) + 0.11 * diameter) * rng.uniform(0.85, 1.15)
     cover = pattern_cover(pattern, cos * x + sin * y, cos * y - sin * x, period, rng.uniform(0.36, 0.5))
-    first = family_colour(colour, rng)
+    hue, spread, darkest = COLOURS[colour]
+    hue = (hue + rng.uniform(-spread, spread)) / 360 % 1
+    first = 255 * np.float32(colorsys.hsv_to_rgb(hue, rng.uniform(0.5, 1), rng.uniform(darkest, 1)))
     grey = first.mean()  # the second colour is much lighter or much darker, tinted by the first, never of another hue
     is_light = grey < 90 or (grey < 150 and rng.integers(2))
     target = np.float32(rng.uniform(225, 255) if is_light else rng.uniform(0, 40))
@@ -138,6 +138,7 @@ def paint_object(
     surface = first + (second - first) * cover[..., None]
     shade = 1 + np.float32(rng.uniform(0, 0.5) / diameter) * (cos * y - sin * x)  # light from one side
     cv2.copyTo(surface * shade[..., None], mask[window].view(np.uint8), image[window])
+    return int(np.count_nonzero(mask))
 
 
 def describe(objects: tuple[SceneObject, ...], rng: Generator) -> str:
@@ -191,13 +192,6 @@ def fill(points: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     mask = np.zeros(size, np.uint8)
     cv2.fillPoly(mask, [np.round(points * 16).astype(np.int32)], 1, shift=4)  # in 1/16 of a pixel
     return mask.view(bool)
-
-
-def family_colour(colour: str, rng: Generator) -> np.ndarray:
-    """A colour, (3,) float32, that may be called by the name `colour`."""
-    hue, spread, darkest = COLOURS[colour]
-    hue = (hue + rng.uniform(-spread, spread)) / 360 % 1
-    return 255 * np.float32(colorsys.hsv_to_rgb(hue, rng.uniform(0.5, 1), rng.uniform(darkest, 1)))
 
 
 def _wave(values: np.ndarray, period: float, share: float) -> np.ndarray:
@@ -287,19 +281,3 @@ def scribble(image: np.ndarray, unit: float, rng: Generator) -> None:
         for x, y in (rng.uniform(0, 1, (int(rng.integers(6, 18)), 2)) * size[::-1]).tolist():
             end = (int(x + unit * rng.uniform(-3, 3)), int(y - unit * rng.uniform(3, 9)))
             cv2.line(image, (int(x), int(y)), end, colour, max(1, round(unit)))
-
-
-def light(image: np.ndarray, rng: Generator) -> np.ndarray:
-    """The finished (H, W, 3) uint8 image: uneven light, brightness, colour cast, now and then blur, grain."""
-    columns, rows = coordinates(*image.shape[:2])
-    angle, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.4)
-    slope = np.cos(angle) * (columns / columns[0, -1] - 0.5) + np.sin(angle) * (rows / rows[-1, 0] - 0.5)
-    cast = rng.uniform(0.7, 1.15) * rng.uniform(0.92, 1.08, 3)
-    image = image * (1 + strength * slope.astype(np.float32))[..., None]
-    image *= np.float32(cast)
-    if rng.random() < 0.25:
-        image = cv2.GaussianBlur(image, (3, 3), 0)
-    grain = rng.standard_normal(image.shape, np.float32)
-    grain *= np.float32(rng.uniform(1, 8))
-    image += grain
-    return np.clip(image, 0, 255, out=image).astype(np.uint8)

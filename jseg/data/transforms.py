@@ -1,7 +1,6 @@
-"""Image and label transforms: resize, crop, flip, colour jitter, normalise, pad. Pure functions on NumPy arrays.
+"""Image and label transforms of the published training pipeline of CLIP-RC and ZegCLIP, with OpenCV's rounding.
 
-The published training pipeline of CLIP-RC and ZegCLIP, with OpenCV's rounding. Images are (H, W, 3) uint8 RGB until
-`normalise`; label maps are (H, W) uint8 with 255 = ignored. Chance comes only from the `rng` that is passed in.
+Images are (H, W, 3) uint8 RGB until `normalise`; label maps are (H, W) uint8 with 255 = ignored.
 """
 
 from __future__ import annotations
@@ -86,11 +85,7 @@ def scale_values(values: np.ndarray, gain: float = 1.0, shift: float = 0.0) -> n
 
 
 def photometric_distortion(image: np.ndarray, rng: Generator) -> np.ndarray:
-    """Changes brightness, contrast, saturation and hue, each with probability 0.5.
-
-    Contrast comes right after brightness or, by a coin, at the end. Saturation and hue work in OpenCV's uint8 HSV.
-    The order of draws is that of the published pipeline.
-    """
+    """Changes brightness, contrast (here or, by a coin, at the end), saturation and hue, each with probability 0.5."""
     if rng.integers(2):
         image = scale_values(image, shift=rng.uniform(-BRIGHTNESS_SHIFT, BRIGHTNESS_SHIFT))
     contrast_first = rng.integers(2) == 1

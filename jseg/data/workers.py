@@ -1,8 +1,8 @@
-"""Results of a function in the order of its inputs, computed ahead by worker processes or threads. No Jittor.
+"""Results of a function in the order of its inputs, computed ahead by worker processes or threads.
 
-Worker processes come from a fork server, which starts from a fresh interpreter, so they hold neither Jittor nor CUDA.
-They end with the main process, but ignore Ctrl-C and the signals that schedulers send to every process of a job
-(SIGTERM; mpirun: SIGUSR1): the main process then still finishes its step and saves, for which it needs them.
+Worker processes hold neither Jittor nor CUDA: a fork server starts them. They end with the main process, but ignore
+Ctrl-C and the signals that schedulers send to every process of a job (SIGTERM; mpirun: SIGUSR1): the main process then
+still finishes its step and saves, for which it needs them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import islice
@@ -42,8 +42,20 @@ def map_in_order(
     if workers == 0:
         yield from (function(*shared, *item) for item in items)
         return
-    executor = ThreadPoolExecutor(workers) if threads else _worker_processes(workers, function, shared)
-    submit = partial(executor.submit, function, *shared) if threads else partial(executor.submit, _compute)
+    if threads:
+        executor = ThreadPoolExecutor(workers)
+        submit = partial(executor.submit, function, *shared)
+    else:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([module for module in (__name__, function.__module__) if module != "__main__"])
+        resource_tracker.ensure_running()  # starting it would unblock SIGTERM
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _TO_ALL)  # so that no signal to all ends the fork server
+        try:
+            forkserver.ensure_running()  # once per process; it ends with its parent
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        executor = ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(function, shared))
+        submit = partial(executor.submit, _compute)
     futures = (submit(*item) for item in items)
     try:
         pending = deque(islice(futures, ahead or 4 * workers))
@@ -58,18 +70,6 @@ def map_in_order(
         ) from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
-
-
-def _worker_processes(workers: int, function: Callable, shared: tuple) -> Executor:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([module for module in (__name__, function.__module__) if module != "__main__"])
-    resource_tracker.ensure_running()  # starting it would unblock SIGTERM
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _TO_ALL)  # so that no signal to all ends the fork server
-    try:
-        forkserver.ensure_running()  # once per process; it ends with its parent
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(function, shared))
 
 
 def _start_worker(function: Callable, shared: tuple) -> None:

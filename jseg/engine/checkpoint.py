@@ -1,8 +1,7 @@
 """Checkpoints of a run and weight files as starting points: written whole, read without running code, checked.
 
-One safetensors file holds the model under its released names (`backbone.*`, `decode_head.*`), the text tower when it is
-known (`text_encoder.*`), the class embeddings (`text_features`) and, while training goes on, the state of AdamW
-(`optimizer.m.*`, `optimizer.v.*`). Its metadata record what the weights were made for and how far the run was.
+A file holds the model (`backbone.*`, `decode_head.*`), the text tower if it is known (`text_encoder.*`), the class
+embeddings (`text_features`) and, in checkpoints, the state of AdamW (`optimizer.m.*`, `optimizer.v.*`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Evaluation of a model on a data set: predictions, metrics, tables and drawn images.
 
-Every pixel gets one of all classes (generalised protocol). The strict protocol is the older one of zero-shot learning
-(Xian et al., "Semantic Projection Network", CVPR 2019): only pixels of unseen classes count, and get one of these.
+In the strict protocol (Xian et al., CVPR 2019) only pixels of unseen classes count, and get one of these.
 """
 
 from __future__ import annotations
@@ -64,16 +63,10 @@ def evaluate(
     save_dir: Path | None = None, ranks: Ranks = ALONE, breaks: Callable[[], AbstractContextManager] = nullcontext,
     labels_needed: bool = True,
 ) -> dict:  # fmt: skip
-    """Metrics over a data set; prints a table and the summary line, writes `<work_dir>/metrics.json`.
+    """`ConfusionMatrix.summary` of a data set, printed and written to `<work_dir>/metrics.json`; images to `save_dir`.
 
-    Args:
-        text: (C, D) float32 embeddings of the data set's classes.
-        save_dir: folder of drawn images; None = nothing is drawn.
-        breaks: context in which Interrupted may be raised; then it is raised on all ranks.
-        labels_needed: a missing label map is an error; else there are no metrics then: {}.
-
-    Returns:
-        See `ConfusionMatrix.summary`; here a mean over classes without labelled pixels is None.
+    `text` is (C, D) float32. A mean over classes without labelled pixels is None. Without label maps there are no
+    metrics, {}, or an error if `labels_needed`. Interrupted, raised inside `breaks()`, is raised on all ranks.
     """
     classes, strict = dataset.class_list, config.test.protocol == "strict"
     seen, unseen = class_groups(classes, config)
@@ -126,14 +119,12 @@ class Drawings:
         stored = stored_labels(np.arange(len(classes.names)), classes)
         self.stored_palette = np.zeros((int(stored.max()) + 1, 3), dtype=np.uint8)
         self.stored_palette[stored] = classes.palette
-        rows = np.linspace(0, len(dataset) - 1, min(len(dataset), SHEET_ROWS))
-        self.in_sheet = set(rows.round().astype(int).tolist())
+        self.in_sheet = {*np.linspace(0, len(dataset) - 1, min(len(dataset), SHEET_ROWS)).round().astype(int).tolist()}
         self.examples: dict[int, drawing.Example] = {}  # by index in the data set
         if isinstance(dataset, SegmentationDataset):
             outputs = [path for name in dataset.names for path in drawing.output_paths(self.save_dir, name)]
-            places = range(len(dataset))
-            inputs = [path for i in places for path in (dataset.image_path(i), dataset.labels_path(i)) if path]
-            drawing.check_outputs([*outputs, self.save_dir / SHEET_NAME], inputs)
+            inputs = [path(i) for path in (dataset.image_path, dataset.labels_path) for i in range(len(dataset))]
+            drawing.check_outputs([*outputs, self.save_dir / SHEET_NAME], filter(None, inputs))
 
     def add(self, index: int, labels: np.ndarray) -> None:
         """Writes label map and overlay of an image, labels (H, W) class ids."""

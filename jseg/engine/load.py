@@ -1,7 +1,4 @@
-"""From a configuration and a weight file to a run and its model; what can be checked before Jittor starts comes first.
-
-Where a run starts from and its batch are compared with the published recipe (Zhang et al., CVPR 2024, section 4.1).
-"""
+"""From a configuration and a weight file to a run and its model; what needs no Jittor is checked first."""
 
 from __future__ import annotations
 
@@ -95,17 +92,17 @@ class Run:
 
     def _read_weights(self) -> WeightFile | None:
         """The weight file that the run starts from; None when it names none."""
-        path = Path(self.resume) if self.resume else self.weights
-        if path is not None:
-            return checkpoint.read_whole(path, is_resumed=self.task == "train" and self.resumes)
+        training = self.task == "train"
+        if path := self.resume or self.weights:
+            return checkpoint.read_whole(Path(path), is_resumed=training and self.resumes)
         if self.resume == NEWEST:
             file, refused = checkpoint.newest_whole(self.work_dir)
             say("\n".join(f"warning: {reason}" for reason in refused))
             say(f"--resume: newest whole checkpoint is {file.path}")
             return file
-        if self.task != "train" and not self.config.test.training_free:
+        if not training and not self.config.test.training_free:
             raise UserError(f"--task {self.task} needs weights: pass --weights PATH, or --resume for the newest ones")
-        if self.task == "train" and self.config.train.expected_weights:
+        if training and self.config.train.expected_weights:
             raise UserError(f"this run starts from {self.config.train.expected_weights}: pass it as --weights PATH")
         return None
 
@@ -113,17 +110,13 @@ class Run:
 def load_model(
     config: Config, file: WeightFile | None, clip: ClipWeights | None = None, precision: str = ""
 ) -> tuple[ClipRC | PlainClip, list[str]]:
-    """The model with its weights, computing in `precision` (or `config.precision`), and lines about them.
-
-    Without a weight file its weights are initial ones, which start from those of `clip` if there are any.
-    """
+    """The model with the weights of `file`, else initial ones (from `clip` if given), and lines about them."""
     from jseg.baselines import PlainClip
     from jseg.model.clip_rc import build_clip_rc
     from jseg.model.initial_weights import initialise, load_clip_image_weights
     from jseg.model.precision import note, set_precision
     from jseg.model.released_weights import load_released
 
-    precision = precision or config.precision
     if config.test.training_free:
         return PlainClip(config.model, clip.tensors, config.test.training_free), []
     model, notes = build_clip_rc(config.model), []
@@ -137,8 +130,8 @@ def load_model(
         initialise(model, config.model, config.train.seed)
         if clip is not None:
             load_clip_image_weights(model, clip.tensors)
-    set_precision(model, precision)
-    return model, [*notes, *filter(None, [note(precision)])]
+    set_precision(model, precision or config.precision)
+    return model, [*notes, *filter(None, [note(precision or config.precision)])]
 
 
 def check_start(file: WeightFile, config: Config, resumes: bool = False) -> None:
@@ -165,11 +158,7 @@ def check_start(file: WeightFile, config: Config, resumes: bool = False) -> None
 
 
 def batch_lines(config: Config, world: int = 1) -> str:
-    """How the batch of a training run on `world` processes is made up, and a warning when it is not the recipe's.
-
-    Raises:
-        UserError: it cannot be split over the processes, or a share not into micro-batches.
-    """
+    """How the batch of a run on `world` processes is made up, and a warning when it is not the recipe's (UserError)."""
     train, recipe, share = config.train, config.train.recipe_batch, config.train.batch_size // world
     if train.batch_size % (unit := world * (train.micro_batch or 1)):
         raise UserError(

@@ -41,12 +41,8 @@ class RunLog:
     """Writes one run's log; with `work_dir` None it only prints, as on other ranks than the first.
 
     Every line of `log.jsonl` is a dictionary with `event` (start, train, evaluation, saved, bad step, …) and
-    `iteration`, the number of finished steps. A line that cannot be written (disk full) is kept and written later.
-
-    Args:
-        start_iteration, means, evaluated: of the run that is resumed: finished steps, what a checkpoint kept of
-            `means`, iteration of its last whole evaluation. Lines past them are dropped: they are written again.
-        tensorboard: whether to write TensorBoard events; None = if tensorboardX is installed.
+    `iteration`, the number of finished steps. A resumed run gives what its checkpoint kept: finished steps, `means`,
+    the iteration `evaluated` last; later lines are dropped. `tensorboard` None = if tensorboardX is installed.
     """
 
     def __init__(
@@ -60,8 +56,8 @@ class RunLog:
         self.restart_clock(start_iteration)
         if self.path is None:
             return
-        last = {"evaluation": start_iteration if evaluated is None else evaluated}
         lines = read_log(self.path) if start_iteration else []
+        last = {"evaluation": start_iteration if evaluated is None else evaluated}
         kept = [line for line in lines if line["iteration"] <= last.get(line.get("event"), start_iteration)]
         write_whole(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         installed = importlib.util.find_spec("tensorboardX") is not None
@@ -71,9 +67,8 @@ class RunLog:
             from tensorboardX import SummaryWriter
 
             # its queue must hold all events of a line: its thread may have died on a full disk
-            self._events = SummaryWriter(
-                str(work_dir / "tensorboard"), purge_step=start_iteration + 1, max_queue=10_000
-            )
+            folder = str(work_dir / "tensorboard")
+            self._events = SummaryWriter(folder, purge_step=start_iteration + 1, max_queue=10_000)
 
     def write(self, event: str, iteration: int, **values: Any) -> None:
         """Appends one line to `log.jsonl`."""

@@ -1,7 +1,6 @@
-"""AdamW over named parameters, its learning rates, the norm of a gradient, and the loss scale of float16.
+"""AdamW (Loshchilov and Hutter, ICLR 2019) over named parameters, its learning rates, and float16's loss scale.
 
-Loshchilov and Hutter, "Decoupled Weight Decay Regularization", ICLR 2019. Jittor's own optimiser counts every backward
-pass as a step, which breaks the bias correction when gradients are accumulated.
+Jittor's own optimiser counts every backward pass as a step: wrong bias correction when gradients are accumulated.
 """
 
 from __future__ import annotations
@@ -110,10 +109,7 @@ def clip(gradients: list[jt.Var], norm: float, highest: float) -> list[jt.Var]:
 
 @dataclass
 class LossScale:
-    """Factor on the loss of float16 training, so that small gradients are not rounded to 0; checkpoints hold it.
-
-    Micikevicius et al., "Mixed Precision Training", ICLR 2018, section 3.2.
-    """
+    """Factor on float16's loss, in checkpoints (Micikevicius et al., "Mixed Precision Training", ICLR 2018, 3.2)."""
 
     scale: float = FIRST
     good_steps: int = 0  # in a row, since the scale last changed

@@ -17,7 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:  # imported where they are used: claim_gpu must come before Ji
 
 # set by launchers for the processes that they start: mpirun of Open MPI, mpiexec of MPICH and Intel, srun
 SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
-ALL_REDUCE = """  // ncclFloat32 is 7, ncclSum 0
+ALL_REDUCE = """  // docs.nvidia.com/deeplearning/nccl/user-guide/docs/api.html: ncclFloat32 is 7, ncclSum 0
     typedef int (*Plain)();
     typedef int (*AllReduce)(const void*, void*, size_t, int, int, void*, void*);
     const auto address = [&](const char* name) { return (void*)(size_t)data[name]; };
@@ -46,6 +46,12 @@ ALL_REDUCE = """  // ncclFloat32 is 7, ncclSum 0
 """
 
 
+class UniqueId(ctypes.Structure):
+    """Name of a communicator (ncclUniqueId)."""
+
+    _fields_ = (("bytes", ctypes.c_byte * 128),)
+
+
 class Ranks:
     """This process among those of a run (of one without `communicator`): all call every method, in the same order."""
 
@@ -53,7 +59,8 @@ class Ranks:
         self._communicator = communicator
         self.rank, self.world = (communicator.rank, communicator.size) if communicator is not None else (0, 1)
         self.first = self.rank == 0  # the process that prints and writes files
-        self._nccl: dict[str, float] = {}  # see connect_nccl; empty = gradients go through main memory
+        # addresses of NCCL's functions and of its communicator; empty = gradients go through main memory
+        self._nccl: dict[str, float] = {}
 
     def sum(self, array: np.ndarray) -> np.ndarray:
         """The sum over all ranks, the same on each of them; `array` keeps its value."""
@@ -80,10 +87,18 @@ class Ranks:
         """Sums of float32 gradients and of (N,) float64 numbers over all ranks."""
         if self.world == 1:
             return gradients, numbers
-        if self._nccl:
-            return sum_by_nccl(self._nccl, gradients), self.sum(numbers)
         import jittor as jt
 
+        if self._nccl:  # one exchange on CUDA's default stream, as Jittor's own
+            calls = " ".join(f"add(in{index}_p, out{index}_p, in{index}->num);" for index in range(len(gradients)))
+            source, header = ALL_REDUCE.replace("CALLS", calls), "#include <stdexcept>\n"
+            summed = jt.code(
+                [list(x.shape) for x in gradients], ["float32"] * len(gradients), gradients, data=self._nccl,
+                cuda_header=header, cuda_src=source, cpu_header=header, cpu_src=source,  # on a CPU: tests
+            )  # fmt: skip
+            summed = list(summed) if isinstance(summed, (list, tuple)) else [summed]
+            jt.sync(summed)
+            return [gradient.stop_grad() for gradient in summed], self.sum(numbers)
         total = self.sum(np.concatenate([gradient.numpy().ravel() for gradient in gradients]))
         parts = np.split(total, np.cumsum([gradient.numel() for gradient in gradients])[:-1])
         summed = [jt.array(part.reshape(gradient.shape)) for part, gradient in zip(parts, gradients, strict=True)]
@@ -94,10 +109,22 @@ class Ranks:
         self.check_same("devices", device)
         if self.world == 1 or device != "cuda":
             return ""
-        library = load_nccl()
+        library, wheel = None, importlib.util.find_spec("nvidia")
+        folders = wheel.submodule_search_locations or [] if wheel else []
+        for place in ("libnccl.so.2", *(f"{folder}/nccl/lib/libnccl.so.2" for folder in folders)):
+            with suppress(OSError):
+                library = library or ctypes.CDLL(place)
         if self.any(library is None):
             return "gradients go through main memory (NCCL is missing: pip install nvidia-nccl-cu12 or -cu13)"
-        self._nccl = connect_nccl(library, self)
+        unique, communicator = UniqueId(), ctypes.c_void_p()
+        problem = library.ncclGetUniqueId(ctypes.byref(unique)) if self.first else 0
+        unique = UniqueId.from_buffer_copy(self.broadcast(bytes(unique)))
+        if problem := problem or library.ncclCommInitRank(ctypes.byref(communicator), self.world, unique, self.rank):
+            raise RuntimeError(f"NCCL: error {problem} while connecting")
+        names = ("ncclGroupStart", "ncclAllReduce", "ncclGroupEnd")
+        places = {name: ctypes.cast(getattr(library, name), ctypes.c_void_p) for name in names}
+        # addresses have at most 47 bits, so they pass to jt.code as floating-point numbers
+        self._nccl = {name: float(place.value) for name, place in {**places, "communicator": communicator}.items()}
         return "gradients go through NCCL"
 
     def check_same(self, what: str, fingerprint: str) -> None:
@@ -124,11 +151,7 @@ ALONE = Ranks()
 
 @contextmanager
 def join_ranks() -> Iterator[Ranks]:
-    """Yields this process's `Ranks`; an exception inside the `with` block ends all of them, and the first one prints.
-
-    Raises:
-        UserError: the ranks cannot meet.
-    """
+    """Yields this process's `Ranks`; an exception inside the `with` block ends all ranks, and the first one prints."""
     sizes = [os.environ[name] for name in SIZE_VARIABLES if os.environ.get(name, "").isdecimal()]
     started = int(sizes[0]) if sizes else 1  # processes
     if started == 1:
@@ -177,52 +200,3 @@ def claim_gpu(ranks: Ranks, device: str) -> None:
             f"{count} processes on a machine with {len(gpus)} GPUs: start one for each, or use --device cpu"
         )
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number]
-
-
-class UniqueId(ctypes.Structure):
-    """Name of a communicator (ncclUniqueId)."""
-
-    _fields_ = (("bytes", ctypes.c_byte * 128),)
-
-
-def load_nccl() -> ctypes.CDLL | None:
-    """NCCL of the system or of a wheel; None when there is none."""
-    wheel = importlib.util.find_spec("nvidia")
-    folders = wheel.submodule_search_locations or [] if wheel else []
-    for place in ("libnccl.so.2", *(f"{folder}/nccl/lib/libnccl.so.2" for folder in folders)):
-        try:
-            return ctypes.CDLL(place)
-        except OSError:
-            continue
-    return None
-
-
-def connect_nccl(library: ctypes.CDLL, ranks: Ranks) -> dict[str, float]:
-    """Addresses of NCCL's functions and of its communicator between the GPUs of all ranks, for `sum_by_nccl`."""
-    unique, communicator = UniqueId(), ctypes.c_void_p()
-    problem = library.ncclGetUniqueId(ctypes.byref(unique)) if ranks.first else 0
-    unique = UniqueId.from_buffer_copy(ranks.broadcast(bytes(unique)))
-    if problem := problem or library.ncclCommInitRank(ctypes.byref(communicator), ranks.world, unique, ranks.rank):
-        raise RuntimeError(f"NCCL: error {problem} while connecting")
-    names = ("ncclGroupStart", "ncclAllReduce", "ncclGroupEnd")
-    places = {name: ctypes.cast(getattr(library, name), ctypes.c_void_p) for name in names}
-    # addresses have at most 47 bits, so they pass to jt.code as floating-point numbers
-    return {name: float(place.value) for name, place in {**places, "communicator": communicator}.items()}
-
-
-def sum_by_nccl(addresses: dict[str, float], variables: list[jt.Var]) -> list[jt.Var]:
-    """Sums of float32 Vars over all ranks, from GPU to GPU, in one exchange on CUDA's default stream, as Jittor's own.
-
-    https://docs.nvidia.com/deeplearning/nccl/user-guide/docs/api.html
-    """
-    import jittor as jt
-
-    calls = " ".join(f"add(in{index}_p, out{index}_p, in{index}->num);" for index in range(len(variables)))
-    source, header = ALL_REDUCE.replace("CALLS", calls), "#include <stdexcept>\n"
-    sums = jt.code(
-        [list(x.shape) for x in variables], ["float32"] * len(variables), variables, data=addresses,
-        cuda_header=header, cuda_src=source, cpu_header=header, cpu_src=source,  # on a CPU: tests
-    )  # fmt: skip
-    sums = list(sums) if isinstance(sums, (list, tuple)) else [sums]
-    jt.sync(sums)
-    return [variable.stop_grad() for variable in sums]

@@ -1,8 +1,7 @@
 """Class scores of an image of any size: windows over it, calibrated sigmoid scores, averaged where windows overlap.
 
-Zhang et al., CVPR 2024, section 4.1; as in the released models (https://github.com/uyzhang/CLIP-RC). Only the logits
-of all windows on the patch grid are kept. Scores at full resolution are computed for a band of rows at a time and
-reduced to labels at once, so memory does not grow with classes x image.
+Zhang et al., CVPR 2024, section 4.1; as in the released models. Only logits on the patch grid are kept: scores at full
+resolution are computed for a band of rows at a time, so memory does not grow with classes x image.
 """
 
 from __future__ import annotations
@@ -148,12 +147,9 @@ def _interpolate(maps: jt.Var, axis: int, first: np.ndarray, second: np.ndarray,
 
 
 def highest_classes(bands: Iterable[tuple[int, jt.Var]], size: tuple[int, int]) -> np.ndarray:
-    """Class of the highest score at each pixel, (H', W') int32, the lowest of equal ones; bands as of `bands`.
-
-    The argmax is two reductions: Jittor's own argmax is many times slower.
-    """
+    """Class of the highest score at each pixel, (H', W') int32, the lowest of equal ones; bands as of `bands`."""
     result = np.empty(size, dtype=np.int32)
-    for start, scores in bands:
+    for start, scores in bands:  # two reductions: Jittor's own argmax is many times slower
         highest = scores.max(0, keepdims=True)
         classes = jt.arange(scores.shape[0]).reshape(-1, 1, 1).broadcast(scores.shape)
         labels = jt.ternary(scores >= highest, classes, scores.shape[0]).min(0)

@@ -1,8 +1,7 @@
 """Training: one loop from the next batch to the next checkpoint (Zhang et al., CVPR 2024, section 4.1).
 
-A run that was stopped or killed goes on as if nothing had happened: each iteration starts from a seed of its own, data
-are seeded by stream position (jseg/data/sampling.py), and a checkpoint, which holds `Progress`, is written after
-everything else that belongs to its iteration. All ranks run the same `Training.loop`; the first one writes.
+A run that was killed goes on as if nothing had happened: each iteration starts from a seed of its own, data are seeded
+by stream position, and a checkpoint is written after everything else that belongs to its iteration.
 """
 
 from __future__ import annotations
@@ -95,9 +94,7 @@ class StepReport:
 class Trainer:
     """Model, loss and optimiser of a run; the model is made to compute in `config.precision`, and updated in place.
 
-    Args:
-        text: (C, D) float32 embeddings of the classes that training uses, in the order of its training targets.
-        unseen: transductive setting: the unseen class ids, whose pixels are -1 in the labels; empty otherwise.
+    `text` are (C, D) float32 embeddings in the order of the training targets, `unseen` the ids whose pixels are -1.
     """
 
     def __init__(
@@ -118,11 +115,8 @@ class Trainer:
     def gradients(self, images: np.ndarray, labels: np.ndarray) -> tuple[list[jt.Var], dict[str, float], float]:
         """Gradients in the order of `optimizer.names`, loss terms and number of masks of the batch of all ranks.
 
-        Forward and backward run over micro-batches of `train.micro_batch` images, which add up to exactly the batch.
-
-        Args:
-            images: (B, 3, H, W) float32, normalised: this rank's share of the batch, as large as the others'.
-            labels: (B, H, W) int32 training targets.
+        Args: this rank's share, (B, 3, H, W) float32 images and (B, H, W) int32 training targets. Forward and backward
+        run over micro-batches of `train.micro_batch` images, which add up to exactly the batch.
         """
         loss, ranks = self.loss, self.ranks
         micro_batch = self.config.train.micro_batch or len(images)
@@ -189,13 +183,9 @@ class Trainer:
 
 
 class Training:
-    """A run that is under way.
+    """A run that is under way: changes `progress` in place, puts `meta` and `arrays` into its weight files.
 
-    Args:
-        progress: how far the run is; changed in place.
-        meta, arrays: metadata and further arrays of its weight files.
-        metrics: of the model as it is, for `train.eval_every`. Its argument `breaks` is the context in which a signal
-            may end it early; then it raises Interrupted on all ranks.
+    `metrics(breaks=...)` evaluates the model for `train.eval_every`; it raises Interrupted if a signal ends it early.
     """
 
     def __init__(

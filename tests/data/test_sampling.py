@@ -7,7 +7,7 @@ from itertools import islice
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jseg.data.sampling import augmentation_rng, endless_indices
+from jseg.data.loader import augmentation_rng, endless_indices
 
 
 @given(st.integers(1, 30), st.integers(0, 2**32 - 1), st.integers(0, 200), st.integers(1, 5))
