@@ -129,8 +129,7 @@ def thumbnail(name: str, image: np.ndarray, prediction: np.ndarray, truth: np.nd
 
 
 def _caption(texts: Sequence[str], width: int, text_size: int) -> np.ndarray:
-    font = ImageFont.load_default(size=text_size)
-    strip = Image.new("RGB", (width, text_size * 3 // 2), PAPER)
+    font, strip = ImageFont.load_default(size=text_size), Image.new("RGB", (width, text_size * 3 // 2), PAPER)
     for column, text in enumerate(texts):
         place = (MARGIN + column * (PANEL + MARGIN), strip.height - 4)
         ImageDraw.Draw(strip).text(place, _shortened(text, font, PANEL), INK, font, anchor="ls")

@@ -38,11 +38,7 @@ def save_details(text: str) -> str:
 def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     """Yields a binary file to write to, which appears at `path` when the `with` block ends, and not if it fails.
 
-    The data goes to a temporary file beside it, so that a reader never meets half of it. Missing parent folders are
-    made. Once the block has ended the file survives a loss of power.
-
-    Raises:
-        CannotWrite: the folder or the file cannot be written, or the disk is full.
+    Missing parent folders are made. Once the block has ended the file survives a loss of power. Raises CannotWrite.
     """
     path = Path(path)
     temporary = path.parent / f".{path.name[:80]}.{os.getpid()}_{time.time_ns()}.tmp"

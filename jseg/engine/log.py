@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
@@ -141,10 +142,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     """The whole lines of a log; [] when there is none. A line that a crash cut short is left out."""
     lines = []
     for text in path.read_text("utf-8", errors="replace").splitlines() if path.exists() else []:
-        try:
+        with suppress(ValueError):
             lines.append(json.loads(text))
-        except ValueError:
-            continue
     return [line for line in lines if isinstance(line, dict) and isinstance(line.get("iteration"), int)]
 
 

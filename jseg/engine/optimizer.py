@@ -75,9 +75,8 @@ class AdamW:
 def group_settings(name: str, config: OptimizerConfig) -> tuple[float, float]:
     """Initial learning rate and decoupled weight decay of a trainable parameter, by its state name.
 
-    The released config text gives backbone and head ten times the base rate and frees norm layers from weight decay
-    (`groups="stated"`). What runs is different (`released`): of the keys that occur in a parameter's name only one is
-    applied, and every trainable name holds `backbone` or `head`, which come before `norm` and `ln`.
+    The released config text frees norm layers from weight decay (`groups="stated"`); what runs (`released`) does not:
+    of the keys in a name only one is applied, and every trainable name holds `backbone` or `head`, which come first.
     """
     frees = config.groups == "stated" and any(key in name for key in NORM_KEYS)
     return config.lr * config.lr_factor, 0.0 if frees else config.weight_decay

@@ -1,9 +1,7 @@
-"""Several processes ("ranks") that train and evaluate as one: who is who, and everything they exchange.
+"""Several processes ("ranks", started by mpirun or srun) that train and evaluate as one, and what they exchange.
 
-    mpirun -np 4 python tools/run_net.py --config-file …
-
-Each computes a share of the batch, as micro-batches do, and sums are added up: through MPI (mpi4py), in main memory,
-or between GPUs through NCCL. Jittor's own MPI support stays off: it averages every gradient in a call of its own.
+Each computes a share of the batch, and sums are added up: through MPI (mpi4py), in main memory, or between GPUs through
+NCCL. Jittor's own MPI support stays off: it averages every gradient in a call of its own.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Signals during training: finish the step and save, instead of ending where the run happens to be.
-
-Schedulers send SIGTERM some seconds before they end a job for good; SIGUSR1 is the one that mpirun passes on; a closed
-terminal sends SIGHUP; Ctrl-C is SIGINT.
-"""
+"""Signals during training: finish the step and save, instead of ending where the run happens to be."""
 
 from __future__ import annotations
 
@@ -12,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+# of schedulers before they end a job, of mpirun, of a terminal that is closed, of Ctrl-C
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 
 

@@ -74,9 +74,8 @@ def train(run: Run) -> None:
     if progress.bad_steps:
         say(f"warning: {progress.bad_steps} steps were skipped: see 'bad step' in log.jsonl")
     if ending == "stopped":
-        where = f"saved after iteration {progress.iteration} of {config.train.iterations}; go on with"
-        if not progress.iteration:
-            where = "stopped before the first iteration; start again with"
+        saved = f"saved after iteration {progress.iteration} of {config.train.iterations}; go on with"
+        where = saved if progress.iteration else "stopped before the first iteration; start again with"
         say(f"{stop.signal_name or 'a signal to another process'}: {where}\n  {run.command(progress.iteration > 0)}")
 
 
@@ -109,8 +108,7 @@ class Trainer:
 
     def step(self, images: np.ndarray, labels: np.ndarray, iteration: int) -> StepReport:
         """One optimiser step on this rank's share of a batch, as in `Training.loop`; arguments as of its parts."""
-        gradients, losses, _ = self.gradients(images, labels)
-        return self.update(gradients, losses, iteration)
+        return self.update(*self.gradients(images, labels)[:2], iteration)
 
     def gradients(self, images: np.ndarray, labels: np.ndarray) -> tuple[list[jt.Var], dict[str, float], float]:
         """Gradients in the order of `optimizer.names`, loss terms and number of masks of the batch of all ranks.
