@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jseg.config import Config, flatten, read_config, to_dict
@@ -127,3 +128,22 @@ def test_every_row_is_in_the_suite_and_expects_numbers_that_could_be_missed() ->
         expected = read_config(FOLDER / f"{name}.py").expected
         assert tuple(expected) == ("pAcc", "mIoU(S)", "mIoU(U)", "hIoU")
         assert all(0 < tolerance < value for value, tolerance in expected.values())
+
+
+# trainable weights without and with the decoder that only training needs, from the released models
+LIVE = {10: (20_910_336, 28_528_384), 100: (21_739_776, 29_357_824)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PAPER)
+def test_full_size_model(name: str) -> None:
+    """The full-size model builds and has as many trained weights as the released one."""
+    from jseg.model.clip_rc import build_clip_rc, trainable
+    from jseg.model.initial_weights import initialise
+
+    config = read(name)
+    model = build_clip_rc(config.model)
+    initialise(model, config.model, 0)
+    sizes = {key: int(np.prod(var.shape)) for key, var in trainable(model)}
+    at_inference = sum(size for key, size in sizes.items() if "recovery_decoder" not in key)
+    assert (at_inference, sum(sizes.values())) == LIVE[config.model.prompts]

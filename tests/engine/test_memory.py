@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import jittor as jt
 import numpy as np
+import pytest
 
 from jseg.engine.evaluate import predictions
 from jseg.model.clip_rc import build_clip_rc
@@ -14,11 +16,12 @@ from jseg.model.initial_weights import initialise
 from tests.engine.test_evaluate import NoisyImages, embeddings, small_config
 from tests.engine.test_train import NotedSaver, batches, run
 from tests.engine.tiny_training import tiny_config, tiny_trainer
+from tests.tools.training_process import TrainingProcess
 
 
-def resident_bytes() -> int:
-    """Main memory that this process holds now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+def resident_bytes(process: int | str = "self") -> int:
+    """Main memory that a process holds now."""
+    return int(Path(f"/proc/{process}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def growth(resident: list[int], warm_up: int) -> float:
@@ -48,3 +51,16 @@ def test_evaluation_keeps_no_memory() -> None:
     dataset = NoisyImages([tuple(rng.integers(40, 100, 2).tolist()) for _ in range(120)])
     resident = [resident_bytes() for _ in predictions(model, dataset, embeddings(), config)]
     assert growth(resident, 40) < 0.01
+
+
+@pytest.mark.slow
+def test_5000_iterations_keep_no_memory(tmp_path: Path) -> None:
+    """A real run: data workers, augmentation, log, checkpoints, evaluations; watched from outside."""
+    rest = ("train.iterations=5000", "train.log_every=50", "train.save_every=1000", "train.eval_every=1000")
+    process, resident = TrainingProcess(tmp_path / "run", *rest), []
+    while process.process.poll() is None:
+        lines = process.events("train")
+        resident += [resident_bytes(process.process.pid)] * (len(lines) - len(resident))  # one for every 50 steps
+        time.sleep(0.2)
+    process.finish()
+    assert len(resident) >= 95 and growth(resident, 20) < 0.01
