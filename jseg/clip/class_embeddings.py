@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from jseg.errors import UserError
 from jseg.files import cache_folder
 from jseg.weights.reader import WeightFile, read_weight_file, sha256_of_file, write_safetensors
 from jseg.weights.record import FEATURES_NAME, is_jseg_file, recorded_classes, tensors_sha256, text_tensors
+
+if TYPE_CHECKING:
+    from jseg.clip.text_tower import TextTower
 
 VOC_TEMPLATES = ("a photo of a {}",)
 COCO_TEMPLATES = (
@@ -108,18 +111,23 @@ class TextModel:
     merges: tuple[Merge, ...] | None  # None = CLIP's own vocabulary
     source: str  # where it comes from, for messages
 
-    def embed(self, names: Sequence[str], templates: Sequence[str]) -> np.ndarray:
-        """Embeddings (C, D) float32 of class names, rows of length 1; kept in the cache folder."""
-        sizes, tokenizer = text_config_of(self.tensors), Tokenizer(self.merges or find_vocabulary())
-        if tokenizer.vocab_size != sizes["vocab_size"]:
-            problem = f"{sizes['vocab_size']} tokens, the vocabulary has {tokenizer.vocab_size}"
-            raise UserError(f"the text tower of {self.source} knows {problem}: correct text.vocabulary")
+    def tower(self) -> TextTower:
+        """The tower as a module."""
         from jseg.clip.text_tower import TextTower
         from jseg.weights.state import strict_load
 
+        sizes = text_config_of(self.tensors)
         others = (sizes[key] for key in ("output_dim", "context_length", "vocab_size"))
         tower = TextTower(sizes["text_width"], sizes["text_layers"], self.heads, *others)
         strict_load(tower, self.tensors, f"the text tower of {self.source}")
+        return tower
+
+    def embed(self, names: Sequence[str], templates: Sequence[str]) -> np.ndarray:
+        """Embeddings (C, D) float32 of class names, rows of length 1; kept in the cache folder."""
+        tower, tokenizer = self.tower(), Tokenizer(self.merges or find_vocabulary())
+        if tokenizer.vocab_size != tower.vocab_size:
+            problem = f"{tower.vocab_size} tokens, the vocabulary has {tokenizer.vocab_size}"
+            raise UserError(f"the text tower of {self.source} knows {problem}: correct text.vocabulary")
         identity = f"{tensors_sha256(self.tensors)} {self.heads}"
         return embed_class_names(names, templates, tokenizer, tower, identity, cache_folder() / "embeddings")
 

@@ -1,4 +1,4 @@
-// NCCL's calls in main memory, between processes of one machine: lets jseg/engine/nccl.py be tested without GPUs.
+// NCCL's calls in main memory, between processes of one machine: lets jseg/engine/ranks.py be tested without GPUs.
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <pthread.h>

@@ -63,7 +63,7 @@ def test_shipped_file_is_small_and_says_how_it_was_made() -> None:
     meta = weights.source.meta
     assert meta["command"] and meta["seed"] == 0 and meta["figures"]["zero-shot accuracy"] > 0
     readme = (ROOT / "pretrained" / "README.md").read_text()
-    assert weights.sha256 in readme, "the README must name the hash of the shipped file"
+    assert weights.source.sha256 in readme, "the README must name the hash of the shipped file"
 
 
 @pytest.mark.slow

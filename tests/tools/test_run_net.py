@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jseg.baselines import PlainClip
-from jseg.clip.class_embeddings import text_model_of_clip
+from jseg.clip.class_embeddings import text_model_of
 from jseg.clip.weights import read_clip_weights
 from jseg.config import read_config
 from jseg.data.class_names import class_list
@@ -112,7 +112,7 @@ def test_clip_as_it_is_is_evaluated_and_drawn_but_not_trained(tmp_path: Path, ca
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     read = read_config(config)
     clip, classes = read_clip_weights(read.model.init), class_list("shapes")
-    text = text_model_of_clip(clip, read.text).embed(classes.names, read.text.templates)
+    text = text_model_of(clip, read.text).embed(classes.names, read.text.templates)
     tower = PlainClip(read.model, clip.tensors, "class_token").backbone
     expected = training_free_metrics(tower, 3, text, "class_token")["pAcc"]
     assert metrics["pAcc"] == pytest.approx(expected, abs=1e-6) and metrics["pAcc"] > 20
