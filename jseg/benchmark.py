@@ -18,10 +18,20 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import Any
 
+import jittor as jt
 import numpy as np
 
 from jseg.config import Config, ModelConfig, TestConfig
+from jseg.engine.sliding_window import ImageScores, highest_classes
+from jseg.engine.train import Trainer
 from jseg.errors import UserError
+from jseg.model.clip_rc import build_clip_rc, set_training
+from jseg.model.initial_weights import initialise
+from jseg.model.precision import COMPUTE_TYPES, check_device, set_precision
+from jseg.ops.attention import region_attention
+from jseg.ops.bilinear import resize_bilinear
+from jseg.ops.half import cast, widen
+from jseg.ops.layers import linear
 
 ATTENTION_STEP = 3.0  # backward, four products where the forward pass has two; recomputed scores are not counted
 
@@ -87,10 +97,6 @@ Workload = tuple[Callable[[], object], float]  # what to time, and the operation
 
 def _model(sizes: Sizes, training: bool = False) -> tuple:
     """A model with random weights, random class embeddings (C, D) and images."""
-    from jseg.model.clip_rc import build_clip_rc
-    from jseg.model.initial_weights import initialise
-    from jseg.model.precision import set_precision
-
     sizes.model.init = "random"
     model = build_clip_rc(sizes.model)
     initialise(model, sizes.model, 0)
@@ -104,11 +110,6 @@ def _model(sizes: Sizes, training: bool = False) -> tuple:
 
 def forward(sizes: Sizes) -> Workload:
     """Images to label maps at their size."""
-    import jittor as jt
-
-    from jseg.engine.sliding_window import highest_classes
-    from jseg.ops.bilinear import resize_bilinear
-
     (model, text, images), size = _model(sizes), (sizes.image, sizes.image)
     text = jt.array(text)
 
@@ -122,9 +123,6 @@ def forward(sizes: Sizes) -> Workload:
 
 def train(sizes: Sizes) -> Workload:
     """A training step: forward, losses, backward, AdamW."""
-    from jseg.engine.train import Trainer
-    from jseg.model.clip_rc import set_training
-
     model, text, images = _model(sizes, training=True)
     trainer = Trainer(model, text, (), Config(model=sizes.model, precision=sizes.precision))
     set_training(model, True)
@@ -134,12 +132,6 @@ def train(sizes: Sizes) -> Workload:
 
 def attention(sizes: Sizes) -> Workload:
     """Region attention of one layer, forward and backward."""
-    import jittor as jt
-
-    from jseg.model.precision import COMPUTE_TYPES, check_device
-    from jseg.ops.attention import region_attention
-    from jseg.ops.half import cast, widen
-
     check_device(sizes.precision)
     model, side = sizes.model, sizes.image // sizes.model.patch_size
     generator, dtype = np.random.default_rng(0), COMPUTE_TYPES[sizes.precision]
@@ -158,10 +150,6 @@ def attention(sizes: Sizes) -> Workload:
 
 def evaluate(sizes: Sizes) -> Workload:
     """One image of 4:3 through two sliding windows to labels at its size."""
-    import jittor as jt
-
-    from jseg.engine.sliding_window import ImageScores
-
     model, text, _ = _model(sizes)
     image = np.random.default_rng(1).standard_normal((3, sizes.image, sizes.image * 4 // 3), dtype=np.float32)
     crop, stride = (sizes.image,) * 2, (sizes.image * 5 // 6,) * 2
@@ -187,17 +175,15 @@ def chosen_sizes(task: str, size: str, batch: int, precision: str = "fp32") -> S
 
 def measure(run: Callable[[], object], repeats: int, warm_up: int = 2) -> dict[str, float]:
     """Seconds of `run`: the first, which compiles, then of `repeats` after the warm-up; GiB taken by Jittor or RAM."""
-    jittor = sys.modules.get("jittor")  # a workload may run without it
-    on_cuda = jittor is not None and jittor.flags.use_cuda
     seconds = []
     for _ in range(warm_up + repeats):
         start = time.perf_counter()
         run()
-        if on_cuda:
-            jittor.sync_all(True)
+        if jt.flags.use_cuda:
+            jt.sync_all(True)
         seconds.append(time.perf_counter() - start)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    peak = (jittor.get_mem_info().total_cuda_used if on_cuda else resident) / 2**30
+    peak = (jt.get_mem_info().total_cuda_used if jt.flags.use_cuda else resident) / 2**30
     timed, first = seconds[warm_up:], seconds[0]
     return {
         "seconds": statistics.median(timed), "min": min(timed), "max": max(timed), "first": first, "peak_gib": peak,
@@ -206,12 +192,6 @@ def measure(run: Callable[[], object], repeats: int, warm_up: int = 2) -> dict[s
 
 def product_rate(precision: str, size: int = 1536) -> float:
     """Floating-point operations a second of a large matrix product, the best of five; the floor is counted with it."""
-    import jittor as jt
-
-    from jseg.model.precision import COMPUTE_TYPES
-    from jseg.ops.half import cast
-    from jseg.ops.layers import linear
-
     x = np.random.default_rng(0).standard_normal((size, size), dtype=np.float32)
     x = cast(jt.array(x), COMPUTE_TYPES[precision])
     return 2.0 * size**3 / measure(lambda: linear(x, x).sync(True), 5)["min"]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jseg.config import Config, config_changes, from_dict, read_config, suggestion, to_dict
+from jseg.config import Config, config_changes, from_dict, read_config, to_dict
 from jseg.data.class_names import classes_of
 from jseg.engine.checkpoint import METRICS_NAME, WEIGHTS_NAME, checkpoint_path, checkpoints_in
 from jseg.errors import UserError
@@ -50,6 +50,11 @@ class Row:
     def read(self) -> Config:
         """The configuration."""
         return read_config(REPOSITORY / "configs" / self.config, self.overrides)
+
+    def with_data_in(self, parent: Path) -> Row:
+        """The same row with its data set, if it has one, in another folder."""
+        root = self.read().data.root
+        return replace(self, overrides=(*self.overrides, f"data.root={parent / Path(root).name}")) if root else self
 
     def arguments(self, task: str, folder: Path, device: str, more: list[str]) -> list[str]:
         """Those of run_net; settings of the config come last."""
@@ -92,19 +97,6 @@ SHAPES = tuple(
     for name, title in SHAPES_TITLES.items()
 )  # fmt: skip
 SUITES = {"paper": PAPER, "shapes": SHAPES}  # each row finds what it starts from in the rows before it
-
-
-def chosen_rows(suite: str, names: Sequence[str], data_root: Path | None = None) -> list[Row]:
-    """The rows of these names, in the order of the suite; all of them when there are no names."""
-    known = [row.name for row in SUITES[suite]]
-    for name in set(names).difference(known):
-        raise UserError(f"--rows: {name!r} is no row of suite {suite}{suggestion(name, known)}")
-    rows = [row for row in SUITES[suite] if not names or row.name in names]
-    for place, row in enumerate(rows):
-        if data_root and (root := row.read().data.root):
-            root = data_root.resolve() / Path(root).name
-            rows[place] = replace(row, overrides=(*row.overrides, f"data.root={root}"))
-    return rows
 
 
 def weights_found(row: Row, folder: Path) -> dict[str, Path]:

@@ -112,13 +112,8 @@ class CaptionedImage:
     class_index: int  # of the object around which the window was placed
 
 
-@dataclass(frozen=True)
-class ImageBatch:
-    """The batch of one step."""
-
-    images: np.ndarray  # (B, S, S, 3) uint8 RGB
-    tokens: np.ndarray  # (B, L) int32
-    true: np.ndarray  # (B, B) bool: caption [column] is true of image [row]
+# images (B, S, S, 3) uint8 RGB, token ids (B, L) int32, and whether caption [column] is true of image [row] (B, B)
+ImageBatch = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def normalise_images(images: np.ndarray) -> np.ndarray:
@@ -193,7 +188,7 @@ def image_batch(settings: Settings, tokenizer: Tokenizer, iteration: int) -> Ima
     longest = int((tokens.argmax(axis=1) + 1).max())
     tokens = np.ascontiguousarray(tokens[:, : -(-longest // 8) * 8])  # few different widths to compile for
     true = true_captions(captions, [item.present for item in items])
-    return ImageBatch(np.stack([item.image for item in items]), tokens, true)
+    return np.stack([item.image for item in items]), tokens, true
 
 
 def image_batches(settings: Settings, tokenizer: Tokenizer, stop: int) -> Iterator[ImageBatch]:

@@ -127,9 +127,10 @@ class Pretraining:
         if start == self.iteration:
             self.optimizer = AdamW(self.clip.parameters(), config)
         lr = self.optimizer.set_learning_rate(self.iteration - start, current.arc or current.iterations, config)
-        images, captions = self.clip.embed_images(normalise_images(batch.images)), self.clip.text(batch.tokens)
+        images, tokens, true = batch
+        images, captions = self.clip.embed_images(normalise_images(images)), self.clip.text(tokens)
         scale = self.clip.logit_scale.exp().minimum(LARGEST_SCALE)
-        loss = contrastive_loss(images, captions, scale, batch.true)
+        loss = contrastive_loss(images, captions, scale, true)
         self.optimizer.step(jt.grad(loss, self.optimizer.parameters))
         value = float(loss.item())
         assert math.isfinite(value), f"the loss of iteration {self.iteration} is {value}"
