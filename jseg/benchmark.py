@@ -1,11 +1,10 @@
-"""How fast jseg is: timed workloads, the operations that they need by formula, comparison in pairs.
+"""How fast jseg is: timed workloads, and the operations that they need by formula.
 
 Counted is what the formulae need after jseg's exact rewrites: a product of (m, k) and (k, n) is 2 m k n operations.
 """
 
 from __future__ import annotations
 
-import json
 import platform
 import resource
 import statistics
@@ -24,7 +23,6 @@ import numpy as np
 from jseg.config import Config, ModelConfig, TestConfig
 from jseg.engine.sliding_window import ImageScores, highest_classes
 from jseg.engine.train import Trainer
-from jseg.errors import UserError
 from jseg.model.clip_rc import build_clip_rc, set_training
 from jseg.model.initial_weights import initialise
 from jseg.model.precision import COMPUTE_TYPES, check_device, set_precision
@@ -217,26 +215,3 @@ def as_text(values: dict[str, Any]) -> str:
     if values["operations"]:
         lines += "\nlarge products: {product_gflops:.0f} GFLOP/s; floor {floor_seconds:.4f} s, {achieved:.0%} reached"
     return lines.format(**values)
-
-
-def compare(ours: list[str], peer: str, pairs: int, show: Callable[[str], None]) -> dict[str, Any]:
-    """Runs two commands in turn (A B A B …) and shows how many times faster ours is, pair by pair.
-
-    The last line of their output is JSON with `seconds`; UserError when it is not.
-    """
-    ratios, found = [], []
-    for number in range(1, pairs + 1):
-        for command in (ours, peer):
-            finished = subprocess.run(command, shell=command is peer, capture_output=True, text=True)
-            try:
-                values = json.loads(finished.stdout.strip().splitlines()[-1])
-                found.append(values | {"seconds": float(values["seconds"])})
-            except (LookupError, ValueError, TypeError) as error:
-                reason = f"exit code {finished.returncode}: {finished.stderr.strip()[-200:]}"
-                raise UserError(f"{command}: expected a last line of JSON with `seconds` ({reason})") from error
-        a, b = found[-2:]
-        ratios.append(round(b["seconds"] / a["seconds"], 4))
-        memory = f"; {a.get('peak_gib', 0):.2f} and {b['peak_gib']:.2f} GiB" if "peak_gib" in b else ""
-        show(f"pair {number}: {a['seconds']:.4f} s, peer {b['seconds']:.4f} s, {ratios[-1]:.3f} times as fast{memory}")
-    show(f"median: {statistics.median(ratios):.3f} times as fast as the peer")
-    return {"ratio": statistics.median(ratios), "ratios": ratios, "ours": a, "peer": b}

@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +42,9 @@ class Row:
     weights_of: str = ""  # row whose weights are evaluated; this row has no training of its own
     title: str = ""  # of the row in tables; "" = data set and setting
 
-    @property
-    def trains(self) -> bool:
-        """Whether the row has a training of its own."""
-        return not self.weights_of and not self.read().test.training_free
-
     def read(self) -> Config:
         """The configuration."""
         return read_config(REPOSITORY / "configs" / self.config, self.overrides)
-
-    def with_data_in(self, parent: Path) -> Row:
-        """The same row with its data set, if it has one, in another folder."""
-        root = self.read().data.root
-        return replace(self, overrides=(*self.overrides, f"data.root={parent / Path(root).name}")) if root else self
 
     def arguments(self, task: str, folder: Path, device: str, more: list[str]) -> list[str]:
         """Those of run_net; settings of the config come last."""
@@ -243,7 +233,8 @@ def reproduce(
 
     Returns results, and what is missing by row.
     """
-    chosen = {row.name: seeds or row.seeds if train_too and row.trains else () for row in rows}
+    trained = [row for row in rows if train_too and not row.weights_of and not row.read().test.training_free]
+    chosen = {row.name: seeds or row.seeds if row in trained else () for row in rows}
     untrained: dict[str, list[str]] = {row.name: [] for row in rows}
     for seed in sorted({seed for of_row in chosen.values() for seed in of_row}) or [0]:
         for row in rows:

@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from jseg.benchmark import Sizes, as_text, attention_operations, compare, make_result, operations
+from jseg.benchmark import Sizes, as_text, attention_operations, make_result, operations
 from jseg.config import ModelConfig
 from jseg.errors import UserError
-from tools.benchmark import main
+from tools.benchmark import compare, main
 
 
 def test_attention_of_the_paper_sizes() -> None:

@@ -17,6 +17,7 @@ from __future__ import annotations
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from jseg.config import suggestion
@@ -56,8 +57,10 @@ def main(arguments: list[str] | None = None) -> int:
     for name in set(names).difference(known):
         raise UserError(f"--rows: {name!r} is no row of suite {args.suite}{suggestion(name, known)}")
     rows = [row for row in SUITES[args.suite] if not names or row.name in names]
-    if args.data_root:
-        rows = [row.with_data_in(args.data_root.resolve()) for row in rows]
+    for place, row in enumerate(rows):
+        if args.data_root and (root := row.read().data.root):
+            override = f"data.root={args.data_root.resolve() / Path(root).name}"
+            rows[place] = replace(row, overrides=(*row.overrides, override))
     folder = args.checkpoints or Path("work_dirs") / f"reproduce_{args.suite}"
     results = check_writable(args.results or folder / "results")
     train = args.suite != "paper" if args.train is None else args.train

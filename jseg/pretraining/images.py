@@ -39,21 +39,16 @@ class Round:
 
     lr: float
     warmup: int  # steps
+    arc: int  # steps of the whole decay; more than those of the stages = the round ends before the decay does
     stages: tuple[Stage, ...]
-    arc: int = 0  # steps of the whole decay; 0 = those of the round, more = the round ends before the decay does
-
-    @property
-    def iterations(self) -> int:
-        """Length in steps."""
-        return sum(stage.iterations for stage in self.stages)
 
 
 # Patches with a colour and a pattern first, then whole objects, then several of them. Small images have few patches,
 # so the early stages see many of them in the same time. The last round is for scenes as segmentation meets them.
 ROUNDS = (
-    Round(1e-3, 150, (Stage(1200, 128, 32, (1, 1), (0.8, 2.0)), Stage(550, 96, 48, (1, 1), (0.7, 1.8))), arc=3750),
-    Round(7e-4, 50, (Stage(250, 72, 64, (1, 2), (0.75, 1.4)), Stage(550, 72, 64, (1, 4), (0.75, 1.4)))),
-    Round(3e-4, 30, (Stage(250, 40, 96, (1, 4), None),)),
+    Round(1e-3, 150, 3750, (Stage(1200, 128, 32, (1, 1), (0.8, 2.0)), Stage(550, 96, 48, (1, 1), (0.7, 1.8)))),
+    Round(7e-4, 50, 800, (Stage(250, 72, 64, (1, 2), (0.75, 1.4)), Stage(550, 72, 64, (1, 4), (0.75, 1.4)))),
+    Round(3e-4, 30, 250, (Stage(250, 40, 96, (1, 4), None),)),
 )
 
 
@@ -88,7 +83,7 @@ class Settings:
     @property
     def iterations(self) -> int:
         """Length of the run in steps."""
-        return sum(item.iterations for item in self.rounds)
+        return sum(stage.iterations for item in self.rounds for stage in item.stages)
 
     def at(self, iteration: int) -> tuple[Round, int, Stage]:
         """The round of a step (0-based), the first step of that round, and the stage of the step."""

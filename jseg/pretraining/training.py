@@ -126,7 +126,7 @@ class Pretraining:
         config = replace(OPTIMIZER, lr=current.lr, warmup_iterations=current.warmup)
         if start == self.iteration:
             self.optimizer = AdamW(self.clip.parameters(), config)
-        lr = self.optimizer.set_learning_rate(self.iteration - start, current.arc or current.iterations, config)
+        lr = self.optimizer.set_learning_rate(self.iteration - start, current.arc, config)
         images, tokens, true = batch
         images, captions = self.clip.embed_images(normalise_images(images)), self.clip.text(tokens)
         scale = self.clip.logit_scale.exp().minimum(LARGEST_SCALE)
