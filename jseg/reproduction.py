@@ -245,10 +245,10 @@ def reproduce(
         for row in rows:
             absent, measured = missing(row, folder), {}
             for source, weights in ({} if absent else weights_found(row, folder)).items():
-                measured[source] = measure(row, source, weights, results, device)
-                if measured[source] is None:
+                if metrics := measure(row, source, weights, results, device):
+                    measured[source] = metrics
+                else:
                     absent.append(f"metrics of {weights}: the evaluation failed, see above: the same again")
-                    del measured[source]
             table += row_results(row, measured)
             if absent := untrained[row.name] + (absent if measured or not untrained[row.name] else []):
                 lacking[row.name] = absent

@@ -110,15 +110,12 @@ def check_train(file: GoldenFile) -> dict[str, np.ndarray]:
             outputs = model.training_outputs(jt.array(images), trainer.text)
             used = trainer.loss.sums(outputs, labels, labels.shape[1:]).labels.numpy()
             masks = resize_bilinear(outputs.logits_grid, labels.shape[1:])
-        computed |= {
-            "labels_used": used,
-            f"{prefix}labels_used": used,
-            "out.ori_q": outputs.query_targets.numpy(),
-            "out.ori_lateral": outputs.pixel_targets.numpy(),
-            "out.q": outputs.recovered_queries.numpy(),
-            "out.lateral": outputs.recovered_pixels.numpy(),
-            "out.pred_masks": masks.numpy(),
-        }
+        variables = {
+            "ori_q": outputs.query_targets, "ori_lateral": outputs.pixel_targets, "q": outputs.recovered_queries,
+            "lateral": outputs.recovered_pixels, "pred_masks": masks,
+        }  # fmt: skip
+        computed |= {f"out.{name}": variable.numpy() for name, variable in variables.items()}
+        computed |= {"labels_used": used, f"{prefix}labels_used": used}
         computed |= {f"{prefix}{name}": np.array(losses[ours]) for name, ours in LOSS_NAMES.items()}
         by_name = {name: value.numpy() for name, value in zip(trainer.optimizer.names, gradients, strict=True)}
         computed |= {f"{prefix}grad.{name}": gradient for name, gradient in by_name.items()}
