@@ -99,10 +99,10 @@ def find_rule(rules: tuple[Rule, ...], file: str, array: str) -> Rule | None:
 def error_over_tolerance(
     rule: Rule, ours: np.ndarray, reference: np.ndarray, factor: float = 1.0, sum_lr: float = 0.0
 ) -> float:
-    """Largest error of an array over what `rule` allows; at most 1 passes.
+    """Largest error of an array over what `rule` allows times `factor`; at most 1 passes.
 
     A rule is `exact`, `mismatch_fraction` of values, `max_abs` of ours alone, or a sum of `atol`, `rtol_of_max`,
-    `atol_times_sum_lr` (`sum_lr`: of the run's learning rates) and `rtol` of each reference value, times `factor`.
+    `atol_times_sum_lr` (of the run's learning rates) and `rtol` of each reference value.
     """
     if ours.shape != reference.shape:
         return float("inf")
