@@ -1,11 +1,10 @@
-"""How fast jseg is: timed workloads, the operations that they need by formula, comparison in pairs.
+"""How fast jseg is: timed workloads, and the operations that they need by formula.
 
 Counted is what the formulae need after jseg's exact rewrites: a product of (m, k) and (k, n) is 2 m k n operations.
 """
 
 from __future__ import annotations
 
-import json
 import platform
 import resource
 import statistics
@@ -18,12 +17,21 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import Any
 
+import jittor as jt
 import numpy as np
 
 from jseg.config import Config, ModelConfig, TestConfig
-from jseg.errors import UserError
+from jseg.engine.sliding_window import ImageScores, highest_classes
+from jseg.engine.train import Trainer
+from jseg.model.clip_rc import build_clip_rc, set_training
+from jseg.model.initial_weights import initialise
+from jseg.model.precision import COMPUTE_TYPES, check_device, set_precision
+from jseg.ops.attention import region_attention
+from jseg.ops.bilinear import resize_bilinear
+from jseg.ops.half import cast, widen
+from jseg.ops.layers import linear
 
-BACKWARD_ATTENTION = 2.0  # four products where the forward pass has two; recomputing the scores is not counted
+ATTENTION_STEP = 3.0  # backward, four products where the forward pass has two; recomputed scores are not counted
 
 
 @dataclass(frozen=True)
@@ -50,11 +58,7 @@ def attention_operations(sizes: Sizes) -> float:
 
 
 def operations(sizes: Sizes, training: bool) -> float:
-    """One evaluation pass over a batch, or one training step.
-
-    In training the frozen tower passes gradients on (1 x), the head also gathers those of its weights (2 x). Nothing is
-    passed on below the prompts of the first layer, that is to its projections and to the patches.
-    """
+    """One evaluation pass over a batch, or one training step."""
     model, depth = sizes.model, sizes.model.output_dim
     queries = model.region_grid**2 * sizes.classes
     tokens, side = 1 + sizes.patches + model.region_grid**2, sizes.image // model.patch_size
@@ -75,47 +79,35 @@ def operations(sizes: Sizes, training: bool) -> float:
     tower += model.layers * 2.0 * model.prompts * 4 * model.width**2
     head += 2.0 * depth * depth * (3 * queries + 2 * sizes.patches)
     below = 2.0 * tokens * 3 * model.width**2 + 2.0 * sizes.patches * model.width * 3 * model.patch_size**2
-    return sizes.batch * (2 * tower - below + 3 * head + (1 + BACKWARD_ATTENTION) * attention)
+    # gradients of the inputs alone in the frozen tower, down to the first prompts; of the weights, too, in the head
+    return sizes.batch * (2 * tower - below + 3 * head + ATTENTION_STEP * attention)
 
 
+SMALL = ModelConfig(image_size=96, patch_size=8, width=160, layers=4, heads=5, output_dim=128, prompts=4)
 SIZES = {
     "voc": Sizes(ModelConfig(), 20, 512),
     "coco": Sizes(ModelConfig(prompts=100), 171, 512),
-    "shapes": Sizes(
-        ModelConfig(image_size=96, patch_size=8, width=160, layers=4, heads=5, output_dim=128, prompts=4), 20, 96
-    ),
+    "shapes": Sizes(SMALL, 20, 96),
 }
 SEEN = {"voc": 15, "coco": 156, "shapes": 15}  # classes of an inductive training step
-
-
 Workload = tuple[Callable[[], object], float]  # what to time, and the operations that it needs
 
 
-def _model(sizes: Sizes, for_evaluation: bool = True) -> tuple:
+def _model(sizes: Sizes, training: bool = False) -> tuple:
     """A model with random weights, random class embeddings (C, D) and images."""
-    from jseg.model.clip_rc import build_clip_rc
-    from jseg.model.initial_weights import initialise
-    from jseg.model.precision import set_precision
-
     sizes.model.init = "random"
     model = build_clip_rc(sizes.model)
     initialise(model, sizes.model, 0)
-    if for_evaluation:
+    if not training:
         set_precision(model, sizes.precision)
         model.backbone.kept_prompts = {}  # as from the second image of a data set on
     text = np.random.default_rng(0).standard_normal((sizes.classes, sizes.model.output_dim)).astype(np.float32)
-    shape = (sizes.batch, 3, sizes.image, sizes.image)
-    images = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
+    images = np.random.default_rng(1).standard_normal((sizes.batch, 3, sizes.image, sizes.image), dtype=np.float32)
     return model, text / np.linalg.norm(text, axis=1, keepdims=True), images
 
 
 def forward(sizes: Sizes) -> Workload:
     """Images to label maps at their size."""
-    import jittor as jt
-
-    from jseg.engine.sliding_window import highest_classes
-    from jseg.ops.bilinear import resize_bilinear
-
     (model, text, images), size = _model(sizes), (sizes.image, sizes.image)
     text = jt.array(text)
 
@@ -129,10 +121,7 @@ def forward(sizes: Sizes) -> Workload:
 
 def train(sizes: Sizes) -> Workload:
     """A training step: forward, losses, backward, AdamW."""
-    from jseg.engine.train import Trainer
-    from jseg.model.clip_rc import set_training
-
-    model, text, images = _model(sizes, for_evaluation=False)
+    model, text, images = _model(sizes, training=True)
     trainer = Trainer(model, text, (), Config(model=sizes.model, precision=sizes.precision))
     set_training(model, True)
     labels = np.random.default_rng(2).integers(0, sizes.classes, (sizes.batch, sizes.image, sizes.image), np.int32)
@@ -141,12 +130,6 @@ def train(sizes: Sizes) -> Workload:
 
 def attention(sizes: Sizes) -> Workload:
     """Region attention of one layer, forward and backward."""
-    import jittor as jt
-
-    from jseg.model.precision import COMPUTE_TYPES, check_device
-    from jseg.ops.attention import region_attention
-    from jseg.ops.half import cast, widen
-
     check_device(sizes.precision)
     model, side = sizes.model, sizes.image // sizes.model.patch_size
     generator, dtype = np.random.default_rng(0), COMPUTE_TYPES[sizes.precision]
@@ -160,21 +143,16 @@ def attention(sizes: Sizes) -> Workload:
         output = region_attention(projected, prompts, model.heads, 1, (side, side), (model.region_grid,) * 2)
         jt.sync(jt.grad((widen(output) * widen(outer)).sum(), [projected, prompts]), device_sync=True)
 
-    return run, sizes.batch * attention_operations(sizes) * (1 + BACKWARD_ATTENTION)
+    return run, sizes.batch * attention_operations(sizes) * ATTENTION_STEP
 
 
 def evaluate(sizes: Sizes) -> Workload:
     """One image of 4:3 through two sliding windows to labels at its size."""
-    import jittor as jt
-
-    from jseg.engine.sliding_window import ImageScores
-
     model, text, _ = _model(sizes)
     image = np.random.default_rng(1).standard_normal((3, sizes.image, sizes.image * 4 // 3), dtype=np.float32)
-    strides = (sizes.image * 5 // 6,) * 2
-    config = TestConfig(crop_size=(sizes.image,) * 2, stride=strides, window_batch=sizes.batch)
-    text, seen = jt.array(text), range(sizes.classes // 2)
-    work = 2 * operations(sizes, training=False) / sizes.batch
+    crop, stride = (sizes.image,) * 2, (sizes.image * 5 // 6,) * 2
+    config = TestConfig(crop_size=crop, stride=stride, window_batch=sizes.batch)
+    text, seen, work = jt.array(text), range(sizes.classes // 2), 2 * operations(replace(sizes, batch=1), False)
     return lambda: ImageScores(model, image, text, seen, 0.1, config).labels(), work
 
 
@@ -195,33 +173,25 @@ def chosen_sizes(task: str, size: str, batch: int, precision: str = "fp32") -> S
 
 def measure(run: Callable[[], object], repeats: int, warm_up: int = 2) -> dict[str, float]:
     """Seconds of `run`: the first, which compiles, then of `repeats` after the warm-up; GiB taken by Jittor or RAM."""
-    jittor = sys.modules.get("jittor")  # a workload may run without it
-    on_cuda = jittor is not None and jittor.flags.use_cuda
     seconds = []
     for _ in range(warm_up + repeats):
         start = time.perf_counter()
         run()
-        if on_cuda:
-            jittor.sync_all(True)
+        if jt.flags.use_cuda:
+            jt.sync_all(True)
         seconds.append(time.perf_counter() - start)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    peak = jittor.get_mem_info().total_cuda_used if on_cuda else resident
-    timed, peak_gib = seconds[warm_up:], peak / 2**30
-    low, high = min(timed), max(timed)
-    return {"seconds": statistics.median(timed), "min": low, "max": high, "first": seconds[0], "peak_gib": peak_gib}
+    peak = (jt.get_mem_info().total_cuda_used if jt.flags.use_cuda else resident) / 2**30
+    timed, first = seconds[warm_up:], seconds[0]
+    return {
+        "seconds": statistics.median(timed), "min": min(timed), "max": max(timed), "first": first, "peak_gib": peak,
+    }  # fmt: skip
 
 
 def product_rate(precision: str, size: int = 1536) -> float:
     """Floating-point operations a second of a large matrix product, the best of five; the floor is counted with it."""
-    import jittor as jt
-
-    from jseg.model.precision import COMPUTE_TYPES
-    from jseg.ops.half import cast
-    from jseg.ops.layers import linear
-
     x = np.random.default_rng(0).standard_normal((size, size), dtype=np.float32)
     x = cast(jt.array(x), COMPUTE_TYPES[precision])
-
     return 2.0 * size**3 / measure(lambda: linear(x, x).sync(True), 5)["min"]
 
 
@@ -238,31 +208,10 @@ def make_result(settings: dict[str, Any], work: float, timing: dict[str, float],
 
 def as_text(values: dict[str, Any]) -> str:
     """One or two lines for people."""
-    lines = "{task} {size}, batch {batch}, {device}, {threads} threads: {seconds:.4f} s ({min:.4f} to {max:.4f}, first "
-    lines += "{first:.2f}), {peak_gib:.2f} GiB"
+    lines = (
+        "{task} {size}, batch {batch}, {device}, {threads} threads: {seconds:.4f} s ({min:.4f} to {max:.4f}, first "
+        "{first:.2f}), {peak_gib:.2f} GiB"
+    )
     if values["operations"]:
         lines += "\nlarge products: {product_gflops:.0f} GFLOP/s; floor {floor_seconds:.4f} s, {achieved:.0%} reached"
     return lines.format(**values)
-
-
-def run_json(command: str | list[str]) -> dict[str, Any]:
-    """Runs a command and reads the last line of its output as JSON with `seconds`; UserError when that is not so."""
-    finished = subprocess.run(command, shell=isinstance(command, str), capture_output=True, text=True)
-    try:
-        values = json.loads(finished.stdout.strip().splitlines()[-1])
-        return values | {"seconds": float(values["seconds"])}
-    except (LookupError, ValueError, TypeError) as error:
-        reason = f"exit code {finished.returncode}: {finished.stderr.strip()[-200:]}"
-        raise UserError(f"{command}: expected a last line of JSON with `seconds` ({reason})") from error
-
-
-def compare(ours: list[str], peer: str, pairs: int, show: Callable[[str], None]) -> dict[str, Any]:
-    """Runs two commands in turn (A B A B …) and shows how many times faster ours is, pair by pair."""
-    ratios = []
-    for number in range(1, pairs + 1):
-        a, b = run_json(ours), run_json(peer)
-        ratios.append(round(b["seconds"] / a["seconds"], 4))
-        memory = f"; {a.get('peak_gib', 0):.2f} and {b['peak_gib']:.2f} GiB" if "peak_gib" in b else ""
-        show(f"pair {number}: {a['seconds']:.4f} s, peer {b['seconds']:.4f} s, {ratios[-1]:.3f} times as fast{memory}")
-    show(f"median: {statistics.median(ratios):.3f} times as fast as the peer")
-    return {"ratio": statistics.median(ratios), "ratios": ratios, "ours": a, "peer": b}

@@ -11,11 +11,11 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jseg.config import Config, config_changes, from_dict, read_config, suggestion, to_dict
+from jseg.config import Config, config_changes, from_dict, read_config, to_dict
 from jseg.data.class_names import classes_of
 from jseg.engine.checkpoint import METRICS_NAME, WEIGHTS_NAME, checkpoint_path, checkpoints_in
 from jseg.errors import UserError
@@ -24,8 +24,6 @@ from jseg.metrics import HEADLINE
 from jseg.weights.reader import read_weight_file, sha256_of_file
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-RECORD_NAME = "record.json"
-INTERRUPTED = 130  # exit code of run_net
 GIVEN, PLAIN_CLIP = "given", "clip"  # sources of weights that no run of ours made
 # keys that do not shape weights, or say where files lie
 MAY_DIFFER = ("test.", "expected", "train.seed", "data.root", "data.workers", "model.init", "text.vocab", "text.embed")
@@ -40,42 +38,34 @@ class Row:
     config: str  # file in configs/
     overrides: tuple[str, ...] = ()
     seeds: tuple[int, ...] = (0,)  # what is trained
-    start: str = ""  # row whose half-way weights the training starts from
+    start: str = ""  # row whose half-way weights its training starts from
     weights_of: str = ""  # row whose weights are evaluated; this row has no training of its own
     title: str = ""  # of the row in tables; "" = data set and setting
-
-    @property
-    def trains(self) -> bool:
-        """Whether the row has a training of its own."""
-        return not self.weights_of and not self.read().test.training_free
-
-    @property
-    def arguments(self) -> list[str]:
-        """Those of run_net that name the config."""
-        return ["--config-file", str(REPOSITORY / "configs" / self.config)]
 
     def read(self) -> Config:
         """The configuration."""
         return read_config(REPOSITORY / "configs" / self.config, self.overrides)
 
-
-def _three_settings(data_set: str, split: str = "") -> tuple[Row, ...]:
-    name, overrides = (f"{data_set}_{split}", (f"data.split={split}",)) if split else (data_set, ())
-    return (
-        Row(f"{name}_inductive", f"{data_set}_inductive.py", overrides),
-        Row(f"{name}_transductive", f"{data_set}_transductive.py", overrides, start=f"{name}_inductive"),
-        Row(f"{name}_supervised", f"{data_set}_supervised.py", overrides),
-    )
+    def arguments(self, task: str, folder: Path, device: str, more: list[str]) -> list[str]:
+        """Those of run_net; settings of the config come last."""
+        config = ["--config-file", str(REPOSITORY / "configs" / self.config)]
+        return [*config, "--task", task, "--work-dir", str(folder), "--device", device, *more, *self.overrides]
 
 
 PAPER = (
-    *_three_settings("voc12"),
-    *_three_settings("coco_stuff"),
-    *_three_settings("context", "A"),
-    *_three_settings("context", "B")[:2],  # fully supervised, a split hides nothing
+    *(
+        Row(f"{name}_{setting}", f"{data_set}_{setting}.py", overrides,
+            start=f"{name}_inductive" if setting == "transductive" else "")
+        for name, data_set, overrides in (
+            ("voc12", "voc12", ()), ("coco_stuff", "coco_stuff", ()),
+            ("context_A", "context", ("data.split=A",)), ("context_B", "context", ("data.split=B",)),
+        )
+        for setting in ("inductive", "transductive", "supervised")
+        if (name, setting) != ("context_B", "supervised")  # fully supervised, a split hides nothing
+    ),
     Row("cross_coco_to_context", "cross_coco_to_context.py", weights_of="coco_stuff_inductive"),
     Row("cross_coco_to_voc12", "cross_coco_to_voc12.py", weights_of="coco_stuff_inductive"),
-)
+)  # fmt: skip
 SHAPES_TITLES = {
     "patch_features": "CLIP's patch features, no learning",
     "value_path": "CLIP's value path, no learning",
@@ -99,25 +89,8 @@ SHAPES = tuple(
 SUITES = {"paper": PAPER, "shapes": SHAPES}  # each row finds what it starts from in the rows before it
 
 
-def chosen_rows(suite: str, names: Sequence[str], data_root: Path | None = None) -> list[Row]:
-    """The rows of these names, in the order of the suite; all of them when there are no names."""
-    known = [row.name for row in SUITES[suite]]
-    for name in set(names).difference(known):
-        raise UserError(f"--rows: {name!r} is no row of suite {suite}{suggestion(name, known)}")
-    rows = [row for row in SUITES[suite] if not names or row.name in names]
-    for place, row in enumerate(rows):
-        if data_root and (root := row.read().data.root):
-            override = f"data.root={data_root.resolve() / Path(root).name}"
-            rows[place] = replace(row, overrides=(*row.overrides, override))
-    return rows
-
-
 def weights_found(row: Row, folder: Path) -> dict[str, Path]:
-    """All weight files of a row by source, runs of ours first, in the order of their seeds.
-
-    Raises:
-        UserError: weights of this row were trained with another config; names a key.
-    """
+    """All weight files of a row by source, runs of ours first by seed; UserError if of another config."""
     config, name = row.read(), row.weights_of or row.name
     if config.test.training_free:
         return {PLAIN_CLIP: Path(config.model.init)}
@@ -133,10 +106,8 @@ def weights_found(row: Row, folder: Path) -> dict[str, Path]:
 
 def start_weights(row: Row, seed: int, folder: Path) -> Path | None:
     """Weights that a training run starts from; None when it starts from CLIP."""
-    if not row.start:
-        return None
     run, iteration = folder / row.start / f"seed_{seed}", row.read().train.expected_iteration
-    return checkpoint_path(run, iteration) if iteration else run / WEIGHTS_NAME
+    return None if not row.start else checkpoint_path(run, iteration) if iteration else run / WEIGHTS_NAME
 
 
 def missing(row: Row, folder: Path, seed: int | None = None) -> list[str]:
@@ -144,8 +115,8 @@ def missing(row: Row, folder: Path, seed: int | None = None) -> list[str]:
     config, lacking, name = row.read(), [], row.weights_of or row.name
     if config.data.root:
         root, sections = Path(config.data.root), [config.data.val, *([] if seed is None else [config.data.train])]
-        parts = dict.fromkeys(part for files in sections for part in (files.images, files.labels, files.names) if part)
-        if absent := [part for part in parts if not (root / part).exists()]:
+        parts = dict.fromkeys(part for files in sections for part in (files.images, files.labels, files.names))
+        if absent := [part for part in parts if part and not (root / part).exists()]:
             command = f"python tools/prepare_{config.data.dataset}.py {root} (downloads: docs/reproduce.md)"
             lacking.append(f"data: {', '.join(absent)} in {root}: {command}")
     again = f"the same command with --rows {','.join(filter(None, (row.start or row.weights_of, row.name)))} --train"
@@ -169,7 +140,7 @@ def run_net(arguments: list[str]) -> int:
     except KeyboardInterrupt:  # it got the signal too: it saves before it ends
         process.wait()
         raise
-    if code == INTERRUPTED:
+    if code == 130:
         raise KeyboardInterrupt
     return code
 
@@ -182,8 +153,8 @@ def train(row: Row, seed: int, folder: Path, device: str) -> list[str]:
     if lacking := missing(row, folder, seed):
         return lacking
     weights = ["--resume"] if checkpoints_in(run) else [] if start is None else ["--weights", str(start)]
-    arguments = [*row.arguments, "--task", "train", "--work-dir", str(run), *weights, "--device", device]
-    if run_net([*arguments, *row.overrides, f"train.seed={seed}"]) == 0 and (run / WEIGHTS_NAME).is_file():
+    arguments = row.arguments("train", run, device, weights)
+    if run_net([*arguments, f"train.seed={seed}"]) == 0 and (run / WEIGHTS_NAME).is_file():
         return []
     return [f"training of {row.name}, seed {seed}: it failed or was stopped, see above: the same again"]
 
@@ -196,26 +167,25 @@ def measure(row: Row, source: str, weights: Path, results: Path, device: str) ->
     config = {key: values[key] for key in ("data", "model", "text", "test", "cross_dataset")}
     identity = {"weights_sha256": sha256_of_file(weights), "config": config}
     try:
-        record = json.loads((folder / RECORD_NAME).read_text())
+        record = json.loads((folder / "record.json").read_text())
         if record["identity"] == identity:
             print(f"{row.name}, {source}: on record in {folder}")
             return record["metrics"]
     except (OSError, ValueError):  # never measured, or the record was cut off: measure again
         pass
-    arguments = [*row.arguments, "--task", "val", "--work-dir", str(folder), "--device", device]
-    arguments += [] if source == PLAIN_CLIP else ["--weights", str(weights)]
     (folder / METRICS_NAME).unlink(missing_ok=True)
-    run_net([*arguments, *row.overrides])  # its exit code says whether it meets the config's expectations, too
+    # the exit code says whether it meets the config's expectations, too
+    run_net(row.arguments("val", folder, device, [] if source == PLAIN_CLIP else ["--weights", str(weights)]))
     if not (folder / METRICS_NAME).is_file():
         return None
     metrics = json.loads((folder / METRICS_NAME).read_text())
     metrics.pop("IoU")
-    write_json(folder / RECORD_NAME, {"identity": identity, "metrics": metrics, "weights": str(weights)})
+    write_json(folder / "record.json", {"identity": identity, "metrics": metrics, "weights": str(weights)})
     return metrics
 
 
 def compare(metric: str, values: Sequence[float | None], expected: dict) -> dict[str, Any]:
-    """Mean and sample standard deviation (n - 1) of a metric in percent beside what a config expects.
+    """Mean and sample standard deviation of a metric in percent beside what a config expects.
 
     An undefined value misses any number; `passed` is None when there is nothing to compare with.
     """
@@ -223,8 +193,8 @@ def compare(metric: str, values: Sequence[float | None], expected: dict) -> dict
     mean = statistics.fmean(values) if values and None not in values else None
     std = statistics.stdev(values) if mean is not None and len(values) > 1 else None
     passed = None if published is None else mean is not None and abs(mean - published) <= tolerance
-    names = ("metric", "published", "tolerance", "values", "mean", "std", "passed")
-    return dict(zip(names, (metric, published, tolerance, list(values), mean, std, passed), strict=True))
+    result = {"metric": metric, "published": published, "tolerance": tolerance, "values": list(values)}
+    return {**result, "mean": mean, "std": std, "passed": passed}
 
 
 def row_results(row: Row, measured: dict[str, Metrics]) -> list[dict[str, Any]]:
@@ -233,11 +203,11 @@ def row_results(row: Row, measured: dict[str, Metrics]) -> list[dict[str, Any]]:
     kind = "trained on another data set" if config.cross_dataset else config.data.setting
     title = row.title or f"{classes_of(config.data).title}, {kind}"
     for given, suffix in ((False, ""), (True, " (given file)")):
-        sources = [source for source in measured if (source == GIVEN) == given]
-        values = {name: [measured[source].get(name) for source in sources] for name in HEADLINE}
-        found = [compare(name, values[name], config.expected) for name in HEADLINE]
-        result = {"row": row.name, "title": title + suffix, "given": given, "sources": sources, "comparisons": found}
-        results += [result] if sources else []
+        if sources := [source for source in measured if (source == GIVEN) == given]:
+            values = {name: [measured[source].get(name) for source in sources] for name in HEADLINE}
+            found = [compare(name, values[name], config.expected) for name in HEADLINE]
+            result = {"row": row.name, "title": title + suffix, "given": given}
+            results.append({**result, "sources": sources, "comparisons": found})
     return results
 
 
@@ -256,40 +226,36 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def measure_rows(
-    suite: str, rows: list[Row], folder: Path, results: Path, device: str, untrained: dict[str, list[str]]
-) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
-    """Evaluates all weights of the rows, prints and writes the tables; returns results, and what is missing by row."""
-    table, lacking = [], {}
-    for row in rows:
-        absent, measured = missing(row, folder), {}
-        for source, weights in ({} if absent else weights_found(row, folder)).items():
-            if (metrics := measure(row, source, weights, results, device)) is None:
-                absent.append(f"metrics of {weights}: the evaluation failed, see above: the same again")
-            else:
-                measured[source] = metrics
-        table += row_results(row, measured)
-        if absent := untrained[row.name] + (absent if measured or not untrained[row.name] else []):
-            lacking[row.name] = absent
-    lines = [f"{name} lacks {item}" for name, items in lacking.items() for item in items]
-    text = "\n".join([markdown(table), "", *(f"- {line}" for line in lines), ""])
-    print(text, flush=True)
-    write_whole(results / f"{suite}.md", text.encode())
-    write_json(results / f"{suite}.json", {"suite": suite, "rows": table, "missing": lacking})
-    print(f"written: {results / suite}.md and .json", flush=True)
-    return table, lacking
-
-
 def reproduce(
     suite: str, rows: list[Row], folder: Path, results: Path, device: str, train_too: bool, seeds: Sequence[int] = ()
 ) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
-    """Trains (with `train_too`) one seed of all rows, then the next, with tables after each; as `measure_rows`."""
-    chosen = {row.name: seeds or row.seeds if train_too and row.trains else () for row in rows}
+    """Trains (with `train_too`) one seed of all rows, then the next; measures all and writes the tables after each.
+
+    Returns results, and what is missing by row.
+    """
+    trained = [row for row in rows if train_too and not row.weights_of and not row.read().test.training_free]
+    chosen = {row.name: seeds or row.seeds if row in trained else () for row in rows}
     untrained: dict[str, list[str]] = {row.name: [] for row in rows}
     for seed in sorted({seed for of_row in chosen.values() for seed in of_row}) or [0]:
         for row in rows:
             weights_found(row, folder)  # refuses those of another config
             if seed in chosen[row.name]:
                 untrained[row.name] += train(row, seed, folder, device)
-        found = measure_rows(suite, rows, folder, results, device, untrained)
-    return found
+        table, lacking = [], {}
+        for row in rows:
+            absent, measured = missing(row, folder), {}
+            for source, weights in ({} if absent else weights_found(row, folder)).items():
+                if metrics := measure(row, source, weights, results, device):
+                    measured[source] = metrics
+                else:
+                    absent.append(f"metrics of {weights}: the evaluation failed, see above: the same again")
+            table += row_results(row, measured)
+            if absent := untrained[row.name] + (absent if measured or not untrained[row.name] else []):
+                lacking[row.name] = absent
+        lines = [f"- {name} lacks {item}" for name, items in lacking.items() for item in items]
+        text = "\n".join([markdown(table), "", *lines, ""])
+        print(text, flush=True)
+        write_whole(results / f"{suite}.md", text.encode())
+        write_json(results / f"{suite}.json", {"suite": suite, "rows": table, "missing": lacking})
+        print(f"written: {results / suite}.md and .json", flush=True)
+    return table, lacking

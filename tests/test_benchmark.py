@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from jseg.benchmark import Sizes, as_text, attention_operations, compare, make_result, operations, run_json
+from jseg.benchmark import Sizes, as_text, attention_operations, make_result, operations
 from jseg.config import ModelConfig
 from jseg.errors import UserError
-from tools.benchmark import main
+from tools.benchmark import compare, main
 
 
 def test_attention_of_the_paper_sizes() -> None:
@@ -51,7 +51,7 @@ def test_comparison_pair_by_pair(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("code", ["print(1)", "", "print(chr(123) + chr(125))", "import sys; sys.exit(3)"])
 def test_output_without_seconds_is_refused(code: str) -> None:
     with pytest.raises(UserError, match=r"expected a last line of JSON with `seconds` \(exit code [03]"):
-        run_json(command(code))
+        compare([sys.executable, "-c", code], command(code), 1, print)
 
 
 @pytest.mark.parametrize("task", ["forward", "train", "attention", "evaluate"])

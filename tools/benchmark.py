@@ -14,18 +14,45 @@ from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 
 import json
 import os
+import statistics
+import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
-from jseg.benchmark import SIZES, TASKS, as_text, chosen_sizes, compare, make_result, measure, product_rate
 from jseg.config import PRECISIONS
+from jseg.errors import UserError
 from jseg.runtime.start import start
+
+
+def compare(ours: list[str], peer: str, pairs: int, show: Callable[[str], None]) -> dict[str, Any]:
+    """Runs two commands in turn (A B A B …) and shows how many times faster ours is, pair by pair.
+
+    The last line of their output is JSON with `seconds`; UserError when it is not.
+    """
+    ratios, found = [], []
+    for number in range(1, pairs + 1):
+        for command in (ours, peer):
+            finished = subprocess.run(command, shell=command is peer, capture_output=True, text=True)
+            try:
+                values = json.loads(finished.stdout.strip().splitlines()[-1])
+                found.append(values | {"seconds": float(values["seconds"])})
+            except (LookupError, ValueError, TypeError) as error:
+                reason = f"exit code {finished.returncode}: {finished.stderr.strip()[-200:]}"
+                raise UserError(f"{command}: expected a last line of JSON with `seconds` ({reason})") from error
+        a, b = found[-2:]
+        ratios.append(round(b["seconds"] / a["seconds"], 4))
+        memory = f"; {a.get('peak_gib', 0):.2f} and {b['peak_gib']:.2f} GiB" if "peak_gib" in b else ""
+        show(f"pair {number}: {a['seconds']:.4f} s, peer {b['seconds']:.4f} s, {ratios[-1]:.3f} times as fast{memory}")
+    show(f"median: {statistics.median(ratios):.3f} times as fast as the peer")
+    return {"ratio": statistics.median(ratios), "ratios": ratios, "ours": a, "peer": b}
 
 
 def main() -> int:
     """Runs one task."""
     parser = ArgumentParser(__doc__, prog="benchmark.py")
-    parser.add_argument("task", choices=TASKS)
-    parser.add_argument("--size", choices=tuple(SIZES), default="voc", help="sizes of which data set (default: voc)")
+    parser.add_argument("task", choices=("forward", "train", "attention", "evaluate", "startup"))
+    parser.add_argument("--size", choices=("voc", "coco", "shapes"), default="voc", help="data set (default: voc)")
     parser.add_argument("--batch", type=int, default=1, help="images at once (default: 1)")
     parser.add_argument("--repeats", type=int, default=5, help="timed runs (default: 5)")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: fp32")
@@ -46,6 +73,7 @@ def main() -> int:
             print(json.dumps(summary))
         return 0
     device = start(args.device)
+    from jseg.benchmark import TASKS, as_text, chosen_sizes, make_result, measure, product_rate
     from jseg.ops.compiled import compiled
 
     sizes = chosen_sizes(args.task, args.size, args.batch, args.precision)

@@ -69,10 +69,11 @@ def try_part(arguments: tuple[str, ...], log: Path) -> tuple[str, float, str]:
 
 def long_run(steps: int, precision: str) -> int:
     """Full-size training steps on one batch of 16; the GPU's memory must not grow after the first ones."""
-    from jseg.benchmark import TASKS, chosen_sizes
     from jseg.runtime.start import start
 
     start("cuda")
+    from jseg.benchmark import TASKS, chosen_sizes
+
     train_step, _ = TASKS["train"](chosen_sizes("train", "voc", 16, precision=precision))
     used, begin = {}, 0.0
     for step in range(1, steps + 1):

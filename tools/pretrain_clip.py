@@ -11,9 +11,9 @@ from __future__ import annotations
 
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 
-import dataclasses
 import json
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from jseg.engine.log import command_line, environment
@@ -41,15 +41,14 @@ def main() -> int:
     if options.output.suffix != ".safetensors":
         raise UserError(f"--output {options.output}: the name must end in .safetensors")
     check_writable(options.output.resolve().parent)
-    settings = dataclasses.replace(Settings(), seed=options.seed, workers=options.workers)
+    settings = replace(Settings(), seed=options.seed, workers=options.workers)
 
     from jseg.runtime.start import start
 
     device = start(options.device)
     from jseg.clip.tokenizer import write_vocabulary
-    from jseg.pretraining.evaluation import evaluate
-    from jseg.pretraining.images import image_batches
-    from jseg.pretraining.training import Pretraining, export, train
+    from jseg.pretraining.images import OPTIMIZER, image_batches
+    from jseg.pretraining.training import Pretraining, evaluate, export, train
 
     begin, pretraining = time.perf_counter(), Pretraining(settings)
     losses = train(pretraining, image_batches(settings, pretraining.tokenizer, options.stop_after), options.stop_after)
@@ -58,7 +57,8 @@ def main() -> int:
     print(json.dumps(figures, indent=2))
     facts = {
         "iteration": pretraining.iteration, "seed": settings.seed, "figures": figures, "command": command_line(),
-        "environment": environment(device), "settings": settings.described(), "losses": losses, "hours": hours,
+        "environment": environment(device), "settings": asdict(settings) | {"optimizer": asdict(OPTIMIZER)},
+        "losses": losses, "hours": hours,
     }  # fmt: skip
     export(options.output, pretraining.clip, pretraining.tokenizer, facts)
     write_vocabulary(options.output.parent / VOCABULARY_NAME, pretraining.tokenizer.merges)

@@ -17,11 +17,13 @@ from __future__ import annotations
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
+from jseg.config import suggestion
 from jseg.errors import UserError
 from jseg.files import check_writable
-from jseg.reproduction import SUITES, chosen_rows, reproduce
+from jseg.reproduction import SUITES, reproduce
 
 
 def seeds_of(text: str) -> list[int]:
@@ -51,7 +53,14 @@ def main(arguments: list[str] | None = None) -> int:
     if args.list:
         print("\n".join(f"{row.name:<24} {row.config}" for row in SUITES[args.suite]))
         return 0
-    rows = chosen_rows(args.suite, [name for name in args.rows.split(",") if name], args.data_root)
+    known, names = [row.name for row in SUITES[args.suite]], [name for name in args.rows.split(",") if name]
+    for name in set(names).difference(known):
+        raise UserError(f"--rows: {name!r} is no row of suite {args.suite}{suggestion(name, known)}")
+    rows = [row for row in SUITES[args.suite] if not names or row.name in names]
+    for place, row in enumerate(rows):
+        if args.data_root and (root := row.read().data.root):
+            override = f"data.root={args.data_root.resolve() / Path(root).name}"
+            rows[place] = replace(row, overrides=(*row.overrides, override))
     folder = args.checkpoints or Path("work_dirs") / f"reproduce_{args.suite}"
     results = check_writable(args.results or folder / "results")
     train = args.suite != "paper" if args.train is None else args.train

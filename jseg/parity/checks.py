@@ -34,8 +34,6 @@ LOSS_NAMES = {
     "loss.decode.loss_mask": "mask", "loss.decode.loss_dice": "dice", "loss.decode.recovery_loss_q": "recovery_q",
     "loss.decode.recovery_loss_k": "recovery_v", "loss.total": "total",
 }  # fmt: skip
-STEP = re.compile(r"_s(\d+)$")  # logits_up_s4: every 4th row and column
-SCHEDULE = re.compile(r"(?P<run>.*?)(?P<thousands>\d+)k_lr_(?P<group>trainable|base)")
 CLIP_SIZES = {  # of a clip_towers file, by the names of `ClipWeights.config`; weights do not show the heads
     "image_size": "img", "patch_size": "patch", "image_width": "vw", "image_layers": "vl", "output_dim": "proj",
     "context_length": "ctx", "vocab_size": "vocab", "text_width": "tw", "text_layers": "tl",
@@ -46,13 +44,10 @@ def as_recorded(file: GoldenFile, computed: dict[str, np.ndarray]) -> dict[str, 
     """Arrays that the file holds, with the rows and columns that it keeps; label maps have a channel axis there."""
     result = {}
     for name, reference in file.arrays.items():
-        full_name, step = STEP.sub("", name), STEP.search(name)
-        if name in file.read or full_name not in computed:
-            continue
-        ours = computed[full_name]
-        if step:
-            ours = ours[..., :: int(step.group(1)), :: int(step.group(1))]
-        result[name] = ours.reshape(reference.shape) if ours.size == reference.size else ours
+        full_name, *step = re.split(r"_s(\d+)$", name)  # logits_up_s4: every 4th row and column
+        if name not in file.read and full_name in computed:
+            ours = computed[full_name][..., :: int(step[0]), :: int(step[0])] if step else computed[full_name]
+            result[name] = ours.reshape(reference.shape) if ours.size == reference.size else ours
     return result
 
 
@@ -87,47 +82,40 @@ def check_forward_eps(file: GoldenFile) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in trace.items()}
 
 
-class Batch:
-    """The training batch of a golden configuration in one setting: images (B, 3, H, W), labels (B, H, W), text."""
+def training(file: GoldenFile, setting: str) -> tuple:
+    """Model, images (B, 3, H, W), labels (B, H, W) and what makes a trainer from weights of the losses."""
+    golden, stored = GoldenModel(file), file.companion(f"train_batch_{file.tag}.npz")
+    model, classes = golden.build(), golden.classes
+    text = stored["text_feat"][list(training_classes(classes, setting))]
+    labels = stored["labels_full" if setting == "supervised" else "labels"]
+    labels = training_labels(labels.reshape(-1, *labels.shape[-2:]), classes, setting)
+    unseen = classes.unseen if setting == "transductive" else ()
 
-    def __init__(self, file: GoldenFile, setting: str) -> None:
-        self.golden, self.setting = GoldenModel(file), setting
-        stored, classes = file.companion(f"train_batch_{file.tag}.npz"), self.golden.classes
-        self.images = stored["image"]
-        self.text = stored["text_feat"][list(training_classes(classes, setting))]
-        class_labels = stored["labels_full" if setting == "supervised" else "labels"]
-        self.labels = training_labels(class_labels.reshape(-1, *class_labels.shape[-2:]), classes, setting)
-        self.unseen = classes.unseen if setting == "transductive" else ()
-        self.model = self.golden.build()
+    def make_trainer(weights: np.ndarray, **changes: Any) -> Trainer:
+        return Trainer(model, text, unseen, replace(golden.config(setting, weights), **changes))
 
-    def trainer(self, weights: np.ndarray, **changes: Any) -> Trainer:
-        """What trains on this batch with these weights of the losses; `changes` are sections of the config."""
-        config = replace(self.golden.config(self.setting, weights), **changes)
-        return Trainer(self.model, self.text, self.unseen, config)
+    return model, stored["image"], labels, make_trainer
 
 
 def check_train(file: GoldenFile) -> dict[str, np.ndarray]:
     """Outputs, labels as used, loss terms and the gradient of every trainable weight."""
-    batch = Batch(file, SETTINGS[file.path.stem.split("_")[1]])
-    computed = {"labels_mapped": batch.labels}
+    model, images, labels, make_trainer = training(file, SETTINGS[file.path.stem.split("_")[1]])
+    computed = {"labels_mapped": labels}
     for weights_name in [name for name in file.arrays if name.split("_")[0] == "weights"]:
         prefix = weights_name.removeprefix("weights").lstrip("_")
         prefix += "." if prefix else ""  # weights_w1 -> "w1.", weights -> ""
-        trainer = batch.trainer(file[weights_name])
-        gradients, losses, _ = trainer.gradients(batch.images, batch.labels)
+        trainer = make_trainer(file[weights_name])
+        gradients, losses, _ = trainer.gradients(images, labels)
         with jt.no_grad():
-            outputs = batch.model.training_outputs(jt.array(batch.images), trainer.text)
-            used = trainer.loss.sums(outputs, batch.labels, batch.labels.shape[1:]).labels.numpy()
-            masks = resize_bilinear(outputs.logits_grid, batch.labels.shape[1:])
-        computed |= {
-            "labels_used": used,
-            f"{prefix}labels_used": used,
-            "out.ori_q": outputs.query_targets.numpy(),
-            "out.ori_lateral": outputs.pixel_targets.numpy(),
-            "out.q": outputs.recovered_queries.numpy(),
-            "out.lateral": outputs.recovered_pixels.numpy(),
-            "out.pred_masks": masks.numpy(),
-        }
+            outputs = model.training_outputs(jt.array(images), trainer.text)
+            used = trainer.loss.sums(outputs, labels, labels.shape[1:]).labels.numpy()
+            masks = resize_bilinear(outputs.logits_grid, labels.shape[1:])
+        variables = {
+            "ori_q": outputs.query_targets, "ori_lateral": outputs.pixel_targets, "q": outputs.recovered_queries,
+            "lateral": outputs.recovered_pixels, "pred_masks": masks,
+        }  # fmt: skip
+        computed |= {f"out.{name}": variable.numpy() for name, variable in variables.items()}
+        computed |= {"labels_used": used, f"{prefix}labels_used": used}
         computed |= {f"{prefix}{name}": np.array(losses[ours]) for name, ours in LOSS_NAMES.items()}
         by_name = {name: value.numpy() for name, value in zip(trainer.optimizer.names, gradients, strict=True)}
         computed |= {f"{prefix}grad.{name}": gradient for name, gradient in by_name.items()}
@@ -137,7 +125,7 @@ def check_train(file: GoldenFile) -> dict[str, np.ndarray]:
             file.arrays[f"extra.{prefix}recovery gradients"] = np.zeros(len(zero))
     if "trainable_live_json" in file.arrays:
         file.arrays["trainable_live_json"] = np.sort(json.loads(str(file.arrays["trainable_live_json"])))
-        computed["trainable_live_json"] = np.array(sorted(name for name, _ in trainable(batch.model)))
+        computed["trainable_live_json"] = np.array(sorted(name for name, _ in trainable(model)))
     return as_recorded(file, computed)
 
 
@@ -157,11 +145,11 @@ def check_trajectory(file: GoldenFile) -> dict[str, np.ndarray]:
     if run is file:
         starts = {"lr_trainable": base * optimizer.lr_factor, "lr_frozen_groups": base}
         return {name: rates(len(file.arrays[name]), lr) for name, lr in starts.items() if name in file.arrays}
-    batch = Batch(file, "inductive")
-    before = state_arrays(batch.model)
-    trainer = batch.trainer(file["weights"], optimizer=optimizer, train=TrainConfig(iterations=iterations))
-    reports = [trainer.step(batch.images, batch.labels, step) for step in range(len(file.arrays["losses"]))]
-    final, trained = state_arrays(batch.model), trainer.optimizer.names
+    model, images, labels, make_trainer = training(file, "inductive")
+    before = state_arrays(model)
+    trainer = make_trainer(file["weights"], optimizer=optimizer, train=TrainConfig(iterations=iterations))
+    reports = [trainer.step(images, labels, step) for step in range(len(file.arrays["losses"]))]
+    final, trained = state_arrays(model), trainer.optimizer.names
     frozen = [name for name in final if name not in trained]
     file.arrays["extra.frozen weights"] = np.concatenate([before[name].ravel() for name in frozen])
     return {
@@ -198,9 +186,9 @@ def check_metrics(file: GoldenFile) -> dict[str, np.ndarray]:
     computed = {}
     for case in file.json("case_names"):
         pairs = [(file[f"{case}.pred{i}"], file[f"{case}.label{i}"]) for i in range(int(file[f"{case}.n"]))]
-        groups = [file[f"{case}.{name}"].tolist() for name in ("seen", "unseen")]
-        count, zero_is_ignored = (file[f"{case}.{name}"] for name in ("num_classes", "reduce_zero_label"))
-        ours = metric_values(int(count), pairs, bool(zero_is_ignored), *groups)
+        names = ("num_classes", "reduce_zero_label", "seen", "unseen")
+        count, zero_is_ignored, seen, unseen = (file[f"{case}.{name}"].tolist() for name in names)
+        ours = metric_values(count, pairs, zero_is_ignored, seen, unseen)
         computed |= {f"{case}.{name}": value for name, value in ours.items()}
     return computed
 
@@ -208,12 +196,9 @@ def check_metrics(file: GoldenFile) -> dict[str, np.ndarray]:
 def metric_values(
     count: int, pairs: list[tuple[np.ndarray, np.ndarray]], zero_is_ignored: bool, seen: list[int], unseen: list[int]
 ) -> dict[str, np.ndarray]:
-    """All metrics of (prediction, label map) pairs by the names of golden files, float64; shares in [0, 1].
-
-    With `zero_is_ignored` a stored 0 is the background and k means class k - 1.
-    """
+    """All metrics of (prediction, label map) pairs by the names of golden files, float64; shares in [0, 1]."""
     matrix = ConfusionMatrix(count)
-    for prediction, label in pairs:
+    for prediction, label in pairs:  # with `zero_is_ignored` a stored 0 is the background and k means class k - 1
         ignored = (label == 0) | (label == IGNORED)
         matrix.update(prediction, np.where(ignored, IGNORED, label - 1) if zero_is_ignored else label)
     names, accuracy = [str(index) for index in range(count)], matrix.accuracy()
@@ -304,11 +289,10 @@ def check_initial_weights(file: GoldenFile) -> dict[str, np.ndarray]:
     positions, class_embedding = file["clip_positional_embedding"], file["clip_class_embedding"]
     (name,) = (name for name in file.arrays if name.startswith("positional_embedding_"))
     rows, columns = map(int, name.rsplit("_", 1)[-1].split("x"))
-    config = ModelConfig(
+    model = build_clip_rc(ModelConfig(
         image_size=16 * rows, width=positions.shape[1], heads=1, layers=2, output_dim=8, prompts=1,
         region_grid=math.isqrt(len(file.arrays["region_level_bridge"])), decoder_layers=1, decoder_heads=1,
-    )  # fmt: skip
-    model = build_clip_rc(config)
+    ))  # fmt: skip
     own = state_arrays(model.backbone).items()
     clip = {key: np.zeros_like(x) for key, x in own if "prompt" not in key and key != "region_level_bridge"}
     clip |= {"positional_embedding": positions, "class_embedding": class_embedding}
@@ -321,34 +305,33 @@ def check_initial_weights(file: GoldenFile) -> dict[str, np.ndarray]:
 
 def check_parameter_groups(file: GoldenFile) -> dict[str, np.ndarray]:
     """Names, shapes, rates and decay of all trainable weights of the published models, and the frozen names."""
-    names = [key.split("/")[1] for key in file.arrays if re.fullmatch("trainable/.*/dead", key)]
-    dead = [name for name in names if file[f"trainable/{name}/dead"]]
-    for name in dead:  # without effect in the released code, so ours does not have them
-        file.starting_with(f"trainable/{name}/")
+    for key in [key for key in file.arrays if re.fullmatch("trainable/.*/dead", key)]:
+        if file[key]:  # without effect in the released code, so ours does not have it
+            file.starting_with(key.removesuffix("dead"))
     model = build_clip_rc(ModelConfig(prompts=int(file.arrays["trainable/backbone.prompt_embeddings/shape"][1])))
     factor, decay = float(file.arrays["custom_keys/backbone/lr_mult"]), float(file["base_weight_decay"])
     config = OptimizerConfig(lr=float(file["base_lr"]), lr_factor=factor, weight_decay=decay)
     ours = {name: tuple(var.shape) for name, var in trainable(model)}
-    sizes = {name: np.prod(shape) for name, shape in ours.items()}
-    without_recovery = sum(size for name, size in sizes.items() if "recovery" not in name)
-    computed = {"live_trainable_params": sum(sizes.values()), "live_without_recovery_decoder": without_recovery}
+    computed = {
+        "live_trainable_params": sum(map(math.prod, ours.values())),
+        "live_without_recovery_decoder": sum(math.prod(ours[name]) for name in ours if "recovery" not in name),
+    }
     if "frozen_backbone_names" in file.arrays:
         file.arrays["frozen_backbone_names"] = np.sort(file.arrays["frozen_backbone_names"])
         frozen = [name for name in model.state_dict() if name not in ours and "resblocks" not in name]
         computed["frozen_backbone_names"] = np.sort(np.array(frozen))
     for name, shape in ours.items():
-        lr, weight_decay = group_settings(name, config)
-        values = {"shape": shape, "lr": lr, "weight_decay": weight_decay}
-        computed |= {f"trainable/{name}/{key}": value for key, value in values.items()}
+        values = zip(("shape", "lr", "weight_decay"), (shape, *group_settings(name, config)), strict=True)
+        computed |= {f"trainable/{name}/{key}": value for key, value in values}
     return computed
 
 
 def check_schedule(file: GoldenFile) -> dict[str, np.ndarray]:
     """Learning rates of the published runs, whose lengths are in the names of the arrays."""
     iterations, config, computed = file["its"].tolist(), OptimizerConfig(), {}
-    for found in filter(None, map(SCHEDULE.fullmatch, file.arrays)):
-        length = 1000 * int(found["thousands"])
-        initial = config.lr * (config.lr_factor if found["group"] == "trainable" else 1)
+    for found in filter(None, map(re.compile(r".*?(\d+)k_lr_(trainable|base)").fullmatch, file.arrays)):
+        length = 1000 * int(found[1])
+        initial = config.lr * (config.lr_factor if found[2] == "trainable" else 1)
         rates = [learning_rate(step, length, initial, config) for step in iterations if step < length]
         computed[found.string] = np.array(rates)
     return computed

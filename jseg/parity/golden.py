@@ -34,7 +34,14 @@ class GoldenFile:
         if path.suffix == ".npz":
             self.arrays = dict(np.load(path))
         elif path.suffix == ".json":
-            self.arrays = _leaves(json.loads(path.read_text()))
+            self._add_leaves(json.loads(path.read_text()), "")
+
+    def _add_leaves(self, value: Any, name: str) -> None:
+        if not isinstance(value, dict):
+            self.arrays[name] = np.asarray(value)
+            return
+        for key, item in value.items():
+            self._add_leaves(item, f"{name}/{key}".lstrip("/"))
 
     def __getitem__(self, name: str) -> np.ndarray:
         self.read.add(name)
@@ -56,14 +63,6 @@ class GoldenFile:
         return GoldenFile(path)
 
 
-def _leaves(value: Any, path: str = "") -> dict[str, np.ndarray]:
-    """The leaves of nested dictionaries by path."""
-    if not isinstance(value, dict):
-        return {path: np.asarray(value)}
-    found = [_leaves(item, f"{path}/{key}".lstrip("/")) for key, item in value.items()]
-    return {name: leaf for leaves in found for name, leaf in leaves.items()}
-
-
 class GoldenModel:
     """Configuration and weights of the weights_*.npz that belongs to a golden file; raises NotRun without it."""
 
@@ -77,17 +76,16 @@ class GoldenModel:
 
     def config(self, setting: str, weights: Iterable[float] = (1, 1, 1)) -> Config:
         """Our configuration; `weights` are those of mask, dice and recovery loss."""
-        values, config = self.values, Config(model=model_config(self.values))
-        config.data.setting = setting
+        values, gamma = self.values, self.values.get("gamma", 0.1) if setting == "inductive" else 0.0
         focal = {key: values[key] for key in ("focal_alpha", "focal_gamma") if key in values}
-        config.loss = LossConfig(*map(float, weights), **focal)
-        gamma = values.get("gamma", 0.1) if setting == "inductive" else 0.0
-        config.test = TestConfig(crop_size=(values["img"],) * 2, stride=(values["stride"],) * 2, gamma=gamma)
+        test = TestConfig(crop_size=(values["img"],) * 2, stride=(values["stride"],) * 2, gamma=gamma)
+        config = Config(model=model_config(values), loss=LossConfig(*map(float, weights), **focal), test=test)
+        config.data.setting = setting
         return config
 
     def build(self) -> ClipRC:
         """A model with these weights in evaluation mode."""
-        eps = {key: self.values[key] for key in ("norm_eps", "prompt_norm_eps") if key in self.values}
+        eps = {key: value for key, value in self.values.items() if key in ("norm_eps", "prompt_norm_eps")}
         model = build_clip_rc(model_config(self.values), **eps)
         load_released(model, self.tensors)
         return model

@@ -40,12 +40,13 @@ LEFT_OUT = (  # arrays that are not compared
     # an accuracy that the release logs; weights of the release without any effect, which ours does not have
     {"files": "train_*", "arrays": ["*acc_seg", "trainable_all_json"]},
     # how the release comes to its groups and rates, which are compared; its GPUs, dead weights and frozen text tower
-    {"files": "param_groups*", "arrays": ["config", "custom_keys/*", "key_order*", "lr_config/*", "samples_per_gpu"]},
-    {"files": "param_groups*", "arrays": ["distinct_groups*", "frozen_groups_lr_wd*", "trainable/*/matched_key"]},
-    {"files": "param_groups*", "arrays": ["trainable_params", "frozen_params_with_text_encoder"]},
+    {"files": "param_groups*", "arrays": [
+        "config", "custom_keys/*", "key_order*", "lr_config/*", "samples_per_gpu", "distinct_groups*",
+        "frozen_groups_lr_wd*", "trainable/*/matched_key", "trainable_params", "frozen_params_with_text_encoder",
+    ]},
     {"files": "text*", "arrays": ["ftfy_matters"]},  # where broken Unicode is repaired: the ids are compared
     {"files": "clip_towers*", "arrays": ["transformers_version"]},
-)
+)  # fmt: skip
 OWN_RULES = (  # what the README of the set says in words; those of its tolerances.json come first
     {"files": "tra*", "arrays": ["trainable_live_json", "extra.*"], "exact": True},  # training and trajectories
     {"files": "trajectory_*", "arrays": ["lr_*", "base_lr", "weight_decay"], "rtol": 1e-6},
@@ -89,20 +90,19 @@ class FileReport:
 
 def find_rule(rules: tuple[Rule, ...], file: str, array: str) -> Rule | None:
     """The first rule for an array of a file (name without suffix); None when there is none."""
-    matches = (
-        rule for rule in rules
-        if fnmatchcase(file, rule["files"]) and any(fnmatchcase(array, pattern) for pattern in rule["arrays"])
-    )  # fmt: skip
-    return next(matches, None)
+    for rule in rules:
+        if fnmatchcase(file, rule["files"]) and any(fnmatchcase(array, pattern) for pattern in rule["arrays"]):
+            return rule
+    return None
 
 
 def error_over_tolerance(
     rule: Rule, ours: np.ndarray, reference: np.ndarray, factor: float = 1.0, sum_lr: float = 0.0
 ) -> float:
-    """Largest error of an array over what `rule` allows; at most 1 passes.
+    """Largest error of an array over what `rule` allows times `factor`; at most 1 passes.
 
     A rule is `exact`, `mismatch_fraction` of values, `max_abs` of ours alone, or a sum of `atol`, `rtol_of_max`,
-    `atol_times_sum_lr` (`sum_lr`: of the run's learning rates) and `rtol` of each reference value, times `factor`.
+    `atol_times_sum_lr` (of the run's learning rates) and `rtol` of each reference value.
     """
     if ours.shape != reference.shape:
         return float("inf")

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from jseg.clip.tokenizer import Tokenizer
+from jseg.clip.tokenizer import Tokenizer, generate_vocabulary
 from jseg.config import IMAGENET_MEAN, IMAGENET_STD, OptimizerConfig
 from jseg.data import shapes
 from jseg.data.class_names import SHAPES_NAMES
@@ -20,12 +19,6 @@ from jseg.data.workers import map_in_order
 
 ATTRIBUTES = frozenset(" ".join(SHAPES_NAMES).split())
 TRAINING_STREAM, HELD_OUT_STREAM, VOCABULARY_STREAM = 201, 202, 203  # first word of the random seed
-_PRESENT = 4  # an object counts as present from this many pixels on
-_NAMED_OF_WINDOW, _NAMED_OF_OBJECT = 0.12, 0.4  # it may be named when it fills this share of the window, or this much
-_NAMED_LEAST = 0.02  # of it is in sight and it fills this share of the window
-_PHRASES = re.compile(r",| and ")
-_ROUND_TO = 8  # token columns of a batch come in multiples of this
-_MOST_PHRASES = 8
 SCENE_SIZE = (96, 96)  # height, width of the scenes that images are cut from
 
 
@@ -46,21 +39,16 @@ class Round:
 
     lr: float
     warmup: int  # steps
+    arc: int  # steps of the whole decay; more than those of the stages = the round ends before the decay does
     stages: tuple[Stage, ...]
-    arc: int = 0  # steps of the whole decay; 0 = those of the round, more = the round ends before the decay does
-
-    @property
-    def iterations(self) -> int:
-        """Length in steps."""
-        return sum(stage.iterations for stage in self.stages)
 
 
 # Patches with a colour and a pattern first, then whole objects, then several of them. Small images have few patches,
 # so the early stages see many of them in the same time. The last round is for scenes as segmentation meets them.
 ROUNDS = (
-    Round(1e-3, 150, (Stage(1200, 128, 32, (1, 1), (0.8, 2.0)), Stage(550, 96, 48, (1, 1), (0.7, 1.8))), arc=3750),
-    Round(7e-4, 50, (Stage(250, 72, 64, (1, 2), (0.75, 1.4)), Stage(550, 72, 64, (1, 4), (0.75, 1.4)))),
-    Round(3e-4, 30, (Stage(250, 40, 96, (1, 4), None),)),
+    Round(1e-3, 150, 3750, (Stage(1200, 128, 32, (1, 1), (0.8, 2.0)), Stage(550, 96, 48, (1, 1), (0.7, 1.8)))),
+    Round(7e-4, 50, 800, (Stage(250, 72, 64, (1, 2), (0.75, 1.4)), Stage(550, 72, 64, (1, 4), (0.75, 1.4)))),
+    Round(3e-4, 30, 250, (Stage(250, 40, 96, (1, 4), None),)),
 )
 
 
@@ -95,7 +83,7 @@ class Settings:
     @property
     def iterations(self) -> int:
         """Length of the run in steps."""
-        return sum(item.iterations for item in self.rounds)
+        return sum(stage.iterations for item in self.rounds for stage in item.stages)
 
     def at(self, iteration: int) -> tuple[Round, int, Stage]:
         """The round of a step (0-based), the first step of that round, and the stage of the step."""
@@ -108,11 +96,6 @@ class Settings:
                     return item, start, stage
         raise IndexError(iteration)
 
-    def described(self) -> dict[str, Any]:
-        """The settings that decide the result."""
-        result = asdict(self) | {"optimizer": asdict(OPTIMIZER)}
-        return {key: value for key, value in result.items() if key not in ("workers", "log_every")}
-
 
 @dataclass(frozen=True)
 class CaptionedImage:
@@ -124,14 +107,8 @@ class CaptionedImage:
     class_index: int  # of the object around which the window was placed
 
 
-@dataclass(frozen=True)
-class ImageBatch:
-    """The batch of one step."""
-
-    images: np.ndarray  # (B, S, S, 3) uint8 RGB
-    tokens: np.ndarray  # (B, L) int32
-    true: np.ndarray  # (B, B) bool: caption [column] is true of image [row]
-    iteration: int
+# images (B, S, S, 3) uint8 RGB, token ids (B, L) int32, and whether caption [column] is true of image [row] (B, B)
+ImageBatch = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def normalise_images(images: np.ndarray) -> np.ndarray:
@@ -144,32 +121,28 @@ def _counts(labels: np.ndarray) -> np.ndarray:
     return np.bincount(labels.ravel(), minlength=256)[: len(SHAPES_NAMES)]
 
 
-def window_around(mask: np.ndarray, side: int, rng: np.random.Generator) -> tuple[slice, slice]:
-    """A square window, `side` pixels wide, with a random pixel of `mask` in its middle half."""
-    places = np.flatnonzero(mask)
-    anchor, slices = np.unravel_index(places[rng.integers(len(places))], mask.shape), []
-    for place, length in zip(anchor, mask.shape, strict=True):
-        start = int(np.clip(place - side * rng.uniform(0.25, 0.75), 0, max(length - side, 0)))
-        slices.append(slice(start, start + side))
-    return slices[0], slices[1]
-
-
 def cut(scene: Scene, stage: Stage, rng: np.random.Generator) -> CaptionedImage:
     """Cuts an image out of a scene, scales it, and describes the objects that can be recognised in it."""
     whole = _counts(scene.labels)
     class_index, window = int(rng.choice(np.flatnonzero(whole))), (slice(None), slice(None))
-    if stage.zoom is not None:
-        zoom = np.exp(rng.uniform(*np.log(stage.zoom)))
-        window = window_around(scene.labels == class_index, round(stage.pixels / zoom), rng)
+    if stage.zoom is not None:  # a square with a random pixel of the object in its middle half
+        side = round(stage.pixels / np.exp(rng.uniform(*np.log(stage.zoom))))
+        places = np.argwhere(scene.labels == class_index)
+        starts = [
+            int(np.clip(place - side * rng.uniform(0.25, 0.75), 0, max(length - side, 0)))
+            for place, length in zip(places[rng.integers(len(places))], scene.labels.shape, strict=True)
+        ]
+        window = tuple(slice(start, start + side) for start in starts)
     image, counts = scene.image[window], _counts(scene.labels[window])
     share = counts / scene.labels[window].size
-    telling = (share >= _NAMED_OF_WINDOW) | ((counts >= _NAMED_OF_OBJECT * whole) & (share >= _NAMED_LEAST))
+    # an object may be named when it fills 12 % of the window, or 2 % and 40 % of it are in sight
+    telling = (share >= 0.12) | ((counts >= 0.4 * whole) & (share >= 0.02))
     telling[class_index] = True
     named = tuple(item for item in scene.objects if telling[item.class_index])
     if image.shape[0] != stage.pixels:
         method = cv2.INTER_AREA if image.shape[0] > stage.pixels else cv2.INTER_LINEAR
         image = cv2.resize(image, (stage.pixels, stage.pixels), interpolation=method)
-    present = sum(1 << int(index) for index in np.flatnonzero(counts >= _PRESENT))
+    present = sum(1 << int(index) for index in np.flatnonzero(counts >= 4))  # pixels
     return CaptionedImage(image, shapes.describe(named, rng), present | 1 << class_index, class_index)
 
 
@@ -193,9 +166,9 @@ def true_captions(captions: list[str], present: list[int]) -> np.ndarray:
 
     `present` has a bit for each class that is in an image.
     """
-    phrases = np.full((len(captions), _MOST_PHRASES), -1, np.int64)
+    phrases = np.full((len(captions), 8), -1, np.int64)  # no caption has more; -1 is true of every image
     for row, caption in zip(phrases, captions, strict=True):
-        found = [classes for phrase in _PHRASES.split(caption) if (classes := phrase_classes(phrase))]
+        found = [classes for phrase in re.split(",| and ", caption) if (classes := phrase_classes(phrase))]
         row[: len(found)] = found
     return (np.array(present, np.int64)[:, None, None] & phrases != 0).all(-1)
 
@@ -208,10 +181,9 @@ def image_batch(settings: Settings, tokenizer: Tokenizer, iteration: int) -> Ima
     captions = [item.caption for item in items]
     tokens = tokenizer(captions, settings.context_length)
     longest = int((tokens.argmax(axis=1) + 1).max())
-    columns = min(-(-longest // _ROUND_TO) * _ROUND_TO, settings.context_length)
+    tokens = np.ascontiguousarray(tokens[:, : -(-longest // 8) * 8])  # few different widths to compile for
     true = true_captions(captions, [item.present for item in items])
-    images = np.stack([item.image for item in items])
-    return ImageBatch(images, np.ascontiguousarray(tokens[:, :columns]), true, iteration)
+    return np.stack([item.image for item in items]), tokens, true
 
 
 def image_batches(settings: Settings, tokenizer: Tokenizer, stop: int) -> Iterator[ImageBatch]:
@@ -220,12 +192,11 @@ def image_batches(settings: Settings, tokenizer: Tokenizer, stop: int) -> Iterat
     return map_in_order(image_batch, items, settings.workers, (settings, tokenizer), remedy="try --workers 0")
 
 
-def sample_captions(count: int, seed: int) -> list[str]:
-    """Captions of imagined scenes, for learning a vocabulary: nothing is drawn."""
+def make_tokenizer(settings: Settings) -> Tokenizer:
+    """The byte-pair vocabulary of captions of imagined scenes: nothing is drawn."""
     captions = []
-    for index in range(count):
-        rng = np.random.default_rng([VOCABULARY_STREAM, seed, index])
+    for index in range(settings.vocabulary_captions):
+        rng = np.random.default_rng([VOCABULARY_STREAM, settings.seed, index])
         classes = rng.permutation(len(SHAPES_NAMES))[: rng.integers(1, 5)]
-        objects = tuple(SceneObject(int(item), rng.uniform(0.2, 0.8)) for item in classes)
-        captions.append(shapes.describe(objects, rng))
-    return captions
+        captions.append(shapes.describe(tuple(SceneObject(int(item), rng.uniform(0.2, 0.8)) for item in classes), rng))
+    return Tokenizer(generate_vocabulary(captions, settings.merges))

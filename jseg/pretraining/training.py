@@ -1,4 +1,4 @@
-"""Contrastive pre-training of a small CLIP: towers, loss (Radford et al., 2021, figure 3) and training loop."""
+"""Contrastive pre-training of a small CLIP: towers, loss (Radford et al., 2021, figure 3), training loop, figures."""
 
 from __future__ import annotations
 
@@ -12,21 +12,41 @@ from typing import Any
 import jittor as jt
 import numpy as np
 
-from jseg.baselines import before_last_block
+from jseg.baselines import before_last_block, patch_scores
 from jseg.clip.blocks import unit_length
+from jseg.clip.class_embeddings import embed_class_names, unit_rows
 from jseg.clip.image_tower import ImageTower, random_image_weights
 from jseg.clip.text_tower import TextTower, random_text_weights
-from jseg.clip.tokenizer import Tokenizer, generate_vocabulary
+from jseg.clip.tokenizer import Tokenizer
 from jseg.clip.weights import FORMAT
+from jseg.config import TRAINING_FREE, DataConfig, ShapesConfig
+from jseg.data.class_names import SHAPES_NAMES, class_list
+from jseg.data.shapes import ShapesDataset
 from jseg.engine.optimizer import AdamW
+from jseg.metrics import HEADLINE, ConfusionMatrix
 from jseg.ops.attention import cross_attention
-from jseg.pretraining.images import OPTIMIZER, ImageBatch, Settings, normalise_images, sample_captions
+from jseg.ops.bilinear import resize_bilinear
+from jseg.pretraining.images import (
+    HELD_OUT_STREAM,
+    OPTIMIZER,
+    ImageBatch,
+    Settings,
+    Stage,
+    cut,
+    draw,
+    make_tokenizer,
+    normalise_images,
+)  # fmt: skip
 from jseg.weights.reader import write_safetensors
 from jseg.weights.state import strict_load
 
 FIRST_SCALE, LARGEST_SCALE = 1 / 0.07, 100.0  # of cosines: at the start, and what it may grow to (CLIP's values)
-_WEIGHTS = 3  # second word of the seed
-LEFT_OUT = -1e4  # added to logits that must not count; exp of it is 0
+TEMPLATES = (
+    "a photo of a {}.", "a {}.", "there is a {} in the picture.", "this is a {}.", "a picture of a {}.",
+    "a {} in the scene.",
+)  # fmt: skip
+CROPS = Stage(0, 0, 64, (1, 1), (1.0, 1.0))  # single-object crops: 64 of the 96 pixels of a scene a side
+WHOLE_SCENES = Stage(0, 0, 96, (1, 1), None)
 
 
 class SmallClip:
@@ -43,7 +63,7 @@ class SmallClip:
             settings.context_length, vocab_size,
         )  # fmt: skip
         self.logit_scale = jt.array(np.float32([np.log(FIRST_SCALE)]))
-        generator = np.random.default_rng([settings.seed, _WEIGHTS])
+        generator = np.random.default_rng([settings.seed, 3])
         strict_load(self.image, random_image_weights(self.image, generator))
         strict_load(self.text, random_text_weights(self.text, generator))
 
@@ -52,15 +72,8 @@ class SmallClip:
         image = [(f"visual.{name}", var) for name, var in self.image.state_dict().items()]
         return [*image, *self.text.state_dict().items(), ("logit_scale", self.logit_scale)]
 
-    def scale(self) -> jt.Var:
-        """(1,) what cosines are multiplied by."""
-        return self.logit_scale.exp().minimum(LARGEST_SCALE)
-
     def embed_images(self, images: np.ndarray) -> jt.Var:
-        """(B, 3, H, W) float32 normalised -> (B, D), the output of the image tower.
-
-        Only the class token goes through the last block: its other outputs are not used.
-        """
+        """(B, 3, H, W) float32 normalised -> (B, D); only the class token goes through the last block."""
         tokens = before_last_block(self.image, jt.array(images))
         block = self.image.transformer.resblocks[-1]
 
@@ -82,12 +95,10 @@ class SmallClip:
 def contrastive_loss(images: jt.Var, captions: jt.Var, scale: jt.Var, true: np.ndarray) -> jt.Var:
     """(1,) mean symmetric cross-entropy of finding the own caption, and the own image, among all of the batch.
 
-    Args:
-        images, captions: (B, D) embeddings, not normalised; row i of both belong together.
-        scale: (1,) factor on cosines.
-        true: (B, B) bool, whether caption [column] is true of image [row]; off the diagonal such pairs take no part.
+    `images`, `captions`: (B, D), not normalised, in the same order; `scale` (1,) is a factor on cosines; pairs off the
+    diagonal of which `true` (B, B: image, caption) is set take no part.
     """
-    left_out = np.where(true & ~np.eye(len(true), dtype=bool), LEFT_OUT, 0).astype(np.float32)
+    left_out = np.where(true & ~np.eye(len(true), dtype=bool), -1e4, 0).astype(np.float32)
     images, captions = unit_length(images), unit_length(captions)
     own = (images * captions).sum(-1) * scale
     logits = jt.matmul(images, captions.transpose(1, 0)) * scale + jt.array(left_out)
@@ -97,12 +108,6 @@ def contrastive_loss(images: jt.Var, captions: jt.Var, scale: jt.Var, true: np.n
         return ((logits - highest).exp().sum(dim, keepdims=True).log() + highest).reshape(-1)
 
     return ((log_sum_exp(1) + log_sum_exp(0)) / 2 - own).mean()
-
-
-def make_tokenizer(settings: Settings) -> Tokenizer:
-    """The byte-pair vocabulary of the captions."""
-    captions = sample_captions(settings.vocabulary_captions, settings.seed)
-    return Tokenizer(generate_vocabulary(captions, settings.merges))
 
 
 class Pretraining:
@@ -121,9 +126,11 @@ class Pretraining:
         config = replace(OPTIMIZER, lr=current.lr, warmup_iterations=current.warmup)
         if start == self.iteration:
             self.optimizer = AdamW(self.clip.parameters(), config)
-        lr = self.optimizer.set_learning_rate(self.iteration - start, current.arc or current.iterations, config)
-        images, captions = self.clip.embed_images(normalise_images(batch.images)), self.clip.text(batch.tokens)
-        loss = contrastive_loss(images, captions, self.clip.scale(), batch.true)
+        lr = self.optimizer.set_learning_rate(self.iteration - start, current.arc, config)
+        images, tokens, true = batch
+        images, captions = self.clip.embed_images(normalise_images(images)), self.clip.text(tokens)
+        scale = self.clip.logit_scale.exp().minimum(LARGEST_SCALE)
+        loss = contrastive_loss(images, captions, scale, true)
         self.optimizer.step(jt.grad(loss, self.optimizer.parameters))
         value = float(loss.item())
         assert math.isfinite(value), f"the loss of iteration {self.iteration} is {value}"
@@ -156,3 +163,45 @@ def export(path: Path, clip: SmallClip, tokenizer: Tokenizer, facts: dict[str, A
     vocabulary = [list(merge) for merge in tokenizer.merges]
     meta = {"format": FORMAT, "clip": sizes, "vocabulary": vocabulary, **facts}
     write_safetensors(path, {name: array.astype(np.float16) for name, array in clip.tensors().items()}, meta)
+
+
+def zero_shot_accuracy(clip: SmallClip, text: np.ndarray, stage: Stage, count: int) -> tuple[float, list[float | None]]:
+    """Percent of unseen single-object images whose class name is the nearest of 20; over all, and per class."""
+    drawn = (draw(stage.objects, HELD_OUT_STREAM, 0, stage.pixels, index) for index in range(count))
+    items, rows = [cut(scene, stage, rng) for scene, rng in drawn], []
+    with jt.no_grad():
+        for start in range(0, count, 50):
+            images = np.stack([item.image for item in items[start : start + 50]])
+            rows.append(clip.embed_images(normalise_images(images)).numpy())
+    classes = np.array([item.class_index for item in items])
+    right = (unit_rows(np.concatenate(rows)) @ text.T).argmax(axis=1) == classes
+    groups = [right[classes == index] for index in range(len(SHAPES_NAMES))]
+    return float(100 * right.mean()), [float(100 * group.mean()) if group.size else None for group in groups]
+
+
+def training_free_metrics(tower: ImageTower, count: int, text: np.ndarray, features: str) -> dict[str, Any]:
+    """Metrics of the first `count` scenes of the validation split without training; `features`: `TRAINING_FREE`."""
+    matrix, classes = ConfusionMatrix(len(SHAPES_NAMES)), class_list("shapes")
+    dataset = ShapesDataset(DataConfig(shapes=ShapesConfig(val_scenes=count)), "val")
+    with jt.no_grad():
+        for image, labels, _ in map(dataset.read, range(count)):
+            image = jt.array(normalise_images(image[None]))
+            scores = patch_scores(tower, image, jt.array(text), *TRAINING_FREE[features])
+            matrix.update(resize_bilinear(scores, labels.shape).numpy()[0].argmax(0), labels)
+    return matrix.summary(classes.seen, classes.unseen, classes.names)
+
+
+def evaluate(clip: SmallClip, tokenizer: Tokenizer, count: int = 1000) -> dict[str, Any]:
+    """All figures in percent, on `count` single-object images and a tenth as many scenes for segmentation."""
+    text = embed_class_names(SHAPES_NAMES, TEMPLATES, tokenizer, clip.text, "")
+    accuracy, per_class = zero_shot_accuracy(clip, text, CROPS, count)
+    figures: dict[str, Any] = {
+        "zero-shot accuracy": accuracy,
+        "zero-shot accuracy, whole scenes": zero_shot_accuracy(clip, text, WHOLE_SCENES, count)[0],
+        "per class": dict(zip(SHAPES_NAMES, per_class, strict=True)),
+    }
+    names = ("patch features", "value path", "value path read by the class token")
+    for features, name in zip(("patch_features", "value_path", "class_token"), names, strict=True):
+        metrics = training_free_metrics(clip.image, max(count // 10, 1), text, features)
+        figures[f"training-free, {name}"] = {key: metrics[key] for key in HEADLINE}
+    return figures

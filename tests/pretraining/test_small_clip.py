@@ -9,9 +9,8 @@ import numpy as np
 
 from jseg.clip.tokenizer import Tokenizer
 from jseg.clip.weights import read_clip_weights
-from jseg.pretraining.evaluation import TEMPLATES, evaluate
-from jseg.pretraining.images import Settings
-from jseg.pretraining.training import SmallClip, export, make_tokenizer
+from jseg.pretraining.images import Settings, make_tokenizer
+from jseg.pretraining.training import TEMPLATES, SmallClip, evaluate, export
 
 
 def test_embeddings_are_those_of_the_image_tower(tiny: Settings) -> None:

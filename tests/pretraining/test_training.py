@@ -65,7 +65,7 @@ def test_every_weight_trains_and_the_loss_falls(tiny: Settings) -> None:
     run = Pretraining(tiny)
     before = run.clip.tensors()
     batch = image_batch(tiny, run.tokenizer, 0)
-    arc = Round(3e-3, 0, (dataclasses.replace(tiny.at(0)[2], iterations=20),))
+    arc = Round(3e-3, 0, 20, (dataclasses.replace(tiny.at(0)[2], iterations=20),))
     run.settings = dataclasses.replace(tiny, rounds=(arc,))
     losses = [run.step(batch)[0] for _ in range(20)]
     assert losses[-1] < 0.6 * losses[0]

@@ -15,7 +15,7 @@ from jseg.clip.weights import read_clip_weights
 from jseg.config import read_config
 from jseg.data.class_names import class_list
 from jseg.engine.log import read_log
-from jseg.pretraining.evaluation import training_free_metrics, validation_scenes
+from jseg.pretraining.training import training_free_metrics
 from jseg.weights.reader import read_weight_file
 from tests.tools.tiny_runs import REPOSITORY, TINY, command, refused, run_net
 
@@ -114,7 +114,7 @@ def test_clip_as_it_is_is_evaluated_and_drawn_but_not_trained(tmp_path: Path, ca
     clip, classes = read_clip_weights(read.model.init), class_list("shapes")
     text = text_model_of(clip, read.text).embed(classes.names, read.text.templates)
     tower = PlainClip(read.model, clip.tensors, "class_token").backbone
-    expected = training_free_metrics(tower, validation_scenes(3), text, "class_token")["pAcc"]
+    expected = training_free_metrics(tower, 3, text, "class_token")["pAcc"]
     assert metrics["pAcc"] == pytest.approx(expected, abs=1e-6) and metrics["pAcc"] > 20
     assert run_net.main([*arguments, "--task", "test", "--save-dir", str(tmp_path / "drawn"), *few]) == 0
     assert (tmp_path / "drawn" / "sheet.png").is_file()
