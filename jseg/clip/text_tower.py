@@ -55,13 +55,11 @@ def random_text_weights(tower: TextTower, generator: np.random.Generator) -> dic
     residual = width**-0.5 * (2 * layers) ** -0.5
     draws = {
         "positional_embedding": (normal, 0.01),
-        "text_projection": (normal, width**-0.5),
         "token_embedding.weight": (normal, 0.02),
-        "attn.in_proj_weight": (normal, width**-0.5),
-        "attn.out_proj.weight": (normal, residual),
+        **dict.fromkeys(("text_projection", "attn.in_proj_weight"), (normal, width**-0.5)),
+        **dict.fromkeys(("attn.out_proj.weight", "mlp.c_proj.weight"), (normal, residual)),
         "mlp.c_fc.weight": (normal, (2 * width) ** -0.5),
         "mlp.c_fc.bias": (uniform, width**-0.5),
-        "mlp.c_proj.weight": (normal, residual),
         "mlp.c_proj.bias": (uniform, (4 * width) ** -0.5),
     }
     return random_tower_weights(tower, draws, generator)

@@ -52,13 +52,10 @@ class ClipWeights:
 
 
 def read_clip_weights(path: str | Path) -> ClipWeights:
-    """Reads a CLIP with a vision transformer from any known weight file.
+    """Reads a CLIP with a vision transformer from any known weight file, with any of the names above.
 
-    That is OpenAI's TorchScript archive, or a state_dict in any container with OpenAI's, open_clip's or Hugging Face's
-    names. Whether names and shapes are complete shows when the towers are built by `strict_load`.
-
-    Raises:
-        UserError: the file cannot be read, or the arrays that tell the sizes are missing or misshapen.
+    UserError: the file cannot be read, or the arrays that tell the sizes are missing or misshapen. Whether the others
+    are complete shows when the towers are built by `strict_load`.
     """
     file = read_weight_file(path)
     names, tensors = "OpenAI", file.tensors
@@ -75,7 +72,7 @@ def read_clip_weights(path: str | Path) -> ClipWeights:
             "image_size": patch * round(max(tensors["visual.positional_embedding"].shape[0] - 1, 0) ** 0.5),
             "patch_size": patch,
             "image_width": width,
-            "image_layers": _count_layers(tensors, "visual.transformer."),
+            "image_layers": count_layers(tensors, "visual.transformer.resblocks."),
             "image_heads": usual_heads(width),
             **text_config_of(tensors),
         }
@@ -95,7 +92,7 @@ def text_config_of(tensors: Tensors) -> dict[str, int]:
         "context_length": tensors["positional_embedding"].shape[0],
         "vocab_size": vocabulary,
         "text_width": width,
-        "text_layers": _count_layers(tensors, "transformer."),
+        "text_layers": count_layers(tensors, "transformer.resblocks."),
         "text_heads": usual_heads(width),
         "output_dim": tensors["text_projection"].shape[1],
     }
@@ -106,10 +103,9 @@ def usual_heads(width: int) -> int:
     return 0 if width % HEAD_WIDTH else width // HEAD_WIDTH
 
 
-def _count_layers(tensors: Tensors, prefix: str) -> int:
-    """Number of different layers named in the file; a missing one shows later as missing names."""
-    start = f"{prefix}resblocks."
-    return len({name.removeprefix(start).split(".")[0] for name in tensors if name.startswith(start)})
+def count_layers(tensors: Tensors, prefix: str) -> int:
+    """Number of different layers named in the file behind `prefix`; a missing one shows later as missing names."""
+    return len({name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix)})
 
 
 def _from_hugging_face(tensors: Tensors) -> Tensors:

@@ -206,7 +206,18 @@ def _examine(nvcc: Path, driver: tuple[int, int]) -> Toolkit:
     if version[0] > driver[0]:
         newest = f"the NVIDIA driver, which runs CUDA up to {driver[0]}.{driver[1]}"
         raise UserError(f"{toolkit.name} is too new for {newest} (update the driver, for CUDA 13 to 580 or newer)")
-    includes, libraries = zip(*(_find_part(part, toolkit) for part in PARTS), strict=True)
+    includes, libraries, home = [], [], toolkit.home
+    for part, header in PARTS.items():  # in the toolkit itself or in wheels for the same CUDA
+        soname = f"lib{part}.so.{10 if part == 'curand' else version[0]}*"
+        for folder in [home, *([] if home == Path("/usr") else wheel_folders())]:
+            names = [f"lib{part}.so", soname] if folder == home else [soname]
+            found = (path for place in LIBRARY_FOLDERS for name in names for path in (folder / place).glob(name))
+            if (folder / "include" / header).is_file() and (library := next(found, None)):
+                includes.append(folder / "include")
+                libraries.append(library)
+                break
+        else:
+            raise UserError(f"{toolkit.name} comes without {part} (install the whole toolkit, or {WHEELS} for CUDA 13)")
     header = includes[0] / "crt" / "host_config.h"
     text = header.read_text("utf-8", "replace") if header.is_file() else ""
     newest = re.search(r"__GNUC__ > (\d+)", text)
@@ -214,20 +225,7 @@ def _examine(nvcc: Path, driver: tuple[int, int]) -> Toolkit:
     if newest and gnu.isdigit() and int(gnu) > int(newest.group(1)):
         older = f"g++-{newest.group(1)}"
         raise UserError(f"{toolkit.name} cannot use g++ {gnu} (apt-get install {older}; set cc_path=/usr/bin/{older})")
-    return toolkit._replace(includes=tuple(dict.fromkeys(includes)), libraries=libraries)
-
-
-def _find_part(part: str, toolkit: Toolkit) -> tuple[Path, Path]:
-    """(header folder, library) of a part, in the toolkit itself or in wheels for the same CUDA."""
-    home, major = toolkit.home, toolkit.version[0]
-    soname = f"lib{part}.so.{10 if part == 'curand' else major}"
-    for folder in [home, *([] if home == Path("/usr") else wheel_folders())]:
-        names = [f"lib{part}.so", f"{soname}*"] if folder == home else [f"{soname}*"]
-        found = (path for place in LIBRARY_FOLDERS for name in names for path in (folder / place).glob(name))
-        library = next(found, None)
-        if library and (folder / "include" / PARTS[part]).is_file():
-            return folder / "include", library
-    raise UserError(f"{toolkit.name} comes without {part} (install the whole toolkit, or {WHEELS} for CUDA 13)")
+    return toolkit._replace(includes=tuple(dict.fromkeys(includes)), libraries=tuple(libraries))
 
 
 def link_toolkit(folder: Path, nvcc: Path, includes: Iterable[Path]) -> None:
