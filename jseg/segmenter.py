@@ -119,9 +119,10 @@ class Segmenter:
         """Class embeddings (C, D) float32, computed once per list of names and templates."""
         key = check_class_names(class_names)[0], (templates,) if isinstance(templates, str) else tuple(templates)
         if key not in self._embeddings:
-            rows = self.text_model.embed(*key)
-            if rows.shape[1] != self.config.model.output_dim:
-                raise UserError(f"{self.text_model.source} has other sizes: use the CLIP the model was trained with")
+            rows, length = self.text_model.embed(*key), self.config.model.output_dim
+            if rows.shape[1] != length:
+                problem = f"of length {rows.shape[1]}, the model needs {length}: use the CLIP it was trained with"
+                raise UserError(f"{self.text_model.source} gives embeddings {problem}")
             self._embeddings[key] = rows
         return self._embeddings[key].copy()
 

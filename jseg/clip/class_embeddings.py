@@ -219,10 +219,7 @@ def class_embeddings(
 
     They come, in this order, from a file (`text.embeddings`), from weights that were made for the same names and
     templates, or from a text tower: that of the weights, of the CLIP file `model.init`, or a random one on purpose.
-
-    Args:
-        file: CLIP-RC weights that the run starts from or evaluates.
-        other_classes: whether they may have been made for other classes than the run's.
+    `file` holds the CLIP-RC weights of the run, made for other classes than the run's only with `other_classes`.
     """
     templates, output_dim = config.text.templates, config.model.output_dim
     models = (text_model_of(weights, config.text) for weights in (file, clip) if weights is not None)
@@ -234,10 +231,8 @@ def class_embeddings(
         matrix = read_embeddings(config.text.embeddings, class_list, templates)
         equal = stored is None or (matrix.shape == stored.shape and np.abs(matrix - stored).max() <= SAME)
         if not equal and not other_classes:
-            raise UserError(
-                f"{file.path} was trained with other class embeddings than text.embeddings={config.text.embeddings}: "
-                "leave text.embeddings out to use its own, or pass --other-classes"
-            )
+            given = f"text.embeddings={config.text.embeddings}: leave it out to use its own, or pass --other-classes"
+            raise UserError(f"{file.path} was trained with other class embeddings than {given}")
     elif stored is not None and file.meta.get("templates") == list(templates):
         matrix = stored
     else:

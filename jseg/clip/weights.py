@@ -16,7 +16,6 @@ from jseg.errors import UserError
 from jseg.weights.reader import WeightFile, read_weight_file
 
 FORMAT = "jseg-clip"  # `format` in the metadata of our own CLIP weight files
-HEAD_WIDTH = 64  # channels per attention head in all published CLIP models
 BUFFERS = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # no weights
 HUGGING_FACE = {  # part of a name there -> here
     "vision_model.": "visual.",
@@ -100,7 +99,7 @@ def text_config_of(tensors: Tensors) -> dict[str, int]:
 
 def usual_heads(width: int) -> int:
     """Attention heads of 64 channels each, as in all published CLIP models; 0 where the width does not fit."""
-    return 0 if width % HEAD_WIDTH else width // HEAD_WIDTH
+    return 0 if width % 64 else width // 64
 
 
 def count_layers(tensors: Tensors, prefix: str) -> int:

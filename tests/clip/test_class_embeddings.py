@@ -94,8 +94,8 @@ def test_wrong_prompts_are_user_errors(tokenizer: Tokenizer) -> None:
             embed_class_names(names, templates, tokenizer, CountingTower(), "hash")
 
 
-def rows(count: int = 20, length: int = 8) -> np.ndarray:
-    return (np.random.default_rng(0).standard_normal((count, length)) * 3).astype(np.float16)
+def rows(count: int = 20) -> np.ndarray:
+    return (np.random.default_rng(0).standard_normal((count, 8)) * 3).astype(np.float16)
 
 
 def test_files_are_used_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
