@@ -56,13 +56,8 @@ def embed_class_names(
 ) -> np.ndarray:  # fmt: skip
     """Embeds class names: per name, the normalised mean of its normalised embeddings over the templates.
 
-    Args:
-        templates: texts with `{}` once, where the name goes.
-        text_tower: token ids (N, L) int32 -> Jittor array (N, D), not normalised; has `context_length`.
-        weights_hash: identifies the tower's weights, for results kept in `cache_folder`.
-
-    Returns:
-        (C, D) float32, rows of length 1.
+    `text_tower` maps token ids (N, L) int32 to a Jittor array (N, D), not normalised, and has a `context_length`;
+    `weights_hash` identifies its weights, for results kept in `cache_folder`. Returns (C, D) float32, rows of length 1.
     """
     names, templates = list(names), list(templates)
     if not names or not templates or any(template.count(PLACE) != 1 for template in templates):
@@ -158,11 +153,8 @@ def write_embeddings(
 def read_embeddings(path: str | Path, classes: ClassList, templates: Sequence[str] = ()) -> np.ndarray:
     """Embeddings (C, D) float32 of the classes of a list, in its order; the rows are not normalised again.
 
-    Prints a warning where the file does not say whose rows they are; UserError where it does not fit.
-
-    Args:
-        path: .npy with one row per class (float16 in the releases), or a safetensors file with one such array.
-        templates: of the run; () = any.
+    The file is a .npy with one row per class (float16 in the releases) or a safetensors file with one such array.
+    Prints a warning where it does not say whose rows they are; UserError where it does not fit; templates () = any.
     """
     path = Path(path).expanduser()
     if not path.is_file():

@@ -31,9 +31,8 @@ class TextTower(nn.Module):
     def execute(self, token_ids: np.ndarray | jt.Var, trace: Trace | None = None) -> jt.Var:
         """Embeddings of texts (N, output_dim), not normalised: the hidden state at the end-of-text token, projected.
 
-        Args:
-            token_ids: (N, L) int32 with L <= context_length; the end-of-text token is the largest id of a row.
-            trace: where the last hidden state is left, `text_last_hidden` (N, L, width).
+        `token_ids`: (N, L) int32 with L <= context_length; the end-of-text token is the largest id of a row. In `trace`
+        is left the last hidden state, `text_last_hidden` (N, L, width).
         """
         ids = np.asarray(token_ids.numpy() if isinstance(token_ids, jt.Var) else token_ids).astype(np.int32)
         count, length = ids.shape

@@ -151,11 +151,11 @@ def fixed_copy(folder: Path, fixes: tuple[Fix, ...]) -> Path:
 
     The installed package is never touched. Another Jittor, in which a text is not as often as expected, is refused.
     """
-    installed, version = Path(toolchain.jittor_folder()), toolchain.package_version("jittor")
-    key = hashlib.sha256(repr((str(installed), installed.stat().st_mtime_ns, fixes)).encode()).hexdigest()[:8]
+    original, version = Path(toolchain.jittor_folder()), toolchain.package_version("jittor")
+    key = hashlib.sha256(repr((str(original), original.stat().st_mtime_ns, fixes)).encode()).hexdigest()[:8]
     with whole_folder(folder / f"jittor-{version}-{key}") as new:
         if new:
-            shutil.copytree(installed, new / "jittor", ignore=shutil.ignore_patterns("__pycache__", "test"))
+            shutil.copytree(original, new / "jittor", ignore=shutil.ignore_patterns("__pycache__", "test"))
             for fix in fixes:
                 path = new / "jittor" / fix.file
                 text = path.read_text(encoding="utf-8") if path.is_file() else ""

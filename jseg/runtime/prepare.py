@@ -1,4 +1,4 @@
-"""Sets what Jittor reads from the environment, before the first `import jittor`. Imports nothing heavy itself.
+"""Sets what Jittor reads from the environment, before the first `import jittor`, and reports what is missing here.
 
 Jittor 1.3.11 downloads oneDNN, cutt, nccl and cutlass at import by default; aborts when nvcc is installed but no NVIDIA
 driver is; remembers the last JITTOR_HOME; and builds its CPU kernels with -Ofast, under which `nan != nan` is false.
