@@ -140,8 +140,7 @@ class OptimizerConfig:
     betas: tuple[float, float] = key((0.9, 0.999), at_least=0, below=1)
     eps: float = key(1e-8, at_least=1e-30)
     weight_decay: float = key(0.01, at_least=0)
-    # released: everything decays; stated: norms do not, as the text of the released config says
-    groups: str = key("released", choices=("released", "stated"))
+    groups: str = key("released", choices=("released", "stated"))  # stated: no weight decay on norms; released: on all
     power: float = key(0.9, at_least=0)
     min_lr: float = key(1e-6, at_least=0)
     warmup_iterations: int = key(1500, at_least=0)
@@ -180,8 +179,7 @@ class TestConfig:
     stride: tuple[int, int] = key((426, 426), at_least=1)
     gamma: float | None = key(None)  # subtracted from seen scores; None = 0.1 for inductive models, 0 otherwise
     window_batch: int = key(4, at_least=1)  # windows per forward pass
-    # strict: only pixels of unseen classes, among unseen classes
-    protocol: str = key("generalised", choices=("generalised", "strict"))
+    protocol: str = key("generalised", choices=("generalised", "strict"))  # strict: unseen pixels and classes only
     scales: tuple[float, ...] = key((1.0,), above=0)  # factors on short_side; several are averaged
     flip: bool = False  # also mirrored, averaged
     training_free: str = key("", choices=("", *TRAINING_FREE))  # CLIP's own features instead of the model
@@ -229,18 +227,16 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     return value
 
 
-def _apply(
-    section: Any, values: dict[str, Any], folder: Path, typed: str = "", removed: str = "refused", prefix: str = ""
-) -> None:
+def _apply(section: Any, values: dict, folder: Path, typed: str = "", lenient: bool = False, prefix: str = "") -> None:
     """Sets keys of a section and of the sections in it; `typed` is what an override wrote after `=`.
 
-    Removed keys are `removed`: "refused", "skipped" at any value, or "defaults", which are skipped.
+    A removed key is refused at any but its old default, unless `lenient`.
     """
     fields, hints = {item.name: item for item in dataclasses.fields(section)}, typing.get_type_hints(type(section))
     for name, value in values.items():
         where = f"{prefix}{name}"
         if where in REMOVED or (where, value) == ("model.head_init", "declared"):
-            if removed == "skipped" or (removed == "defaults" and value == REMOVED.get(where)):
+            if lenient or (where in REMOVED and value == REMOVED[where]):
                 continue
             raise UserError(f"{where}={value!r} was removed from jseg: leave it out")
         if name not in fields:
@@ -248,7 +244,7 @@ def _apply(
         if dataclasses.is_dataclass(current := getattr(section, name)):
             if not isinstance(value, dict):
                 raise UserError(f"{where}: expected a dictionary of {', '.join(vars(current))}")
-            _apply(current, value, folder, typed, removed, f"{where}.")
+            _apply(current, value, folder, typed, lenient, f"{where}.")
             continue
         if typed and hints[name] is str and not isinstance(value, (str, dict)):
             value = typed  # a name or path that looks like a number
@@ -263,17 +259,15 @@ def _apply_file(config: Config, path: Path) -> None:
     if not path.is_file():
         raise UserError(f"config file {path} does not exist")
     try:
-        if path.suffix == ".json":
-            values = dict(json.loads(path.read_text("utf-8")))
-        else:
-            found = runpy.run_path(str(path)).items()
-            values = {name: x for name, x in found if not name.startswith("_") and not isinstance(x, types.ModuleType)}
+        found = json.loads(path.read_text("utf-8")) if path.suffix == ".json" else runpy.run_path(str(path))
+        public = ((name, value) for name, value in found.items() if not name.startswith("_"))
+        values = {name: value for name, value in public if not isinstance(value, types.ModuleType)}
     except (Exception, SystemExit) as error:  # whatever a config raises is its writer's mistake
         raise UserError(f"config {path} does not run: {type(error).__name__}: {error}") from error
     if "base" in values:
         _apply_file(config, (path.parent / str(values.pop("base"))).resolve())
     try:
-        _apply(config, values, path.parent, removed="defaults" if path.suffix == ".json" else "refused")
+        _apply(config, values, path.parent)
     except UserError as error:
         raise UserError(f"config {path}: {error}") from error
 
@@ -288,10 +282,9 @@ def apply_overrides(config: Config, overrides: Iterable[str]) -> None:
             value = ast.literal_eval(typed)
         except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
             value = typed
-        first, *rest = dotted.strip().split(".")
-        for name in reversed(rest):
+        for name in reversed(dotted.strip().split(".")):
             value = {name: value}
-        _apply(config, {first: value}, Path.cwd(), typed)
+        _apply(config, value, Path.cwd(), typed)
 
 
 def read_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
@@ -305,11 +298,9 @@ def read_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
 
 def from_dict(values: Any, source: str | Path) -> Config:
     """The Config that a weight file records; missing keys keep their defaults; UserError that names `source`."""
-    if not isinstance(values, dict):
-        raise UserError(f"{source} records no configuration")
     config = Config()
     try:
-        _apply(config, values, Path(), removed="skipped")
+        _apply(config, values, Path(), lenient=True)
         check(config)
     except UserError as error:
         raise UserError(f"{source}: {error}") from error

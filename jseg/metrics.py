@@ -40,20 +40,10 @@ class ConfusionMatrix:
         """(C,) int64: pixels labelled as each class."""
         return self.counts.sum(axis=1)
 
-    @property
-    def prediction_area(self) -> np.ndarray:
-        """(C,) int64: labelled pixels predicted as each class."""
-        return self.counts.sum(axis=0)
-
-    @property
-    def union(self) -> np.ndarray:
-        """(C,) int64: pixels that are labelled or predicted as each class."""
-        return self.label_area + self.prediction_area - self.intersection
-
     def iou(self) -> np.ndarray:
         """(C,) float64 in [0, 1]: intersection over union; NaN for a class neither labelled nor predicted."""
         with np.errstate(invalid="ignore"):
-            return self.intersection / self.union
+            return self.intersection / (self.label_area + self.counts.sum(axis=0) - self.intersection)
 
     def accuracy(self) -> np.ndarray:
         """(C,) float64 in [0, 1]: correct share of each class's pixels; NaN for a class without labels."""

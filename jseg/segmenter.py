@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jseg.clip.class_embeddings import TextModel, text_model_of
-from jseg.clip.weights import read_clip_weights
+from jseg.clip.class_embeddings import VOC_TEMPLATES, TextModel, text_model_of
+from jseg.clip.weights import count_layers, read_clip_weights
 from jseg.config import Config, ModelConfig, TestConfig, from_dict
 from jseg.data.loader import check_cost, model_image
 from jseg.engine.checkpoint import read_whole
@@ -27,8 +27,6 @@ from jseg.weights.record import is_jseg_file, model_tensors
 
 if TYPE_CHECKING:
     from jseg.model.clip_rc import ClipRC
-
-DEFAULT_TEMPLATES = ("a photo of a {}",)
 
 
 @dataclass(frozen=True)
@@ -65,10 +63,6 @@ def config_of(file: WeightFile) -> Config:
     if is_jseg_file(file):
         return from_dict(file.meta.get("config"), file.path)
     tensors = model_tensors(file)
-
-    def layers(prefix: str) -> int:
-        return len({name[len(prefix) :].split(".")[0] for name in tensors if name.startswith(prefix)})
-
     try:
         width, _, patch_size, _ = tensors["backbone.conv1.weight"].shape
         positions = len(tensors["backbone.positional_embedding"])
@@ -79,10 +73,11 @@ def config_of(file: WeightFile) -> Config:
         raise UserError(f"{file.path} holds no whole CLIP-RC model (missing or misshapen: {error})") from error
     size = math.isqrt(positions - 1) * patch_size
     model = ModelConfig(
-        image_size=size, patch_size=patch_size, width=width, layers=layers("backbone.transformer.resblocks."),
-        heads=width // 64, output_dim=output_dim, prompts=prompts, region_grid=math.isqrt(regions),
-        decoder_layers=layers("decode_head.decoder_q.layers."), decoder_heads=8,
-        ffn_factor=hidden // output_dim, recovery_layers=layers("decode_head.recovery_decoder.decouple_q."),
+        image_size=size, patch_size=patch_size, width=width, heads=width // 64, output_dim=output_dim, prompts=prompts,
+        region_grid=math.isqrt(regions), decoder_heads=8, ffn_factor=hidden // output_dim,
+        layers=count_layers(tensors, "backbone.transformer.resblocks."),
+        decoder_layers=count_layers(tensors, "decode_head.decoder_q.layers."),
+        recovery_layers=count_layers(tensors, "decode_head.recovery_decoder.decouple_q."),
     )  # fmt: skip
     stride = size * 5 // 6  # 426 for 512, as released
     return Config(model=model, test=TestConfig(short_side=size, crop_size=(size, size), stride=(stride, stride)))
@@ -120,19 +115,19 @@ class Segmenter:
         self.model, self.text_model, self.config, self.notes = model, text_model, config, notes
         self._embeddings: dict[tuple[tuple[str, ...], tuple[str, ...]], np.ndarray] = {}
 
-    def embeddings(self, class_names: Sequence[str], templates: Sequence[str] = DEFAULT_TEMPLATES) -> np.ndarray:
+    def embeddings(self, class_names: Sequence[str], templates: Sequence[str] = VOC_TEMPLATES) -> np.ndarray:
         """Class embeddings (C, D) float32, computed once per list of names and templates."""
         key = check_class_names(class_names)[0], (templates,) if isinstance(templates, str) else tuple(templates)
         if key not in self._embeddings:
             rows, length = self.text_model.embed(*key), self.config.model.output_dim
             if rows.shape[1] != length:
-                text = f"{self.text_model.source} gives embeddings of length {rows.shape[1]}, the model needs {length}"
-                raise UserError(f"{text}: use the CLIP that the model was trained with")
+                problem = f"of length {rows.shape[1]}, the model needs {length}: use the CLIP it was trained with"
+                raise UserError(f"{self.text_model.source} gives embeddings {problem}")
             self._embeddings[key] = rows
         return self._embeddings[key].copy()
 
     def __call__(
-        self, image: np.ndarray, class_names: Sequence[str], templates: Sequence[str] = DEFAULT_TEMPLATES,
+        self, image: np.ndarray, class_names: Sequence[str], templates: Sequence[str] = VOC_TEMPLATES,
         seen: Sequence[str] = (), gamma: float | None = None, with_scores: bool = False,
     ) -> Segmentation:  # fmt: skip
         """Segments one image.

@@ -69,7 +69,6 @@ def test_paths_are_relative_to_the_file_that_names_them(tmp_path: Path, monkeypa
         ("data = dict(std=(1, 0, 1))", ("data.std", "above 0")),
         ("test = dict(gamma=float('nan'))", ("test.gamma=nan", "a finite number")),
         ("train = dict(ema=0.9)", ("train.ema=0.9 was removed from jseg: leave it out",)),
-        ("train = dict(ema=0.0)", ("train.ema=0.0 was removed from jseg: leave it out",)),
         ("model = dict(head_init='declared')", ("model.head_init='declared' was removed",)),
         ("train = {3: 4}", ("unknown key 'train.3'",)),
         ("data = dict(crop_size=(100, 512))", ("data.crop_size", "multiples of model.patch_size=16")),

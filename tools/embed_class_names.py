@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.npy:
         if classes is None:
             raise UserError("--npy goes with --dataset: the file does not say which classes its rows are")
-        matrix, origin, weights_sha256 = read_embeddings(options.npy, classes, 0, templates), options.npy, ""
+        matrix, origin, weights_sha256 = read_embeddings(options.npy, classes, templates), options.npy, ""
     else:
         text = TextConfig(vocabulary=options.vocabulary, heads=options.text_heads or 8)
         file = read_weight_file(options.weights)

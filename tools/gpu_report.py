@@ -20,8 +20,7 @@ from pathlib import Path
 from jseg.errors import UserError
 from jseg.files import check_writable, write_whole
 from jseg.runtime import cuda
-from jseg.runtime.prepare import prepare
-from jseg.runtime.report import findings
+from jseg.runtime.prepare import findings, prepare
 
 ROOT = Path(__file__).parents[1]
 TOOLS = ROOT / "tools"

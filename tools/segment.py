@@ -13,6 +13,7 @@ from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 import argparse
 from pathlib import Path
 
+from jseg.clip.class_embeddings import VOC_TEMPLATES
 from jseg.config import PRECISIONS, read_config
 from jseg.data.image_files import read_image
 from jseg.data.loader import check_cost
@@ -25,7 +26,7 @@ from jseg.drawing import (
     write_label_map,
 )
 from jseg.files import check_writable
-from jseg.segmenter import DEFAULT_TEMPLATES, check_class_names, load_segmenter
+from jseg.segmenter import check_class_names, load_segmenter
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -36,7 +37,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--weights", required=True, type=Path, help="ours, or a released .pth or .pkl")
     parser.add_argument("--clip", default="", metavar="PATH", help="CLIP weights, where --weights has no text tower")
     parser.add_argument(
-        "--template", action="append", help=f'text with {{}} for the name (default: "{DEFAULT_TEMPLATES[0]}"); repeat '
+        "--template", action="append", help=f'text with {{}} for the name (default: "{VOC_TEMPLATES[0]}"); repeat '
         "for an ensemble",
     )  # fmt: skip
     parser.add_argument("--seen", default="", help="those of the classes that the model was trained on (calibration)")
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Segments the images of the command line; looks at all of them before the first output."""
     options = parse_arguments(arguments)
     names, seen = check_class_names(options.classes.split(","), options.seen.split(",") if options.seen else ())
-    templates = tuple(options.template or DEFAULT_TEMPLATES)
+    templates = tuple(options.template or VOC_TEMPLATES)
     sizes = {path: read_image(path).shape[:2] for path in options.images}
     outputs = {path: output_paths(options.save_dir, path.stem) for path in options.images}
     check_outputs([output for path in options.images for output in outputs[path]], options.images)

@@ -29,22 +29,11 @@ if TYPE_CHECKING:
     from jseg.clip.text_tower import TextTower
 
 VOC_TEMPLATES = ("a photo of a {}",)
+SIZES = ("", "small ", "medium ", "large ")
+SCENES = ("a", "a photo of a", "There is a", "There is the", "This is a", "This is the", "This is one")
 COCO_TEMPLATES = (
-    "a photo of a {}.",
-    "a photo of a small {}.",
-    "a photo of a medium {}.",
-    "a photo of a large {}.",
-    "This is a photo of a {}.",
-    "This is a photo of a small {}.",
-    "This is a photo of a medium {}.",
-    "This is a photo of a large {}.",
-    "a {} in the scene.",
-    "a photo of a {} in the scene.",
-    "There is a {} in the scene.",
-    "There is the {} in the scene.",
-    "This is a {} in the scene.",
-    "This is the {} in the scene.",
-    "This is one {} in the scene.",
+    *(f"{start} photo of a {size}{{}}." for start in ("a", "This is a") for size in SIZES),
+    *(f"{start} {{}} in the scene." for start in SCENES),
 )
 PLACE = "{}"  # where the class name goes
 BATCH = 64  # texts per forward pass
@@ -70,13 +59,8 @@ def embed_class_names(
 ) -> np.ndarray:  # fmt: skip
     """Embeds class names: per name, the normalised mean of its normalised embeddings over the templates.
 
-    Args:
-        templates: texts with `{}` once, where the name goes.
-        text_tower: token ids (N, L) int32 -> Jittor array (N, D), not normalised; has `context_length`.
-        weights_hash: identifies the tower's weights, for results kept in `cache_folder`.
-
-    Returns:
-        (C, D) float32, rows of length 1.
+    `text_tower` maps token ids (N, L) int32 to a Jittor array (N, D), not normalised, and has a `context_length`;
+    `weights_hash` identifies its weights, for results kept in `cache_folder`. Returns (C, D) float32, rows of length 1.
     """
     names, templates = list(names), list(templates)
     if not names or not templates or any(template.count(PLACE) != 1 for template in templates):
@@ -174,17 +158,11 @@ def write_embeddings(
     write_safetensors(path, {EMBEDDINGS: matrix}, meta)
 
 
-def read_embeddings(
-    path: str | Path, classes: ClassList, output_dim: int = 0, templates: Sequence[str] = ()
-) -> np.ndarray:
+def read_embeddings(path: str | Path, classes: ClassList, templates: Sequence[str] = ()) -> np.ndarray:
     """Embeddings (C, D) float32 of the classes of a list, in its order; the rows are not normalised again.
 
-    Prints a warning where the file does not say whose rows they are; UserError where it does not fit.
-
-    Args:
-        path: .npy with one row per class (float16 in the releases), or a safetensors file with one such array.
-        output_dim: length of a row that the model expects; 0 = any.
-        templates: of the run; () = any.
+    The file is a .npy with one row per class (float16 in the releases) or a safetensors file with one such array.
+    Prints a warning where it does not say whose rows they are; UserError where it does not fit; templates () = any.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -209,8 +187,6 @@ def read_embeddings(
     elif names and names != classes.names:
         i = next(i for i in range(count) if names[i] != classes.names[i])
         problem = f"for other classes: row {i} is {names[i]!r}, class {i} of {classes.title} is {classes.names[i]!r}"
-    elif output_dim and rows.shape[1] != output_dim:
-        problem = f"of length {rows.shape[1]}, the model's output_dim is {output_dim}"
     elif made_with and templates and made_with != tuple(templates):
         problem = f"made with other templates ({len(made_with)}, first {made_with[0]!r}) than text.templates "
         problem += f"({len(templates)}, first {templates[0]!r})"
@@ -243,26 +219,20 @@ def class_embeddings(
 
     They come, in this order, from a file (`text.embeddings`), from weights that were made for the same names and
     templates, or from a text tower: that of the weights, of the CLIP file `model.init`, or a random one on purpose.
-
-    Args:
-        file: CLIP-RC weights that the run starts from or evaluates.
-        other_classes: whether they may have been made for other classes than the run's.
+    `file` holds the CLIP-RC weights of the run, made for other classes than the run's only with `other_classes`.
     """
     templates, output_dim = config.text.templates, config.model.output_dim
-    model = text_model_of(file, config.text) if file is not None else None
-    if model is None and clip is not None:
-        model = text_model_of(clip, config.text)
+    models = (text_model_of(weights, config.text) for weights in (file, clip) if weights is not None)
+    model = next((model for model in models if model is not None), None)
     stored = None  # the embeddings that the weights were trained with, if they are for these classes
     if file is not None and is_jseg_file(file) and recorded_classes(file) == class_list.names:
         stored = file.tensors.get(FEATURES_NAME)
     if config.text.embeddings:
-        matrix = read_embeddings(config.text.embeddings, class_list, output_dim, templates)
+        matrix = read_embeddings(config.text.embeddings, class_list, templates)
         equal = stored is None or (matrix.shape == stored.shape and np.abs(matrix - stored).max() <= SAME)
         if not equal and not other_classes:
-            raise UserError(
-                f"{file.path} was trained with other class embeddings than text.embeddings={config.text.embeddings}: "
-                "leave text.embeddings out to use its own, or pass --other-classes"
-            )
+            given = f"text.embeddings={config.text.embeddings}: leave it out to use its own, or pass --other-classes"
+            raise UserError(f"{file.path} was trained with other class embeddings than {given}")
     elif stored is not None and file.meta.get("templates") == list(templates):
         matrix = stored
     else:

@@ -31,9 +31,8 @@ class TextTower(nn.Module):
     def execute(self, token_ids: np.ndarray | jt.Var, trace: Trace | None = None) -> jt.Var:
         """Embeddings of texts (N, output_dim), not normalised: the hidden state at the end-of-text token, projected.
 
-        Args:
-            token_ids: (N, L) int32 with L <= context_length; the end-of-text token is the largest id of a row.
-            trace: where the last hidden state is left, `text_last_hidden` (N, L, width).
+        `token_ids`: (N, L) int32 with L <= context_length; the end-of-text token is the largest id of a row. In `trace`
+        is left the last hidden state, `text_last_hidden` (N, L, width).
         """
         ids = np.asarray(token_ids.numpy() if isinstance(token_ids, jt.Var) else token_ids).astype(np.int32)
         count, length = ids.shape
@@ -55,13 +54,11 @@ def random_text_weights(tower: TextTower, generator: np.random.Generator) -> dic
     residual = width**-0.5 * (2 * layers) ** -0.5
     draws = {
         "positional_embedding": (normal, 0.01),
-        "text_projection": (normal, width**-0.5),
         "token_embedding.weight": (normal, 0.02),
-        "attn.in_proj_weight": (normal, width**-0.5),
-        "attn.out_proj.weight": (normal, residual),
+        **dict.fromkeys(("text_projection", "attn.in_proj_weight"), (normal, width**-0.5)),
+        **dict.fromkeys(("attn.out_proj.weight", "mlp.c_proj.weight"), (normal, residual)),
         "mlp.c_fc.weight": (normal, (2 * width) ** -0.5),
         "mlp.c_fc.bias": (uniform, width**-0.5),
-        "mlp.c_proj.weight": (normal, residual),
         "mlp.c_proj.bias": (uniform, (4 * width) ** -0.5),
     }
     return random_tower_weights(tower, draws, generator)

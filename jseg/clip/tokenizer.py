@@ -32,7 +32,6 @@ VOCABULARY_NAME = "bpe_simple_vocab_16e6.txt.gz"
 VOCABULARY_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
 PRETRAINED_FOLDER = Path(__file__).resolve().parents[2] / "pretrained"
 FETCH_COMMAND = "python tools/fetch_pretrained.py vocabulary"
-
 MAX_MERGES = 49152 - 256 - 2  # CLIP's file has more lines; only the first ones are used
 HEADER = "#version: 0.2"
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
@@ -42,7 +41,6 @@ WORD = regex.compile(
     r"<\|startoftext\|>|<\|endoftext\|>|'(?:s|t|re|ve|m|ll|d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+", regex.IGNORECASE
 )
 SPACES = regex.compile(r"\s+")
-
 Merge = tuple[str, str]
 
 # A visible character for each byte, in the order of ids: bytes that are visible in
@@ -99,10 +97,8 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without start and end."""
-        return [token for word in WORD.findall(clean(text)) for token in self._encode_word(word)]
-
-    def _encode_word(self, word: str) -> list[int]:
-        if word not in self._words:
+        words = WORD.findall(clean(text))
+        for word in set(words) - self._words.keys():
             symbols = _symbols(word)
             while len(symbols) > 1:
                 best = min(pairwise(symbols), key=lambda pair: self._ranks.get(pair, math.inf))
@@ -110,7 +106,7 @@ class Tokenizer:
                     break
                 symbols = _merged(symbols, best)
             self._words[word] = [self._ids[symbol] for symbol in symbols]
-        return self._words[word]
+        return [token for word in words for token in self._words[word]]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids; bytes that are no UTF-8 become U+FFFD, and each word is followed by a space."""

@@ -16,7 +16,6 @@ from jseg.errors import UserError
 from jseg.weights.reader import WeightFile, read_weight_file
 
 FORMAT = "jseg-clip"  # `format` in the metadata of our own CLIP weight files
-HEAD_WIDTH = 64  # channels per attention head in all published CLIP models
 BUFFERS = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # no weights
 HUGGING_FACE = {  # part of a name there -> here
     "vision_model.": "visual.",
@@ -52,13 +51,10 @@ class ClipWeights:
 
 
 def read_clip_weights(path: str | Path) -> ClipWeights:
-    """Reads a CLIP with a vision transformer from any known weight file.
+    """Reads a CLIP with a vision transformer from any known weight file, with any of the names above.
 
-    That is OpenAI's TorchScript archive, or a state_dict in any container with OpenAI's, open_clip's or Hugging Face's
-    names. Whether names and shapes are complete shows when the towers are built by `strict_load`.
-
-    Raises:
-        UserError: the file cannot be read, or the arrays that tell the sizes are missing or misshapen.
+    UserError: the file cannot be read, or the arrays that tell the sizes are missing or misshapen. Whether the others
+    are complete shows when the towers are built by `strict_load`.
     """
     file = read_weight_file(path)
     names, tensors = "OpenAI", file.tensors
@@ -75,7 +71,7 @@ def read_clip_weights(path: str | Path) -> ClipWeights:
             "image_size": patch * round(max(tensors["visual.positional_embedding"].shape[0] - 1, 0) ** 0.5),
             "patch_size": patch,
             "image_width": width,
-            "image_layers": _count_layers(tensors, "visual.transformer."),
+            "image_layers": count_layers(tensors, "visual.transformer.resblocks."),
             "image_heads": usual_heads(width),
             **text_config_of(tensors),
         }
@@ -95,7 +91,7 @@ def text_config_of(tensors: Tensors) -> dict[str, int]:
         "context_length": tensors["positional_embedding"].shape[0],
         "vocab_size": vocabulary,
         "text_width": width,
-        "text_layers": _count_layers(tensors, "transformer."),
+        "text_layers": count_layers(tensors, "transformer.resblocks."),
         "text_heads": usual_heads(width),
         "output_dim": tensors["text_projection"].shape[1],
     }
@@ -103,13 +99,12 @@ def text_config_of(tensors: Tensors) -> dict[str, int]:
 
 def usual_heads(width: int) -> int:
     """Attention heads of 64 channels each, as in all published CLIP models; 0 where the width does not fit."""
-    return 0 if width % HEAD_WIDTH else width // HEAD_WIDTH
+    return 0 if width % 64 else width // 64
 
 
-def _count_layers(tensors: Tensors, prefix: str) -> int:
-    """Number of different layers named in the file; a missing one shows later as missing names."""
-    start = f"{prefix}resblocks."
-    return len({name.removeprefix(start).split(".")[0] for name in tensors if name.startswith(start)})
+def count_layers(tensors: Tensors, prefix: str) -> int:
+    """Number of different layers named in the file behind `prefix`; a missing one shows later as missing names."""
+    return len({name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix)})
 
 
 def _from_hugging_face(tensors: Tensors) -> Tensors:

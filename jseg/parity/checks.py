@@ -202,13 +202,14 @@ def metric_values(
         ignored = (label == 0) | (label == IGNORED)
         matrix.update(prediction, np.where(ignored, IGNORED, label - 1) if zero_is_ignored else label)
     names, accuracy = [str(index) for index in range(count)], matrix.accuracy()
+    predicted = matrix.counts.sum(axis=0)
     summary, every = matrix.summary(seen, unseen, names), matrix.summary(range(count), (), names)
     keys = {"aAcc": "pAcc", "mIoU_seen": "mIoU(S)", "mIoU_unseen": "mIoU(U)", "hIoU": "hIoU"}
     percent = {name: summary[key] for name, key in keys.items()} | {"mIoU": every["mIoU(S)"]}
     shares = {name: np.nan if value is None else value / 100 for name, value in percent.items()}
     values = {
-        "area_intersect": matrix.intersection, "area_union": matrix.union, "area_pred": matrix.prediction_area,
-        "area_label": matrix.label_area, "IoU": matrix.iou(), "Acc": accuracy,
+        "area_intersect": matrix.intersection, "area_pred": predicted, "area_label": matrix.label_area,
+        "area_union": matrix.label_area + predicted - matrix.intersection, "IoU": matrix.iou(), "Acc": accuracy,
         "mAcc": np.nanmean(accuracy) if np.isfinite(accuracy).any() else np.nan,
         **shares, **{f"printed_{name}": np.round(100 * value, 2) for name, value in shares.items()},
     }  # fmt: skip

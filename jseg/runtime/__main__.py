@@ -6,8 +6,7 @@ from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 
 from pathlib import Path
 
-from jseg.runtime.prepare import prepare
-from jseg.runtime.report import findings
+from jseg.runtime.prepare import findings, prepare
 
 
 def main() -> int:

@@ -21,11 +21,7 @@ from jseg.files import save_details
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """An argument parser whose mistakes are user errors: one line without the usage text.
-
-    Args:
-        doc: `__doc__` of the tool, whose first line becomes its description; None under `python -OO`.
-    """
+    """An argument parser whose mistakes are user errors; the first line of the tool's `doc` is its description."""
 
     def __init__(self, doc: str | None = None, **options: Any) -> None:
         super().__init__(**{"description": (doc or "").split("\n")[0]} | options)

@@ -1,7 +1,8 @@
 """Finds a CUDA toolkit that Jittor 1.3.11 can use here, and makes it ready; asks the NVIDIA driver.
 
 Jittor takes a whole toolkit (`include`, `lib64`) from the folder above nvcc's. Where its parts lie apart, as with pip
-wheels, a folder of links is assembled in the cache. CUDA 13 also needs a fixed copy of Jittor (fixed_jittor.py).
+wheels, a folder of links is assembled in the cache. CUDA 13, and GPUs newer than Jittor 1.3.11 knows, also need a
+copy of Jittor with fixed sources, which is put first on `sys.path`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from typing import NamedTuple
 from jseg.errors import UserError
 from jseg.files import whole_folder
 from jseg.runtime import toolchain
-from jseg.runtime.fixed_jittor import CUDA_13, NEWER_GPUS, fixed_copy
 from jseg.runtime.toolchain import output_of
 
 NOTE = "JSEG_CUDA_NOTE"  # variable with a parent process's reason for not using CUDA
@@ -29,6 +29,45 @@ PARTS = {"cudart": "cuda_runtime.h", "cublas": "cublas_v2.h", "cublasLt": "cubla
 SYSTEM_FOLDERS = (Path("/usr/local"), Path("/opt"))
 WHEEL_FOLDERS = ("cu13", "cuda_runtime", "cublas", "curand", "cuda_nvcc")  # cu13 for CUDA 13, the others for older ones
 LIBRARY_FOLDERS = ("lib64", "lib", "targets/x86_64-linux/lib", "lib/x86_64-linux-gnu")
+
+
+class Fix(NamedTuple):
+    """One replacement in a file of Jittor."""
+
+    file: str
+    old: str
+    new: str
+    count: int = 1
+
+
+CUDA_13 = (
+    # members of cudaDeviceProp that CUDA 13 has no more
+    Fix("extern/cuda/inc/helper_cuda.h", "deviceProp.computeMode == cudaComputeModeProhibited", "false"),
+    Fix("extern/cuda/inc/helper_cuda.h", "deviceProp.computeMode != cudaComputeModeProhibited", "true", 2),
+    Fix("extern/cuda/inc/helper_cuda.h", "* deviceProp.clockRate", "* 1"),
+    # CUDA 13's C++ headers (CCCL 3) need C++17
+    Fix(
+        "compiler.py",
+        'nvcc_flags = nvcc_flags.replace("-Wall", "")',
+        'nvcc_flags = nvcc_flags.replace("-std=c++14", "-std=c++17").replace("-Wall", "")',
+    ),
+    # and no longer have cub::Max and cub's iterators (the braces are doubled inside an f-string)
+    Fix("other/code_softmax.py", "cub::Max()", "::cuda::maximum<>{{}}"),
+    Fix(
+        "extern/cuda/cub/ops/cub_where_op.cc",
+        "#include <thrust/transform.h>",
+        "#include <thrust/transform.h>\n#include <thrust/iterator/counting_iterator.h>\n"
+        "#include <thrust/iterator/transform_iterator.h>",
+    ),
+    Fix("extern/cuda/cub/ops/cub_where_op.cc", "cub::CountingInputIterator<To>", "thrust::counting_iterator<To>"),
+    Fix(
+        "extern/cuda/cub/ops/cub_where_op.cc",
+        "cub::TransformInputIterator<bool, NonZeroOp<Ti>, Ti*> itr(cond->ptr<Ti>(), NonZeroOp<Ti>());",
+        "auto itr = thrust::make_transform_iterator(cond->ptr<Ti>(), NonZeroOp<Ti>());",
+    ),
+)
+# Jittor builds for compute capability 9.0 at most, machine code only, which newer GPUs do not run
+NEWER_GPUS = (Fix("compiler.py", "max_arch = 90\n", "max_arch = 999\n"),)
 
 
 class Toolkit(NamedTuple):
@@ -93,9 +132,38 @@ def make_ready(toolkit: Toolkit, cache: Path) -> Ready:
     complete = (home / "include" / "npp.h").is_file() and " " not in str(home)
     complete = complete and (toolkit.includes, toolkit.libraries) == ((home / "include",), places)
     if not complete and home != Path("/usr"):  # the distribution's own package lies in /usr; Jittor knows it
-        nvcc = _assemble(toolkit, cache)
+        state = [(str(path), path.stat().st_mtime_ns) for path in (*toolkit.includes, *toolkit.libraries)]
+        key = hashlib.sha256(repr((str(nvcc), state)).encode()).hexdigest()[:8]
+        folder = cache / f"cuda-{toolkit.version[0]}.{toolkit.version[1]}-{key}"
+        with whole_folder(folder) as new:
+            if new:
+                link_toolkit(new, nvcc, toolkit.includes)
+                for part, library in zip(PARTS, toolkit.libraries, strict=True):
+                    for name in {f"lib{part}.so", library.name, library.resolve().name}:
+                        (new / "lib64" / name).symlink_to(library)
+        nvcc = folder / "bin" / "nvcc"
     fixes = (CUDA_13 if toolkit.version >= (13, 0) else ()) + (NEWER_GPUS if max(found) > 90 else ())
     return Ready(nvcc, "_".join(map(str, found)), fixed_copy(cache, fixes) if fixes else None)
+
+
+def fixed_copy(folder: Path, fixes: tuple[Fix, ...]) -> Path:
+    """Makes, or finds, a copy of the installed Jittor below `folder`, fixed; returns what to put on `sys.path`.
+
+    The installed package is never touched. Another Jittor, in which a text is not as often as expected, is refused.
+    """
+    original, version = Path(toolchain.jittor_folder()), toolchain.package_version("jittor")
+    key = hashlib.sha256(repr((str(original), original.stat().st_mtime_ns, fixes)).encode()).hexdigest()[:8]
+    with whole_folder(folder / f"jittor-{version}-{key}") as new:
+        if new:
+            shutil.copytree(original, new / "jittor", ignore=shutil.ignore_patterns("__pycache__", "test"))
+            for fix in fixes:
+                path = new / "jittor" / fix.file
+                text = path.read_text(encoding="utf-8") if path.is_file() else ""
+                if text.count(fix.old) != fix.count:
+                    remedy = f"pip install {toolchain.JITTOR}, or use a CUDA 11.8-12 toolkit"
+                    raise UserError(f"Jittor {version} cannot be fixed for this CUDA ({fix.file} differs): {remedy}")
+                path.write_text(text.replace(fix.old, fix.new), encoding="utf-8")
+    return folder / f"jittor-{version}-{key}"
 
 
 def nvcc_version(nvcc: str | Path) -> tuple[int, int] | None:
@@ -138,7 +206,18 @@ def _examine(nvcc: Path, driver: tuple[int, int]) -> Toolkit:
     if version[0] > driver[0]:
         newest = f"the NVIDIA driver, which runs CUDA up to {driver[0]}.{driver[1]}"
         raise UserError(f"{toolkit.name} is too new for {newest} (update the driver, for CUDA 13 to 580 or newer)")
-    includes, libraries = zip(*(_find_part(part, toolkit) for part in PARTS), strict=True)
+    includes, libraries, home = [], [], toolkit.home
+    for part, header in PARTS.items():  # in the toolkit itself or in wheels for the same CUDA
+        soname = f"lib{part}.so.{10 if part == 'curand' else version[0]}*"
+        for folder in [home, *([] if home == Path("/usr") else wheel_folders())]:
+            names = [f"lib{part}.so", soname] if folder == home else [soname]
+            found = (path for place in LIBRARY_FOLDERS for name in names for path in (folder / place).glob(name))
+            if (folder / "include" / header).is_file() and (library := next(found, None)):
+                includes.append(folder / "include")
+                libraries.append(library)
+                break
+        else:
+            raise UserError(f"{toolkit.name} comes without {part} (install the whole toolkit, or {WHEELS} for CUDA 13)")
     header = includes[0] / "crt" / "host_config.h"
     text = header.read_text("utf-8", "replace") if header.is_file() else ""
     newest = re.search(r"__GNUC__ > (\d+)", text)
@@ -146,34 +225,7 @@ def _examine(nvcc: Path, driver: tuple[int, int]) -> Toolkit:
     if newest and gnu.isdigit() and int(gnu) > int(newest.group(1)):
         older = f"g++-{newest.group(1)}"
         raise UserError(f"{toolkit.name} cannot use g++ {gnu} (apt-get install {older}; set cc_path=/usr/bin/{older})")
-    return toolkit._replace(includes=tuple(dict.fromkeys(includes)), libraries=libraries)
-
-
-def _find_part(part: str, toolkit: Toolkit) -> tuple[Path, Path]:
-    """(header folder, library) of a part, in the toolkit itself or in wheels for the same CUDA."""
-    home, major = toolkit.home, toolkit.version[0]
-    soname = f"lib{part}.so.{10 if part == 'curand' else major}"
-    for folder in [home, *([] if home == Path("/usr") else wheel_folders())]:
-        names = [f"lib{part}.so", f"{soname}*"] if folder == home else [f"{soname}*"]
-        found = (path for place in LIBRARY_FOLDERS for name in names for path in (folder / place).glob(name))
-        library = next(found, None)
-        if library and (folder / "include" / PARTS[part]).is_file():
-            return folder / "include", library
-    raise UserError(f"{toolkit.name} comes without {part} (install the whole toolkit, or {WHEELS} for CUDA 13)")
-
-
-def _assemble(toolkit: Toolkit, cache: Path) -> Path:
-    """Makes, or finds, the folder of links from which Jittor takes the whole toolkit; returns the path of its nvcc."""
-    state = [(str(path), path.stat().st_mtime_ns) for path in (*toolkit.includes, *toolkit.libraries)]
-    key = hashlib.sha256(repr((str(toolkit.nvcc), state)).encode()).hexdigest()[:8]
-    folder = cache / f"cuda-{toolkit.version[0]}.{toolkit.version[1]}-{key}"
-    with whole_folder(folder) as new:
-        if new:
-            link_toolkit(new, toolkit.nvcc, toolkit.includes)
-            for part, library in zip(PARTS, toolkit.libraries, strict=True):
-                for name in {f"lib{part}.so", library.name, library.resolve().name}:
-                    (new / "lib64" / name).symlink_to(library)
-    return folder / "bin" / "nvcc"
+    return toolkit._replace(includes=tuple(dict.fromkeys(includes)), libraries=tuple(libraries))
 
 
 def link_toolkit(folder: Path, nvcc: Path, includes: Iterable[Path]) -> None:

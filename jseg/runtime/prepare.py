@@ -1,4 +1,4 @@
-"""Sets what Jittor reads from the environment, before the first `import jittor`. Imports nothing heavy itself.
+"""Sets what Jittor reads from the environment, before the first `import jittor`, and reports what is missing here.
 
 Jittor 1.3.11 downloads oneDNN, cutt, nccl and cutlass at import by default; aborts when nvcc is installed but no NVIDIA
 driver is; remembers the last JITTOR_HOME; and builds its CPU kernels with -Ofast, under which `nan != nan` is false.
@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import functools
 import os
+import platform
+import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 from jseg.files import cache_folder
-from jseg.runtime import cuda
-from jseg.runtime.toolchain import package_version
+from jseg.runtime import cuda, toolchain
 
 CACHE_NAME = "jseg"  # kernels built with these flags do not mix with those of other Jittor programs
 CUDA_VARIABLES = {"conv_opt": "1", "use_cutt": "0", "use_nccl": "0", "use_cutlass": "0"}  # no cuDNN 8, no downloads
@@ -76,7 +78,7 @@ def lay_out_onednn(jittor_home: Path) -> bool:
     """Links oneDNN's wheels into the folder where Jittor looks for it; returns whether it is there."""
     folder = jittor_home / ".cache" / "jittor" / "mkl" / "dnnl_lnx_2.2.0_cpu_gomp"
     links = {}
-    for path in [*installed_files(ONEDNN_PACKAGES[0]), *installed_files(ONEDNN_PACKAGES[1])]:
+    for path in (path for package in ONEDNN_PACKAGES for path in installed_files(package)):
         if path.name.startswith(("libmkldnn.so", "libdnnl.so")):
             links[folder / "lib" / path.name] = path
         elif path.suffix in (".h", ".hpp") and "include" in path.parts:
@@ -93,5 +95,42 @@ def lay_out_onednn(jittor_home: Path) -> bool:
 
 def installed_files(package: str) -> list[Path]:
     """Absolute paths of the files that pip installed for `package`; empty when it is not installed."""
-    files = metadata.files(package) if package_version(package) else None
+    files = metadata.files(package) if toolchain.package_version(package) else None
     return [path for file in files or [] if (path := Path(os.path.normpath(str(file.locate())))).exists()]
+
+
+class Finding(NamedTuple):
+    """One line of the report."""
+
+    name: str
+    found: str  # "" = nothing
+    remedy: str = ""  # the command that installs it
+    needed: bool = False  # whether jseg cannot run without it
+
+
+def findings(preparation: Preparation) -> list[Finding]:
+    """Looks at everything that Jittor needs or can use; `preparation` is what `prepare` decided for this process."""
+    compiler, toolkit, numpy = toolchain.find_compiler(), preparation.toolkit, toolchain.package_version("numpy")
+    if compiler:
+        compiler = f"{toolchain.output_of(compiler, '--version').partition(chr(10))[0]}, {compiler}"
+    newest, gpus = cuda.driver_cuda(), ""
+    if cuda.has_gpu_device():
+        query = "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"
+        text = toolchain.output_of("nvidia-smi", *query)
+        gpus = "; ".join(line for line in text.splitlines() if "MiB" in line) or "present, not listed by nvidia-smi"
+    plain = os.environ.get("JSEG_KERNELS") == "plain"
+    return [
+        Finding("Python", f"{platform.python_version()}, {sys.executable}"),
+        Finding("Jittor", toolchain.package_version("jittor"), f"pip install {toolchain.JITTOR}", needed=True),
+        Finding("NumPy", numpy if numpy.startswith("1.") else "", f"pip install '{toolchain.NUMPY}'", needed=True),
+        Finding("C++ compiler", compiler, "apt-get install g++, or set cc_path=/…/bin/g++", needed=True),
+        Finding("Python headers", toolchain.find_python_config(),
+                f"apt-get install python3.{sys.version_info.minor}-dev", needed=True),
+        Finding("oneDNN", ONEDNN_VERSION if preparation.onednn else "", ONEDNN_INSTALL),
+        Finding("NVIDIA driver", f"runs CUDA up to {newest[0]}.{newest[1]}" if newest else ""),
+        Finding("GPU", gpus),
+        Finding("CUDA toolkit", toolkit.name if toolkit else "", preparation.cuda_note),
+        Finding("operators", "plain Jittor operators (JSEG_KERNELS=plain)" if plain else "compiled kernels"),
+        Finding("cache folder", "" if preparation.problem else str(preparation.jittor_home), preparation.problem,
+                needed=True),
+    ]  # fmt: skip

@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -105,14 +105,19 @@ class RestrictedUnpickler(pickle._Unpickler):
     """Builds plain values and tensors; calls nothing but the functions of `allowed`.
 
     This is the standard library's unpickler in Python, not the one in C, which allocates what a forged file asks for.
-    `allowed` says what stands for a global (module, name), `find_storage` for a persistent id.
+    `allowed` says what stands for a global (module, name), `find_storage` for a storage's type, key and size.
     """
 
-    def __init__(
-        self, stream: BinaryIO | mmap.mmap, allowed: dict, find_storage: Callable[[Any], Storage] | None = None
-    ) -> None:
+    def __init__(self, stream: Any, allowed: dict, find_storage: Callable[..., Storage] | None = None) -> None:
         super().__init__(stream, encoding="latin1")
-        self.allowed, self.persistent_load = allowed, find_storage
+        self.allowed, self.find_storage = allowed, find_storage
+
+    def persistent_load(self, pid: Any) -> Storage:
+        """The storage of a persistent id."""
+        _, dtype, key, _, count, *view = pid
+        if not (isinstance(dtype, np.dtype) and isinstance(key, str) and type(count) is int) or count < 0 or any(view):
+            raise UserError("a storage of another form, as PyTorch before 0.4 wrote them: save it with a newer one")
+        return self.find_storage(dtype, key, count)
 
     def find_class(self, module: str, name: str) -> Any:
         """What stands for a global; UserError when it is none of those allowed."""
@@ -174,14 +179,6 @@ JITTOR = COMMON | {  # Jittor stores bfloat16 as uint16, and no weight is a 16-b
 }
 
 
-def _storage_id(pid: Any) -> tuple[np.dtype, str, int]:
-    """Type, key and number of elements."""
-    _, dtype, key, _, count, *view = pid
-    if not (isinstance(dtype, np.dtype) and isinstance(key, str) and type(count) is int and count >= 0) or any(view):
-        raise UserError("a storage of another form, as PyTorch before 0.4 wrote them: save it again with a newer one")
-    return dtype, key, count
-
-
 def read_torch_archive(path: Path, content: mmap.mmap) -> tuple[Any, str]:
     """Reads a zip archive that PyTorch wrote: the object, its tensors windows on the mapped file, and the kind."""
     archive = zipfile.ZipFile(path)
@@ -201,8 +198,7 @@ def read_torch_archive(path: Path, content: mmap.mmap) -> tuple[Any, str]:
             raise UserError(f"damaged: the checksum (CRC) of {name} does not hold; copy or download it again")
         return data
 
-    def find_storage(pid: Any) -> Storage:
-        dtype, key, count = _storage_id(pid)
+    def find_storage(dtype: np.dtype, key: str, count: int) -> Storage:
         if (key, dtype) not in storages:
             storages[key, dtype] = Storage(dtype, count, np.frombuffer(read(f"data/{key}"), dtype, count))
         return storages[key, dtype]
@@ -217,16 +213,12 @@ def read_torch_archive(path: Path, content: mmap.mmap) -> tuple[Any, str]:
 def read_torch_legacy(content: mmap.mmap) -> Any:
     """Reads a file of PyTorch before 1.6 (or of `_use_new_zipfile_serialization=False`): the object in it."""
     storages: dict[str, Storage] = {}
-
-    def find_storage(pid: Any) -> Storage:
-        dtype, key, count = _storage_id(pid)
-        return storages.setdefault(key, Storage(dtype, count))
-
     content.seek(0)
     _, protocol, machine = (RestrictedUnpickler(content, {}).load() for _ in range(3))
     if protocol != 1001 or machine["little_endian"] is not True:
         raise UserError("a PyTorch file of another protocol, or with big-endian numbers")
-    value = RestrictedUnpickler(content, TORCH, find_storage).load()
+    unpickler = RestrictedUnpickler(content, TORCH, lambda dtype, key, n: storages.setdefault(key, Storage(dtype, n)))
+    value = unpickler.load()
     keys = RestrictedUnpickler(content, {}).load()
     position = content.tell()
     for storage in [storages[str(key)] for key in keys]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
-from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ SAFETENSORS_TYPES = {
 }
 MAX_MODULES, MAX_PREFIX = 10_000, 1000  # of a TorchScript archive; modules may hold each other without end
 MEMORY_FACTOR, MEMORY_FLOOR = 4, 64 * 2**20  # all tensors take at most factor * size of the file + floor, in bytes
-LONGEST_LIST = 20  # names in an error message
 
 
 @dataclass(frozen=True)
@@ -51,9 +50,8 @@ def sha256_of_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def named_list(names: Collection[str], limit: int = LONGEST_LIST) -> str:
+def named_list(names: Sequence[str], limit: int = 20) -> str:
     """`a, b, c`, cut after the first ones."""
-    names = list(names)
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(name[:80] for name in names[:limit]) + more
 
@@ -70,7 +68,24 @@ def read_weight_file(path: str | Path) -> WeightFile:
         raise UserError(f"weight file {path} does not exist; see what there is by tools/fetch_pretrained.py --list")
     sha256 = sha256_of_file(path)
     try:
-        tensors, meta, kind = _read(path)
+        with open(path, "rb") as file:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # lives as long as a view of it
+        value: Any = None
+        if content[4:9] == b"\0\0\0\0{":
+            kind = "safetensors"
+        elif content[:2] == b"PK":
+            value, kind = pickles.read_torch_archive(path, content)
+        elif content[2 : 2 + len(pickles.LEGACY_START)] == pickles.LEGACY_START:
+            value, kind = pickles.read_torch_legacy(content), "old torch file"
+        elif content[:1] == b"\x80":
+            value, kind = pickles.read_jittor(content), "Jittor pickle"
+        elif content[:23] == b"version https://git-lfs":
+            raise UserError("it is a pointer of Git LFS, not the weights: run `git lfs pull` in its folder")
+        elif content[:100].lstrip().lower().startswith((b"<!doctype", b"<html")):
+            raise UserError("it is a web page, so the download failed: open its address in a browser")
+        else:
+            raise UserError(f"it is no weight file of PyTorch, safetensors or Jittor, it begins with {content[:30]}")
+        tensors, meta = _read_safetensors(path, content) if kind == "safetensors" else _split_checkpoint(value)
         if not tensors:
             raise UserError("it holds no tensors")
         if sum(tensor.nbytes for tensor in tensors.values()) > MEMORY_FACTOR * path.stat().st_size + MEMORY_FLOOR:
@@ -81,27 +96,6 @@ def read_weight_file(path: str | Path) -> WeightFile:
     except Exception as error:  # whatever a forged or damaged file makes the parsers raise
         what = f"it is truncated, damaged or no weight file ({type(error).__name__}: {str(error)[:200]})"
         raise UserError(f"weight file {path} is refused: {error if isinstance(error, UserError) else what}") from error
-
-
-def _read(path: Path) -> tuple[dict[str, pickles.Tensor | np.ndarray], dict[str, Any], str]:
-    """Tensors as views of the file, plain values, and the kind of the file."""
-    with open(path, "rb") as file:
-        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # lives as long as a view of it
-    if content[4:9] == b"\0\0\0\0{":
-        return *_read_safetensors(path, content), "safetensors"
-    if content[:2] == b"PK":
-        value, kind = pickles.read_torch_archive(path, content)
-    elif content[2 : 2 + len(pickles.LEGACY_START)] == pickles.LEGACY_START:
-        value, kind = pickles.read_torch_legacy(content), "old torch file"
-    elif content[:1] == b"\x80":
-        value, kind = pickles.read_jittor(content), "Jittor pickle"
-    elif content[:23] == b"version https://git-lfs":
-        raise UserError("it is a pointer of Git LFS, not the weights: run `git lfs pull` in its folder")
-    elif content[:100].lstrip().lower().startswith((b"<!doctype", b"<html")):
-        raise UserError("it is a web page, so the download failed: open its address in a browser")
-    else:
-        raise UserError(f"it is no weight file of PyTorch, safetensors or Jittor, it begins with {content[:30]}")
-    return *_split_checkpoint(value), kind
 
 
 def _read_safetensors(path: Path, content: mmap.mmap) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -144,31 +138,24 @@ def _split_checkpoint(value: Any) -> tuple[dict[str, pickles.Tensor | np.ndarray
             meta |= _plain_values({name: item for name, item in value.items() if name != key})
             value = value[key]
     if isinstance(value, pickles.ScriptModule):
-        return _flatten(value), meta
+        tensors, queue = {}, [("", value)]
+        for prefix, module in queue:
+            if len(queue) > MAX_MODULES or len(prefix) > MAX_PREFIX:
+                raise UserError("its modules are nested too deep")
+            for name, item in module.items():
+                if isinstance(item, pickles.ScriptModule):
+                    queue.append((f"{prefix}{name}.", item))
+                elif isinstance(item, pickles.Tensor):
+                    tensors[f"{prefix}{name}"] = item
+        return tensors, meta
     if not isinstance(value, dict):
         raise UserError(f"it holds a {type(value).__name__} where a dictionary of tensors was expected")
     tensors = {name: item for name, item in value.items() if isinstance(item, (pickles.Tensor, np.ndarray))}
     return tensors, meta | _plain_values(value)
 
 
-def _flatten(module: pickles.ScriptModule) -> dict[str, pickles.Tensor | np.ndarray]:
-    """The tensors of a TorchScript module and of those inside it, names joined by dots."""
-    found, queue = {}, [("", module)]
-    for prefix, part in queue:
-        if len(queue) > MAX_MODULES or len(prefix) > MAX_PREFIX:
-            raise UserError("its modules are nested too deep")
-        for name, item in part.items():
-            if isinstance(item, pickles.ScriptModule):
-                queue.append((f"{prefix}{name}.", item))
-            elif isinstance(item, pickles.Tensor):
-                found[f"{prefix}{name}"] = item
-    return found
-
-
 def _plain_values(container: dict) -> dict[str, Any]:
     """The texts, numbers and class names of a checkpoint, also those under its key `meta`."""
     inner = container.get("meta")
     values = {**container, **inner} if isinstance(inner, dict) else container
-    return {
-        key: value for key, value in values.items() if isinstance(value, (str, int, float, bool)) or key == "CLASSES"
-    }
+    return {key: x for key, x in values.items() if isinstance(x, (str, int, float)) or key == "CLASSES"}

@@ -50,8 +50,7 @@ def text_tensors(file: WeightFile) -> dict[str, np.ndarray]:
 def recorded_classes(file: WeightFile) -> tuple[str, ...]:
     """The class names that a weight file was made for; empty when it does not say."""
     names = file.meta.get("classes" if is_jseg_file(file) else "CLASSES")
-    valid = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
-    return tuple(names) if valid else ()
+    return tuple(map(str, names)) if isinstance(names, (list, tuple)) else ()
 
 
 def recorded_unseen(file: WeightFile) -> tuple[int, ...] | None:

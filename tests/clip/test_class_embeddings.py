@@ -94,26 +94,26 @@ def test_wrong_prompts_are_user_errors(tokenizer: Tokenizer) -> None:
             embed_class_names(names, templates, tokenizer, CountingTower(), "hash")
 
 
-def rows(count: int = 20, length: int = 8) -> np.ndarray:
-    return (np.random.default_rng(0).standard_normal((count, length)) * 3).astype(np.float16)
+def rows(count: int = 20) -> np.ndarray:
+    return (np.random.default_rng(0).standard_normal((count, 8)) * 3).astype(np.float16)
 
 
 def test_files_are_used_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     np.save(tmp_path / "a.npy", rows())
     write_embeddings(tmp_path / "a.safetensors", rows(), VOC.names, VOC_TEMPLATES, "ab" * 32)
     for name in ("a.npy", "a.safetensors"):
-        found = read_embeddings(tmp_path / name, VOC, 8, VOC_TEMPLATES)
+        found = read_embeddings(tmp_path / name, VOC, VOC_TEMPLATES)
         assert found.dtype == np.float32 and np.array_equal(found, rows().astype(np.float32))
         assert ("taken to be voc12's" in capsys.readouterr().out) == (name == "a.npy")
 
 
 def test_released_files_are_known_by_their_checksum(test_data: Path, capsys: pytest.CaptureFixture) -> None:
     for name, classes, templates in (("voc12_single", VOC, VOC_TEMPLATES), ("coco_multi", COCO, COCO_TEMPLATES)):
-        found = read_embeddings(test_data / f"{name}.npy", classes, 512, templates)
+        found = read_embeddings(test_data / f"{name}.npy", classes, templates)
         np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=2e-3)  # float16 rows of unit length
     assert capsys.readouterr().out == ""
     with pytest.raises(UserError, match="other templates"):
-        read_embeddings(test_data / "voc12_single.npy", VOC, 512, COCO_TEMPLATES)
+        read_embeddings(test_data / "voc12_single.npy", VOC, COCO_TEMPLATES)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,6 @@ def test_released_files_are_known_by_their_checksum(test_data: Path, capsys: pyt
         (rows(19), VOC.names, (), "for 19 classes, the class list of voc12 has 20"),
         (rows(), SHAPES.names, (), "other classes: row 0 is 'red striped circle', class 0 of voc12 is 'aeroplane'"),
         (rows(), VOC.names, COCO_TEMPLATES, r"other templates \(15, first .*\) than text.templates \(1,"),
-        (rows(length=9), (), (), "length 9"),
         (np.full((20, 8), np.nan, np.float32), (), (), "expected finite floats"),
     ],
 )
@@ -131,7 +130,7 @@ def test_embeddings_that_do_not_fit(
 ) -> None:
     write_embeddings(tmp_path / "a.safetensors", array, names, templates, "")
     with pytest.raises(UserError, match=match):
-        read_embeddings(tmp_path / "a.safetensors", VOC, 8, VOC_TEMPLATES)
+        read_embeddings(tmp_path / "a.safetensors", VOC, VOC_TEMPLATES)
 
 
 def test_damaged_files_are_user_errors(tmp_path: Path) -> None:
@@ -194,6 +193,10 @@ def test_embeddings_from_a_file(tmp_path: Path) -> None:
     config.text.embeddings = str(tmp_path / "rows.npy")
     text = class_embeddings(config, SHAPES)
     assert np.array_equal(text.matrix, np.eye(20, 16)) and text.text_model is None
+    config.model.output_dim = 9
+    with pytest.raises(UserError, match="length 16, the model's output_dim is 9"):
+        class_embeddings(config, SHAPES)
+    config.model.output_dim = 16
     with pytest.raises(UserError, match="trained with other class embeddings"):
         class_embeddings(config, SHAPES, file)
     assert class_embeddings(config, SHAPES, file, other_classes=True).matrix[0, 0] == 1

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jseg.runtime.fixed_jittor import CUDA_13, fixed_copy
+from jseg.runtime.cuda import CUDA_13, fixed_copy
 from tests.standin_gpu import run
 from tests.standin_gpu.build import find_nvcc, standin_gpu
 

@@ -10,7 +10,7 @@ import pytest
 
 from jseg.errors import UserError
 from jseg.runtime import toolchain
-from jseg.runtime.fixed_jittor import CUDA_13, NEWER_GPUS, Fix, fixed_copy
+from jseg.runtime.cuda import CUDA_13, NEWER_GPUS, Fix, fixed_copy
 
 
 def fingerprint(package: Path) -> str:

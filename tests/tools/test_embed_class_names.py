@@ -11,7 +11,7 @@ from jseg.clip.class_embeddings import read_embeddings
 from jseg.data.class_names import class_list
 from jseg.errors import UserError
 from jseg.weights.reader import read_weight_file, sha256_of_file
-from tests.small_weights import OUTPUT_DIM, write_clip, write_ours
+from tests.small_weights import write_clip, write_ours
 from tools.embed_class_names import main
 
 
@@ -24,7 +24,7 @@ def test_a_data_set_with_the_tower_of_a_checkpoint(tmp_path: Path, capsys: pytes
     config = write_ours(weights)
     arguments = ["--dataset", "shapes", "--weights", weights, "--output", output, "--no-cuda"]
     embed(*arguments)
-    found = read_embeddings(output, class_list("shapes"), OUTPUT_DIM, config.text.templates)
+    found = read_embeddings(output, class_list("shapes"), config.text.templates)
     np.testing.assert_allclose(found, read_weight_file(weights).tensors["text_features"], atol=1e-6)
     assert read_weight_file(output).meta["weights_sha256"] == sha256_of_file(weights)
     assert f"text.embeddings={output}" in capsys.readouterr().out
@@ -46,7 +46,7 @@ def test_rows_of_a_plain_file(test_data: Path, tmp_path: Path) -> None:
     output = tmp_path / "voc12.safetensors"
     embed("--dataset", "voc12", "--npy", test_data / "voc12_single.npy", "--output", output)
     expected = np.load(test_data / "voc12_single.npy").astype(np.float32)
-    np.testing.assert_array_equal(read_embeddings(output, class_list("voc12"), 512), expected)
+    np.testing.assert_array_equal(read_embeddings(output, class_list("voc12")), expected)
 
 
 @pytest.mark.parametrize(
