@@ -55,11 +55,11 @@ class SplitConfig:
 class ShapesConfig:
     """The built-in data set `shapes` (jseg/data/shapes.py)."""
 
-    size: tuple[int, int] = key((96, 96), at_least=1)  # height, width of a scene in pixels
+    size: tuple[int, int] = key((96, 96), at_least=32)  # height, width of a scene in pixels
     train_scenes: int = key(2000, at_least=1)
     val_scenes: int = key(100, at_least=1)
     seed: int = key(0, at_least=0)
-    objects: tuple[int, int] = key((1, 4), at_least=0)  # fewest and most objects in a scene
+    objects: tuple[int, int] = key((1, 4), at_least=1)  # fewest and most objects in a scene
 
 
 @dataclass

@@ -14,13 +14,7 @@ from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 
 from pathlib import Path
 
-from jseg.clip.class_embeddings import (
-    COCO_TEMPLATES,
-    VOC_TEMPLATES,
-    read_embeddings,
-    text_model_of,
-    write_embeddings,
-)
+from jseg.clip.class_embeddings import COCO_TEMPLATES, VOC_TEMPLATES, read_embeddings, text_model_of, write_embeddings
 from jseg.clip.weights import read_clip_weights
 from jseg.config import TextConfig
 from jseg.data.class_names import class_list

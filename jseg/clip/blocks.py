@@ -56,7 +56,7 @@ class Dropout(nn.Module):
         return self.rate if self.active else 0.0
 
     def execute(self, x: jt.Var) -> jt.Var:
-        """Any shape; every element has its own draw, from Jittor's generator."""
+        """Any shape; every element has its own draw."""
         rate = self.rate_now()
         return dropout(x, rate) if rate else x
 

@@ -94,12 +94,10 @@ def prune(work_dir: Path, keep: int, milestones: Iterable[int] = ()) -> None:
 def clear_later(work_dir: Path, iteration: int, damaged: bool) -> None:
     """Refuses to go on from `iteration` beside later checkpoints; those that are known to be damaged are renamed."""
     for path in checkpoints_in(work_dir):
-        if path > checkpoint_path(work_dir, iteration):
+        if int(CHECKPOINT_NAME.fullmatch(path.name)[1]) > iteration:
             if not damaged:
-                raise UserError(
-                    f"{work_dir} holds checkpoints later than iteration {iteration} ({path.name}): delete them, or go "
-                    "on in another --work-dir"
-                )
+                problem = f"{work_dir} holds a checkpoint later than iteration {iteration}, {path.name}"
+                raise UserError(f"{problem}: delete it, or choose another --work-dir")
             path.rename(path.with_suffix(".damaged"))
 
 
@@ -143,7 +141,9 @@ def newest_whole(work_dir: Path) -> tuple[WeightFile, list[str]]:
         except UserError as error:
             refused.append(str(error))
     reasons = f" ({'; '.join(refused)})" if refused else ""
-    raise UserError(f"--resume: {work_dir} holds no whole checkpoint{reasons}: leave --resume out to start a new run")
+    raise UserError(
+        f"--resume: {work_dir} holds no whole checkpoint{reasons}: pass --weights PATH, or leave --resume out"
+    )
 
 
 def check_classes(file: WeightFile, class_list: ClassList, other_classes: bool) -> str:

@@ -117,7 +117,11 @@ def load_model(
     from jseg.model.precision import note, set_precision
     from jseg.model.released_weights import load_released
 
+    if clip is not None and clip.config["image_heads"] not in (0, config.model.heads):
+        raise UserError(f"model.heads={config.model.heads}: this CLIP has {clip.config['image_heads']} heads, set that")
     if config.test.training_free:
+        if clip is None:
+            raise UserError("test.training_free measures CLIP as it is: use tools/run_net.py --task val")
         return PlainClip(config.model, clip.tensors, config.test.training_free), []
     model, notes = build_clip_rc(config.model), []
     if file is not None:
@@ -138,17 +142,12 @@ def check_start(file: WeightFile, config: Config, resumes: bool = False) -> None
     """Refuses weights that a transductive run must not start from: supervised ones, or of another iteration."""
     if resumes:
         if any(name.startswith(record.UNUSED_PREFIX) for name in file.tensors):
-            raise UserError(
-                f"{file.path} is of a run with train.ema, which was removed from jseg: the run cannot go on, start "
-                f"another one with --weights {file.path}"
-            )
+            raise UserError(f"{file.path} is of a run with train.ema, removed from jseg: start a new one by --weights")
         return
     ours, wanted = record.is_jseg_file(file), config.train.expected_iteration
     if config.data.setting == "transductive" and ours and file.meta.get("setting") == "supervised":
-        raise UserError(
-            f"{file.path} was trained fully supervised, so it knows the labels of the unseen classes: start from "
-            f"{config.train.expected_weights or 'weights of an inductive run'}"
-        )
+        start = config.train.expected_weights or "weights of an inductive run"
+        raise UserError(f"{file.path} was trained fully supervised, with labels of unseen classes: start from {start}")
     found = file.meta.get("iteration" if ours else "iter", "unknown")  # of PyTorch's checkpoints
     if wanted and found != wanted:
         raise UserError(
@@ -161,9 +160,7 @@ def batch_lines(config: Config, world: int = 1) -> str:
     """How the batch of a run on `world` processes is made up, and a warning when it is not the recipe's (UserError)."""
     train, recipe, share = config.train, config.train.recipe_batch, config.train.batch_size // world
     if train.batch_size % (unit := world * (train.micro_batch or 1)):
-        raise UserError(
-            f"train.batch_size={train.batch_size}: must be a multiple of processes times train.micro_batch, {unit}"
-        )
+        raise UserError(f"train.batch_size={train.batch_size}: must be a multiple of ranks x train.micro_batch, {unit}")
     parts = share // (train.micro_batch or share)
     line = f"batch: {train.batch_size} images in all"
     if world * parts > 1:

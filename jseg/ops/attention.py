@@ -132,7 +132,7 @@ def self_attention(projected: jt.Var, heads: int, causal: bool = False) -> jt.Va
 def cross_attention(q: jt.Var, k: jt.Var, v: jt.Var, heads: int, dropout: float = 0.0) -> jt.Var:
     """Every query (B, Tq, width) attends to every key (B, Tk, width): (B, Tq, width).
 
-    A share `dropout` of the attention weights is 0, drawn from Jittor's generator, and the others grow by as much.
+    A share `dropout` of the attention weights is 0, drawn from seeded generators, and the others grow by as much.
     """
     (batch, queries, width), keys = q.shape, k.shape[1]
     if _has_kernel(q, width // heads):

@@ -163,7 +163,7 @@ def draw_seed() -> jt.Var:
 
 
 def keep_factors(shape: tuple[int, ...], rate: float) -> jt.Var:
-    """float32 factors of that shape: 0 with probability `rate`, else 1 / (1 - rate); drawn from Jittor's generator."""
+    """float32 factors of that shape: 0 with probability `rate`, else 1 / (1 - rate); drawn from seeded generators."""
     return (jt.random(tuple(shape)).stop_grad() >= rate).float32() / (1 - rate)
 
 
