@@ -66,6 +66,14 @@ def test_other_files_and_headers_that_lie_are_refused(tmp_path: Path, content: b
         read_weight_file(tmp_path / "no.pth")
 
 
+@pytest.mark.parametrize("content, cure", [(b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+                                           (b"\n<!DOCTYPE html><html>", "web page")])  # fmt: skip
+def test_downloads_that_failed_are_told_from_damaged_weights(tmp_path: Path, content: bytes, cure: str) -> None:
+    (tmp_path / "a.pth").write_bytes(content)
+    with pytest.raises(UserError, match=cure):
+        read_weight_file(tmp_path / "a.pth")
+
+
 def test_reading_imports_neither_torch_nor_jittor() -> None:
     code = "import sys, jseg.weights.reader, jseg.clip.weights, jseg.clip.tokenizer, jseg.clip.class_embeddings\n"
     code += "print([name for name in ('torch', 'jittor') if name in sys.modules])"
