@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         split = SegmentationDataset(data, section if getattr(data, section).labels else "test", check_files=False)
         report = check_split(split, options.fraction, sys.stderr.isatty())
         print(f"{section}: {len(split):,} pairs, {report.read:,} of them read")
-        published = PUBLISHED_IMAGES[data.dataset][section == "val"]
+        published = PUBLISHED_IMAGES.get(data.dataset, (len(split),) * 2)[section == "val"]
         if len(split) != published and not options.allow_partial:
             text = f"{data.dataset} {section} has {len(split):,} images, the published runs {published:,}"
             report.problems.append(f"{text} (--allow-partial if only a part is meant)")

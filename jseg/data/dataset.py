@@ -18,7 +18,7 @@ from jseg.data.shapes import ShapesDataset
 from jseg.data.workers import map_in_order
 from jseg.errors import UserError
 
-PREPARATION = {
+PREPARATION = {  # what to do where files of a data set are missing
     "voc12": "tools/prepare_voc12.py makes the masks and lists of trainaug from VOC 2012 and SBD",
     "coco_stuff": "tools/prepare_coco_stuff.py makes *_labelTrainIds.png from the stuffthingmaps",
     "context": "tools/prepare_context.py makes SegmentationClassContext and its lists from the .mat label files",
@@ -45,7 +45,8 @@ class SegmentationDataset:
     def __init__(self, data: DataConfig, split: str, check_files: bool = True) -> None:
         self.class_list = classes_of(data)
         self.section = "train" if split == "train" else "val"
-        self.root, self.files, remedy = Path(data.root), getattr(data, self.section), PREPARATION[data.dataset]
+        self.root, self.files = Path(data.root), getattr(data, self.section)
+        remedy = PREPARATION.get(data.dataset, "")
         if not data.root:
             raise UserError(f"data.root is not set: give the folder of {data.dataset}, data.root=/path/to/data")
         if not self.files.labels and split != "test":
@@ -123,7 +124,7 @@ def value_fault(maps: np.ndarray, total: int, class_list: ClassList) -> str:
         text = f"label values {listed(outside)} are not in the class list of {class_list.title}"
         if outside == [last + 1] and not (maps[0] and maps[IGNORED]):
             return f"{text}: labels are shifted by one, class 0 is stored as {first + 1}, one too high"
-        return f"{text}; {PREPARATION[class_list.dataset]}"
+        return f"{text}; {PREPARATION.get(class_list.dataset, '')}"
     # labels one too low: background 0 has become 255, and no label map holds the last class
     if total >= 5 and 0 in class_list.stored_ignored and maps[0] < total / 2 <= maps[IGNORED] and not maps[last]:
         return (
@@ -164,7 +165,7 @@ def check_split(dataset: SegmentationDataset, fraction: float = 1.0, progress: b
     count = min(len(whole), max(1, round(fraction * len(dataset))))
     report = read_pairs(dataset, sorted(random.Random(0).sample(whole, count)), progress)
     if missing:
-        report.problems.append(f"{len(missing)} files are missing; {PREPARATION[dataset.class_list.dataset]}")
+        report.problems.append(f"{len(missing)} files are missing; {PREPARATION.get(dataset.class_list.dataset, '')}")
         report.problems += [f"{path}: missing" for path in sorted(missing)]
     return report
 

@@ -39,7 +39,7 @@ def map_in_order(
     `function` must be importable; `shared` is sent once to each. `ahead` results (0 = four per worker) are ready or
     being computed at a time. When a worker was killed, a UserError advises `remedy`.
     """
-    if workers == 0:
+    if workers <= 0:
         yield from (function(*shared, *item) for item in items)
         return
     if threads:
