@@ -142,7 +142,7 @@ def check_start(file: WeightFile, config: Config, resumes: bool = False) -> None
     """Refuses weights that a transductive run must not start from: supervised ones, or of another iteration."""
     if resumes:
         if any(name.startswith(record.UNUSED_PREFIX) for name in file.tensors):
-            raise UserError(f"{file.path} is of a run with train.ema, removed from jseg: start a new one by --weights")
+            raise UserError(f"{file.path} has train.ema, which was removed: start a new run with --weights {file.path}")
         return
     ours, wanted = record.is_jseg_file(file), config.train.expected_iteration
     if config.data.setting == "transductive" and ours and file.meta.get("setting") == "supervised":

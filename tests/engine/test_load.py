@@ -35,7 +35,7 @@ def test_a_transductive_run_starts_from_the_expected_iteration_of_an_inductive_o
         config = transductive()
         config.train.expected_iteration = 0
         load.check_start(weights(**meta), config)
-    with pytest.raises(UserError, match="knows the labels of the unseen classes: start from the inductive checkpoint"):
+    with pytest.raises(UserError, match="labels of unseen classes: start from the inductive checkpoint"):
         load.check_start(weights(format=FORMAT, iteration=20000, setting="supervised"), transductive())
 
 
