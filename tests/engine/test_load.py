@@ -44,7 +44,7 @@ def test_a_run_with_averaged_weights_does_not_go_on() -> None:
     file = weights(format=FORMAT, iteration=5)
     load.check_start(file, Config(), resumes=True)
     file.tensors["ema.backbone.proj"] = np.zeros(1)
-    with pytest.raises(UserError, match=r"train\.ema, which was removed .* --weights run/weights\.safetensors"):
+    with pytest.raises(UserError, match=r"train\.ema, which was removed: .* --weights run/weights\.safetensors"):
         load.check_start(file, Config(), resumes=True)
     load.check_start(file, Config())
 
