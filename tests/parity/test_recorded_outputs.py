@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from jseg.errors import UserError
 from jseg.parity.report import CHECKS, check_set
 
 pytestmark = pytest.mark.parity
@@ -14,10 +13,9 @@ pytestmark = pytest.mark.parity
 
 @pytest.mark.parametrize("beginning", [key for key, check in CHECKS.items() if check])
 def test_recorded_outputs(golden: Path, beginning: str) -> None:
-    try:
-        reports = list(check_set(golden, only=beginning))
-    except UserError:
+    if not any(golden.rglob(f"{beginning}*")):
         pytest.skip("this golden set has no file of this kind")
+    reports = list(check_set(golden, only=beginning))
     lines = "\n".join(report.line() for report in reports)
     assert not any(report.failed or report.unchecked for report in reports), f"\n{lines}"
     if not all(report.passed for report in reports):
