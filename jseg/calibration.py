@@ -13,13 +13,13 @@ import jittor as jt
 import numpy as np
 from tqdm import tqdm
 
-from jseg.config import Config
+from jseg.config import METRICS, Config
 from jseg.data.class_names import ClassList
 from jseg.data.dataset import Dataset
 from jseg.data.loader import evaluation_image
 from jseg.engine.sliding_window import ImageScores
 from jseg.errors import UserError
-from jseg.metrics import HEADLINE, ConfusionMatrix, percent
+from jseg.metrics import ConfusionMatrix, percent
 from jseg.model.clip_rc import ClipRC
 from jseg.model.image_encoder import keep_prompts
 
@@ -69,10 +69,10 @@ def sweep(model: ClipRC, dataset: Dataset, indices: Sequence[int], text: np.ndar
 
 def results_table(results: Sequence[dict], best: dict, classes: ClassList) -> str:
     """A table of all gammas, the choice, and the published value beside it."""
-    lines = ["gamma  " + " ".join(f"{key:>8}" for key in HEADLINE)]
+    lines = ["gamma  " + " ".join(f"{key:>8}" for key in METRICS)]
     for result in results:
         marks = ["chosen"] * (result is best) + ["published"] * (result["gamma"] == PUBLISHED_GAMMA)
-        figures = " ".join(percent(result[key], 8) for key in HEADLINE)
+        figures = " ".join(percent(result[key], 8) for key in METRICS)
         lines.append(f"{result['gamma']:5.3f}  {figures}  {', '.join(marks)}".rstrip())
     lines.append(f"held out, as if unseen: {', '.join(classes.names[index] for index in classes.unseen)}")
     return "\n".join([*lines, f"chosen: test.gamma={best['gamma']:g} (published: {PUBLISHED_GAMMA:g})"])

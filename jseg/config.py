@@ -29,7 +29,7 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 # name: value path, class token (see jseg/baselines.py)
 TRAINING_FREE = {"patch_features": (False, False), "value_path": (True, False), "class_token": (True, True)}
-METRICS = ("pAcc", "mIoU(S)", "mIoU(U)", "hIoU")
+METRICS = ("pAcc", "mIoU(S)", "mIoU(U)", "hIoU")  # in the papers' order
 # keys of earlier versions and their defaults, which recorded configurations hold; none changes what weights compute
 REMOVED = {"kernels": "auto", "train.checkpoint_activations": False, "train.ema": 0.0, "train.patience": 0}
 LIMITS = {"at_least": operator.ge, "above": operator.gt, "at_most": operator.le, "below": operator.lt}  # of `key`

@@ -10,9 +10,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from jseg.config import METRICS
 from jseg.data.class_names import IGNORED
-
-HEADLINE = ("pAcc", "mIoU(S)", "mIoU(U)", "hIoU")  # keys of the one-line summary, in the papers' order
 
 
 class ConfusionMatrix:
@@ -65,8 +64,8 @@ class ConfusionMatrix:
         harmonic = 2 * means[0] * means[1] / (means[0] + means[1]) if sum(means) != 0 else 0.0
         accuracy = int(np.trace(self.counts)) / total if total else np.nan
         figures = [None if np.isnan(value) else value for value in (100 * accuracy, *means, harmonic, *iou.tolist())]
-        headline_figures, ious = figures[: len(HEADLINE)], figures[len(HEADLINE) :]
-        return dict(zip(HEADLINE, headline_figures, strict=True)) | {"IoU": dict(zip(names, ious, strict=True))}
+        headline_figures, ious = figures[: len(METRICS)], figures[len(METRICS) :]
+        return dict(zip(METRICS, headline_figures, strict=True)) | {"IoU": dict(zip(names, ious, strict=True))}
 
 
 def percent(value: float | None, width: int = 0) -> str:
@@ -76,7 +75,7 @@ def percent(value: float | None, width: int = 0) -> str:
 
 def headline(metrics: dict) -> str:
     """One line to paste: `pAcc / mIoU(S) / mIoU(U) / hIoU: 95.80 / 92.80 / 84.40 / 88.40`, `-` = undefined."""
-    return f"{' / '.join(HEADLINE)}: {' / '.join(percent(metrics[key]) for key in HEADLINE)}"
+    return f"{' / '.join(METRICS)}: {' / '.join(percent(metrics[key]) for key in METRICS)}"
 
 
 def class_table(matrix: ConfusionMatrix, names: Sequence[str], unseen: Sequence[int]) -> str:

@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jseg.config import Config, config_changes, from_dict, read_config, to_dict
+from jseg.config import METRICS, Config, config_changes, from_dict, read_config, to_dict
 from jseg.data.class_names import classes_of
 from jseg.engine.checkpoint import METRICS_NAME, WEIGHTS_NAME, checkpoint_path, checkpoints_in
 from jseg.errors import UserError
 from jseg.files import write_json, write_whole
-from jseg.metrics import HEADLINE
 from jseg.weights.reader import read_weight_file, sha256_of_file
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -204,8 +203,8 @@ def row_results(row: Row, measured: dict[str, Metrics]) -> list[dict[str, Any]]:
     title = row.title or f"{classes_of(config.data).title}, {kind}"
     for given, suffix in ((False, ""), (True, " (given file)")):
         if sources := [source for source in measured if (source == GIVEN) == given]:
-            values = {name: [measured[source].get(name) for source in sources] for name in HEADLINE}
-            found = [compare(name, values[name], config.expected) for name in HEADLINE]
+            values = {name: [measured[source].get(name) for source in sources] for name in METRICS}
+            found = [compare(name, values[name], config.expected) for name in METRICS]
             result = {"row": row.name, "title": title + suffix, "given": given}
             results.append({**result, "sources": sources, "comparisons": found})
     return results
@@ -213,7 +212,7 @@ def row_results(row: Row, measured: dict[str, Metrics]) -> list[dict[str, Any]]:
 
 def markdown(results: Sequence[dict[str, Any]]) -> str:
     """A table with a line for each row: mean ± spread of each metric and, in parentheses, the expected number."""
-    lines = [f"| row | n | {' | '.join(HEADLINE)} | as expected |", f"|---|---|{'---|' * len(HEADLINE)}---|"]
+    lines = [f"| row | n | {' | '.join(METRICS)} | as expected |", f"|---|---|{'---|' * len(METRICS)}---|"]
     for result in results:
         cells, passed = [], {item["metric"]: item["passed"] for item in result["comparisons"]}
         for item in result["comparisons"]:

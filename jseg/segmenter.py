@@ -100,7 +100,7 @@ def load_segmenter(
     config = config or config_of(file)
     text_model = text_model_of(read_clip_weights(clip) if clip else file, config.text)
     if text_model is None:
-        raise UserError(f"{file.path} brings no text tower along: give CLIP weights (--clip PATH)")
+        raise UserError(f"{file.path} holds no text tower: give CLIP weights that do (--clip PATH)")
     from jseg.runtime.start import start  # Jittor starts only after all inputs are checked
 
     start(device)

@@ -38,7 +38,6 @@ def main(arguments: list[str] | None = None) -> None:
     prompts.add_argument("--templates", choices=TEMPLATES, help="the paper's (default: by the data set)")
     prompts.add_argument("--template", action="append", help="a template of your own with {} in it; may be repeated")
     parser.add_argument("--vocabulary", default="", help="byte-pair vocabulary, where the weights need another")
-    parser.add_argument("--text-heads", type=int, default=0, help="attention heads of the tower (usual: width / 64)")
     parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
     parser.add_argument("--force", action="store_true", help="overwrite the output")
     add_device_options(parser)
@@ -58,7 +57,7 @@ def main(arguments: list[str] | None = None) -> None:
             raise UserError("--npy goes with --dataset: the file does not say which classes its rows are")
         matrix, origin, weights_sha256 = read_embeddings(options.npy, classes, templates), options.npy, ""
     else:
-        text = TextConfig(vocabulary=options.vocabulary, heads=options.text_heads or 8)
+        text = TextConfig(vocabulary=options.vocabulary)
         file = read_weight_file(options.weights)
         model = text_model_of(file, text) or text_model_of(read_clip_weights(options.weights), text)
 

@@ -73,8 +73,9 @@ def main(arguments: list[str] | None = None) -> int:
     with join_ranks() as ranks:
         config = read_config(options.config_file, options.overrides)
         task = Run(
-            options.task, config, ranks, options.work_dir, options.save_dir, options.weights, options.resume,
-            options.other_classes, lambda resumes: training_command(options, ranks.world, resumes),
+            options.task, config, ranks, options.work_dir, save_dir=options.save_dir, weights=options.weights,
+            resume=options.resume, other_classes=options.other_classes,
+            command=lambda resumes: training_command(options, ranks.world, resumes),
         )  # fmt: skip
         task.open()
         claim_gpu(ranks, options.device)

@@ -125,11 +125,8 @@ def load_model(
         return PlainClip(config.model, clip.tensors, config.test.training_free), []
     model, notes = build_clip_rc(config.model), []
     if file is not None:
-        tensors = record.model_tensors(file)
-        changed = load_released(model, tensors)
-        notes = [f"weights {file.path} ({file.kind}, SHA-256 {file.sha256})", *(x for x in changed if x not in tensors)]
-        if dead := [name for name in changed if name in tensors]:
-            notes.append(f"{len(dead)} weights that no computation uses were dropped ({dead[0]}, …)")
+        notes = [f"weights {file.path} ({file.kind}, SHA-256 {file.sha256})"]
+        notes += load_released(model, record.model_tensors(file))
     else:
         initialise(model, config.model, config.train.seed)
         if clip is not None:

@@ -153,7 +153,7 @@ def command_line() -> str:
 
 
 def environment(device: str) -> dict[str, Any]:
-    """Versions and machine, JSON-ready: what has to be known to repeat a run."""
+    """Versions and machine, JSON-ready: all that is needed to repeat a run."""
     git = ["git", "-C", str(Path(jseg.__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
     return {

@@ -307,7 +307,7 @@ class Training:
         checkpoint.save(self.work_dir / name, tensors, {**self.meta, "iteration": self.progress.iteration, **meta})
 
     def save_best(self, metrics: dict[str, Any]) -> None:
-        """Writes the best weights so far, and their metrics: on disk before the weights, in place after them."""
+        """Writes the best weights so far, then puts their metrics, already on disk, in place."""
         with whole_file(self.work_dir / BEST_METRICS_NAME) as file:
             file.write(as_json({"iteration": self.progress.iteration, **metrics}))
             file.flush()

@@ -21,17 +21,18 @@ ELSEWHERE = re.compile(r"(.*\.)?attn_mask$|text_encoder\.|texts$")  # rebuilt, o
 def load_released(model: ClipRC, tensors: Mapping[str, np.ndarray]) -> list[str]:
     """Sets every weight of the model from arrays under the released names; nothing is changed unless all match.
 
-    Returns the names of weights that were left out (dead ones) or resized (positional embedding of another grid).
+    Returns lines about weights that were left out (dead ones) or resized (positional embedding of another grid).
     Raises UserError with the names of missing, unknown or differently shaped arrays.
     """
-    report = [name for name in tensors if DEAD.match(name)]
+    dead = [name for name in tensors if DEAD.match(name)]
+    notes = [f"{len(dead)} weights that no computation uses were dropped ({dead[0]}, …)"] if dead else []
     taken = {name: np.asarray(x) for name, x in tensors.items() if not (DEAD.match(name) or ELSEWHERE.match(name))}
     own, stored = model.backbone.positional_embedding, taken.get(POSITIONS)
     if stored is not None and stored.ndim == 2 and stored.shape[0] != own.shape[0] and stored.shape[1] == own.shape[1]:
         there, here = side_of_grid(stored), side_of_grid(own)
         taken[POSITIONS] = resize_positions(stored.astype(np.float32), (here, here))
-        report.append(f"{POSITIONS} (resized from {there}x{there} to {here}x{here} patches)")
+        notes.append(f"{POSITIONS} is resized from {there}x{there} to {here}x{here} patches")
     if not taken:
         raise UserError("these weights hold no CLIP-RC model (no names that begin with backbone. or decode_head.)")
     strict_load(model, taken, "these weights")
-    return report
+    return notes

@@ -19,11 +19,11 @@ from jseg.clip.image_tower import ImageTower, random_image_weights
 from jseg.clip.text_tower import TextTower, random_text_weights
 from jseg.clip.tokenizer import Tokenizer
 from jseg.clip.weights import FORMAT
-from jseg.config import TRAINING_FREE, DataConfig, ShapesConfig
+from jseg.config import METRICS, TRAINING_FREE, DataConfig, ShapesConfig
 from jseg.data.class_names import SHAPES_NAMES, class_list
 from jseg.data.shapes import ShapesDataset
 from jseg.engine.optimizer import AdamW
-from jseg.metrics import HEADLINE, ConfusionMatrix
+from jseg.metrics import ConfusionMatrix
 from jseg.ops.attention import cross_attention
 from jseg.ops.bilinear import resize_bilinear
 from jseg.pretraining.images import (
@@ -203,5 +203,5 @@ def evaluate(clip: SmallClip, tokenizer: Tokenizer, count: int = 1000) -> dict[s
     names = ("patch features", "value path", "value path read by the class token")
     for features, name in zip(("patch_features", "value_path", "class_token"), names, strict=True):
         metrics = training_free_metrics(clip.image, max(count // 10, 1), text, features)
-        figures[f"training-free, {name}"] = {key: metrics[key] for key in HEADLINE}
+        figures[f"training-free, {name}"] = {key: metrics[key] for key in METRICS}
     return figures
