@@ -128,20 +128,26 @@ def train(sizes: Sizes) -> Workload:
     return partial(trainer.step, images, labels, 0), operations(sizes, training=True)
 
 
-def attention(sizes: Sizes) -> Workload:
-    """Region attention of one layer, forward and backward."""
+def attention_inputs(sizes: Sizes) -> tuple[list[jt.Var], Callable[[], jt.Var]]:
+    """Tokens, prompts and a gradient of the output, and what computes region attention of the first two."""
     check_device(sizes.precision)
     model, side = sizes.model, sizes.image // sizes.model.patch_size
     generator, dtype = np.random.default_rng(0), COMPUTE_TYPES[sizes.precision]
-    tokens = 1 + sizes.patches + sizes.model.region_grid**2
-    projected, prompts, outer = (
-        cast(jt.array(generator.standard_normal((sizes.batch, rows, columns), dtype=np.float32)), dtype)
-        for rows, columns in ((tokens, 3 * model.width), (model.prompts, 3 * model.width), (tokens, model.width))
-    )
+    tokens, width = 1 + sizes.patches + sizes.model.region_grid**2, model.width
+    inputs = [
+        cast(jt.array(generator.standard_normal((sizes.batch, *shape), dtype=np.float32)), dtype)
+        for shape in ((tokens, 3 * width), (model.prompts, 3 * width), (tokens, width))
+    ]
+    grids = (side, side), (model.region_grid,) * 2
+    return inputs, lambda: region_attention(*inputs[:2], model.heads, 1, *grids)
+
+
+def attention(sizes: Sizes) -> Workload:
+    """Region attention of one layer, forward and backward."""
+    (*inputs, outer), attend = attention_inputs(sizes)
 
     def run() -> None:
-        output = region_attention(projected, prompts, model.heads, 1, (side, side), (model.region_grid,) * 2)
-        jt.sync(jt.grad((widen(output) * widen(outer)).sum(), [projected, prompts]), device_sync=True)
+        jt.sync(jt.grad((widen(attend()) * widen(outer)).sum(), inputs), device_sync=True)
 
     return run, sizes.batch * attention_operations(sizes) * ATTENTION_STEP
 
@@ -188,8 +194,9 @@ def measure(run: Callable[[], object], repeats: int, warm_up: int = 2) -> dict[s
     }  # fmt: skip
 
 
-def product_rate(precision: str, size: int = 1536) -> float:
+def product_rate(precision: str) -> float:
     """Floating-point operations a second of a large matrix product, the best of five; the floor is counted with it."""
+    size = 8192 if jt.flags.use_cuda else 1536
     x = np.random.default_rng(0).standard_normal((size, size), dtype=np.float32)
     x = cast(jt.array(x), COMPUTE_TYPES[precision])
     return 2.0 * size**3 / measure(lambda: linear(x, x).sync(True), 5)["min"]

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,8 +18,13 @@ from jseg.errors import CannotWrite, UserError
 
 
 def cache_folder() -> Path:
-    """Folder for everything jseg caches: `JSEG_CACHE`, else `$XDG_CACHE_HOME/jseg`, else `~/.cache/jseg`."""
+    """Folder for everything jseg caches: `JSEG_CACHE`, else the one that install.sh has filled with compiled kernels
+    (`jseg_cache` in the environment is a link to it), else `$XDG_CACHE_HOME/jseg`, else `~/.cache/jseg`.
+    """
     named, base = os.environ.get("JSEG_CACHE"), os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    filled = os.path.join(sys.prefix, "jseg_cache")
+    if not named and os.path.islink(filled):
+        named = os.readlink(filled)
     return Path(os.path.abspath(os.path.expanduser(named or f"{base}/jseg")))
 
 

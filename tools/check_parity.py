@@ -19,6 +19,7 @@ def main() -> int:
     """Runs the checks; returns the exit code."""
     parser = ArgumentParser(prog="check_parity.py", description="Compare with outputs of the released models.")
     parser.add_argument("--golden", required=True, type=Path, metavar="DIR", help="folder with recorded outputs")
+    parser.add_argument("--only", default="", metavar="BEGINNING", help="only files whose name begins so")
     add_device_options(parser)
     args = parser.parse_args()
 
@@ -28,7 +29,7 @@ def main() -> int:
     from jseg.parity.report import check_set
 
     reports = []
-    for report in check_set(args.golden, device):
+    for report in check_set(args.golden, device, only=args.only):
         reports.append(report)
         print(report.line(), flush=True)
     passed, failed = sum(report.passed for report in reports), sum(report.failed for report in reports)

@@ -3,23 +3,31 @@
     python tools/pack_wheels.py --python 3.12 --cuda13 OUT      # here, with Internet
     sh OUT/install.sh VENV                                      # there
 
+    python3.12 tools/pack_wheels.py --python 3.12 --cuda13 --kernels 9.0 /opt/jseg OUT
+
 The folder holds wheels for Linux on x86-64 and the given Python, jseg and Jittor (which PyPI has as source only) built
 here, and `install.sh`. The other machine needs Python with venv and headers, and g++; for a GPU the NVIDIA driver as
-well, and with `--cuda13` nothing else.
+well, and with `--cuda13` nothing else. `--kernels` also compiles here, without a GPU, what Jittor would compile there:
+all that `gpu_report.py --minutes` runs, for GPUs of one compute capability (docs/gpus.md).
 """
 
 from __future__ import annotations
 
 from jseg.runtime.command_line import ArgumentParser, run
 
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
 from pathlib import Path
 
 from jseg.errors import UserError
 from jseg.files import write_whole
+from jseg.runtime import cuda, toolchain
 from jseg.runtime.toolchain import JITTOR
 
 REPOSITORY = Path(__file__).parents[1]
@@ -61,8 +69,41 @@ def leave_out(folder: Path, names: list[str]) -> None:
         found[0].unlink()
 
 
-def install_script(python: str, requirements: list[str], complete: bool = True) -> str:
-    """The shell script that installs `requirements` from the folder that it lies in, without network."""
+def compile_kernels(folder: Path, capability: str, cache: Path, options: tuple[str, ...] = ()) -> None:
+    """Fills the compile cache `cache`/jittor on a stand-in for a GPU, on which nothing is computed, and packs it."""
+    sys.path.insert(0, str(REPOSITORY))  # the stand-in is of the tests: this tool packs a checkout, which has them
+    from tests.standin_gpu.build import find_nvcc, standin_gpu
+
+    nvcc, headers = find_nvcc(), sysconfig.get_path("include")
+    places = [cuda.home_of(nvcc), *cuda.wheel_folders()] if nvcc else []
+    if not any((place / "include" / "cublas_v2.h").is_file() for place in places):
+        raise UserError("--kernels needs the headers of CUDA 13 here, too: pip install 'jseg[cuda13]'")
+    ahead = toolchain.compiled_ahead(cache / "jittor")
+    ahead.mkdir(parents=True, exist_ok=True)
+    if not (ahead / toolchain.HEADERS).is_dir():  # the other machine then needs none
+        shutil.copytree(headers, ahead / toolchain.HEADERS)
+        shutil.copy(sysconfig.get_config_h_filename(), ahead / toolchain.HEADERS / "pyconfig.h")
+    environment = {**os.environ, **standin_gpu(nvcc), "STANDIN_CAPABILITY": capability.replace(".", ""),
+                   "JSEG_CACHE": str(cache), "PYTHONPATH": str(REPOSITORY)}  # fmt: skip
+    for name in ("JITTOR_HOME", "cc_flags", "nvcc_flags", "kernel_flags", "cache_name"):
+        environment.pop(name, None)
+    command = [sys.executable, str(REPOSITORY / "tools" / "gpu_report.py"), "--minutes", "600", "--batch", "2",
+               "--repeats", "1", "--report", str(cache / "report" / "report.md"), *options]  # fmt: skip
+    subprocess.run(command, env=environment)  # "FAILED": nothing is computed here
+    if not list(ahead.glob(f"*/cu*_sm_{capability.replace('.', '')}/jit/*.so")):
+        raise UserError(f"no kernel was compiled: see {cache / 'report'}")
+    with tarfile.open(folder / "kernels.tar.gz", "w:gz") as archive:
+        name = str(ahead.relative_to(cache))
+        made_there = (f"{name}/cuda-", f"{name}/jittor-")  # links to the toolkit, the fixed Jittor
+        archive.add(ahead, name, filter=lambda file: None if file.name.startswith(made_there) else file)
+
+
+def install_script(python: str, requirements: list[str], complete: bool = True, cache: Path | None = None) -> str:
+    """The shell script that installs `requirements` from the folder that it lies in, and kernels to `cache`, if any."""
+    kernels = f"""\
+mkdir -p {cache} && tar -xzf "$here/kernels.tar.gz" -C {cache} && ln -sfn {cache} "$1/jseg_cache" ||
+    echo "{cache} cannot be written: kernels will be compiled when they are first used" >&2
+""" if cache else ""  # fmt: skip
     options = "" if complete else "--system-site-packages "  # then Python sees the machine's own packages too
     return f"""#!/bin/sh
 # sh install.sh VENV   makes a virtual environment and installs jseg into it from this folder alone
@@ -76,7 +117,7 @@ python=${{PYTHON:-python{python}}}
 "$python" -m venv {options}"$1"
 "$1/bin/python" -m pip install --disable-pip-version-check --no-index --find-links "$here" ${{PIP_ARGS:-}} \\
     {shlex.join(requirements)}
-"$1/bin/python" -m jseg.runtime
+{kernels}"$1/bin/python" -m jseg.runtime
 """
 
 
@@ -93,11 +134,23 @@ def main() -> None:
         "--without", action="append", default=[], metavar="NAME",
         help="leave this package out, which the other machine's Python has, such as numpy below 2 (repeatable)",
     )  # fmt: skip
+    parser.add_argument(
+        "--kernels", nargs=2, metavar=("CAPABILITY", "CACHE"),
+        help="pack compiled kernels too, such as `9.0 /opt/jseg`: of the GPU, and a folder for them, the same there",
+    )  # fmt: skip
     args = parser.parse_args()
+    capability, cache = args.kernels or ("", None)
+    if cache and not re.fullmatch(r"\d+\.\d (/[\w.-]+)+", f"{capability} {cache}"):
+        raise UserError(f"--kernels {capability} {cache}: expected one such as 9.0 and a plain absolute path")
+    if cache and args.python != f"3.{sys.version_info.minor}":
+        raise UserError(f"--kernels compiles for the Python that runs it: run this with python{args.python}")
     args.folder = args.folder.absolute()
     requirements = pack(args.folder, args.python, ["cuda13"] if args.cuda13 else [], args.also)
     leave_out(args.folder, args.without)
-    write_whole(args.folder / "install.sh", install_script(args.python, requirements, not args.without).encode())
+    if cache:
+        compile_kernels(args.folder, capability, Path(cache))
+    script = install_script(args.python, requirements, not args.without, Path(cache) if cache else None)
+    write_whole(args.folder / "install.sh", script.encode())
     sizes = sorted(((path.stat().st_size, path.name) for path in args.folder.glob("*.whl")), reverse=True)
     for size, name in [*sizes, (sum(size for size, _ in sizes), f"{len(sizes)} wheels")]:
         print(f"{size / MIB:9.1f} MiB  {name}")

@@ -122,25 +122,29 @@ def make_ready(toolkit: Toolkit, cache: Path) -> Ready:
     if not found:
         raise UserError("the driver shows no GPU (see nvidia-smi and CUDA_VISIBLE_DEVICES)")
     oldest, newest = 75 if toolkit.version >= (13, 0) else 50, 90 if toolkit.version < (12, 8) else 999
+    if found[0] < 50:
+        old = f"the GPU of compute capability {found[0] / 10} is too old (5.0 or newer is needed)"
+        raise UserError(f"{old}: use --device cpu, or hide it with CUDA_VISIBLE_DEVICES")
     for capability in found:
         if not oldest <= capability <= newest:
             wanted = "12 or older" if capability < oldest else "12.8 or newer"
             gpu = f"a GPU of compute capability {capability / 10}"
             raise UserError(f"{gpu} needs CUDA {wanted}, not {toolkit.name}: set JSEG_CUDA_HOME to such a toolkit")
     home, nvcc = toolkit.home, toolkit.nvcc
-    places = tuple(home / "lib64" / f"lib{name}.so" for name in PARTS)
-    complete = (home / "include" / "npp.h").is_file() and " " not in str(home)
-    complete = complete and (toolkit.includes, toolkit.libraries) == ((home / "include",), places)
-    if not complete and home != Path("/usr"):  # the distribution's own package lies in /usr; Jittor knows it
-        state = [(str(path), path.stat().st_mtime_ns) for path in (*toolkit.includes, *toolkit.libraries)]
-        key = hashlib.sha256(repr((str(nvcc), state)).encode()).hexdigest()[:8]
-        folder = cache / f"cuda-{toolkit.version[0]}.{toolkit.version[1]}-{key}"
+    if home != Path("/usr"):  # the distribution's own package lies in /usr; Jittor knows it
+        # always the same path, whichever toolkit: it is part of Jittor's keys for compiled files
+        folder = cache / f"cuda-{toolkit.version[0]}.{toolkit.version[1]}"
+        parts = [f"{path} {path.stat().st_size}" for path in toolkit.libraries]
+        state = "\n".join([str(nvcc), *map(str, toolkit.includes), *parts])
+        if folder.is_dir() and (folder / "state").read_text(encoding="utf-8") != state:
+            shutil.rmtree(folder)
         with whole_folder(folder) as new:
             if new:
                 link_toolkit(new, nvcc, toolkit.includes)
                 for part, library in zip(PARTS, toolkit.libraries, strict=True):
                     for name in {f"lib{part}.so", library.name, library.resolve().name}:
                         (new / "lib64" / name).symlink_to(library)
+                (new / "state").write_text(state, encoding="utf-8")
         nvcc = folder / "bin" / "nvcc"
     fixes = (CUDA_13 if toolkit.version >= (13, 0) else ()) + (NEWER_GPUS if max(found) > 90 else ())
     return Ready(nvcc, "_".join(map(str, found)), fixed_copy(cache, fixes) if fixes else None)
@@ -152,7 +156,7 @@ def fixed_copy(folder: Path, fixes: tuple[Fix, ...]) -> Path:
     The installed package is never touched. Another Jittor, in which a text is not as often as expected, is refused.
     """
     original, version = Path(toolchain.jittor_folder()), toolchain.package_version("jittor")
-    key = hashlib.sha256(repr((str(original), original.stat().st_mtime_ns, fixes)).encode()).hexdigest()[:8]
+    key = hashlib.sha256(repr(fixes).encode()).hexdigest()[:8]
     with whole_folder(folder / f"jittor-{version}-{key}") as new:
         if new:
             shutil.copytree(original, new / "jittor", ignore=shutil.ignore_patterns("__pycache__", "test"))
@@ -243,8 +247,8 @@ def link_toolkit(folder: Path, nvcc: Path, includes: Iterable[Path]) -> None:
 
 
 def has_gpu_device() -> bool:
-    """Whether this system (or container) shows a GPU: `/dev/nvidia0`…, or `/dev/dxg` under Windows' WSL."""
-    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists()
+    """Whether this system (or container) shows a GPU: `/dev/nvidia0`…, `/dev/dxg` under Windows' WSL, or the driver."""
+    return any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/dxg").exists() or bool(capabilities())
 
 
 def driver_cuda() -> tuple[int, int] | None:
@@ -259,7 +263,10 @@ def driver_cuda() -> tuple[int, int] | None:
 
 def capabilities() -> list[int]:
     """Compute capabilities of the visible GPUs, each once and in order: 80 for 8.0, 90 for 9.0; starts the driver."""
-    driver, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
+    try:
+        driver, count = ctypes.CDLL("libcuda.so.1"), ctypes.c_int()
+    except OSError:
+        return []
     driver.cuInit(0)
     driver.cuDeviceGetCount(ctypes.byref(count))
     found = set()

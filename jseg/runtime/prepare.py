@@ -124,7 +124,7 @@ def findings(preparation: Preparation) -> list[Finding]:
         Finding("Jittor", toolchain.package_version("jittor"), f"pip install {toolchain.JITTOR}", needed=True),
         Finding("NumPy", numpy if numpy.startswith("1.") else "", f"pip install '{toolchain.NUMPY}'", needed=True),
         Finding("C++ compiler", compiler, "apt-get install g++, or set cc_path=/…/bin/g++", needed=True),
-        Finding("Python headers", toolchain.find_python_config(),
+        Finding("Python headers", toolchain.python_headers(toolchain.compile_cache(preparation.jittor_home)),
                 f"apt-get install python3.{sys.version_info.minor}-dev", needed=True),
         Finding("oneDNN", ONEDNN_VERSION if preparation.onednn else "", ONEDNN_INSTALL),
         Finding("NVIDIA driver", f"runs CUDA up to {newest[0]}.{newest[1]}" if newest else ""),

@@ -18,14 +18,15 @@ import signal
 import ssl
 import subprocess
 import sys
+import sysconfig
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 from jseg.errors import UserError
-from jseg.files import save_details, write_whole
+from jseg.files import save_details, whole_file
 from jseg.runtime import cuda, toolchain
 from jseg.runtime.prepare import CACHE_NAME, prepare
 
@@ -41,12 +42,13 @@ def start(device: str = "auto") -> str:
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"device {device!r}: choose from auto, cpu, cuda")
     preparation = prepare()
-    if not _started and (problem := preparation.problem or toolchain.problem()):
+    cache = toolchain.compile_cache(preparation.jittor_home)
+    if not _started and (problem := preparation.problem or toolchain.problem(cache)):
         raise UserError(problem)
     importing, ready = not _started and "jittor" not in sys.modules, None
     if importing and device != "cpu" and preparation.toolkit:  # for the CPU alone nothing is compiled for CUDA
         try:
-            ready = cuda.make_ready(preparation.toolkit, preparation.jittor_home / "cuda")
+            ready = cuda.make_ready(preparation.toolkit, cache)
         except UserError as error:
             preparation.toolkit, preparation.cuda_note = None, str(error)
     if device == "cuda" and not preparation.toolkit:
@@ -56,7 +58,7 @@ def start(device: str = "auto") -> str:
             print(f"jseg: {note}", file=sys.stderr)
         if device == "auto" and not ready and cuda.has_gpu_device():
             print(f"jseg: the GPU is not used: {preparation.cuda_note}", file=sys.stderr)
-        _import_jittor(preparation.jittor_home, ready)
+        _import_jittor(preparation.jittor_home, cache, ready)
         _started = True
     import jittor
 
@@ -72,26 +74,37 @@ def cache_error(details: str) -> UserError:
     return UserError(f"the compile cache {prepare().jittor_home} is damaged or cannot be used: {advice}")
 
 
-def _import_jittor(jittor_home: Path, ready: cuda.Ready | None) -> None:
+def _import_jittor(jittor_home: Path, cache: Path, ready: cuda.Ready | None) -> None:
     """Imports Jittor; raises UserError when its cache does not work or it has rebuilt itself."""
     notice = f"jseg: compiling Jittor kernels for this machine, once; kept in {jittor_home}"
-    os.environ["python_config_path"] = toolchain.find_python_config()
     settings = jittor_home / ".cache" / "jittor" / "config.json"  # so that Jittor only ever reads them
     _write_if_changed(settings, json.dumps({"JITTOR_HOME": str(jittor_home)}))
     terminal, text = sys.stderr, io.StringIO()
     try:
-        with _import_surroundings(jittor_home, ready), redirect_stdout(text), redirect_stderr(text):
+        with _import_surroundings(jittor_home, cache, ready), redirect_stdout(text), redirect_stderr(text):
             import jittor_utils
+            import jittor_utils.lock as lock
 
-            cache = Path(jittor_utils.cache_path)
+            # folders of ours: Jittor's cache is for one host, and its commands hold the path of Python's headers
+            headers, lock.lock_path = cache / toolchain.HEADERS, str(cache / "jittor.lock")
+            cache /= os.environ["cache_name"]
+            cache.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                headers.symlink_to(sysconfig.get_path("include"))
+            lock.jittor_lock = lock.Lock(lock.lock_path)
+            jittor_utils.cache_path = str(cache)
+            jittor_utils._py3_include_path = f'-I"{headers}"'
+            jittor_utils._py3_extension_suffix = sysconfig.get_config_var("EXT_SUFFIX")
+            sys.path.append(str(cache))
             core_exists = any(cache.glob("cu*/jittor_core*.so" if ready else "jittor_core*.so"))
             if not core_exists:
                 print(f"{notice} (a few minutes)", file=terminal, flush=True)
+            with lock.lock_scope():  # else another process may be writing them
+                toolchain.remove_cut_libraries(cache)
             import jittor
         python = cache / "python"  # for Jittor's compile processes
         home, interpreter = shlex.quote(str(jittor_home)), shlex.quote(sys.executable)
         _write_if_changed(python, f'#!/bin/sh\nHOME={home} exec {interpreter} "$@"\n')
-        python.chmod(0o755)
         jittor.flags.python_path = f'"{python}"'
         if jittor_utils.pool_size:  # end the processes that compiled the core; Jittor makes new ones if needed
             jittor_utils.p.terminate()
@@ -113,9 +126,11 @@ def _import_jittor(jittor_home: Path, ready: cuda.Ready | None) -> None:
 
 
 @contextmanager
-def _import_surroundings(jittor_home: Path, ready: cuda.Ready | None) -> Iterator[None]:
+def _import_surroundings(jittor_home: Path, cache: Path, ready: cuda.Ready | None) -> Iterator[None]:
     """Environment, handlers and `sys.path` for Jittor's import, put back later; Ctrl-C ends the process with 130."""
     changes = {"HOME": str(jittor_home), "use_mpi": "0", "OMPI_COMM_WORLD_SIZE": None}
+    if cache == toolchain.compiled_ahead(jittor_home):  # not for this CPU alone
+        changes["cc_flags"] = f"{os.environ.get('cc_flags', '')} -march=x86-64-v3"
     if ready:
         architectures = os.environ.get("cuda_archs", ready.kind.replace("_", " "))
         changes |= {"nvcc_path": str(ready.nvcc), "cuda_archs": architectures}
@@ -123,6 +138,7 @@ def _import_surroundings(jittor_home: Path, ready: cuda.Ready | None) -> Iterato
             changes["cache_name"] = f"{CACHE_NAME}_{ready.kind}"
     before = {name: os.environ.get(name) for name in (*changes, "nvcc_path", "cuda_archs", "cache_name")}
     path, context, hook = list(sys.path), ssl._create_default_https_context, sys.excepthook
+    ask = subprocess.getstatusoutput
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGCHLD)}
     imported = threading.Event()
 
@@ -140,8 +156,11 @@ def _import_surroundings(jittor_home: Path, ready: cuda.Ready | None) -> Iterato
         watcher.start()
         _set_environment(changes)
         sys.path[:0] = [str(ready.python_path)] if ready and ready.python_path else []
+        if ready:  # Jittor asks for the GPUs through libcuda.so, a name that drivers come without
+            subprocess.getstatusoutput = lambda _: (0, ready.kind.replace("_", "\n"))
         yield
     finally:
+        subprocess.getstatusoutput = ask
         _set_environment(before)
         sys.path[:] = path
         ssl._create_default_https_context, sys.excepthook = context, hook
@@ -162,4 +181,6 @@ def _set_environment(variables: dict[str, str | None]) -> None:
 
 def _write_if_changed(path: Path, text: str) -> None:
     if not path.exists() or path.read_text(encoding="utf-8", errors="replace") != text:
-        write_whole(path, text.encode())
+        with whole_file(path) as file:
+            os.fchmod(file.fileno(), 0o755)  # most are scripts
+            file.write(text.encode())

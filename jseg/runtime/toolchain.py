@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
+import platform
+import re
 import shutil
+import struct
 import subprocess
 import sys
 import sysconfig
@@ -13,6 +17,8 @@ from pathlib import Path
 
 JITTOR = "jittor==1.3.11.0"
 NUMPY = "numpy<2"  # Jittor 1.3.11 reads arrays of NumPy 2 wrongly, without an error
+X86_64_V3 = {"abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"}  # what g++ uses with -march=x86-64-v3
+HEADERS = "python-include"  # in the compile cache: link to Python's headers, or a copy
 
 
 def package_version(name: str) -> str:
@@ -43,16 +49,43 @@ def output_of(program: str | Path, *arguments: str) -> str:
         return ""
 
 
-def find_python_config() -> str:
-    """`python3.x-config` where Jittor looks for it, else this interpreter's own; "" when there is none."""
-    name, beside = f"python3.{sys.version_info.minor}-config", Path(sys.executable).parent
-    candidates = [os.environ.get("python_config_path") or beside / name, f"{sys.executable}-config", f"/usr/bin/{name}"]
-    candidates += [f"/usr/local/bin/{name}", beside / "python3-config", Path(sysconfig.get_config_var("BINDIR"), name)]
-    return next((str(path) for path in candidates if os.path.isfile(path)), "")
+def compile_cache(jittor_home: Path) -> Path:
+    """Folder for what Jittor compiles for this Python: that of `compiled_ahead`, if it is there and runs on this CPU.
+
+    Else its name stands for all that decides whether compiled files run here; unlike Jittor's, not for the host's name.
+    """
+    ahead = compiled_ahead(jittor_home)
+    line = re.search(r"^flags\s*:(.*)", Path("/proc/cpuinfo").read_text("utf-8", "replace"), re.MULTILINE)
+    flags = set(line.group(1).split()) if line else set()
+    if ahead.is_dir() and flags >= X86_64_V3:
+        return ahead
+    parts = (package_version("jittor"), jittor_folder(), output_of(find_compiler(), "--version"), platform.libc_ver(),
+             sysconfig.get_path("include"), sorted(flags))  # fmt: skip
+    return ahead.with_name(f"{sys.implementation.cache_tag}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}")
 
 
-def problem() -> str:
-    """Why Jittor cannot be imported here, with the command that fixes it; "" when it can."""
+def compiled_ahead(jittor_home: Path) -> Path:
+    """Folder of what tools/pack_wheels.py compiled on another machine, for every CPU that has `X86_64_V3`."""
+    return jittor_home / ".cache" / "jittor" / f"{sys.implementation.cache_tag}-ahead"
+
+
+def remove_cut_libraries(cache: Path) -> None:
+    """Removes libraries of Jittor's core that a full disk has cut: they would crash. Jittor then makes them again."""
+    for path in (path for path in cache.rglob("*.so") if path.parent.name != "jit"):
+        with path.open("rb") as file:  # ELF: the last part of a file is its table of sections
+            table, size, count = struct.unpack("<40xQ10xHH2x", file.read(64).ljust(64, b"\xff"))
+        if path.stat().st_size < table + size * count:
+            path.unlink()
+
+
+def python_headers(cache: Path) -> str:
+    """Folder of Python.h: a copy in `cache`, else that of this interpreter; "" when there is none."""
+    folders = (str(cache / HEADERS), sysconfig.get_path("include"))
+    return next((folder for folder in folders if os.path.isfile(os.path.join(folder, "Python.h"))), "")
+
+
+def problem(cache: Path) -> str:
+    """Why Jittor cannot be imported here and compile into `cache`, with the command that fixes it; "" when it can."""
     folder, numpy, python = jittor_folder(), package_version("numpy"), f"python3.{sys.version_info.minor}"
     compiler = os.environ.get("cc_path") or "g++"
     checks = {
@@ -60,6 +93,6 @@ def problem() -> str:
         f"Jittor cannot compile in a path that holds a blank ({folder}): move the environment": " " not in folder,
         f"Jittor cannot use NumPy {numpy or '(not installed)'}: pip install '{NUMPY}'": numpy.startswith("1."),
         f"{compiler} does not run: apt-get install g++, or set cc_path": bool(output_of(find_compiler(), "--version")),
-        f"there is no {python}-config: apt-get install {python}-dev": bool(find_python_config()),
+        f"Python's headers are missing: apt-get install {python}-dev": bool(python_headers(cache)),
     }
     return next((message for message, fine in checks.items() if not fine), "")

@@ -85,8 +85,9 @@ def test_no_driver_no_gpu_no_toolkit(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 @pytest.mark.parametrize("version", [(11, 8), (12, 0), (12, 9)])
 def test_system_toolkit_is_used_as_it_is(tmp_path: Path, version: tuple[int, int]) -> None:
     home = make_toolkit(tmp_path / "local" / "cuda", version)
-    assert ready(tmp_path) == cuda.Ready(home / "bin" / "nvcc", "90", None)
-    assert not (tmp_path / "cache").exists()
+    assert chosen() == home
+    folder = tmp_path / "cache" / f"cuda-{version[0]}.{version[1]}"
+    assert ready(tmp_path) == cuda.Ready(folder / "bin" / "nvcc", "90", None)
 
 
 @pytest.mark.parametrize(
@@ -160,8 +161,9 @@ def test_assembled_folder_is_what_jittor_looks_for(monkeypatch: pytest.MonkeyPat
     assert "NPP_MAX_64U" in (folder / "include" / "npp.h").read_text()
     before = nvcc.stat().st_mtime_ns
     assert ready(tmp_path).nvcc.stat().st_mtime_ns == before  # found, not made anew
-    os.utime(home / "lib64" / "libcudart.so", ns=(0, 0))  # the toolkit was changed
-    assert ready(tmp_path).nvcc != nvcc
+    (home / "lib64" / "libcudart.so").write_text("new")  # the toolkit was changed
+    assert ready(tmp_path).nvcc == nvcc  # at the same place, which Jittor's keys for compiled files hold
+    assert nvcc.stat().st_mtime_ns != before
 
 
 @pytest.mark.parametrize(
@@ -170,6 +172,7 @@ def test_assembled_folder_is_what_jittor_looks_for(monkeypatch: pytest.MonkeyPat
         ((13, 0), [80, 70], "compute capability 7.0 needs CUDA 12 or older"),
         ((12, 4), [80, 100], "compute capability 10.0 needs CUDA 12.8 or newer"),
         ((12, 4), [], "the driver shows no GPU"),
+        ((11, 8), [35, 80], r"capability 3\.5 is too old \(5\.0 or newer is needed\): use --device cpu"),
         ((13, 0), [90], "cannot make .*: choose a folder that can be written"),
     ],
 )
@@ -183,14 +186,25 @@ def test_toolkit_that_cannot_be_made_ready(
         ready(tmp_path)
 
 
+def test_machine_without_a_driver_has_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+
+    def fail(_: str) -> None:
+        raise OSError("libcuda.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(cuda.ctypes, "CDLL", fail)
+    monkeypatch.setattr(cuda, "Path", lambda *_: Path("/nowhere"))
+    assert (cuda.driver_cuda(), cuda.capabilities(), cuda.has_gpu_device()) == (None, [], False)
+
+
 def test_driver_is_asked_through_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = Path(__file__).parents[1] / "standin_gpu" / "driver.c"
     library = tmp_path / "libcuda.so.1"
     subprocess.run(["g++", "-x", "c", "-w", "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
     monkeypatch.undo()  # the functions themselves
-    code = "from jseg.runtime import cuda as d; print(d.driver_cuda(), d.capabilities())"
+    code = "from jseg.runtime import cuda as d; print(d.driver_cuda(), d.capabilities(), d.has_gpu_device())"
     for capability in (80, 120):
         environment = {**os.environ, "LD_LIBRARY_PATH": str(tmp_path), "STANDIN_CAPABILITY": str(capability),
                        "PYTHONPATH": str(Path(__file__).parents[2])}  # fmt: skip
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-        assert done.stdout == f"(13, 0) [{capability}]\n"
+        assert done.stdout == f"(13, 0) [{capability}] True\n"

@@ -115,17 +115,17 @@ def test_onednn_lies_where_jittor_looks(tmp_path: Path, monkeypatch: pytest.Monk
         ("package_version", "2.1.3", "NumPy 2.1.3: pip install 'numpy<2'"),
         ("find_compiler", "", "apt-get install g++"),
         ("find_compiler", "/dev/null", "apt-get install g++"),
-        ("find_python_config", "", "-dev"),
+        ("python_headers", "", "-dev"),
     ],
 )
 def test_what_is_missing_is_named_with_its_remedy(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
 ) -> None:
     there = {"jittor_folder": "/venv/lib/jittor", "package_version": "1.26.4", "find_compiler": sys.executable,
-             "find_python_config": "/usr/bin/python3-config"}  # fmt: skip
+             "python_headers": "/usr/include/python3.11"}  # fmt: skip
     for function, found in there.items():
         monkeypatch.setattr(toolchain, function, lambda *_, found=found: found)
-    assert toolchain.problem() == ""
+    assert toolchain.problem(Path("cache")) == ""
     monkeypatch.setattr(toolchain, name, lambda *_: value)
-    assert words in toolchain.problem()
-    assert "\n" not in toolchain.problem()
+    assert words in toolchain.problem(Path("cache"))
+    assert "\n" not in toolchain.problem(Path("cache"))

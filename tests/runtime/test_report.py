@@ -25,8 +25,8 @@ def test_report_names_every_part_and_the_remedy_of_missing_ones(
 ) -> None:
     found.onednn, found.problem = False, "cannot write the cache folder: set JSEG_CACHE"
     monkeypatch.setattr(toolchain, "package_version", lambda _: "")
-    for name in ("find_compiler", "find_python_config"):
-        monkeypatch.setattr(toolchain, name, lambda: "")
+    for name in ("find_compiler", "python_headers"):
+        monkeypatch.setattr(toolchain, name, lambda *_: "")
     assert command.main() == 1
     text = capsys.readouterr().out
     for line in (
