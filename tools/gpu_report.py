@@ -39,54 +39,39 @@ TOLERANCES = {"fp32": 1e-4, "tf32": 5e-3, "fp16": 5e-3, "bf16": 3e-2}  # of atte
 Parts = dict[str, tuple[float, tuple[str, ...]]]  # name -> seconds it may take, arguments of Python
 
 
-def short_parts(work: Path, options: argparse.Namespace) -> Parts:
-    """What `--minutes` runs, in the order of worth; the limits are for 9 minutes and grow with `--minutes`."""
-    device, golden = ("--device", options.device), ("--golden", str(ROOT / "tests" / "golden"))
+def parts(work: Path, options: argparse.Namespace) -> Parts:
+    """All parts in the order of worth, or those of `--minutes`, which their limits share out; runs lie below `work`."""
+    golden, device = ("--golden", str(ROOT / "tests" / "golden")), ("--device", options.device)
     sizes = ("--size", options.size, "--batch", str(options.batch), *device)
     demo = (str(TOOLS / "run_net.py"), "--config-file", str(ROOT / "configs" / "shapes_demo.py"), "--work-dir",
             str(work / "demo"), *device)  # fmt: skip
+    names = ("fp32",) if options.device == "cpu" else ("bf16", "fp32") if options.minutes else PRECISIONS
+    precisions = {name: (*sizes, "--precision", name) for name in names}
     found: Parts = {"runtime check": (200, ("-m", "jseg.runtime", "--check", *device, *golden))}
-    precisions = [(name, (*sizes, "--precision", name)) for name in ("bf16", "fp32") if options.device != "cpu"]
-    precisions = precisions or [("fp32", (*sizes, "--precision", "fp32"))]
-    for name, settings in precisions:
+    for name, settings in precisions.items():
         step = (str(TOOLS / "benchmark.py"), "train", *settings, "--repeats", str(options.repeats), "--json")
         found[f"train, {name}"] = (120, step)
         if options.compare:
             peer = options.compare.replace("{batch}", str(options.batch)).replace("{precision}", name)
             found[f"train, {name}, peer in turn"] = (120, (*step, "--pairs", "1", "--compare", peer))
     for part, limit in (("attention", 60), ("profile", 90)):
-        for name, settings in precisions:
+        for name, settings in precisions.items():
             found[f"{part}, {name}"] = (limit, (__file__, "--part", part, *settings))
-    for name in ("forward_eval_", "train_inductive_"):
-        check = (str(TOOLS / "check_parity.py"), *golden, *device, "--only", name)
-        found[f"released model, {name}"] = (120, check)
-    name, settings = precisions[0]
-    found[f"200 training steps, memory, {name}"] = (120, (__file__, "--part", "steps", *settings))
+    for beginning in ("forward_eval_", "train_inductive_") if options.minutes else ("",):
+        check = (str(TOOLS / "check_parity.py"), *golden, *device, "--only", beginning)
+        found[f"released model {beginning}"] = (120, check)
+    for name, settings in list(precisions.items())[: 1 if options.minutes else None]:
+        found[f"200 training steps, memory, {name}"] = (120, (__file__, "--part", "steps", *settings))
     found["demo, training"] = (180, (*demo, "--task", "train"))
     found["demo, evaluation"] = (60, (*demo, "--task", "val", "--resume"))
-    return {name: (limit * options.minutes / 9, arguments) for name, (limit, arguments) in found.items()}
-
-
-def long_parts(work: Path) -> Parts:
-    """All parts, in the order of how much depends on each; runs lie below `work`."""
-    device = ("--device", "cuda")
-    demo = (str(TOOLS / "run_net.py"), "--config-file", str(ROOT / "configs" / "shapes_demo.py"), "--work-dir",
-            str(work / "demo"), *device)  # fmt: skip
-    golden = ("--golden", str(ROOT / "tests" / "golden"))
-    found = {
-        "runtime check": ("-m", "jseg.runtime", "--check", *device, *golden),
-        "released models": (str(TOOLS / "check_parity.py"), *golden, *device),
-        "tests marked gpu": ("-m", "pytest", "-q", "-rs", "-m", "gpu", str(ROOT / "tests")),
-        "demo, training": (*demo, "--task", "train"),
-        "demo, evaluation": (*demo, "--task", "val", "--resume"),
-    }
-    for precision in PRECISIONS:
-        settings = ("--size", "voc", "--precision", precision, *device)
-        for task, batch in (("forward", "1"), ("forward", "16"), ("attention", "16"), ("train", "16")):
-            arguments = (str(TOOLS / "benchmark.py"), task, "--batch", batch, *settings)
-            found[f"{task}, VOC, batch {batch}, {precision}"] = arguments
-        found[f"200 training steps, memory, {precision}"] = (__file__, "--part", "steps", "--precision", precision)
-    return {name: (HOUR, arguments) for name, arguments in found.items()}
+    if options.minutes:
+        return {name: (limit * options.minutes / 9, arguments) for name, (limit, arguments) in found.items()}
+    for name in precisions:
+        for batch in ("1", "16"):
+            settings = ("--size", options.size, "--batch", batch, "--precision", name, *device)
+            found[f"forward, batch {batch}, {name}"] = (0, (str(TOOLS / "benchmark.py"), "forward", *settings))
+    found["tests marked gpu"] = (0, ("-m", "pytest", "-q", "-rs", "-m", "gpu", str(ROOT / "tests")))
+    return {name: (HOUR, arguments) for name, (_, arguments) in found.items()}
 
 
 def try_part(arguments: tuple[str, ...], log: Path, limit: float) -> tuple[str, float, str]:
@@ -221,14 +206,12 @@ def main() -> int:
     parser.add_argument("--report", type=Path, default=Path("work_dirs/gpu/report.md"), help="file to write")
     parser.add_argument("--only", default="", metavar="WORDS", help="only parts whose name holds this")
     parser.add_argument("--minutes", type=float, help="only what proves most, in so many minutes")
-    parser.add_argument(
-        "--compare", metavar="COMMAND", help="with --minutes: a peer; {batch}, {precision} are filled in"
-    )
+    parser.add_argument("--compare", metavar="COMMAND", help="a peer; {batch} and {precision} are filled in")
     parser.add_argument("--part", choices=PARTS, help="only this part, in this process")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of --part (default: fp32)")
-    parser.add_argument("--size", default="voc", help="of --minutes and --part, as in benchmark.py (default: voc)")
-    parser.add_argument("--batch", type=int, default=16, help="of --minutes and --part (default: 16)")
-    parser.add_argument("--repeats", type=int, default=20, help="timed steps of --minutes (default: 20)")
+    parser.add_argument("--size", default="voc", help="as in benchmark.py (default: voc)")
+    parser.add_argument("--batch", type=int, default=16, help="default: 16")
+    parser.add_argument("--repeats", type=int, default=20, help="timed steps (default: 20)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda", help="cpu: to rehearse --minutes")
     args = parser.parse_args()
     if args.device == "cuda" and not prepare().toolkit:
@@ -236,8 +219,7 @@ def main() -> int:
     if args.part:
         return run_part(args)
     folder = check_writable(args.report.absolute().parent)
-    found = short_parts(folder, args) if args.minutes else long_parts(folder)
-    chosen = {name: part for name, part in found.items() if args.only in name}
+    chosen = {name: part for name, part in parts(folder, args).items() if args.only in name}
     if not chosen:
         raise UserError(f"--only {args.only!r}: no part has such a name")
     found = {finding.name: finding.found for finding in findings(prepare())}

@@ -92,10 +92,11 @@ def _import_jittor(jittor_home: Path, cache: Path, ready: cuda.Ready | None) -> 
             with suppress(FileExistsError):
                 headers.symlink_to(sysconfig.get_path("include"))
             lock.jittor_lock = lock.Lock(lock.lock_path)
+            sys.path.remove(jittor_utils.cache_path)
+            sys.path.append(str(cache))
             jittor_utils.cache_path = str(cache)
             jittor_utils._py3_include_path = f'-I"{headers}"'
             jittor_utils._py3_extension_suffix = sysconfig.get_config_var("EXT_SUFFIX")
-            sys.path.append(str(cache))
             core_exists = any(cache.glob("cu*/jittor_core*.so" if ready else "jittor_core*.so"))
             if not core_exists:
                 print(f"{notice} (a few minutes)", file=terminal, flush=True)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
 import pytest
 
 from jseg.errors import UserError
+from jseg.runtime import cuda, toolchain
+from tests.standin_gpu import build
 from tools import pack_wheels
 
 PYTHON = f"3.{sys.version_info.minor}"
@@ -96,6 +100,87 @@ def test_packages_that_the_other_machine_has(packed: Path) -> None:
     assert sorted(wheel.name[:5] for wheel in packed.glob("*.whl")) == ["jseg-", "other"]
     assert "--system-site-packages" in pack_wheels.install_script(PYTHON, ["jseg"], complete=False)
     assert "--system-site-packages" not in pack_wheels.install_script(PYTHON, ["jseg"])
+
+
+def test_kernels_are_packed_and_unpacked(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache, headers = tmp_path / "kernels", tmp_path / "nvidia" / "include" / "cublas_v2.h"
+    ahead, asked = toolchain.compiled_ahead(cache / "jittor"), {}
+    compiled = ahead / "jseg_90" / "cu13.0.88_sm_90" / "jit" / "op.so"
+
+    def compile_one(command: list[str], env: dict[str, str]) -> None:  # as gpu_report.py on the stand-in
+        asked.update(env, command=command)
+        compiled.parent.mkdir(parents=True)
+        compiled.write_bytes(b"kernel")
+        (ahead / "cuda-13.0").symlink_to("/opt/cuda")
+
+    monkeypatch.setenv("JITTOR_HOME", "/another")
+    monkeypatch.setattr(build, "find_nvcc", lambda: Path("/cuda/bin/nvcc"))
+    monkeypatch.setattr(build, "standin_gpu", lambda _: {"JSEG_CUDA_HOME": "/standin"})
+    monkeypatch.setattr(cuda, "wheel_folders", lambda: [tmp_path / "nvidia"])
+    monkeypatch.setattr(pack_wheels.subprocess, "call", lambda *_, **__: None)
+    with pytest.raises(UserError, match=r"pip install 'jseg\[cuda13\]'"):
+        pack_wheels.compile_kernels(packed, "9.0", cache)
+    headers.parent.mkdir(parents=True)
+    headers.write_text("")
+    with pytest.raises(UserError, match="no kernel was compiled"):
+        pack_wheels.compile_kernels(packed, "9.0", cache)
+    monkeypatch.setattr(pack_wheels.subprocess, "call", compile_one)
+    pack_wheels.compile_kernels(packed, "9.0", cache)
+    assert (asked["STANDIN_CAPABILITY"], asked["JSEG_CUDA_HOME"]) == ("90", "/standin")
+    assert asked["JSEG_CACHE"] == str(cache) and "JITTOR_HOME" not in asked
+    with tarfile.open(packed / "kernels.tar.gz") as archive:
+        names = {Path(name).name for name in archive.getnames()}
+    assert {"op.so", "Python.h", "pyconfig.h"} <= names and "cuda-13.0" not in names
+    monkeypatch.undo()
+    shutil.rmtree(cache)
+    (packed / "install.sh").write_text(pack_wheels.install_script(PYTHON, ["jseg"], cache=cache))
+    done = install(packed, tmp_path / "venv")
+    assert done.returncode == 0, done.stderr
+    assert compiled.read_bytes() == b"kernel"
+    assert os.readlink(tmp_path / "venv" / "jseg_cache") == str(cache)
+
+
+def test_kernels_that_cannot_be_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    other = "3.10" if PYTHON != "3.10" else "3.11"
+    for python, kernels, words in (
+        (PYTHON, ("9", "/c"), "plain absolute path"), (PYTHON, ("9.0", "c"), "plain absolute path"),
+        (other, ("9.0", "/c"), f"run this with python{other}"),
+    ):  # fmt: skip
+        monkeypatch.setattr(sys, "argv", ["pack_wheels.py", "--python", python, "--kernels", *kernels, "/dev/null/out"])
+        with pytest.raises(UserError, match=words):
+            pack_wheels.main()
+
+
+def compiled_files(cache: Path) -> dict[Path, int]:
+    """Times at which the files that compilers write were written."""
+    return {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.suffix in (".so", ".o")}
+
+
+@pytest.mark.slow
+def test_carried_kernels_need_no_compiler(tmp_path: Path) -> None:
+    """Compiles Jittor's core and attention for CUDA, then starts from the archive on a host of another name."""
+    nvcc, cache = build.find_nvcc(), tmp_path / "kernels"
+    if not nvcc or not any((folder / "include/cublas_v2.h").is_file() for folder in cuda.wheel_folders()):
+        pytest.skip("no wheels of CUDA 13 (pip install 'jseg[cuda13]')")
+    part = ("--only", "attention, bf16", "--size", "shapes")
+    pack_wheels.compile_kernels(tmp_path, "9.0", cache, part)
+    shutil.rmtree(cache)
+    with tarfile.open(tmp_path / "kernels.tar.gz") as archive:
+        archive.extractall(cache, filter="tar")
+    before = compiled_files(cache)
+    environment = {
+        **os.environ,
+        **build.standin_gpu(nvcc),
+        "JSEG_CACHE": str(cache),
+        "PYTHONPATH": str(pack_wheels.REPOSITORY),
+    }
+    command = [sys.executable, "tools/gpu_report.py", "--part", "attention", "--precision", "bf16", "--batch", "2",
+               "--size", "shapes"]  # fmt: skip
+    script = 'hostname another && [ "$(hostname)" = another ] && exec "$@"'
+    done = subprocess.run(["unshare", "--uts", "sh", "-c", script, "sh", *command], env=environment,
+                          capture_output=True, text=True, cwd=pack_wheels.REPOSITORY)  # fmt: skip
+    assert '"forward_seconds"' in done.stdout, done.stderr
+    assert len(before) > 100 and compiled_files(cache) == before
 
 
 @pytest.mark.slow
