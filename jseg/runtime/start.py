@@ -26,7 +26,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from pathlib import Path
 
 from jseg.errors import UserError
-from jseg.files import save_details, whole_file
+from jseg.files import save_details, write_whole
 from jseg.runtime import cuda, toolchain
 from jseg.runtime.prepare import CACHE_NAME, prepare
 
@@ -106,6 +106,7 @@ def _import_jittor(jittor_home: Path, cache: Path, ready: cuda.Ready | None) -> 
         python = cache / "python"  # for Jittor's compile processes
         home, interpreter = shlex.quote(str(jittor_home)), shlex.quote(sys.executable)
         _write_if_changed(python, f'#!/bin/sh\nHOME={home} exec {interpreter} "$@"\n')
+        python.chmod(0o755)
         jittor.flags.python_path = f'"{python}"'
         if jittor_utils.pool_size:  # end the processes that compiled the core; Jittor makes new ones if needed
             jittor_utils.p.terminate()
@@ -182,6 +183,4 @@ def _set_environment(variables: dict[str, str | None]) -> None:
 
 def _write_if_changed(path: Path, text: str) -> None:
     if not path.exists() or path.read_text(encoding="utf-8", errors="replace") != text:
-        with whole_file(path) as file:
-            os.fchmod(file.fileno(), 0o755)  # most are scripts
-            file.write(text.encode())
+        write_whole(path, text.encode())
