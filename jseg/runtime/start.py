@@ -42,9 +42,10 @@ def start(device: str = "auto") -> str:
     if device not in ("auto", "cpu", "cuda"):
         raise UserError(f"device {device!r}: choose from auto, cpu, cuda")
     preparation = prepare()
-    cache = toolchain.compile_cache(preparation.jittor_home)
-    if not _started and (problem := preparation.problem or toolchain.problem(cache)):
-        raise UserError(problem)
+    if not _started:
+        cache = toolchain.compile_cache(preparation.jittor_home)
+        if problem := preparation.problem or toolchain.problem(cache):
+            raise UserError(problem)
     importing, ready = not _started and "jittor" not in sys.modules, None
     if importing and device != "cpu" and preparation.toolkit:  # for the CPU alone nothing is compiled for CUDA
         try:
