@@ -133,13 +133,12 @@ def attention_inputs(sizes: Sizes) -> tuple[list[jt.Var], Callable[[], jt.Var]]:
     check_device(sizes.precision)
     model, side = sizes.model, sizes.image // sizes.model.patch_size
     generator, dtype = np.random.default_rng(0), COMPUTE_TYPES[sizes.precision]
-    tokens, width = 1 + sizes.patches + sizes.model.region_grid**2, model.width
+    tokens, width = 1 + sizes.patches + model.region_grid**2, model.width
     inputs = [
         cast(jt.array(generator.standard_normal((sizes.batch, *shape), dtype=np.float32)), dtype)
         for shape in ((tokens, 3 * width), (model.prompts, 3 * width), (tokens, width))
     ]
-    grids = (side, side), (model.region_grid,) * 2
-    return inputs, lambda: region_attention(*inputs[:2], model.heads, 1, *grids)
+    return inputs, lambda: region_attention(*inputs[:2], model.heads, 1, (side, side), (model.region_grid,) * 2)
 
 
 def attention(sizes: Sizes) -> Workload:

@@ -123,8 +123,7 @@ def make_ready(toolkit: Toolkit, cache: Path) -> Ready:
         raise UserError("the driver shows no GPU (see nvidia-smi and CUDA_VISIBLE_DEVICES)")
     oldest, newest = 75 if toolkit.version >= (13, 0) else 50, 90 if toolkit.version < (12, 8) else 999
     if found[0] < 50:
-        old = f"the GPU of compute capability {found[0] / 10} is too old (5.0 or newer is needed)"
-        raise UserError(f"{old}: use --device cpu, or hide it with CUDA_VISIBLE_DEVICES")
+        raise UserError(f"a GPU of compute capability {found[0] / 10} is too old (5.0 is needed): use --device cpu")
     for capability in found:
         if not oldest <= capability <= newest:
             wanted = "12 or older" if capability < oldest else "12.8 or newer"
@@ -134,8 +133,7 @@ def make_ready(toolkit: Toolkit, cache: Path) -> Ready:
     if home != Path("/usr"):  # the distribution's own package lies in /usr; Jittor knows it
         # always the same path, whichever toolkit: it is part of Jittor's keys for compiled files
         folder = cache / f"cuda-{toolkit.version[0]}.{toolkit.version[1]}"
-        parts = [f"{path} {path.stat().st_size}" for path in toolkit.libraries]
-        state = "\n".join([str(nvcc), *map(str, toolkit.includes), *parts])
+        state = repr((nvcc, toolkit.includes, [(path, path.stat().st_size) for path in toolkit.libraries]))
         if folder.is_dir() and (folder / "state").read_text(encoding="utf-8") != state:
             shutil.rmtree(folder)
         with whole_folder(folder) as new:

@@ -93,9 +93,7 @@ def _import_jittor(jittor_home: Path, cache: Path, ready: cuda.Ready | None) -> 
             with suppress(FileExistsError):
                 headers.symlink_to(sysconfig.get_path("include"))
             lock.jittor_lock = lock.Lock(lock.lock_path)
-            sys.path.remove(jittor_utils.cache_path)
-            sys.path.append(str(cache))
-            jittor_utils.cache_path = str(cache)
+            sys.path[sys.path.index(jittor_utils.cache_path)] = jittor_utils.cache_path = str(cache)
             jittor_utils._py3_include_path = f'-I"{headers}"'
             jittor_utils._py3_extension_suffix = sysconfig.get_config_var("EXT_SUFFIX")
             core_exists = any(cache.glob("cu*/jittor_core*.so" if ready else "jittor_core*.so"))
@@ -163,9 +161,8 @@ def _import_surroundings(jittor_home: Path, cache: Path, ready: cuda.Ready | Non
             subprocess.getstatusoutput = lambda _: (0, ready.kind.replace("_", "\n"))
         yield
     finally:
-        subprocess.getstatusoutput = ask
         _set_environment(before)
-        sys.path[:] = path
+        sys.path[:], subprocess.getstatusoutput = path, ask
         ssl._create_default_https_context, sys.excepthook = context, hook
         for number, handler in handlers.items():
             if handler is not None and threading.current_thread() is threading.main_thread():

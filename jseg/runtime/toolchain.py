@@ -6,7 +6,6 @@ import hashlib
 import importlib.util
 import os
 import platform
-import re
 import shutil
 import struct
 import subprocess
@@ -54,9 +53,8 @@ def compile_cache(jittor_home: Path) -> Path:
 
     Else its name stands for all that decides whether compiled files run here; unlike Jittor's, not for the host's name.
     """
-    ahead = compiled_ahead(jittor_home)
-    line = re.search(r"^flags\s*:(.*)", Path("/proc/cpuinfo").read_text("utf-8", "replace"), re.MULTILINE)
-    flags = set(line.group(1).split()) if line else set()
+    ahead, text = compiled_ahead(jittor_home), Path("/proc/cpuinfo").read_text("utf-8", "replace")
+    flags = set(text.partition("\nflags")[2].partition("\n")[0].split())
     if ahead.is_dir() and flags >= X86_64_V3:
         return ahead
     parts = (package_version("jittor"), jittor_folder(), output_of(find_compiler(), "--version"), platform.libc_ver(),
