@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from jseg.files import cache_folder
-from jseg.runtime import cuda, toolchain
+from jseg.runtime import cuda, precompiled, toolchain
 
-CACHE_NAME = "jseg"  # kernels built with these flags do not mix with those of other Jittor programs
+CACHE_NAME = "jseg_gch"  # kernels built with these flags do not mix with those of other Jittor programs
 CUDA_VARIABLES = {"conv_opt": "1", "use_cutt": "0", "use_nccl": "0", "use_cutlass": "0"}  # no cuDNN 8, no downloads
 ONEDNN_VERSION = "2021.2.0"  # the release 2.2 that Jittor asks for
 ONEDNN_PACKAGES = ("onednn-cpu-gomp", "onednn-devel-cpu-gomp")
@@ -65,7 +65,7 @@ def prepare() -> Preparation:
     else:
         os.environ[cuda.NOTE] = found.cuda_note  # child processes see only that nvcc_path is empty
     if "kernel_flags" not in os.environ:  # NaN checks must hold in compiled kernels; Jittor needs the blanks
-        defaults |= {"kernel_flags": " -fno-finite-math-only ", "cache_name": CACHE_NAME}
+        defaults |= {"kernel_flags": f" -fno-finite-math-only {precompiled.KERNEL_MACROS}", "cache_name": CACHE_NAME}
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     threads, cores = os.environ.get("OMP_NUM_THREADS", ""), len(os.sched_getaffinity(0))

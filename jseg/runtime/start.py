@@ -27,9 +27,20 @@ from pathlib import Path
 
 from jseg.errors import UserError
 from jseg.files import save_details, write_whole
-from jseg.runtime import cuda, toolchain
+from jseg.runtime import cuda, precompiled, toolchain
 from jseg.runtime.prepare import CACHE_NAME, prepare
 
+# What Jittor starts as `python`. Its asm_tuner.py compiles each kernel, and only needs to where a comment asks for it.
+PYTHON = """#!/bin/sh
+case $1 in */asm_tuner.py)
+    if ! grep -q @begin "$3"; then
+        compiler=${{2#--cc_path=}}
+        shift 2
+        exec "$compiler" "$@"
+    fi
+esac
+HOME={home} exec {interpreter} "$@"
+"""
 _started = False
 
 
@@ -101,10 +112,13 @@ def _import_jittor(jittor_home: Path, cache: Path, ready: cuda.Ready | None) -> 
                 print(f"{notice} (a few minutes)", file=terminal, flush=True)
             with lock.lock_scope():  # else another process may be writing them
                 toolchain.remove_cut_libraries(cache)
+                if "cc_flags" not in os.environ and precompiled.KERNEL_MACROS in os.environ["kernel_flags"]:
+                    cuda_headers = ready.nvcc.parents[1] / "include" if ready else None
+                    os.environ["cc_flags"] = precompiled.lay_out(cache, headers, cuda_headers, not core_exists)
             import jittor
         python = cache / "python"  # for Jittor's compile processes
         home, interpreter = shlex.quote(str(jittor_home)), shlex.quote(sys.executable)
-        _write_if_changed(python, f'#!/bin/sh\nHOME={home} exec {interpreter} "$@"\n')
+        _write_if_changed(python, PYTHON.format(home=home, interpreter=interpreter))
         python.chmod(0o755)
         jittor.flags.python_path = f'"{python}"'
         if jittor_utils.pool_size:  # end the processes that compiled the core; Jittor makes new ones if needed
@@ -137,7 +151,7 @@ def _import_surroundings(jittor_home: Path, cache: Path, ready: cuda.Ready | Non
         changes |= {"nvcc_path": str(ready.nvcc), "cuda_archs": architectures}
         if os.environ.get("cache_name") == CACHE_NAME:  # not one that the user has chosen
             changes["cache_name"] = f"{CACHE_NAME}_{ready.kind}"
-    before = {name: os.environ.get(name) for name in (*changes, "nvcc_path", "cuda_archs", "cache_name")}
+    before = {name: os.environ.get(name) for name in (*changes, "nvcc_path", "cuda_archs", "cache_name", "cc_flags")}
     path, context, hook = list(sys.path), ssl._create_default_https_context, sys.excepthook
     ask = subprocess.getstatusoutput
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGCHLD)}

@@ -37,7 +37,7 @@ def test_everything_jittor_reads_is_set(fresh: Callable, tmp_path: Path, monkeyp
     assert os.environ["nvcc_path"] == ""  # nvcc without a driver would abort Jittor
     assert not set(prepare.CUDA_VARIABLES) & set(os.environ)
     assert "-fno-finite-math-only" in os.environ["kernel_flags"]
-    assert os.environ["cache_name"] == "jseg"
+    assert os.environ["cache_name"] == prepare.CACHE_NAME
     assert os.environ["log_silent"] == "1"
 
 
