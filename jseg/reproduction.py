@@ -20,6 +20,7 @@ from jseg.data.class_names import classes_of
 from jseg.engine.checkpoint import METRICS_NAME, WEIGHTS_NAME, checkpoint_path, checkpoints_in
 from jseg.errors import UserError
 from jseg.files import write_json, write_whole
+from jseg.outputs import TEXT_MARK, check_outputs
 from jseg.weights.reader import read_weight_file, sha256_of_file
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -158,7 +159,9 @@ def train(row: Row, seed: int, folder: Path, device: str) -> list[str]:
     return [f"training of {row.name}, seed {seed}: it failed or was stopped, see above: the same again"]
 
 
-def measure(row: Row, source: str, weights: Path, results: Path, device: str) -> Metrics | None:
+def measure(
+    row: Row, source: str, weights: Path, results: Path, device: str, overwrite: bool = False
+) -> Metrics | None:
     """Evaluates one weight file of a row, or takes the metrics on record; None when the evaluation failed."""
     folder, values = results / row.name / source, to_dict(row.read())
     for section, key in (("data", "root"), ("data", "workers"), ("model", "init"), ("test", "window_batch")):
@@ -172,13 +175,14 @@ def measure(row: Row, source: str, weights: Path, results: Path, device: str) ->
             return record["metrics"]
     except (OSError, ValueError):  # never measured, or the record was cut off: measure again
         pass
+    check_outputs([folder / METRICS_NAME, folder / "record.json"], [weights], folder, overwrite)
     (folder / METRICS_NAME).unlink(missing_ok=True)
     # the exit code says whether it meets the config's expectations, too
     run_net(row.arguments("val", folder, device, [] if source == PLAIN_CLIP else ["--weights", str(weights)]))
     if not (folder / METRICS_NAME).is_file():
         return None
-    metrics = json.loads((folder / METRICS_NAME).read_text())
-    metrics.pop("IoU")
+    found = json.loads((folder / METRICS_NAME).read_text())
+    metrics = {name: found[name] for name in HEADLINE}
     write_json(folder / "record.json", {"identity": identity, "metrics": metrics, "weights": str(weights)})
     return metrics
 
@@ -226,7 +230,14 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
 
 
 def reproduce(
-    suite: str, rows: list[Row], folder: Path, results: Path, device: str, train_too: bool, seeds: Sequence[int] = ()
+    suite: str,
+    rows: list[Row],
+    folder: Path,
+    results: Path,
+    device: str,
+    train_too: bool,
+    seeds: Sequence[int] = (),
+    overwrite: bool = False,
 ) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
     """Trains (with `train_too`) one seed of all rows, then the next; measures all and writes the tables after each.
 
@@ -244,7 +255,7 @@ def reproduce(
         for row in rows:
             absent, measured = missing(row, folder), {}
             for source, weights in ({} if absent else weights_found(row, folder)).items():
-                if metrics := measure(row, source, weights, results, device):
+                if metrics := measure(row, source, weights, results, device, overwrite):
                     measured[source] = metrics
                 else:
                     absent.append(f"metrics of {weights}: the evaluation failed, see above: the same again")
@@ -254,7 +265,7 @@ def reproduce(
         lines = [f"- {name} lacks {item}" for name, items in lacking.items() for item in items]
         text = "\n".join([markdown(table), "", *lines, ""])
         print(text, flush=True)
-        write_whole(results / f"{suite}.md", text.encode())
+        write_whole(results / f"{suite}.md", (TEXT_MARK + text).encode())
         write_json(results / f"{suite}.json", {"suite": suite, "rows": table, "missing": lacking})
         print(f"written: {results / suite}.md and .json", flush=True)
     return table, lacking

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from jseg.errors import UserError
 from jseg.files import check_writable, write_whole
+from jseg.outputs import TEXT_MARK, check_outputs
 from jseg.runtime import cuda
 from jseg.runtime.prepare import findings, prepare
 
@@ -91,6 +92,7 @@ def main() -> int:
     """Runs all parts; see the module docstring."""
     parser = ArgumentParser(__doc__, prog="gpu_report.py")
     parser.add_argument("--report", type=Path, default=Path("work_dirs/gpu/report.md"), help="file to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that jseg did not write")
     parser.add_argument("--only", default="", metavar="WORDS", help="only parts whose name holds this")
     parser.add_argument("--steps", type=int, help="only the long run, of so many steps, in this process")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the long run (default: fp32)")
@@ -101,6 +103,7 @@ def main() -> int:
         return long_run(args.steps, args.precision)
     folder = check_writable(args.report.absolute().parent)
     chosen = {name: arguments for name, arguments in parts(folder).items() if args.only in name}
+    check_outputs([args.report], folder=folder, overwrite=args.overwrite)
     if not chosen:
         raise UserError(f"--only {args.only!r}: no part has such a name")
     found = {finding.name: finding.found for finding in findings(prepare())}
@@ -114,7 +117,7 @@ def main() -> int:
         lines.append(f"| {name} | {state} | {seconds:.0f} | {last.replace('|', '/')} |")
         print(f"{state:12} {seconds:7.0f} s  {name}: {last}", flush=True)
         # after each part: a crash of the machine loses nothing
-        write_whole(args.report, ("\n".join(lines) + "\n").encode())
+        write_whole(args.report, (TEXT_MARK + "\n".join(lines) + "\n").encode())
     print(f"report: {args.report}")
     return int(failed)
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from jseg.errors import UserError
 from jseg.files import write_whole
+from jseg.outputs import check_outputs
 from jseg.runtime.toolchain import JITTOR
 
 REPOSITORY = Path(__file__).parents[1]
@@ -86,6 +87,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, metavar="OUT", help="folder to fill")
     parser.add_argument("--python", choices=("3.10", "3.11", "3.12"), required=True, help="Python of the other machine")
     parser.add_argument("--cuda13", action="store_true", help="pack a CUDA 13 toolkit too (for drivers from 580 on)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     parser.add_argument(
         "--also", action="append", default=[], metavar="REQUIREMENT", help="pack this too, such as pytest (repeatable)"
     )
@@ -95,6 +97,7 @@ def main() -> None:
     )  # fmt: skip
     args = parser.parse_args()
     args.folder = args.folder.absolute()
+    check_outputs([args.folder / "install.sh"], overwrite=args.overwrite)
     requirements = pack(args.folder, args.python, ["cuda13"] if args.cuda13 else [], args.also)
     leave_out(args.folder, args.without)
     write_whole(args.folder / "install.sh", install_script(args.python, requirements, not args.without).encode())

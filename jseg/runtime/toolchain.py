@@ -53,7 +53,8 @@ def find_python_config() -> str:
 
 def problem() -> str:
     """Why Jittor cannot be imported here, with the command that fixes it; "" when it can."""
-    folder, numpy, python = jittor_folder(), package_version("numpy"), f"python3.{sys.version_info.minor}"
+    folder, python, imported = jittor_folder(), f"python3.{sys.version_info.minor}", sys.modules.get("numpy")
+    numpy = imported.__version__ if imported else package_version("numpy")
     compiler = os.environ.get("cc_path") or "g++"
     checks = {
         f"Jittor is not installed in {sys.executable}: pip install {JITTOR}": bool(folder),
