@@ -182,7 +182,7 @@ def measure(
     if not (folder / METRICS_NAME).is_file():
         return None
     found = json.loads((folder / METRICS_NAME).read_text())
-    metrics = {name: found[name] for name in HEADLINE}
+    metrics = {name: found[name] for name in METRICS}
     write_json(folder / "record.json", {"identity": identity, "metrics": metrics, "weights": str(weights)})
     return metrics
 
