@@ -44,29 +44,28 @@ def write_images(images: dict[Path, np.ndarray | Image.Image]) -> None:
             image.save(file, format="PNG", compress_level=3 if image.mode == "RGB" else 6, pnginfo=mark)
 
 
-def label_image(path: Path, labels: np.ndarray, palette: np.ndarray) -> Image.Image:
-    """(H, W) integers in [0, n), for the file `path`, with an (n, 3) uint8 RGB palette; as 16-bit grey if n > 256."""
+def write_label_map(
+    path: Path, labels: np.ndarray, palette: np.ndarray, also: dict[Path, np.ndarray] | None = None
+) -> None:
+    """Writes (H, W) integers in [0, n) as a PNG with an (n, 3) uint8 RGB palette, as 16-bit grey if n > 256.
+
+    Images in `also` appear together with it, or neither does.
+    """
     if labels.size and not 0 <= labels.min() <= labels.max() < len(palette):
         raise UserError(f"{path}: labels {labels.min()}..{labels.max()} do not fit a palette of {len(palette)} colours")
     image = Image.fromarray(labels.astype(np.uint16 if len(palette) > 256 else np.uint8))
     if len(palette) <= 256:
         image.putpalette(np.ascontiguousarray(palette, dtype=np.uint8).tobytes())
-    return image
-
-
-def write_label_map(path: Path, labels: np.ndarray, palette: np.ndarray) -> None:
-    """Writes a `label_image`."""
-    write_images({path: label_image(path, labels, palette)})
+    write_images({**(also or {}), path: image})
 
 
 def write_segmentation(
     folder: Path, name: str, labels: np.ndarray, palette: np.ndarray, drawn: np.ndarray, overwrite: bool = False
 ) -> None:
-    """Writes a `label_image` and an overlay, (H, W, 3) uint8 RGB, to `output_paths`: both or none of them."""
+    """Writes a label map and an overlay, (H, W, 3) uint8 RGB, to `output_paths`: both or none of them."""
     label_path, overlay_path = paths = output_paths(folder, name)
     check_outputs(paths, folder=folder, overwrite=overwrite)  # once more: hours may have passed since the start
-    # the longer name first, because it may be too long
-    write_images({overlay_path: drawn, label_path: label_image(label_path, labels, palette)})
+    write_label_map(label_path, labels, palette, {overlay_path: drawn})  # the longer name first: it may be too long
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, palette: np.ndarray, opacity: float = 0.55) -> np.ndarray:

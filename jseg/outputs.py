@@ -6,9 +6,11 @@ So there is no list of files that several runs in one folder, or killed ones, co
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from jseg.errors import UserError
 from jseg.files import JSON_MARK
@@ -16,7 +18,6 @@ from jseg.files import JSON_MARK
 PNG_MARK = b"jsEG"  # a private chunk; by its last capital no editor keeps it in an image that was changed (PNG, 14.2)
 TEXT_MARK = "<!-- jseg -->\n"
 MARKS = (b"\0\0\0\0" + PNG_MARK, f'"{JSON_MARK}": "'.encode(), TEXT_MARK.encode())
-CURE = "choose another folder or name"
 
 
 def is_ours(path: Path) -> bool:
@@ -29,33 +30,28 @@ def is_ours(path: Path) -> bool:
 
 
 def check_outputs(
-    outputs: Iterable[Path], inputs: Iterable[str | Path | None] = (), folder: Path | None = None,
-    overwrite: bool = False,
-) -> None:  # fmt: skip
+    outputs: Iterable[Path], inputs: Iterable[Any] = (), folder: Path | None = None, overwrite: bool = False
+) -> None:
     """Raises UserError unless all `outputs` may be written.
 
-    No two may be the same, none may be an input (links are followed) or lead out of `folder`. What exists may be
-    replaced only with `overwrite`, but in a `folder` also where jseg wrote it.
+    None may be given twice, lie outside of `folder`, or be one of the paths `inputs`, links followed. What exists may
+    be replaced only with `overwrite`, but in a `folder` also where jseg wrote it.
     """
-    outputs = list(outputs)
-    if len(set(outputs)) < len(outputs):
-        double = next(path for path in outputs if outputs.count(path) > 1)
-        raise UserError(f"{double} would be written twice: rename an input, or use several folders")
-    for parent in {path.parent for path in outputs} if folder is not None else ():
-        if not Path(os.path.realpath(parent)).is_relative_to(os.path.realpath(folder)):
-            raise UserError(f"{parent} leads out of {folder}: {CURE}")
-    existing = [path for path in outputs if os.path.lexists(path)]
-    read = {_identity(path) for path in inputs if path and os.path.exists(path)} if existing else ()
-    for path in existing:
-        if path.exists() and _identity(path) in read:
-            raise UserError(f"{path} itself would be overwritten: {CURE}")
-        if path.exists() and not path.is_file():
-            raise UserError(f"{path} is no file that could be replaced: {CURE}")
-        if not overwrite and (folder is None or not is_ours(path)):
-            found = "exists" if folder is None else "was not written by jseg"
-            raise UserError(f"{path} {found}: {CURE}, or pass --overwrite to replace it")
-
-
-def _identity(path: str | Path) -> tuple[int, int]:
-    facts = os.stat(path)
-    return facts.st_dev, facts.st_ino
+    seen: set[Path] = set()
+    read = {os.stat(path)[1:3] for path in inputs if path and os.path.exists(path)}  # inode and device
+    real = functools.cache(os.path.realpath)  # many files lie in few folders
+    for path in outputs:
+        problem = ""
+        if path in seen:
+            problem = "would be written twice"
+        elif folder is not None and not Path(real(path.parent)).is_relative_to(real(folder)):
+            problem = f"lies outside of {folder}"
+        elif path.exists() and os.stat(path)[1:3] in read:
+            problem = "itself would be overwritten"
+        elif path.exists() and not path.is_file():
+            problem = "is no file that could be replaced"
+        elif os.path.lexists(path) and not overwrite and (folder is None or not is_ours(path)):
+            problem = f"{'exists' if folder is None else 'was not written by jseg'}: pass --overwrite to replace it"
+        if problem:
+            raise UserError(f"{path} {problem}: choose another folder or name")
+        seen.add(path)

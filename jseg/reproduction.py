@@ -20,7 +20,7 @@ from jseg.data.class_names import classes_of
 from jseg.engine.checkpoint import METRICS_NAME, WEIGHTS_NAME, checkpoint_path, checkpoints_in
 from jseg.errors import UserError
 from jseg.files import write_json, write_whole
-from jseg.outputs import TEXT_MARK, check_outputs
+from jseg.outputs import TEXT_MARK
 from jseg.weights.reader import read_weight_file, sha256_of_file
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -159,9 +159,7 @@ def train(row: Row, seed: int, folder: Path, device: str) -> list[str]:
     return [f"training of {row.name}, seed {seed}: it failed or was stopped, see above: the same again"]
 
 
-def measure(
-    row: Row, source: str, weights: Path, results: Path, device: str, overwrite: bool = False
-) -> Metrics | None:
+def measure(row: Row, source: str, weights: Path, results: Path, device: str) -> Metrics | None:
     """Evaluates one weight file of a row, or takes the metrics on record; None when the evaluation failed."""
     folder, values = results / row.name / source, to_dict(row.read())
     for section, key in (("data", "root"), ("data", "workers"), ("model", "init"), ("test", "window_batch")):
@@ -175,7 +173,6 @@ def measure(
             return record["metrics"]
     except (OSError, ValueError):  # never measured, or the record was cut off: measure again
         pass
-    check_outputs([folder / METRICS_NAME, folder / "record.json"], [weights], folder, overwrite)
     (folder / METRICS_NAME).unlink(missing_ok=True)
     # the exit code says whether it meets the config's expectations, too
     run_net(row.arguments("val", folder, device, [] if source == PLAIN_CLIP else ["--weights", str(weights)]))
@@ -230,14 +227,7 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
 
 
 def reproduce(
-    suite: str,
-    rows: list[Row],
-    folder: Path,
-    results: Path,
-    device: str,
-    train_too: bool,
-    seeds: Sequence[int] = (),
-    overwrite: bool = False,
+    suite: str, rows: list[Row], folder: Path, results: Path, device: str, train_too: bool, seeds: Sequence[int] = ()
 ) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
     """Trains (with `train_too`) one seed of all rows, then the next; measures all and writes the tables after each.
 
@@ -255,7 +245,7 @@ def reproduce(
         for row in rows:
             absent, measured = missing(row, folder), {}
             for source, weights in ({} if absent else weights_found(row, folder)).items():
-                if metrics := measure(row, source, weights, results, device, overwrite):
+                if metrics := measure(row, source, weights, results, device):
                     measured[source] = metrics
                 else:
                     absent.append(f"metrics of {weights}: the evaluation failed, see above: the same again")

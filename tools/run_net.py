@@ -10,13 +10,12 @@ starts share the work. Exit codes: 0 fine; 1 the expected numbers were missed; 2
 
 from __future__ import annotations
 
-from jseg.runtime.command_line import ArgumentParser, add_device_options, run, unfailing_output
+from jseg.runtime.command_line import ArgumentParser, add_device_options, print_without_fail, run
 
 import argparse
 import shlex
 import shutil
 import sys
-from contextlib import nullcontext
 from pathlib import Path
 
 from jseg.clip.class_embeddings import class_embeddings
@@ -73,8 +72,9 @@ def training_command(options: argparse.Namespace, world: int, resumes: bool) -> 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one task; see the module docstring."""
     options = parse_arguments(arguments)
-    unfailing = unfailing_output() if options.task == "train" else nullcontext()
-    with unfailing, join_ranks() as ranks:
+    if options.task == "train":
+        print_without_fail()
+    with join_ranks() as ranks:
         config = read_config(options.config_file, options.overrides)
         task = Run(
             options.task, config, ranks, options.work_dir, save_dir=options.save_dir, weights=options.weights,

@@ -29,16 +29,13 @@ def read_names(path: Path, remedy: str = "") -> list[str]:
     """Names of a split file, one a line; UserError for a missing or empty file, and names that no file can have."""
     if not path.is_file():
         raise UserError(f"split file {path} does not exist{remedy}")
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # an editor may have put a byte order mark first
-    except UnicodeDecodeError as error:
-        raise UserError(f"split file {path} is no UTF-8 text (perhaps UTF-16): save it as UTF-8") from error
+    text = path.read_text(encoding="utf-8-sig", errors="replace")  # an editor may have put a byte order mark first
     names = [line.strip() for line in text.splitlines() if line.strip()]
     if not names:
         raise UserError(f"split file {path} names no image: it needs one name a line, without suffix")
     for name in names:
-        if name.startswith("/") or ".." in name.split("/") or any(ord(sign) < 32 for sign in name):
-            cure = "no leading slash, no `..`, no control characters"
+        if name.startswith("/") or ".." in name.split("/") or any(sign < " " or sign == "\ufffd" for sign in name):
+            cure = "it must be UTF-8 text (not UTF-16), with no leading slash, no `..` and no control characters"
             raise UserError(f"split file {path}: {name!r} is no name inside the data folder: {cure}")
     return names
 
@@ -69,9 +66,8 @@ class SegmentationDataset:
             if not self.names:
                 raise UserError(f"folder {folder} holds no *{suffix}: correct data.{self.section}.images, image_suffix")
         if check_files and (missing := self.missing_files()):
-            endings = tuple(filter(None, (self.files.image_suffix, self.files.label_suffix)))
-            if suffixed := [name for name in self.names if name.endswith(endings)]:
-                remedy = f"names in {self.files.names} must have no suffix: {suffixed[0]!r}"
+            if any(name.endswith(self.files.image_suffix or "/") for name in self.names):
+                remedy = f"names in {self.files.names} must have no suffix {self.files.image_suffix}"
             text = f"{len(missing)} files are missing: {listed(missing, 5)} ({remedy})"
             raise UserError(f"{self.class_list.title} {self.section}: {text}")
 

@@ -113,8 +113,7 @@ class Drawings:
     """Label maps in the data set's own numbering, overlays, and a sheet of examples (see `check_outputs`)."""
 
     def __init__(self, save_dir: Path, dataset: Dataset, config: Config, overwrite: bool = False) -> None:
-        self.save_dir, self.dataset, self.overwrite = Path(save_dir), dataset, overwrite
-        classes = dataset.class_list
+        self.save_dir, self.overwrite, self.dataset, classes = Path(save_dir), overwrite, dataset, dataset.class_list
         supervised = config.data.setting == "supervised"  # then no class was hidden in training
         self.classes = classes.names, classes.palette, () if supervised else class_groups(classes, config)[1]
         self.title = f"{classes.title}, {config.data.setting}"
@@ -143,6 +142,5 @@ class Drawings:
         examples = dict(sorted(item for share in ranks.all_gather(self.examples) for item in share.items()))
         if ranks.first:
             path = self.save_dir / SHEET_NAME
-            check_outputs([path], (), self.save_dir, self.overwrite)
             drawing.write_images({path: drawing.sheet([*examples.values()], *self.classes, self.title)})
             print(f"label maps and overlays of {len(self.dataset)} images: {self.save_dir}\nsheet: {path}", flush=True)

@@ -87,9 +87,8 @@ class Run:
         if init not in ("", "random") and not knows_text:
             self.clip = read_clip_weights(init)
         if self.task != "test" and not used:  # checkpoints tell that the folder is a run's
-            names = [checkpoint.METRICS_NAME, *(checkpoint.RUN_FILES if training else ())]
-            inputs = self.weights, config.model.init, config.text.embeddings
-            check_outputs([self.work_dir / name for name in names], inputs, self.work_dir, self.overwrite)
+            written = [self.work_dir / name for name in checkpoint.RUN_FILES[: None if training else 1]]
+            check_outputs(written, (self.weights, config.model.init), self.work_dir, self.overwrite)
         check_writable(self.work_dir)
         if training:
             say(batch_lines(config, self.ranks.world))

@@ -25,9 +25,8 @@ class StopRequest:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
-        for number in SIGNALS:
-            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup does
-                self._previous[number] = signal.signal(number, self._receive)
+        for number in (number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN):  # nohup ignores it
+            self._previous[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -77,8 +77,7 @@ def train(run: Run) -> None:
     if ending == "stopped":
         saved = f"saved after iteration {progress.iteration} of {config.train.iterations}; go on with"
         where = saved if progress.iteration else "stopped before the first iteration; start again with"
-        cause = stop.signal_name or (training.problem and "an error") or "another process"
-        say(f"{cause}: {where}\n  {run.command(progress.iteration > 0)}")
+        say(f"{stop.signal_name or 'stopped'}: {where}\n  {run.command(progress.iteration > 0)}")
     if training.problem:
         raise training.problem
 

@@ -12,11 +12,11 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 from jseg.errors import CheckFailed, UserError
 from jseg.files import save_details
@@ -27,18 +27,12 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def __init__(self, doc: str | None = None, **options: Any) -> None:
         super().__init__(**{"description": (doc or "").split("\n")[0]} | options)
-        self.register("type", Path, path_of)  # for all arguments of type Path
+        # for all arguments of type Path: an empty one would be the current folder
+        self.register("type", Path, lambda text: Path(text or self.error("a path is empty")))
 
     def error(self, message: str) -> NoReturn:
         """Raises UserError where argparse would print its usage and exit."""
         raise UserError(f"{message} (see {self.prog} --help)")
-
-
-def path_of(text: str) -> Path:
-    """The path that an argument names; an empty one would be the current folder."""
-    if not text:
-        raise argparse.ArgumentTypeError("the path is empty")
-    return Path(text)
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:
@@ -62,45 +56,23 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         code = error.code
     except BaseException as error:
         code = exit_code(error)
-    _forget_unwritten()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            type(stream).flush(stream)  # its own: see `print_without_fail`
+        except (OSError, ValueError):  # Python would try it again while it ends, and complain
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(code)
 
 
-def _forget_unwritten() -> None:
-    """Flushes the streams; what cannot be written is dropped: Python would try it again while it ends, and complain."""
+def print_without_fail() -> None:
+    """From now on no print fails: on a full disk, a closed terminal, or when the reader of the output has gone."""
+
+    def attempt(call: Callable[..., object], *arguments: object) -> None:
+        with suppress(OSError, ValueError):
+            call(*arguments)
+
     for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-class _Unfailing:
-    """A text stream that drops what cannot be written."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._stream, name)
-        return partial(_attempt, found) if name in ("write", "flush") else found
-
-
-def _attempt(call: Callable[..., object], *arguments: object) -> None:
-    with suppress(OSError, ValueError):
-        call(*arguments)
-
-
-@contextmanager
-def unfailing_output() -> Iterator[None]:
-    """Inside, no print fails: on a full disk, a closed terminal, or when the reader of the output has gone."""
-    streams = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = map(_Unfailing, streams)
-    try:
-        yield
-    finally:
-        sys.stdout, sys.stderr = streams
-        _forget_unwritten()
+        stream.write, stream.flush = partial(attempt, stream.write), partial(attempt, stream.flush)
 
 
 def exit_code(error: BaseException) -> int:

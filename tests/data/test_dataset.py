@@ -63,9 +63,9 @@ def test_what_is_missing_is_named(voc: DataConfig) -> None:
         assert "no control characters" in refused(voc)
     for encoding in ("utf-16", "latin-1"):
         split.write_bytes("é1\nb2".encode(encoding))
-        assert "is no UTF-8 text" in refused(voc)
+        assert "it must be UTF-8 text (not UTF-16)" in refused(voc)
     split.write_text("a1.jpg\nb2.jpg\n")
-    assert "names in ImageSets/train.txt must have no suffix: 'a1.jpg'" in refused(voc)
+    assert "names in ImageSets/train.txt must have no suffix .jpg" in refused(voc)
     split.write_bytes("a1\nb2".encode("utf-8-sig"))
     assert SegmentationDataset(voc, "train").names == ["a1", "b2"]
     split.write_text(" \n\n")

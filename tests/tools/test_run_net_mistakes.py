@@ -68,7 +68,7 @@ def test_what_jseg_did_not_write_is_kept(voc: Path, trained: Path, task: str, ca
     folder, weights = voc.parent, str(trained / "weights.safetensors")
     arguments = command(voc, "--task", task, "--other-classes", "--weights", weights)
     put(folder / "images", "b.png", np.zeros((2, 2), np.uint8))
-    places = {"labels": "itself would be overwritten", "images": "was not written by jseg", "": "the path is empty"}
+    places = {"labels": "itself would be overwritten", "images": "was not written by jseg", "": "a path is empty"}
     for place, words in places.items() if task != "train" else ():
         refused([*arguments, "--save-dir", place and str(folder / place)], capsys, words)
     names = {"train": ("config.json", "record.json", "log.jsonl", "metrics.json"), "val": ("metrics.json",), "test": ()}

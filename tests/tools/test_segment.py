@@ -82,7 +82,7 @@ MISTAKES = {  # arguments, class list or weight file of a mistake, and what its 
     "input overwritten on purpose": (["one.png", "--save-dir", ".", "--overwrite"], {}, "one.png itself would be"),
     "another image overwritten": (["one.jpg", "--save-dir", "theirs"], {}, "theirs/one.png was not written by jseg"),
     "same stems": (["one.jpg", "one.png"], {}, "segmented/one.png would be written twice"),
-    "folder without a name": (["one.png", "--save-dir", ""], {}, "--save-dir: the path is empty"),
+    "folder without a name": (["one.png", "--save-dir", ""], {}, "a path is empty"),
 }
 
 
