@@ -14,8 +14,8 @@ import pytest
 import jseg
 from jseg.config import Config, to_dict
 from jseg.data import transforms
-from jseg.engine.sliding_window import ImageScores
 from jseg.engine import checkpoint
+from jseg.engine.sliding_window import ImageScores
 from jseg.errors import UserError
 from jseg.segmenter import Segmenter, check_class_names, config_of
 from jseg.weights.reader import read_weight_file, write_safetensors
