@@ -51,7 +51,7 @@ def test_labels_without_a_colour_are_refused(tmp_path: Path, value: int, colours
 def test_both_outputs_of_an_image_appear_or_none(tmp_path: Path) -> None:
     """The longest name that a label map can have leaves no room for that of the overlay."""
     labels, drawn = np.zeros((2, 3), np.uint8), np.zeros((4, 5, 3), np.uint8)
-    with pytest.raises(UserError, match="File name too long"):
+    with pytest.raises(OSError, match="File name too long"):
         write_segmentation(tmp_path, "x" * 250, labels, PALETTE, drawn)
     with pytest.raises(UserError, match="do not fit a palette"):
         write_segmentation(tmp_path, "a", labels + 9, PALETTE, drawn)
