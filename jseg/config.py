@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from jseg.errors import UserError
+from jseg.files import JSON_MARK
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, of values in [0, 255]
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -81,7 +82,7 @@ class DataConfig:
     flip_probability: float = key(0.5, at_least=0, at_most=1)
     photometric: bool = True
     mean: tuple[float, float, float] = key(IMAGENET_MEAN)  # RGB, of values in [0, 255]
-    std: tuple[float, float, float] = key(IMAGENET_STD, above=0)
+    std: tuple[float, float, float] = key(IMAGENET_STD, at_least=1e-6)
     workers: int = key(2, at_least=0, at_most=1024)  # processes that prepare images; 0 = in this process
 
 
@@ -260,7 +261,7 @@ def _apply_file(config: Config, path: Path) -> None:
         raise UserError(f"config file {path} does not exist")
     try:
         found = json.loads(path.read_text("utf-8")) if path.suffix == ".json" else runpy.run_path(str(path))
-        public = ((name, value) for name, value in found.items() if not name.startswith("_"))
+        public = ((name, value) for name, value in found.items() if not name.startswith("_") and name != JSON_MARK)
         values = {name: value for name, value in public if not isinstance(value, types.ModuleType)}
     except (Exception, SystemExit) as error:  # whatever a config raises is its writer's mistake
         raise UserError(f"config {path} does not run: {type(error).__name__}: {error}") from error
@@ -299,6 +300,8 @@ def read_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
 def from_dict(values: Any, source: str | Path) -> Config:
     """The Config that a weight file records; missing keys keep their defaults; UserError that names `source`."""
     config = Config()
+    if not isinstance(values, dict):
+        raise UserError(f"{source} records no configuration: give the one it was made with (--config-file)")
     try:
         _apply(config, values, Path(), lenient=True)
         check(config)
@@ -366,8 +369,10 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
     yield no_clip, f"test.training_free={test.training_free!r} needs CLIP weights: set model.init to them"
     for template in text.templates or ("",):
         yield template.count("{}") != 1, f"text.templates: {template!r} must hold {{}} once, where the class name goes"
-    for metric in config.expected:
+    for metric, pair in config.expected.items():
         yield metric not in METRICS, f"expected: unknown metric {metric!r}{suggestion(metric, METRICS)}"
+        numbers = isinstance(pair, (list, tuple)) and [type(x) in (int, float) and abs(x) < math.inf for x in pair]
+        yield numbers != [True, True], f"expected: {metric}={pair!r}: must be [value, tolerance], finite numbers"
 
 
 def config_changes(before: Config, now: Config) -> list[str]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from jseg.errors import UserError
-from jseg.files import whole_file
+from jseg.files import whole_files
+from jseg.outputs import PNG_MARK, check_outputs
 
 PAPER, INK, UNSEEN_INK = (255, 255, 255), (25, 25, 25), (190, 20, 60)
 SMALLEST_OVERLAY = 384  # pixels of the long side; smaller images are enlarged, so that outlines and text can be read
@@ -32,32 +34,38 @@ def output_paths(folder: Path, name: str) -> tuple[Path, Path]:
     return folder / f"{name}.png", folder / f"{name}_overlay.png"
 
 
-def check_outputs(outputs: Sequence[Path], inputs: Iterable[Path]) -> None:
-    """Raises UserError if two outputs are the same file, or if one would overwrite an input."""
-    if len(set(outputs)) < len(outputs):
-        double = next(path for path in outputs if outputs.count(path) > 1)
-        raise UserError(f"several images would be written to {double}: rename one, or use different --save-dir")
-    existing = {path.resolve() for path in outputs if path.exists()}
-    for path in inputs if existing else ():
-        if path.resolve() in existing:
-            raise UserError(f"{path} itself would be overwritten: choose another --save-dir")
+def write_images(images: dict[Path, np.ndarray | Image.Image]) -> None:
+    """Writes (H, W, 3) uint8 RGB as PNGs with jseg's mark, all of them or none; UserError if they cannot be written."""
+    mark = PngInfo()
+    mark.add(PNG_MARK, b"")
+    with whole_files(*images) as files:
+        for file, image in zip(files, images.values(), strict=True):
+            image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+            image.save(file, format="PNG", compress_level=3 if image.mode == "RGB" else 6, pnginfo=mark)
 
 
-def write_image(path: str | Path, image: np.ndarray | Image.Image, compress_level: int = 3) -> None:
-    """Writes (H, W, 3) uint8 RGB as a PNG, whole or not at all; UserError if it cannot be written."""
-    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    with whole_file(path) as file:
-        image.save(file, format="PNG", compress_level=compress_level)
+def write_label_map(
+    path: Path, labels: np.ndarray, palette: np.ndarray, also: dict[Path, np.ndarray] | None = None
+) -> None:
+    """Writes (H, W) integers in [0, n) as a PNG with an (n, 3) uint8 RGB palette, as 16-bit grey if n > 256.
 
-
-def write_label_map(path: str | Path, labels: np.ndarray, palette: np.ndarray) -> None:
-    """Writes (H, W) integers in [0, n) as a PNG with an (n, 3) uint8 RGB palette, as 16-bit grey if n > 256."""
+    Images in `also` appear together with it, or neither does.
+    """
     if labels.size and not 0 <= labels.min() <= labels.max() < len(palette):
         raise UserError(f"{path}: labels {labels.min()}..{labels.max()} do not fit a palette of {len(palette)} colours")
     image = Image.fromarray(labels.astype(np.uint16 if len(palette) > 256 else np.uint8))
     if len(palette) <= 256:
         image.putpalette(np.ascontiguousarray(palette, dtype=np.uint8).tobytes())
-    write_image(path, image, compress_level=6)
+    write_images({**(also or {}), path: image})
+
+
+def write_segmentation(
+    folder: Path, name: str, labels: np.ndarray, palette: np.ndarray, drawn: np.ndarray, overwrite: bool = False
+) -> None:
+    """Writes a label map and an overlay, (H, W, 3) uint8 RGB, to `output_paths`: both or none of them."""
+    label_path, overlay_path = paths = output_paths(folder, name)
+    check_outputs(paths, folder=folder, overwrite=overwrite)  # once more: hours may have passed since the start
+    write_label_map(label_path, labels, palette, {overlay_path: drawn})  # the longer name first: it may be too long
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, palette: np.ndarray, opacity: float = 0.55) -> np.ndarray:

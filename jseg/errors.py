@@ -18,5 +18,9 @@ class UserError(Exception):
         super().__init__(text if len(text) <= LONGEST else f"{text[: LONGEST - 500]} … {text[-500:]}")
 
 
+class CheckFailed(UserError):
+    """A check ran and failed: exit code 1."""
+
+
 class CannotWrite(UserError):
     """A file could not be written: the disk is full, or the folder is read-only. A long run may go on without it."""

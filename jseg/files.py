@@ -10,11 +10,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+import jseg
 from jseg.errors import CannotWrite, UserError
+
+TEMPORARY = ".jseg."  # how names of unfinished files begin
+JSON_MARK = "jseg"  # a key of all JSON that jseg writes
 
 
 def cache_folder() -> Path:
@@ -41,43 +45,52 @@ def save_details(text: str) -> str:
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[BinaryIO]:
-    """Yields a binary file to write to, which appears at `path` when the `with` block ends, and not if it fails.
+def whole_files(*paths: str | Path) -> Iterator[list[BinaryIO]]:
+    """Yields binary files to write to, which appear at `paths` when the `with` block ends; none does if it fails.
 
-    Missing parent folders are made. Once the block has ended the file survives a loss of power. Raises CannotWrite.
+    Missing parent folders are made. Once the block has ended the files survive a loss of power. Raises CannotWrite.
     """
-    path = Path(path)
-    temporary = path.parent / f".{path.name[:80]}.{os.getpid()}_{time.time_ns()}.tmp"
+    files: list[BinaryIO] = []
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "xb") as file:
-            yield file
+        for path in map(Path, paths):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            name = f"{TEMPORARY}{os.getpid()}_{time.time_ns()}_{len(files)}.{path.name[:40]}.tmp"
+            files.append(open(path.parent / name, "xb"))  # noqa: SIM115  # closed below
+        yield files
+        for file in files:
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)  # makes the new name as lasting as the content
-        os.close(folder)
+        for path, file in zip(paths, files, strict=True):
+            os.replace(file.name, path)
+        for parent in {Path(path).parent for path in paths}:
+            folder = os.open(parent, os.O_RDONLY)
+            os.fsync(folder)  # makes the new names as lasting as the content
+            os.close(folder)
     except OSError as error:
-        raise CannotWrite(f"cannot write {path} ({error.strerror or error}): {remedy(error)}") from error
+        names = " and ".join(map(str, paths))
+        raise CannotWrite(f"cannot write {names} ({error.strerror or error}): {remedy(error)}") from error
     finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
+        for file in files:
+            with suppress(OSError):  # it may try to write once more
+                file.close()
+            if os.path.exists(file.name):
+                os.unlink(file.name)
 
 
 def write_whole(path: str | Path, data: bytes) -> None:
-    """Writes `data` to `path` as `whole_file` does."""
-    with whole_file(path) as file:
+    """Writes `data` to `path` as `whole_files` does."""
+    with whole_files(path) as (file,):
         file.write(data)
 
 
-def as_json(value: object) -> bytes:
-    """Returns `value` as indented JSON; raises ValueError for NaN and infinities (JSON has none)."""
-    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+def as_json(value: dict) -> bytes:
+    """`value` as indented JSON with jseg's mark; raises ValueError for NaN and infinities (JSON has none)."""
+    marked = {JSON_MARK: jseg.__version__, **value}
+    return (json.dumps(marked, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def write_json(path: str | Path, value: object) -> None:
-    """Writes `value` as indented JSON, whole or not at all; raises ValueError for NaN and infinities."""
+def write_json(path: str | Path, value: dict) -> None:
+    """Writes `as_json(value)`, whole or not at all."""
     write_whole(path, as_json(value))
 
 

@@ -20,6 +20,7 @@ from jseg.data.class_names import classes_of
 from jseg.engine.checkpoint import METRICS_NAME, WEIGHTS_NAME, checkpoint_path, checkpoints_in
 from jseg.errors import UserError
 from jseg.files import write_json, write_whole
+from jseg.outputs import TEXT_MARK
 from jseg.weights.reader import read_weight_file, sha256_of_file
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -177,8 +178,8 @@ def measure(row: Row, source: str, weights: Path, results: Path, device: str) ->
     run_net(row.arguments("val", folder, device, [] if source == PLAIN_CLIP else ["--weights", str(weights)]))
     if not (folder / METRICS_NAME).is_file():
         return None
-    metrics = json.loads((folder / METRICS_NAME).read_text())
-    metrics.pop("IoU")
+    found = json.loads((folder / METRICS_NAME).read_text())
+    metrics = {name: found[name] for name in METRICS}
     write_json(folder / "record.json", {"identity": identity, "metrics": metrics, "weights": str(weights)})
     return metrics
 
@@ -254,7 +255,7 @@ def reproduce(
         lines = [f"- {name} lacks {item}" for name, items in lacking.items() for item in items]
         text = "\n".join([markdown(table), "", *lines, ""])
         print(text, flush=True)
-        write_whole(results / f"{suite}.md", text.encode())
+        write_whole(results / f"{suite}.md", (TEXT_MARK + text).encode())
         write_json(results / f"{suite}.json", {"suite": suite, "rows": table, "missing": lacking})
         print(f"written: {results / suite}.md and .json", flush=True)
     return table, lacking

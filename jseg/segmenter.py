@@ -17,7 +17,7 @@ import numpy as np
 
 from jseg.clip.class_embeddings import VOC_TEMPLATES, TextModel, text_model_of
 from jseg.clip.weights import count_layers, read_clip_weights
-from jseg.config import Config, ModelConfig, TestConfig, from_dict
+from jseg.config import Config, ModelConfig, TestConfig, check, from_dict
 from jseg.data.loader import check_cost, model_image
 from jseg.engine.checkpoint import read_whole
 from jseg.engine.load import load_model
@@ -96,6 +96,7 @@ def load_segmenter(
         config: the configuration of the weights, where the file does not tell it.
         precision: fp32, tf32, bf16 or fp16, whatever the weights were trained in.
     """
+    check(Config(precision=precision))
     file = read_whole(Path(weights))
     config = config or config_of(file)
     text_model = text_model_of(read_clip_weights(clip) if clip else file, config.text)
@@ -133,7 +134,7 @@ class Segmenter:
         """Segments one image.
 
         Args:
-            image: (H, W, 3) uint8 RGB, any size.
+            image: (H, W, 3) uint8 RGB, any size; seen once: `test.scales`, `test.flip`, `test.protocol` do not count.
             class_names: what to look for; every pixel gets one of them.
             templates: texts with `{}` where the class name goes.
             seen: those of the names that the model was trained on; `gamma` is subtracted from their scores.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import math
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jseg.config import Config, apply_overrides, from_dict, read_config, to_dict
+from jseg.config import Config, apply_overrides, flatten, from_dict, read_config, to_dict
 from jseg.errors import UserError
 
 
@@ -66,7 +68,7 @@ def test_paths_are_relative_to_the_file_that_names_them(tmp_path: Path, monkeypa
         ("optimizer = dict(lr=float('nan'))", ("optimizer.lr=nan", "at least 0")),
         ("optimizer = dict(eps=0)", ("optimizer.eps=0.0", "at least 1e-30")),
         ("optimizer = dict(betas=(0.9, 1.0))", ("optimizer.betas=(0.9, 1.0)", "at least 0 and below 1")),
-        ("data = dict(std=(1, 0, 1))", ("data.std", "above 0")),
+        ("data = dict(std=(1, 0, 1))", ("data.std", "at least 1e-06")),
         ("test = dict(gamma=float('nan'))", ("test.gamma=nan", "a finite number")),
         ("train = dict(ema=0.9)", ("train.ema=0.9 was removed from jseg: leave it out",)),
         ("model = dict(head_init='declared')", ("model.head_init='declared' was removed",)),
@@ -80,6 +82,9 @@ def test_paths_are_relative_to_the_file_that_names_them(tmp_path: Path, monkeypa
         ("train = dict(milestones=(0,))", ("train.milestones=(0,)", "at least 1")),
         ("train = dict(recipe_batch=-1)", ("train.recipe_batch=-1", "at least 0")),
         ("expected = {'HIoU': [1, 1]}", ("expected", "did you mean 'hIoU'")),
+        ("expected = {'hIoU': [float('nan'), 1]}", ("expected: hIoU=[nan, 1]", "finite numbers")),
+        ("expected = {'hIoU': [1, float('inf')]}", ("expected: hIoU=[1, inf]", "finite numbers")),
+        ("expected = {'hIoU': 1}", ("expected: hIoU=1", "[value, tolerance]")),
     ],
 )
 def test_mistakes_in_a_file_are_named_in_one_line(tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
@@ -171,3 +176,19 @@ def test_recorded_keys_that_were_removed_are_ignored_at_their_old_default(tmp_pa
     recorded["train"] |= {"ema": 0.99, "patience": 4}
     recorded["model"]["head_init"] = "declared"
     assert from_dict(recorded, "weights") == Config()
+    with pytest.raises(UserError, match="weights records no configuration"):
+        from_dict(None, "weights")
+
+
+def test_no_number_of_a_config_may_be_nan_or_infinite() -> None:
+    """Every key whose default is a float, or a tuple of them; test.gamma's is None."""
+    keys = []
+    for key, default in flatten(dataclasses.asdict(Config())).items():
+        count = len(default) if isinstance(default, tuple) else 0
+        if isinstance(default[0] if count else default, float) or key == "test.gamma":
+            keys.append(key)
+            section, name = key.split(".")
+            for bad in (math.nan, math.inf, -math.inf):
+                with pytest.raises(UserError, match=key):
+                    from_dict({section: {name: (bad,) * count if count else bad}}, "file")
+    assert len(keys) == 23, keys

@@ -10,16 +10,16 @@ from PIL import Image
 
 from jseg.drawing import (
     UNSEEN_INK,
-    check_outputs,
     distinct_palette,
     legend,
-    output_paths,
     overlay,
     overlay_with_legend,
     sheet,
     write_label_map,
+    write_segmentation,
 )
 from jseg.errors import UserError
+from jseg.outputs import is_ours
 
 PALETTE = np.array([[200, 0, 0], [0, 200, 0], [0, 0, 200]], dtype=np.uint8)
 CLASSES = ("cat", "dog", "emu"), PALETTE, (2,)  # emu is unseen
@@ -48,13 +48,23 @@ def test_labels_without_a_colour_are_refused(tmp_path: Path, value: int, colours
     assert not list(tmp_path.iterdir())
 
 
-def test_outputs_that_would_overwrite_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_text("an input")
-    (tmp_path / "link").symlink_to(tmp_path)
-    with pytest.raises(UserError, match=r"a\.png itself would be overwritten"):
-        check_outputs(output_paths(tmp_path / "link", "a"), [tmp_path / "a.png"])
-    with pytest.raises(UserError, match=r"several images would be written to .*a_overlay\.png"):
-        check_outputs([*output_paths(tmp_path, "a"), *output_paths(tmp_path, "a_overlay")], [])
+def test_both_outputs_of_an_image_appear_or_none(tmp_path: Path) -> None:
+    """The longest name that a label map can have leaves no room for that of the overlay."""
+    labels, drawn = np.zeros((2, 3), np.uint8), np.zeros((4, 5, 3), np.uint8)
+    with pytest.raises(OSError, match="File name too long"):
+        write_segmentation(tmp_path, "x" * 250, labels, PALETTE, drawn)
+    with pytest.raises(UserError, match="do not fit a palette"):
+        write_segmentation(tmp_path, "a", labels + 9, PALETTE, drawn)
+    assert list(tmp_path.iterdir()) == []
+    write_segmentation(tmp_path, "a", labels, PALETTE, drawn)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "a_overlay.png"]
+    assert all(is_ours(path) for path in tmp_path.iterdir())
+    with Image.open(tmp_path / "a.png") as image:  # an editor that changes the image drops the mark
+        image.save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"a\.png was not written by jseg: .* --overwrite"):
+        write_segmentation(tmp_path, "a", labels, PALETTE, drawn)
+    write_segmentation(tmp_path, "a", labels, PALETTE, drawn, overwrite=True)
+    assert is_ours(tmp_path / "a.png")
 
 
 def test_overlay_tints_outlines_and_darkens_the_ignored() -> None:

@@ -9,19 +9,35 @@ from pathlib import Path
 
 import pytest
 
+import jseg
 from jseg.errors import CannotWrite, UserError
-from jseg.files import check_writable, open_regular, remedy, whole_file, whole_folder, write_json
+from jseg.files import JSON_MARK, check_writable, open_regular, remedy, whole_files, whole_folder, write_json
 
 
 def test_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "new" / "file.json"
     write_json(path, {"ü": 1})
-    assert json.loads(path.read_text(encoding="utf-8")) == {"ü": 1}
-    with pytest.raises(ZeroDivisionError), whole_file(path) as file:
+    assert json.loads(path.read_text(encoding="utf-8")) == {JSON_MARK: jseg.__version__, "ü": 1}
+    before = path.read_bytes()
+    with pytest.raises(ZeroDivisionError), whole_files(path) as (file,):
         file.write(b"half")
         raise ZeroDivisionError
-    assert json.loads(path.read_text(encoding="utf-8")) == {"ü": 1}
-    assert list(path.parent.iterdir()) == [path]
+    assert path.read_bytes() == before and list(path.parent.iterdir()) == [path]
+
+
+def test_of_several_files_all_appear_or_none(tmp_path: Path) -> None:
+    """Names of 242 bytes; the disk is full when the second file comes to it."""
+    paths = [tmp_path / f"{'語' * 80}.{end}" for end in "ab"]
+    with pytest.raises(CannotWrite, match="No space left"), whole_files(*paths) as files:
+        files[0].write(b"x" * 100)
+        with open("/dev/full", "wb", buffering=0) as full:
+            os.dup2(full.fileno(), files[1].fileno())
+        files[1].write(b"x" * 100)
+    assert list(tmp_path.iterdir()) == []
+    with whole_files(*paths) as files:
+        for file in files:
+            file.write(b"x")
+    assert sorted(tmp_path.iterdir()) == paths
 
 
 def test_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -42,7 +58,7 @@ def test_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CannotWrite, match=r"cannot write .*: choose a folder"):
-        write_json(tmp_path / "file" / "x", 1)
+        write_json(tmp_path / "file" / "x", {})
     with pytest.raises(UserError, match=r"folder .* cannot be written .*: choose another"):
         check_writable(tmp_path / "file" / "x")
     assert remedy(OSError(errno.ENOSPC, "No space left on device")) == "free some space there"

@@ -14,6 +14,7 @@ import pytest
 import jseg
 from jseg.config import Config, to_dict
 from jseg.data import transforms
+from jseg.engine import checkpoint
 from jseg.engine.sliding_window import ImageScores
 from jseg.errors import UserError
 from jseg.segmenter import Segmenter, check_class_names, config_of
@@ -123,6 +124,13 @@ def test_files_that_are_no_model(folder: Path, tmp_path: Path) -> None:
     for name in ("cut.safetensors", "part.safetensors"):
         with pytest.raises(UserError, match=name):
             jseg.load_segmenter(tmp_path / name)
+    with pytest.raises(UserError, match=r"precision='half'.*choose from fp32, tf32"):
+        jseg.load_segmenter(folder / "ours.safetensors", "cpu", precision="half")
+    file = read_weight_file(folder / "ours.safetensors")
+    meta = {key: value for key, value in file.meta.items() if key not in ("config", "tensors_sha256")}
+    checkpoint.save(tmp_path / "unknown.safetensors", file.tensors, meta)
+    with pytest.raises(UserError, match=r"unknown\.safetensors records no configuration: .*--config-file"):
+        jseg.load_segmenter(tmp_path / "unknown.safetensors", "cpu")
 
 
 FORMS = [((4, 4), "u1"), ((4, 4, 3), "f4"), ((0, 4, 3), "u1"), ((30000, 1, 3), "u1")]

@@ -25,6 +25,7 @@ from jseg.engine import checkpoint
 from jseg.engine.load import load_model
 from jseg.errors import UserError
 from jseg.files import check_writable, write_json
+from jseg.outputs import check_outputs
 from jseg.weights import record
 from jseg.weights.reader import WeightFile
 
@@ -37,6 +38,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--split", choices=("train", "val"), default="train", help="images to use (default: train)")
     parser.add_argument("--images", type=int, default=1000, help="how many, evenly spread (default 1000; 0 = all)")
     parser.add_argument("--work-dir", type=Path, help="folder for gamma.json (default: that of the weights)")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that jseg did not write")
     add_device_options(parser)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the config")
     return parser.parse_intermixed_args(arguments)
@@ -68,6 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
     classes = held_out_classes(config, file)
     dataset = open_dataset(config.data, options.split)
     path = check_writable(options.work_dir or options.weights.parent) / "gamma.json"
+    check_outputs([path], [options.weights], path.parent, options.overwrite)
 
     from jseg.runtime.start import start
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from jseg.clip.weights import FORMAT, ClipWeights, read_clip_weights
 from jseg.errors import UserError
+from jseg.outputs import check_outputs
 from jseg.weights.reader import write_safetensors
 
 
@@ -50,14 +51,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the written numbers")
     parser.add_argument("--image-heads", type=int, default=0, help="attention heads of the image tower (width / 64)")
     parser.add_argument("--text-heads", type=int, default=0, help="attention heads of the text tower (width / 64)")
-    parser.add_argument("--force", action="store_true", help="overwrite the target")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     options = parser.parse_args(arguments)
     if options.target is not None and options.target.suffix != ".safetensors":
         raise UserError(f"target {options.target}: its name must end in .safetensors")
-    if options.target is not None and options.target.exists() and not options.force:
-        raise UserError(f"target {options.target} exists: pass --force to overwrite it")
-    if options.target is not None and options.target.exists() and options.target.samefile(options.source):
-        raise UserError(f"target {options.target} is the source itself: choose another name")
+    if options.target is not None:
+        check_outputs([options.target], [options.source], overwrite=options.overwrite)
     weights = read_clip_weights(options.source)
     check_towers(weights)
     for name, array in weights.tensors.items():

@@ -19,6 +19,7 @@ from jseg.clip.weights import read_clip_weights
 from jseg.config import TextConfig
 from jseg.data.class_names import class_list
 from jseg.errors import UserError
+from jseg.outputs import check_outputs
 from jseg.weights.reader import read_weight_file
 
 TEMPLATES = {"voc": VOC_TEMPLATES, "coco": COCO_TEMPLATES}
@@ -39,13 +40,13 @@ def main(arguments: list[str] | None = None) -> None:
     prompts.add_argument("--template", action="append", help="a template of your own with {} in it; may be repeated")
     parser.add_argument("--vocabulary", default="", help="byte-pair vocabulary, where the weights need another")
     parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
-    parser.add_argument("--force", action="store_true", help="overwrite the output")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     add_device_options(parser)
     options = parser.parse_args(arguments)
     if options.output.suffix != ".safetensors":
         raise UserError(f"--output {options.output}: its name must end in .safetensors")
-    if options.output.exists() and not options.force:
-        raise UserError(f"--output {options.output} exists: pass --force to overwrite it")
+    inputs = options.weights, options.npy, options.vocabulary
+    check_outputs([options.output], inputs, overwrite=options.overwrite)
     classes = class_list(options.dataset, options.split) if options.dataset else None
     names = classes.names if classes else [name.strip() for name in options.names.split(",") if name.strip()]
     if not names or len(set(names)) < len(names):

@@ -22,7 +22,8 @@ from tqdm import tqdm
 
 from jseg.clip.tokenizer import PRETRAINED_FOLDER, VOCABULARY_NAME, VOCABULARY_SHA256
 from jseg.errors import UserError
-from jseg.files import whole_file
+from jseg.files import whole_files
+from jseg.outputs import check_outputs
 from jseg.weights.reader import sha256_of_file
 
 TIMEOUT = 30  # seconds without an answer
@@ -62,7 +63,7 @@ def blocks(url: str) -> Iterator[bytes]:
 def fetch(url: str, sha256: str, target: Path) -> None:
     """Brings one file to its place, which stays as it is unless the SHA-256 of the content is right."""
     digest = hashlib.sha256()
-    with whole_file(target) as written:
+    with whole_files(target) as (written,):
         for block in blocks(url):
             digest.update(block)
             written.write(block)
@@ -79,7 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=PRETRAINED_FOLDER, help="where to (default: pretrained/)")
     parser.add_argument("--from", dest="source", type=Path, help="take this local file instead of downloading")
     parser.add_argument("--url", help="download from this address instead (a mirror); the hash must be the same")
-    parser.add_argument("--force", action="store_true", help="replace a file that is there but damaged")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there but damaged")
     options = parser.parse_args(arguments)
     if options.list:
         for name, file in FILES.items():
@@ -94,11 +95,10 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError("--from and --url are for one name at a time")
     for file in [FILES[name] for name in options.names]:
         target = options.folder / file.file_name
-        if target.exists() and not options.force:
-            if not target.is_file() or sha256_of_file(target) != file.sha256:
-                raise UserError(f"{target} is there but damaged (another SHA-256): pass --force to replace it")
+        if target.is_file() and sha256_of_file(target) == file.sha256:
             print(f"{target}: already there, SHA-256 right")
             continue
+        check_outputs([target], [options.source], overwrite=options.overwrite)
         local = options.source.expanduser().absolute().as_uri() if options.source else ""
         fetch(local or options.url or file.url, file.sha256, target)
 

@@ -26,6 +26,7 @@ import numpy as np
 
 from jseg.errors import UserError
 from jseg.files import check_writable, write_whole
+from jseg.outputs import TEXT_MARK, check_outputs
 from jseg.runtime import cuda
 from jseg.runtime.prepare import findings, prepare
 
@@ -204,6 +205,7 @@ def main() -> int:
     """Runs all parts; see the module docstring."""
     parser = ArgumentParser(__doc__, prog="gpu_report.py")
     parser.add_argument("--report", type=Path, default=Path("work_dirs/gpu/report.md"), help="file to write")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that jseg did not write")
     parser.add_argument("--only", default="", metavar="WORDS", help="only parts whose name holds this")
     parser.add_argument("--minutes", type=float, help="only what proves most, in so many minutes")
     parser.add_argument("--compare", metavar="COMMAND", help="a peer; {batch} and {precision} are filled in")
@@ -220,6 +222,7 @@ def main() -> int:
         return run_part(args)
     folder = check_writable(args.report.absolute().parent)
     chosen = {name: part for name, part in parts(folder, args).items() if args.only in name}
+    check_outputs([args.report], folder=folder, overwrite=args.overwrite)
     if not chosen:
         raise UserError(f"--only {args.only!r}: no part has such a name")
     found = {finding.name: finding.found for finding in findings(prepare())}
@@ -236,7 +239,7 @@ def main() -> int:
         lines.append(f"| {name} | {state} | {seconds:.0f} | {last.replace('|', '/')} |")
         print(f"{state:12} {seconds:7.0f} s  {name}: {last}", flush=True)
         # after each part: a crash of the machine loses nothing
-        write_whole(args.report, ("\n".join(lines) + "\n").encode())
+        write_whole(args.report, (TEXT_MARK + "\n".join(lines) + "\n").encode())
     print(f"report: {args.report}")
     return int(failed)
 

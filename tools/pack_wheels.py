@@ -27,6 +27,7 @@ from pathlib import Path
 
 from jseg.errors import UserError
 from jseg.files import write_whole
+from jseg.outputs import check_outputs
 from jseg.runtime import cuda, toolchain
 from jseg.runtime.toolchain import JITTOR
 
@@ -127,6 +128,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, metavar="OUT", help="folder to fill")
     parser.add_argument("--python", choices=("3.10", "3.11", "3.12"), required=True, help="Python of the other machine")
     parser.add_argument("--cuda13", action="store_true", help="pack a CUDA 13 toolkit too (for drivers from 580 on)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     parser.add_argument(
         "--also", action="append", default=[], metavar="REQUIREMENT", help="pack this too, such as pytest (repeatable)"
     )
@@ -145,6 +147,7 @@ def main() -> None:
     if cache and args.python != f"3.{sys.version_info.minor}":
         raise UserError(f"--kernels compiles for the Python that runs it: run this with python{args.python}")
     args.folder = args.folder.absolute()
+    check_outputs([args.folder / "install.sh"], overwrite=args.overwrite)
     requirements = pack(args.folder, args.python, ["cuda13"] if args.cuda13 else [], args.also)
     leave_out(args.folder, args.without)
     if cache:

@@ -16,6 +16,8 @@ from typing import Any
 from jseg.config import flatten
 from jseg.engine.log import LOG_NAME, read_log
 from jseg.errors import UserError
+from jseg.files import whole_files
+from jseg.outputs import check_outputs
 
 METRICS = ("mIoU(S)", "mIoU(U)", "hIoU")
 STYLES = ("-", "--", ":", "-.", (0, (1, 3)))
@@ -62,9 +64,8 @@ def draw(runs: dict[str, list[dict[str, Any]]], output: Path) -> None:
         panel.grid(alpha=0.3)
         if panel.lines:
             panel.legend(fontsize="small", framealpha=0.4)
-    if output.suffix not in (".png", ".pdf", ".svg"):
-        raise UserError(f"--output {output}: the name must end with .png, .pdf or .svg")
-    figure.savefig(output, dpi=110)
+    with whole_files(output) as (file,):
+        figure.savefig(file, dpi=110, format=output.suffix[1:])
     pyplot.close(figure)
 
 
@@ -73,7 +74,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser = ArgumentParser(__doc__)
     parser.add_argument("runs", nargs="+", type=Path, help="work folders, or log.jsonl files")
     parser.add_argument("--output", type=Path, default=Path("curves.png"), help=".png, .pdf or .svg (curves.png)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     options = parser.parse_args(arguments)
+    if options.output.suffix not in (".png", ".pdf", ".svg"):
+        raise UserError(f"--output {options.output}: the name must end with .png, .pdf or .svg")
+    check_outputs([options.output], options.runs, overwrite=options.overwrite)
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError('drawing needs matplotlib: pip install "jseg[plot]"')
     runs = read_runs(options.runs)

@@ -19,6 +19,7 @@ from pathlib import Path
 from jseg.engine.log import command_line, environment
 from jseg.errors import UserError
 from jseg.files import check_writable
+from jseg.outputs import check_outputs
 from jseg.pretraining.images import Settings
 
 VOCABULARY_NAME = "shapes_vocabulary.txt.gz"
@@ -34,12 +35,17 @@ def main() -> int:
         "--stop-after", type=int, metavar="N", default=longest, help="end after N steps of the unchanged schedule"
     )
     parser.add_argument("--scenes", type=int, default=1000, help="images to evaluate on (default 1000)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     add_device_options(parser)
     options = parser.parse_args()
     if not 1 <= options.stop_after <= longest:
         raise UserError(f"--stop-after {options.stop_after}: must be 1 to {longest}")
     if options.output.suffix != ".safetensors":
         raise UserError(f"--output {options.output}: the name must end in .safetensors")
+    if options.scenes < 1:
+        raise UserError(f"--scenes {options.scenes}: must be at least 1")
+    vocabulary = options.output.parent / VOCABULARY_NAME
+    check_outputs([options.output, vocabulary], overwrite=options.overwrite)
     check_writable(options.output.resolve().parent)
     settings = replace(Settings(), seed=options.seed, workers=options.workers)
 
@@ -61,7 +67,7 @@ def main() -> int:
         "losses": losses, "hours": hours,
     }  # fmt: skip
     export(options.output, pretraining.clip, pretraining.tokenizer, facts)
-    write_vocabulary(options.output.parent / VOCABULARY_NAME, pretraining.tokenizer.merges)
+    write_vocabulary(vocabulary, pretraining.tokenizer.merges)
     print(f"wrote {options.output} ({options.output.stat().st_size / 1e6:.2f} MB)")
     return 0
 

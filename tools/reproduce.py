@@ -23,6 +23,7 @@ from pathlib import Path
 from jseg.config import suggestion
 from jseg.errors import UserError
 from jseg.files import check_writable
+from jseg.outputs import check_outputs
 from jseg.reproduction import SUITES, reproduce
 
 
@@ -48,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--train", action=argparse.BooleanOptionalAction,
                         help="also train what has no weights yet (default: only in suite shapes)")  # fmt: skip
     parser.add_argument("--seeds", default="", help="of the training: how many, or the seeds, as in 0,1,2")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that jseg did not write")
     add_device_options(parser)
     args = parser.parse_args(arguments)
     if args.list:
@@ -67,6 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
     seeds = seeds_of(args.seeds)
     if seeds and (seeds[0] < 0 or not train):
         raise UserError("--seeds must be 0 or more, and goes with --train")
+    written = [results / f"{args.suite}.{kind}" for kind in ("md", "json")]
+    check_outputs([*written, *results.glob("*/*/*.json")], (), results, args.overwrite)
     table, lacking = reproduce(args.suite, rows, folder, results, args.device, train, seeds)
     if any(item["passed"] is False for result in table for item in result["comparisons"]):
         return 1

@@ -10,7 +10,7 @@ starts share the work. Exit codes: 0 fine; 1 the expected numbers were missed; 2
 
 from __future__ import annotations
 
-from jseg.runtime.command_line import ArgumentParser, add_device_options, run
+from jseg.runtime.command_line import ArgumentParser, add_device_options, print_without_fail, run
 
 import argparse
 import shlex
@@ -41,6 +41,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, help="weights only: ours, or a released .pth or .pkl")
     parser.add_argument("--other-classes", action="store_true", help="take weights made for other classes")
     parser.add_argument("--save-dir", type=Path, help="folder for images (test; default: <work-dir>/images)")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that jseg did not write")
     parser.add_argument("--efficient-val", "--efficient_val", action="store_true", help="accepted; always on")
     add_device_options(parser)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the config")
@@ -63,6 +64,7 @@ def training_command(options: argparse.Namespace, world: int, resumes: bool) -> 
     parts += [sys.argv[0], "--config-file", options.config_file, "--work-dir", str(options.work_dir)]
     parts += ["--device", options.device] if options.device != "auto" else []
     parts += ["--other-classes"] if options.other_classes else []
+    parts += ["--overwrite"] if options.overwrite and not resumes else []
     parts += ["--weights", str(options.weights)] if options.weights is not None and not resumes else []
     return shlex.join([*parts, *options.overrides, *(["--resume"] if resumes else [])])
 
@@ -70,11 +72,13 @@ def training_command(options: argparse.Namespace, world: int, resumes: bool) -> 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one task; see the module docstring."""
     options = parse_arguments(arguments)
+    if options.task == "train":
+        print_without_fail()
     with join_ranks() as ranks:
         config = read_config(options.config_file, options.overrides)
         task = Run(
             options.task, config, ranks, options.work_dir, save_dir=options.save_dir, weights=options.weights,
-            resume=options.resume, other_classes=options.other_classes,
+            resume=options.resume, other_classes=options.other_classes, overwrite=options.overwrite,
             command=lambda resumes: training_command(options, ranks.world, resumes),
         )  # fmt: skip
         task.open()
@@ -93,9 +97,12 @@ def main(arguments: list[str] | None = None) -> int:
         model, notes = load_model(config, task.file, task.clip)
         say("\n".join(notes))
         if task.task == "test":
-            evaluate(model, task.dataset, text, config, save_dir=task.save_dir, ranks=ranks, labels_needed=False)
+            evaluate(model, task.dataset, text, config, save_dir=task.save_dir, ranks=ranks, labels_needed=False,
+                     overwrite=task.overwrite)  # fmt: skip
             return 0
-        metrics = evaluate(model, task.dataset, text, config, task.work_dir, task.save_dir, ranks)
+        metrics = evaluate(
+            model, task.dataset, text, config, task.work_dir, task.save_dir, ranks, overwrite=task.overwrite
+        )
     missed = 0
     for name, (value, tolerance) in config.expected.items():
         found = metrics[name]

@@ -17,15 +17,9 @@ from jseg.clip.class_embeddings import VOC_TEMPLATES
 from jseg.config import PRECISIONS, read_config
 from jseg.data.image_files import read_image
 from jseg.data.loader import check_cost
-from jseg.drawing import (
-    check_outputs,
-    distinct_palette,
-    output_paths,
-    overlay_with_legend,
-    write_image,
-    write_label_map,
-)
+from jseg.drawing import distinct_palette, output_paths, overlay_with_legend, write_segmentation
 from jseg.files import check_writable
+from jseg.outputs import check_outputs
 from jseg.segmenter import check_class_names, load_segmenter
 
 
@@ -42,6 +36,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--seen", default="", help="those of the classes that the model was trained on (calibration)")
     parser.add_argument("--save-dir", type=Path, default=Path("segmented"), help="default: segmented")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that jseg did not write")
     parser.add_argument("--config-file", default="", help="config of the weights, where they do not tell it")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: fp32")
     add_device_options(parser)
@@ -55,7 +50,9 @@ def main(arguments: list[str] | None = None) -> int:
     templates = tuple(options.template or VOC_TEMPLATES)
     sizes = {path: read_image(path).shape[:2] for path in options.images}
     outputs = {path: output_paths(options.save_dir, path.stem) for path in options.images}
-    check_outputs([output for path in options.images for output in outputs[path]], options.images)
+    written = [output for path in options.images for output in outputs[path]]
+    inputs = [*options.images, options.weights, options.clip, options.config_file]
+    check_outputs(written, inputs, options.save_dir, options.overwrite)
     config = read_config(options.config_file) if options.config_file else None
     segmenter = load_segmenter(options.weights, options.device, options.clip, config, options.precision)
     print("\n".join(segmenter.notes), flush=True)
@@ -68,8 +65,8 @@ def main(arguments: list[str] | None = None) -> int:
     for path, (label_path, overlay_path) in outputs.items():
         image = read_image(path)
         result = segmenter(image, names, templates, [names[index] for index in seen])
-        write_label_map(label_path, result.labels, palette)
-        write_image(overlay_path, overlay_with_legend(image, result.labels, names, palette, unseen))
+        drawn = overlay_with_legend(image, result.labels, names, palette, unseen)
+        write_segmentation(options.save_dir, path.stem, result.labels, palette, drawn, options.overwrite)
         shares = sorted(result.shares.items(), key=lambda item: -item[1])
         shown = ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares if share)
         print(f"{path}: {shown} -> {label_path}, {overlay_path}", flush=True)

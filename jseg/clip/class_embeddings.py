@@ -81,6 +81,8 @@ def embed_class_names(
         batches = [text_tower(ids[i : i + BATCH]).numpy() for i in range(0, len(ids), BATCH)]
     embedded = np.concatenate(batches).astype(np.float32)
     rows = unit_rows(unit_rows(embedded).reshape(len(names), len(templates), -1).mean(axis=1))
+    if not np.isfinite(rows).all():
+        raise UserError("the class embeddings are not finite: the text tower's weights are damaged")
     if cached:
         write_safetensors(cached, {EMBEDDINGS: rows}, identity | {"sha256": tensors_sha256({EMBEDDINGS: rows})})
     return rows
@@ -227,6 +229,8 @@ def class_embeddings(
     stored = None  # the embeddings that the weights were trained with, if they are for these classes
     if file is not None and is_jseg_file(file) and recorded_classes(file) == class_list.names:
         stored = file.tensors.get(FEATURES_NAME)
+        if stored is not None and not np.isfinite(stored).all():
+            raise UserError(f"{file.path} is damaged: its class embeddings are not finite")
     if config.text.embeddings:
         matrix = read_embeddings(config.text.embeddings, class_list, templates)
         equal = stored is None or (matrix.shape == stored.shape and np.abs(matrix - stored).max() <= SAME)

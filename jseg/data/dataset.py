@@ -26,7 +26,7 @@ PREPARATION = {  # what to do where files of a data set are missing
 
 
 def read_names(path: Path, remedy: str = "") -> list[str]:
-    """Names of a split file, one a line; UserError for a missing or empty file and names that leave the data folder."""
+    """Names of a split file, one a line; UserError for a missing or empty file, and names that no file can have."""
     if not path.is_file():
         raise UserError(f"split file {path} does not exist{remedy}")
     text = path.read_text(encoding="utf-8-sig", errors="replace")  # an editor may have put a byte order mark first
@@ -34,8 +34,9 @@ def read_names(path: Path, remedy: str = "") -> list[str]:
     if not names:
         raise UserError(f"split file {path} names no image: it needs one name a line, without suffix")
     for name in names:
-        if name.startswith("/") or ".." in name.split("/"):
-            raise UserError(f"split file {path}: {name!r} is no name inside the data folder: no leading slash, no `..`")
+        if name.startswith("/") or ".." in name.split("/") or any(sign < " " or sign == "\ufffd" for sign in name):
+            cure = "it must be UTF-8 text (not UTF-16), with no leading slash, no `..` and no control characters"
+            raise UserError(f"split file {path}: {name!r} is no name inside the data folder: {cure}")
     return names
 
 
@@ -65,6 +66,8 @@ class SegmentationDataset:
             if not self.names:
                 raise UserError(f"folder {folder} holds no *{suffix}: correct data.{self.section}.images, image_suffix")
         if check_files and (missing := self.missing_files()):
+            if any(name.endswith(self.files.image_suffix or "/") for name in self.names):
+                remedy = f"names in {self.files.names} must have no suffix {self.files.image_suffix}"
             text = f"{len(missing)} files are missing: {listed(missing, 5)} ({remedy})"
             raise UserError(f"{self.class_list.title} {self.section}: {text}")
 

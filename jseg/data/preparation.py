@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from jseg.data.workers import map_in_order
 from jseg.errors import UserError
+from jseg.outputs import check_outputs
 
 
 def new_parser(description: str, root: str) -> ArgumentParser:
@@ -56,7 +57,8 @@ def _problem(convert: Callable[[Path, Path], None], source: Path, target: Path) 
 
 def convert_all(jobs: Sequence[tuple[Path, Path]], convert: Callable[[Path, Path], None], workers: int) -> int:
     """Makes the missing label PNGs of `jobs` (source, PNG) with an importable `convert`; exit code 1 if some failed."""
-    pending = [job for job in jobs if not job[1].is_file()]
+    pending = [job for job in dict.fromkeys(jobs) if not job[1].is_file()]
+    check_outputs([target for _, target in pending], [source for source, _ in jobs])
     print(f"{len(jobs) - len(pending):,} label maps are there, {len(pending):,} to make")
     if any(source.suffix == ".mat" for source, _ in pending) and importlib.util.find_spec("scipy") is None:
         raise UserError("reading .mat files needs scipy: pip install -e '.[prepare]'")

@@ -21,6 +21,7 @@ from jseg.clip.class_embeddings import TextFeatures
 from jseg.config import Config, to_dict
 from jseg.data.class_names import ClassList
 from jseg.errors import UserError
+from jseg.files import TEMPORARY
 from jseg.weights import record
 from jseg.weights.reader import WeightFile, read_weight_file, write_safetensors
 
@@ -28,8 +29,9 @@ WEIGHTS_NAME = "weights.safetensors"
 BEST_NAME = "best.safetensors"
 METRICS_NAME = "metrics.json"
 BEST_METRICS_NAME = "best_metrics.json"
-CHECKPOINT_NAME = re.compile(r"checkpoint_(\d+)\.safetensors")
-UNFINISHED = re.compile(r"\.((checkpoint_\d+|weights|best)\.safetensors|\w+\.json|log\.jsonl)\.\w+\.tmp")
+RUN_FILES = (METRICS_NAME, "config.json", "record.json", "log.jsonl", BEST_NAME, BEST_METRICS_NAME)  # val: the first
+CHECKPOINT_NAME = re.compile(r"checkpoint_(\d{7,})\.safetensors")
+UNFINISHED = re.compile(rf"{re.escape(TEMPORARY)}\d+_\d{{19}}_\d\..+\.tmp")
 
 
 @dataclass

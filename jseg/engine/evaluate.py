@@ -28,6 +28,7 @@ from jseg.files import write_json
 from jseg.metrics import ConfusionMatrix, class_table, headline
 from jseg.model.clip_rc import ClipRC
 from jseg.model.image_encoder import keep_prompts
+from jseg.outputs import check_outputs
 
 SHEET_NAME = "sheet.png"
 SHEET_ROWS = 6
@@ -61,7 +62,7 @@ def predictions(
 def evaluate(
     model: ClipRC, dataset: Dataset, text: np.ndarray, config: Config, work_dir: Path | None = None,
     save_dir: Path | None = None, ranks: Ranks = ALONE, breaks: Callable[[], AbstractContextManager] = nullcontext,
-    labels_needed: bool = True,
+    labels_needed: bool = True, overwrite: bool = False,
 ) -> dict:  # fmt: skip
     """`ConfusionMatrix.summary` of a data set, printed and written to `<work_dir>/metrics.json`; images to `save_dir`.
 
@@ -71,7 +72,7 @@ def evaluate(
     classes, strict = dataset.class_list, config.test.protocol == "strict"
     seen, unseen = class_groups(classes, config)
     matrix, unlabelled, interrupted = ConfusionMatrix(len(classes.names)), False, False
-    drawings = Drawings(save_dir, dataset, config) if save_dir is not None else None
+    drawings = Drawings(save_dir, dataset, config, overwrite) if save_dir is not None else None
     try:
         with breaks():
             for index, image, labels in predictions(model, dataset, text, config, ranks):
@@ -109,10 +110,10 @@ def evaluate(
 
 
 class Drawings:
-    """Label maps in the data set's own numbering, overlays, and a sheet of examples; no input is ever overwritten."""
+    """Label maps in the data set's own numbering, overlays, and a sheet of examples (see `check_outputs`)."""
 
-    def __init__(self, save_dir: Path, dataset: Dataset, config: Config) -> None:
-        self.save_dir, self.dataset, classes = Path(save_dir), dataset, dataset.class_list
+    def __init__(self, save_dir: Path, dataset: Dataset, config: Config, overwrite: bool = False) -> None:
+        self.save_dir, self.overwrite, self.dataset, classes = Path(save_dir), overwrite, dataset, dataset.class_list
         supervised = config.data.setting == "supervised"  # then no class was hidden in training
         self.classes = classes.names, classes.palette, () if supervised else class_groups(classes, config)[1]
         self.title = f"{classes.title}, {config.data.setting}"
@@ -121,17 +122,18 @@ class Drawings:
         self.stored_palette[stored] = classes.palette
         self.in_sheet = {*np.linspace(0, len(dataset) - 1, min(len(dataset), SHEET_ROWS)).round().astype(int).tolist()}
         self.examples: dict[int, drawing.Example] = {}  # by index in the data set
+        outputs, inputs = [self.save_dir / SHEET_NAME], []
         if isinstance(dataset, SegmentationDataset):
-            outputs = [path for name in dataset.names for path in drawing.output_paths(self.save_dir, name)]
+            outputs += [path for name in dataset.names for path in drawing.output_paths(self.save_dir, name)]
             inputs = [path(i) for path in (dataset.image_path, dataset.labels_path) for i in range(len(dataset))]
-            drawing.check_outputs([*outputs, self.save_dir / SHEET_NAME], filter(None, inputs))
+        check_outputs(outputs, inputs, self.save_dir, overwrite)
 
     def add(self, index: int, labels: np.ndarray) -> None:
         """Writes label map and overlay of an image, labels (H, W) class ids."""
         image, truth, name = self.dataset.read(index)
-        label_path, overlay_path = drawing.output_paths(self.save_dir, name)
-        drawing.write_label_map(label_path, stored_labels(labels, self.dataset.class_list), self.stored_palette)
-        drawing.write_image(overlay_path, drawing.overlay_with_legend(image, labels, *self.classes))
+        stored = stored_labels(labels, self.dataset.class_list)
+        drawn = drawing.overlay_with_legend(image, labels, *self.classes)
+        drawing.write_segmentation(self.save_dir, name, stored, self.stored_palette, drawn, self.overwrite)
         if index in self.in_sheet:
             self.examples[index] = drawing.thumbnail(name, image, labels, truth)
 
@@ -140,5 +142,5 @@ class Drawings:
         examples = dict(sorted(item for share in ranks.all_gather(self.examples) for item in share.items()))
         if ranks.first:
             path = self.save_dir / SHEET_NAME
-            drawing.write_image(path, drawing.sheet(list(examples.values()), *self.classes, self.title))
+            drawing.write_images({path: drawing.sheet([*examples.values()], *self.classes, self.title)})
             print(f"label maps and overlays of {len(self.dataset)} images: {self.save_dir}\nsheet: {path}", flush=True)

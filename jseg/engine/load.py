@@ -16,6 +16,7 @@ from jseg.engine.log import say
 from jseg.engine.ranks import Ranks
 from jseg.errors import UserError
 from jseg.files import check_writable
+from jseg.outputs import check_outputs
 from jseg.weights import record
 from jseg.weights.reader import WeightFile
 
@@ -38,6 +39,7 @@ class Run:
     weights: Path | None = None
     resume: str | None = None  # train: a checkpoint to go on from, or NEWEST; val, test: the same as `weights`
     other_classes: bool = False  # whether weights that were made for other classes are taken
+    overwrite: bool = False  # whether files that jseg did not write may be replaced
     command: Callable[[bool], str] = lambda resumes: ""  # the command that starts this run again, or resumes it
     device: str = "cpu"
     # set by `open`
@@ -84,6 +86,9 @@ class Run:
             )
         if init not in ("", "random") and not knows_text:
             self.clip = read_clip_weights(init)
+        if self.task != "test" and not used:  # checkpoints tell that the folder is a run's
+            written = [self.work_dir / name for name in checkpoint.RUN_FILES[: None if training else 1]]
+            check_outputs(written, (self.weights, config.model.init), self.work_dir, self.overwrite)
         check_writable(self.work_dir)
         if training:
             say(batch_lines(config, self.ranks.world))

@@ -28,14 +28,9 @@ LOG_NAME = "log.jsonl"
 
 
 def say(line: str) -> None:
-    """Prints a line (nothing for ""); a full disk or a reader that has gone does not end the run."""
-    try:
-        if line:
-            print(line, flush=True)
-    except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # nobody reads any more
-    except OSError:
-        pass
+    """Prints a line at once; nothing for ""."""
+    if line:
+        print(line, flush=True)
 
 
 class RunLog:

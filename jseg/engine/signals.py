@@ -25,7 +25,7 @@ class StopRequest:
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> StopRequest:
-        for number in SIGNALS:
+        for number in (number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN):  # nohup ignores it
             self._previous[number] = signal.signal(number, self._receive)
         return self
 

@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jseg.config import TestConfig
+from jseg.errors import UserError
 from jseg.ops.bilinear import interpolation_matrix, interpolation_taps
 
 BAND_VALUES = 2**24  # scores in one band, over all classes (64 MiB)
@@ -77,6 +78,8 @@ class ImageScores:
             # (window rows, windows in a row, C, h, w)
             self.logits = logits.reshape(len(self.tops), len(self.lefts), *logits.shape[1:])
             self.logits.sync()
+        if not np.isfinite(self.logits.sum().item()):
+            raise UserError("the model's results are not finite: use precision=fp32, or other weights")
 
     def _window_row(self, row: int, start: int, stop: int) -> jt.Var:
         """Calibrated scores of rows [start, stop) of each window in a row: (windows, C, stop - start, crop width)."""

@@ -11,7 +11,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, nullcontext
+from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -32,19 +32,20 @@ from jseg.engine.log import RunLog, say, write_record
 from jseg.engine.optimizer import AdamW, LossScale, clip, gradient_norm, square_sums
 from jseg.engine.ranks import ALONE, Ranks
 from jseg.engine.signals import Interrupted, StopRequest
-from jseg.errors import CannotWrite, UserError
-from jseg.files import as_json, whole_file, write_json
+from jseg.errors import CannotWrite, CheckFailed, UserError
+from jseg.files import as_json, whole_files, write_json
 from jseg.model.clip_rc import ClipRC, set_training, trainable
 from jseg.model.losses import LossSums, SegmentationLoss, count_masks
 from jseg.model.precision import note, set_precision
 from jseg.ops.function import releasing
+from jseg.outputs import check_outputs
 from jseg.weights.reader import WeightFile, named_list
 from jseg.weights.record import tensors_sha256
 from jseg.weights.state import state_arrays
 
 
 def train(run: Run) -> None:
-    """Trains, and leaves `weights.safetensors` in the run's folder unless a signal stops it."""
+    """Trains, and leaves `weights.safetensors` in the run's folder unless a signal or a problem stops it."""
     config, ranks, classes = run.config, run.ranks, run.dataset.class_list
     with StopRequest() as stop, lock_work_dir(run.work_dir) if ranks.first else nullcontext():
         if ranks.first and run.resumes:
@@ -67,7 +68,7 @@ def train(run: Run) -> None:
         with closing(training_batches(run.dataset, config, begun, ranks.rank, ranks.world)) as batches:
             ending = training.loop(batches)
         if ending == "finished" and ranks.first:
-            training.save_weights(WEIGHTS_NAME)
+            training.save_last(lambda: training.save_weights(run.work_dir / WEIGHTS_NAME))
             say(f"weights: {run.work_dir / WEIGHTS_NAME}")
     if progress.best is not None:
         say(f"best {best_metric(config)}: {progress.best:.2f} after iteration {progress.best_iteration} ({BEST_NAME})")
@@ -76,7 +77,9 @@ def train(run: Run) -> None:
     if ending == "stopped":
         saved = f"saved after iteration {progress.iteration} of {config.train.iterations}; go on with"
         where = saved if progress.iteration else "stopped before the first iteration; start again with"
-        say(f"{stop.signal_name or 'a signal to another process'}: {where}\n  {run.command(progress.iteration > 0)}")
+        say(f"{stop.signal_name or 'stopped'}: {where}\n  {run.command(progress.iteration > 0)}")
+    if training.problem:
+        raise training.problem
 
 
 @dataclass
@@ -194,23 +197,24 @@ class Training:
         self.stop, self.meta, self.metrics = stop, meta, metrics
         self.config, self.ranks = trainer.config.train, trainer.ranks
         self.constant = trainer.frozen | arrays
+        self.problem: Exception | None = None  # why the run ends, once all is saved
         self.saved = progress.iteration  # a run starts from a checkpoint, or has nothing to save
 
     def loop(self, batches: Iterator[Batch]) -> str:
-        """Trains on `batches` to the end; returns "finished", or "stopped" after a signal."""
+        """Trains on `batches` to the end; returns "finished", or "stopped" after a signal or a `problem`."""
         config, trainer, progress = self.config, self.trainer, self.progress
         set_training(trainer.model, True)
         self.check_ranks()
         if self.evaluation_is_due():  # a signal had ended it early
             self.evaluate()
-        while progress.iteration < config.iterations and not self.ranks.any(bool(self.stop.signal_name)):
+        while progress.iteration < config.iterations:
             asked = time.perf_counter()
             try:
                 batch = next(batches)
-            except UserError:  # an image has vanished, or a worker was killed
-                if progress.iteration != self.saved:
-                    self.write(self.save)
-                raise
+            except Exception as error:  # an image has vanished, or a worker was killed
+                self.problem = self.problem or error
+            if self.ranks.any(bool(self.stop.signal_name or self.problem)):
+                break
             waited = time.perf_counter() - asked
             # each iteration starts from a seed of its own: Jittor gives no random state to save
             entropy = np.random.SeedSequence([config.seed, 0, batch.iteration, self.ranks.rank]).generate_state(1)
@@ -236,12 +240,12 @@ class Training:
                 self.write(self.save)
         self.check_ranks()
         if progress.iteration != self.saved and self.ranks.first:
-            self.save()
-        finished = progress.iteration >= config.iterations and not self.evaluation_is_due()
-        ending = "finished" if finished else "stopped"
+            self.save_last(self.save)
+        stopped = self.ranks.any(bool(self.problem)) or progress.iteration < config.iterations  # all wait for the first
+        ending = "stopped" if stopped or self.evaluation_is_due() else "finished"
         self.log.write(ending, progress.iteration)
-        if finished and progress.bad_steps and not trainer.optimizer.steps:
-            raise UserError("no step had finite numbers, so nothing was trained: see 'bad step' in log.jsonl")
+        if not stopped and not trainer.optimizer.steps:
+            raise CheckFailed("no step had finite numbers, so nothing was trained: see 'bad step' in log.jsonl")
         return ending
 
     def skip_step(self, batch: Batch, report: StepReport) -> None:
@@ -258,7 +262,7 @@ class Training:
         losses = {name: value if math.isfinite(value) else str(value) for name, value in report.losses.items()}
         self.log.write("bad step", done, problem=report.problem, names=names, losses=losses)
         if progress.bad_in_a_row >= self.config.max_bad_steps:
-            raise UserError(
+            self.problem = CheckFailed(
                 f"{progress.bad_in_a_row} steps in a row were not finite, the last one at iteration {done} "
                 f"({', '.join(names)}): {report.problem}; lower optimizer.lr, or look at these images"
             )
@@ -275,6 +279,10 @@ class Training:
         try:
             metrics = self.metrics(breaks=self.stop.breaks)
         except Interrupted:
+            return
+        except Exception as error:  # an image has vanished
+            self.problem = error
+            self.ranks.any(True)  # the others' evaluation waits for this one's, and ends as by a signal
             return
         finally:
             set_training(self.trainer.model, True)
@@ -296,23 +304,40 @@ class Training:
         meta = {"progress": asdict(progress), "optimizer_steps": trainer.optimizer.steps}
         if trainer.loss_scale is not None:
             meta["loss_scale"] = asdict(trainer.loss_scale)
-        self.save_weights(path.name, trainer.optimizer.state(), **meta)
+        self.save_weights(path, trainer.optimizer.state(), **meta)
         checkpoint.prune(self.work_dir, self.config.keep_checkpoints, self.config.milestones)
         self.saved = progress.iteration
         self.log.write("saved", progress.iteration, file=path.name)
 
-    def save_weights(self, name: str, moments: dict[str, np.ndarray] | None = None, **meta: Any) -> None:
-        """Writes weights, and what a checkpoint holds besides."""
+    def save_last(self, save: Callable[[], None]) -> None:
+        """Saves at the end; if the disk is full, the weights alone, in the work folder or beside it (CannotWrite)."""
+        try:
+            save()
+        except CannotWrite as error:
+            folder, name = self.work_dir.absolute(), f"weights_{self.progress.iteration:07d}.safetensors"
+            for path in (folder / name, folder.parent / f"{folder.name}_{name}"):
+                with suppress(UserError):
+                    check_outputs([path])
+                    self.save_weights(path)
+                    error = CannotWrite(f"{error}; the weights alone are in {path}")
+                    break
+            raise error
+
+    def save_weights(self, path: Path, moments: dict[str, np.ndarray] | None = None, **meta: Any) -> None:
+        """Writes weights, and what a checkpoint holds besides; CheckFailed if they are not finite."""
         tensors = state_arrays(self.trainer.model) | self.constant | (moments or {})
-        checkpoint.save(self.work_dir / name, tensors, {**self.meta, "iteration": self.progress.iteration, **meta})
+        if broken := [name for name, array in tensors.items() if not np.isfinite(array).all()]:
+            where = f"after iteration {self.progress.iteration} ({named_list(broken, 3)})"
+            raise CheckFailed(f"the weights are not finite {where}: go on from a checkpoint with a lower optimizer.lr")
+        checkpoint.save(path, tensors, {**self.meta, "iteration": self.progress.iteration, **meta})
 
     def save_best(self, metrics: dict[str, Any]) -> None:
         """Writes the best weights so far, then puts their metrics, already on disk, in place."""
-        with whole_file(self.work_dir / BEST_METRICS_NAME) as file:
+        with whole_files(self.work_dir / BEST_METRICS_NAME) as (file,):
             file.write(as_json({"iteration": self.progress.iteration, **metrics}))
             file.flush()
             os.fsync(file.fileno())
-            self.save_weights(BEST_NAME)
+            self.save_weights(self.work_dir / BEST_NAME)
 
     def write(self, write_files: Callable[[], Any]) -> bool:
         """Lets the first rank write files that the run can go on without; returns whether it has written them."""

@@ -162,7 +162,9 @@ def export(path: Path, clip: SmallClip, tokenizer: Tokenizer, facts: dict[str, A
     sizes = {name: getattr(clip.settings, name) for name in names} | {"vocab_size": tokenizer.vocab_size}
     vocabulary = [list(merge) for merge in tokenizer.merges]
     meta = {"format": FORMAT, "clip": sizes, "vocabulary": vocabulary, **facts}
-    write_safetensors(path, {name: array.astype(np.float16) for name, array in clip.tensors().items()}, meta)
+    tensors = {name: array.astype(np.float16) for name, array in clip.tensors().items()}
+    assert all(np.isfinite(array).all() for array in tensors.values()), "the weights are not finite as float16"
+    write_safetensors(path, tensors, meta)
 
 
 def zero_shot_accuracy(clip: SmallClip, text: np.ndarray, stage: Stage, count: int) -> tuple[float, list[float | None]]:

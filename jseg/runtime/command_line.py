@@ -14,9 +14,11 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from pathlib import Path
 from typing import Any, NoReturn
 
-from jseg.errors import UserError
+from jseg.errors import CheckFailed, UserError
 from jseg.files import save_details
 
 
@@ -25,6 +27,8 @@ class ArgumentParser(argparse.ArgumentParser):
 
     def __init__(self, doc: str | None = None, **options: Any) -> None:
         super().__init__(**{"description": (doc or "").split("\n")[0]} | options)
+        # for all arguments of type Path: an empty one would be the current folder
+        self.register("type", Path, lambda text: Path(text or self.error("a path is empty")))
 
     def error(self, message: str) -> NoReturn:
         """Raises UserError where argparse would print its usage and exit."""
@@ -54,10 +58,21 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         code = exit_code(error)
     for stream in (sys.stdout, sys.stderr):
         try:
-            stream.flush()
+            type(stream).flush(stream)  # its own: see `print_without_fail`
         except (OSError, ValueError):  # Python would try it again while it ends, and complain
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(code)
+
+
+def print_without_fail() -> None:
+    """From now on no print fails: on a full disk, a closed terminal, or when the reader of the output has gone."""
+
+    def attempt(call: Callable[..., object], *arguments: object) -> None:
+        with suppress(OSError, ValueError):
+            call(*arguments)
+
+    for stream in (sys.stdout, sys.stderr):
+        stream.write, stream.flush = partial(attempt, stream.write), partial(attempt, stream.flush)
 
 
 def exit_code(error: BaseException) -> int:
@@ -78,7 +93,8 @@ def exit_code(error: BaseException) -> int:
         where = f"{os.fsdecode(cause.filename)}: " if isinstance(cause.filename, str | bytes) else ""
         cause = UserError(where + (cause.strerror or str(cause)))
     if cause or isinstance(error, KeyboardInterrupt):
-        line, code = (f"error: {cause}", 2) if cause else ("interrupted", 130)
+        line = f"error: {cause}" if cause else "interrupted"
+        code = 1 if isinstance(cause, CheckFailed) else 2 if cause else 130
     else:
         text = UserError(f"internal error: {type(error).__name__}: {error}")
         line, code = f"{text}; details in {save_details(details)}", 3

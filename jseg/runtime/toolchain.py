@@ -84,7 +84,8 @@ def python_headers(cache: Path) -> str:
 
 def problem(cache: Path) -> str:
     """Why Jittor cannot be imported here and compile into `cache`, with the command that fixes it; "" when it can."""
-    folder, numpy, python = jittor_folder(), package_version("numpy"), f"python3.{sys.version_info.minor}"
+    folder, python, imported = jittor_folder(), f"python3.{sys.version_info.minor}", sys.modules.get("numpy")
+    numpy = imported.__version__ if imported else package_version("numpy")
     compiler = os.environ.get("cc_path") or "g++"
     checks = {
         f"Jittor is not installed in {sys.executable}: pip install {JITTOR}": bool(folder),

@@ -18,7 +18,7 @@ import numpy as np
 import safetensors
 
 from jseg.errors import UserError
-from jseg.files import whole_file
+from jseg.files import whole_files
 from jseg.weights import pickles
 
 OUR_KEY = "jseg"  # where our metadata lie in a safetensors header, as one JSON text
@@ -124,7 +124,7 @@ def write_safetensors(path: str | Path, tensors: dict[str, np.ndarray], meta: di
         header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": (begin, end)}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with whole_file(path) as file:
+    with whole_files(path) as (file,):
         file.write(len(text).to_bytes(8, "little") + text)
         for _, array in ordered:
             file.write(np.asarray(array, array.dtype.newbyteorder("<"), order="C").data)

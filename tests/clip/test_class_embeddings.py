@@ -186,6 +186,18 @@ def test_weights_bring_their_embeddings_and_their_tower(tmp_path: Path) -> None:
     assert np.abs(class_embeddings(config, SHAPES, file).matrix - text.matrix).max() > 1e-3
 
 
+def test_embeddings_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    """Those that a weight file holds, and what a tower gives whose last weights are 0."""
+    config = random_config()
+    text = class_embeddings(config, SHAPES)
+    text.matrix[2, 3] = np.inf
+    with pytest.raises(UserError, match=r"weights\.safetensors is damaged: its class embeddings are not finite"):
+        class_embeddings(config, SHAPES, saved(tmp_path, config, text))
+    text.text_model.tensors["text_projection"][:] = 0
+    with pytest.raises(UserError, match="class embeddings are not finite"):
+        text.text_model.embed(["cat"], ["a {}"])
+
+
 def test_embeddings_from_a_file(tmp_path: Path) -> None:
     config = random_config()
     file = saved(tmp_path, config, class_embeddings(config, SHAPES))

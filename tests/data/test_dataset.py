@@ -58,6 +58,16 @@ def test_what_is_missing_is_named(voc: DataConfig) -> None:
     for name in ("/etc/x", "../a1", "sub/../../a1"):
         split.write_text(f"a1\n{name}\n", encoding="utf-8-sig")
         assert f"{split}: {name!r} is no name inside the data folder" in refused(voc)
+    for content in (b"a1\n\0b2", b"a\x1b[2J1"):
+        split.write_bytes(content)
+        assert "no control characters" in refused(voc)
+    for encoding in ("utf-16", "latin-1"):
+        split.write_bytes("é1\nb2".encode(encoding))
+        assert "it must be UTF-8 text (not UTF-16)" in refused(voc)
+    split.write_text("a1.jpg\nb2.jpg\n")
+    assert "names in ImageSets/train.txt must have no suffix .jpg" in refused(voc)
+    split.write_bytes("a1\n".encode("utf-8-sig"))
+    assert SegmentationDataset(voc, "train").names == ["a1"]
     split.write_text(" \n\n")
     assert "names no image" in refused(voc)
     split.unlink()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from jseg.data.class_names import class_list
 from jseg.engine import checkpoint
 from jseg.engine.checkpoint import lock_work_dir
 from jseg.errors import UserError
+from jseg.files import whole_files
 from jseg.weights import record
 from jseg.weights.reader import WeightFile
 
@@ -68,7 +71,10 @@ def test_the_newest_whole_checkpoint_is_found_and_refused_ones_are_named(tmp_pat
     file, refused = checkpoint.newest_whole(tmp_path)
     assert file.meta["iteration"] == 5
     assert "checkpoint_0000015" in refused[0] and "checkpoint_0000010" in refused[1] and len(refused) == 2
+    mine = tmp_path / "checkpoint_2.safetensors"  # we write seven digits
+    mine.touch()
     checkpoint.prune(tmp_path, keep=2)
+    assert mine.exists()
     with pytest.raises(UserError, match=r"holds no whole checkpoint \(.*checkpoint_0000015.*damaged"):
         checkpoint.newest_whole(tmp_path)
 
@@ -107,15 +113,21 @@ def test_later_checkpoints_are_refused_or_set_aside(tmp_path: Path) -> None:
 
 
 def test_one_process_at_a_time_and_no_half_written_files(tmp_path: Path) -> None:
-    for name in (".checkpoint_0000001.safetensors.abc_12.tmp", ".metrics.json.abc.tmp", ".mine.tmp", "log.jsonl"):
+    mine = {".mine.tmp", ".notes.json.old.tmp", ".checkpoint_1.safetensors.copy.tmp", ".jseg.mine.tmp", "log.jsonl"}
+    for name in mine:
         (tmp_path / name).touch()
+    with suppress(ZeroDivisionError), whole_files(tmp_path / "metrics.json") as (file,):
+        shutil.copy(file.name, tmp_path / "copy")
+        left = Path(file.name)
+        raise ZeroDivisionError
+    (tmp_path / "copy").rename(left)  # as if the process had been killed
     script = (
         "import sys; from pathlib import Path; from jseg.engine.checkpoint import lock_work_dir\n"
         "try:\n    with lock_work_dir(Path(sys.argv[1])): print('held')\nexcept Exception as error: print(error)"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
     with lock_work_dir(tmp_path):
-        assert {path.name for path in tmp_path.iterdir()} == {".mine.tmp", "log.jsonl"}  # the first is the user's own
+        assert {path.name for path in tmp_path.iterdir()} == mine
         assert "a process is training in" in subprocess.run(command, capture_output=True, text=True).stdout
     assert subprocess.run(command, capture_output=True, text=True).stdout == "held\n"
 

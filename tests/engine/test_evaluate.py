@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import jseg
 from jseg.config import Config, ModelConfig, SplitConfig
 from jseg.data import transforms
 from jseg.data.class_names import class_labels, class_list
@@ -18,6 +19,7 @@ from jseg.data.dataset import open_dataset
 from jseg.engine.evaluate import METRICS_NAME, SHEET_NAME, evaluate
 from jseg.engine.sliding_window import ImageScores
 from jseg.errors import UserError
+from jseg.files import JSON_MARK
 from jseg.metrics import ConfusionMatrix, headline
 from jseg.model.clip_rc import ClipRC, build_clip_rc
 from jseg.model.initial_weights import initialise
@@ -97,7 +99,7 @@ def test_metrics_and_drawn_images(
         np.testing.assert_array_equal(colours, CLASSES.palette[labels])
     assert metrics == matrix.summary(seen, unseen, CLASSES.names)
     assert (metrics["mIoU(U)"] is None) == cross_dataset
-    assert json.loads((tmp_path / METRICS_NAME).read_text()) == metrics
+    assert json.loads((tmp_path / METRICS_NAME).read_text()) == {JSON_MARK: jseg.__version__, **metrics}
     printed = capsys.readouterr()
     assert headline(metrics) in printed.out.splitlines()
     assert ("unseen" in printed.out) != cross_dataset
@@ -145,4 +147,22 @@ def test_images_and_labels_of_the_data_set_are_never_overwritten(model: ClipRC, 
         with pytest.raises(UserError, match=r"a\.png itself would be overwritten"):
             evaluate(model, dataset, embeddings(), config, save_dir=save_dir)
     assert before == [path.read_bytes() for path in inputs]
-    evaluate(model, dataset, embeddings(), config, save_dir=tmp_path / "images")
+    for name in ("a.png", "a_overlay.png", SHEET_NAME):
+        images = tmp_path / f"images_{name}"
+        images.mkdir()
+        (images / name).write_text("the user's own")
+        with pytest.raises(UserError, match=f"{name} was not written by jseg"):
+            evaluate(model, dataset, embeddings(), config, save_dir=images)
+        assert len(list(images.iterdir())) == 1
+    for overwrite in (True, False):  # then it is ours
+        evaluate(model, dataset, embeddings(), config, save_dir=images, overwrite=overwrite)
+    assert before == [path.read_bytes() for path in inputs]
+
+
+def test_results_that_are_not_finite_give_no_metrics(model: ClipRC, tmp_path: Path) -> None:
+    """One NaN would make class 0 the highest everywhere."""
+    rows = embeddings()
+    rows[3, 0] = np.nan
+    with pytest.raises(UserError, match="results are not finite"):
+        evaluate(model, NoisyImages([(48, 64)]), rows, small_config(), tmp_path)
+    assert not list(tmp_path.iterdir())

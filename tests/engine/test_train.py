@@ -19,9 +19,10 @@ from jseg.data.loader import Batch
 from jseg.engine import checkpoint
 from jseg.engine.checkpoint import Progress
 from jseg.engine.log import RunLog, read_log
+from jseg.engine.optimizer import LossScale
 from jseg.engine.signals import StopRequest
 from jseg.engine.train import Trainer, Training
-from jseg.errors import CannotWrite, UserError
+from jseg.errors import CannotWrite, CheckFailed, UserError
 from jseg.model.clip_rc import build_clip_rc
 from jseg.model.released_weights import load_released
 from tests.engine.tiny_training import UNSEEN, tiny_batch, tiny_config, tiny_trainer, weights
@@ -67,7 +68,10 @@ def run(
     progress = progress or Progress()
     log = RunLog(folder, trainer.config.train.iterations, progress.iteration, progress.log)
     with StopRequest() as stop, patch.object(checkpoint, "save", saver.save):
-        ending = Training(trainer, log, folder, progress, stop, {}, {}, evaluate).loop(source)
+        training = Training(trainer, log, folder, progress, stop, {}, {}, evaluate)
+        ending = training.loop(source)
+    if training.problem:
+        raise training.problem
     return ending, [(line["event"], line["iteration"]) for line in read_log(log.path)]
 
 
@@ -105,13 +109,52 @@ def test_a_bad_step_is_skipped_counted_and_logged_with_its_images(
 def test_too_many_bad_steps_in_a_row_end_the_run_with_the_names_of_their_images(tmp_path: Path) -> None:
     trainer = tiny_trainer(tiny_config(iterations=9, max_bad_steps=2))
     before = weights(trainer)
-    with pytest.raises(UserError, match=r"2 steps in a row.*iteration 2 \(image_1\).*look at these images"):
-        run(tmp_path, trainer, batches((0, 1, 3)), NotedSaver())
+    saver = NotedSaver()
+    with pytest.raises(CheckFailed, match=r"2 steps in a row.*iteration 2 \(image_1\).*look at these images"):
+        run(tmp_path, trainer, batches((0, 1, 3)), saver)
+    assert saver.checkpoints == [2]
     assert all(np.array_equal(array, weights(trainer)[name]) for name, array in before.items())
     every_other = tiny_trainer(tiny_config(iterations=4, max_bad_steps=2))
     assert run(tmp_path, every_other, batches((0, 2)), NotedSaver())[0] == "finished"
-    with pytest.raises(UserError, match="nothing was trained"):
+    with pytest.raises(CheckFailed, match="nothing was trained"):
         run(tmp_path, tiny_trainer(tiny_config(iterations=1)), batches((0,)), NotedSaver())
+    overflowing = tiny_trainer(tiny_config(iterations=2))  # float16: none of its steps counts as a bad one
+    overflowing.loss_scale = LossScale()
+    with (
+        patch("jseg.engine.train.gradient_norm", return_value=np.inf),
+        pytest.raises(CheckFailed, match="nothing was trained"),
+    ):
+        run(tmp_path, overflowing, batches(), NotedSaver())
+
+
+def test_weights_that_are_not_finite_are_never_written(tmp_path: Path) -> None:
+    """The last step makes them so: no later loss would tell."""
+    trainer, saver = tiny_trainer(tiny_config(iterations=2)), NotedSaver()
+
+    def spoil(iteration: int) -> None:
+        if iteration == 1:
+            trainer.optimizer.eps = np.nan
+
+    with pytest.raises(CheckFailed, match=r"not finite after iteration 2 \(.*lower optimizer\.lr"):
+        run(tmp_path, trainer, batches(each=spoil), saver)
+    assert saver.checkpoints == []
+
+
+@pytest.mark.parametrize("place", ["batch", "evaluation"])
+@pytest.mark.parametrize("error", [UserError("image x does not exist"), PermissionError(13, "Permission denied", "x")])
+def test_an_image_that_vanishes_ends_the_run_after_a_checkpoint(tmp_path: Path, place: str, error: Exception) -> None:
+    saver, config = NotedSaver(), tiny_config(iterations=6, save_every=100, eval_every=3)
+
+    def vanish(iteration: int = 3, **_: object) -> None:
+        if iteration == 3:
+            raise error
+
+    with pytest.raises(type(error)) as caught:
+        run(tmp_path, tiny_trainer(config), batches(each=vanish if place == "batch" else int), saver,
+            evaluate=vanish if place == "evaluation" else lambda **_: {"hIoU": None})  # fmt: skip
+    assert caught.value is error and saver.checkpoints == [3]
+    assert [line["event"] for line in read_log(tmp_path / "log.jsonl")][-2:] == ["saved", "stopped"]
+    assert saver.progress[-1]["evaluated"] == (3 if place == "batch" else 0)  # then it is made up for on resume
 
 
 def test_a_full_disk_does_not_end_the_run_but_the_last_checkpoint_must_be_written(
@@ -122,8 +165,32 @@ def test_a_full_disk_does_not_end_the_run_but_the_last_checkpoint_must_be_writte
     _, events = run(tmp_path, tiny_trainer(config), batches(), saver)
     assert saver.checkpoints == [1, 4, 5] and ("not saved", 2) in events and ("not saved", 3) in events
     assert "No space left on device" in capsys.readouterr().out
-    with pytest.raises(CannotWrite, match="No space left"):
+    with pytest.raises(CannotWrite, match=r"some space there$"):
         run(tmp_path, tiny_trainer(config), batches(), NotedSaver(full=(5,)))
+
+
+@pytest.mark.parametrize("refused", [1, 2])
+def test_where_the_last_checkpoint_does_not_fit_the_weights_are_saved_alone(tmp_path: Path, refused: int) -> None:
+    """In the work folder or, if they do not fit there either, beside it; never over a file."""
+    written, folder = [], tmp_path / "run"
+    folder.mkdir()
+    places = [folder / "weights_0000002.safetensors", tmp_path / "run_weights_0000002.safetensors"]
+
+    def save(path: Path, tensors: dict[str, np.ndarray], meta: dict[str, Any]) -> None:
+        written.append(path)
+        if len(written) <= refused:
+            raise CannotWrite("No space left on device")
+        assert not any(name.startswith("optimizer") for name in tensors) and meta["iteration"] == 2
+
+    with patch.object(NotedSaver, "save", lambda self, *arguments: save(*arguments)):
+        for count, place in ((1, places[refused - 1]), (0, None)):
+            words = f"No space left on device; the weights alone are in {place}$" if count else "on device$"
+            with pytest.raises(CannotWrite, match=words):
+                run(folder, tiny_trainer(tiny_config(iterations=2)), batches(), NotedSaver())
+            assert written[1:] == places[:refused] * count
+            written.clear()
+            for path in places:
+                path.touch()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
@@ -132,7 +199,7 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(tmp_path: Path, 
     saver = NotedSaver()
     source = batches(each=lambda i: os.kill(os.getpid(), number) if i == 2 else None)
     ending, events = run(tmp_path, tiny_trainer(tiny_config(iterations=6, save_every=100)), source, saver)
-    assert ending == "stopped" and saver.checkpoints == [3] and events == [("saved", 3), ("stopped", 3)]
+    assert ending == "stopped" and saver.checkpoints == [2] and events == [("saved", 2), ("stopped", 2)]
 
 
 def test_a_signal_breaks_an_evaluation_off_and_the_resumed_run_makes_it_up(tmp_path: Path) -> None:

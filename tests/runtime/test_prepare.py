@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -126,6 +127,9 @@ def test_what_is_missing_is_named_with_its_remedy(
     for function, found in there.items():
         monkeypatch.setattr(toolchain, function, lambda *_, found=found: found)
     assert toolchain.problem(Path("cache")) == ""
+    monkeypatch.setitem(sys.modules, "numpy", SimpleNamespace(__version__="2.2"))  # one that pip does not know of
+    assert "cannot use NumPy 2.2" in toolchain.problem(Path("cache"))
+    monkeypatch.delitem(sys.modules, "numpy")
     monkeypatch.setattr(toolchain, name, lambda *_: value)
     assert words in toolchain.problem(Path("cache"))
     assert "\n" not in toolchain.problem(Path("cache"))

@@ -46,9 +46,18 @@ def test_table_and_file(source: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert written.config == weights.config == SIZES
     assert written.source.meta["vocabulary"] == [["a", "b"]]
     refused("must end in .safetensors", source, tmp_path / "a.pth")
-    refused("exists.*--force", source, target)
-    convert(source, target, "--force", "--dtype", "float16")
+    refused("exists.*--overwrite", source, target)
+    convert(source, target, "--overwrite", "--dtype", "float16")
     assert {array.dtype for array in read_weight_file(target).tensors.values()} == {np.dtype(np.float16)}
+
+
+def test_the_source_is_never_replaced(source: Path, tmp_path: Path) -> None:
+    before = source.read_bytes()
+    (tmp_path / "hard.safetensors").hardlink_to(source)
+    (tmp_path / "soft.safetensors").symlink_to(source)
+    for name in ("clip", "hard", "soft"):
+        refused("itself would be overwritten", source, tmp_path / f"{name}.safetensors", "--overwrite")
+    assert source.read_bytes() == before
 
 
 @pytest.mark.parity

@@ -75,3 +75,24 @@ def test_sigterm_to_every_process_of_the_job_saves_and_tells_how_to_go_on(undist
     resumed = subprocess.run([sys.executable, *command[1:]], capture_output=True, text=True, timeout=SECONDS)
     assert resumed.returncode == 0, resumed.stderr
     assert_same_run(undisturbed, running.work_dir, ITERATIONS)
+
+
+@pytest.mark.parametrize("output", ["> /dev/full 2>&1", "2>&- | head -1"])
+def test_a_run_goes_on_when_nothing_can_be_printed(undisturbed: Path, tmp_path: Path, output: str) -> None:
+    """A full disk for the log, a reader that has gone, a closed stderr; with evaluations and their progress bars."""
+    running = TrainingProcess(tmp_path / "run", f"train.iterations={ITERATIONS}", output=output)
+    running.finish()
+    assert_same_run(undisturbed, running.work_dir, ITERATIONS)
+
+
+def test_a_run_whose_workers_are_killed_saves_and_tells_how_to_go_on(undisturbed: Path, tmp_path: Path) -> None:
+    running = TrainingProcess(tmp_path / "run", f"train.iterations={ITERATIONS}", "train.save_every=1000")
+    assert running.wait_until(lambda: len(running.events("train")) >= 3)
+    found = subprocess.run(["pgrep", "-s", str(running.process.pid)], capture_output=True, text=True, check=True)
+    for number in {*map(int, found.stdout.split())} - {running.process.pid}:
+        os.kill(number, signal.SIGKILL)
+    lines = running.finish(2).splitlines()
+    assert len(checkpoint.checkpoints_in(running.work_dir)) == 1
+    assert lines[-1].startswith("error: a worker process ended unexpectedly") and lines[-2].endswith(" --resume")
+    TrainingProcess(tmp_path / "run", f"train.iterations={ITERATIONS}", "--resume").finish()
+    assert_same_run(undisturbed, running.work_dir, ITERATIONS)

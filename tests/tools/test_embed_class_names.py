@@ -28,7 +28,7 @@ def test_a_data_set_with_the_tower_of_a_checkpoint(tmp_path: Path, capsys: pytes
     np.testing.assert_allclose(found, read_weight_file(weights).tensors["text_features"], atol=1e-6)
     assert read_weight_file(output).meta["weights_sha256"] == sha256_of_file(weights)
     assert f"text.embeddings={output}" in capsys.readouterr().out
-    with pytest.raises(UserError, match="--force"):
+    with pytest.raises(UserError, match=r"shapes\.safetensors exists.*--overwrite"):
         embed(*arguments)
 
 

@@ -33,20 +33,20 @@ def test_right_files_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture) -> 
         assert "already there" in capsys.readouterr().out
 
 
-def test_a_damaged_file_is_replaced_only_by_force_and_by_the_right_one(tmp_path: Path) -> None:
+def test_a_damaged_file_is_replaced_only_on_purpose_and_by_the_right_one(tmp_path: Path) -> None:
     copy, folder, target = tmp_path / "copy", tmp_path / "pretrained", tmp_path / "pretrained" / "ViT-B-16.pt"
     folder.mkdir()
     target.write_bytes(b"half")
     arguments = [NAME, "--folder", str(folder), "--from", str(copy)]
-    with pytest.raises(UserError, match=r"damaged.*--force"):
+    with pytest.raises(UserError, match=r"exists.*--overwrite"):
         fetch_pretrained.main(arguments)
     for content in (CONTENT[:-1], b"", CONTENT * 2):
         copy.write_bytes(content)
         with pytest.raises(UserError, match="SHA-256"):
-            fetch_pretrained.main([*arguments, "--force"])
+            fetch_pretrained.main([*arguments, "--overwrite"])
         assert target.read_bytes() == b"half" and os.listdir(folder) == ["ViT-B-16.pt"]
     copy.write_bytes(CONTENT)
-    fetch_pretrained.main([*arguments, "--force"])
+    fetch_pretrained.main([*arguments, "--overwrite"])
     assert target.read_bytes() == CONTENT
 
 

@@ -37,9 +37,7 @@ def test_two_ranks_stop_together_and_one_goes_on_with_their_run(tmp_path: Path) 
     assert "batch: 4 images in all (2 processes x 1 micro-batches x 2, gradients added up)" in shown
     assert shown.count("resuming") == 0 and shown.count("iteration 1/") == 1  # one process prints
     (saved,) = checkpoint.checkpoints_in(together.work_dir)
-    assert (
-        f"a signal to another process: saved after iteration {checkpoint.read_whole(saved).meta['iteration']}" in shown
-    )
+    assert f"stopped: saved after iteration {checkpoint.read_whole(saved).meta['iteration']}" in shown
     command = shlex.split(shown.splitlines()[-1])
     assert command[:3] == ["mpirun", "-np", "2"] and command[-1] == "--resume"
     alone = TrainingProcess(together.work_dir, *OPTIONS, "--resume")
@@ -56,6 +54,7 @@ def test_two_ranks_stop_together_and_one_goes_on_with_their_run(tmp_path: Path) 
     evaluated = TrainingProcess(tmp_path / "val", *OPTIONS, *weights, "--save-dir", str(tmp_path / "images"), ranks=2)
     assert evaluated.finish().count("label maps and overlays of 2 ") == 1
     metrics = json.loads((evaluated.work_dir / "metrics.json").read_text())
+    metrics.pop("jseg")
     assert metrics == alone.events("evaluation")[-1]["metrics"]  # not one pixel's difference: matrices are added up
     assert len(list((tmp_path / "images").iterdir())) == 2 * 2 + 1
 

@@ -39,4 +39,12 @@ def test_one_or_several_runs_are_drawn(tmp_path: Path, count: int, capsys: pytes
     assert image.shape[0] > 500 and (image < 250).any(axis=-1).mean() > 0.01
     assert f"{count} run" in capsys.readouterr().out
     with pytest.raises(UserError, match="holds no log of a training run"):
-        plot_log.main([str(tmp_path)])
+        plot_log.main([str(tmp_path), "--output", str(tmp_path / "new.png")])
+    with pytest.raises(UserError, match=r"curves\.png exists: .* --overwrite"):
+        plot_log.main([*runs, "--output", str(output)])
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(output.read_bytes())
+    output.unlink()
+    output.symlink_to(photo)
+    assert plot_log.main([*runs[:1], "--output", str(output), "--overwrite"]) == 0
+    assert not output.is_symlink() and photo.stat().st_nlink == 1 and not list(tmp_path.glob(".*"))

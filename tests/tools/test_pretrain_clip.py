@@ -33,6 +33,8 @@ def pretrain(*arguments: str) -> subprocess.CompletedProcess[str]:
     [
         (["--stop-after", "1000000"], "--stop-after 1000000"),
         (["--output", "weights.pth"], "must end in .safetensors"),
+        (["--scenes", "0"], "--scenes 0: must be at least 1"),
+        (["--output", str(SHIPPED)], "shapes_clip.safetensors exists"),
     ],
 )
 def test_mistakes_are_told_in_one_line(arguments: list[str], reason: str, tmp_path: Path) -> None:

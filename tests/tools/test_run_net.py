@@ -27,7 +27,7 @@ def test_evaluation_with_the_original_release_s_spellings(trained: Path, capsys:
     shown = capsys.readouterr().out
     assert "checkpoint_0000002" in shown and "pAcc / mIoU(S) / mIoU(U) / hIoU: " in shown
     metrics = json.loads((trained / "metrics.json").read_text())
-    assert set(metrics) == {"pAcc", "mIoU(S)", "mIoU(U)", "hIoU", "IoU"} and len(metrics["IoU"]) == 20
+    assert set(metrics) == {"jseg", "pAcc", "mIoU(S)", "mIoU(U)", "hIoU", "IoU"} and len(metrics["IoU"]) == 20
     assert run_net.main([*arguments, "--task", "val", "--resume", "data.shapes.val_scenes=2"]) == 0
     shown = capsys.readouterr().out
     assert "newest whole checkpoint is" in shown and "checkpoint_0000004" in shown and "inductive, 2 " in shown

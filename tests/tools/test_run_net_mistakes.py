@@ -62,16 +62,35 @@ def test_weights_that_do_not_fit_are_refused(voc: Path, trained: Path, capsys: p
     assert run_net.main([*arguments, "cross_dataset=True"]) == 0
 
 
+@pytest.mark.parametrize("task", ["train", "val", "test"])
+def test_what_jseg_did_not_write_is_kept(voc: Path, trained: Path, task: str, capsys: pytest.CaptureFixture) -> None:
+    """Masks, photos and files in the work folder, until `--overwrite` makes them ours."""
+    folder, weights = voc.parent, str(trained / "weights.safetensors")
+    arguments = command(voc, "--task", task, "--other-classes", "--weights", weights)
+    put(folder / "images", "b.png", np.zeros((2, 2), np.uint8))
+    places = {"labels": "itself would be overwritten", "images": "was not written by jseg", "": "a path is empty"}
+    for place, words in places.items() if task != "train" else ():
+        refused([*arguments, "--save-dir", place and str(folder / place)], capsys, words)
+    names = {"train": ("config.json", "record.json", "log.jsonl", "metrics.json"), "val": ("metrics.json",), "test": ()}
+    (folder / "run").mkdir()
+    for name in names[task]:
+        (folder / "run" / name).write_text("{}")
+        refused(arguments, capsys, f"{name} was not written by jseg", "--overwrite")
+        assert (folder / "run" / name).read_text() == "{}"
+    assert run_net.main([*arguments, "--overwrite"]) == 0
+    assert task == "train" or run_net.main(arguments) == 0
+
+
 def put(folder: Path, name: str, labels: np.ndarray) -> None:
-    Image.fromarray(labels).save(folder / "labels" / name)
+    Image.fromarray(labels).save(folder / name)
 
 
 @pytest.mark.parametrize(
     "spoil, words",
     [
         (lambda folder: (folder / "images" / "b.jpg").write_bytes(b"\xff\xd8\xff"), ("b.jpg",)),
-        (lambda folder: put(folder, "b.png", np.zeros((70, 80), np.uint8)), ("b.png", "80x70", "90x70")),
-        (lambda folder: put(folder, "b.png", np.full((70, 90), 77, np.uint8)), ("b.png", "77", "voc12")),
+        (lambda folder: put(folder / "labels", "b.png", np.zeros((70, 80), np.uint8)), ("b.png", "80x70", "90x70")),
+        (lambda folder: put(folder / "labels", "b.png", np.full((70, 90), 77, np.uint8)), ("b.png", "77", "voc12")),
         (lambda folder: (folder / "val.txt").write_text("\n"), (".txt names no image",)),
         (lambda folder: (folder / "images" / "b.jpg").unlink(), ("b.jpg", "missing")),
     ],

@@ -79,6 +79,10 @@ MISTAKES = {  # arguments, class list or weight file of a mistake, and what its 
     "template without place": (["one.png", "--template", "a photo"], {}, "must hold {}"),
     "absurdly long image": (["one.png", "long.png"], {}, "long.png: 1x30000 pixels"),
     "input overwritten": (["one.png", "--save-dir", "."], {}, "one.png itself would be overwritten"),
+    "input overwritten on purpose": (["one.png", "--save-dir", ".", "--overwrite"], {}, "one.png itself would be"),
+    "another image overwritten": (["one.jpg", "--save-dir", "theirs"], {}, "theirs/one.png was not written by jseg"),
+    "same stems": (["one.jpg", "one.png"], {}, "segmented/one.png would be written twice"),
+    "folder without a name": (["one.png", "--save-dir", ""], {}, "a path is empty"),
 }
 
 
@@ -88,9 +92,26 @@ def test_mistakes_give_one_line_and_nothing_is_written(
 ) -> None:
     Path("notes.txt").write_text("not an image at all, only some text")
     Image.new("RGB", (1, 30000)).save("long.png")
+    Path("theirs").mkdir()
+    for path in ("one.jpg", "theirs/one.png"):
+        Image.new("RGB", (9, 9)).save(path)
     before = sorted(Path().rglob("*"))
     code, _, errors = segment(*arguments, **changes)
     assert code == 2
     assert errors.startswith("error: ") and errors.count("\n") == 1
     assert message in errors
     assert sorted(Path().rglob("*")) == before
+
+
+def test_files_of_ours_are_replaced_and_theirs_on_purpose(segment: Run) -> None:
+    """Also two images of one name from different folders, one after the other."""
+    Path("deep").mkdir()
+    Image.new("RGB", (20, 30)).save("deep/one.png")
+    for image in ("one.png", "deep/one.png"):
+        assert segment(image)[0] == 0
+    with Image.open("segmented/one.png") as image:
+        assert image.size == (20, 30)
+        image.save("segmented/one.png")  # corrected by hand
+    code, _, errors = segment("one.png")
+    assert code == 2 and "segmented/one.png was not written by jseg" in errors
+    assert segment("one.png", "--overwrite")[0] == segment("one.png")[0] == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import pytest
 
 from jseg.engine import checkpoint
 from jseg.engine.log import read_log
+from jseg.files import TEMPORARY
 from tests.tools.tiny_runs import REPOSITORY, TINY, TOOL
 
 SECONDS = 300  # a machine that does many things at once starts a process in a minute
@@ -45,13 +47,15 @@ def mpirun(ranks: int) -> list[str]:
 class TrainingProcess:
     """`python tools/run_net.py --task train` in a session of its own; with more than one rank, under mpirun."""
 
-    def __init__(self, work_dir: Path, *rest: str, ranks: int = 1) -> None:
+    def __init__(self, work_dir: Path, *rest: str, ranks: int = 1, output: str = "") -> None:
         work_dir.mkdir(parents=True, exist_ok=True)
         self.work_dir = work_dir
         (work_dir.parent / "tiny.py").write_text(TINY)
         (work_dir.parent / "busy.py").write_text(BUSY)
         arguments = ["--config-file", str(work_dir.parent / "busy.py"), "--work-dir", str(work_dir), "--no-cuda"]
         command = [*mpirun(ranks), sys.executable, str(TOOL), *arguments, *rest]
+        if output:  # where a shell redirects it to; the exit code is the tool's
+            command = ["bash", "-c", f"{shlex.join(command)} {output}; exit ${{PIPESTATUS[0]}}"]
         self.output = (self.work_dir.parent / f"{self.work_dir.name}.txt").open("w+")
         environment = {**os.environ, **MPI_VARIABLES, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
         self.process = subprocess.Popen(
@@ -81,7 +85,7 @@ class TrainingProcess:
 
     def is_saving(self) -> bool:
         """Whether a checkpoint is being written just now."""
-        return any(name.startswith(".checkpoint") for name in os.listdir(self.work_dir))
+        return any(TEMPORARY in name and "checkpoint" in name for name in os.listdir(self.work_dir))
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
