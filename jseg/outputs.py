@@ -51,7 +51,7 @@ def check_outputs(
         elif path.exists() and not path.is_file():
             problem = "is no file that could be replaced"
         elif os.path.lexists(path) and not overwrite and (folder is None or not is_ours(path)):
-            problem = f"{'exists' if folder is None else 'was not written by jseg'}: pass --overwrite to replace it"
+            problem = f"{'exists' if folder is None else 'was not written by jseg'} (--overwrite replaces it)"
         if problem:
             raise UserError(f"{path} {problem}: choose another folder or name")
         seen.add(path)

@@ -88,9 +88,12 @@ def test_a_run_goes_on_when_nothing_can_be_printed(undisturbed: Path, tmp_path: 
 def test_a_run_whose_workers_are_killed_saves_and_tells_how_to_go_on(undisturbed: Path, tmp_path: Path) -> None:
     running = TrainingProcess(tmp_path / "run", f"train.iterations={ITERATIONS}", "train.save_every=1000")
     assert running.wait_until(lambda: len(running.events("train")) >= 3)
-    found = subprocess.run(["pgrep", "-s", str(running.process.pid)], capture_output=True, text=True, check=True)
-    for number in {*map(int, found.stdout.split())} - {running.process.pid}:
-        os.kill(number, signal.SIGKILL)
+    main = str(running.process.pid)
+    found = subprocess.run(["ps", "-o", "pid=,ppid=", "-s", main], capture_output=True, text=True, check=True)
+    workers = [pid for pid, parent in map(str.split, found.stdout.splitlines()) if main not in (pid, parent)]
+    assert len(workers) == 2  # children of the fork server
+    for pid in workers:
+        os.kill(int(pid), signal.SIGKILL)
     lines = running.finish(2).splitlines()
     assert len(checkpoint.checkpoints_in(running.work_dir)) == 1
     assert lines[-1].startswith("error: a worker process ended unexpectedly") and lines[-2].endswith(" --resume")

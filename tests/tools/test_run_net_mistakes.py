@@ -72,11 +72,14 @@ def test_what_jseg_did_not_write_is_kept(voc: Path, trained: Path, task: str, ca
     for place, words in places.items() if task != "train" else ():
         refused([*arguments, "--save-dir", place and str(folder / place)], capsys, words)
     names = {"train": ("config.json", "record.json", "log.jsonl", "metrics.json"), "val": ("metrics.json",), "test": ()}
-    (folder / "run").mkdir()
+    for path in (folder / "run" / name for name in names[task]):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}")
+        refused(arguments, capsys, f"{path.name} was not written by jseg", "--overwrite")
+        assert path.read_text() == "{}"
+        path.rename(folder / path.name)
     for name in names[task]:
-        (folder / "run" / name).write_text("{}")
-        refused(arguments, capsys, f"{name} was not written by jseg", "--overwrite")
-        assert (folder / "run" / name).read_text() == "{}"
+        (folder / name).rename(folder / "run" / name)
     assert run_net.main([*arguments, "--overwrite"]) == 0
     assert task == "train" or run_net.main(arguments) == 0
 
