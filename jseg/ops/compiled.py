@@ -20,6 +20,7 @@ from jseg.files import cache_folder, write_whole
 
 FOLDER = Path(__file__).parent / "kernels"
 CUDA_ARCHITECTURE = 80  # the oldest that the CUDA kernels are written for: mma.sync on bfloat16, cp.async
+CUDA_TYPES = {"float32": "Float32", "bfloat16": "BFloat16", "float16": "Float16"}  # their names of number types
 
 
 def compiled(cuda: bool = False) -> bool:
