@@ -28,9 +28,9 @@ class LayerNorm(nn.Module):
         self.weight = jt.ones(width)
         self.bias = jt.zeros(width)
 
-    def execute(self, x: jt.Var) -> jt.Var:
-        """(…, width) -> (…, width)"""
-        return layer_norm(x, self.weight, self.bias, self.eps)
+    def execute(self, x: jt.Var, dtype: str | None = None) -> jt.Var:
+        """(…, width) -> (…, width), as `dtype`, by default that of x"""
+        return layer_norm(x, self.weight, self.bias, self.eps, dtype)
 
 
 class Linear(nn.Linear):
@@ -38,9 +38,11 @@ class Linear(nn.Linear):
 
     compute = "float32"
 
-    def execute(self, x: jt.Var, activation: str = "none", residual: jt.Var | None = None) -> jt.Var:
-        """`activation(x @ weight^T + bias) + residual`, (…, in) -> (…, out); of type `compute`, or the residual's."""
-        return linear(cast(x, self.compute), self.weight, self.bias, activation, residual)
+    def execute(
+        self, x: jt.Var, activation: str = "none", residual: jt.Var | None = None, dropout: float = 0.0
+    ) -> jt.Var:
+        """As `linear` with rate `dropout`, (…, in) -> (…, out); of type `compute`, or the residual's."""
+        return linear(cast(x, self.compute), self.weight, self.bias, activation, residual, dropout)
 
 
 class Dropout(nn.Module):
@@ -112,8 +114,8 @@ class ResidualBlock(nn.Module):
 
     def execute(self, x: jt.Var, attend: Attend) -> jt.Var:
         """(B, T, width) -> (B, T, width)"""
-        x = self.attn(self.ln_1(x), attend, residual=x)
-        return self.mlp(self.ln_2(x), residual=x)
+        x = self.attn(self.ln_1(x, self.attn.compute), attend, residual=x)
+        return self.mlp(self.ln_2(x, self.attn.compute), residual=x)
 
 
 class Transformer(nn.Module):

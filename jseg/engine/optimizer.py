@@ -13,11 +13,13 @@ import numpy as np
 
 from jseg.config import OptimizerConfig
 from jseg.errors import UserError
+from jseg.ops import compiled
 from jseg.weights.record import MOMENT_PREFIXES
 
 NORM_KEYS = ("norm", "ln")
 FIRST, LOWEST, HIGHEST = 2.0**16, 1.0, 2.0**24  # loss scales; powers of two, so that scaling changes no digits
 DOUBLED_AFTER = 2000  # good steps in a row
+BLOCKS = 64  # that share a tensor, on CUDA
 
 
 class AdamW:
@@ -26,10 +28,11 @@ class AdamW:
     def __init__(self, parameters: list[tuple[str, jt.Var]], config: OptimizerConfig) -> None:
         self.names = [name for name, _ in parameters]
         self.parameters = [variable for _, variable in parameters]
-        self.steps = 0
+        self._steps = jt.zeros((1,), "int32")  # on the device, like everything that a step reads
         self.betas, self.eps = config.betas, config.eps
         self.lr = config.lr * config.lr_factor
-        self._decays = [group_settings(name, config)[1] for name in self.names]
+        decays = np.array([group_settings(name, config)[1] for name in self.names], np.float32)
+        self._decays, self._one = jt.array(decays).stop_grad(), jt.ones((1,)).stop_grad()
         self._m, self._v = (  # running means of gradients and of their squares, by their names in a checkpoint
             {prefix + name: jt.zeros(x.shape, x.dtype).stop_grad() for name, x in parameters}
             for prefix in MOMENT_PREFIXES.values()
@@ -40,20 +43,42 @@ class AdamW:
         self.lr = learning_rate(iteration, iterations, config.lr * config.lr_factor, config)
         return self.lr
 
-    def step(self, gradients: list[jt.Var]) -> None:
-        """Updates the parameters."""
+    @property
+    def steps(self) -> int:
+        """Number of steps that have changed the parameters."""
+        return int(self._steps.item())
+
+    def step(self, gradients: list[jt.Var], factor: jt.Var | None = None) -> None:
+        """Updates the parameters with the gradients times `factor` (1,) float32, or, if that is 0, changes nothing.
+
+        Where kernels run, CUDA works on while this returns.
+        """
         jt.sync(gradients)
         jt.sync_all()  # what still waits to be computed from the old weights: they are overwritten
-        self.steps += 1
+        factor = self._one if factor is None else factor
+        if not compiled.compiled(cuda=True):
+            return self._plain_step(gradients, factor)
+        beta_m, beta_v = self.betas
+        numbers = {"beta_m": beta_m, "beta_v": beta_v, "eps": self.eps, "lr": self.lr, "blocks": BLOCKS}
+        inputs, cuda = [self._steps, factor, self._decays], ("optimizer.cuh", "adamw")
+        tensors = [*self.parameters, *gradients, *self._m.values(), *self._v.values()]
+        (self._steps,) = compiled.call("optimizer.h", "adamw", inputs, [(1,)], numbers, ["int32"], cuda, tensors)
+        self._steps.sync()
+
+    def _plain_step(self, gradients: list[jt.Var], factor: jt.Var) -> None:
+        if not factor.item() > 0:
+            return
+        self._steps = self._steps + 1
         first, second = (1 - beta**self.steps for beta in self.betas)  # bias corrections
         beta_m, beta_v = self.betas
-        each = zip(self.parameters, gradients, self._m.values(), self._v.values(), self._decays, strict=True)
+        each = zip(self.parameters, gradients, self._m.values(), self._v.values(), self._decays.numpy(), strict=True)
         for weights, gradient, m, v, decay in each:
+            gradient = gradient * factor
             m.update((beta_m * m + (1 - beta_m) * gradient).stop_grad())
             v.update((beta_v * v + (1 - beta_v) * gradient * gradient).stop_grad())
             root = v.sqrt() * second**-0.5 + self.eps
-            weights.update(weights * (1 - self.lr * decay) - self.lr / first * m / root)
-        jt.sync_all(True)
+            weights.update(weights * (1 - self.lr * float(decay)) - self.lr / first * m / root)
+        jt.sync_all()
 
     def state(self) -> dict[str, np.ndarray]:
         """A copy of the running means, by their names in a checkpoint."""
@@ -69,7 +94,7 @@ class AdamW:
             raise UserError(f"the optimiser state does not fit this model: {', '.join(wrong[:10])}")
         for name, variable in own.items():
             variable.update(jt.array(stored[name]).stop_grad())
-        self.steps = steps
+        self._steps = jt.array(np.array([steps], np.int32))
 
 
 def group_settings(name: str, config: OptimizerConfig) -> tuple[float, float]:
@@ -93,17 +118,22 @@ def learning_rate(iteration: int, iterations: int, initial: float, config: Optim
 
 def gradient_norm(gradients: list[jt.Var]) -> float:
     """Euclidean norm over all tensors together; inf or nan when any value is not finite (or their squares overflow)."""
-    return math.sqrt(float(square_sums(gradients).astype(np.float64).sum()))
+    return math.sqrt(float(square_sums(gradients).numpy().astype(np.float64).sum()))
 
 
-def square_sums(gradients: list[jt.Var]) -> np.ndarray:
-    """Sum of squares of each tensor, float32; added up in two steps, which keeps more digits."""
-    return jt.concat([(gradient * gradient).sum(-1).sum() for gradient in gradients]).numpy()
+def square_sums(gradients: list[jt.Var]) -> jt.Var:
+    """Sum of squares of each of n tensors (n,) float32."""
+    if not compiled.compiled(cuda=True):  # in two steps, which keeps more digits
+        return jt.concat([(gradient * gradient).sum(-1).sum() for gradient in gradients])
+    count, numbers = len(gradients), {"blocks": BLOCKS}
+    shapes = [(count,)] + [(count, BLOCKS)] * bool(jt.flags.use_cuda)  # there with memory for sums of blocks
+    cuda = "optimizer.cuh", "square_sums"
+    return compiled.call("optimizer.h", "square_sums", [], shapes, numbers, None, cuda, gradients)[0].stop_grad()
 
 
-def clip(gradients: list[jt.Var], norm: float, highest: float) -> list[jt.Var]:
-    """The gradients, scaled down to norm `highest` (0 = never) when their `norm` is larger (Pascanu et al. 2013)."""
-    return [gradient * (highest / norm) for gradient in gradients] if highest and norm > highest else gradients
+def clip_factor(norm: float, highest: float) -> jt.Var | None:
+    """Factor (1,) that scales gradients of a larger `norm` down to `highest` (0 = never; Pascanu et al. 2013)."""
+    return jt.array([highest / norm]) if highest and norm > highest else None
 
 
 @dataclass

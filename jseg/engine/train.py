@@ -29,7 +29,7 @@ from jseg.engine.checkpoint import BEST_METRICS_NAME, BEST_NAME, METRICS_NAME, W
 from jseg.engine.evaluate import evaluate
 from jseg.engine.load import NEWEST, Run, load_model
 from jseg.engine.log import RunLog, say, write_record
-from jseg.engine.optimizer import AdamW, LossScale, clip, gradient_norm, square_sums
+from jseg.engine.optimizer import AdamW, LossScale, clip_factor, gradient_norm, square_sums
 from jseg.engine.ranks import ALONE, Ranks
 from jseg.engine.signals import Interrupted, StopRequest
 from jseg.errors import CannotWrite, CheckFailed, UserError
@@ -171,13 +171,13 @@ class Trainer:
         if not math.isfinite(losses["total"]):
             report.problem = f"the loss is {losses['total']}"
         elif not math.isfinite(norm):
-            squares = zip(self.optimizer.names, square_sums(gradients), strict=True)
+            squares = zip(self.optimizer.names, square_sums(gradients).numpy(), strict=True)
             names = [name for name, value in squares if not math.isfinite(value)]
             where = f" of {named_list(names[:3])} ({len(names)} in all)" if names else ""
             report.problem = f"the gradient{where} is not finite"
             report.overflow = scale is not None and scale.lower()  # the loss scale can be to blame
         else:
-            self.optimizer.step(clip(gradients, norm, self.config.optimizer.clip_norm))
+            self.optimizer.step(gradients, clip_factor(norm, self.config.optimizer.clip_norm))
             if scale is not None:
                 scale.step()
         return report

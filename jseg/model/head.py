@@ -80,10 +80,11 @@ class CrossAttention(nn.Module):
         self.q, self.k, self.v, self.proj = (Linear(width, width) for _ in range(4))
         self.weight_dropout = Dropout(dropout)
 
-    def execute(self, x: jt.Var, memory: jt.Var) -> jt.Var:
-        """x (B, Tx, width) attends to memory (B, Tm, width)."""
+    def execute(self, x: jt.Var, memory: jt.Var, dropout: float) -> jt.Var:
+        """x (B, Tx, width), plus what it finds in memory (B, Tm, width), a share `dropout` of which is left out."""
         q, k, v = self.q(x), self.k(memory), self.v(memory)
-        return self.proj(cross_attention(q, k, v, self.heads, self.weight_dropout.rate_now()))
+        found = cross_attention(q, k, v, self.heads, self.weight_dropout.rate_now())
+        return self.proj(found, residual=x, dropout=dropout)
 
 
 class DecoderLayer(nn.Module):
@@ -98,9 +99,10 @@ class DecoderLayer(nn.Module):
 
     def execute(self, x: jt.Var, memory: jt.Var) -> jt.Var:
         """x (B, Tx, width) with memory (B, Tm, width) -> (B, Tx, width)."""
-        x = self.norm2(x + widen(self.dropout(self.multihead_attn(x, memory))))
-        inner = self.dropout(self.linear1(x, activation="relu"))
-        return self.norm3(x + widen(self.dropout(self.linear2(inner))))
+        rate = self.dropout.rate_now()
+        x = self.norm2(self.multihead_attn(x, memory, rate))
+        inner = self.linear1(x, activation="relu", dropout=rate)
+        return self.norm3(self.linear2(inner, residual=x, dropout=rate))
 
 
 def decode(

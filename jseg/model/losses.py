@@ -43,10 +43,10 @@ def count_masks(labels: np.ndarray) -> int:
 
 
 def _call(function: str, logits: jt.Var, inputs: list[jt.Var], shape: tuple[int, ...], **settings: float) -> jt.Var:
-    """Runs a function of jseg/ops/kernels/losses.h."""
+    """Runs a function of jseg/ops/kernels/losses.h, on CUDA losses.cuh."""
     images, classes, height, width = logits.shape
     numbers = {"images": images, "classes": classes, "pixels": height * width, **settings}
-    return compiled.call("losses.h", function, [logits, *inputs], [shape], numbers)[0]
+    return compiled.call("losses.h", function, [logits, *inputs], [shape], numbers, None, ("losses.cuh", function))[0]
 
 
 def sigmoid_parts(x: jt.Var) -> tuple[jt.Var, jt.Var]:
@@ -61,7 +61,7 @@ class _FocalSum(Function):
 
     def execute(self, logits: jt.Var, labels: jt.Var, alpha: float, gamma: float) -> jt.Var:
         self.inputs = logits, labels, alpha, gamma
-        if compiled.compiled():
+        if compiled.compiled(cuda=True):
             sums = _call("focal_forward", logits, [labels], logits.shape[:2], alpha=alpha, gamma=gamma)
         else:
             _, error, cost, weight = _pixel_terms(logits, labels, alpha)
@@ -70,7 +70,7 @@ class _FocalSum(Function):
 
     def grad(self, grad_sum: jt.Var) -> tuple[jt.Var, None, None, None]:
         logits, labels, alpha, gamma = self.inputs
-        if compiled.compiled():
+        if compiled.compiled(cuda=True):
             grad = _call("focal_backward", logits, [labels, grad_sum], logits.shape, alpha=alpha, gamma=gamma)
             return grad, None, None, None
         sign, error, cost, weight = _pixel_terms(logits, labels, alpha)
@@ -100,7 +100,7 @@ class _DiceSum(Function):
     """Dice loss with its gradient written out, so that it keeps its digits where the sigmoid is all but 0 or 1."""
 
     def execute(self, logits: jt.Var, labels: jt.Var) -> jt.Var:
-        if compiled.compiled():
+        if compiled.compiled(cuda=True):
             sums = _call("dice_forward", logits, [labels], (*logits.shape[:2], 3))
             overlap, predicted, labelled = (sums[:, :, index] for index in range(3))  # (B, C) each
         else:
@@ -115,7 +115,7 @@ class _DiceSum(Function):
     def grad(self, grad_sum: jt.Var) -> tuple[jt.Var, None]:
         logits, labels, *pairs = self.saved
         present, overlap, area = (x.unsqueeze(2).unsqueeze(3) for x in pairs)
-        if compiled.compiled():
+        if compiled.compiled(cuda=True):
             outside, inside = grad_sum * present * (2 * overlap + 1) / (area * area), grad_sum * present * 2 / area
             slopes = jt.concat([outside, inside], dim=3)
             return _call("dice_backward", logits, [labels, slopes], logits.shape), None

@@ -184,8 +184,8 @@ class _Attention(Function):
         """The outputs; the last `statistics` of them are float32, the others as the inputs."""
         header = {"forward": "attention.h", "backward": "attention_backward.h"}[direction]
         padded, function = (self.numbers["depth"] + 15) // 16 * 16, f"{self.name}_{direction}"
-        dtype, single = str(inputs[0].dtype), "TensorFloat32" if jt.flags.use_tensorcore == 1 else "Float32"
-        number_type = {"float32": single, "bfloat16": "BFloat16", "float16": "Float16"}[dtype]
+        dtype = str(inputs[0].dtype)
+        number_type = "TensorFloat32" if dtype == FLOAT and jt.flags.use_tensorcore == 1 else compiled.CUDA_TYPES[dtype]
         cuda = "attention_calls.cuh", f"{function}<{number_type}, {padded}, {self.variant}>"
         dtypes = [dtype] * (len(shapes) - statistics) + [FLOAT] * statistics
         return compiled.call(header, function, inputs, shapes, self.numbers, dtypes, cuda)

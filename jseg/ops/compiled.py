@@ -20,6 +20,7 @@ from jseg.files import cache_folder, write_whole
 
 FOLDER = Path(__file__).parent / "kernels"
 CUDA_ARCHITECTURE = 80  # the oldest that the CUDA kernels are written for: mma.sync on bfloat16, cp.async
+CUDA_TYPES = {"float32": "Float32", "bfloat16": "BFloat16", "float16": "Float16"}  # their names of number types
 
 
 def compiled(cuda: bool = False) -> bool:
@@ -58,16 +59,25 @@ def call(
     numbers: dict[str, float] | None = None,
     dtypes: Sequence[str] | None = None,
     cuda: tuple[str, str] | None = None,
+    tensors: Sequence[jt.Var] = (),
 ) -> list[jt.Var]:
     """Runs `function(number, inputs…, outputs…)` of a kernel file, all pointers; `number("name")` is one of `numbers`.
 
     `shapes` and `dtypes` (default float32) are those of the outputs; `cuda`: header and function that launch on CUDA.
+    `tensors`: any number of float32 Vars, which the function gets after `number` as a list, and may change; on CUDA
+    nothing waits for them.
     """
     device, (name, function) = ("cuda", cuda) if jt.flags.use_cuda and cuda else ("cpu", (header, function))
     version, folder = _laid_out(name)
     pointers = [f"in{i}_p" for i in range(len(inputs))] + [f"out{i}_p" for i in range(len(shapes))]
+    listing = ""
+    if tensors:  # inputs that are not in the key by which Jittor finds a compiled kernel; they must be computed before
+        jt.sync(list(tensors))
+        pointers.insert(0, "tensors")
+        listing = f"""Tensors tensors; for (Var* var : inputs()) tensors.push_back({{(float*)var->mem_ptr, var->num}});
+            tensors.erase(tensors.begin(), tensors.begin() + {len(inputs)});"""
     # the version makes Jittor compile again when the kernels change
-    source = f"""using namespace jseg; constexpr int64 version = 0x{version}; (void)version;
+    source = f"""using namespace jseg; constexpr int64 version = 0x{version}; (void)version; {listing}
         {function}([&](const char* name) {{ return data[name]; }}, {", ".join(pointers)});"""
     with jt.flag_scope(compile_options={f'FLAGS: -I"{folder}" ': 1}):
         outputs = jt.code(
@@ -77,4 +87,7 @@ def call(
             data={key: float(value) for key, value in (numbers or {}).items()},
             **{f"{device}_header": f'#include "{name}"\n', f"{device}_src": source},
         )
-    return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+    outputs = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+    if tensors:
+        outputs[0]._add_dependency(list(tensors))
+    return outputs

@@ -63,7 +63,7 @@ def in_float32(operator: Callable[..., jt.Var], inputs: tuple[jt.Var, ...], *arg
 
 
 def product(a: jt.Var, b: jt.Var, transpose_a: bool = False, transpose_b: bool = False) -> jt.Var:
-    """Product of two matrices of the same 16-bit type, added up in float32, rounded to that type; without gradient."""
+    """Product of two matrices of the same type, added up in float32, rounded to that type; without gradient."""
     if jt.flags.use_cuda:
         return jt.compile_extern.cublas_ops.cublas_matmul(a, b, transpose_a, transpose_b)
     wide = (x.float32().transpose(1, 0) if flag else x.float32() for x, flag in ((a, transpose_a), (b, transpose_b)))

@@ -1,6 +1,11 @@
-"""Linear layers, layer normalisation and dropout, each in one pass over the data (jseg/ops/kernels/layers.h)."""
+"""Linear layers, layer normalisation and dropout, each in one pass over the data.
+
+On CPU by jseg/ops/kernels/layers.h; on CUDA by cuBLAS, and layers.cuh for what comes after its products.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import jittor as jt
 import numpy as np
@@ -8,9 +13,10 @@ from jittor import nn
 
 from jseg.ops import compiled
 from jseg.ops.function import Function, skip_frozen
-from jseg.ops.half import cast, convert, in_float32, is_half, product, widen
+from jseg.ops.half import cast, is_half, product, widen
 
 ACTIVATIONS = ("none", "relu", "quick_gelu")
+SLICES = 128  # of the rows, on CUDA: sums over rows are sums over slices, added up
 
 
 def activate(x: jt.Var, activation: str) -> jt.Var:
@@ -22,23 +28,28 @@ def activate(x: jt.Var, activation: str) -> jt.Var:
 
 @skip_frozen
 def linear(
-    x: jt.Var, weight: jt.Var, bias: jt.Var | None = None, activation: str = "none", residual: jt.Var | None = None
-) -> jt.Var:
-    """`activation(x @ weight^T + bias) + residual`, in the type of x, or with a residual in float32.
+    x: jt.Var, weight: jt.Var, bias: jt.Var | None = None, activation: str = "none", residual: jt.Var | None = None,
+    rate: float = 0.0,
+) -> jt.Var:  # fmt: skip
+    """`dropout(activation(x @ weight^T + bias), rate) + residual`, in the type of x, or with a residual in float32.
 
     x is (…, depth), float32 or half; weight (columns, depth) is rounded to its type; bias (columns,) and residual
     (…, columns) are float32; `activation` is one of `ACTIVATIONS`.
     """
-    kernel, weight = compiled.compiled(), cast(weight, str(x.dtype))
-    if kernel and not is_half(x):
-        return _Linear.apply(x, weight, bias, residual, activation)
-    if kernel:
-        y = cast(_Linear.apply(widen(x), widen(weight), bias, None, activation), str(x.dtype))
-    elif is_half(x):
-        y = _HalfLinear.apply(x, weight, bias, activation)
+    dtype = str(x.dtype)
+    weight = cast(weight, dtype)
+    if not compiled.compiled(cuda=True):
+        y = nn.matmul_transpose(widen(x), widen(weight))
+        y = cast(activate(y if bias is None else y + bias, activation), dtype)
+    elif jt.flags.use_cuda:
+        seed = draw_seed() if rate else None
+        return _CublasLinear.apply(x, weight, bias, residual, seed, activation, rate)
     else:
-        y = nn.matmul_transpose(x, weight)
-        y = activate(y if bias is None else y + bias, activation)
+        added = None if rate or is_half(x) else residual
+        y = cast(_Linear.apply(widen(x), widen(weight), bias, added, activation), dtype)
+        if added is not None:
+            return y
+    y = dropout(y, rate) if rate else y
     return y if residual is None else widen(y) + residual
 
 
@@ -80,45 +91,66 @@ class _Linear(Function):
         return grad_x, found.get("grad_weight"), found.get("grad_bias"), grad_out if self.wanted[3] else None, None
 
 
-class _HalfLinear(Function):
-    """`linear` of half x and weight in plain operators: products and saved tensors have 16 bits."""
+class _CublasLinear(Function):
+    """`linear` by a product of cuBLAS and one kernel for the rest; the product is kept for an activation's gradient."""
 
-    def execute(self, x: jt.Var, weight: jt.Var, bias: jt.Var | None, activation: str) -> jt.Var:
-        self.wanted = _trained(x, weight, bias)
-        self.dtype, self.shape, self.activation = str(x.dtype), x.shape, activation
-        flat = x.reshape(-1, x.shape[-1])
+    def execute(
+        self, x: jt.Var, weight: jt.Var, bias: jt.Var | None, residual: jt.Var | None, seed: jt.Var | None,
+        activation: str, rate: float,
+    ) -> jt.Var:  # fmt: skip
+        self.wanted, self.shape = _trained(x, weight, bias, residual), x.shape
+        flat, dtype = x.reshape(-1, x.shape[-1]), str(x.dtype)
         y = product(flat, weight, transpose_b=True)
-        if bias is not None:
-            y = convert(y.float32() + bias, self.dtype)
-        self.saved = flat if self.wanted[1] else None, weight, y if activation != "none" else None
-        y = y if activation == "none" else convert(activate(y.float32(), activation), self.dtype)
-        return y.reshape(*self.shape[:-1], -1)
+        self.numbers = {"rows": y.shape[0], "columns": y.shape[1], "slices": SLICES, "rate": rate}
+        self.numbers |= {"bias": bias is not None, "residual": residual is not None}
+        self.numbers |= {"activation": ACTIVATIONS.index(activation)}
+        # any place in memory will do for what is absent: it is not read
+        bias, seed = (weight if var is None else var for var in (bias, seed))
+        self.saved = flat if self.wanted[1] else None, weight, weight if activation == "none" else y, bias, seed
+        self.multiplied = activation != "none" or rate > 0  # what a gradient goes through before products
+        if self.multiplied or self.numbers["bias"] or residual is not None:
+            inputs, written = (
+                [y, bias, y if residual is None else residual, seed],
+                dtype if residual is None else "float32",
+            )
+            (y,) = _call("linear_epilogue", (dtype, written), inputs, [y.shape], self.numbers, [written])
+        return y.reshape(*x.shape[:-1], y.shape[1])
 
     def grad(self, grad_out: jt.Var) -> tuple[jt.Var | None, ...]:
-        x, weight, before = self.saved
-        grad = grad_out.reshape(-1, grad_out.shape[-1])
-        if before is not None:
-            before = before.float32()
-            gate = jt.sigmoid(1.702 * before)
-            relu = self.activation == "relu"
-            slope = (before > 0).float32() if relu else gate * (1 + 1.702 * before * (1 - gate))
-            grad = convert(grad.float32() * slope, self.dtype)
+        x, weight, before, bias, seed = self.saved
+        grad, types = grad_out.reshape(self.numbers["rows"], -1), (str(weight.dtype), str(grad_out.dtype))
+        own, grad_bias = any(self.wanted[:2]) and (self.multiplied or types[0] != types[1]), None
+        if own or self.wanted[2]:
+            numbers = self.numbers | {"grad": own, "grad_bias": self.wanted[2]}
+            shapes = [grad.shape] * own + [(grad.shape[1],), (SLICES, grad.shape[1])] * self.wanted[2]
+            dtypes = types[:1] * own + ("float32", "float32") * self.wanted[2]
+            found = _call("linear_slopes", types, [before, bias, seed, grad], shapes, numbers, dtypes)
+            grad, grad_bias = found[0] if own else grad, found[own] if self.wanted[2] else None
         grad_x = product(grad, weight).reshape(self.shape) if self.wanted[0] else None
         grad_weight = product(grad, x, transpose_a=True) if self.wanted[1] else None
-        return grad_x, grad_weight, grad.float32().sum(0) if self.wanted[2] else None, None
+        return grad_x, grad_weight, grad_bias, grad_out if self.wanted[3] else None, None, None, None
+
+
+def _call(
+    function: str, types: tuple[str, str], inputs: list[jt.Var], shapes: list, numbers: dict, dtypes: Sequence[str]
+) -> list[jt.Var]:
+    """Runs a function of layers.h, or on CUDA its twin for two number types in layers.cuh."""
+    cuda = "layers.cuh", f"{function}<{', '.join(compiled.CUDA_TYPES[name] for name in types)}>"
+    return compiled.call("layers.h", function, inputs, shapes, numbers, dtypes, cuda)
 
 
 @skip_frozen
-def layer_norm(x: jt.Var, weight: jt.Var, bias: jt.Var, eps: float) -> jt.Var:
-    """`(x - mean) / sqrt(variance + eps) * weight + bias` over the last axis, in the shape and type of x.
+def layer_norm(x: jt.Var, weight: jt.Var, bias: jt.Var, eps: float, dtype: str | None = None) -> jt.Var:
+    """`(x - mean) / sqrt(variance + eps) * weight + bias` over the last axis, as `dtype`, by default that of x.
 
     Jittor's own, with `E[x^2] - E[x]^2`, loses its digits where CLIP's hidden states have channels far above the rest.
     """
-    if is_half(x):
-        return in_float32(layer_norm, (x, weight, bias), eps)
-    if compiled.compiled():
-        return _LayerNorm.apply(x, weight, bias, eps)
-    return _Standardise.apply(x, eps) * weight + bias
+    dtype, weight, bias = dtype or str(x.dtype), widen(weight), widen(bias)
+    if not compiled.compiled(cuda=True):
+        return cast(_Standardise.apply(widen(x), eps) * weight + bias, dtype)
+    if jt.flags.use_cuda:
+        return _LayerNorm.apply(x, weight, bias, eps, dtype)
+    return cast(_LayerNorm.apply(widen(x), weight, bias, eps, "float32"), dtype)
 
 
 class _Standardise(Function):
@@ -138,12 +170,12 @@ class _Standardise(Function):
 class _LayerNorm(Function):
     """`layer_norm` by its kernel."""
 
-    def execute(self, x: jt.Var, weight: jt.Var, bias: jt.Var, eps: float) -> jt.Var:
+    def execute(self, x: jt.Var, weight: jt.Var, bias: jt.Var, eps: float, dtype: str) -> jt.Var:
         width = x.shape[-1]
         rows = x.numel() // width
-        self.numbers = {"rows": rows, "width": width, "eps": eps}
-        inputs, shapes = [x.reshape(rows, width), weight, bias], [(rows, width), (rows, 2)]
-        output, statistics = compiled.call("layers.h", "norm_forward", inputs, shapes, self.numbers)
+        self.numbers, self.types = {"rows": rows, "width": width, "eps": eps, "slices": SLICES}, (str(x.dtype), dtype)
+        inputs, shapes, dtypes = [x.reshape(rows, width), weight, bias], [(rows, width), (rows, 2)], (dtype, "float32")
+        output, statistics = _call("norm_forward", self.types, inputs, shapes, self.numbers, dtypes)
         self.saved = x, weight, statistics
         self.trained = not (weight.is_stop_grad() and bias.is_stop_grad())
         return output.reshape(x.shape)
@@ -151,10 +183,14 @@ class _LayerNorm(Function):
     def grad(self, grad_out: jt.Var) -> tuple[jt.Var | None, ...]:
         x, weight, statistics = self.saved
         flat = (self.numbers["rows"], self.numbers["width"])
-        shapes = [flat] + [weight.shape] * 2 * self.trained
+        shapes = [weight.shape] * 2 + [(SLICES, 2, flat[1])] * bool(
+            jt.flags.use_cuda
+        )  # there memory for sums of slices
+        shapes = [flat] + shapes * self.trained
         inputs = [x.reshape(flat), weight, statistics, grad_out.reshape(flat)]
-        grad_x, *others = compiled.call("layers.h", "norm_backward", inputs, shapes, self.numbers)
-        return grad_x.reshape(x.shape), *(others or (None, None)), None
+        dtypes = self.types[:1] + ("float32",) * (len(shapes) - 1)
+        grad_x, *others = _call("norm_backward", self.types, inputs, shapes, self.numbers, dtypes)
+        return grad_x.reshape(x.shape), *(others[:2] or (None, None)), None, None
 
 
 def draw_seed() -> jt.Var:
@@ -169,20 +205,20 @@ def keep_factors(shape: tuple[int, ...], rate: float) -> jt.Var:
 
 def dropout(x: jt.Var, rate: float) -> jt.Var:
     """x (any shape, float32 or half) with a share `rate` of its elements 0 and the others divided by `1 - rate`."""
-    if is_half(x):
-        return in_float32(dropout, (x,), rate)
-    if compiled.compiled():
+    if not compiled.compiled(cuda=True):
+        return cast(widen(x) * keep_factors(x.shape, rate), str(x.dtype))
+    if jt.flags.use_cuda:
         return _Dropout.apply(x, draw_seed(), rate)
-    return x * keep_factors(x.shape, rate)
+    return cast(_Dropout.apply(widen(x), draw_seed(), rate), str(x.dtype))
 
 
 class _Dropout(Function):
     """`dropout` by its kernel."""
 
     def execute(self, x: jt.Var, seed: jt.Var, rate: float) -> jt.Var:
-        self.seed, self.rate = seed, rate
-        numbers = {"size": x.numel(), "rate": rate}
-        (dropped,) = compiled.call("layers.h", "dropout", [x.reshape(-1), seed], [(x.numel(),)], numbers)
+        self.seed, self.rate, dtype = seed, rate, str(x.dtype)
+        numbers = {"size": x.numel(), "columns": x.shape[-1], "slices": SLICES, "rate": rate}
+        (dropped,) = _call("dropout", (dtype, dtype), [x.reshape(-1), seed], [(x.numel(),)], numbers, [dtype])
         return dropped.reshape(x.shape)
 
     def grad(self, grad_out: jt.Var) -> tuple[jt.Var, None, None]:

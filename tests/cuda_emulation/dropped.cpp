@@ -1,4 +1,5 @@
-// Which weights the C++ kernels drop, for comparison with the CUDA kernels.
+// Which weights the C++ kernels drop, for comparison with the CUDA kernels; how the latter divide their grids.
+#include "primitives.cuh"
 #include "vectors.h"
 
 // Factors on the weights of rows [0, rows) with `keys` keys each.
@@ -11,3 +12,5 @@ extern "C" void keep_factors(uint64_t seed, long rows, long keys, float rate, fl
                              jseg::kept(jseg::stream_key(seed, row), key, threshold, 1 / (1 - rate)), count);
         }
 }
+
+extern "C" int grid_slices(int rows) { return jseg::grid_slices(rows); }

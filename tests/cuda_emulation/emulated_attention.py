@@ -25,25 +25,32 @@ def compile_library(source: str, folder: Path, options: tuple[str, ...]) -> ctyp
     """Compiles a file of this folder with the kernels at hand."""
     target = folder / ("_".join([Path(source).stem, *options]).replace("=", "_") + ".so")
     command = [os.environ.get("cc_path", "g++"), "-std=c++17", "-O2", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
-    command += ["-fno-strict-aliasing", "-shared", "-fPIC", "-DJSEG_EMULATION", f"-I{HERE}", f"-I{KERNELS}"]
+    command += [
+        "-fsanitize=alignment",
+        "-fno-sanitize-recover",
+        "-fno-strict-aliasing",
+        "-shared",
+        "-fPIC",
+        "-DJSEG_EMULATION",
+        f"-I{HERE}",
+        f"-I{KERNELS}",
+    ]
     subprocess.run([*command, *options, str(HERE / source), "-o", str(target)], check=True)
     return ctypes.CDLL(str(target))
 
 
-class Emulation:
-    """Runs kernels of one number type and depth; tensors are torch tensors on the CPU."""
+class Library:
+    """Runs kernels; tensors are torch tensors on the CPU."""
 
-    def __init__(self, number_type: str, depth: int, folder: Path, offset: int = 0, order: int = 0) -> None:
+    def __init__(self, library: ctypes.CDLL, offset: int = 0, order: int = 0) -> None:
         """`offset`: numbers by which the start of every tensor misses an alignment of 16 bytes."""
-        self.type, self.depth, self.offset, self.order = TYPES[number_type], depth, offset, order
-        options = f"-DNUMBER_TYPE={number_type}", f"-DPADDED_DEPTH={(depth + 15) // 16 * 16}"
-        self.library = compile_library("attention.cpp", folder, options)
+        self.library, self.offset, self.order = library, offset, order
         self.barriers = self.waits = True  # False: they do nothing, to see that their absence is noticed
 
     def run(
-        self, kind: str, numbers: dict[str, float], inputs: Sequence[Tensor], outputs: Sequence[Tensor]
+        self, kind: str, numbers: dict[str, float], inputs: Sequence[Tensor], outputs: Sequence[Tensor], kept: int = 0
     ) -> list[Tensor]:
-        """Runs one of the functions of attention_calls.cuh."""
+        """Runs a function by its name; it changes the last `kept` outputs and writes the others."""
         names = (ctypes.c_char_p * len(numbers))(*(name.encode() for name in numbers))
         values = (ctypes.c_double * len(numbers))(*numbers.values())
         inputs = [x.contiguous() for x in inputs]
@@ -56,9 +63,18 @@ class Emulation:
 
         self.library.run(
             kind.encode(), len(numbers), names, values, *places(inputs), *places(outputs),
-            self.order, int(self.barriers), int(self.waits),
+            kept, self.order, int(self.barriers), int(self.waits),
         )  # fmt: skip
         return list(outputs)
+
+
+class Emulation(Library):
+    """Attention kernels of one number type and depth."""
+
+    def __init__(self, number_type: str, depth: int, folder: Path, offset: int = 0, order: int = 0) -> None:
+        self.type, self.depth = TYPES[number_type], depth
+        options = f"-DNUMBER_TYPE={number_type}", f"-DPADDED_DEPTH={(depth + 15) // 16 * 16}"
+        super().__init__(compile_library("attention.cpp", folder, options), offset, order)
 
     def joint(
         self, projected: Tensor, prompts: Tensor | None, heads: int, mask: int, structure: tuple, grad_out: Tensor

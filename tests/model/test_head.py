@@ -6,12 +6,12 @@ import jittor as jt
 import numpy as np
 import pytest
 
-from jseg.clip import blocks
 from jseg.clip.blocks import Linear, unit_length
 from jseg.model import head
 from jseg.model.clip_rc import set_training
 from jseg.model.head import DecoderLayer, class_queries, pixel_features, pixels, query_features
 from jseg.model.image_encoder import ImageFeatures
+from jseg.ops import layers
 
 DEPTH = 8
 
@@ -46,7 +46,7 @@ def test_projecting_parts_equals_projecting_the_whole(grids: tuple, classes: int
 def test_four_dropouts_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Attention weights; after proj; after ReLU; after linear2."""
     rates = []
-    monkeypatch.setattr(blocks, "dropout", lambda x, rate: rates.append((tuple(x.shape), rate)) or x)
+    monkeypatch.setattr(layers, "dropout", lambda x, rate: rates.append((tuple(x.shape), rate)) or x)
     attention = head.cross_attention
     monkeypatch.setattr(
         head, "cross_attention", lambda *inputs: rates.append(("weights", inputs[-1])) or attention(*inputs)

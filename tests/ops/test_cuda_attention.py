@@ -169,3 +169,12 @@ def test_missing_barriers_and_waits_are_noticed(folder: Path) -> None:
         setattr(emulation, missing, False)
         wrong = some_results(emulation)
         assert not all(torch.equal(ours, theirs) for ours, theirs in zip(right, wrong, strict=True)), missing
+
+
+def test_grids_of_more_rows_than_cuda_takes(folder: Path) -> None:
+    """Batch times heads is not limited to 65535; a prime number of rows beyond is left for CUDA to refuse."""
+    slices = compile_library("dropped.cpp", folder, ("-march=native",)).grid_slices
+    for rows in (1, 65535, 65536, 12 * 6000, 12 * 8192 * 3):
+        assert rows % slices(rows) == 0 and rows // slices(rows) <= 65535
+        assert slices(rows) <= rows // 65535 * 2 + 1
+    assert slices(65537) == 65537

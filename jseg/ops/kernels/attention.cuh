@@ -91,34 +91,21 @@ __device__ __forceinline__ bool needs_mask(const Problem& p, int query, int quer
     return false;
 }
 
-// --- dropped weights, as in vectors.h ------------------------------------------------------------------------------
+// --- dropped weights, as in the C++ kernels -------------------------------------------------------------------------
 
 struct Stream {
     uint32_t low, high;
 };
 
-// Random numbers of one row of weights (one step of splitmix64).
+// Random numbers of one row of weights.
 __device__ __forceinline__ Stream stream_of_row(const Problem& p, int pair, int query) {
-    const uint64_t seed = (uint64_t)bits_of(p.seed[1]) << 32 | bits_of(p.seed[0]);
-    const uint64_t row = (uint64_t)pair * p.queries + query;
-    uint64_t x = seed + (row + 1) * 0x9E3779B97F4A7C15ull;
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
-    x ^= x >> 31;
-    return {(uint32_t)x, (uint32_t)(x >> 32)};
+    const uint64_t key = stream_key(seed_of_bits(p.seed), (uint64_t)pair * p.queries + query);
+    return {(uint32_t)key, (uint32_t)(key >> 32)};
 }
 
 // Factor on the weight of one key: drawn again in every pass, nothing is stored.
 __device__ __forceinline__ float keep_factor(const Problem& p, Stream stream, int key) {
-    uint32_t x = (uint32_t)key * 0x9E3779B9u + stream.low;
-    x ^= x >> 16;
-    x *= 0x7FEB352Du;
-    x ^= x >> 15;
-    x = (x + stream.high) * 0x846CA68Bu;
-    x ^= x >> 16;
-    x *= 0x7FEB352Du;
-    x ^= x >> 15;
-    return x >= p.threshold ? p.kept : 0.0f;
+    return random_bits(stream.low, stream.high, (uint32_t)key) >= p.threshold ? p.kept : 0.0f;
 }
 
 // --- tiles ---------------------------------------------------------------------------------------------------------

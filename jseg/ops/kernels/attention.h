@@ -61,7 +61,7 @@ struct Dropped {
     float scale;
     Dropped(const Problem& p, long image, long head, long query)
         : key(stream_key(p.seed, (image * p.heads + head) * p.queries + query)),
-          threshold((uint32_t)std::min(4294967295.0, p.dropout * 4294967296.0)),
+          threshold(drop_threshold(p.dropout)),
           scale(1 / (1 - p.dropout)) {}
     Vector factors(long first_key) const { return kept(key, (uint32_t)first_key, threshold, scale); }
 };

@@ -75,7 +75,7 @@ void set_cross(const Numbers& number, const void* q, const void* k, const void* 
     typedef typename T::Number Number;
     Problem& p = a.problem = problem_of(number, "queries", "keys");
     const float dropout = number("dropout");
-    p.threshold = (uint32_t)std::min(4294967295.0, dropout * 4294967296.0);
+    p.threshold = drop_threshold(dropout);
     p.kept = 1 / (1 - dropout);
     p.seed = seed;
     const long width = p.heads * p.depth, of_queries = p.queries * width, of_keys = p.keys * width;

@@ -10,8 +10,6 @@
 
 namespace jseg {
 
-enum Activation { NONE = 0, RELU = 1, QUICK_GELU = 2 };
-
 static inline Vector quick_gelu_gate(Vector x) { return 1.0f / (1.0f + exp2_of(smaller(every(126.0f), x * (-1.702f * LOG2_E)))); }
 
 static inline Vector activated(Vector x, Activation activation) {
@@ -23,10 +21,7 @@ static inline Vector activated(Vector x, Activation activation) {
 // Derivative of the activation where its input was `before`; for RELU `before` may be the output as well.
 static inline Vector activation_slope(Vector before, Activation activation) {
     if (activation == RELU) return before > 0.0f ? every(1.0f) : every(0.0f);
-    if (activation == QUICK_GELU) {
-        const Vector gate = quick_gelu_gate(before);
-        return gate * (1.0f + 1.702f * before * (1.0f - gate));
-    }
+    if (activation == QUICK_GELU) return quick_gelu_slope(before, quick_gelu_gate(before));
     return every(1.0f);
 }
 
@@ -167,12 +162,11 @@ static inline void dropout(const Numbers& number, const float* x, const float* s
     const long size = number("size");
     const float rate = number("rate");
     const uint64_t seed = seed_of(seed_bits);
-    const uint32_t threshold = (uint32_t)std::min(4294967295.0, rate * 4294967296.0);
-    const long block = 4096;
+    const uint32_t threshold = drop_threshold(rate);
 #pragma omp parallel for schedule(static)
-    for (long start = 0; start < size; start += block) {
-        const uint64_t key = stream_key(seed, start / block);
-        for (long i = start; i < std::min(size, start + block); i += LANES) {
+    for (long start = 0; start < size; start += STREAM) {
+        const uint64_t key = stream_key(seed, start / STREAM);
+        for (long i = start; i < std::min(size, start + STREAM); i += LANES) {
             const long count = std::min<long>(LANES, size - i);
             store_some(out + i, load_some(x + i, count) * kept(key, i - start, threshold, 1 / (1 - rate)), count);
         }

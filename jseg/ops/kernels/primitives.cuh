@@ -6,6 +6,18 @@
 
 #include <cstdint>
 
+namespace jseg {
+
+// A grid has at most 65535 rows: the number of equal slices, its third dimension, that leave no more; `rows` itself, which
+// CUDA refuses, when there is none.
+inline int grid_slices(int rows) {
+    int slices = 1;
+    while (slices < rows && (rows % slices || rows / slices > 65535)) slices++;
+    return slices;
+}
+
+}  // namespace jseg
+
 #ifdef JSEG_EMULATION
 #include <emulated_primitives.h>
 #else
@@ -21,7 +33,7 @@ constexpr int WARP = 32;
 
 __device__ __forceinline__ int thread_index() { return threadIdx.x; }
 __device__ __forceinline__ int block_column() { return blockIdx.x; }
-__device__ __forceinline__ int block_row() { return blockIdx.y; }
+__device__ __forceinline__ int block_row() { return blockIdx.z * gridDim.y + blockIdx.y; }
 __device__ __forceinline__ void synchronise_block() { __syncthreads(); }
 __device__ __forceinline__ void synchronise_warp() { __syncwarp(); }
 __device__ __forceinline__ float from_lane_xor(float x, int mask) { return __shfl_xor_sync(0xFFFFFFFFu, x, mask); }
@@ -127,8 +139,9 @@ __device__ __forceinline__ float float_of(uint32_t bits) { return __uint_as_floa
 template <class Kernel, class Arguments>
 void launch(Kernel kernel, int columns, int rows, int threads, int bytes, const Arguments& arguments) {
     if (columns == 0 || rows == 0) return;
+    const int slices = grid_slices(rows);
     cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-    if (error == cudaSuccess) kernel<<<dim3(columns, rows), threads, bytes>>>(arguments);
+    if (error == cudaSuccess) kernel<<<dim3(columns, rows / slices, slices), threads, bytes>>>(arguments);
     if (error == cudaSuccess) error = cudaGetLastError();
     if (error != cudaSuccess) throw std::runtime_error(std::string("CUDA kernel of jseg: ") + cudaGetErrorString(error));
 }

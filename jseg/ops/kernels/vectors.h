@@ -7,6 +7,8 @@
 #include <cstring>
 #include <type_traits>
 
+#include "formulae.h"
+
 namespace jseg {
 
 #if defined(__AVX512F__)
@@ -104,8 +106,6 @@ static inline Vector exp2_of(Vector x) {
     return power * scale;
 }
 
-constexpr float LOG2_E = 1.44269504f;
-
 static inline Vector exp_of(Vector x) { return exp2_of(x * LOG2_E); }
 
 // Natural logarithm of normal positive numbers, absolute error below 1e-7 * max(1, |log x|).
@@ -125,27 +125,6 @@ static inline Vector log_of(Vector x) {
     series = series * square + 1.0f / 3;
     series = series * square + 1.0f;
     return __builtin_convertvector(exponent, Vector) * 0.693147181f + 2.0f * s * series;
-}
-
-// Counter-based random numbers: 32 well mixed bits per (key, counter).
-static inline Unsigned random_bits(uint32_t key_low, uint32_t key_high, Unsigned counter) {
-    Unsigned x = counter * 0x9E3779B9u + key_low;
-    x ^= x >> 16;
-    x *= 0x7FEB352Du;
-    x ^= x >> 15;
-    x = (x + key_high) * 0x846CA68Bu;
-    x ^= x >> 16;
-    x *= 0x7FEB352Du;
-    x ^= x >> 15;
-    return x;
-}
-
-// A key of 64 well mixed bits for a stream of random numbers (one step of splitmix64).
-static inline uint64_t stream_key(uint64_t seed, uint64_t stream) {
-    uint64_t x = seed + (stream + 1) * 0x9E3779B97F4A7C15ull;
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ull;
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EBull;
-    return x ^ (x >> 31);
 }
 
 // The seed that two floats hold in their bits.

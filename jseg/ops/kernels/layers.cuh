@@ -1,0 +1,348 @@
+// What layers do around matrix products, on CUDA: layer normalisation; bias, activation, dropout and residual after a
+// product, and the gradients of all that. X, Y: number types, as Float32 and BFloat16.
+//
+// A lane works on four neighbours at a time. Sums over rows are those of slices of the rows, added up in order: the same
+// bits in every run.
+#pragma once
+
+#include "fragments.cuh"
+
+namespace jseg {
+
+constexpr int PASS_WARPS = 8, PASS_THREADS = PASS_WARPS * WARP, PASS_COLUMNS = 4 * WARP;
+
+template <class Number>
+struct alignas(4 * sizeof(Number)) Quad {
+    Number at[4];
+};
+
+// The first `count` of four numbers, the others 0.
+template <class T>
+__device__ __forceinline__ void load_four(float (&x)[4], const typename T::Number* from, int count, bool aligned) {
+    Quad<typename T::Number> four = {};
+    if (aligned)
+        four = *reinterpret_cast<const Quad<typename T::Number>*>(from);
+    else
+        for (int e = 0; e < 4; e++)
+            if (e < count) four.at[e] = from[e];
+    for (int e = 0; e < 4; e++) x[e] = T::value(four.at[e]);
+}
+
+template <class T>
+__device__ __forceinline__ void store_four(typename T::Number* to, const float (&x)[4], int count, bool aligned) {
+    Quad<typename T::Number> four;
+    T::store_two(four.at, x[0], x[1]);
+    T::store_two(four.at + 2, x[2], x[3]);
+    if (aligned)
+        *reinterpret_cast<Quad<typename T::Number>*>(to) = four;
+    else
+        for (int e = 0; e < 4; e++)
+            if (e < count) to[e] = four.at[e];
+}
+
+__device__ __forceinline__ float warp_sum(float x) {
+    for (int mask = WARP / 2; mask > 0; mask /= 2) x += from_lane_xor(x, mask);
+    return x;
+}
+
+// Calls `visit(column, count)` for the fours of a row that are this lane's.
+template <class Visit>
+__device__ __forceinline__ void each_four(int width, const Visit& visit) {
+    for (int column = 4 * lane_index(); column < width; column += PASS_COLUMNS) visit(column, min(4, width - column));
+}
+
+// Calls `visit(row, column, count, sums)` for the fours of a slice of the rows in PASS_COLUMNS columns, four of which are
+// this lane's; parts (slices, SUMS, columns) get the sums over the slice.
+template <int SUMS, class Visit>
+__device__ __forceinline__ void each_row(long rows, int columns, int slices, float* parts, const Visit& visit) {
+    const int column = block_column() * PASS_COLUMNS + 4 * lane_index(), count = min(4, columns - column);
+    const long slice = (rows + slices - 1) / slices, first = block_row() * slice, end = min(rows, first + slice);
+    float sums[SUMS][4] = {};
+    for (long row = first + warp_index(); count > 0 && row < end; row += PASS_WARPS) visit(row, column, count, sums);
+    if (parts == nullptr) return;
+    float* const shared = reinterpret_cast<float*>(shared_memory());  // (SUMS, PASS_WARPS, PASS_COLUMNS)
+    for (int s = 0; s < SUMS; s++)
+        for (int e = 0; e < 4; e++) shared[(s * PASS_WARPS + warp_index()) * PASS_COLUMNS + 4 * lane_index() + e] = sums[s][e];
+    synchronise_block();
+    for (int i = thread_index(); i < SUMS * PASS_COLUMNS; i += PASS_THREADS) {
+        const int s = i / PASS_COLUMNS, here = block_column() * PASS_COLUMNS + i % PASS_COLUMNS;
+        float sum = 0;
+        for (int w = 0; w < PASS_WARPS; w++) sum += shared[(s * PASS_WARPS + w) * PASS_COLUMNS + i % PASS_COLUMNS];
+        if (here < columns) parts[((long)block_row() * SUMS + s) * columns + here] = sum;
+    }
+}
+
+struct SliceArguments {
+    const float* parts;
+    int slices, columns, sums;
+    float *first, *second;
+};
+
+__global__ void __launch_bounds__(PASS_THREADS) add_slices_kernel(const SliceArguments a) {
+    const int i = block_column() * PASS_THREADS + thread_index(), count = a.sums * a.columns;
+    if (i >= count) return;
+    float sum = 0;
+    for (int slice = 0; slice < a.slices; slice++) sum += a.parts[(long)slice * count + i];
+    (i < a.columns ? a.first[i] : a.second[i - a.columns]) = sum;
+}
+
+inline int tiles(long count, long tile) { return (count + tile - 1) / tile; }
+
+inline void add_slices(const SliceArguments& a) {
+    launch(add_slices_kernel, tiles(a.sums * a.columns, PASS_THREADS), 1, PASS_THREADS, 0, a);
+}
+
+template <class... Places>
+bool in_fours(long columns, const Places*... places) {
+    return columns % 4 == 0 && ((reinterpret_cast<uintptr_t>(places) % 16 == 0) && ...);
+}
+
+// --- layer normalisation -------------------------------------------------------------------------------------------
+
+template <class X, class Y>
+struct NormArguments {
+    long rows;
+    int width;
+    float eps;
+    bool aligned;
+    const typename X::Number* x;
+    const float *weight, *bias;
+    float* statistics;  // (rows, 2): mean, inverse of the root
+    typename Y::Number* out;
+    const typename Y::Number* grad_out;
+    typename X::Number* grad_x;
+    int slices;
+    float* parts;
+};
+
+// A warp owns a row; it reads it three times, but from memory only once.
+template <class X, class Y>
+__global__ void __launch_bounds__(PASS_THREADS) norm_kernel(const NormArguments<X, Y> a) {
+    const long row = (long)block_column() * PASS_WARPS + warp_index();
+    if (row >= a.rows) return;
+    const typename X::Number* from = a.x + row * a.width;
+    float sum = 0, squares = 0;
+    each_four(a.width, [&](int column, int count) {
+        float x[4];
+        load_four<X>(x, from + column, count, a.aligned);
+        for (int e = 0; e < 4; e++) sum += x[e];
+    });
+    const float mean = warp_sum(sum) / a.width;
+    each_four(a.width, [&](int column, int count) {
+        float x[4];
+        load_four<X>(x, from + column, count, a.aligned);
+        for (int e = 0; e < 4; e++) squares += e < count ? (x[e] - mean) * (x[e] - mean) : 0.0f;
+    });
+    const float inverse = 1 / sqrtf(warp_sum(squares) / a.width + a.eps);
+    each_four(a.width, [&](int column, int count) {
+        float x[4], weight[4], bias[4];
+        load_four<X>(x, from + column, count, a.aligned);
+        load_four<Float32>(weight, a.weight + column, count, a.aligned);
+        load_four<Float32>(bias, a.bias + column, count, a.aligned);
+        for (int e = 0; e < 4; e++) x[e] = (x[e] - mean) * inverse * weight[e] + bias[e];
+        store_four<Y>(a.out + row * a.width + column, x, count, a.aligned);
+    });
+    if (lane_index() == 0) a.statistics[2 * row] = mean, a.statistics[2 * row + 1] = inverse;
+}
+
+template <class X, class Y>
+__global__ void __launch_bounds__(PASS_THREADS) norm_gradient_kernel(const NormArguments<X, Y> a) {
+    const long row = (long)block_column() * PASS_WARPS + warp_index();
+    if (row >= a.rows) return;
+    const float mean = a.statistics[2 * row], inverse = a.statistics[2 * row + 1];
+    const auto load = [&](int column, int count, float (&standard)[4], float (&weighted)[4]) {
+        float weight[4];
+        load_four<X>(standard, a.x + row * a.width + column, count, a.aligned);
+        load_four<Y>(weighted, a.grad_out + row * a.width + column, count, a.aligned);
+        load_four<Float32>(weight, a.weight + column, count, a.aligned);
+        for (int e = 0; e < 4; e++) standard[e] = (standard[e] - mean) * inverse, weighted[e] *= weight[e];
+    };
+    float sum = 0, along = 0;
+    each_four(a.width, [&](int column, int count) {
+        float standard[4], weighted[4];
+        load(column, count, standard, weighted);
+        for (int e = 0; e < 4; e++) sum += weighted[e], along += weighted[e] * standard[e];
+    });
+    sum = warp_sum(sum) / a.width, along = warp_sum(along) / a.width;
+    each_four(a.width, [&](int column, int count) {
+        float standard[4], weighted[4];
+        load(column, count, standard, weighted);
+        for (int e = 0; e < 4; e++) weighted[e] = (weighted[e] - sum - standard[e] * along) * inverse;
+        store_four<X>(a.grad_x + row * a.width + column, weighted, count, a.aligned);
+    });
+}
+
+template <class X, class Y>
+__global__ void __launch_bounds__(PASS_THREADS) norm_parameters_kernel(const NormArguments<X, Y> a) {
+    each_row<2>(a.rows, a.width, a.slices, a.parts, [&](long row, int column, int count, float (&sums)[2][4]) {
+        const float mean = a.statistics[2 * row], inverse = a.statistics[2 * row + 1];
+        float x[4], grad[4];
+        load_four<X>(x, a.x + row * a.width + column, count, a.aligned);
+        load_four<Y>(grad, a.grad_out + row * a.width + column, count, a.aligned);
+        for (int e = 0; e < 4; e++) sums[0][e] += grad[e] * (x[e] - mean) * inverse, sums[1][e] += grad[e];
+    });
+}
+
+template <class X, class Y, class Numbers>
+void norm_forward(const Numbers& number, const void* x, const float* weight, const float* bias, void* out, float* statistics) {
+    NormArguments<X, Y> a{(long)number("rows"), (int)number("width"), (float)number("eps")};
+    a.x = (const typename X::Number*)x, a.out = (typename Y::Number*)out;
+    a.weight = weight, a.bias = bias, a.statistics = statistics;
+    a.aligned = in_fours(a.width, x, weight, bias, out);
+    launch(norm_kernel<X, Y>, tiles(a.rows, PASS_WARPS), 1, PASS_THREADS, 0, a);
+}
+
+// parts: memory for (number("slices"), 2, width) floats, given with grad_weight and grad_bias.
+template <class X, class Y, class Numbers>
+void norm_backward(const Numbers& number, const void* x, const float* weight, float* statistics, const void* grad_out,
+                   void* grad_x, float* grad_weight = nullptr, float* grad_bias = nullptr, float* parts = nullptr) {
+    NormArguments<X, Y> a{(long)number("rows"), (int)number("width"), (float)number("eps")};
+    a.x = (const typename X::Number*)x, a.weight = weight, a.statistics = statistics;
+    a.grad_out = (const typename Y::Number*)grad_out, a.grad_x = (typename X::Number*)grad_x;
+    a.aligned = in_fours(a.width, x, weight, grad_out, grad_x);
+    a.slices = number("slices"), a.parts = parts;
+    launch(norm_gradient_kernel<X, Y>, tiles(a.rows, PASS_WARPS), 1, PASS_THREADS, 0, a);
+    if (parts == nullptr) return;
+    launch(norm_parameters_kernel<X, Y>, tiles(a.width, PASS_COLUMNS), a.slices, PASS_THREADS,
+           2 * PASS_THREADS * sizeof(Quad<float>), a);
+    add_slices({parts, a.slices, a.width, 2, grad_weight, grad_bias});
+}
+
+// --- after a product -----------------------------------------------------------------------------------------------
+
+template <class X, class Y>
+struct EpilogueArguments {
+    long rows;
+    int columns, slices;
+    Activation activation;
+    uint32_t threshold;  // share that is dropped, times 2^32
+    float kept;          // factor on the others
+    bool aligned;
+    const typename X::Number* x;             // (rows, columns), the product
+    const float *bias, *residual, *seed;     // null = none
+    typename Y::Number* out;                 // dropout(activation(x + bias)) + residual
+    const typename Y::Number* grad_out;
+    typename X::Number* grad;                // of the product; may be null
+    float* parts;
+};
+
+__device__ __forceinline__ float quick_gelu_gate(float x) {
+    return 1 / (1 + power_of_two(fminf(126.0f, x * (-1.702f * LOG2_E))));
+}
+
+// Factors of dropout on four neighbours from number `first` of a tensor on.
+__device__ __forceinline__ void draw_four(float (&factors)[4], const float* seed, long first, uint32_t threshold, float kept) {
+    uint64_t key = 0;
+    for (int e = 0; e < 4; e++) {
+        if (e == 0 || (first + e) % STREAM == 0) key = stream_key(seed_of_bits(seed), (first + e) / STREAM);
+        const uint32_t bits = random_bits((uint32_t)key, (uint32_t)(key >> 32), (uint32_t)((first + e) % STREAM));
+        factors[e] = bits >= threshold ? kept : 0.0f;
+    }
+}
+
+// Product and bias of four neighbours: what goes into the activation.
+template <class X, class Y>
+__device__ __forceinline__ void load_before(float (&x)[4], const EpilogueArguments<X, Y>& a, long row, int column, int count) {
+    load_four<X>(x, a.x + row * a.columns + column, count, a.aligned);
+    if (a.bias == nullptr) return;
+    float bias[4];
+    load_four<Float32>(bias, a.bias + column, count, a.aligned);
+    for (int e = 0; e < 4; e++) x[e] += bias[e];
+}
+
+template <class X, class Y>
+__global__ void __launch_bounds__(PASS_THREADS) epilogue_kernel(const EpilogueArguments<X, Y> a) {
+    each_row<1>(a.rows, a.columns, a.slices, nullptr, [&](long row, int column, int count, float (&)[1][4]) {
+        const long place = row * a.columns + column;
+        float x[4], other[4];
+        load_before(x, a, row, column, count);
+        for (int e = 0; e < 4; e++) {
+            if (a.activation == RELU) x[e] = fmaxf(x[e], 0.0f);
+            if (a.activation == QUICK_GELU) x[e] *= quick_gelu_gate(x[e]);
+        }
+        if (a.seed != nullptr) {
+            draw_four(other, a.seed, place, a.threshold, a.kept);
+            for (int e = 0; e < 4; e++) x[e] *= other[e];
+        }
+        if (a.residual != nullptr) {
+            load_four<Float32>(other, a.residual + place, count, a.aligned);
+            for (int e = 0; e < 4; e++) x[e] += other[e];
+        }
+        store_four<Y>(a.out + place, x, count, a.aligned);
+    });
+}
+
+template <class X, class Y>
+__global__ void __launch_bounds__(PASS_THREADS) epilogue_gradient_kernel(const EpilogueArguments<X, Y> a) {
+    each_row<1>(a.rows, a.columns, a.slices, a.parts, [&](long row, int column, int count, float (&sums)[1][4]) {
+        const long place = row * a.columns + column;
+        float grad[4], other[4];
+        load_four<Y>(grad, a.grad_out + place, count, a.aligned);
+        if (a.activation != NONE) {
+            load_before(other, a, row, column, count);
+            for (int e = 0; e < 4; e++)
+                grad[e] *= a.activation == RELU ? (other[e] > 0 ? 1.0f : 0.0f) : quick_gelu_slope(other[e], quick_gelu_gate(other[e]));
+        }
+        if (a.seed != nullptr) {
+            draw_four(other, a.seed, place, a.threshold, a.kept);
+            for (int e = 0; e < 4; e++) grad[e] *= other[e];
+        }
+        for (int e = 0; e < 4; e++) sums[0][e] += grad[e];
+        if (a.grad != nullptr) store_four<X>(a.grad + place, grad, count, a.aligned);
+    });
+}
+
+template <class Numbers, class Arguments>
+void set_dropout(const Numbers& number, const void* seed, Arguments& a) {
+    const float rate = number("rate");
+    a.threshold = drop_threshold(rate), a.kept = 1 / (1 - rate);
+    a.seed = rate > 0 ? (const float*)seed : nullptr;
+}
+
+template <class X, class Y, class Numbers>
+EpilogueArguments<X, Y> epilogue(const Numbers& number, const void* x, const void* bias, const void* seed) {
+    EpilogueArguments<X, Y> a{(long)number("rows"), (int)number("columns"), (int)number("slices")};
+    a.activation = (Activation)(int)number("activation");
+    a.x = (const typename X::Number*)x;
+    a.bias = number("bias") ? (const float*)bias : nullptr;
+    set_dropout(number, seed, a);
+    return a;
+}
+
+// bias, residual and seed are read where numbers say so ("bias", "residual", "rate").
+template <class X, class Y, class Numbers>
+void linear_epilogue(const Numbers& number, const void* x, const void* bias, const void* residual, const void* seed, void* out) {
+    EpilogueArguments<X, Y> a = epilogue<X, Y>(number, x, bias, seed);
+    a.residual = number("residual") ? (const float*)residual : nullptr;
+    a.out = (typename Y::Number*)out;
+    a.aligned = in_fours(a.columns, x, a.bias, a.residual, out);
+    launch(epilogue_kernel<X, Y>, tiles(a.columns, PASS_COLUMNS), a.slices, PASS_THREADS, 0, a);
+}
+
+template <class X, class Y, class Numbers>
+void dropout(const Numbers& number, const void* x, const void* seed, void* out) {
+    EpilogueArguments<X, Y> a{0, (int)number("columns"), (int)number("slices")};
+    a.rows = (long)number("size") / a.columns, a.x = (const typename X::Number*)x;
+    set_dropout(number, seed, a);
+    a.out = (typename Y::Number*)out;
+    a.aligned = in_fours(a.columns, x, out);
+    launch(epilogue_kernel<X, Y>, tiles(a.columns, PASS_COLUMNS), a.slices, PASS_THREADS, 0, a);
+}
+
+// Outputs, as numbers of their names ask: `grad` of the product; `grad_bias`, with memory for (slices, columns) floats.
+template <class X, class Y, class Numbers>
+void linear_slopes(const Numbers& number, const void* x, const void* bias, const void* seed, const void* grad_out,
+                   void* first, void* second = nullptr, void* third = nullptr) {
+    EpilogueArguments<X, Y> a = epilogue<X, Y>(number, x, bias, seed);
+    void* const outputs[] = {first, second, third};
+    const int next = number("grad") ? 1 : 0;
+    a.grad_out = (const typename Y::Number*)grad_out;
+    a.grad = next ? (typename X::Number*)first : nullptr;
+    a.parts = number("grad_bias") ? (float*)outputs[next + 1] : nullptr;
+    a.aligned = in_fours(a.columns, x, a.bias, grad_out, a.grad);
+    launch(epilogue_gradient_kernel<X, Y>, tiles(a.columns, PASS_COLUMNS), a.slices, PASS_THREADS,
+           PASS_THREADS * sizeof(Quad<float>), a);
+    if (a.parts != nullptr) add_slices({a.parts, a.slices, a.columns, 1, (float*)outputs[next], nullptr});
+}
+
+}  // namespace jseg

@@ -1,0 +1,17 @@
+// The kernels of optimizer.cuh on a CPU.
+#include "optimizer.cuh"
+
+#include "call.h"
+
+using namespace jseg;
+
+// The kept outputs are the tensors.
+void dispatch(const char* kind, const Numbers& number, const Places& in, const Places& out, const size_t* out_bytes) {
+    const bool sums = std::strcmp(kind, "square_sums") == 0;
+    Tensors tensors;
+    for (size_t i = sums ? 2 : 1; i < out.size(); i++) tensors.push_back({(float*)out[i], (int64_t)out_bytes[i] / 4});
+    if (sums)
+        square_sums(number, tensors, (float*)out[0], (float*)out[1]);
+    else
+        adamw(number, tensors, (int32_t*)in[0], (float*)in[1], (float*)in[2], (int32_t*)out[0]);
+}

@@ -1,0 +1,148 @@
+"""Layers, losses and AdamW by their CUDA kernels, run by the emulation, against the C++ kernels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import jittor as jt
+import numpy as np
+import pytest
+
+from jseg.config import OptimizerConfig
+from jseg.engine import optimizer
+from jseg.model import losses
+from jseg.ops import layers
+from jseg.ops.half import cast, widen
+from jseg.ops.layers import ACTIVATIONS, dropout, layer_norm, linear
+from tests.cuda_emulation.emulated_attention import ORDERS
+from tests.cuda_emulation.emulated_call import pretend_cuda
+from tests.ops.reference import random_vars
+
+# of the largest value; halves: roundings of the product, of the result, and of what its gradient is made from
+TOLERANCES = {"float32": 2e-6, "bfloat16": 3 * 2.0**-8, "float16": 3 * 2.0**-11}
+DTYPES = ["float32", "bfloat16", pytest.param("float16", marks=pytest.mark.slow)]
+Form = Callable[..., jt.Var]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cuda_emulation")
+
+
+@pytest.fixture
+def emulated(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Compares a form by CUDA kernels with that by C++ kernels: output and gradients, in type and value."""
+
+    def compare(form: Form, inputs: list[jt.Var], tolerance: float, offset: int = 0, order: int = 0) -> None:
+        results = []
+        for cuda in (False, True):
+            with monkeypatch.context() as patch:
+                if cuda:
+                    pretend_cuda(patch, folder, [layers, losses], offset, order)
+                jt.set_global_seed(3)
+                output = form(*inputs)
+                (weight,) = random_vars(tuple(output.shape), seed=1)
+                trained = [x for x in inputs if not x.is_stop_grad()]
+                results.append([output, *jt.grad((widen(output) * weight).sum(), trained)])
+                jt.sync(results[-1])
+        for computed, expected in zip(*reversed(results), strict=True):
+            assert computed.dtype == expected.dtype
+            computed, expected = widen(computed).numpy(), widen(expected).numpy()
+            np.testing.assert_allclose(computed, expected, atol=tolerance * max(1, np.abs(expected).max()), rtol=0)
+
+    return compare
+
+
+# bias, residual, rate of dropout, rows and columns
+SHAPES = [(True, False, 0.0, 37, 68), (True, True, 0.3, 9, 131), (False, True, 0.0, 2, 1), (False, False, 0.3, 33, 132)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("biased, added, rate, rows, columns", SHAPES)
+def test_linear(
+    dtype: str, activation: str, biased: bool, added: bool, rate: float, rows: int, columns: int, emulated: Callable
+) -> None:
+    x, weight, bias, residual = random_vars((1, rows, 40), (columns, 40), (columns,), (1, rows, columns))
+    if activation == "relu":  # so that roundings move no number across 0
+        bias = bias + 6 * (bias > 0) - 6 * (bias <= 0)
+
+    def form(x: jt.Var, weight: jt.Var, *rest: jt.Var) -> jt.Var:
+        return linear(x, weight, bias if biased else None, activation, residual if added else None, rate)
+
+    inputs = [cast(x, dtype), weight / 6, *([bias] if biased else []), *([residual] if added else [])]
+    emulated(form, inputs, TOLERANCES[dtype], offset=columns % 2)
+
+
+@pytest.mark.parametrize("frozen", [{0}, {1}, {0, 1}, {1, 2}, {0, 1, 2}], ids=str)
+def test_linear_with_frozen_inputs(frozen: set[int], emulated: Callable) -> None:
+    """Their gradients are not asked for, and those of the others do not need them."""
+    inputs = random_vars((5, 8), (12, 8), (12,), (5, 12))
+    for index in frozen:
+        inputs[index].stop_grad()
+    emulated(lambda x, w, b, r: linear(x, w, b, "quick_gelu", r), inputs, TOLERANCES["float32"])
+    emulated(lambda x, w, b, r: linear(x, w, b, "none", r), inputs, TOLERANCES["float32"])
+
+
+TYPES = [("float32", "float32"), ("float32", "bfloat16"), ("bfloat16", "bfloat16")]
+
+
+@pytest.mark.parametrize("read, written", TYPES)
+@pytest.mark.parametrize("width", [5, 64, 260])
+def test_layer_norm(width: int, read: str, written: str, emulated: Callable) -> None:
+    """A channel far above the rest costs the others no digits."""
+    x, weight, bias = random_vars((3, 7, width), (width,), (width,))
+    x = x + jt.array(np.eye(width)[1] * 64).float32()
+    tolerance = max(TOLERANCES[read], TOLERANCES[written])
+    form = lambda *inputs: layer_norm(*inputs, 1e-5, written)  # noqa: E731
+    emulated(form, [cast(x, read), weight, bias], tolerance, offset=width % 2)
+    emulated(form, [cast(x, read), weight.stop_grad(), bias.stop_grad()], tolerance)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(5, 1001), (2, 3, 1500)])
+def test_dropout_draws_as_on_cpu(dtype: str, shape: tuple[int, ...], emulated: Callable) -> None:
+    """Also where a stream of random numbers ends between neighbours."""
+    emulated(lambda x: dropout(x, 0.3), [cast(random_vars(shape)[0], dtype)], 0 if dtype == "float32" else 2.0**-8)
+
+
+@pytest.mark.parametrize("scale", [3, 100])
+@pytest.mark.parametrize("alpha, gamma", [(0.25, 2.0), (0.6, 1.5), (0.25, 0.0)])
+def test_losses(scale: float, alpha: float, gamma: float, emulated: Callable) -> None:
+    """More pixels than a block takes; ignored and unknown labels; logits at which sigmoids are 0 and 1."""
+    (logits,) = random_vars((2, 3, 31, 67))
+    labels = jt.array(np.random.default_rng(0).choice([0, 1, 1, 255, -1], (2, 31, 67)).astype(np.int32))
+    emulated(lambda x: losses.focal_sum(x, labels, alpha, gamma), [logits * scale], TOLERANCES["float32"])
+    emulated(lambda x: losses.dice_sum(x, labels), [logits * scale], TOLERANCES["float32"])
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_order_of_threads_changes_nothing(order: int, emulated: Callable) -> None:
+    x, weight, bias, logits = random_vars((300, 24), (24,), (24,), (1, 2, 40, 40))
+    labels = jt.zeros((1, 40, 40), "int32")
+    emulated(lambda *inputs: layer_norm(*inputs, 1e-5), [x, weight, bias], TOLERANCES["float32"], 0, order)
+    emulated(lambda x: losses.dice_sum(x, labels), [logits], TOLERANCES["float32"], 0, order)
+
+
+def test_optimizer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes around those of blocks, more tensors than one launch takes; two steps, the second one clipped, and one that
+    is left out with gradients that are not finite."""
+    config, results = OptimizerConfig(lr=1e-2, weight_decay=0.3, groups="stated"), []
+    sizes = [(size,) for size in (1, 255, 257, 1500, *[3] * 95)]
+    names = [f"norm {i}" if i % 2 else str(i) for i in range(len(sizes))]
+    for cuda in (False, True):
+        with monkeypatch.context() as patch:
+            if cuda:
+                pretend_cuda(patch, folder, [optimizer], 0, 3)
+            adamw = optimizer.AdamW(list(zip(names, random_vars(*sizes), strict=True)), config)
+            for seed, factor in ((1, None), (2, jt.array([0.25]))):
+                gradients = random_vars(*sizes, seed=seed)
+                adamw.step(gradients, factor)
+            state = adamw.state()
+            adamw.step([x * np.nan for x in gradients], jt.zeros(1))
+            assert adamw.steps == 2 and all((state[name] == x).all() for name, x in adamw.state().items())
+            groups = adamw.parameters, adamw._m.values(), adamw._v.values(), [optimizer.square_sums(gradients)]
+            results.append([np.concatenate([x.numpy() for x in group]) for group in groups])
+    for computed, expected in zip(*results, strict=True):  # to some roundings of the largest
+        np.testing.assert_allclose(computed, expected, rtol=2e-6, atol=2e-7 * expected.max())
