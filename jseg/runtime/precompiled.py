@@ -30,23 +30,23 @@ TEXT = """#ifndef __CUDACC__
 #endif
 """
 KERNEL_MACROS = " -DJIT=1 -DJIT_cpu=1 "  # what a kernel's first lines define too
-COMMON = ["-x", "c++-header", "-std=c++14", "-fPIC", "-march=native", "-w"]
+COMMON = ["-x", "c++-header", "-std=c++14", "-fPIC", "-w"]
 OPTIONS = {"core": ["-O2"], "kernels": ["-Ofast", "-fno-finite-math-only", "-fopenmp", *KERNEL_MACROS.split()]}
 
 
-def lay_out(cache: Path, python_headers: Path, cuda_headers: Path | None, compile_now: bool) -> str:
-    """Writes the header into Jittor's folder `cache`, precompiled if `compile_now`; returns the flag that includes it.
+def lay_out(cache: Path, python_headers: Path, cuda_headers: Path | None, cpu: str, compile_now: bool) -> str:
+    """Writes the header into Jittor's folder `cache`, precompiled if `compile_now`; returns the flags that include it.
 
-    `cuda_headers`: folder of CUDA's headers where Jittor's core is compiled for CUDA too.
+    `cuda_headers`: folder of CUDA's headers where Jittor's core is compiled for CUDA too; `cpu` is g++'s name of it.
     """
     header, jittor = cache / "jseg.h", Path(toolchain.jittor_folder())
     if not header.exists():
         write_whole(header, TEXT.encode())
     if compile_now:
-        options = [f"-I{folder}" for folder in (jittor / "src", jittor / "extern", python_headers)]
+        options = [f"-march={cpu}", *(f"-I{folder}" for folder in (jittor / "src", jittor / "extern", python_headers))]
         options += ["-DHAS_CUDA", "-DIS_CUDA", f"-I{cuda_headers}"] if cuda_headers else []
         with whole_folder(cache / "jseg.h.gch") as folder:
             for name, own in OPTIONS.items() if folder else ():
                 command = [os.environ["cc_path"], *COMMON, *options, *own, str(header), "-o", str(folder / name)]
                 subprocess.run(command, stderr=subprocess.DEVNULL)
-    return f' -include "{header}" '
+    return f' -include "{header}" ' + (f"-march={cpu} " if cpu != "native" else "")  # Jittor's own is native
