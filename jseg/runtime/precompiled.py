@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 
 from jseg.files import whole_folder, write_whole
-from jseg.runtime import toolchain
+from jseg.runtime import cuda, toolchain
 
 # what nearly every file of the core, and every kernel, includes
 TEXT = """#ifndef __CUDACC__
@@ -34,17 +34,20 @@ COMMON = ["-x", "c++-header", "-std=c++14", "-fPIC", "-w"]
 OPTIONS = {"core": ["-O2"], "kernels": ["-Ofast", "-fno-finite-math-only", "-fopenmp", *KERNEL_MACROS.split()]}
 
 
-def lay_out(cache: Path, python_headers: Path, cuda_headers: Path | None, cpu: str, compile_now: bool) -> str:
+def lay_out(cache: Path, python_headers: Path, ready: cuda.Ready | None, cpu: str, compile_now: bool) -> str:
     """Writes the header into Jittor's folder `cache`, precompiled if `compile_now`; returns the flags that include it.
 
-    `cuda_headers`: folder of CUDA's headers where Jittor's core is compiled for CUDA too; `cpu` is g++'s name of it.
+    `ready`: the toolkit where Jittor's core is compiled for CUDA too; `cpu` is g++'s name of the processor.
     """
-    header, jittor = cache / "jseg.h", Path(toolchain.jittor_folder())
+    fixed = ready and ready.python_path
+    header, jittor = cache / "jseg.h", fixed / "jittor" if fixed else Path(toolchain.jittor_folder())
     if not header.exists():
         write_whole(header, TEXT.encode())
     if compile_now:
-        options = [f"-march={cpu}", *(f"-I{folder}" for folder in (jittor / "src", jittor / "extern", python_headers))]
-        options += ["-DHAS_CUDA", "-DIS_CUDA", f"-I{cuda_headers}"] if cuda_headers else []
+        folders = [jittor / "src", jittor / "extern", python_headers]
+        folders += [ready.nvcc.parents[1] / "include", jittor / "extern" / "cuda" / "inc"] if ready else []
+        options = [f"-march={cpu}", *(f"-I{folder}" for folder in folders)]
+        options += ["-DHAS_CUDA", "-DIS_CUDA"] if ready else []
         with whole_folder(cache / "jseg.h.gch") as folder:
             for name, own in OPTIONS.items() if folder else ():
                 command = [os.environ["cc_path"], *COMMON, *options, *own, str(header), "-o", str(folder / name)]

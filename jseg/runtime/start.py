@@ -114,8 +114,7 @@ def _import_jittor(jittor_home: Path, cache: Path, ready: cuda.Ready | None) -> 
             with lock.lock_scope():  # else another process may be writing them
                 toolchain.remove_cut_libraries(cache)
                 if "cc_flags" not in os.environ and precompiled.KERNEL_MACROS in os.environ["kernel_flags"]:
-                    cuda_headers = ready.nvcc.parents[1] / "include" if ready else None
-                    os.environ["cc_flags"] = precompiled.lay_out(cache, headers, cuda_headers, cpu, not core_exists)
+                    os.environ["cc_flags"] = precompiled.lay_out(cache, headers, ready, cpu, not core_exists)
             import jittor
         python = cache / "python"  # for Jittor's compile processes
         home, interpreter = shlex.quote(str(jittor_home)), shlex.quote(sys.executable)
