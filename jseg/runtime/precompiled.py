@@ -7,6 +7,7 @@ https://gcc.gnu.org/onlinedocs/gcc/Precompiled-Headers.html
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -41,8 +42,11 @@ def lay_out(cache: Path, python_headers: Path, ready: cuda.Ready | None, cpu: st
     """
     fixed = ready and ready.python_path
     header, jittor = cache / "jseg.h", fixed / "jittor" if fixed else Path(toolchain.jittor_folder())
-    if not header.exists():
-        write_whole(header, TEXT.encode())
+    # helper_cuda.h, which comes with it, has names for cuBLAS and cuRAND only where their headers come before it
+    text = TEXT.replace('#include "executor.h"\n', "") if ready else TEXT
+    if not header.exists() or header.read_text(encoding="utf-8") != text:
+        shutil.rmtree(cache / "jseg.h.gch", ignore_errors=True)
+        write_whole(header, text.encode())
     if compile_now:
         folders = [jittor / "src", jittor / "extern", python_headers]
         folders += [ready.nvcc.parents[1] / "include", jittor / "extern" / "cuda" / "inc"] if ready else []
