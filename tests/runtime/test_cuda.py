@@ -120,7 +120,8 @@ def test_named_toolkit_goes_first_and_alone(monkeypatch: pytest.MonkeyPatch, tmp
     assert f"{tmp_path}/none/bin/nvcc does not run" in refusal()
 
 
-def test_wheels_of_cuda_13(tmp_path: Path) -> None:
+def test_wheels_of_cuda_13(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "fixed_copy", lambda *_: None)
     home = make_toolkit(tmp_path / "site-packages" / "nvidia" / "cu13", lib="lib", npp=False)
     assert chosen() == home
     assert (ready(tmp_path).nvcc.parents[1] / "lib64" / "libcudadevrt.a").exists()  # each kernel is linked with it
