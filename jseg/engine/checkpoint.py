@@ -22,6 +22,7 @@ from jseg.config import Config, to_dict
 from jseg.data.class_names import ClassList
 from jseg.errors import UserError
 from jseg.files import TEMPORARY
+from jseg.outputs import check_outputs
 from jseg.weights import record
 from jseg.weights.reader import WeightFile, read_weight_file, write_safetensors
 
@@ -100,6 +101,7 @@ def clear_later(work_dir: Path, iteration: int, damaged: bool) -> None:
             if not damaged:
                 problem = f"{work_dir} holds a checkpoint later than iteration {iteration}, {path.name}"
                 raise UserError(f"{problem}: delete it, or choose another --work-dir")
+            check_outputs([path.with_suffix(".damaged")])
             path.rename(path.with_suffix(".damaged"))
 
 
