@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +23,6 @@ from jseg.config import Config, to_dict
 from jseg.data.class_names import ClassList
 from jseg.errors import UserError
 from jseg.files import TEMPORARY
-from jseg.outputs import check_outputs
 from jseg.weights import record
 from jseg.weights.reader import WeightFile, read_weight_file, write_safetensors
 
@@ -101,8 +101,7 @@ def clear_later(work_dir: Path, iteration: int, damaged: bool) -> None:
             if not damaged:
                 problem = f"{work_dir} holds a checkpoint later than iteration {iteration}, {path.name}"
                 raise UserError(f"{problem}: delete it, or choose another --work-dir")
-            check_outputs([path.with_suffix(".damaged")])
-            path.rename(path.with_suffix(".damaged"))
+            path.rename(path.with_suffix(f".{time.time_ns()}.damaged"))  # one of this name may be there
 
 
 @contextmanager
