@@ -86,9 +86,16 @@ class Run:
             )
         if init not in ("", "random") and not knows_text:
             self.clip = read_clip_weights(init)
-        if self.task != "test" and not used:  # checkpoints tell that the folder is a run's
-            written = [self.work_dir / name for name in checkpoint.RUN_FILES[: None if training else 1]]
-            check_outputs(written, (self.weights, config.model.init), self.work_dir, self.overwrite)
+        # beside checkpoints of a run only those two count that it goes on with: earlier versions did not mark the others
+        written = {
+            "train": checkpoint.RUN_FILES[: 2 if used else None],
+            "val": () if used else (checkpoint.METRICS_NAME,),
+        }
+        outputs, inputs = (
+            [self.work_dir / name for name in written.get(self.task, ())],
+            (self.weights, config.model.init),
+        )
+        check_outputs(outputs, inputs, self.work_dir, self.overwrite)
         check_writable(self.work_dir)
         if training:
             say(batch_lines(config, self.ranks.world))
