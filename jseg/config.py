@@ -178,9 +178,7 @@ class TestConfig:
     short_side: int = key(512, at_least=1, at_most=16384)  # pixels of the resized images, in proportion
     crop_size: tuple[int, int] = key((512, 512), at_least=1)
     stride: tuple[int, int] = key((426, 426), at_least=1)
-    gamma: float | None = key(
-        None, at_least=-1, at_most=1
-    )  # subtracted from seen scores; None = 0.1 for inductive models, 0 otherwise
+    gamma: float | None = key(None, at_least=-1, at_most=1)  # off seen scores; None = 0.1 for inductive models, else 0
     window_batch: int = key(4, at_least=1)  # windows per forward pass
     protocol: str = key("generalised", choices=("generalised", "strict"))  # strict: unseen pixels and classes only
     scales: tuple[float, ...] = key((1.0,), above=0)  # factors on short_side; several are averaged

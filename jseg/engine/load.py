@@ -86,16 +86,11 @@ class Run:
             )
         if init not in ("", "random") and not knows_text:
             self.clip = read_clip_weights(init)
-        # beside checkpoints of a run only those two count that it goes on with: earlier versions did not mark the others
-        written = {
-            "train": checkpoint.RUN_FILES[: 2 if used else None],
-            "val": () if used else (checkpoint.METRICS_NAME,),
-        }
-        outputs, inputs = (
-            [self.work_dir / name for name in written.get(self.task, ())],
-            (self.weights, config.model.init),
-        )
-        check_outputs(outputs, inputs, self.work_dir, self.overwrite)
+        names = checkpoint.RUN_FILES if training else (checkpoint.METRICS_NAME,) if self.task == "val" else ()
+        if used:  # what else is beside checkpoints is ours, though earlier versions did not mark it
+            names = names[:2] if training else ()
+        outputs = [self.work_dir / name for name in names]
+        check_outputs(outputs, (self.weights, config.model.init), self.work_dir, self.overwrite)
         check_writable(self.work_dir)
         if training:
             say(batch_lines(config, self.ranks.world))
