@@ -81,7 +81,7 @@ class DataConfig:
     max_class_share: float = key(0.75, above=0)  # of a crop's labelled pixels; else it is drawn again
     flip_probability: float = key(0.5, at_least=0, at_most=1)
     photometric: bool = True
-    mean: tuple[float, float, float] = key(IMAGENET_MEAN)  # RGB, of values in [0, 255]
+    mean: tuple[float, float, float] = key(IMAGENET_MEAN, at_least=-1000, at_most=1000)  # RGB, of values in [0, 255]
     std: tuple[float, float, float] = key(IMAGENET_STD, at_least=1e-6)
     workers: int = key(2, at_least=0, at_most=1024)  # processes that prepare images; 0 = in this process
 
@@ -178,7 +178,7 @@ class TestConfig:
     short_side: int = key(512, at_least=1, at_most=16384)  # pixels of the resized images, in proportion
     crop_size: tuple[int, int] = key((512, 512), at_least=1)
     stride: tuple[int, int] = key((426, 426), at_least=1)
-    gamma: float | None = key(None)  # subtracted from seen scores; None = 0.1 for inductive models, 0 otherwise
+    gamma: float | None = key(None, at_least=-1, at_most=1)  # off seen scores; None = 0.1 for inductive models, else 0
     window_batch: int = key(4, at_least=1)  # windows per forward pass
     protocol: str = key("generalised", choices=("generalised", "strict"))  # strict: unseen pixels and classes only
     scales: tuple[float, ...] = key((1.0,), above=0)  # factors on short_side; several are averaged

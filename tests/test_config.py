@@ -69,7 +69,7 @@ def test_paths_are_relative_to_the_file_that_names_them(tmp_path: Path, monkeypa
         ("optimizer = dict(eps=0)", ("optimizer.eps=0.0", "at least 1e-30")),
         ("optimizer = dict(betas=(0.9, 1.0))", ("optimizer.betas=(0.9, 1.0)", "at least 0 and below 1")),
         ("data = dict(std=(1, 0, 1))", ("data.std", "at least 1e-06")),
-        ("test = dict(gamma=float('nan'))", ("test.gamma=nan", "a finite number")),
+        ("test = dict(gamma=float('nan'))", ("test.gamma=nan", "at least -1 and at most 1")),
         ("train = dict(ema=0.9)", ("train.ema=0.9 was removed from jseg: leave it out",)),
         ("model = dict(head_init='declared')", ("model.head_init='declared' was removed",)),
         ("train = {3: 4}", ("unknown key 'train.3'",)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ WEIGHTS_NAME = "weights.safetensors"
 BEST_NAME = "best.safetensors"
 METRICS_NAME = "metrics.json"
 BEST_METRICS_NAME = "best_metrics.json"
-RUN_FILES = (METRICS_NAME, "config.json", "record.json", "log.jsonl", BEST_NAME, BEST_METRICS_NAME)  # val: the first
+RUN_FILES = ("log.jsonl", "record.json", METRICS_NAME, "config.json", BEST_NAME, BEST_METRICS_NAME)
 CHECKPOINT_NAME = re.compile(r"checkpoint_(\d{7,})\.safetensors")
 UNFINISHED = re.compile(rf"{re.escape(TEMPORARY)}\d+_\d{{19}}_\d\..+\.tmp")
 
@@ -100,7 +101,7 @@ def clear_later(work_dir: Path, iteration: int, damaged: bool) -> None:
             if not damaged:
                 problem = f"{work_dir} holds a checkpoint later than iteration {iteration}, {path.name}"
                 raise UserError(f"{problem}: delete it, or choose another --work-dir")
-            path.rename(path.with_suffix(".damaged"))
+            path.rename(path.with_suffix(f".{time.time_ns()}.damaged"))  # one of this name may be there
 
 
 @contextmanager

@@ -86,9 +86,11 @@ class Run:
             )
         if init not in ("", "random") and not knows_text:
             self.clip = read_clip_weights(init)
-        if self.task != "test" and not used:  # checkpoints tell that the folder is a run's
-            written = [self.work_dir / name for name in checkpoint.RUN_FILES[: None if training else 1]]
-            check_outputs(written, (self.weights, config.model.init), self.work_dir, self.overwrite)
+        names = checkpoint.RUN_FILES if training else (checkpoint.METRICS_NAME,) if self.task == "val" else ()
+        if used:  # what else is beside checkpoints is ours, though earlier versions did not mark it
+            names = names[:2] if training else ()
+        outputs = [self.work_dir / name for name in names]
+        check_outputs(outputs, (self.weights, config.model.init), self.work_dir, self.overwrite)
         check_writable(self.work_dir)
         if training:
             say(batch_lines(config, self.ranks.world))
