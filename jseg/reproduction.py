@@ -115,7 +115,8 @@ def missing(row: Row, folder: Path, seed: int | None = None) -> list[str]:
     config, lacking, name = row.read(), [], row.weights_of or row.name
     if config.data.root:
         root, sections = Path(config.data.root), [config.data.val, *([] if seed is None else [config.data.train])]
-        parts = dict.fromkeys(part for files in sections for part in (files.images, files.labels, files.names))
+        splits = [part for files in sections for part in files.parts()]
+        parts = dict.fromkeys(name for part in splits for name in (part.images, part.labels, part.names))
         if absent := [part for part in parts if part and not (root / part).exists()]:
             command = f"python tools/prepare_{config.data.dataset}.py {root} (downloads: docs/reproduce.md)"
             lacking.append(f"data: {', '.join(absent)} in {root}: {command}")
