@@ -51,15 +51,6 @@ class SplitConfig:
     image_suffix: str = ".jpg"
     label_suffix: str = ".png"
 
-    def parts(self) -> list[SplitConfig]:
-        """One for each item of the lists, in which a single text stands for every item; UserError for other lengths."""
-        lists = [(x,) if isinstance(x, str) else x for x in (self.images, self.labels, self.names)]
-        count = max(map(len, lists))
-        if any(len(items) not in (1, count) for items in lists):
-            raise UserError(f"lists of images, labels and names have different lengths: {lists}")
-        rows = zip(*(items * (count // len(items)) for items in lists), strict=True)
-        return [SplitConfig(*row, self.image_suffix, self.label_suffix) for row in rows]
-
 
 @dataclass
 class ShapesConfig:

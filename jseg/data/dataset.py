@@ -40,6 +40,16 @@ def read_names(path: Path, remedy: str = "") -> list[str]:
     return names
 
 
+def parts_of(files: SplitConfig) -> list[SplitConfig]:
+    """One for each item of the lists in `files`, where a text stands for every item; UserError for other lengths."""
+    lists = [(x,) if isinstance(x, str) else x for x in (files.images, files.labels, files.names)]
+    count = max(map(len, lists))
+    if any(len(items) not in (1, count) for items in lists):
+        raise UserError(f"lists of images, labels and names have different lengths: {lists}")
+    rows = zip(*(items * (count // len(items)) for items in lists), strict=True)
+    return [SplitConfig(*row, files.image_suffix, files.label_suffix) for row in rows]
+
+
 class SegmentationDataset:
     """The pairs of `split` (train, val, test); opening it names missing files, unless `check_files` is False."""
 
@@ -54,7 +64,7 @@ class SegmentationDataset:
             raise UserError(f"data.{self.section}.labels is not set: {split} needs a folder of label PNGs")
         self.names: list[str] = []
         self._parts: list[SplitConfig] = []  # of each name
-        for part in files.parts():
+        for part in parts_of(files):
             names = self._names_of(part, remedy)
             self.names += names
             self._parts += [part] * len(names)

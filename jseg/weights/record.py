@@ -14,6 +14,7 @@ MODEL_PREFIXES = ("backbone.", "decode_head.")
 TEXT_PREFIX = "text_encoder."
 FEATURES_NAME = "text_features"
 MOMENT_PREFIXES = {"m": "optimizer.m.", "v": "optimizer.v."}
+COSINES = (0.4, 0.99)  # where the median between class embeddings may lie; all of the released ones: 0.64 to 0.98
 UNUSED_PREFIX = "ema."  # averaged weights, which earlier versions could keep
 
 
@@ -56,3 +57,13 @@ def recorded_classes(file: WeightFile) -> tuple[str, ...]:
 def recorded_unseen(file: WeightFile) -> tuple[int, ...] | None:
     """Indices of the classes that were unseen when the weights were made; None when the file does not say."""
     return tuple(file.meta["unseen"]) if is_jseg_file(file) and "unseen" in file.meta else None
+
+
+def check_trained(rows: np.ndarray, source: str) -> None:
+    """UserError for class embeddings (C, D) of length 1 that no trained CLIP gives; `source` is their tower's file."""
+    middle = float(np.median((rows @ rows.T)[np.triu_indices(len(rows), 1)])) if len(rows) > 1 else COSINES[0]
+    if not (np.isfinite(rows).all() and COSINES[0] <= middle <= COSINES[1]):
+        raise UserError(
+            f"the text tower of {source} is not trained: cosines between its class embeddings are about {middle:.3f}, "
+            "those of CLIP 0.64 to 0.98: set text.embeddings to a .npy file, or model.init (--clip) to CLIP weights"
+        )
