@@ -166,9 +166,9 @@ def read_released(path: Path) -> tuple[Path, dict[str, Any], list[str]]:
         if "parameter_groups_generator" in top:
             top.setdefault("optimizer", {})["paramwise_cfg"] = top.pop("parameter_groups_generator")
         flat = _flatten({SECTIONS.get(name, name): value for name, value in top.items()})
-        ours, notes = _translate({key: value for key, value in flat.items() if value is not None})
+        ours, notes = _translate({key: x for key, x in flat.items() if x is not None or key == "lr_config.warmup"})
         base = _complete(ours, path, notes)
-    except UserError as error:
+    except (UserError, TypeError, RecursionError) as error:  # wrong types; files that are each other's `_base_`
         raise UserError(f"config {path}: {error}") from error
     return base, ours, [f"config {path} of {release}: its values on top of configs/{base.name}", *notes]
 

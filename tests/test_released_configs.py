@@ -148,6 +148,8 @@ REFUSED = [
     ("dataset = dict(train=dict(pipeline=[dict(type='Resize', img_scale=(9, 9))]))", "RandomCrop.crop_size is missing"),
     ("parameter_groups_generator['custom_keys']['head']['decay_mult'] = 0", "unknown key optimizer.paramwise_cfg"),
     ("parameter_groups_generator['custom_keys']['head']['lr_mult'] = 1", "head.lr_mult=1 does not fit"),
+    ("scheduler['warmup'] = None", "lr_config.warmup=None: jseg computes as the releases, with 'linear'"),
+    ("optimizer = 3", "does not support item assignment"),
     ("import mmcv_of_nobody", "does not run: ModuleNotFoundError"),
 ]  # fmt: skip
 

@@ -97,7 +97,7 @@ class TextModel:
     heads: int
     merges: tuple[Merge, ...] | None  # None = CLIP's own vocabulary
     source: str  # where it comes from, for messages
-    is_ours: bool = True  # a file of ours or random on purpose; else its embeddings must look like those of a CLIP
+    is_ours: bool = True  # of a file of ours, or random on purpose; else its embeddings must look like CLIP's
 
     def tower(self) -> TextTower:
         """The tower as a module."""
@@ -117,10 +117,10 @@ class TextModel:
             problem = f"{tower.vocab_size} tokens, the vocabulary has {tokenizer.vocab_size}"
             raise UserError(f"the text tower of {self.source} knows {problem}: correct text.vocabulary")
         identity = f"{tensors_sha256(self.tensors)} {self.heads}"
-        rows = embed_class_names(names, templates, tokenizer, tower, identity, cache_folder() / "embeddings")
+        options = (tokenizer, tower, identity, cache_folder() / "embeddings")
         if not self.is_ours:
-            record.check_trained(rows, self.source)
-        return rows
+            record.check_trained(embed_class_names(class_list("voc12").names, VOC_TEMPLATES, *options), self.source)
+        return embed_class_names(names, templates, *options)
 
 
 def text_model_of(weights: WeightFile | ClipWeights, text: TextConfig) -> TextModel | None:
@@ -242,7 +242,7 @@ def class_embeddings(
         matrix = read_embeddings(config.text.embeddings, class_list, templates)
         if model is not None and file is not None and not model.is_ours:  # it stays with the weights only if it works
             try:
-                model.embed(class_list.names[:20], VOC_TEMPLATES)
+                model.embed(class_list.names[:1], VOC_TEMPLATES)
             except UserError as error:
                 print(f"warning: {error} (it is left out: class embeddings come from {config.text.embeddings})")
                 model = None

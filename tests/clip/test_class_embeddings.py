@@ -16,11 +16,12 @@ from jseg.clip.class_embeddings import (
     TextFeatures,
     class_embeddings,
     embed_class_names,
+    random_text_model,
     read_embeddings,
     text_model_of,
     write_embeddings,
 )
-from jseg.clip.tokenizer import VOCABULARY_NAME, Tokenizer, generate_vocabulary
+from jseg.clip.tokenizer import VOCABULARY_NAME, Tokenizer, generate_vocabulary, write_vocabulary
 from jseg.clip.weights import read_clip_weights
 from jseg.config import Config
 from jseg.data.class_names import class_list
@@ -28,6 +29,7 @@ from jseg.engine import checkpoint
 from jseg.errors import UserError
 from jseg.weights.reader import WeightFile
 from tests.clip.test_text_tower import recorded_tower
+from tests.small_weights import write_clip
 
 VOC, COCO, SHAPES = class_list("voc12"), class_list("coco_stuff"), class_list("shapes")
 NAMES = ["cat", "dog", "traffic light"]
@@ -227,3 +229,43 @@ def test_a_vocabulary_of_another_size_is_refused(golden: Path) -> None:
         dataclasses.replace(tower, merges=(("a", "b"),)).embed(NAMES, TEMPLATES)
     config.text.vocabulary = "generated"
     assert text_model_of(clip, config.text).merges is None  # never a generated one beside trained weights
+
+
+def test_an_untrained_text_tower_is_refused_and_not_kept(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    config = random_config()
+    config.text.context_length = 40
+    model = random_text_model(config, SHAPES)
+    config.text.vocabulary = str(tmp_path / "vocabulary.gz")
+    write_vocabulary(config.text.vocabulary, model.merges)
+    np.save(tmp_path / "rows.npy", np.eye(20, 16, dtype=np.float32))
+
+    def file(**changes: np.ndarray) -> WeightFile:
+        tensors = {f"text_encoder.{name}": x for name, x in (model.tensors | changes).items()}
+        return WeightFile(tensors, {}, "", "", Path("ckpt.pkl"))
+
+    table = np.zeros_like(model.tensors["token_embedding.weight"])
+    still = {"token_embedding.weight": table + 1, "positional_embedding": model.tensors["positional_embedding"] * 0}
+    for changes in (still, {"text_projection": model.tensors["text_projection"] * 0}):  # equal rows; rows of zeros
+        config.text.embeddings = ""
+        with pytest.raises(UserError, match=r"ckpt\.pkl is untrained: .* (1\.000|nan) .*text\.embeddings.*model\.init"):
+            class_embeddings(config, SHAPES, file(**changes))
+        config.text.embeddings = str(tmp_path / "rows.npy")
+        text = class_embeddings(config, SHAPES, file(**changes))
+        assert text.text_model is None and text.matrix[0, 0] == 1
+        assert "ckpt.pkl is untrained" in capsys.readouterr().out
+    config.text.embeddings = ""
+    varied = np.random.default_rng(0).standard_normal(table.shape).astype(np.float32)
+    taken = class_embeddings(config, SHAPES, file(**{"token_embedding.weight": varied * 0.5 + 0.5}))
+    assert taken.text_model is not None and np.isfinite(taken.matrix).all()
+
+
+def test_clip_weights_go_before_the_tower_of_a_released_file_and_a_given_vocabulary_is_read(tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.safetensors", 16)
+    clip, config = read_clip_weights(tmp_path / "clip.safetensors"), random_config()
+    foreign = WeightFile({"text_encoder.ln_final.weight": np.zeros(64)}, {}, "", "", Path("ckpt.pkl"))
+    assert class_embeddings(config, SHAPES, foreign, clip).text_model.source == str(tmp_path / "clip.safetensors")
+    config.text.vocabulary = str(tmp_path / "none.gz")
+    with pytest.raises(UserError, match=r"none\.gz does not exist"):
+        text_model_of(clip, config.text)
+    write_vocabulary(config.text.vocabulary, [("a", "b")])
+    assert text_model_of(clip, config.text).merges == (("a", "b"),)  # not those that the file brings along
