@@ -226,7 +226,7 @@ def test_a_converted_config_is_the_same_and_short(release: str, dataset: str, se
     assert read_config(ours) == read_config(path)
     text = ours.read_text()
     assert "resize_box" not in text and "train = dict(" in text and len(text.splitlines()) < 30
-    with pytest.raises(UserError, match="exists"):
+    with pytest.raises(UserError, match="--overwrite"):
         convert_config.main([str(path), str(ours)])
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from jseg.runtime.command_line import ArgumentParser, run
 
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from jseg.config import flatten, read_config, to_dict
 from jseg.errors import UserError
 from jseg.files import write_whole
+from jseg.outputs import check_outputs
 from jseg.released_configs import REPOSITORY, is_released, read_released, run_file
 
 
@@ -36,25 +38,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser = ArgumentParser(__doc__)
     parser.add_argument("source", type=Path, help="config file of JSeg or CLIP-RC")
     parser.add_argument("target", type=Path, help="Python file to write")
-    parser.add_argument("--force", action="store_true", help="overwrite the target")
+    parser.add_argument("--overwrite", action="store_true", help="replace the target")
     options = parser.parse_args(arguments)
     source, target = options.source.resolve(), options.target.resolve()
-    if target.exists() and not options.force:
-        raise UserError(f"target {target} exists: pass --force to overwrite it")
+    check_outputs([target], [source], overwrite=options.overwrite)
     if not is_released(run_file(source)):
         raise UserError(f"{source} is no config of JSeg or CLIP-RC")
     base = read_released(source)[0]
     config, before = to_dict(read_config(source)), flatten(to_dict(read_config(base)))
-    changed: dict[str, Any] = {}
+    changed: dict[str, Any] = {} if config["expected"] else {"expected": {}}
     for name, value in flatten(config).items():
-        *sections, key = name.split(".")
-        section = changed
-        for part in sections * (value != before.get(name)):
-            section = section.setdefault(part, {})
         if value != before.get(name):
-            section[key] = value
-    if config["expected"] == {}:
-        changed["expected"] = {}
+            *sections, key = name.split(".")
+            functools.reduce(lambda section, part: section.setdefault(part, {}), sections, changed)[key] = value
     near = target.is_relative_to(REPOSITORY)
     text = (
         f'"""{source.name}, converted.\n\n    python tools/run_net.py --config-file {target.name} --task train\n"""\n\n'
