@@ -83,7 +83,7 @@ def embed_class_names(
     embedded = np.concatenate(batches).astype(np.float32)
     rows = unit_rows(unit_rows(embedded).reshape(len(names), len(templates), -1).mean(axis=1))
     if not np.isfinite(rows).all():
-        raise UserError("the class embeddings are not finite: the text tower's weights are damaged")
+        raise UserError(f"class embeddings are not finite, the text tower's weights are damaged: {record.OTHER_SOURCE}")
     if cached:
         write_safetensors(cached, {EMBEDDINGS: rows}, identity | {"sha256": tensors_sha256({EMBEDDINGS: rows})})
     return rows

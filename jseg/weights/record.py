@@ -14,7 +14,7 @@ MODEL_PREFIXES = ("backbone.", "decode_head.")
 TEXT_PREFIX = "text_encoder."
 FEATURES_NAME = "text_features"
 MOMENT_PREFIXES = {"m": "optimizer.m.", "v": "optimizer.v."}
-COSINES = (0.2, 0.92)  # where the median between VOC's names may lie: CLIP has 0.80, random towers over 0.95
+COSINES = (0.2, 0.92)  # where the median between VOC's names may lie: CLIP has 0.80, random towers 0.94 or more
 UNUSED_PREFIX = "ema."  # averaged weights, which earlier versions could keep
 
 
@@ -59,11 +59,14 @@ def recorded_unseen(file: WeightFile) -> tuple[int, ...] | None:
     return tuple(file.meta["unseen"]) if is_jseg_file(file) and "unseen" in file.meta else None
 
 
+OTHER_SOURCE = "set text.embeddings to a .npy file, or model.init (--clip) to CLIP weights"
+
+
 def check_trained(rows: np.ndarray, source: str) -> None:
     """UserError when rows (20, D), embeddings of VOC's class names by the text tower of `source`, are no CLIP's."""
     middle = float(np.median((rows @ rows.T)[np.triu_indices(len(rows), 1)]))
     if not COSINES[0] < middle < COSINES[1]:  # NaN included
         raise UserError(
             f"the text tower of {source} is untrained: cosines between class names are about {middle:.3f} (CLIP: 0.8): "
-            "set text.embeddings to a .npy file, or model.init (--clip) to CLIP weights"
+            f"{OTHER_SOURCE}"
         )

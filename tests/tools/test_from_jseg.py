@@ -42,7 +42,7 @@ def trained_weights(work_dir: Path) -> dict[str, np.ndarray]:
     """The model of a finished run by the names of the releases, with an untrained text tower."""
     tensors = read_weight_file(work_dir / "weights.safetensors").tensors
     model = {name: x for name, x in tensors.items() if name.startswith(("backbone.", "decode_head."))}
-    tower = {name: x * 0 for name, x in clip_tensors(CLIP).items() if not name.startswith(("visual", "logit"))}
+    tower = {name: x * 0 + 1 for name, x in clip_tensors(CLIP).items() if not name.startswith(("visual", "logit"))}
     return model | {f"text_encoder.{name}": x for name, x in tower.items()}
 
 
