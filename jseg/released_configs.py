@@ -216,9 +216,9 @@ def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def _translate(theirs: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Their flat keys -> values by our keys (and those in <>), and notes."""
-    ours, origin, idle, given = dict(UNLESS_GIVEN), {}, [], []
+    ours, origin, idle, given, known = dict(UNLESS_GIVEN), {}, [], [], {*STEPS, "MultiScaleFlipAug"}
     for key, value in theirs.items():
-        *before, last = parts = key.split(".")
+        *_, last = parts = key.split(".")
         rule = next((name for name in (".".join(parts[-2:]), last) if name in FIXED), "")
         if name := TABLE.get(key):
             try:
@@ -235,7 +235,7 @@ def _translate(theirs: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         elif rule:
             if value not in FIXED[rule]:
                 raise UserError(f"{key}={value!r}: jseg computes as the releases, with {FIXED[rule][0]!r}")
-        elif not BUILT_IN & {*parts} and (value != {} or ("pipeline" in before and last not in (*STEPS, TEST[9:]))):
+        elif not BUILT_IN & {*parts} and (value != {} or last not in known):  # {}: a step of a pipeline
             close = difflib.get_close_matches(key, TABLE, n=1)
             raise UserError(f"unknown key {key}{f': did you mean {close[0]}?' if close else ''}")
     if missing := [key for key, name in TABLE.items() if name in NEEDED and name not in ours]:

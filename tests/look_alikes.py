@@ -61,27 +61,18 @@ def data_file(release: str, dataset: str, root: str, size: int) -> str:
     """The data set before `aug` is laid over it."""
     voc = dataset == "voc12"
     kind = "ZeroPascalVOCDataset20" if voc else "ZeroCOCOStuffDataset"
-    text = f"dataset_type = '{kind}'\ndata_root = {root!r}\n{pipelines(dataset, size)}"
-    parts = {}
-    for part, folder in (("train", "train2017"), ("val", "val2017")):
-        places = [
-            f"img_dir='images/{folder}', ann_dir='annotations/{folder}'",
-            f"img_dir='JPEGImages', ann_dir='SegmentationClass', split='ImageSets/Segmentation/{part}.txt'",
-        ]
-        pipeline = "train_pipeline" if part == "train" else "test_pipeline"
-        parts[part] = f"type=dataset_type, data_root=data_root, {places[voc]}, pipeline={pipeline}"
-    if release == "CLIP-RC":
-        return (
-            text
-            + f"""data = dict(samples_per_gpu=4, workers_per_gpu=4, train=dict({parts["train"]}),
-    val=dict({parts["val"]}), test=dict({parts["val"]}))\n"""
-        )
-    return (
-        text
-        + f"""dataset = dict(
-    train=dict(batch_size={4 if voc else 16}, num_workers=8, shuffle=True, drop_last=False, {parts["train"]}),
-    val=dict(batch_size=1, num_workers=1, shuffle=False, drop_last=False, {parts["val"]}))\n"""
-    )
+    places = "img_dir='images/{0}2017', ann_dir='annotations/{0}2017', pipeline={1}_pipeline"
+    if voc:
+        places = "img_dir='JPEGImages', ann_dir='SegmentationClass', split='ImageSets/Segmentation/{0}.txt', "
+        places += "pipeline={1}_pipeline"
+    train, val = (f"type=dataset_type, data_root=data_root, {places.format(*part)}" for part in
+                  (("train", "train"), ("val", "test")))  # fmt: skip
+    data = f"data = dict(samples_per_gpu=4, workers_per_gpu=4, train=dict({train}), val=dict({val}), test=dict({val}))"
+    if release == "JSeg":
+        loading = f"batch_size={4 if voc else 16}, num_workers=8, shuffle=True, drop_last=False"
+        data = f"dataset = dict(train=dict({loading}, {train}),"
+        data += f" val=dict(batch_size=1, num_workers=1, shuffle=False, drop_last=False, {val}))"
+    return f"dataset_type = '{kind}'\ndata_root = {root!r}\n{pipelines(dataset, size)}\n{data}\n"
 
 
 def model_part(release: str, dataset: str, setting: str, sizes: Sizes, weights: str, embeddings: str) -> str:
@@ -122,61 +113,34 @@ model = dict(
 """
 
 
-def write_release(
-    folder: Path, release: str, dataset: str, setting: str, sizes: Sizes = Sizes(), root: str = "/data/of/others",
-    weights: str = "ViT-B-16.pkl",
-) -> Path:  # fmt: skip
-    """Writes a run's config, as `release` lays it out below `folder`, and its bases; returns its path."""
-    jseg, voc = release == "JSeg", dataset == "voc12"
-    thousands = SCHEDULES[dataset][setting == "transductive"]
-    project = folder / "project" / "clip_rc" if jseg else folder / "configs"
-    bases = project / "datasets" if jseg else project / "_base_" / "datasets"
-    base_name = ("zero_" * jseg) + ("voc12_20_512x512.py" if voc else "cocostuff_512x512.py")
-    aug_name = base_name.replace("20_", "20_aug_")
-    path = (
-        project
-        / ("voc12" if voc else "coco")
-        / (
-            f"clip_rc_{'fully' if setting == 'supervised' else 'zero'}_vit-b_512x512_{thousands}k_"
-            f"{'voc_10' if voc else 'coco_stuff164k_100'}_16{'_st' * (setting == 'transductive')}.py"
-        )
-    )
-    embeddings = f"{'project/clip_rc' if jseg else 'configs/_base_/datasets'}/text_embedding/"
-    embeddings += "voc12_single.npy" if voc else "coco_multi.npy"
-    keys = (
-        "custom_keys={'backbone': dict(lr_mult=10.0), 'text_encoder': dict(lr_mult=0.0), 'norm': dict(decay_mult=0.),"
-    )
-    keys += " 'ln': dict(decay_mult=0.), 'head': dict(lr_mult=10.)}"
-    curve = "warmup='linear', warmup_iters=1500, warmup_ratio=1e-6, power=0.9, min_lr=1e-6"
-    interval = thousands * 100 if not jseg else 1000 * (thousands // 20)
-    written = {bases / base_name: data_file(release, dataset, root, sizes.image)}
-    lists = (
-        "['SegmentationClass', 'SegmentationClassAug']",
-        "['ImageSets/Segmentation/train.txt', 'ImageSets/Segmentation/aug.txt']",
-    )
-    if voc:
-        aug = ("'SegmentationClassAug'", "'ImageSets/Segmentation/trainaug.txt'") if jseg else lists
-        section = "dataset" if jseg else "data"
-        written[bases / aug_name] = (
-            f"_base_ = './{base_name}'\n{section} = dict(train=dict(ann_dir={aug[0]}, split={aug[1]}))\n"
-        )
-    own = model_part(release, dataset, setting, sizes, weights, embeddings)
-    if jseg:
-        written[folder / "project" / "_base_" / "default_runtime.py"] = (
-            "logger = dict(type='RunLogger')\nlog_interval = 50"
-        )
-        own += f"""
-parameter_groups_generator = dict(type='CustomPrameterGroupsGenerator', {keys})
+CUSTOM_KEYS = """custom_keys={'backbone': dict(lr_mult=10.0), 'text_encoder': dict(lr_mult=0.0),
+    'norm': dict(decay_mult=0.), 'ln': dict(decay_mult=0.), 'head': dict(lr_mult=10.)}"""
+CURVE = "warmup='linear', warmup_iters=1500, warmup_ratio=1e-6, power=0.9, min_lr=1e-6"
+
+
+def jseg_schedule(iterations: int) -> str:
+    """The end of a run's own file."""
+    return f"""
+parameter_groups_generator = dict(type='CustomPrameterGroupsGenerator', {CUSTOM_KEYS})
 optimizer = dict(type='CustomAdamW', lr=0.00002, betas=(0.9, 0.999), weight_decay=0.01)
-max_iter = {1000 * thousands}
-eval_interval = {interval}
-checkpoint_interval = {interval}
-scheduler = dict(type='PolyLR', max_steps=max_iter, {curve})
+max_iter = {iterations}
+eval_interval = {iterations // 20}
+checkpoint_interval = {iterations // 20}
+scheduler = dict(type='PolyLR', max_steps=max_iter, {CURVE})
 """
-        names = [f"../datasets/{aug_name if voc else base_name}", "../../_base_/default_runtime.py"]
-    else:
-        base = project / "_base_"
-        written[base / "default_runtime.py"] = """
+
+
+CLIP_RC_SCHEDULE = f"""
+lr_config = dict(policy='poly', by_epoch=False, {CURVE})
+optimizer = dict(type='AdamW', lr=0.00002, weight_decay=0.01, paramwise_cfg=dict({CUSTOM_KEYS}))
+data = dict(samples_per_gpu=8, workers_per_gpu=8)
+"""
+
+
+def clip_rc_bases(iterations: int) -> dict[str, str]:
+    """Files below configs/_base_ but the data set's."""
+    return {
+        "default_runtime.py": """
 log_config = dict(interval=50, hooks=[dict(type='TextLoggerHook', by_epoch=False)])
 dist_params = dict(backend='nccl')
 log_level = 'INFO'
@@ -185,33 +149,58 @@ resume_from = None
 workflow = [('train', 1)]
 cudnn_benchmark = True
 find_unused_parameters = True
-"""
-        written[base / "models" / "clip_rc.py"] = """
+""",
+        "models/clip_rc.py": """
 in_channels = 512
 model = dict(type='CLIPRC', pretrained='ViT-B-16.pt', backbone=dict(type='CLIPVisionTransformerWithRLB', layers=12),
     decode_head=dict(type='ATMSingleHeadSeg', channels=in_channels, embed_dims=in_channels // 2,
         loss_decode=dict(type='SegLoss', loss_weight=1.0)), train_cfg=dict())
-"""
-        written[base / "schedules" / f"schedule_{thousands}k.py"] = f"""
+""",
+        f"schedules/schedule_{iterations // 1000}k.py": f"""
 optimizer = dict(type='SGD', lr=0.01, weight_decay=0.0005)
 optimizer_config = dict()
 lr_config = dict(policy='poly', power=0.9, min_lr=1e-4, by_epoch=False)
-runner = dict(type='IterBasedRunner', max_iters={1000 * thousands})
-checkpoint_config = dict(by_epoch=False, interval={interval})
-evaluation = dict(interval={interval}, metric='mIoU')
-"""
-        own += f"""
-lr_config = dict(policy='poly', by_epoch=False, {curve})
-optimizer = dict(type='AdamW', lr=0.00002, weight_decay=0.01, paramwise_cfg=dict({keys}))
-data = dict(samples_per_gpu={8 if voc else 2}, workers_per_gpu={8 if voc else 2})
-"""
-        names = [
-            "../_base_/models/clip_rc.py",
-            f"../_base_/datasets/{aug_name if voc else base_name}",
-            "../_base_/default_runtime.py",
-            f"../_base_/schedules/schedule_{thousands}k.py",
-        ]
-    written[path] = f"_base_ = {names}\n{own}"
+runner = dict(type='IterBasedRunner', max_iters={iterations})
+checkpoint_config = dict(by_epoch=False, interval={iterations // 10})
+evaluation = dict(interval={iterations // 10}, metric='mIoU')
+""",
+    }
+
+
+def write_release(
+    folder: Path, release: str, dataset: str, setting: str, sizes: Sizes = Sizes(), root: str = "/data/of/others",
+    weights: str = "ViT-B-16.pkl",
+) -> Path:  # fmt: skip
+    """Writes a run's config, as `release` lays it out below `folder`, and its bases; returns its path."""
+    jseg, voc = release == "JSeg", dataset == "voc12"
+    thousands = SCHEDULES[dataset][setting == "transductive"]
+    project = folder / ("project/clip_rc" if jseg else "configs")
+    data = project / ("datasets" if jseg else "_base_/datasets")
+    data_names = ["voc12_20_512x512.py", "voc12_20_aug_512x512.py"] if voc else ["cocostuff_512x512.py"]
+    data_names = ["zero_" * jseg + name for name in data_names]
+    embeddings = f"{data.relative_to(folder).parent if jseg else data.relative_to(folder)}/text_embedding/"
+    embeddings += f"{'voc12_single' if voc else 'coco_multi'}.npy"
+    own = model_part(release, dataset, setting, sizes, weights, embeddings)
+    written = {data / data_names[0]: data_file(release, dataset, root, sizes.image)}
+    if voc:
+        aug: dict[str, object] = {"ann_dir": "SegmentationClassAug", "split": "ImageSets/Segmentation/trainaug.txt"}
+        if not jseg:
+            aug = {"ann_dir": ["SegmentationClass", "SegmentationClassAug"]}
+            aug["split"] = [f"ImageSets/Segmentation/{name}.txt" for name in ("train", "aug")]
+        section = "dataset" if jseg else "data"
+        written[data / data_names[1]] = f"_base_ = './{data_names[0]}'\n{section} = dict(train={aug})\n"
+    bases = [f"../{data.relative_to(project)}/{data_names[-1]}"]
+    if jseg:
+        written[folder / "project/_base_/default_runtime.py"] = "logger = dict(type='RunLogger')\nlog_interval = 50"
+        bases.append("../../_base_/default_runtime.py")
+    else:
+        others = clip_rc_bases(1000 * thousands)
+        written |= {project / "_base_" / name: text for name, text in others.items()}
+        bases += [f"../_base_/{name}" for name in others]
+    run = f"{'fully' if setting == 'supervised' else 'zero'}_vit-b_512x512_{thousands}k"
+    run += "_voc_10_16" if voc else "_coco_stuff164k_100_16"
+    path = project / ("voc12" if voc else "coco") / f"clip_rc_{run}{'_st' * (setting == 'transductive')}.py"
+    written[path] = f"_base_ = {bases}\n{own}{jseg_schedule(1000 * thousands) if jseg else CLIP_RC_SCHEDULE}"
     for target, text in written.items():
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)
