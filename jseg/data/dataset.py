@@ -69,8 +69,8 @@ class SegmentationDataset:
             self.names += names
             self._parts += [part] * len(names)
         if check_files and (missing := self.missing_files()):
-            if any(name.endswith(self.files.image_suffix or "/") for name in self.names):
-                remedy = f"names in {self.files.names} must have no suffix {self.files.image_suffix}"
+            if any(name.endswith(files.image_suffix or "/") for name in self.names):
+                remedy = f"names in {files.names} must have no suffix {files.image_suffix}"
             text = f"{len(missing)} files are missing: {listed(missing, 5)} ({remedy})"
             raise UserError(f"{self.class_list.title} {self.section}: {text}")
 
