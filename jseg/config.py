@@ -14,7 +14,6 @@ import json
 import math
 import operator
 import os
-import runpy
 import types
 import typing
 from collections.abc import Iterable, Iterator
@@ -23,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from jseg.errors import UserError
-from jseg.files import JSON_MARK
+from jseg.released_configs import is_released, read_released, run_file
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, of values in [0, 255]
 IMAGENET_STD = (58.395, 57.12, 57.375)
+Paths = str | tuple[str, ...]
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 # name: value path, class token (see jseg/baselines.py)
 TRAINING_FREE = {"patch_features": (False, False), "value_path": (True, False), "class_token": (True, True)}
@@ -43,11 +43,11 @@ def key(default: Any = "", path: bool = False, choices: Iterable[str] = (), **li
 
 @dataclass
 class SplitConfig:
-    """Where the images and label maps of one split lie, relative to `data.root`."""
+    """Where the images and label maps of one split lie, relative to `data.root`; lists are taken item by item."""
 
-    images: str = ""  # folder of images
-    labels: str = ""  # folder of label PNGs; "" = no labels (task test only)
-    names: str = ""  # file with one name a line, without suffix; "" = every image in the folder
+    images: Paths = ""  # folder of images
+    labels: Paths = ""  # folder of label PNGs; "" = no labels (task test only)
+    names: Paths = ""  # file with one name a line, without suffix; "" = every image in the folder
     image_suffix: str = ".jpg"
     label_suffix: str = ".png"
 
@@ -68,7 +68,7 @@ class DataConfig:
     """What to train and evaluate on."""
 
     dataset: str = "shapes"  # class list: see jseg/data/class_names.py
-    split: str = ""  # which seen/unseen split, where a data set has several
+    split: str = ""  # which seen/unseen split, where a data set has several, or your own: "unseen: cow, sofa"
     setting: str = key("inductive", choices=("inductive", "transductive", "supervised"))
     held_out: tuple[str, ...] = ()  # seen classes that play the unseen ones, to calibrate gamma
     root: str = key(path=True)
@@ -218,7 +218,8 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
     """`value` as type `hint`; UserError with the key `where` when it is of another type."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType:
-        return None if value is None else _convert(value, args[0], where)
+        hint = args[1] if isinstance(value, (list, tuple)) and hint == Paths else args[0]
+        return None if value is None and types.NoneType in args else _convert(value, hint, where)
     if origin is tuple and isinstance(value, (list, tuple)) and (args[-1] is Ellipsis or len(value) == len(args)):
         return tuple(_convert(item, args[0], where) for item in value)  # all items are of one type
     if hint is float and type(value) is int and abs(value) < 1e300:
@@ -247,7 +248,7 @@ def _apply(section: Any, values: dict, folder: Path, typed: str = "", lenient: b
                 raise UserError(f"{where}: expected a dictionary of {', '.join(vars(current))}")
             _apply(current, value, folder, typed, lenient, f"{where}.")
             continue
-        if typed and hints[name] is str and not isinstance(value, (str, dict)):
+        if typed and hints[name] in (str, Paths) and not isinstance(value, (str, dict, list, tuple)):
             value = typed  # a name or path that looks like a number
         value = _convert(value, hints[name], where)
         if fields[name].metadata.get("path") and value not in ("", "random", "generated"):
@@ -255,20 +256,27 @@ def _apply(section: Any, values: dict, folder: Path, typed: str = "", lenient: b
         setattr(section, name, value)
 
 
+def _nested(dotted: str, value: Any) -> dict[str, Any]:
+    """`a.b`, value -> {"a": {"b": value}}."""
+    for name in reversed(dotted.split(".")):
+        value = {name: value}
+    return value
+
+
 def _apply_file(config: Config, path: Path) -> None:
-    """Applies a config file after the file that its `base` names."""
-    if not path.is_file():
-        raise UserError(f"config file {path} does not exist")
-    try:
-        found = json.loads(path.read_text("utf-8")) if path.suffix == ".json" else runpy.run_path(str(path))
-        public = ((name, value) for name, value in found.items() if not name.startswith("_") and name != JSON_MARK)
-        values = {name: value for name, value in public if not isinstance(value, types.ModuleType)}
-    except (Exception, SystemExit) as error:  # whatever a config raises is its writer's mistake
-        raise UserError(f"config {path} does not run: {type(error).__name__}: {error}") from error
-    if "base" in values:
+    """Applies a config file after the file that its `base` names; one of the releases after ours of the same run."""
+    values = run_file(path)
+    parts = [values]
+    if is_released(values):
+        base, translated, notes = read_released(path)
+        print("\n".join(notes))
+        _apply_file(config, base)
+        parts = [_nested(*item) for item in translated.items()]
+    elif "base" in values:
         _apply_file(config, (path.parent / str(values.pop("base"))).resolve())
     try:
-        _apply(config, values, path.parent)
+        for part in parts:
+            _apply(config, part, path.parent)
     except UserError as error:
         raise UserError(f"config {path}: {error}") from error
 
@@ -283,9 +291,7 @@ def apply_overrides(config: Config, overrides: Iterable[str]) -> None:
             value = ast.literal_eval(typed)
         except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
             value = typed
-        for name in reversed(dotted.strip().split(".")):
-            value = {name: value}
-        _apply(config, value, Path.cwd(), typed)
+        _apply(config, _nested(dotted.strip(), value), Path.cwd(), typed)
 
 
 def read_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:

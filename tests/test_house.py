@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # each part imports only from those before it
-ORDER = ("errors", "files", "outputs", "config", "runtime", "weights", "data", "metrics", "drawing", "ops", "clip",
-         "model", "baselines", "engine", "segmenter", "calibration", "parity", "pretraining", "reproduction",
+ORDER = ("errors", "files", "outputs", "released", "config", "runtime", "weights", "data", "metrics", "drawing", "ops",
+         "clip", "model", "baselines", "engine", "segmenter", "calibration", "parity", "pretraining", "reproduction",
          "benchmark")  # fmt: skip
 CORE = ("config", "clip", "model", "ops", "engine", "segmenter")
 WORDS = re.compile(r"(?<![A-Za-z])(pictures?|mend(s|ed|ing)?)(?![A-Za-z])", re.IGNORECASE)  # image, fix

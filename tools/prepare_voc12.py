@@ -1,7 +1,7 @@
 """Makes the masks and lists of PASCAL VOC 2012 aug: SegmentationClassAug, aug.txt and trainaug.txt.
 
     pip install -e '.[prepare]'
-    python tools/prepare_voc12.py VOCdevkit/VOC2012 --sbd benchmark_RELEASE
+    python tools/prepare_voc12.py VOCdevkit/VOC2012 --sbd benchmark_RELEASE    # or: VOCdevkit benchmark_RELEASE
 
 Needs VOC 2012 (VOCtrainval_11-May-2012.tar) and SBD (benchmark.tgz, http://home.bharathh.info/pubs/codes/SBD). SBD has
 coarser masks of 11,355 images of VOC, among them val images, and lacks 676 of VOC's own 2,913. So the masks of
@@ -82,9 +82,14 @@ def convert_mask(source: Path, target: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Makes lists and masks; returns the exit code."""
     parser = preparation.new_parser(__doc__ or "", "folder of VOC 2012, with JPEGImages in it")
-    parser.add_argument("--sbd", type=Path, required=True, help="benchmark_RELEASE, or the folder that holds cls")
+    parser.add_argument("--sbd", type=Path, help="benchmark_RELEASE, or the folder that holds cls")
+    parser.add_argument("aug", type=Path, nargs="?", help="the same as --sbd")
     options = parser.parse_args(arguments)
-    root, sbd = options.root, sbd_folder(options.sbd)
+    if (options.sbd is None) == (options.aug is None):
+        raise UserError("give the folder of SBD, once: --sbd benchmark_RELEASE")
+    root, sbd = options.root, sbd_folder(options.sbd or options.aug)
+    if not (root / "JPEGImages").is_dir() and (root / "VOC2012").is_dir():
+        root = root / "VOC2012"  # of VOCdevkit
     own, masks = root / "SegmentationClass", root / MASKS
     folders = ("JPEGImages", "SegmentationClass", str(LISTS))
     preparation.require_folders(root, folders, "PASCAL VOC 2012, VOCdevkit/VOC2012")

@@ -1,8 +1,8 @@
 """Class names, splits, colours and label values: files hold stored values, label maps class numbers and 255 = ignored.
 
-Names and unseen classes are those of the published configurations (https://github.com/ZiqinZhou66/ZegCLIP,
-https://github.com/uyzhang/CLIP-RC; PASCAL Context split A: the ZS3 and OTSeg line of work, split B: Cascade-CLIP), the
-colours those of VOC's development kit (https://host.robots.ox.ac.uk/pascal/VOC/voc2012).
+Names and unseen classes are those of the published configurations (VOC and COCO-Stuff: jseg/released_configs.py; PASCAL
+Context split A: the ZS3 and OTSeg line of work, split B: Cascade-CLIP), the colours those of VOC's development kit
+(https://host.robots.ox.ac.uk/pascal/VOC/voc2012).
 """
 
 from __future__ import annotations
@@ -14,36 +14,9 @@ import numpy as np
 
 from jseg.config import DataConfig
 from jseg.errors import UserError
+from jseg.released_configs import NAMES, UNSEEN, split_names
 
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(" ".join(text.split()).split(", "))
-
-
-VOC12_NAMES = _names("""
-    aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse, motorbike, person,
-    pottedplant, sheep, sofa, train, tvmonitor
-""")  # fmt: skip
-
-COCO_STUFF_NAMES = _names("""
-    person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,
-    parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella,
-    handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard,
-    surfboard, tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange,
-    broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, tv, laptop,
-    mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase, scissors,
-    teddy bear, hair drier, toothbrush, banner, blanket, branch, bridge, building-other, bush, cabinet, cage,
-    cardboard, carpet, ceiling-other, ceiling-tile, cloth, clothes, clouds, counter, cupboard, curtain, desk-stuff,
-    dirt, door-stuff, fence, floor-marble, floor-other, floor-stone, floor-tile, floor-wood, flower, fog, food-other,
-    fruit, furniture-other, grass, gravel, ground-other, hill, house, leaves, light, mat, metal, mirror-stuff, moss,
-    mountain, mud, napkin, net, paper, pavement, pillow, plant-other, plastic, platform, playingfield, railing,
-    railroad, river, road, rock, roof, rug, salad, sand, sea, shelf, sky-other, skyscraper, snow, solid-other, stairs,
-    stone, straw, structural-other, table, tent, textile-other, towel, tree, vegetable, wall-brick, wall-concrete,
-    wall-other, wall-panel, wall-stone, wall-tile, wall-wood, water-other, waterdrops, window-blind, window-other,
-    wood
-""")  # fmt: skip
-
-CONTEXT_NAMES = _names("""
+CONTEXT_NAMES = split_names("""
     aeroplane, bag, bed, bedclothes, bench, bicycle, bird, boat, book, bottle, building, bus, cabinet, car, cat,
     ceiling, chair, cloth, computer, cow, cup, curtain, dog, door, fence, floor, flower, food, grass, ground, horse,
     keyboard, light, motorbike, mountain, mouse, person, plate, platform, pottedplant, road, rock, sheep, shelves,
@@ -52,7 +25,7 @@ CONTEXT_NAMES = _names("""
 
 # Each pair of words names one class only, so that any two of colour, pattern and shape tell it; each word of an unseen
 # class occurs in at least two seen ones.
-SHAPES_NAMES = _names("""
+SHAPES_NAMES = split_names("""
     red striped circle, red dotted square, red ringed star, yellow dotted triangle, yellow checked star,
     yellow ringed cross, green striped triangle, green checked cross, green ringed circle, blue striped star,
     blue dotted cross, blue checked circle, purple striped cross, purple checked square, purple ringed triangle,
@@ -99,22 +72,26 @@ def voc_palette(count: int) -> np.ndarray:
     return colours.astype(np.uint8)
 
 
-_COCO_UNSEEN = (19, 23, 28, 29, 36, 51, 76, 88, 94, 112, 133, 136, 137, 157, 160)
 _CLASS_LISTS = (
     ClassList("shapes", "", SHAPES_NAMES, tuple(range(15, 20)), tuple(range(20)), (IGNORED,)),
-    ClassList("voc12", "", VOC12_NAMES, tuple(range(15, 20)), tuple(range(1, 21)), (0, IGNORED)),
-    ClassList("coco_stuff", "", COCO_STUFF_NAMES, _COCO_UNSEEN, tuple(range(171)), (IGNORED,)),
+    ClassList("voc12", "", NAMES["voc12"], UNSEEN["voc12"], tuple(range(1, 21)), (0, IGNORED)),
+    ClassList("coco_stuff", "", NAMES["coco_stuff"], UNSEEN["coco_stuff"], tuple(range(171)), (IGNORED,)),
     ClassList("context", "A", CONTEXT_NAMES, (0, 6, 7, 14, 19, 24, 31, 33, 48, 54), tuple(range(1, 60)), (0, IGNORED)),
     ClassList("context", "B", CONTEXT_NAMES, (0, 2, 3, 7, 9, 13, 17, 19, 31, 37), tuple(range(1, 60)), (0, IGNORED)),
 )
 
 
 def class_list(dataset: str, split: str = "") -> ClassList:
-    """The class list of a data set; `split` "" is its default split. UserError lists the choices."""
+    """The class list of a data set; `split` "" is its default, "unseen: cow, sofa" your own. UserError: no such one."""
     splits = {item.split: item for item in _CLASS_LISTS if item.dataset == dataset}
     if not splits:
         choices = ", ".join(dict.fromkeys(item.dataset for item in _CLASS_LISTS))
         raise UserError(f"data.dataset={dataset!r} is not known: choose from {choices}")
+    if split.startswith("unseen: "):
+        first, names = next(iter(splits.values())), [name.strip() for name in split.partition(":")[2].split(",")]
+        if unknown := [name for name in names if name not in first.names]:
+            raise UserError(f"data.split={split!r}: {listed(unknown)} not among the classes of {dataset}")
+        return replace(first, split=split, unseen=tuple(sorted(map(first.names.index, names))))
     if split and split not in splits:
         raise UserError(f"data.split={split!r}: {dataset} has {', '.join(splits) or 'only one: leave the key out'}")
     return splits[split] if split else next(iter(splits.values()))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from jseg.config import DataConfig
+from jseg.config import DataConfig, SplitConfig
 from jseg.data.class_names import IGNORED, ClassList, class_labels, classes_of, listed, stored_lookup
 from jseg.data.image_files import read_image, read_stored_labels
 from jseg.data.shapes import ShapesDataset
@@ -40,48 +40,68 @@ def read_names(path: Path, remedy: str = "") -> list[str]:
     return names
 
 
+def parts_of(files: SplitConfig) -> list[SplitConfig]:
+    """One for each item of the lists in `files`, where a text stands for every item; UserError for other lengths."""
+    lists = [(x,) if isinstance(x, str) else x for x in (files.images, files.labels, files.names)]
+    count = max(map(len, lists))
+    if any(len(items) not in (1, count) for items in lists):
+        raise UserError(f"lists of images, labels and names have different lengths: {lists}")
+    rows = zip(*(items * (count // len(items)) for items in lists), strict=True)
+    return [SplitConfig(*row, files.image_suffix, files.label_suffix) for row in rows]
+
+
 class SegmentationDataset:
     """The pairs of `split` (train, val, test); opening it names missing files, unless `check_files` is False."""
 
     def __init__(self, data: DataConfig, split: str, check_files: bool = True) -> None:
         self.class_list = classes_of(data)
         self.section = "train" if split == "train" else "val"
-        self.root, self.files = Path(data.root), getattr(data, self.section)
+        self.root, files = Path(data.root), getattr(data, self.section)
         remedy = PREPARATION.get(data.dataset, "")
         if not data.root:
             raise UserError(f"data.root is not set: give the folder of {data.dataset}, data.root=/path/to/data")
-        if not self.files.labels and split != "test":
+        if not files.labels and split != "test":
             raise UserError(f"data.{self.section}.labels is not set: {split} needs a folder of label PNGs")
+        self.names: list[str] = []
+        self._parts: list[SplitConfig] = []  # of each name
+        for part in parts_of(files):
+            names = self._names_of(part, remedy)
+            self.names += names
+            self._parts += [part] * len(names)
+        if check_files and (missing := self.missing_files()):
+            if any(name.endswith(files.image_suffix or "/") for name in self.names):
+                remedy = f"names in {files.names} must have no suffix {files.image_suffix}"
+            text = f"{len(missing)} files are missing: {listed(missing, 5)} ({remedy})"
+            raise UserError(f"{self.class_list.title} {self.section}: {text}")
+
+    def _names_of(self, part: SplitConfig, remedy: str) -> list[str]:
+        """Names of a part of the split; UserError when its folders or names are missing."""
         for key in ("images", "labels"):
-            if not (folder := self.root / getattr(self.files, key)).is_dir():
+            if not (folder := self.root / getattr(part, key)).is_dir():
                 raise UserError(
                     f"folder {folder} does not exist: correct data.root or data.{self.section}.{key} ({remedy})"
                 )
-        if self.files.names:
+        if part.names:
             correct = f": correct data.{self.section}.names or data.root ({remedy})"
-            self.names = read_names(self.root / self.files.names, correct)
-        else:
-            folder, suffix = self.root / self.files.images, self.files.image_suffix
-            self.names = sorted(path.name.removesuffix(suffix) for path in folder.glob(f"*{suffix}"))
-            if not self.names:
-                raise UserError(f"folder {folder} holds no *{suffix}: correct data.{self.section}.images, image_suffix")
-        if check_files and (missing := self.missing_files()):
-            if any(name.endswith(self.files.image_suffix or "/") for name in self.names):
-                remedy = f"names in {self.files.names} must have no suffix {self.files.image_suffix}"
-            text = f"{len(missing)} files are missing: {listed(missing, 5)} ({remedy})"
-            raise UserError(f"{self.class_list.title} {self.section}: {text}")
+            return read_names(self.root / part.names, correct)
+        folder, suffix = self.root / part.images, part.image_suffix
+        names = sorted(path.name.removesuffix(suffix) for path in folder.glob(f"*{suffix}"))
+        if not names:
+            raise UserError(f"folder {folder} holds no *{suffix}: correct data.{self.section}.images, image_suffix")
+        return names
 
     def __len__(self) -> int:
         return len(self.names)
 
     def image_path(self, index: int) -> Path:
         """Where image `index` lies."""
-        return self.root / self.files.images / f"{self.names[index]}{self.files.image_suffix}"
+        part = self._parts[index]
+        return self.root / part.images / f"{self.names[index]}{part.image_suffix}"
 
     def labels_path(self, index: int) -> Path | None:
         """Where the label PNG of image `index` lies; None when the split has none."""
-        name = f"{self.names[index]}{self.files.label_suffix}"
-        return self.root / self.files.labels / name if self.files.labels else None
+        part = self._parts[index]
+        return self.root / part.labels / f"{self.names[index]}{part.label_suffix}" if part.labels else None
 
     def missing_files(self) -> list[Path]:
         """Images and label PNGs of the split that are not there."""

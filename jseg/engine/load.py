@@ -79,6 +79,8 @@ class Run:
             if training:
                 check_start(self.file, config, self.resumes)
         init, knows_text = config.model.init, self.file and (config.text.embeddings or record.text_tensors(self.file))
+        if knows_text and not config.text.embeddings and not record.is_jseg_file(self.file) and Path(init).is_file():
+            knows_text = False  # a released file may hold an untrained text tower
         if not (init or self.file):
             raise UserError(
                 "nothing to start from: set model.init to CLIP weights (python tools/fetch_pretrained.py ViT-B-16), "

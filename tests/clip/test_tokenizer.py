@@ -78,6 +78,11 @@ def test_places_in_order(test_data: Path, tmp_path: Path, monkeypatch: pytest.Mo
         find_vocabulary()
     shutil.copy(original, package)
     assert find_vocabulary() == package / VOCABULARY_NAME
+    monkeypatch.chdir(tmp_path)
+    release = tmp_path / "project" / "clip_rc"
+    release.mkdir(parents=True)
+    shutil.copy(original, release)
+    assert find_vocabulary().resolve() == release / VOCABULARY_NAME  # run from a checkout of the Jittor release
     monkeypatch.setenv("JSEG_TEST_DATA", str(test_data))
     assert find_vocabulary() == original
     write_vocabulary(pretrained / VOCABULARY_NAME, [("a", "b</w>")])

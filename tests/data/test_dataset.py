@@ -49,6 +49,24 @@ def test_split_file_and_labels_may_be_left_out(voc: DataConfig) -> None:
     assert "data.val.labels is not set" in refused(voc, "val")
 
 
+def test_lists_of_folders_and_name_files_go_together(voc: DataConfig) -> None:
+    """VOC's own masks for train.txt, those of SegmentationClassAug for aug.txt, as the published runs."""
+    root = Path(voc.root)
+    (root / "SegmentationClassAug").mkdir()
+    labels_of(voc, "c3").rename(root / "SegmentationClassAug" / "c3.png")
+    (root / "ImageSets" / "train.txt").write_text("a1\nb2\n")
+    (root / "ImageSets" / "aug.txt").write_text("c3\n")
+    voc.train.labels = ("SegmentationClass", "SegmentationClassAug")
+    voc.train.names = ("ImageSets/train.txt", "ImageSets/aug.txt")
+    dataset = SegmentationDataset(voc, "train")
+    assert dataset.names == ["a1", "b2", "c3"] and dataset.read(2)[1] is not None
+    assert [dataset.labels_path(i).parent.name for i in range(3)] == ["SegmentationClass"] * 2 + [
+        "SegmentationClassAug"
+    ]
+    voc.train.names = ("ImageSets/train.txt",) * 3
+    assert "lists of images, labels and names have different lengths" in refused(voc)
+
+
 def test_what_is_missing_is_named(voc: DataConfig) -> None:
     root, split = Path(voc.root), Path(voc.root) / "ImageSets" / "train.txt"
     (root / "JPEGImages" / "b2.jpg").unlink()

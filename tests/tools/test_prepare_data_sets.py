@@ -71,6 +71,8 @@ def test_given_lists_and_masks_are_kept(voc: Replica) -> None:
 
 def test_lists_and_folders_that_are_not_what_they_should_be(voc: Replica) -> None:
     assert "no folder cls" in refused(prepare_voc12, voc, voc.root)
+    with pytest.raises(UserError, match="give the folder of SBD, once"):
+        prepare_voc12.main([str(voc.root)])
     assert "VOCdevkit/VOC2012" in refused(prepare_voc12, Replica(voc.root.parent, [], [], sources=voc.sources))
     save_list(lists_of(voc) / "aug.txt", voc.aug + voc.val[:2])
     assert f"2 names are also in train.txt or val.txt, first {voc.val[0]}" in refused(prepare_voc12, voc)
