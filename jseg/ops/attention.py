@@ -152,7 +152,7 @@ def _joint(
     batch, length, width = projected.shape
     count, prompt_batch = (0, batch) if prompts is None else (prompts.shape[1], prompts.shape[0])
     # in the first layer, where nothing before the prompts trains, only theirs are wanted of all gradients
-    frozen = projected.is_stop_grad() and not jt.flags.use_cuda
+    frozen = projected.is_stop_grad()
     numbers = {"batch": batch, "heads": heads, "depth": width // (3 * heads), "tokens": length}
     numbers |= {"prompts": count, "causal": mask == "CAUSAL", "shared": prompt_batch < batch, "frozen": frozen}
     numbers |= dict(zip(("leading", "rows", "columns", "region_rows", "region_columns"), structure, strict=True))
@@ -175,7 +175,9 @@ class _Attention(Function):
 
     def grad(self, grad_out: jt.Var) -> tuple[jt.Var | None, ...]:
         shapes = [x.shape if flag else (1, 1, 1) for x, flag in zip(self.saved, self.wanted, strict=False)]
-        row_sums = [self.saved[-1].shape] if jt.flags.use_cuda else []  # the CUDA kernels keep sums of rows in memory
+        row_sums = []
+        if jt.flags.use_cuda:  # the kernels also write gradients that nobody wants, and keep sums of rows in memory
+            shapes[0], row_sums = self.saved[0].shape, [self.saved[-1].shape]
         gradients = self._call("backward", [*self.saved, grad_out], shapes + row_sums, len(row_sums))
         found = [x if flag else None for x, flag in zip(gradients, self.wanted, strict=False)]
         return *[None] * 4, *found, *[None] * (len(self.saved) - 2 - len(found))
