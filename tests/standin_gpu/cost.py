@@ -77,7 +77,7 @@ def measure(part: str) -> dict:
     on_cpu, moved = [], 0.0
     for name, _, _, nanoseconds, *_, moved_in_a_second, _ in report[1:]:
         on_cpu += [name] * ("JIT_cpu" in name)
-        if not re.search("cublas|(joint|cross)_(forward|backward)", name):
+        if not re.search("cublas|relay|(joint|cross)_(forward|backward)", name):
             moved += float(moved_in_a_second) * float(nanoseconds) / 1e9
     costs |= {"on_cpu": on_cpu, "gigabytes": round(moved * 16 / BATCH / 1e9, 2)}
     return {"part": part, **costs, "milliseconds": round(1e3 * statistics.median(seconds[3:]), 1)}
