@@ -13,11 +13,11 @@ from jittor import nn
 from jseg.clip.blocks import Dropout, LayerNorm, Linear, Trace
 from jseg.config import ModelConfig
 from jseg.errors import UserError
-from jseg.model.image_encoder import ImageFeatures
+from jseg.model.image_encoder import ImageFeatures, as_maps
 from jseg.model.losses import TrainingOutputs
 from jseg.ops.attention import cross_attention
 from jseg.ops.bilinear import grid_interpolation_matrix
-from jseg.ops.device import constant
+from jseg.ops.device import constant, transpose
 from jseg.ops.half import cast, widen
 from jseg.ops.layers import linear
 
@@ -161,7 +161,7 @@ class DecodeHead(nn.Module):
         q, v = decode(self.decoder_q.layers, self.decoder_v.layers, q, v, trace)
         # the mean over regions of q @ v^T
         mean = q.reshape(q.shape[0], q.shape[1] // len(text), len(text), self.depth).mean(1)  # (B, C, D)
-        logits = nn.bmm_transpose(mean, v).reshape(q.shape[0], len(text), *features.patch_grid)
+        logits = as_maps(jt.matmul(v, transpose(mean, 0, 2, 1)), features.patch_grid)
         if trace is not None:
             trace["logits_grid"] = logits
         return q, v, logits
