@@ -206,6 +206,11 @@ class Config:
         inductive = self.data.setting == "inductive" and not self.cross_dataset and not self.test.training_free
         return (0.1 if inductive else 0.0) if self.test.gamma is None else self.test.gamma
 
+    def best_metric(self) -> str:
+        """The metric that decides which weights are best."""
+        supervised = self.data.setting == "supervised" or self.cross_dataset
+        return self.train.best_metric or ("mIoU(S)" if supervised else "hIoU")
+
 
 def suggestion(word: object, choices: Iterable[str]) -> str:
     """`: did you mean 'x'?`, or the list of choices when nothing is close."""

@@ -161,11 +161,11 @@ def training_classes(class_list: ClassList, setting: str) -> tuple[int, ...]:
 
 
 def training_labels(labels: np.ndarray, class_list: ClassList, setting: str) -> np.ndarray:
-    """Class numbers (any shape, 255 = ignored) -> int32 training targets of a setting.
+    """Class numbers (any shape, 255 = ignored) -> int16 training targets of a setting.
 
     inductive: seen classes become 0..S-1, unseen ones 255; transductive: unseen ones `UNSEEN_PIXEL`; else unchanged.
     """
-    lookup, classes = np.full(256, IGNORED, np.int32), training_classes(class_list, setting)
+    lookup, classes = np.full(256, IGNORED, np.int16), training_classes(class_list, setting)
     lookup[list(classes)] = np.arange(len(classes))
     if setting == "transductive":
         lookup[list(class_list.unseen)] = UNSEEN_PIXEL

@@ -28,6 +28,7 @@ from jseg.files import write_json
 from jseg.metrics import ConfusionMatrix, class_table, headline
 from jseg.model.clip_rc import ClipRC
 from jseg.model.image_encoder import keep_prompts
+from jseg.ops.device import normalise
 from jseg.outputs import check_outputs
 
 SHEET_NAME = "sheet.png"
@@ -55,7 +56,8 @@ def predictions(
     source = closing(evaluation_images(dataset, config, ranks.rank, ranks.world))
     with bar, source as images, keep_prompts(model.backbone):
         for index, image in zip(indices, images, strict=True):
-            yield index, image, predict_views(model, image.images, features, seen, gamma, config.test, image.size)
+            views = [normalise(view, config.data) for view in image.images]
+            yield index, image, predict_views(model, views, features, seen, gamma, config.test, image.size)
             bar.update()
 
 

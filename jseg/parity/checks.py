@@ -105,7 +105,8 @@ def check_train(file: GoldenFile) -> dict[str, np.ndarray]:
         prefix = weights_name.removeprefix("weights").lstrip("_")
         prefix += "." if prefix else ""  # weights_w1 -> "w1.", weights -> ""
         trainer = make_trainer(file[weights_name])
-        gradients, losses, _ = trainer.gradients(images, labels)
+        gradients, sums = trainer.gradients(images, labels)
+        losses = trainer.loss.values(sums.numpy())
         with jt.no_grad():
             outputs = model.training_outputs(jt.array(images), trainer.text)
             used = trainer.loss.sums(outputs, labels, labels.shape[1:]).labels.numpy()
@@ -174,7 +175,7 @@ def mask_losses(logits: np.ndarray, labels: np.ndarray, mask: float, dice: float
     """Weighted focal and dice losses, their sum, and the gradients of all three with respect to the logits."""
     labels, variable = labels.reshape(-1, *labels.shape[-2:]).astype(np.int32), jt.array(logits)
     resized, targets = resize_bilinear(variable, labels.shape[1:]), jt.array(labels)
-    masks, result = max(count_masks(labels), 1), {}
+    masks, result = jt.maximum(count_masks(targets, resized.shape[1]), 1), {}
     losses = [mask * focal_sum(resized, targets) / masks, dice * dice_sum(resized, targets) / masks]
     for name, loss in zip(("loss_mask", "loss_dice", "total"), (*losses, losses[0] + losses[1]), strict=True):
         result |= {name: np.array(loss.item()), f"grad_{name}": jt.grad(loss, variable).numpy()}

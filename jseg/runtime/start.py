@@ -77,6 +77,7 @@ def start(device: str = "auto") -> str:
     if device == "cuda" and not jittor.has_cuda:
         raise UserError("device cuda is not possible: Jittor runs without CUDA in this process")
     jittor.flags.use_cuda = int(bool(jittor.has_cuda) and device != "cpu")
+    jittor.flags.use_cuda_host_allocator = 0  # with 1, every array that is sent to a GPU waits until the GPU is idle
     return "cuda" if jittor.flags.use_cuda else "cpu"
 
 
