@@ -40,16 +40,13 @@ class Pairs:
 
     def files(self, pairs: Sequence[tuple[str, str]]) -> tuple[SplitConfig, list[str]]:
         """Folders and names of some of the pairs; UserError when the folders of images and labels do not go along."""
-        folders = [[os.path.dirname(path) for path in side] for side in zip(*pairs, strict=True)]
-        images, labels = (os.path.commonpath(side) for side in folders)
-        for image, label in zip(*folders, strict=True):
-            if os.path.relpath(image or ".", images or ".") != os.path.relpath(label or ".", labels or "."):
-                raise UserError(f"{self.root}: folders of images and label maps differ below {images} and {labels}")
+        sides = [[os.path.dirname(path) or "." for path in side] for side in zip(*pairs, strict=True)]
+        images, labels = (os.path.commonpath(side) or "." for side in sides)
+        if any(os.path.relpath(x, images) != os.path.relpath(y, labels) for x, y in zip(*sides, strict=True)):
+            raise UserError(f"{self.root}: folders of images and label maps differ below {images} and {labels}")
         suffixes = self.image_suffixes if len(self.image_suffixes) > 1 else self.image_suffixes[0]
-        names = [os.path.relpath(image, images or ".") for image, _ in pairs]
-        ends = [next(end for end in self.image_suffixes if name.endswith(end)) for name in names]
-        names = sorted(name.removesuffix(end) for name, end in zip(names, ends, strict=True))
-        return SplitConfig(images or ".", labels or ".", "", suffixes, self.label_suffix), names
+        found = (os.path.relpath(path, labels).removesuffix(self.label_suffix) for _, path in pairs)
+        return SplitConfig(images, labels, "", suffixes, self.label_suffix), sorted(found)
 
 
 def _kind(path: Path) -> str:

@@ -100,7 +100,7 @@ def test_every_task_works_on_own_data(
     with pytest.raises(UserError, match=r"train with, for example, data.held_out="):
         calibrate_gamma.main([*gamma[:3], weights])
     image = "streets/JPEGImages/b_000001.jpg"
-    assert segment.main([image, "--classes", "bus, bicycle", "--weights", weights, "--no-cuda"]) == 0
+    assert segment.main([image, "--classes", "bus, car", "--weights", weights, "--no-cuda"]) == 0
     monkeypatch.setattr(reproduction, "run_net", run_net.main)
     capsys.readouterr()
     options = ["--suite", "small.py,more.py", "--checkpoints", "runs", "--no-cuda"]
