@@ -50,12 +50,13 @@ class Pairs:
 
 
 def _kind(path: Path) -> str:
-    """`labels` for a PNG that could be a label map (palette or 8-bit grey), `image` for another image, else ""."""
+    """`labels` for a PNG that could be a label map (palette, 8-bit grey), `grey` for other grey ones, `image` or ""."""
     if path.suffix.lower() not in IMAGE_SUFFIXES:
         return ""
     with open(path, "rb") as file:
         head = file.read(26)
-    return "labels" if head[:4] == b"\x89PNG" and (head[25] == 3 or head[24:26] == b"\x08\0") else "image"
+    depth, colour_type = head[24:] if head[:4] == b"\x89PNG" and len(head) == 26 else (8, 2)
+    return "labels" if colour_type == 3 or (depth, colour_type) == (8, 0) else "image" if colour_type else "grey"
 
 
 def _endings(paths: Iterable[str]) -> list[str]:
@@ -76,7 +77,8 @@ def find_pairs(root: Path, label_folder: str = "") -> Pairs:
     images, labels = files["image"], [path for path in files["labels"] if Path(path).is_relative_to(label_folder)]
     if not (images and labels):
         lacking = "images" if labels else "label maps (palette or 8-bit grey PNGs of class numbers)"
-        hint = ", but masks drawn in colours, or 16 bits deep" if any(x.endswith(".png") for x in images) else ""
+        odd = any(path.endswith(".png") for path in images + files["grey"])
+        hint = ", but masks drawn in colours or not of 8 bits" if odd and not labels else ""
         raise UserError(f"{root}: {len(images)} images, {len(labels)} label maps: no {lacking} there{hint}")
 
     def keys(paths: Sequence[str], end: str) -> dict[str, list[str]]:
