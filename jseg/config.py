@@ -2,14 +2,14 @@
 
 A config file is Python and runs when it is read: use only files you trust. It sets module-level dictionaries named
 after the sections below (`data = dict(...)`), and may start from another one with `base = "other.py"`. Relative paths
-in it are relative to its folder; in an override, to the current folder.
+in it are relative to its folder; in an override, to the current folder. Instead of a tuple of texts, the path of a file
+with one a line will do.
 """
 
 from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import json
 import math
 import operator
@@ -21,13 +21,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jseg.errors import UserError
+from jseg.errors import UserError, suggestion
+from jseg.files import read_lines
 from jseg.released_configs import is_released, read_released, run_file
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, of values in [0, 255]
 IMAGENET_STD = (58.395, 57.12, 57.375)
 Paths = str | tuple[str, ...]
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+# keys of `data` that describe one data set: a config that names another than its base starts without the base's
+DESCRIPTION = ("split", "held_out", "title", "names", "unseen", "stored", "ignored", "palette", "root", "train", "val")
 # name: value path, class token (see jseg/baselines.py)
 TRAINING_FREE = {"patch_features": (False, False), "value_path": (True, False), "class_token": (True, True)}
 METRICS = ("pAcc", "mIoU(S)", "mIoU(U)", "hIoU")  # in the papers' order
@@ -48,7 +51,7 @@ class SplitConfig:
     images: Paths = ""  # folder of images
     labels: Paths = ""  # folder of label PNGs; "" = no labels (task test only)
     names: Paths = ""  # file with one name a line, without suffix; "" = every image in the folder
-    image_suffix: str = ".jpg"
+    image_suffix: Paths = ".jpg"  # several: each image has one of them
     label_suffix: str = ".png"
 
 
@@ -67,8 +70,14 @@ class ShapesConfig:
 class DataConfig:
     """What to train and evaluate on."""
 
-    dataset: str = "shapes"  # class list: see jseg/data/class_names.py
+    dataset: str = "shapes"  # class list: see jseg/data/class_names.py; custom: your own, in the six keys after split
     split: str = ""  # which seen/unseen split, where a data set has several, or your own: "unseen: cow, sofa"
+    title: str = ""  # of your own data, for results
+    names: tuple[str, ...] = ()  # of the classes
+    unseen: tuple[str, ...] = ()  # those of them that training does not see
+    stored: tuple[int, ...] = key((), at_least=0, at_most=255)  # pixel value of each class; () = 0, 1, … but `ignored`
+    ignored: tuple[int, ...] = key((255,), at_least=0, at_most=255)  # pixel values of no class
+    palette: tuple[tuple[int, int, int], ...] = ()  # RGB of each class; () = the colours of VOC
     setting: str = key("inductive", choices=("inductive", "transductive", "supervised"))
     held_out: tuple[str, ...] = ()  # seen classes that play the unseen ones, to calibrate gamma
     root: str = key(path=True)
@@ -212,13 +221,6 @@ class Config:
         return self.train.best_metric or ("mIoU(S)" if supervised else "hIoU")
 
 
-def suggestion(word: object, choices: Iterable[str]) -> str:
-    """`: did you mean 'x'?`, or the list of choices when nothing is close."""
-    choices = [choice for choice in choices if choice]
-    close = difflib.get_close_matches(str(word), choices, n=1)
-    return f": did you mean {close[0]!r}?" if close else f": choose from {', '.join(choices)}"
-
-
 def _convert(value: Any, hint: Any, where: str) -> Any:
     """`value` as type `hint`; UserError with the key `where` when it is of another type."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
@@ -253,6 +255,8 @@ def _apply(section: Any, values: dict, folder: Path, typed: str = "", lenient: b
                 raise UserError(f"{where}: expected a dictionary of {', '.join(vars(current))}")
             _apply(current, value, folder, typed, lenient, f"{where}.")
             continue
+        if hints[name] == tuple[str, ...] and isinstance(value, str):
+            value = read_lines(folder / os.path.expanduser(value), where)
         if typed and hints[name] in (str, Paths) and not isinstance(value, (str, dict, list, tuple)):
             value = typed  # a name or path that looks like a number
         value = _convert(value, hints[name], where)
@@ -279,6 +283,11 @@ def _apply_file(config: Config, path: Path) -> None:
         parts = [_nested(*item) for item in translated.items()]
     elif "base" in values:
         _apply_file(config, (path.parent / str(values.pop("base"))).resolve())
+    data = values.get("data")
+    if isinstance(data, dict) and data.get("dataset", config.data.dataset) != config.data.dataset:
+        for name in DESCRIPTION:
+            setattr(config.data, name, getattr(DataConfig(), name))
+        config.expected, config.train.recipe_batch = {}, 0
     try:
         for part in parts:
             _apply(config, part, path.parent)

@@ -27,15 +27,18 @@ def test_a_released_config_equals_ours_of_the_same_run(
     release: str, dataset: str, setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture,
 ) -> None:  # fmt: skip
-    """Key by key but for places of files, intervals, processes, and VOC's masks, which the PyTorch release lists."""
+    """Key by key but for places of files, intervals, processes, and VOC's masks, which JSeg has in one folder."""
     monkeypatch.chdir(tmp_path)
     path, jseg = write_release(tmp_path, release, dataset, setting), release == "JSeg"
     found = differences(read_config(path), read_config(CONFIGS / f"{dataset}_{setting}.py"))
     files = {"data.root": "/data/of/others", "model.init": str(tmp_path / "ViT-B-16.pkl")}
     folder = tmp_path / ("project/clip_rc" if jseg else "configs/_base_/datasets") / "text_embedding"
     files["text.embeddings"] = str(folder / ("voc12_single.npy" if dataset == "voc12" else "coco_multi.npy"))
-    if dataset == "voc12" and not jseg:
-        files |= {"data.train.labels": ["SegmentationClass", "SegmentationClassAug"], "data.train.names": LISTS}
+    if dataset == "voc12" and jseg:
+        files |= {
+            "data.train.labels": "SegmentationClassAug",
+            "data.train.names": LISTS[0].replace("train", "trainaug"),
+        }
     assert {key: found.pop(key) for key in files} == files
     assert found.keys() <= {"train.eval_every", "train.save_every", "data.workers"} and found["train.eval_every"] > 0
     shown = capsys.readouterr().out

@@ -7,6 +7,7 @@ Context split A: the ZS3 and OTSeg line of work, split B: Cascade-CLIP), the col
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -32,6 +33,7 @@ SHAPES_NAMES = split_names("""
     red checked triangle, yellow striped square, green dotted star, blue ringed square, purple dotted circle
 """)  # fmt: skip
 
+OWN = "custom"  # data.dataset of your own data
 IGNORED = 255  # in label maps: no class, left out of training targets and metrics
 UNSEEN_PIXEL = -1  # transductive target: "some unseen class", which the losses replace by pseudo-labels
 
@@ -46,6 +48,7 @@ class ClassList:
     unseen: tuple[int, ...]
     stored: tuple[int, ...]  # pixel value of each class in the label PNGs
     stored_ignored: tuple[int, ...]  # pixel values that mean "no class"
+    colours: tuple[tuple[int, int, int], ...] = ()  # RGB of each class; () = VOC's
 
     @property
     def seen(self) -> tuple[int, ...]:
@@ -55,7 +58,7 @@ class ClassList:
     @property
     def palette(self) -> np.ndarray:
         """Colour of each class, (C, 3) uint8 RGB."""
-        return voc_palette(len(self.names) + 1)[1:]
+        return np.array(self.colours, np.uint8) if self.colours else voc_palette(len(self.names) + 1)[1:]
 
     @property
     def title(self) -> str:
@@ -85,7 +88,7 @@ def class_list(dataset: str, split: str = "") -> ClassList:
     """The class list of a data set; `split` "" is its default, "unseen: cow, sofa" your own. UserError: no such one."""
     splits = {item.split: item for item in _CLASS_LISTS if item.dataset == dataset}
     if not splits:
-        choices = ", ".join(dict.fromkeys(item.dataset for item in _CLASS_LISTS))
+        choices = ", ".join(dict.fromkeys([*(item.dataset for item in _CLASS_LISTS), OWN]))
         raise UserError(f"data.dataset={dataset!r} is not known: choose from {choices}")
     if split.startswith("unseen: "):
         first, names = next(iter(splits.values())), [name.strip() for name in split.partition(":")[2].split(",")]
@@ -97,13 +100,47 @@ def class_list(dataset: str, split: str = "") -> ClassList:
     return splits[split] if split else next(iter(splits.values()))
 
 
+def own_classes(data: DataConfig) -> ClassList:
+    """The class list that the keys of your own data describe; UserError says which of them do not fit together."""
+    names, count = data.names, len(data.names)
+    stored = data.stored or tuple(value for value in range(256) if value not in data.ignored)[:count]
+    values, unknown = [*stored, *{*data.ignored}], [name for name in data.unseen if name not in names]
+    numbers = [value for colour in data.palette for value in colour]
+    for broken, message in (
+        (not names, f"data.dataset={OWN!r} needs data.names, the classes in the order of data.stored"),
+        (any(name.startswith("?") for name in names), "data.names: write names in place of those that begin with ?"),
+        (len({*names}) < count, f"data.names: {listed(twice(names))} is there twice"),
+        (len(stored) != count, f"data.names has {count} names, data.stored {len(stored)} values: give one for each"),
+        (len({*values}) < len(values), f"data.stored, data.ignored: {listed(twice(values))} is there twice"),
+        (unknown, f"data.unseen: {listed(unknown)} not among data.names ({listed(names)})"),
+        (not (data.unseen or data.held_out or data.setting == "supervised"),
+         "data.unseen is empty: name the classes that training does not see, or set data.setting='supervised'"),
+        ({*names} == {*data.unseen}, "data.unseen holds all classes: none is left to train on"),
+        (len(data.palette) not in (0, count), f"data.palette has {len(data.palette)} colours for {count} classes"),
+        (any(not 0 <= value <= 255 for value in numbers), "data.palette: red, green and blue must be 0..255"),
+        (any(data.title == item.dataset for item in _CLASS_LISTS), f"data.title={data.title!r} is a data set of jseg"),
+    ):  # fmt: skip
+        if broken:
+            raise UserError(message)
+    unseen = tuple(index for index, name in enumerate(names) if name in data.unseen)
+    return ClassList(data.title or OWN, data.split, names, unseen, stored, data.ignored, data.palette)
+
+
+def twice(items: Sequence) -> list:
+    """Those that occur more than once, in order."""
+    return [item for item, times in Counter(items).items() if times > 1]
+
+
 def classes_of(data: DataConfig) -> ClassList:
     """The class list that a configuration asks for; with `data.held_out` one to calibrate gamma on.
 
     That one holds the seen classes, numbered anew, with the held-out ones as the unseen ones; pixels of truly unseen
     classes are ignored. UserError when the held-out classes are not some of the seen ones.
     """
-    classes, held_out = class_list(data.dataset, data.split), data.held_out
+    own, held_out = data.dataset == OWN, data.held_out
+    classes = own_classes(data) if own else class_list(data.dataset, data.split)
+    if not own and (data.title or data.names or data.unseen or data.stored or data.palette):
+        raise UserError(f"data.names, title, unseen, stored and palette describe your own data: data.dataset={OWN!r}")
     if not held_out:
         return classes
     seen = [classes.names[index] for index in classes.seen]
@@ -119,6 +156,7 @@ def classes_of(data: DataConfig) -> ClassList:
         unseen=tuple(sorted(seen.index(name) for name in held_out)),
         stored=tuple(classes.stored[index] for index in classes.seen),
         stored_ignored=(*(classes.stored[index] for index in classes.unseen), *classes.stored_ignored),
+        colours=tuple(classes.colours[index] for index in classes.seen) if classes.colours else (),
     )
 
 
@@ -141,7 +179,9 @@ def class_labels(stored: np.ndarray, class_list: ClassList, where: str) -> np.nd
     labels = stored_lookup(class_list)[stored]
     if (labels < 0).any():
         values = listed(np.unique(stored[labels < 0]).tolist())
-        known = f"{class_list.stored[0]}-{class_list.stored[-1]} and {listed(class_list.stored_ignored)}"
+        first, last = class_list.stored[0], class_list.stored[-1]
+        known = f"{first}-{last}" if last - first == len(class_list.stored) - 1 else listed(class_list.stored, 20)
+        known = " and ".join(filter(None, (known, listed(class_list.stored_ignored))))
         raise UserError(
             f"{where}: label values {values} are not in the class list of {class_list.title} (it has {known})"
         )

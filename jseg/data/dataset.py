@@ -12,17 +12,19 @@ import numpy as np
 from tqdm import tqdm
 
 from jseg.config import DataConfig, SplitConfig
-from jseg.data.class_names import IGNORED, ClassList, class_labels, classes_of, listed, stored_lookup
+from jseg.data.class_names import IGNORED, ClassList, class_labels, classes_of, listed, stored_lookup, twice
 from jseg.data.image_files import read_image, read_stored_labels
 from jseg.data.shapes import ShapesDataset
 from jseg.data.workers import map_in_order
 from jseg.errors import UserError
 
-PREPARATION = {  # what to do where files of a data set are missing
-    "voc12": "tools/prepare_voc12.py makes the masks and lists of trainaug from VOC 2012 and SBD",
+PREPARATION = {  # what to do where files of a data set are missing or hold wrong values
+    "voc12": "masks of train.txt and val.txt are in SegmentationClass, those of aug.txt in SegmentationClassAug, which "
+    "tools/prepare_voc12.py makes from SBD",
     "coco_stuff": "tools/prepare_coco_stuff.py makes *_labelTrainIds.png from the stuffthingmaps",
     "context": "tools/prepare_context.py makes SegmentationClassContext and its lists from the .mat label files",
 }
+OWN_DATA = "tools/new_config.py FOLDER shows what is there"
 
 
 def read_names(path: Path, remedy: str = "") -> list[str]:
@@ -50,14 +52,34 @@ def parts_of(files: SplitConfig) -> list[SplitConfig]:
     return [SplitConfig(*row, files.image_suffix, files.label_suffix) for row in rows]
 
 
+def suffixes_of(files: SplitConfig) -> tuple[str, ...]:
+    """What file names of images may end in."""
+    return (files.image_suffix,) if isinstance(files.image_suffix, str) else files.image_suffix or ("",)
+
+
+def images_in(root: Path, part: SplitConfig) -> list[str]:
+    """Names of the images in a folder and those below it, sorted; hidden files and label maps among them do not count.
+
+    An image that is there with two suffixes has its name twice.
+    """
+    images, labels = (os.path.join(os.path.abspath(root / name), "") for name in (part.images, part.labels))
+    beside, names = bool(part.labels) and labels.startswith(images), []
+    for folder, _, files in os.walk(images):
+        mixed = beside and os.path.join(folder, "").startswith(labels)
+        found = [name for name in files if not (name.startswith(".") or (mixed and name.endswith(part.label_suffix)))]
+        paths = [os.path.relpath(os.path.join(folder, name), images) for name in found]
+        names += [path.removesuffix(end) for path in paths for end in suffixes_of(part) if path.endswith(end)]
+    return sorted(names)
+
+
 class SegmentationDataset:
     """The pairs of `split` (train, val, test); opening it names missing files, unless `check_files` is False."""
 
     def __init__(self, data: DataConfig, split: str, check_files: bool = True) -> None:
         self.class_list = classes_of(data)
         self.section = "train" if split == "train" else "val"
-        self.root, files = Path(data.root), getattr(data, self.section)
-        remedy = PREPARATION.get(data.dataset, "")
+        self.root, self.files = Path(data.root), getattr(data, self.section)
+        files, remedy = self.files, PREPARATION.get(data.dataset, OWN_DATA)
         if not data.root:
             raise UserError(f"data.root is not set: give the folder of {data.dataset}, data.root=/path/to/data")
         if not files.labels and split != "test":
@@ -69,8 +91,8 @@ class SegmentationDataset:
             self.names += names
             self._parts += [part] * len(names)
         if check_files and (missing := self.missing_files()):
-            if any(name.endswith(files.image_suffix or "/") for name in self.names):
-                remedy = f"names in {files.names} must have no suffix {files.image_suffix}"
+            suffix = next((end for end in suffixes_of(files) if end and self.names[0].endswith(end)), "")
+            remedy = f"names in {files.names} must have no suffix {suffix}" if suffix else remedy
             text = f"{len(missing)} files are missing: {listed(missing, 5)} ({remedy})"
             raise UserError(f"{self.class_list.title} {self.section}: {text}")
 
@@ -84,10 +106,12 @@ class SegmentationDataset:
         if part.names:
             correct = f": correct data.{self.section}.names or data.root ({remedy})"
             return read_names(self.root / part.names, correct)
-        folder, suffix = self.root / part.images, part.image_suffix
-        names = sorted(path.name.removesuffix(suffix) for path in folder.glob(f"*{suffix}"))
+        folder, suffixes, names = self.root / part.images, suffixes_of(part), images_in(self.root, part)
         if not names:
-            raise UserError(f"folder {folder} holds no *{suffix}: correct data.{self.section}.images, image_suffix")
+            ends = " or ".join(suffixes)
+            raise UserError(f"folder {folder} holds no *{ends}: correct data.{self.section}.images, image_suffix")
+        if double := twice(names):
+            raise UserError(f"folder {folder} holds {listed(double)} with several of {', '.join(suffixes)}: remove one")
         return names
 
     def __len__(self) -> int:
@@ -96,7 +120,8 @@ class SegmentationDataset:
     def image_path(self, index: int) -> Path:
         """Where image `index` lies."""
         part = self._parts[index]
-        return self.root / part.images / f"{self.names[index]}{part.image_suffix}"
+        paths = [self.root / part.images / f"{self.names[index]}{suffix}" for suffix in suffixes_of(part)]
+        return next(filter(os.path.isfile, paths[:-1]), paths[-1])
 
     def labels_path(self, index: int) -> Path | None:
         """Where the label PNG of image `index` lies; None when the split has none."""
@@ -142,14 +167,17 @@ class SplitReport:
 def value_fault(maps: np.ndarray, total: int, class_list: ClassList) -> str:
     """What is wrong with the values of `total` label maps, `maps` (256,) of which hold each value; "" = nothing."""
     outside = np.flatnonzero((stored_lookup(class_list) < 0) & (maps > 0)).tolist()
-    first, last = class_list.stored[0], max({*class_list.stored, *class_list.stored_ignored} - {IGNORED})
+    first, last = class_list.stored[0], max({*class_list.stored, *class_list.stored_ignored} - {IGNORED}, default=0)
     if outside:
         text = f"label values {listed(outside)} are not in the class list of {class_list.title}"
-        if outside == [last + 1] and not (maps[0] and maps[IGNORED]):
+        own = class_list.dataset not in PREPARATION
+        if outside == [last + 1] and not (maps[first] if own else maps[0] and maps[IGNORED]):
             return f"{text}: labels are shifted by one, class 0 is stored as {first + 1}, one too high"
-        return f"{text}; {PREPARATION.get(class_list.dataset, '')}"
+        cure = "add them to data.stored, with a name each in data.names, or to data.ignored"
+        return f"{text}; {cure if own else PREPARATION[class_list.dataset]}"
     # labels one too low: background 0 has become 255, and no label map holds the last class
-    if total >= 5 and 0 in class_list.stored_ignored and maps[0] < total / 2 <= maps[IGNORED] and not maps[last]:
+    published = class_list.dataset in PREPARATION and total >= 5
+    if published and 0 in class_list.stored_ignored and maps[0] < total / 2 <= maps[IGNORED] and not maps[last]:
         return (
             f"labels are shifted by one: 0 (background) is in {maps[0]} and 255 in {maps[IGNORED]} of {total} label "
             f"maps, {last} in none, so {class_list.names[0]} is stored as 0 instead of {first}"
@@ -164,7 +192,12 @@ def read_pairs(dataset: SegmentationDataset, indices: Sequence[int], progress: b
         problem, pixels, path = "", np.zeros(256, np.int64), dataset.labels_path(index)
         try:
             if path:
-                pixels = np.bincount(read_stored_labels(path).ravel(), minlength=256)
+                stored = read_stored_labels(path)
+                pixels = np.bincount(stored.ravel(), minlength=256)
+                own = dataset.root / "SegmentationClass" / path.name
+                voc = dataset.class_list.dataset == "voc12" and own != path and own.is_file()
+                if voc and not np.array_equal(stored, read_stored_labels(own)):
+                    problem = f"{path}: not VOC's own mask, {own} (SBD's?); {PREPARATION['voc12']}"
             dataset.read(index)
         except UserError as error:
             problem = str(error)
@@ -188,7 +221,8 @@ def check_split(dataset: SegmentationDataset, fraction: float = 1.0, progress: b
     count = min(len(whole), max(1, round(fraction * len(dataset))))
     report = read_pairs(dataset, sorted(random.Random(0).sample(whole, count)), progress)
     if missing:
-        report.problems.append(f"{len(missing)} files are missing; {PREPARATION.get(dataset.class_list.dataset, '')}")
+        remedy = PREPARATION.get(dataset.class_list.dataset, OWN_DATA)
+        report.problems.append(f"{len(missing)} files are missing; {remedy}")
         report.problems += [f"{path}: missing" for path in sorted(missing)]
     return report
 

@@ -159,11 +159,14 @@ def check_classes(file: WeightFile, class_list: ClassList, other_classes: bool) 
         return f"{file.path} does not say which classes it was made for: taken to be {class_list.title}'s"
     if names != class_list.names:
         odd = [name for name in names if name not in class_list.names][:3]
-        difference = f"among them {', '.join(odd)}" if odd else "fewer, or in another order"
+        order = "in reverse order" if names == class_list.names[::-1] else "fewer, or in another order"
+        difference = f"among them {', '.join(odd)}" if odd else order
         raise UserError(
             f"{file.path} was made for other classes ({len(names)}, {difference}) than {class_list.title}: {remedy}"
         )
     if unseen is not None and unseen != class_list.unseen:
         hidden = ", ".join(names[index] for index in unseen)
-        raise UserError(f"{file.path} was made with other unseen classes ({hidden}): set data.split, or {remedy}")
+        raise UserError(
+            f"{file.path} was made with other unseen classes ({hidden}): set data.split or data.unseen, or {remedy}"
+        )
     return ""

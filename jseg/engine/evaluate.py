@@ -25,7 +25,7 @@ from jseg.engine.signals import Interrupted
 from jseg.engine.sliding_window import predict_views
 from jseg.errors import UserError
 from jseg.files import write_json
-from jseg.metrics import ConfusionMatrix, class_table, headline
+from jseg.metrics import ConfusionMatrix, class_table, group_table, headline
 from jseg.model.clip_rc import ClipRC
 from jseg.model.image_encoder import keep_prompts
 from jseg.ops.device import normalise
@@ -99,7 +99,7 @@ def evaluate(
                 metrics[key] = metrics["hIoU"] = None
         if work_dir is not None and ranks.first:
             write_json(Path(work_dir) / METRICS_NAME, metrics)
-        print(class_table(matrix, classes.names, unseen))
+        print(class_table(matrix, classes.names, unseen), group_table(metrics), sep="\n")
         line, test = f"{classes.title}, {config.data.setting}, {len(dataset)} images", config.test
         line += ", strict protocol (unseen classes among themselves)" if strict else ""
         if test.scales != (1.0,) or test.flip:

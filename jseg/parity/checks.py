@@ -202,16 +202,14 @@ def metric_values(
     for prediction, label in pairs:  # with `zero_is_ignored` a stored 0 is the background and k means class k - 1
         ignored = (label == 0) | (label == IGNORED)
         matrix.update(prediction, np.where(ignored, IGNORED, label - 1) if zero_is_ignored else label)
-    names, accuracy = [str(index) for index in range(count)], matrix.accuracy()
-    predicted = matrix.counts.sum(axis=0)
-    summary, every = matrix.summary(seen, unseen, names), matrix.summary(range(count), (), names)
-    keys = {"aAcc": "pAcc", "mIoU_seen": "mIoU(S)", "mIoU_unseen": "mIoU(U)", "hIoU": "hIoU"}
-    percent = {name: summary[key] for name, key in keys.items()} | {"mIoU": every["mIoU(S)"]}
+    predicted, summary = matrix.counts.sum(axis=0), matrix.summary(seen, unseen, [str(index) for index in range(count)])
+    keys = {"aAcc": "pAcc", "mIoU": "mIoU", "mAcc": "mAcc", "mIoU_seen": "mIoU(S)", "mIoU_unseen": "mIoU(U)"}
+    percent = {name: summary[key] for name, key in {**keys, "hIoU": "hIoU"}.items()}
     shares = {name: np.nan if value is None else value / 100 for name, value in percent.items()}
     values = {
         "area_intersect": matrix.intersection, "area_pred": predicted, "area_label": matrix.label_area,
-        "area_union": matrix.label_area + predicted - matrix.intersection, "IoU": matrix.iou(), "Acc": accuracy,
-        "mAcc": np.nanmean(accuracy) if np.isfinite(accuracy).any() else np.nan,
+        "area_union": matrix.label_area + predicted - matrix.intersection,
+        "IoU": matrix.iou(), "Acc": matrix.accuracy(),
         **shares, **{f"printed_{name}": np.round(100 * value, 2) for name, value in shares.items()},
     }  # fmt: skip
     return {name: np.asarray(value, dtype=np.float64) for name, value in values.items()}

@@ -87,7 +87,8 @@ def ours(**changes: Any) -> WeightFile:
     "changes, words",
     [
         ({"classes": [*SHAPES.names[:-1], "sheep"]}, ("20, among them sheep", "--other-classes")),
-        ({"classes": list(SHAPES.names[::-1])}, ("another order",)),
+        ({"classes": list(SHAPES.names[::-1])}, ("20, in reverse order",)),
+        ({"classes": [*SHAPES.names[1:], SHAPES.names[0]]}, ("20, fewer, or in another order",)),
         ({"classes": ["cat"], "unseen": []}, ("1, among them cat")),
         ({"unseen": [0, 1]}, ("other unseen classes", SHAPES.names[0], "data.split")),
     ],
