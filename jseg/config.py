@@ -23,7 +23,7 @@ from typing import Any
 
 from jseg.errors import UserError, suggestion
 from jseg.files import read_lines
-from jseg.released_configs import is_released, read_released, run_file
+from jseg.released_configs import is_released, nested, read_released, run_file
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, of values in [0, 255]
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -265,13 +265,6 @@ def _apply(section: Any, values: dict, folder: Path, typed: str = "", lenient: b
         setattr(section, name, value)
 
 
-def _nested(dotted: str, value: Any) -> dict[str, Any]:
-    """`a.b`, value -> {"a": {"b": value}}."""
-    for name in reversed(dotted.split(".")):
-        value = {name: value}
-    return value
-
-
 def _apply_file(config: Config, path: Path) -> None:
     """Applies a config file after the file that its `base` names; one of the releases after ours of the same run."""
     values = run_file(path)
@@ -280,7 +273,7 @@ def _apply_file(config: Config, path: Path) -> None:
         base, translated, notes = read_released(path)
         print("\n".join(notes))
         _apply_file(config, base)
-        parts = [_nested(*item) for item in translated.items()]
+        parts = [nested(*item) for item in translated.items()]
     elif "base" in values:
         _apply_file(config, (path.parent / str(values.pop("base"))).resolve())
     data = values.get("data")
@@ -305,7 +298,7 @@ def apply_overrides(config: Config, overrides: Iterable[str]) -> None:
             value = ast.literal_eval(typed)
         except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
             value = typed
-        _apply(config, _nested(dotted.strip(), value), Path.cwd(), typed)
+        _apply(config, nested(dotted.strip(), value), Path.cwd(), typed)
 
 
 def read_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:

@@ -173,6 +173,13 @@ def read_released(path: Path) -> tuple[Path, dict[str, Any], list[str]]:
     return base, ours, [f"config {path} of {release}: its values on top of configs/{base.name}", *notes]
 
 
+def nested(dotted: str, value: Any) -> dict[str, Any]:
+    """`a.b`, value -> {"a": {"b": value}}."""
+    for name in reversed(dotted.split(".")):
+        value = {name: value}
+    return value
+
+
 def _with_bases(path: Path) -> dict[str, Any]:
     """The names of a file merged over those of its `_base_` files, without mere variables."""
     own, merged = run_file(path), {}
