@@ -125,7 +125,7 @@ def test_a_config_that_is_not_decided_says_what_is_missing(own: Path, capsys: py
     assert (own / "own.py").read_text().count("DECIDE: ") == 5
     with pytest.raises(UserError, match=r"write names in place of those that begin with"):
         check_dataset.main(["--config-file", "own.py"])
-    with pytest.raises(UserError, match=r"own.py exists: pass --overwrite"):
+    with pytest.raises(UserError, match=r"own.py exists .--overwrite replaces it"):
         new_config.main(["streets", "own.py"])
 
 
