@@ -116,8 +116,8 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"train.txt: {len(train):,} masks of VOC, {there[0] - len(others):,} of them are in {MASKS}", end="")
     print(f", {len(others):,} there are not VOC's own (SBD's?): {len(replaced):,} of these are replaced")
     if kept := len(others) - len(replaced):
-        print(f"{kept:,} stay, since jseg did not write them: --overwrite replaces them by VOC's own. Our configs do")
-        print("not read them: they take masks of train.txt from SegmentationClass")
+        print(f"{kept:,} stay, since jseg did not write them: --overwrite replaces them by VOC's own. jseg's configs")
+        print("do not read them: they take masks of train.txt from SegmentationClass")
     print(f"aug.txt: {len(aug):,} masks of SBD, {there[1]:,} files are there and stay as they are")
     return preparation.convert_all(own_jobs + aug_jobs, convert_mask, options.workers, replaced)
 

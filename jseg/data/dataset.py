@@ -67,7 +67,8 @@ def images_in(root: Path, part: SplitConfig) -> list[str]:
     for folder, _, files in os.walk(images):
         mixed = beside and os.path.join(folder, "").startswith(labels)
         found = [name for name in files if not (name.startswith(".") or (mixed and name.endswith(part.label_suffix)))]
-        paths = [os.path.relpath(os.path.join(folder, name), images) for name in found]
+        below = folder.removeprefix(images).removeprefix("/")
+        paths = [os.path.join(below, name) for name in found]
         names += [path.removesuffix(end) for path in paths for end in suffixes_of(part) if path.endswith(end)]
     return sorted(names)
 

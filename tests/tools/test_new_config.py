@@ -125,7 +125,7 @@ def test_a_config_that_is_not_decided_says_what_is_missing(own: Path, capsys: py
     assert (own / "own.py").read_text().count("DECIDE: ") == 5
     with pytest.raises(UserError, match=r"write names in place of those that begin with"):
         check_dataset.main(["--config-file", "own.py"])
-    with pytest.raises(UserError, match=r"own.py exists: pass --overwrite"):
+    with pytest.raises(UserError, match=r"own.py exists .--overwrite replaces it"):
         new_config.main(["streets", "own.py"])
 
 
@@ -142,6 +142,10 @@ def test_lists_are_written_where_nothing_says_what_is_for_training(
     assert [open_dataset(data, name).names for name in ("train", "val")] == [list("01235678"), ["4", "9"]]
     assert open_dataset(data, "val").labels_path(0).name == "4_mask.png"
     assert "nothing says what is for training: every fifth pair is for val" in capsys.readouterr().out
+    changed = ["data.names=('sky', 'cat', 'dog', 'moon')", "data.stored=(0, 1, 2, 9)"]
+    assert check_dataset.main(["--config-file", str(target)]) == 0
+    assert check_dataset.main(["--config-file", str(target), *changed]) == 1
+    assert "found: train: no label map holds moon: correct data.names and data.stored" in capsys.readouterr().out
     arguments = [str(tmp_path / "data"), str(target), "--overwrite", "--names"]
     with pytest.raises(UserError, match=r"--names: 5 for 3 pixel values \(0, 1, 2\)"):
         new_config.main([*arguments, "a, b, c, d, e"])
