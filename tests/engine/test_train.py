@@ -107,6 +107,17 @@ def test_a_bad_step_is_skipped_counted_and_logged_with_its_images(
     assert np.isfinite(list(trained["losses"].values())).all()
 
 
+def test_a_step_is_read_before_its_checkpoint_and_else_while_the_next_one_is_computed(tmp_path: Path) -> None:
+    trainer, saver, order = tiny_trainer(tiny_config(iterations=6, save_every=4, log_every=100)), NotedSaver(), []
+    report, update = trainer.report, trainer.update
+    trainer.update = lambda gradients, sums, i: order.append(f"begin {i}") or update(gradients, sums, i)
+    trainer.report = lambda arrived, lr: order.append("read") or report(arrived, lr)
+    run(tmp_path, trainer, batches((3,)), saver)
+    assert order == ["begin 0", "begin 1", "read", "begin 2", "read", "begin 3", "read", "read", "begin 4", "begin 5",
+                     "read", "read"]  # fmt: skip
+    assert [progress["bad_steps"] for progress in saver.progress] == [1, 1]
+
+
 def test_too_many_bad_steps_in_a_row_end_the_run_with_the_names_of_their_images(tmp_path: Path) -> None:
     trainer = tiny_trainer(tiny_config(iterations=9, max_bad_steps=2))
     before = weights(trainer)
