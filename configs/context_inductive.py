@@ -23,10 +23,7 @@ data = dict(
     dataset="context",
     split="A",
     root="../data/VOC2010",
-    train=dict(
-        images="JPEGImages", labels="SegmentationClassContext", names=f"{_lists}/train.txt", label_suffix=".png"
-    ),
-    val=dict(images="JPEGImages", labels="SegmentationClassContext", names=f"{_lists}/val.txt", label_suffix=".png"),
+    train=dict(images="JPEGImages", labels="SegmentationClassContext", names=f"{_lists}/train.txt"),
+    val=dict(images="JPEGImages", labels="SegmentationClassContext", names=f"{_lists}/val.txt"),
 )
-train = dict(iterations=40000, save_every=2000, milestones=(20000,))
-expected = {}
+train = dict(iterations=40000, recipe_batch=16, save_every=2000, milestones=(20000,))

@@ -4,7 +4,7 @@
     python tools/run_net.py --config-file configs/voc12_inductive.py --task train data.root=/path/to/VOC2012
     python tools/run_net.py --config-file configs/voc12_inductive.py --task val --resume data.root=/path/to/VOC2012
 
-Data: 10,582 training images (train.txt and aug.txt; masks of SBD in SegmentationClassAug), 1,449 for evaluation; 15
+Data: 10,582 training images (those of train.txt with VOC's own masks, of aug.txt with SBD's), 1,449 for evaluation; 15
 seen classes, 5 unseen, no background class. Every trainable weight has ten times the base learning rate and weight
 decay, as in the published runs.
 
@@ -16,12 +16,17 @@ TFLOP, counted in multiply-adds); 30-50 GB for 16 crops at once, or 8-13 GB with
 same gradients. Basis: docs/reproduce.md, section 4.
 """
 
+_lists = "ImageSets/Segmentation"
 data = dict(
     dataset="voc12",
     setting="inductive",
     root="../data/VOC2012",
-    train=dict(images="JPEGImages", labels="SegmentationClassAug", names="ImageSets/Segmentation/trainaug.txt"),
-    val=dict(images="JPEGImages", labels="SegmentationClass", names="ImageSets/Segmentation/val.txt"),
+    train=dict(
+        images="JPEGImages",
+        labels=("SegmentationClass", "SegmentationClassAug"),
+        names=(f"{_lists}/train.txt", f"{_lists}/aug.txt"),
+    ),
+    val=dict(images="JPEGImages", labels="SegmentationClass", names=f"{_lists}/val.txt"),
     crop_size=(512, 512),
     resize_box=(2048, 512),
     workers=4,

@@ -17,6 +17,7 @@ from jittor import nn
 from jseg.clip.blocks import Trace, unit_length
 from jseg.clip.image_tower import ImageTower, resize_positions
 from jseg.config import TRAINING_FREE, ModelConfig
+from jseg.ops.device import transpose
 from jseg.weights.state import strict_load
 
 
@@ -78,4 +79,4 @@ def patch_scores(
         embedded = tower(images, dense=True)
     height, width = tower.conv1.grid(images)
     features = unit_length(embedded[:, 1:].reshape(images.shape[0], height, width, -1))
-    return jt.matmul(features, text.transpose(1, 0)).transpose(0, 3, 1, 2)
+    return transpose(nn.matmul_transpose(features, text), 0, 3, 1, 2)

@@ -22,6 +22,7 @@ from jseg.errors import UserError
 from jseg.metrics import ConfusionMatrix, percent
 from jseg.model.clip_rc import ClipRC
 from jseg.model.image_encoder import keep_prompts
+from jseg.ops.device import normalise
 
 GAMMAS = tuple(round(0.025 * step, 6) for step in range(21))
 PUBLISHED_GAMMA = 0.1  # Zhang et al., CVPR 2024, section 4.1, do not say how it was chosen
@@ -55,7 +56,8 @@ def sweep(model: ClipRC, dataset: Dataset, indices: Sequence[int], text: np.ndar
     with keep_prompts(model.backbone):
         for index in tqdm(indices, desc="images", unit="image", dynamic_ncols=True):
             image = evaluation_image(dataset, config, index)
-            scores = ImageScores(model, image.images[0], features, (), 0.0, config.test)
+            pixels = normalise(image.images[0], config.data)
+            scores = ImageScores(model, pixels, features, (), 0.0, config.test)
             for start, band in scores.bands(image.size):
                 truth, values = image.labels[start : start + band.shape[1]], band.numpy()
                 seen, unseen = (best_of_group(values, group) for group in (classes.seen, classes.unseen))

@@ -2,19 +2,18 @@
 
 A config file is Python and runs when it is read: use only files you trust. It sets module-level dictionaries named
 after the sections below (`data = dict(...)`), and may start from another one with `base = "other.py"`. Relative paths
-in it are relative to its folder; in an override, to the current folder.
+in it are relative to its folder; in an override, to the current folder. Instead of a tuple of texts, the path of a file
+with one a line will do.
 """
 
 from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import json
 import math
 import operator
 import os
-import runpy
 import types
 import typing
 from collections.abc import Iterable, Iterator
@@ -22,12 +21,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jseg.errors import UserError
-from jseg.files import JSON_MARK
+from jseg.errors import UserError, suggestion
+from jseg.files import read_lines
+from jseg.released_configs import is_released, nested, read_released, run_file
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, of values in [0, 255]
 IMAGENET_STD = (58.395, 57.12, 57.375)
+Paths = str | tuple[str, ...]
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+# keys of `data` that describe one data set: a config that names another than its base starts without the base's
+DESCRIPTION = ("split", "held_out", "title", "names", "unseen", "stored", "ignored", "palette", "root", "train", "val")
 # name: value path, class token (see jseg/baselines.py)
 TRAINING_FREE = {"patch_features": (False, False), "value_path": (True, False), "class_token": (True, True)}
 METRICS = ("pAcc", "mIoU(S)", "mIoU(U)", "hIoU")  # in the papers' order
@@ -43,12 +46,12 @@ def key(default: Any = "", path: bool = False, choices: Iterable[str] = (), **li
 
 @dataclass
 class SplitConfig:
-    """Where the images and label maps of one split lie, relative to `data.root`."""
+    """Where the images and label maps of one split lie, relative to `data.root`; lists are taken item by item."""
 
-    images: str = ""  # folder of images
-    labels: str = ""  # folder of label PNGs; "" = no labels (task test only)
-    names: str = ""  # file with one name a line, without suffix; "" = every image in the folder
-    image_suffix: str = ".jpg"
+    images: Paths = ""  # folder of images
+    labels: Paths = ""  # folder of label PNGs; "" = no labels (task test only)
+    names: Paths = ""  # file with one name a line, without suffix; "" = every image in the folder
+    image_suffix: Paths = ".jpg"  # several: each image has one of them
     label_suffix: str = ".png"
 
 
@@ -67,8 +70,14 @@ class ShapesConfig:
 class DataConfig:
     """What to train and evaluate on."""
 
-    dataset: str = "shapes"  # class list: see jseg/data/class_names.py
-    split: str = ""  # which seen/unseen split, where a data set has several
+    dataset: str = "shapes"  # class list: see jseg/data/class_names.py; custom: your own, in the six keys after split
+    split: str = ""  # which seen/unseen split, where a data set has several, or your own: "unseen: cow, sofa"
+    title: str = ""  # of your own data, for results
+    names: tuple[str, ...] = ()  # of the classes
+    unseen: tuple[str, ...] = ()  # those of them that training does not see
+    stored: tuple[int, ...] = key((), at_least=0, at_most=255)  # pixel value of each class; () = 0, 1, … but `ignored`
+    ignored: tuple[int, ...] = key((255,), at_least=0, at_most=255)  # pixel values of no class
+    palette: tuple[tuple[int, int, int], ...] = ()  # RGB of each class; () = the colours of VOC
     setting: str = key("inductive", choices=("inductive", "transductive", "supervised"))
     held_out: tuple[str, ...] = ()  # seen classes that play the unseen ones, to calibrate gamma
     root: str = key(path=True)
@@ -81,7 +90,7 @@ class DataConfig:
     max_class_share: float = key(0.75, above=0)  # of a crop's labelled pixels; else it is drawn again
     flip_probability: float = key(0.5, at_least=0, at_most=1)
     photometric: bool = True
-    mean: tuple[float, float, float] = key(IMAGENET_MEAN)  # RGB, of values in [0, 255]
+    mean: tuple[float, float, float] = key(IMAGENET_MEAN, at_least=-1000, at_most=1000)  # RGB, of values in [0, 255]
     std: tuple[float, float, float] = key(IMAGENET_STD, at_least=1e-6)
     workers: int = key(2, at_least=0, at_most=1024)  # processes that prepare images; 0 = in this process
 
@@ -178,7 +187,7 @@ class TestConfig:
     short_side: int = key(512, at_least=1, at_most=16384)  # pixels of the resized images, in proportion
     crop_size: tuple[int, int] = key((512, 512), at_least=1)
     stride: tuple[int, int] = key((426, 426), at_least=1)
-    gamma: float | None = key(None)  # subtracted from seen scores; None = 0.1 for inductive models, 0 otherwise
+    gamma: float | None = key(None, at_least=-1, at_most=1)  # off seen scores; None = 0.1 for inductive models, else 0
     window_batch: int = key(4, at_least=1)  # windows per forward pass
     protocol: str = key("generalised", choices=("generalised", "strict"))  # strict: unseen pixels and classes only
     scales: tuple[float, ...] = key((1.0,), above=0)  # factors on short_side; several are averaged
@@ -206,19 +215,18 @@ class Config:
         inductive = self.data.setting == "inductive" and not self.cross_dataset and not self.test.training_free
         return (0.1 if inductive else 0.0) if self.test.gamma is None else self.test.gamma
 
-
-def suggestion(word: object, choices: Iterable[str]) -> str:
-    """`: did you mean 'x'?`, or the list of choices when nothing is close."""
-    choices = [choice for choice in choices if choice]
-    close = difflib.get_close_matches(str(word), choices, n=1)
-    return f": did you mean {close[0]!r}?" if close else f": choose from {', '.join(choices)}"
+    def best_metric(self) -> str:
+        """The metric that decides which weights are best."""
+        supervised = self.data.setting == "supervised" or self.cross_dataset
+        return self.train.best_metric or ("mIoU(S)" if supervised else "hIoU")
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
     """`value` as type `hint`; UserError with the key `where` when it is of another type."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType:
-        return None if value is None else _convert(value, args[0], where)
+        hint = args[1] if isinstance(value, (list, tuple)) and hint == Paths else args[0]
+        return None if value is None and types.NoneType in args else _convert(value, hint, where)
     if origin is tuple and isinstance(value, (list, tuple)) and (args[-1] is Ellipsis or len(value) == len(args)):
         return tuple(_convert(item, args[0], where) for item in value)  # all items are of one type
     if hint is float and type(value) is int and abs(value) < 1e300:
@@ -247,7 +255,9 @@ def _apply(section: Any, values: dict, folder: Path, typed: str = "", lenient: b
                 raise UserError(f"{where}: expected a dictionary of {', '.join(vars(current))}")
             _apply(current, value, folder, typed, lenient, f"{where}.")
             continue
-        if typed and hints[name] is str and not isinstance(value, (str, dict)):
+        if hints[name] == tuple[str, ...] and isinstance(value, str):
+            value = read_lines(folder / os.path.expanduser(value), where)
+        if typed and hints[name] in (str, Paths) and not isinstance(value, (str, dict, list, tuple)):
             value = typed  # a name or path that looks like a number
         value = _convert(value, hints[name], where)
         if fields[name].metadata.get("path") and value not in ("", "random", "generated"):
@@ -256,19 +266,24 @@ def _apply(section: Any, values: dict, folder: Path, typed: str = "", lenient: b
 
 
 def _apply_file(config: Config, path: Path) -> None:
-    """Applies a config file after the file that its `base` names."""
-    if not path.is_file():
-        raise UserError(f"config file {path} does not exist")
-    try:
-        found = json.loads(path.read_text("utf-8")) if path.suffix == ".json" else runpy.run_path(str(path))
-        public = ((name, value) for name, value in found.items() if not name.startswith("_") and name != JSON_MARK)
-        values = {name: value for name, value in public if not isinstance(value, types.ModuleType)}
-    except (Exception, SystemExit) as error:  # whatever a config raises is its writer's mistake
-        raise UserError(f"config {path} does not run: {type(error).__name__}: {error}") from error
-    if "base" in values:
+    """Applies a config file after the file that its `base` names; one of the releases after ours of the same run."""
+    values = run_file(path)
+    parts = [values]
+    if is_released(values):
+        base, translated, notes = read_released(path)
+        print("\n".join(notes))
+        _apply_file(config, base)
+        parts = [nested(*item) for item in translated.items()]
+    elif "base" in values:
         _apply_file(config, (path.parent / str(values.pop("base"))).resolve())
+    data = values.get("data")
+    if isinstance(data, dict) and data.get("dataset", config.data.dataset) != config.data.dataset:
+        for name in DESCRIPTION:
+            setattr(config.data, name, getattr(DataConfig(), name))
+        config.expected, config.train.recipe_batch = {}, 0
     try:
-        _apply(config, values, path.parent)
+        for part in parts:
+            _apply(config, part, path.parent)
     except UserError as error:
         raise UserError(f"config {path}: {error}") from error
 
@@ -283,9 +298,7 @@ def apply_overrides(config: Config, overrides: Iterable[str]) -> None:
             value = ast.literal_eval(typed)
         except (ValueError, SyntaxError, MemoryError, RecursionError, TypeError):
             value = typed
-        for name in reversed(dotted.strip().split(".")):
-            value = {name: value}
-        _apply(config, value, Path.cwd(), typed)
+        _apply(config, nested(dotted.strip(), value), Path.cwd(), typed)
 
 
 def read_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:

@@ -1,6 +1,9 @@
-"""The exception for mistakes that a user can fix."""
+"""The exception for mistakes that a user can fix, and suggestions how."""
 
 from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
 
 LONGEST = 2000  # characters of an error message; a wrong value that it quotes may be of any length
 
@@ -24,3 +27,10 @@ class CheckFailed(UserError):
 
 class CannotWrite(UserError):
     """A file could not be written: the disk is full, or the folder is read-only. A long run may go on without it."""
+
+
+def suggestion(word: object, choices: Iterable[str]) -> str:
+    """`: did you mean 'x'?`, or the list of choices when nothing is close."""
+    choices = [choice for choice in choices if choice]
+    close = difflib.get_close_matches(str(word), choices, n=1)
+    return f": did you mean {close[0]!r}?" if close else f": choose from {', '.join(choices)}"

@@ -13,6 +13,8 @@ import numpy as np
 from jseg.config import METRICS
 from jseg.data.class_names import IGNORED
 
+GROUPS = ("", "(S)", "(U)")  # ends of keys: all, seen, unseen classes
+
 
 class ConfusionMatrix:
     """Pixels of any number of images; `counts`: (C, C) int64, rows are labels, columns predictions."""
@@ -50,22 +52,31 @@ class ConfusionMatrix:
             return self.intersection / self.label_area
 
     def summary(self, seen: Iterable[int], unseen: Iterable[int], names: Sequence[str]) -> dict:
-        """The reported figures: `{"pAcc", "mIoU(S)", "mIoU(U)", "hIoU", "IoU": {name: …}}` in percent.
+        """The reported figures in percent: `METRICS`, then pAcc, mIoU and mAcc of all, seen (S) and unseen (U) classes.
 
-        None = undefined: no labelled pixel, or no class of a group occurs anywhere. Classes that occur nowhere are left
-        out of the means. hIoU is None when one of its means is, and 0 when both are 0.
+        After them `"IoU": {name: …}` and `"Acc": {name: …}`. None = undefined: no labelled pixel, or no class of a
+        group occurs anywhere. Classes that occur nowhere are left out of the means. hIoU is None when one of its means
+        is, and 0 when both are 0.
         """
-        iou, total = 100 * self.iou(), int(self.counts.sum())
-        means = []
-        for ids in (seen, unseen):
-            values = iou[np.fromiter(ids, dtype=np.int64)]
-            values = values[~np.isnan(values)]
-            means.append(float(values.mean()) if values.size else np.nan)
-        harmonic = 2 * means[0] * means[1] / (means[0] + means[1]) if sum(means) != 0 else 0.0
-        accuracy = int(np.trace(self.counts)) / total if total else np.nan
-        figures = [None if np.isnan(value) else value for value in (100 * accuracy, *means, harmonic, *iou.tolist())]
-        headline_figures, ious = figures[: len(METRICS)], figures[len(METRICS) :]
-        return dict(zip(METRICS, headline_figures, strict=True)) | {"IoU": dict(zip(names, ious, strict=True))}
+        iou, accuracy, found = 100 * self.iou(), 100 * self.accuracy(), {}
+        for group, ids in zip(GROUPS, (range(self.num_classes), seen, unseen), strict=True):
+            chosen = np.fromiter(ids, dtype=np.int64)
+            labelled = int(self.label_area[chosen].sum())
+            found[f"pAcc{group}"] = 100 * (int(self.intersection[chosen].sum()) / labelled if labelled else np.nan)
+            for name, values in (("mIoU", iou[chosen]), ("mAcc", accuracy[chosen])):
+                values = values[~np.isnan(values)]
+                found[name + group] = float(values.mean()) if values.size else np.nan
+        means = found["mIoU(S)"], found["mIoU(U)"]
+        found["hIoU"] = 2 * means[0] * means[1] / (means[0] + means[1]) if sum(means) != 0 else 0.0
+        figures = {key: found[key] for key in dict.fromkeys((*METRICS, *found))}
+        figures |= {"IoU": dict(zip(names, iou.tolist(), strict=True))}
+        figures |= {"Acc": dict(zip(names, accuracy.tolist(), strict=True))}
+        return _without_nan(figures)
+
+
+def _without_nan(figures: dict) -> dict:
+    """The same with None for NaN, also in the dictionaries in it."""
+    return {key: _without_nan(x) if isinstance(x, dict) else None if np.isnan(x) else x for key, x in figures.items()}
 
 
 def percent(value: float | None, width: int = 0) -> str:
@@ -87,4 +98,13 @@ def class_table(matrix: ConfusionMatrix, names: Sequence[str], unseen: Sequence[
     for index, (name, *figures) in enumerate(columns):
         marker = "unseen" if index in unseen else ""
         lines.append(f"{name:<{width}} {marker:>6} " + " ".join(percent(value, 7) for value in figures))
+    return "\n".join(lines)
+
+
+def group_table(metrics: dict) -> str:
+    """Lines of a table with pAcc, mIoU and mAcc of all, seen and unseen classes, in percent; `-` = undefined."""
+    lines = ["classes     pAcc    mIoU    mAcc"]
+    for name, group in zip(("all", "seen", "unseen"), GROUPS, strict=True):
+        figures = (percent(metrics[key + group], 7) for key in ("pAcc", "mIoU", "mAcc"))
+        lines.append(f"{name:<8} {' '.join(figures)}")
     return "\n".join(lines)

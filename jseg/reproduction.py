@@ -17,6 +17,7 @@ from typing import Any
 
 from jseg.config import METRICS, Config, config_changes, from_dict, read_config, to_dict
 from jseg.data.class_names import classes_of
+from jseg.data.dataset import PREPARATION, parts_of
 from jseg.engine.checkpoint import METRICS_NAME, WEIGHTS_NAME, checkpoint_path, checkpoints_in
 from jseg.errors import UserError
 from jseg.files import write_json, write_whole
@@ -115,9 +116,12 @@ def missing(row: Row, folder: Path, seed: int | None = None) -> list[str]:
     config, lacking, name = row.read(), [], row.weights_of or row.name
     if config.data.root:
         root, sections = Path(config.data.root), [config.data.val, *([] if seed is None else [config.data.train])]
-        parts = dict.fromkeys(part for files in sections for part in (files.images, files.labels, files.names))
+        splits = [part for files in sections for part in parts_of(files)]
+        parts = dict.fromkeys(name for part in splits for name in (part.images, part.labels, part.names))
         if absent := [part for part in parts if part and not (root / part).exists()]:
-            command = f"python tools/prepare_{config.data.dataset}.py {root} (downloads: docs/reproduce.md)"
+            command = "correct data.root"
+            if config.data.dataset in PREPARATION:
+                command = f"python tools/prepare_{config.data.dataset}.py {root} (downloads: docs/reproduce.md)"
             lacking.append(f"data: {', '.join(absent)} in {root}: {command}")
     again = f"the same command with --rows {','.join(filter(None, (row.start or row.weights_of, row.name)))} --train"
     start = None if seed is None else start_weights(row, seed, folder)

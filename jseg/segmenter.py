@@ -144,6 +144,7 @@ class Segmenter:
         import jittor as jt
 
         from jseg.engine.sliding_window import ImageScores
+        from jseg.ops.device import normalise
 
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,) or not image.size:
             raise UserError("the image must be an (H, W, 3) uint8 RGB array")
@@ -152,7 +153,8 @@ class Segmenter:
             gamma = self.config.gamma() if seen else 0.0
         check_cost(size, self.config.test, "the image")
         text = jt.array(self.embeddings(names, templates))
-        result = ImageScores(self.model, model_image(image, self.config), text, seen, gamma, self.config.test)
+        pixels = normalise(model_image(image, self.config.test), self.config.data)
+        result = ImageScores(self.model, pixels, text, seen, gamma, self.config.test)
         scores = result.scores(size) if with_scores else None
         labels = result.labels(size) if scores is None else scores.argmax(axis=0).astype(np.int32)
         return Segmentation(labels, names, scores)

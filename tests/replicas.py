@@ -139,3 +139,29 @@ def make_context(folder: Path) -> Replica:
             savemat(mat_files / f"{name}.mat", {"LabelMap": categories.astype(np.uint16)}, do_compression=True)
         save_list(root / "ImageSets" / "Main" / f"{section}.txt", names[section])
     return Replica(root, sources=mat_files, **names)
+
+
+def make_own(folder: Path, layout: str) -> Path:
+    """Data of a user's own, 10 images of train and 4 of val, laid out as VOC (classes 1..4) or Cityscapes (0..3)."""
+    root, voc = folder / "streets", layout == "voc"
+    names = {"train": _numbered("a", 10), "val": _numbered("b", 4)}
+    for section, seed in (("train", 7), ("val", 8)):
+        maps = class_maps([1, 2, 3, 4], len(names[section]), seed, 0 if voc else None)
+        for index, (name, labels) in enumerate(zip(names[section], maps, strict=True)):
+            stored = labels if voc else labels - 1
+            stored[-5:] = 255
+            if voc:
+                save_image(root / "JPEGImages" / f"{name}{('.jpg', '.jpeg', '.png')[index % 3]}", labels, index)
+                save_palette_png(root / "SegmentationClass" / f"{name}.png", stored)
+                save_palette_png(root / "SegmentationObject" / f"{name}.png", stored)
+            else:
+                path = Path(section, ("aachen", "bonn")[index % 2], name)
+                save_image(root / "leftImg8bit" / f"{path}_leftImg8bit.png", labels, index)
+                save_image(root / "gtFine" / f"{path}_gtFine_color.png", labels, index)
+                for end, shift in (("labelTrainIds", 0), ("labelIds", 7)):
+                    Image.fromarray((stored + shift).astype(np.uint8)).save(
+                        root / "gtFine" / f"{path}_gtFine_{end}.png"
+                    )
+        if voc:
+            save_list(root / "ImageSets" / "Segmentation" / f"{section}.txt", names[section])
+    return root

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jseg.config import Config, apply_overrides, flatten, from_dict, read_config, to_dict
+from jseg.config import Config, SplitConfig, apply_overrides, flatten, from_dict, read_config, to_dict
 from jseg.errors import UserError
+from jseg.released_configs import REPOSITORY
 
 
 def write(path: Path, text: str) -> Path:
@@ -56,7 +57,7 @@ def test_paths_are_relative_to_the_file_that_names_them(tmp_path: Path, monkeypa
         ("train = dict(seed=True)", ("train.seed=True", "expected int, got bool")),
         ("train = dict(seed=1.5)", ("train.seed=1.5", "expected int, got float")),
         ("data = dict(crop_size=(64, 64, 64))", ("data.crop_size", "expected tuple")),
-        ("text = dict(templates='a {}')", ("text.templates", "got str")),
+        ("text = dict(templates='a {}')", ("text.templates: no text file", "a single one is written ('cat',)")),
         ("import nothing_of_this_name", ("does not run", "ModuleNotFoundError")),
         ("raise SystemExit(3)", ("does not run", "SystemExit")),
         ("train = dict(", ("does not run", "SyntaxError")),
@@ -69,7 +70,7 @@ def test_paths_are_relative_to_the_file_that_names_them(tmp_path: Path, monkeypa
         ("optimizer = dict(eps=0)", ("optimizer.eps=0.0", "at least 1e-30")),
         ("optimizer = dict(betas=(0.9, 1.0))", ("optimizer.betas=(0.9, 1.0)", "at least 0 and below 1")),
         ("data = dict(std=(1, 0, 1))", ("data.std", "at least 1e-06")),
-        ("test = dict(gamma=float('nan'))", ("test.gamma=nan", "a finite number")),
+        ("test = dict(gamma=float('nan'))", ("test.gamma=nan", "at least -1 and at most 1")),
         ("train = dict(ema=0.9)", ("train.ema=0.9 was removed from jseg: leave it out",)),
         ("model = dict(head_init='declared')", ("model.head_init='declared' was removed",)),
         ("train = {3: 4}", ("unknown key 'train.3'",)),
@@ -192,3 +193,26 @@ def test_no_number_of_a_config_may_be_nan_or_infinite() -> None:
                 with pytest.raises(UserError, match=key):
                     from_dict({section: {name: (bad,) * count if count else bad}}, "file")
     assert len(keys) == 23, keys
+
+
+def test_another_data_set_than_the_base_s_keeps_its_recipe_but_nothing_about_its_data(tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("\ufeffroad\n\n traffic light \n", encoding="utf-8")
+    own = tmp_path / "own.py"
+    recipe = REPOSITORY / "configs" / "voc12_transductive.py"
+    own.write_text(f"base = {str(recipe)!r}\ndata = dict(dataset='custom', names='classes.txt', root='streets')\n")
+    config, base = read_config(own), read_config(recipe)
+    assert config.data.names == ("road", "traffic light") and config.data.root == str(tmp_path / "streets")
+    assert (config.data.train, config.data.val, config.expected, config.train.recipe_batch) == (
+        SplitConfig(), SplitConfig(), {}, 0
+    )  # fmt: skip
+    assert config.data.setting == "transductive" and config.data.crop_size == base.data.crop_size
+    assert (config.loss, config.model, config.optimizer) == (base.loss, base.model, base.optimizer)
+    (tmp_path / "more.py").write_text("base = 'own.py'\ndata = dict(dataset='custom', unseen=('road',))\n")
+    more = read_config(tmp_path / "more.py")  # the same data set: what the base says stays
+    assert more.data.names == config.data.names and more.data.root == config.data.root
+    record = tmp_path / "config.json"
+    record.write_text(json.dumps(to_dict(more)))
+    (tmp_path / "classes.txt").unlink()
+    assert read_config(record) == more
+    with pytest.raises(UserError, match=r"classes\.txt does not exist\); a single one is written \('cat',\)"):
+        read_config(own)

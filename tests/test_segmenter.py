@@ -17,6 +17,7 @@ from jseg.data import transforms
 from jseg.engine import checkpoint
 from jseg.engine.sliding_window import ImageScores
 from jseg.errors import UserError
+from jseg.ops.device import normalise
 from jseg.segmenter import Segmenter, check_class_names, config_of
 from jseg.weights.reader import read_weight_file, write_safetensors
 from tests.small_weights import small_config, write_clip, write_ours, write_released
@@ -71,7 +72,7 @@ def test_result_is_that_of_the_evaluation_path(segmenter: Segmenter) -> None:
     image, config = image_of(), segmenter.config
     result = segmenter(image, NAMES, seen=NAMES[:1], with_scores=True)
     resized = transforms.resize_image(image, transforms.short_side_size((50, 70), 64))
-    pixels = transforms.normalise(resized).transpose(2, 0, 1)
+    pixels = normalise(resized.transpose(2, 0, 1), config.data)
     text = jt.array(segmenter.embeddings(NAMES))
     expected = ImageScores(segmenter.model, pixels, text, (0,), 0.1, config.test)
     np.testing.assert_allclose(result.scores, expected.scores((50, 70)), rtol=0, atol=1e-6)

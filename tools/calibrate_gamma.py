@@ -15,11 +15,12 @@ from __future__ import annotations
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from jseg.clip.class_embeddings import class_embeddings
 from jseg.config import Config, read_config
-from jseg.data.class_names import ClassList, class_list, classes_of
+from jseg.data.class_names import ClassList, classes_of
 from jseg.data.dataset import open_dataset
 from jseg.engine import checkpoint
 from jseg.engine.load import load_model
@@ -50,7 +51,7 @@ def held_out_classes(config: Config, file: WeightFile) -> ClassList:
         raise UserError(f"data.setting={config.data.setting!r}: gamma has no effect there, it is for inductive runs")
     names = file.meta["config"]["data"].get("held_out") if record.is_jseg_file(file) else ()
     if not names:
-        classes = class_list(config.data.dataset, config.data.split)  # suggested: a share like that of unseen classes
+        classes = classes_of(replace(config.data, held_out=()))  # suggested: a share like that of unseen classes
         example = tuple(classes.names[index] for index in classes.seen[1 :: len(classes.names) // len(classes.unseen)])
         raise UserError(
             f"{file.path} was not trained with held-out classes, so it cannot tell how to treat unseen ones: train "

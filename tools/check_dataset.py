@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 from jseg.config import read_config
-from jseg.data.class_names import classes_of
+from jseg.data.class_names import OWN, classes_of, listed
 from jseg.data.dataset import SegmentationDataset, SplitReport, check_split
 from jseg.errors import UserError
 
@@ -65,6 +65,10 @@ def main(arguments: list[str] | None = None) -> int:
             text = f"{data.dataset} {section} has {len(split):,} images, the published runs {published:,}"
             report.problems.append(f"{text} (--allow-partial if only a part is meant)")
         reports.append(report)
+    classes, maps = reports[0].dataset.class_list, sum(report.maps for report in reports)
+    absent = [name for name, value in zip(classes.names, classes.stored, strict=True) if not maps[value]]
+    if data.dataset == OWN and absent and options.fraction == 1:
+        reports[0].problems.append(f"no label map holds {listed(absent)}: correct data.names and data.stored")
     print(class_table(reports))
     for report in reports:
         for problem in report.problems[:SHOWN]:

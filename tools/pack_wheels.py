@@ -95,8 +95,9 @@ def compile_kernels(folder: Path, capability: str, cache: Path, options: tuple[s
         raise UserError(f"no kernel was compiled: see {cache / 'report'}")
     with tarfile.open(folder / "kernels.tar.gz", "w:gz") as archive:
         name = str(ahead.relative_to(cache))
-        made_there = (f"{name}/cuda-", f"{name}/jittor-")  # links to the toolkit, the fixed Jittor
-        archive.add(ahead, name, filter=lambda file: None if file.name.startswith(made_there) else file)
+        # links to the toolkit and the fixed Jittor are made there; precompiled headers are large, and only save time
+        left_out = re.compile(f"{name}/(cuda|jittor)-|.*[.]gch$")
+        archive.add(ahead, name, filter=lambda file: None if left_out.match(file.name) else file)
 
 
 def install_script(python: str, requirements: list[str], complete: bool = True, cache: Path | None = None) -> str:

@@ -8,8 +8,9 @@ r"""Reproduces the rows of a suite: what is missing, what can be measured, publi
 `--checkpoints` holds `<row>/seed_<n>/weights.safetensors` (that is where `--train` puts them) or a released file as
 `<row>.pth` or `.pkl`. `--data-root` holds the folders VOC2012, coco_stuff164k and VOC2010. What was measured or trained
 before is not done again. Suite `shapes` needs nothing from elsewhere: it trains its rows without being asked, first
-seed 0 of all of them, then seed 1, and so on, and writes its tables after each. Exit codes: 0 fine, 1 a tolerance was
-missed, 2 a row that was asked for could not be measured, or none could.
+seed 0 of all of them, then seed 1, and so on, and writes its tables after each. So do config files of your own,
+`--suite own.py,own_transductive.py`. Exit codes: 0 fine, 1 a tolerance was missed, 2 a row that was asked for could not
+be measured, or none could.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from jseg.config import suggestion
-from jseg.errors import UserError
+from jseg.config import read_config
+from jseg.errors import UserError, suggestion
 from jseg.files import check_writable
 from jseg.outputs import check_outputs
-from jseg.reproduction import SUITES, reproduce
+from jseg.reproduction import SUITES, Row, reproduce
 
 
 def seeds_of(text: str) -> list[int]:
@@ -37,10 +38,21 @@ def seeds_of(text: str) -> list[int]:
         raise UserError(f"--seeds {text}: must be whole numbers, such as 3 or 0,1,2") from error
 
 
+def rows_of(text: str) -> tuple[Row, ...]:
+    """The rows of a suite, or of config files with commas between: a transductive one starts from the one before it."""
+    if text in SUITES:
+        return SUITES[text]
+    rows: list[Row] = []
+    for path in map(Path, text.split(",")):
+        transductive = read_config(path).data.setting == "transductive"
+        rows.append(Row(path.stem, str(path.resolve()), start=rows[-1].name if transductive and rows else ""))
+    return tuple(rows)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs the tool."""
     parser = ArgumentParser(__doc__)
-    parser.add_argument("--suite", choices=SUITES, default="paper", help="default: paper")
+    parser.add_argument("--suite", default="paper", help="paper (default), shapes, or config files: own.py,other.py")
     parser.add_argument("--rows", default="", help="names, separated by commas (default: all)")
     parser.add_argument("--list", action="store_true", help="only name the rows of the suite")
     parser.add_argument("--data-root", type=Path, help="folder of the data sets (default: where the configs say)")
@@ -52,13 +64,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace files that jseg did not write")
     add_device_options(parser)
     args = parser.parse_args(arguments)
+    suite = rows_of(args.suite)
+    args.suite = args.suite if args.suite in SUITES else suite[0].name
     if args.list:
-        print("\n".join(f"{row.name:<24} {row.config}" for row in SUITES[args.suite]))
+        print("\n".join(f"{row.name:<24} {row.config}" for row in suite))
         return 0
-    known, names = [row.name for row in SUITES[args.suite]], [name for name in args.rows.split(",") if name]
+    known, names = [row.name for row in suite], [name for name in args.rows.split(",") if name]
     for name in set(names).difference(known):
         raise UserError(f"--rows: {name!r} is no row of suite {args.suite}{suggestion(name, known)}")
-    rows = [row for row in SUITES[args.suite] if not names or row.name in names]
+    rows = [row for row in suite if not names or row.name in names]
     for place, row in enumerate(rows):
         if args.data_root and (root := row.read().data.root):
             override = f"data.root={args.data_root.resolve() / Path(root).name}"

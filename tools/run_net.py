@@ -4,8 +4,9 @@
     python tools/run_net.py --config-file configs/shapes_demo.py --task val --weights weights.safetensors
     python tools/run_net.py --config-file configs/shapes_demo.py --task test --resume
 
-`key=value` at the end changes single keys of the config: `train.iterations=100`. Processes that `mpirun -np 4` or srun
-starts share the work. Exit codes: 0 fine; 1 the expected numbers were missed; 2 a mistake of the user, in one line.
+`key=value` at the end changes single keys of the config: `train.iterations=100`. Config files, weights and options of
+JSeg and CLIP-RC are taken, too (docs/from_jseg.md). Processes that `mpirun -np 4` or srun starts share the work. Exit
+codes: 0 fine; 1 the expected numbers were missed; 2 a mistake of the user, in one line.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from jseg.engine.load import NEWEST, Run, load_model
 from jseg.engine.log import say
 from jseg.engine.ranks import claim_gpu, join_ranks
 from jseg.errors import UserError
+from jseg.released_configs import CONVERT, SECTIONS, TABLE
 from jseg.runtime.start import start
 
 
@@ -31,21 +33,31 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line -> options."""
     parser = ArgumentParser(__doc__)
     parser.add_argument("--config-file", required=True, help="configs/*.py, or the config.json of an earlier run")
-    parser.add_argument("--task", choices=("train", "val", "test"), default="train", help="default: train")
+    parser.add_argument("--task", choices=("train", "val", "test"), help="default: train")
     parser.add_argument("--work-dir", type=Path, help="folder of the run (default: work_dirs/<name of the config>)")
     parser.add_argument(
-        "--resume", nargs="?", const=NEWEST, metavar="PATH",
+        "--resume", "--resume-from", nargs="?", const=NEWEST, metavar="PATH",
         help="train: go on from a checkpoint, without PATH from the newest whole one of the work folder; "
         "val, test: the same as --weights",
     )  # fmt: skip
-    parser.add_argument("--weights", type=Path, help="weights only: ours, or a released .pth or .pkl")
+    parser.add_argument("--weights", "--load-from", type=Path, help="weights only: ours, or a released .pth or .pkl")
     parser.add_argument("--other-classes", action="store_true", help="take weights made for other classes")
-    parser.add_argument("--save-dir", type=Path, help="folder for images (test; default: <work-dir>/images)")
+    parser.add_argument(
+        "--save-dir", "--show-dir", type=Path, help="folder for images (test; default: <work-dir>/images)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace files that jseg did not write")
     parser.add_argument("--efficient-val", "--efficient_val", action="store_true", help="accepted; always on")
+    same = "--load-from, --resume-from, --show-dir are --weights, --resume, --save-dir"
+    released = parser.add_argument_group(f"options of the PyTorch release ({same})")
+    released.add_argument("--cfg-options", "--options", nargs="+", default=[], metavar="key=value", help="overrides")
+    released.add_argument("--seed", type=int, help="train.seed")
+    released.add_argument("--eval", nargs="+", metavar="mIoU", help="--task val")
+    released.add_argument("--aug-test", action="store_true", help="test.flip=True and six test.scales")
+    released.add_argument("--gpus", type=int, default=1, help="1; more: mpirun -np N before the command")
     add_device_options(parser)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the config")
     options = parser.parse_intermixed_args(arguments)
+    adopt_released_options(options)
     if options.resume and "=" in options.resume and not Path(options.resume).exists():
         options.overrides.append(options.resume)  # `--resume train.seed=1`: an override after the bare flag
         options.resume = NEWEST
@@ -54,6 +66,28 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     if options.work_dir is None:
         options.work_dir = Path("work_dirs") / Path(options.config_file).stem
     return options
+
+
+def adopt_released_options(options: argparse.Namespace) -> None:
+    """Turns the options of the PyTorch release into ours, in place; UserError where they would mean something else."""
+    if options.gpus != 1:
+        raise UserError(f"--gpus {options.gpus}: put `mpirun -np {options.gpus}` before the command, a process a GPU")
+    metrics = [name for name in options.eval or () if "=" not in name]  # an override may stand behind
+    if metrics not in ([], ["mIoU"]):
+        raise UserError(f"--eval {' '.join(metrics)}: --task val measures pAcc, mIoU and hIoU, nothing else")
+    options.task = options.task or ("train" if options.eval is None else "val")
+    given = [our_override(text) for text in (*options.cfg_options, *(options.eval or ())) if text not in metrics]
+    given += [] if options.seed is None else [f"train.seed={options.seed}"]
+    given += ["test.scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75)", "test.flip=True"] * options.aug_test
+    options.overrides[:0] = given
+
+
+def our_override(text: str) -> str:
+    """`runner.max_iters=9` -> `train.iterations=9`: a key of the releases whose value ours takes as it is."""
+    key, equals, value = text.partition("=")
+    section, dot, rest = key.partition(".")
+    name = TABLE.get(f"{SECTIONS.get(section, section)}{dot}{rest}", "<")
+    return text if name.startswith("<") or key.rpartition(".")[2] in CONVERT else f"{name}{equals}{value}"
 
 
 def training_command(options: argparse.Namespace, world: int, resumes: bool) -> str:

@@ -22,6 +22,7 @@ from jseg.config import Config, TextConfig
 from jseg.data.class_names import ClassList, class_list
 from jseg.errors import UserError
 from jseg.files import cache_folder
+from jseg.weights import record
 from jseg.weights.reader import WeightFile, read_weight_file, sha256_of_file, write_safetensors
 from jseg.weights.record import FEATURES_NAME, is_jseg_file, recorded_classes, tensors_sha256, text_tensors
 
@@ -82,7 +83,7 @@ def embed_class_names(
     embedded = np.concatenate(batches).astype(np.float32)
     rows = unit_rows(unit_rows(embedded).reshape(len(names), len(templates), -1).mean(axis=1))
     if not np.isfinite(rows).all():
-        raise UserError("the class embeddings are not finite: the text tower's weights are damaged")
+        raise UserError(f"class embeddings are not finite, the text tower's weights are damaged: {record.OTHER_SOURCE}")
     if cached:
         write_safetensors(cached, {EMBEDDINGS: rows}, identity | {"sha256": tensors_sha256({EMBEDDINGS: rows})})
     return rows
@@ -96,6 +97,7 @@ class TextModel:
     heads: int
     merges: tuple[Merge, ...] | None  # None = CLIP's own vocabulary
     source: str  # where it comes from, for messages
+    is_ours: bool = True  # of a file of ours, or random on purpose; else its embeddings must look like CLIP's
 
     def tower(self) -> TextTower:
         """The tower as a module."""
@@ -115,7 +117,10 @@ class TextModel:
             problem = f"{tower.vocab_size} tokens, the vocabulary has {tokenizer.vocab_size}"
             raise UserError(f"the text tower of {self.source} knows {problem}: correct text.vocabulary")
         identity = f"{tensors_sha256(self.tensors)} {self.heads}"
-        return embed_class_names(names, templates, tokenizer, tower, identity, cache_folder() / "embeddings")
+        options = (tokenizer, tower, identity, cache_folder() / "embeddings")
+        if not self.is_ours:
+            record.check_trained(embed_class_names(class_list("voc12").names, VOC_TEMPLATES, *options), self.source)
+        return embed_class_names(names, templates, *options)
 
 
 def text_model_of(weights: WeightFile | ClipWeights, text: TextConfig) -> TextModel | None:
@@ -129,11 +134,11 @@ def text_model_of(weights: WeightFile | ClipWeights, text: TextConfig) -> TextMo
         heads = file.meta.get("text_heads") or usual_heads(np.size(tensors.get("ln_final.weight", ())))
     if not tensors:
         return None
-    vocabulary = file.meta.get("vocabulary")  # our own files bring theirs along
-    if not vocabulary and text.vocabulary not in ("", "generated"):  # a generated one fits no trained tower
+    ours, vocabulary = is_jseg_file(file), file.meta.get("vocabulary")  # our own files bring theirs along
+    if not (ours and vocabulary) and text.vocabulary not in ("", "generated"):  # a generated one fits no trained tower
         vocabulary = find_vocabulary(text.vocabulary)
     merges = Tokenizer(vocabulary).merges if vocabulary else None
-    return TextModel(tensors, heads or text.heads, merges, str(file.path))
+    return TextModel(tensors, heads or text.heads, merges, str(file.path), ours or "clip" in file.meta)
 
 
 def random_text_model(config: Config, classes: ClassList) -> TextModel:
@@ -220,19 +225,27 @@ def class_embeddings(
     """Embeddings of all classes of `class_list`; UserError where no source has those of the classes and the model.
 
     They come, in this order, from a file (`text.embeddings`), from weights that were made for the same names and
-    templates, or from a text tower: that of the weights, of the CLIP file `model.init`, or a random one on purpose.
+    templates, or from a text tower: that of our weights, of CLIP (`model.init`), of released weights, or a random one.
     `file` holds the CLIP-RC weights of the run, made for other classes than the run's only with `other_classes`.
     """
     templates, output_dim = config.text.templates, config.model.output_dim
-    models = (text_model_of(weights, config.text) for weights in (file, clip) if weights is not None)
+    ours = file is not None and is_jseg_file(file)
+    sources = (file, clip) if ours else (clip, file)  # the Jittor release's checkpoints have an untrained text tower
+    models = (text_model_of(weights, config.text) for weights in sources if weights is not None)
     model = next((model for model in models if model is not None), None)
     stored = None  # the embeddings that the weights were trained with, if they are for these classes
-    if file is not None and is_jseg_file(file) and recorded_classes(file) == class_list.names:
+    if ours and recorded_classes(file) == class_list.names:
         stored = file.tensors.get(FEATURES_NAME)
         if stored is not None and not np.isfinite(stored).all():
             raise UserError(f"{file.path} is damaged: its class embeddings are not finite")
     if config.text.embeddings:
         matrix = read_embeddings(config.text.embeddings, class_list, templates)
+        if model is not None and file is not None and not model.is_ours:  # it stays with the weights only if it works
+            try:
+                model.embed(class_list.names[:1], VOC_TEMPLATES)
+            except UserError as error:
+                print(f"warning: {error} (it is left out: class embeddings come from {config.text.embeddings})")
+                model = None
         equal = stored is None or (matrix.shape == stored.shape and np.abs(matrix - stored).max() <= SAME)
         if not equal and not other_classes:
             given = f"text.embeddings={config.text.embeddings}: leave it out to use its own, or pass --other-classes"

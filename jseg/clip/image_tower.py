@@ -10,6 +10,7 @@ from jseg.clip.blocks import LayerNorm, Trace, Transformer, normal, random_tower
 from jseg.errors import UserError
 from jseg.ops.attention import self_attention
 from jseg.ops.bilinear import grid_interpolation_matrix, resize_bilinear
+from jseg.ops.device import transpose
 from jseg.ops.half import cast, widen
 from jseg.ops.layers import linear
 
@@ -81,8 +82,8 @@ class ImageTower(nn.Module):
         side, width = side_of_grid(self.positional_embedding), self.positional_embedding.shape[1]
         if (side, side) == tuple(grid):
             return self.positional_embedding
-        maps = self.positional_embedding[1:].reshape(1, side, side, width).transpose(0, 3, 1, 2)
-        resized = resize_bilinear(maps, grid).transpose(0, 2, 3, 1).reshape(grid[0] * grid[1], width)
+        maps = transpose(self.positional_embedding[1:].reshape(1, side, side, width), 0, 3, 1, 2)
+        resized = transpose(resize_bilinear(maps, grid), 0, 2, 3, 1).reshape(grid[0] * grid[1], width)
         return jt.concat([self.positional_embedding[:1], resized], dim=0)
 
     def execute(self, images: jt.Var, dense: bool = False, trace: Trace | None = None) -> jt.Var:

@@ -171,8 +171,8 @@ def generate_vocabulary(texts: Iterable[str], merges: int) -> tuple[Merge, ...]:
 
 
 def find_vocabulary(path: str | Path = "") -> Path:
-    """CLIP's vocabulary file: `path`, or in pretrained/, the folder JSEG_TEST_DATA, or an open_clip or clip package."""
-    folders = [PRETRAINED_FOLDER, *filter(None, [os.environ.get("JSEG_TEST_DATA")])]
+    """CLIP's vocabulary file: `path`, or in pretrained/, JSEG_TEST_DATA, JSeg, an open_clip or clip package."""
+    folders = [PRETRAINED_FOLDER, *filter(None, [os.environ.get("JSEG_TEST_DATA")]), "project/clip_rc"]
     for package in filter(None, map(importlib.util.find_spec, ("open_clip", "clip"))):
         folders += package.submodule_search_locations or ()
     places = [Path(path).expanduser()] if path else [Path(folder) / VOCABULARY_NAME for folder in folders]

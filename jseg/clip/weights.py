@@ -63,9 +63,10 @@ def read_clip_weights(path: str | Path) -> ClipWeights:
             names, tensors = "Hugging Face", _from_hugging_face(tensors)
         elif any(name.startswith("text.") or name == "attn_mask" for name in tensors):
             names, tensors = "open_clip", {name.removeprefix("text."): array for name, array in tensors.items()}
-        tensors = {
-            name: np.asarray(array, np.float32, order="C") for name, array in tensors.items() if name not in BUFFERS
-        }
+        weights = ((name, x) for name, x in tensors.items() if name.rpartition(".")[2] not in BUFFERS)
+        tensors = {name: np.asarray(array, np.float32, order="C") for name, array in weights}
+        if np.shape(tensors.get("logit_scale")) == (1,):  # Jittor has no scalars
+            tensors["logit_scale"] = tensors["logit_scale"].reshape(())
         width, _, patch, _ = tensors["visual.conv1.weight"].shape
         config = {
             "image_size": patch * round(max(tensors["visual.positional_embedding"].shape[0] - 1, 0) ** 0.5),

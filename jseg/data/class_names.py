@@ -1,12 +1,13 @@
 """Class names, splits, colours and label values: files hold stored values, label maps class numbers and 255 = ignored.
 
-Names and unseen classes are those of the published configurations (https://github.com/ZiqinZhou66/ZegCLIP,
-https://github.com/uyzhang/CLIP-RC; PASCAL Context split A: the ZS3 and OTSeg line of work, split B: Cascade-CLIP), the
-colours those of VOC's development kit (https://host.robots.ox.ac.uk/pascal/VOC/voc2012).
+Names and unseen classes are those of the published configurations (VOC and COCO-Stuff: jseg/released_configs.py; PASCAL
+Context split A: the ZS3 and OTSeg line of work, split B: Cascade-CLIP), the colours those of VOC's development kit
+(https://host.robots.ox.ac.uk/pascal/VOC/voc2012).
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -14,36 +15,9 @@ import numpy as np
 
 from jseg.config import DataConfig
 from jseg.errors import UserError
+from jseg.released_configs import NAMES, UNSEEN, split_names
 
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(" ".join(text.split()).split(", "))
-
-
-VOC12_NAMES = _names("""
-    aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse, motorbike, person,
-    pottedplant, sheep, sofa, train, tvmonitor
-""")  # fmt: skip
-
-COCO_STUFF_NAMES = _names("""
-    person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant, stop sign,
-    parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra, giraffe, backpack, umbrella,
-    handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat, baseball glove, skateboard,
-    surfboard, tennis racket, bottle, wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange,
-    broccoli, carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, tv, laptop,
-    mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book, clock, vase, scissors,
-    teddy bear, hair drier, toothbrush, banner, blanket, branch, bridge, building-other, bush, cabinet, cage,
-    cardboard, carpet, ceiling-other, ceiling-tile, cloth, clothes, clouds, counter, cupboard, curtain, desk-stuff,
-    dirt, door-stuff, fence, floor-marble, floor-other, floor-stone, floor-tile, floor-wood, flower, fog, food-other,
-    fruit, furniture-other, grass, gravel, ground-other, hill, house, leaves, light, mat, metal, mirror-stuff, moss,
-    mountain, mud, napkin, net, paper, pavement, pillow, plant-other, plastic, platform, playingfield, railing,
-    railroad, river, road, rock, roof, rug, salad, sand, sea, shelf, sky-other, skyscraper, snow, solid-other, stairs,
-    stone, straw, structural-other, table, tent, textile-other, towel, tree, vegetable, wall-brick, wall-concrete,
-    wall-other, wall-panel, wall-stone, wall-tile, wall-wood, water-other, waterdrops, window-blind, window-other,
-    wood
-""")  # fmt: skip
-
-CONTEXT_NAMES = _names("""
+CONTEXT_NAMES = split_names("""
     aeroplane, bag, bed, bedclothes, bench, bicycle, bird, boat, book, bottle, building, bus, cabinet, car, cat,
     ceiling, chair, cloth, computer, cow, cup, curtain, dog, door, fence, floor, flower, food, grass, ground, horse,
     keyboard, light, motorbike, mountain, mouse, person, plate, platform, pottedplant, road, rock, sheep, shelves,
@@ -52,13 +26,14 @@ CONTEXT_NAMES = _names("""
 
 # Each pair of words names one class only, so that any two of colour, pattern and shape tell it; each word of an unseen
 # class occurs in at least two seen ones.
-SHAPES_NAMES = _names("""
+SHAPES_NAMES = split_names("""
     red striped circle, red dotted square, red ringed star, yellow dotted triangle, yellow checked star,
     yellow ringed cross, green striped triangle, green checked cross, green ringed circle, blue striped star,
     blue dotted cross, blue checked circle, purple striped cross, purple checked square, purple ringed triangle,
     red checked triangle, yellow striped square, green dotted star, blue ringed square, purple dotted circle
 """)  # fmt: skip
 
+OWN = "custom"  # data.dataset of your own data
 IGNORED = 255  # in label maps: no class, left out of training targets and metrics
 UNSEEN_PIXEL = -1  # transductive target: "some unseen class", which the losses replace by pseudo-labels
 
@@ -73,6 +48,7 @@ class ClassList:
     unseen: tuple[int, ...]
     stored: tuple[int, ...]  # pixel value of each class in the label PNGs
     stored_ignored: tuple[int, ...]  # pixel values that mean "no class"
+    colours: tuple[tuple[int, int, int], ...] = ()  # RGB of each class; () = VOC's
 
     @property
     def seen(self) -> tuple[int, ...]:
@@ -82,7 +58,7 @@ class ClassList:
     @property
     def palette(self) -> np.ndarray:
         """Colour of each class, (C, 3) uint8 RGB."""
-        return voc_palette(len(self.names) + 1)[1:]
+        return np.array(self.colours, np.uint8) if self.colours else voc_palette(len(self.names) + 1)[1:]
 
     @property
     def title(self) -> str:
@@ -99,25 +75,60 @@ def voc_palette(count: int) -> np.ndarray:
     return colours.astype(np.uint8)
 
 
-_COCO_UNSEEN = (19, 23, 28, 29, 36, 51, 76, 88, 94, 112, 133, 136, 137, 157, 160)
 _CLASS_LISTS = (
     ClassList("shapes", "", SHAPES_NAMES, tuple(range(15, 20)), tuple(range(20)), (IGNORED,)),
-    ClassList("voc12", "", VOC12_NAMES, tuple(range(15, 20)), tuple(range(1, 21)), (0, IGNORED)),
-    ClassList("coco_stuff", "", COCO_STUFF_NAMES, _COCO_UNSEEN, tuple(range(171)), (IGNORED,)),
+    ClassList("voc12", "", NAMES["voc12"], UNSEEN["voc12"], tuple(range(1, 21)), (0, IGNORED)),
+    ClassList("coco_stuff", "", NAMES["coco_stuff"], UNSEEN["coco_stuff"], tuple(range(171)), (IGNORED,)),
     ClassList("context", "A", CONTEXT_NAMES, (0, 6, 7, 14, 19, 24, 31, 33, 48, 54), tuple(range(1, 60)), (0, IGNORED)),
     ClassList("context", "B", CONTEXT_NAMES, (0, 2, 3, 7, 9, 13, 17, 19, 31, 37), tuple(range(1, 60)), (0, IGNORED)),
 )
 
 
 def class_list(dataset: str, split: str = "") -> ClassList:
-    """The class list of a data set; `split` "" is its default split. UserError lists the choices."""
+    """The class list of a data set; `split` "" is its default, "unseen: cow, sofa" your own. UserError: no such one."""
     splits = {item.split: item for item in _CLASS_LISTS if item.dataset == dataset}
     if not splits:
-        choices = ", ".join(dict.fromkeys(item.dataset for item in _CLASS_LISTS))
+        choices = ", ".join(dict.fromkeys([*(item.dataset for item in _CLASS_LISTS), OWN]))
         raise UserError(f"data.dataset={dataset!r} is not known: choose from {choices}")
+    if split.startswith("unseen: "):
+        first, names = next(iter(splits.values())), [name.strip() for name in split.partition(":")[2].split(",")]
+        if unknown := [name for name in names if name not in first.names]:
+            raise UserError(f"data.split={split!r}: {listed(unknown)} not among the classes of {dataset}")
+        return replace(first, split=split, unseen=tuple(sorted(map(first.names.index, names))))
     if split and split not in splits:
         raise UserError(f"data.split={split!r}: {dataset} has {', '.join(splits) or 'only one: leave the key out'}")
     return splits[split] if split else next(iter(splits.values()))
+
+
+def own_classes(data: DataConfig) -> ClassList:
+    """The class list that the keys of your own data describe; UserError says which of them do not fit together."""
+    names, count = data.names, len(data.names)
+    stored = data.stored or tuple(value for value in range(256) if value not in data.ignored)[:count]
+    values, unknown = [*stored, *{*data.ignored}], [name for name in data.unseen if name not in names]
+    numbers = [value for colour in data.palette for value in colour]
+    for broken, message in (
+        (not names, f"data.dataset={OWN!r} needs data.names, the classes in the order of data.stored"),
+        (any(name.startswith("?") for name in names), "data.names: write names in place of those that begin with ?"),
+        (len({*names}) < count, f"data.names: {listed(twice(names))} is there twice"),
+        (len(stored) != count, f"data.names has {count} names, data.stored {len(stored)} values: give one for each"),
+        (len({*values}) < len(values), f"data.stored, data.ignored: {listed(twice(values))} is there twice"),
+        (unknown, f"data.unseen: {listed(unknown)} not among data.names ({listed(names)})"),
+        (not (data.unseen or data.held_out or data.setting == "supervised"),
+         "data.unseen is empty: name the classes that training does not see, or set data.setting='supervised'"),
+        ({*names} == {*data.unseen}, "data.unseen holds all classes: none is left to train on"),
+        (len(data.palette) not in (0, count), f"data.palette has {len(data.palette)} colours for {count} classes"),
+        (any(not 0 <= value <= 255 for value in numbers), "data.palette: red, green and blue must be 0..255"),
+        (any(data.title == item.dataset for item in _CLASS_LISTS), f"data.title={data.title!r} is a data set of jseg"),
+    ):  # fmt: skip
+        if broken:
+            raise UserError(message)
+    unseen = tuple(index for index, name in enumerate(names) if name in data.unseen)
+    return ClassList(data.title or OWN, data.split, names, unseen, stored, data.ignored, data.palette)
+
+
+def twice(items: Sequence) -> list:
+    """Those that occur more than once, in order."""
+    return [item for item, times in Counter(items).items() if times > 1]
 
 
 def classes_of(data: DataConfig) -> ClassList:
@@ -126,7 +137,10 @@ def classes_of(data: DataConfig) -> ClassList:
     That one holds the seen classes, numbered anew, with the held-out ones as the unseen ones; pixels of truly unseen
     classes are ignored. UserError when the held-out classes are not some of the seen ones.
     """
-    classes, held_out = class_list(data.dataset, data.split), data.held_out
+    own, held_out = data.dataset == OWN, data.held_out
+    classes = own_classes(data) if own else class_list(data.dataset, data.split)
+    if not own and (data.title or data.names or data.unseen or data.stored or data.palette):
+        raise UserError(f"data.names, title, unseen, stored and palette describe your own data: data.dataset={OWN!r}")
     if not held_out:
         return classes
     seen = [classes.names[index] for index in classes.seen]
@@ -142,6 +156,7 @@ def classes_of(data: DataConfig) -> ClassList:
         unseen=tuple(sorted(seen.index(name) for name in held_out)),
         stored=tuple(classes.stored[index] for index in classes.seen),
         stored_ignored=(*(classes.stored[index] for index in classes.unseen), *classes.stored_ignored),
+        colours=tuple(classes.colours[index] for index in classes.seen) if classes.colours else (),
     )
 
 
@@ -164,7 +179,9 @@ def class_labels(stored: np.ndarray, class_list: ClassList, where: str) -> np.nd
     labels = stored_lookup(class_list)[stored]
     if (labels < 0).any():
         values = listed(np.unique(stored[labels < 0]).tolist())
-        known = f"{class_list.stored[0]}-{class_list.stored[-1]} and {listed(class_list.stored_ignored)}"
+        first, last = class_list.stored[0], class_list.stored[-1]
+        known = f"{first}-{last}" if last - first == len(class_list.stored) - 1 else listed(class_list.stored, 20)
+        known = " and ".join(filter(None, (known, listed(class_list.stored_ignored))))
         raise UserError(
             f"{where}: label values {values} are not in the class list of {class_list.title} (it has {known})"
         )
@@ -184,11 +201,11 @@ def training_classes(class_list: ClassList, setting: str) -> tuple[int, ...]:
 
 
 def training_labels(labels: np.ndarray, class_list: ClassList, setting: str) -> np.ndarray:
-    """Class numbers (any shape, 255 = ignored) -> int32 training targets of a setting.
+    """Class numbers (any shape, 255 = ignored) -> int16 training targets of a setting.
 
     inductive: seen classes become 0..S-1, unseen ones 255; transductive: unseen ones `UNSEEN_PIXEL`; else unchanged.
     """
-    lookup, classes = np.full(256, IGNORED, np.int32), training_classes(class_list, setting)
+    lookup, classes = np.full(256, IGNORED, np.int16), training_classes(class_list, setting)
     lookup[list(classes)] = np.arange(len(classes))
     if setting == "transductive":
         lookup[list(class_list.unseen)] = UNSEEN_PIXEL

@@ -29,10 +29,11 @@ MOST_PIXELS = 2**26  # of one image at all scales together; 0.8 GB as float32
 class Batch:
     """What one optimiser step of one process trains on."""
 
-    images: np.ndarray  # (B, 3, H, W) float32, normalised RGB
-    labels: np.ndarray  # (B, H, W) int32 training targets: see class_names.training_labels
+    images: np.ndarray  # (B, 3, H, W) uint8 RGB
+    labels: np.ndarray  # (B, H, W) int16 training targets: see class_names.training_labels
     names: list[str]
     iteration: int
+    sizes: np.ndarray | None = None  # (B, 2) int32 rows and columns of each image, the rest is padding; None = no rest
 
 
 class EvaluationImage(NamedTuple):
@@ -61,8 +62,8 @@ def endless_indices(length: int, seed: int, start: int = 0, rank: int = 0, world
 
 def training_sample(
     dataset: Dataset, data: DataConfig, seed: int, position: int, index: int
-) -> tuple[np.ndarray, np.ndarray, str]:
-    """Image `index` (3, H, W) after the random transforms of stream position `position`, its targets and its name."""
+) -> tuple[np.ndarray, np.ndarray, str, tuple[int, int]]:
+    """Image `index` after the random transforms of stream position `position`: a sample of `Batch`."""
     image, labels, name = dataset.read(index)
     rng = augmentation_rng(seed, position)
     image, labels = transforms.random_resize(image, labels, rng, data.resize_box, data.ratio_range)
@@ -70,9 +71,9 @@ def training_sample(
     image, labels = transforms.random_flip(image, labels, rng, data.flip_probability)
     if data.photometric:
         image = transforms.photometric_distortion(image, rng)
-    image, labels = transforms.pad(transforms.normalise(image, data.mean, data.std), labels, data.crop_size)
+    size, (image, labels) = labels.shape, transforms.pad(image, labels, data.crop_size)
     targets = training_labels(labels, dataset.class_list, data.setting)
-    return np.ascontiguousarray(image.transpose(2, 0, 1)), targets, name
+    return np.ascontiguousarray(image.transpose(2, 0, 1)), targets, name, size
 
 
 def training_batches(
@@ -89,8 +90,8 @@ def training_batches(
     shared, ahead = (dataset, config.data, seed), 2 * max(share, workers)
     with closing(map_in_order(training_sample, indices, workers, shared, ahead, remedy=remedy)) as samples:
         for iteration in count(start_iteration):
-            images, labels, names = zip(*islice(samples, share), strict=True)
-            yield Batch(np.stack(images), np.stack(labels), list(names), iteration)
+            images, labels, names, sizes = zip(*islice(samples, share), strict=True)
+            yield Batch(np.stack(images), np.stack(labels), list(names), iteration, np.array(sizes, np.int32))
 
 
 def check_cost(size: tuple[int, int], test: TestConfig, name: str) -> None:
@@ -104,19 +105,18 @@ def check_cost(size: tuple[int, int], test: TestConfig, name: str) -> None:
         )
 
 
-def model_image(image: np.ndarray, config: Config, scale: float = 1.0) -> np.ndarray:
-    """(H, W, 3) uint8 RGB -> (3, h, w) float32 for the model: the short side is test.short_side times `scale`."""
-    short_side = max(1, round(config.test.short_side * scale))
+def model_image(image: np.ndarray, test: TestConfig, scale: float = 1.0) -> np.ndarray:
+    """(H, W, 3) uint8 RGB -> (3, h, w) uint8 for the model: the short side is test.short_side times `scale`."""
+    short_side = max(1, round(test.short_side * scale))
     resized = transforms.resize_image(image, transforms.short_side_size(image.shape[:2], short_side))
-    normalised = transforms.normalise(resized, config.data.mean, config.data.std)
-    return np.ascontiguousarray(normalised.transpose(2, 0, 1))
+    return np.ascontiguousarray(resized.transpose(2, 0, 1))
 
 
 def evaluation_image(dataset: Dataset, config: Config, index: int) -> EvaluationImage:
-    """Image `index`, resized (to each scale) and normalised for the model."""
+    """Image `index`, resized (to each scale) for the model."""
     image, labels, name = dataset.read(index)
     check_cost(image.shape[:2], config.test, name)
-    images = tuple(model_image(image, config, scale) for scale in config.test.scales)
+    images = tuple(model_image(image, config.test, scale) for scale in config.test.scales)
     return EvaluationImage(images, labels, name, image.shape[:2])
 
 

@@ -55,10 +55,18 @@ def _problem(convert: Callable[[Path, Path], None], source: Path, target: Path) 
     return ""
 
 
-def convert_all(jobs: Sequence[tuple[Path, Path]], convert: Callable[[Path, Path], None], workers: int) -> int:
-    """Makes the missing label PNGs of `jobs` (source, PNG) with an importable `convert`; exit code 1 if some failed."""
-    pending = [job for job in dict.fromkeys(jobs) if not job[1].is_file()]
-    check_outputs([target for _, target in pending], [source for source, _ in jobs])
+def convert_all(
+    jobs: Sequence[tuple[Path, Path]],
+    convert: Callable[[Path, Path], None],
+    workers: int,
+    replaced: Sequence[Path] = (),
+) -> int:
+    """Makes the label PNGs of `jobs` (source, PNG) that are missing or `replaced`; exit code 1 if some failed.
+
+    With workers `convert` must be importable.
+    """
+    pending = [job for job in dict.fromkeys(jobs) if not job[1].is_file() or job[1] in replaced]
+    check_outputs([target for _, target in pending], [source for source, _ in jobs], overwrite=bool(replaced))
     print(f"{len(jobs) - len(pending):,} label maps are there, {len(pending):,} to make")
     if any(source.suffix == ".mat" for source, _ in pending) and importlib.util.find_spec("scipy") is None:
         raise UserError("reading .mat files needs scipy: pip install -e '.[prepare]'")

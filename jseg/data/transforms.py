@@ -1,6 +1,6 @@
 """Image and label transforms of the published training pipeline of CLIP-RC and ZegCLIP, with OpenCV's rounding.
 
-Images are (H, W, 3) uint8 RGB until `normalise`; label maps are (H, W) uint8 with 255 = ignored.
+Images are (H, W, 3) uint8 RGB; label maps are (H, W) uint8 with 255 = ignored.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 
-from jseg.config import IMAGENET_MEAN, IMAGENET_STD
 from jseg.data.class_names import IGNORED
 
 CROP_TRIES = 10  # draws that must meet the class-share rule; the next one is taken as it comes
@@ -104,15 +103,8 @@ def photometric_distortion(image: np.ndarray, rng: Generator) -> np.ndarray:
     return image
 
 
-def normalise(
-    image: np.ndarray, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
-) -> np.ndarray:
-    """(H, W, 3) uint8 RGB -> (H, W, 3) float32 `(value - mean) / std`; ImageNet's statistics, not CLIP's."""
-    return (image.astype(np.float32) - np.float32(mean)) * (1.0 / np.array(std)).astype(np.float32)
-
-
 def pad(image: np.ndarray, labels: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Fills up to `size` (height, width) at the right and bottom: a normalised image with 0, labels with 255."""
+    """Fills up to `size` (height, width) at the right and bottom: the image with 0, labels with 255."""
     bottom, right = (max(want - have, 0) for want, have in zip(size, labels.shape, strict=True))
     image = np.pad(image, ((0, bottom), (0, right), (0, 0)))
     return image, np.pad(labels, ((0, bottom), (0, right)), constant_values=IGNORED)

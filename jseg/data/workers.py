@@ -13,7 +13,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import islice
@@ -25,6 +25,7 @@ import cv2
 from jseg.errors import UserError
 
 Result = TypeVar("Result")
+CHECKED_EVERY = 2  # seconds: whether the workers still run
 _TO_ALL = {signal.SIGTERM, signal.SIGUSR1}
 _task: tuple[Callable, tuple] | None = None  # of a worker process: the function and the arguments that all calls share
 
@@ -60,7 +61,10 @@ def map_in_order(
     try:
         pending = deque(islice(futures, ahead or 4 * workers))
         while pending:
-            result = pending.popleft().result()
+            future = pending.popleft()
+            while not wait([future], timeout=CHECKED_EVERY).done:
+                _end_if_broken(executor)
+            result = future.result()
             pending.extend(islice(futures, 1))
             yield result
     except BrokenProcessPool as error:
@@ -70,6 +74,15 @@ def map_in_order(
         ) from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_if_broken(executor: ProcessPoolExecutor | ThreadPoolExecutor) -> None:
+    """Ends all workers once one was killed: if it was sending a result, the pool waits for the rest of it for ever."""
+    workers = [*(getattr(executor, "_processes", None) or {}).values()]
+    if not all(worker.is_alive() for worker in workers):
+        for worker in workers:
+            worker.kill()
+        executor._result_queue._writer.close()  # the last one that is open: reading the result ends
 
 
 def _start_worker(function: Callable, shared: tuple) -> None:

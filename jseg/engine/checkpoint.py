@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ WEIGHTS_NAME = "weights.safetensors"
 BEST_NAME = "best.safetensors"
 METRICS_NAME = "metrics.json"
 BEST_METRICS_NAME = "best_metrics.json"
-RUN_FILES = (METRICS_NAME, "config.json", "record.json", "log.jsonl", BEST_NAME, BEST_METRICS_NAME)  # val: the first
+RUN_FILES = ("log.jsonl", "record.json", METRICS_NAME, "config.json", BEST_NAME, BEST_METRICS_NAME)
 CHECKPOINT_NAME = re.compile(r"checkpoint_(\d{7,})\.safetensors")
 UNFINISHED = re.compile(rf"{re.escape(TEMPORARY)}\d+_\d{{19}}_\d\..+\.tmp")
 
@@ -100,7 +101,7 @@ def clear_later(work_dir: Path, iteration: int, damaged: bool) -> None:
             if not damaged:
                 problem = f"{work_dir} holds a checkpoint later than iteration {iteration}, {path.name}"
                 raise UserError(f"{problem}: delete it, or choose another --work-dir")
-            path.rename(path.with_suffix(".damaged"))
+            path.rename(path.with_suffix(f".{time.time_ns()}.damaged"))  # one of this name may be there
 
 
 @contextmanager
@@ -158,11 +159,14 @@ def check_classes(file: WeightFile, class_list: ClassList, other_classes: bool) 
         return f"{file.path} does not say which classes it was made for: taken to be {class_list.title}'s"
     if names != class_list.names:
         odd = [name for name in names if name not in class_list.names][:3]
-        difference = f"among them {', '.join(odd)}" if odd else "fewer, or in another order"
+        order = "in reverse order" if names == class_list.names[::-1] else "fewer, or in another order"
+        difference = f"among them {', '.join(odd)}" if odd else order
         raise UserError(
             f"{file.path} was made for other classes ({len(names)}, {difference}) than {class_list.title}: {remedy}"
         )
     if unseen is not None and unseen != class_list.unseen:
         hidden = ", ".join(names[index] for index in unseen)
-        raise UserError(f"{file.path} was made with other unseen classes ({hidden}): set data.split, or {remedy}")
+        raise UserError(
+            f"{file.path} was made with other unseen classes ({hidden}): set data.split or data.unseen, or {remedy}"
+        )
     return ""

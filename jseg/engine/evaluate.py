@@ -25,9 +25,10 @@ from jseg.engine.signals import Interrupted
 from jseg.engine.sliding_window import predict_views
 from jseg.errors import UserError
 from jseg.files import write_json
-from jseg.metrics import ConfusionMatrix, class_table, headline
+from jseg.metrics import ConfusionMatrix, class_table, group_table, headline
 from jseg.model.clip_rc import ClipRC
 from jseg.model.image_encoder import keep_prompts
+from jseg.ops.device import normalise
 from jseg.outputs import check_outputs
 
 SHEET_NAME = "sheet.png"
@@ -55,7 +56,8 @@ def predictions(
     source = closing(evaluation_images(dataset, config, ranks.rank, ranks.world))
     with bar, source as images, keep_prompts(model.backbone):
         for index, image in zip(indices, images, strict=True):
-            yield index, image, predict_views(model, image.images, features, seen, gamma, config.test, image.size)
+            views = [normalise(view, config.data) for view in image.images]
+            yield index, image, predict_views(model, views, features, seen, gamma, config.test, image.size)
             bar.update()
 
 
@@ -97,7 +99,7 @@ def evaluate(
                 metrics[key] = metrics["hIoU"] = None
         if work_dir is not None and ranks.first:
             write_json(Path(work_dir) / METRICS_NAME, metrics)
-        print(class_table(matrix, classes.names, unseen))
+        print(class_table(matrix, classes.names, unseen), group_table(metrics), sep="\n")
         line, test = f"{classes.title}, {config.data.setting}, {len(dataset)} images", config.test
         line += ", strict protocol (unseen classes among themselves)" if strict else ""
         if test.scales != (1.0,) or test.flip:

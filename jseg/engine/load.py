@@ -79,6 +79,8 @@ class Run:
             if training:
                 check_start(self.file, config, self.resumes)
         init, knows_text = config.model.init, self.file and (config.text.embeddings or record.text_tensors(self.file))
+        if knows_text and not config.text.embeddings and not record.is_jseg_file(self.file) and Path(init).is_file():
+            knows_text = False  # a released file may hold an untrained text tower
         if not (init or self.file):
             raise UserError(
                 "nothing to start from: set model.init to CLIP weights (python tools/fetch_pretrained.py ViT-B-16), "
@@ -86,9 +88,11 @@ class Run:
             )
         if init not in ("", "random") and not knows_text:
             self.clip = read_clip_weights(init)
-        if self.task != "test" and not used:  # checkpoints tell that the folder is a run's
-            written = [self.work_dir / name for name in checkpoint.RUN_FILES[: None if training else 1]]
-            check_outputs(written, (self.weights, config.model.init), self.work_dir, self.overwrite)
+        names = checkpoint.RUN_FILES if training else (checkpoint.METRICS_NAME,) if self.task == "val" else ()
+        if used:  # what else is beside checkpoints is ours, though earlier versions did not mark it
+            names = names[:2] if training else ()
+        outputs = [self.work_dir / name for name in names]
+        check_outputs(outputs, (self.weights, config.model.init), self.work_dir, self.overwrite)
         check_writable(self.work_dir)
         if training:
             say(batch_lines(config, self.ranks.world))

@@ -22,6 +22,7 @@ import jseg
 from jseg.config import Config, flatten, to_dict
 from jseg.errors import UserError
 from jseg.files import remedy, write_json, write_whole
+from jseg.outputs import is_ours
 from jseg.weights.reader import WeightFile
 
 LOG_NAME = "log.jsonl"
@@ -170,7 +171,7 @@ def write_record(
         "weights": None if file is None else {"path": str(file.path), "sha256": file.sha256},
     }
     path = work_dir / "record.json"
-    starts = json.loads(path.read_text("utf-8"))["starts"] if iteration and path.exists() else []
+    starts = json.loads(path.read_text("utf-8"))["starts"] if iteration and path.exists() and is_ours(path) else []
     starts.append({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "iteration": iteration, **entry})
     write_json(work_dir / "config.json", to_dict(config))
     write_json(path, {"starts": starts})

@@ -5,7 +5,6 @@ Jittor's own optimiser counts every backward pass as a step: wrong bias correcti
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import jittor as jt
@@ -116,11 +115,6 @@ def learning_rate(iteration: int, iterations: int, initial: float, config: Optim
     return regular * (1 - (1 - iteration / config.warmup_iterations) * (1 - config.warmup_ratio))
 
 
-def gradient_norm(gradients: list[jt.Var]) -> float:
-    """Euclidean norm over all tensors together; inf or nan when any value is not finite (or their squares overflow)."""
-    return math.sqrt(float(square_sums(gradients).numpy().astype(np.float64).sum()))
-
-
 def square_sums(gradients: list[jt.Var]) -> jt.Var:
     """Sum of squares of each of n tensors (n,) float32."""
     if not compiled.compiled(cuda=True):  # in two steps, which keeps more digits
@@ -131,9 +125,14 @@ def square_sums(gradients: list[jt.Var]) -> jt.Var:
     return compiled.call("optimizer.h", "square_sums", [], shapes, numbers, None, cuda, gradients)[0].stop_grad()
 
 
-def clip_factor(norm: float, highest: float) -> jt.Var | None:
-    """Factor (1,) that scales gradients of a larger `norm` down to `highest` (0 = never; Pascanu et al. 2013)."""
-    return jt.array([highest / norm]) if highest and norm > highest else None
+def step_factor(squares: jt.Var, sums: jt.Var, highest: float) -> jt.Var:
+    """Factor (1,) float32 that scales a larger norm of gradients down to `highest` (0 = never; Pascanu et al. 2013).
+
+    `squares` (n,) as of `square_sums`. 0 unless the norm and all `sums` (any number, float64) are finite.
+    """
+    norm = squares.float64().sum().sqrt()
+    factor = jt.array64(np.float64([highest])) / norm if highest else jt.ones_like(norm)
+    return jt.ternary(jt.isfinite(norm + sums.sum()), factor.minimum(1.0), jt.zeros_like(norm)).float32()
 
 
 @dataclass

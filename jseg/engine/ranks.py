@@ -69,6 +69,10 @@ class Ranks:
             self._communicator.Allreduce(MPI.IN_PLACE, total)
         return total
 
+    def total(self, value: jt.Var) -> jt.Var | float:
+        """The sum over all ranks of a (1,) Var, for which a single rank does not wait."""
+        return value if self.world == 1 else float(self.sum(value.numpy())[0])
+
     def any(self, flag: bool) -> bool:
         """Whether `flag` is true on any rank."""
         return bool(self.sum(np.int32(flag)))
@@ -81,12 +85,13 @@ class Ranks:
         """The values of all ranks in their order."""
         return self._communicator.allgather(value) if self.world > 1 else [value]
 
-    def sum_gradients(self, gradients: list[jt.Var], numbers: np.ndarray) -> tuple[list[jt.Var], np.ndarray]:
+    def sum_gradients(self, gradients: list[jt.Var], numbers: jt.Var) -> tuple[list[jt.Var], jt.Var]:
         """Sums of float32 gradients and of (N,) float64 numbers over all ranks."""
         if self.world == 1:
             return gradients, numbers
         import jittor as jt
 
+        numbers = jt.array64(self.sum(numbers.numpy()))
         if self._nccl:  # one exchange on CUDA's default stream, as Jittor's own
             calls = " ".join(f"add(in{index}_p, out{index}_p, in{index}->num);" for index in range(len(gradients)))
             source, header = ALL_REDUCE.replace("CALLS", calls), "#include <stdexcept>\n"
@@ -96,11 +101,11 @@ class Ranks:
             )  # fmt: skip
             summed = list(summed) if isinstance(summed, (list, tuple)) else [summed]
             jt.sync(summed)
-            return [gradient.stop_grad() for gradient in summed], self.sum(numbers)
+            return [gradient.stop_grad() for gradient in summed], numbers
         total = self.sum(np.concatenate([gradient.numpy().ravel() for gradient in gradients]))
         parts = np.split(total, np.cumsum([gradient.numel() for gradient in gradients])[:-1])
         summed = [jt.array(part.reshape(gradient.shape)) for part, gradient in zip(parts, gradients, strict=True)]
-        return [gradient.stop_grad() for gradient in summed], self.sum(numbers)
+        return [gradient.stop_grad() for gradient in summed], numbers
 
     def connect_gpus(self, device: str) -> str:
         """Lets gradients go from GPU to GPU where all ranks have NCCL; returns a line about it (or "")."""

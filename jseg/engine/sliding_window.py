@@ -11,15 +11,17 @@ from itertools import pairwise
 
 import jittor as jt
 import numpy as np
+from jittor import nn
 from tqdm import tqdm
 
 from jseg.config import TestConfig
 from jseg.errors import UserError
 from jseg.ops.bilinear import interpolation_matrix, interpolation_taps
+from jseg.ops.device import transpose
 
 BAND_VALUES = 2**24  # scores in one band, over all classes (64 MiB)
 MANY_WINDOWS = 200  # from here on a terminal shows a progress bar
-Model = Callable[[jt.Var, jt.Var], jt.Var]
+Model, Array = Callable[[jt.Var, jt.Var], jt.Var], jt.Var | np.ndarray
 
 
 def window_starts(length: int, crop: int, stride: int) -> list[int]:
@@ -42,16 +44,17 @@ class ImageScores:
 
     Args:
         model: maps images (B, 3, h, w) and text to logits (B, C, rows, columns) on its patch grid.
-        image: (3, H, W) float32, normalised.
+        image: (3, H, W) float32, normalised: an array, or better on the device already.
         text: (C, D) float32 class embeddings.
         seen: ids of the seen classes; `gamma` is subtracted from their scores.
     """
 
     def __init__(
-        self, model: Model, image: np.ndarray, text: jt.Var, seen: Iterable[int], gamma: float, config: TestConfig
+        self, model: Model, image: Array, text: jt.Var, seen: Iterable[int], gamma: float, config: TestConfig
     ) -> None:
         self.num_classes = text.shape[0]
-        self.height, self.width = sides = image.shape[1:]
+        image = image if isinstance(image, jt.Var) else jt.array(image)
+        self.height, self.width = sides = tuple(image.shape[1:])
         whole = config.mode == "whole"
         self.crop = sides if whole else tuple(map(min, config.crop_size, sides))
         self.tops, self.lefts = map(window_starts, sides, self.crop, sides if whole else config.stride)
@@ -67,12 +70,10 @@ class ImageScores:
         with jt.no_grad():
             for first in tqdm(batches, "windows", leave=False, disable=None if len(places) >= MANY_WINDOWS else True):
                 batch = places[first : first + config.window_batch]
+                windows = [image[:, top : top + self.crop[0], left : left + self.crop[1]] for top, left in batch]
                 # padded at the right and bottom with the mean colour, 0 after normalising
-                windows = np.zeros((len(batch), 3, *self.padded), dtype=np.float32)
-                for window, (top, left) in zip(windows, batch, strict=True):
-                    part = image[:, top : top + self.crop[0], left : left + self.crop[1]]
-                    window[:, : self.crop[0], : self.crop[1]] = part
-                outputs.append(model(jt.array(windows), text))
+                padded = jt.stack(windows).reindex((len(batch), 3, *self.padded), ["i0", "i1", "i2", "i3"])
+                outputs.append(model(padded, text))
                 outputs[-1].sync()
             logits = jt.concat(outputs, dim=0)
             # (window rows, windows in a row, C, h, w)
@@ -87,9 +88,9 @@ class ImageScores:
         down = interpolation_matrix(height, self.padded[0])[start - self.tops[row] : stop - self.tops[row]]
         across = interpolation_matrix(width, self.padded[1])[: self.crop[1]]
         # rows first: the transposes then touch the small maps only
-        rows = jt.matmul(self.logits[row].transpose(0, 1, 3, 2).reshape(-1, height), jt.array(down.T.copy()))
-        rows = rows.reshape(-1, width, stop - start).transpose(0, 2, 1).reshape(-1, width)
-        upsampled = jt.matmul(rows, jt.array(across.T.copy()))
+        rows = nn.matmul_transpose(transpose(self.logits[row], 0, 1, 3, 2).reshape(-1, height), jt.array(down))
+        rows = transpose(rows.reshape(-1, width, stop - start), 0, 2, 1).reshape(-1, width)
+        upsampled = nn.matmul_transpose(rows, jt.array(across))
         return jt.sigmoid(upsampled.reshape(count, self.num_classes, stop - start, self.crop[1])) - self.penalty
 
     def _band(self, start: int, stop: int) -> jt.Var:
@@ -160,6 +161,11 @@ def highest_classes(bands: Iterable[tuple[int, jt.Var]], size: tuple[int, int]) 
     return result
 
 
+def mirror(x: jt.Var) -> jt.Var:
+    """x (C, H, W) with its columns in reverse order."""
+    return x.reindex(x.shape, ["i0", "i1", "xshape2-1-i2"])
+
+
 def mean_bands(views: Sequence[tuple[ImageScores, bool]], size: tuple[int, int]) -> Iterator[tuple[int, jt.Var]]:
     """(first row, mean softmax (C, rows, W')) of all bands at `size`. Views: scores, and whether mirrored."""
     starts = min((scores.band_starts(size) for scores, _ in views), key=lambda starts: starts.step)
@@ -171,21 +177,21 @@ def mean_bands(views: Sequence[tuple[ImageScores, bool]], size: tuple[int, int])
                 powers = jt.exp(band)  # scores are at most 1
                 band = powers / powers.sum(0, keepdims=True)
                 if mirrored:
-                    band = band.reindex(band.shape, ["i0", "i1", f"{size[1] - 1}-i2"])
+                    band = mirror(band)
                 total = band if total is None else total + band
                 total.sync()  # or the bands of all views would be alive at once
             yield start, total / len(views)
 
 
 def predict_views(
-    model: Model, images: Sequence[np.ndarray], text: jt.Var, seen: Sequence[int], gamma: float, config: TestConfig,
+    model: Model, images: Sequence[jt.Var], text: jt.Var, seen: Sequence[int], gamma: float, config: TestConfig,
     size: tuple[int, int],
 ) -> np.ndarray:  # fmt: skip
     """Class ids (H', W') int32 at `size` from the image at each scale, with `config.flip` also mirrored."""
     views = []
     for image in images:
         for mirrored in (False, True) if config.flip else (False,):
-            view = np.ascontiguousarray(image[:, :, ::-1]) if mirrored else image
+            view = mirror(image) if mirrored else image
             views.append((ImageScores(model, view, text, seen, gamma, config), mirrored))
     if len(views) == 1:  # needs no softmax: it changes no order of classes, and windows are averaged before it
         return views[0][0].labels(size)

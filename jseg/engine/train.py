@@ -29,14 +29,15 @@ from jseg.engine.checkpoint import BEST_METRICS_NAME, BEST_NAME, METRICS_NAME, W
 from jseg.engine.evaluate import evaluate
 from jseg.engine.load import NEWEST, Run, load_model
 from jseg.engine.log import RunLog, say, write_record
-from jseg.engine.optimizer import AdamW, LossScale, clip_factor, gradient_norm, square_sums
+from jseg.engine.optimizer import AdamW, LossScale, square_sums, step_factor
 from jseg.engine.ranks import ALONE, Ranks
 from jseg.engine.signals import Interrupted, StopRequest
 from jseg.errors import CannotWrite, CheckFailed, UserError
 from jseg.files import as_json, whole_files, write_json
 from jseg.model.clip_rc import ClipRC, set_training, trainable
-from jseg.model.losses import LossSums, SegmentationLoss, count_masks
+from jseg.model.losses import SegmentationLoss, count_masks
 from jseg.model.precision import note, set_precision
+from jseg.ops.device import normalise
 from jseg.ops.function import releasing
 from jseg.outputs import check_outputs
 from jseg.weights.reader import WeightFile, named_list
@@ -71,7 +72,7 @@ def train(run: Run) -> None:
             training.save_last(lambda: training.save_weights(run.work_dir / WEIGHTS_NAME))
             say(f"weights: {run.work_dir / WEIGHTS_NAME}")
     if progress.best is not None:
-        say(f"best {best_metric(config)}: {progress.best:.2f} after iteration {progress.best_iteration} ({BEST_NAME})")
+        say(f"best {config.best_metric()}: {progress.best:.2f} after iteration {progress.best_iteration} ({BEST_NAME})")
     if progress.bad_steps:
         say(f"warning: {progress.bad_steps} steps were skipped: see 'bad step' in log.jsonl")
     if ending == "stopped":
@@ -111,13 +112,15 @@ class Trainer:
 
     def step(self, images: np.ndarray, labels: np.ndarray, iteration: int) -> StepReport:
         """One optimiser step on this rank's share of a batch, as in `Training.loop`; arguments as of its parts."""
-        return self.update(*self.gradients(images, labels)[:2], iteration)
+        return self.update(*self.gradients(images, labels), iteration)()
 
-    def gradients(self, images: np.ndarray, labels: np.ndarray) -> tuple[list[jt.Var], dict[str, float], float]:
-        """Gradients in the order of `optimizer.names`, loss terms and number of masks of the batch of all ranks.
+    def gradients(
+        self, images: np.ndarray, labels: np.ndarray, sizes: np.ndarray | None = None
+    ) -> tuple[list[jt.Var], jt.Var]:
+        """Gradients of the batch of all ranks in the order of `optimizer.names`, and its sums as of `LossSums.joined`.
 
-        Args: this rank's share, (B, 3, H, W) float32 images and (B, H, W) int32 training targets. Forward and backward
-        run over micro-batches of `train.micro_batch` images, which add up to exactly the batch.
+        Args: this rank's share, as in `Batch`; images may be float32, normalised already. Forward and backward run over
+        micro-batches of `train.micro_batch` images, which add up to exactly the batch.
         """
         loss, ranks = self.loss, self.ranks
         micro_batch = self.config.train.micro_batch or len(images)
@@ -125,20 +128,21 @@ class Trainer:
         # With pseudo labels the number of masks is known only after the last forward pass. Until then the gradients of
         # the terms that are divided by it are kept apart from the others.
         apart = bool(loss.unseen) and micro_batch < len(images)
-        num_masks = None if loss.unseen else int(ranks.sum(count_masks(labels)))
+        one_part, masks = micro_batch == len(images), None
+        if not one_part and not apart:
+            masks = ranks.total(count_masks(jt.array(labels), len(self.text)))
         scale = self.loss_scale.scale if self.loss_scale is not None else None
         kept: list[list[jt.Var]] = []  # per loss (one, or two apart): gradients of the micro-batches so far, added up
-        sums: list[np.ndarray] = []
+        sums = jt.zeros((5,), "float64")
         for first in range(0, len(images), micro_batch):
-            batch, targets = images[first : first + micro_batch], labels[first : first + micro_batch]
+            micro = slice(first, first + micro_batch)
+            pixels = normalise(images[micro], self.config.data, None if sizes is None else sizes[micro])
             with releasing() as release:
-                part = loss.sums(self.model.training_outputs(jt.array(batch), self.text), targets, targets.shape[1:])
+                part = loss.sums(self.model.training_outputs(pixels, self.text), labels[micro], labels.shape[1:])
             if apart:
                 losses = [loss.mask_part(part), loss.recovery_part(part, 1 / parts)]
             else:
-                masks = num_masks
-                if masks is None:  # this part is the whole share of this rank
-                    masks = part.num_masks if ranks.world == 1 else float(ranks.sum(part.num_masks.numpy())[0])
+                masks = ranks.total(part.num_masks) if one_part else masks
                 losses = [loss.total(part, masks, 1 / parts)]
             if scale is not None:
                 losses = [value * scale for value in losses]
@@ -147,39 +151,48 @@ class Trainer:
             if kept:
                 added = [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(kept, added, strict=True)]
             kept = [[gradient.stop_grad() for gradient in of_loss] for of_loss in added]
-            numbers = jt.concat([part.focal, part.dice, part.recovery_q, part.recovery_v, part.num_masks])
-            jt.sync([numbers] + [gradient for of_loss in kept for gradient in of_loss])
-            sums.append(numbers.numpy().astype(np.float64))
+            sums = sums + part.joined(1 / parts)
+            jt.sync([sums] + [gradient for of_loss in kept for gradient in of_loss])
             del part, losses, added  # the graph of this micro-batch: memory stays that of one
-        total = np.sum(sums, axis=0)
         if apart:
-            num_masks = float(ranks.sum(total[4]))
-            kept = [[mask / max(num_masks, 1) + recovery for mask, recovery in zip(*kept, strict=True)]]
-        gradients, total = ranks.sum_gradients(kept[0], total)
-        num_masks = float(total[4] if num_masks is None else num_masks)
+            masks = max(float(ranks.sum(sums.numpy()[4])), 1)
+            kept = [[mask / masks + recovery for mask, recovery in zip(*kept, strict=True)]]
+        gradients, sums = ranks.sum_gradients(kept[0], sums)
         if scale is not None:
             gradients = [gradient * (1 / scale) for gradient in gradients]
-        focal, dice, recovery_q, recovery_v = total[:4].tolist()
-        terms = loss.terms(LossSums(focal, dice, recovery_q / parts, recovery_v / parts, num_masks, None), num_masks)
-        return gradients, {**terms, "total": sum(terms.values())}, num_masks
+        return gradients, sums
 
-    def update(self, gradients: list[jt.Var], losses: dict[str, float], iteration: int) -> StepReport:
-        """Updates the weights in step `iteration` (0-based), unless loss or gradient is not finite: see `problem`."""
+    def update(self, gradients: list[jt.Var], sums: jt.Var, iteration: int) -> Callable[[], StepReport]:
+        """Updates the weights in step `iteration` (0-based), unless loss or gradient is not finite: see `problem`.
+
+        The device is still at work when this returns. The result waits for its numbers (not for steps begun since).
+        """
         self.optimizer.set_learning_rate(iteration, self.config.train.iterations, self.config.optimizer)
-        norm = self.ranks.broadcast(gradient_norm(gradients))  # its last bits decide, so all must have the same
-        report, scale = StepReport(losses, self.optimizer.lr, norm), self.loss_scale
-        if not math.isfinite(losses["total"]):
-            report.problem = f"the loss is {losses['total']}"
+        squares = square_sums(gradients)
+        if self.ranks.world > 1:  # their last bits decide, so all must have the same
+            squares = jt.array(self.ranks.broadcast(squares.numpy()))
+        arrived: list[np.ndarray] = []
+        jt.fetch(sums, squares, lambda *arrays: arrived.extend(array.copy() for array in arrays))
+        self.optimizer.step(gradients, step_factor(squares, sums, self.config.optimizer.clip_norm))
+        return partial(self.report, arrived, self.optimizer.lr)
+
+    def report(self, arrived: list[np.ndarray], lr: float) -> StepReport:
+        """Reports a step whose sums and squares will be put into `arrived`."""
+        while not arrived:
+            time.sleep(1e-4)
+            jt.fetch(lambda: None)  # lets Jittor hand over what has come from the device
+        sums, squares = arrived
+        norm = math.sqrt(squares.astype(np.float64).sum())
+        report, scale = StepReport(self.loss.values(sums), lr, norm), self.loss_scale
+        if not math.isfinite(report.losses["total"]):
+            report.problem = f"the loss is {report.losses['total']}"
         elif not math.isfinite(norm):
-            squares = zip(self.optimizer.names, square_sums(gradients).numpy(), strict=True)
-            names = [name for name, value in squares if not math.isfinite(value)]
+            names = [name for name, x in zip(self.optimizer.names, squares, strict=True) if not math.isfinite(x)]
             where = f" of {named_list(names[:3])} ({len(names)} in all)" if names else ""
             report.problem = f"the gradient{where} is not finite"
             report.overflow = scale is not None and scale.lower()  # the loss scale can be to blame
-        else:
-            self.optimizer.step(gradients, clip_factor(norm, self.config.optimizer.clip_norm))
-            if scale is not None:
-                scale.step()
+        elif scale is not None:
+            scale.step()
         return report
 
 
@@ -199,6 +212,7 @@ class Training:
         self.constant = trainer.frozen | arrays
         self.problem: Exception | None = None  # why the run ends, once all is saved
         self.saved = progress.iteration  # a run starts from a checkpoint, or has nothing to save
+        self.pending: tuple[Batch, float, Callable[[], StepReport]] | None = None  # see `settle`
 
     def loop(self, batches: Iterator[Batch]) -> str:
         """Trains on `batches` to the end; returns "finished", or "stopped" after a signal or a `problem`."""
@@ -216,28 +230,31 @@ class Training:
             if self.ranks.any(bool(self.stop.signal_name or self.problem)):
                 break
             waited = time.perf_counter() - asked
-            # each iteration starts from a seed of its own: Jittor gives no random state to save
+            # each iteration starts from a seed of its own: all random numbers come from NumPy's generator
             entropy = np.random.SeedSequence([config.seed, 0, batch.iteration, self.ranks.rank]).generate_state(1)
-            jt.set_global_seed(int(entropy[0]) & 0x7FFFFFFF, different_seed_for_mpi=False)
+            np.random.seed(int(entropy[0]) & 0x7FFFFFFF)
 
-            gradients, losses, _ = trainer.gradients(batch.images, batch.labels)  # forward, loss, backward
-            report = trainer.update(gradients, losses, batch.iteration)  # AdamW, unless something is not finite
+            gradients, sums = trainer.gradients(batch.images, batch.labels, batch.sizes)  # forward, loss, backward
+            read_report = trainer.update(gradients, sums, batch.iteration)  # AdamW, unless something is not finite
             del gradients  # their memory is for the next forward pass
+            self.settle()  # the step before, now that the device has work again
+            self.pending = batch, waited, read_report
             progress.iteration += 1
 
-            if report.problem:
-                self.skip_step(batch, report)
-            else:
-                progress.bad_in_a_row = 0
-                self.log.add(losses, waited, report.gradient_norm)
-            if progress.iteration % config.log_every == 0 or progress.iteration == config.iterations:
-                self.log.report(progress.iteration, report.lr)
+            done = progress.iteration
+            log_is_due = done % config.log_every == 0 or done == config.iterations
+            save_is_due = done % config.save_every == 0 or done in config.milestones
+            last_chance = progress.bad_in_a_row + 1 >= config.max_bad_steps
+            if log_is_due or save_is_due or self.evaluation_is_due() or last_chance or trainer.loss_scale is not None:
+                self.settle()  # this step, too: what comes now depends on it
+            if log_is_due:
+                self.log.report(done, trainer.optimizer.lr)
             if self.evaluation_is_due():
                 self.evaluate()
-            due = progress.iteration % config.save_every == 0 or progress.iteration in config.milestones
-            if due and progress.iteration < config.iterations:
+            if save_is_due and done < config.iterations:
                 self.check_ranks()
                 self.write(self.save)
+        self.settle()
         self.check_ranks()
         if progress.iteration != self.saved and self.ranks.first:
             self.save_last(self.save)
@@ -248,9 +265,20 @@ class Training:
             raise CheckFailed("no step had finite numbers, so nothing was trained: see 'bad step' in log.jsonl")
         return ending
 
+    def settle(self) -> None:
+        """Waits for the numbers of the pending step and accounts for it; nothing is pending then."""
+        if self.pending is not None:
+            (batch, waited, read_report), self.pending = self.pending, None
+            report = read_report()
+            if report.problem:
+                self.skip_step(batch, report)
+            else:
+                self.progress.bad_in_a_row = 0
+                self.log.add(report.losses, waited, report.gradient_norm)
+
     def skip_step(self, batch: Batch, report: StepReport) -> None:
         """Logs a step without an update with the names of its images; gives up after too many in a row."""
-        done, progress, scale = self.progress.iteration, self.progress, self.trainer.loss_scale
+        done, progress, scale = batch.iteration + 1, self.progress, self.trainer.loss_scale
         if report.overflow:  # says nothing of data or model: a part of float16 training
             say(f"iteration {done}: float16 overflowed, loss scale is {scale.scale:g} now")
             self.log.write("overflow", done, problem=report.problem, loss_scale=scale.scale, overflows=scale.overflows)
@@ -289,7 +317,7 @@ class Training:
         progress.evaluated, self.saved = done, -1
         self.log.write("evaluation", done, metrics=metrics)
         self.write(lambda: write_json(self.work_dir / METRICS_NAME, metrics))
-        value = metrics[best_metric(self.trainer.config)]  # None = undefined, which is never the best
+        value = metrics[self.trainer.config.best_metric()]  # None = undefined, which is never the best
         if value is not None and (progress.best is None or value > progress.best):
             written = self.write(lambda: self.save_best(metrics))
             if self.ranks.broadcast(written):  # else the next better ones are to be kept
@@ -369,9 +397,3 @@ def resume(trainer: Trainer, file: WeightFile, config: Config) -> Progress:
     progress = Progress(**{key: value for key, value in recorded.items() if key in known})
     say(f"resuming after iteration {progress.iteration} of {config.train.iterations}")
     return progress
-
-
-def best_metric(config: Config) -> str:
-    """The metric that decides which weights are best."""
-    supervised = config.data.setting == "supervised" or config.cross_dataset
-    return config.train.best_metric or ("mIoU(S)" if supervised else "hIoU")

@@ -17,6 +17,7 @@ from jseg.model.image_encoder import ImageFeatures, as_maps
 from jseg.model.losses import TrainingOutputs
 from jseg.ops.attention import cross_attention
 from jseg.ops.bilinear import grid_interpolation_matrix
+from jseg.ops.device import constant, transpose
 from jseg.ops.half import cast, widen
 from jseg.ops.layers import linear
 
@@ -36,7 +37,7 @@ def query_features(features: ImageFeatures, text: jt.Var) -> jt.Var:
 
 def region_maps(regions: jt.Var, features: ImageFeatures) -> jt.Var:
     """Vectors of the regions (B, M, D), resized bilinearly to the patch grid: (B, N, D)."""
-    matrix = jt.array(grid_interpolation_matrix(features.region_grid, features.patch_grid))
+    matrix = constant(grid_interpolation_matrix, features.region_grid, features.patch_grid)
     return jt.matmul(matrix.broadcast((regions.shape[0], *matrix.shape)), regions)
 
 
@@ -160,7 +161,7 @@ class DecodeHead(nn.Module):
         q, v = decode(self.decoder_q.layers, self.decoder_v.layers, q, v, trace)
         # the mean over regions of q @ v^T
         mean = q.reshape(q.shape[0], q.shape[1] // len(text), len(text), self.depth).mean(1)  # (B, C, D)
-        logits = as_maps(jt.matmul(v, mean.transpose(0, 2, 1)), features.patch_grid)
+        logits = as_maps(jt.matmul(v, transpose(mean, 0, 2, 1)), features.patch_grid)
         if trace is not None:
             trace["logits_grid"] = logits
         return q, v, logits

@@ -18,6 +18,7 @@ from jseg.clip.blocks import Dropout, LayerNorm, Linear, Trace, unit_length
 from jseg.clip.image_tower import ImageTower
 from jseg.config import ModelConfig
 from jseg.ops.attention import check_region_grid, region_attention
+from jseg.ops.device import transpose
 from jseg.ops.half import cast, widen
 from jseg.ops.layers import linear
 
@@ -89,7 +90,7 @@ class ImageEncoder(ImageTower):
         if self.region_grid[0]:  # the released models leave the region tokens out of prompt_norm
             outputs = jt.concat([outputs, tokens[:, end:]], dim=1)
         outputs = cast(self.ln_post(outputs), self.compute)
-        outputs = unit_length(widen(linear(outputs, self.proj.transpose(1, 0))))
+        outputs = unit_length(widen(linear(outputs, transpose(self.proj, 1, 0))))
         trace["cls"], trace["visual"] = outputs[:, 0], as_maps(outputs[:, 1:end], grid)
         if self.region_grid[0]:
             regions = outputs[:, end:]
@@ -109,4 +110,4 @@ def keep_prompts(tower: ImageTower) -> Iterator[None]:
 
 def as_maps(tokens: jt.Var, grid: tuple[int, int]) -> jt.Var:
     """(B, h * w, D) tokens in row-major order -> (B, D, h, w)."""
-    return tokens.transpose(0, 2, 1).reshape(tokens.shape[0], tokens.shape[2], *grid)
+    return transpose(tokens, 0, 2, 1).reshape(tokens.shape[0], tokens.shape[2], *grid)

@@ -13,7 +13,7 @@ import jittor as jt
 import numpy as np
 
 from jseg.config import LossConfig
-from jseg.data.class_names import IGNORED, UNSEEN_PIXEL
+from jseg.data.class_names import UNSEEN_PIXEL
 from jseg.ops import compiled
 from jseg.ops.bilinear import resize_bilinear
 from jseg.ops.function import Function
@@ -36,10 +36,9 @@ def class_masks(labels: jt.Var, num_classes: int) -> jt.Var:
     return (labels.unsqueeze(1) == classes).float32()
 
 
-def count_masks(labels: np.ndarray) -> int:
-    """Number of (image, class) pairs that are present in labels (B, H, W); 255 and negative values do not count."""
-    small = np.asarray(labels).astype(np.int16)  # NumPy sorts these in linear time
-    return sum(np.unique(image[(image >= 0) & (image != IGNORED)]).size for image in small)
+def count_masks(labels: jt.Var, num_classes: int) -> jt.Var:
+    """(1,) float32 number of (image, class) pairs that are present in labels (B, H, W)."""
+    return class_masks(labels, num_classes).max(dim=3).max(dim=2).sum().stop_grad()
 
 
 def _call(function: str, logits: jt.Var, inputs: list[jt.Var], shape: tuple[int, ...], **settings: float) -> jt.Var:
@@ -164,7 +163,12 @@ class LossSums:
     recovery_q: jt.Var  # mean over the elements of this batch; 0 where the term has no weight
     recovery_v: jt.Var
     num_masks: jt.Var  # present (image, class) pairs, pseudo labels counted; may be 0
-    labels: jt.Var  # (B, H, W) int32, as used: pseudo labels filled in
+    labels: jt.Var | None = None  # (B, H, W) int32, as used: pseudo labels filled in
+
+    def joined(self, share: float = 1.0) -> jt.Var:
+        """focal, dice, recovery_q, recovery_v (both times `share`) and num_masks, (5,) float64 without a gradient."""
+        values = self.focal, self.dice, self.recovery_q * share, self.recovery_v * share, self.num_masks
+        return sum(x.float64().reindex((5,), [f"i0-{place}"]) for place, x in enumerate(values)).stop_grad()
 
 
 class SegmentationLoss:
@@ -174,15 +178,15 @@ class SegmentationLoss:
         self.config, self.unseen = config, tuple(unseen)
 
     def sums(self, outputs: TrainingOutputs, labels: jt.Var | np.ndarray, size: tuple[int, int]) -> LossSums:
-        """The parts for labels (B, H, W) int32 in 0..C-1, 255 = ignored, -1 = some unseen class; size = (H, W)."""
+        """The parts for integer labels (B, H, W) in 0..C-1, 255 = ignored, -1 = some unseen class; size = (H, W)."""
         logits = resize_bilinear(outputs.logits_grid, size)
-        labels = labels if isinstance(labels, jt.Var) else jt.array(np.asarray(labels, dtype=np.int32))
+        labels = (labels if isinstance(labels, jt.Var) else jt.array(labels)).int32()
         if self.unseen:
             labels = pseudo_labels(logits, labels, self.unseen)
         # without weight the recovery decoder is not computed at all
         recovery_q, recovery_v = recovery_loss(outputs) if self.config.recovery else (jt.zeros(1), jt.zeros(1))
         focal = focal_sum(logits, labels, self.config.focal_alpha, self.config.focal_gamma)
-        num_masks = class_masks(labels, logits.shape[1]).max(dim=3).max(dim=2).sum().stop_grad()
+        num_masks = count_masks(labels, logits.shape[1])
         return LossSums(focal, dice_sum(logits, labels), recovery_q, recovery_v, num_masks, labels)
 
     def terms(self, sums: LossSums, num_masks: jt.Var | float, share: float = 1.0) -> dict[str, jt.Var]:
@@ -195,6 +199,11 @@ class SegmentationLoss:
     def total(self, sums: LossSums, num_masks: jt.Var | float, share: float = 1.0) -> jt.Var:
         """The loss; arguments as for `terms`."""
         return sum(self.terms(sums, num_masks, share).values())
+
+    def values(self, sums: np.ndarray) -> dict[str, float]:
+        """The weighted terms, and `total`, of what `LossSums.joined` gives for a whole batch."""
+        terms = self.terms(LossSums(*sums.tolist()), float(sums[4]))
+        return terms | {"total": sum(terms.values())}
 
     def mask_part(self, sums: LossSums) -> jt.Var:
         """The terms that are divided by the number of masks, before it: known only after the last micro-batch."""

@@ -8,13 +8,14 @@ attention.cuh: scores never reach memory, and dropped weights are drawn again fo
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
 
 import jittor as jt
 import numpy as np
+from jittor import nn
 
 from jseg.errors import UserError
 from jseg.ops import compiled
+from jseg.ops.device import constant
 from jseg.ops.function import Function
 from jseg.ops.half import in_float32
 from jseg.ops.layers import draw_seed, keep_factors
@@ -61,9 +62,8 @@ def attention_allowed(leading: int, patch_grid: Grid, region_grid: Grid, prompts
     return allowed
 
 
-@lru_cache(maxsize=8)
-def _additive_mask(of: Callable[..., np.ndarray], *structure: object) -> jt.Var:
-    return jt.array(np.where(of(*structure), 0.0, MASKED).astype(np.float32)).stop_grad()
+def _additive_mask(of: Callable[..., np.ndarray], *structure: object) -> np.ndarray:
+    return np.where(of(*structure), 0.0, MASKED).astype(np.float32)
 
 
 def _plain(
@@ -71,7 +71,7 @@ def _plain(
 ) -> jt.Var:
     """`softmax(q k^T / sqrt(d) + mask) * keep @ v` in float32 by Jittor's operators; `keep` is (B, heads, Tq, Tk)."""
     q, k, v = (x.reshape(*x.shape[:2], heads, x.shape[2] // heads).transpose(0, 2, 1, 3) for x in (q, k, v))
-    scores = jt.matmul(q * q.shape[-1] ** -0.5, k.transpose(0, 1, 3, 2))
+    scores = nn.bmm_transpose(q * q.shape[-1] ** -0.5, k)
     if mask is not None:
         scores = scores + mask
     weights = (scores - scores.max(-1, keepdims=True).stop_grad()).exp()
@@ -113,7 +113,7 @@ def region_attention(
     if projected.dtype != FLOAT:
         return in_float32(region_attention, (projected, prompts), heads, leading, patch_grid, region_grid)
     keys = jt.concat([projected, prompts.broadcast((batch, *prompts.shape[1:]))], dim=1)
-    mask = _additive_mask(attention_allowed, leading, patch_grid, region_grid, prompts.shape[1])
+    mask = constant(_additive_mask, attention_allowed, leading, patch_grid, region_grid, prompts.shape[1])
     return _plain(_split(projected)[0], *_split(keys)[1:], heads, mask)
 
 
@@ -126,7 +126,7 @@ def self_attention(projected: jt.Var, heads: int, causal: bool = False) -> jt.Va
         return _joint(projected, None, heads, "CAUSAL" if causal else "FULL")
     if projected.dtype != FLOAT:
         return in_float32(self_attention, (projected,), heads, causal)
-    return _plain(*_split(projected), heads, _additive_mask(np.tri, projected.shape[1]) if causal else None)
+    return _plain(*_split(projected), heads, constant(_additive_mask, np.tri, projected.shape[1]) if causal else None)
 
 
 def cross_attention(q: jt.Var, k: jt.Var, v: jt.Var, heads: int, dropout: float = 0.0) -> jt.Var:
@@ -152,7 +152,7 @@ def _joint(
     batch, length, width = projected.shape
     count, prompt_batch = (0, batch) if prompts is None else (prompts.shape[1], prompts.shape[0])
     # in the first layer, where nothing before the prompts trains, only theirs are wanted of all gradients
-    frozen = projected.is_stop_grad() and not jt.flags.use_cuda
+    frozen = projected.is_stop_grad()
     numbers = {"batch": batch, "heads": heads, "depth": width // (3 * heads), "tokens": length}
     numbers |= {"prompts": count, "causal": mask == "CAUSAL", "shared": prompt_batch < batch, "frozen": frozen}
     numbers |= dict(zip(("leading", "rows", "columns", "region_rows", "region_columns"), structure, strict=True))
@@ -175,7 +175,9 @@ class _Attention(Function):
 
     def grad(self, grad_out: jt.Var) -> tuple[jt.Var | None, ...]:
         shapes = [x.shape if flag else (1, 1, 1) for x, flag in zip(self.saved, self.wanted, strict=False)]
-        row_sums = [self.saved[-1].shape] if jt.flags.use_cuda else []  # the CUDA kernels keep sums of rows in memory
+        row_sums = []
+        if jt.flags.use_cuda:  # the kernels also write gradients that nobody wants, and keep sums of rows in memory
+            shapes[0], row_sums = self.saved[0].shape, [self.saved[-1].shape]
         gradients = self._call("backward", [*self.saved, grad_out], shapes + row_sums, len(row_sums))
         found = [x if flag else None for x, flag in zip(gradients, self.wanted, strict=False)]
         return *[None] * 4, *found, *[None] * (len(self.saved) - 2 - len(found))

@@ -9,7 +9,9 @@ from functools import lru_cache
 
 import jittor as jt
 import numpy as np
+from jittor import nn
 
+from jseg.ops.device import constant, transpose
 from jseg.ops.half import in_float32, is_half
 
 
@@ -45,9 +47,8 @@ def resize_bilinear(maps: jt.Var, size: tuple[int, int]) -> jt.Var:
         return maps
     if is_half(maps):
         return in_float32(resize_bilinear, (maps,), size)
-    down = jt.array(interpolation_matrix(height, size[0]).T.copy())  # (h, H)
-    across = jt.array(interpolation_matrix(width, size[1]).T.copy())  # (w, W)
+    down, across = (constant(interpolation_matrix, *sides) for sides in ((height, size[0]), (width, size[1])))
     # rows first: the transposes then touch the small maps only
-    columns = jt.matmul(maps.transpose(0, 1, 3, 2).reshape(-1, height), down)  # (B * C * w, H)
-    rows = columns.reshape(batch, channels, width, size[0]).transpose(0, 1, 3, 2)  # (B, C, H, w)
-    return jt.matmul(rows.reshape(-1, width), across).reshape(batch, channels, size[0], size[1])
+    columns = nn.matmul_transpose(transpose(maps, 0, 1, 3, 2).reshape(-1, height), down)  # (B * C * w, H)
+    rows = transpose(columns.reshape(batch, channels, width, size[0]), 0, 1, 3, 2)  # (B, C, H, w)
+    return nn.matmul_transpose(rows.reshape(-1, width), across).reshape(batch, channels, size[0], size[1])

@@ -200,6 +200,7 @@ def draw_seed() -> jt.Var:
 
 def keep_factors(shape: tuple[int, ...], rate: float) -> jt.Var:
     """float32 factors of that shape: 0 with probability `rate`, else 1 / (1 - rate); drawn from seeded generators."""
+    jt.set_seed(int.from_bytes(np.random.bytes(4), "little") & 0x7FFFFFFF)  # cuRAND is seeded only where it is used
     return (jt.random(tuple(shape)).stop_grad() >= rate).float32() / (1 - rate)
 
 

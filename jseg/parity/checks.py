@@ -105,7 +105,8 @@ def check_train(file: GoldenFile) -> dict[str, np.ndarray]:
         prefix = weights_name.removeprefix("weights").lstrip("_")
         prefix += "." if prefix else ""  # weights_w1 -> "w1.", weights -> ""
         trainer = make_trainer(file[weights_name])
-        gradients, losses, _ = trainer.gradients(images, labels)
+        gradients, sums = trainer.gradients(images, labels)
+        losses = trainer.loss.values(sums.numpy())
         with jt.no_grad():
             outputs = model.training_outputs(jt.array(images), trainer.text)
             used = trainer.loss.sums(outputs, labels, labels.shape[1:]).labels.numpy()
@@ -174,7 +175,7 @@ def mask_losses(logits: np.ndarray, labels: np.ndarray, mask: float, dice: float
     """Weighted focal and dice losses, their sum, and the gradients of all three with respect to the logits."""
     labels, variable = labels.reshape(-1, *labels.shape[-2:]).astype(np.int32), jt.array(logits)
     resized, targets = resize_bilinear(variable, labels.shape[1:]), jt.array(labels)
-    masks, result = max(count_masks(labels), 1), {}
+    masks, result = jt.maximum(count_masks(targets, resized.shape[1]), 1), {}
     losses = [mask * focal_sum(resized, targets) / masks, dice * dice_sum(resized, targets) / masks]
     for name, loss in zip(("loss_mask", "loss_dice", "total"), (*losses, losses[0] + losses[1]), strict=True):
         result |= {name: np.array(loss.item()), f"grad_{name}": jt.grad(loss, variable).numpy()}
@@ -201,16 +202,14 @@ def metric_values(
     for prediction, label in pairs:  # with `zero_is_ignored` a stored 0 is the background and k means class k - 1
         ignored = (label == 0) | (label == IGNORED)
         matrix.update(prediction, np.where(ignored, IGNORED, label - 1) if zero_is_ignored else label)
-    names, accuracy = [str(index) for index in range(count)], matrix.accuracy()
-    predicted = matrix.counts.sum(axis=0)
-    summary, every = matrix.summary(seen, unseen, names), matrix.summary(range(count), (), names)
-    keys = {"aAcc": "pAcc", "mIoU_seen": "mIoU(S)", "mIoU_unseen": "mIoU(U)", "hIoU": "hIoU"}
-    percent = {name: summary[key] for name, key in keys.items()} | {"mIoU": every["mIoU(S)"]}
+    predicted, summary = matrix.counts.sum(axis=0), matrix.summary(seen, unseen, [str(index) for index in range(count)])
+    keys = {"aAcc": "pAcc", "mIoU": "mIoU", "mAcc": "mAcc", "mIoU_seen": "mIoU(S)", "mIoU_unseen": "mIoU(U)"}
+    percent = {name: summary[key] for name, key in {**keys, "hIoU": "hIoU"}.items()}
     shares = {name: np.nan if value is None else value / 100 for name, value in percent.items()}
     values = {
         "area_intersect": matrix.intersection, "area_pred": predicted, "area_label": matrix.label_area,
-        "area_union": matrix.label_area + predicted - matrix.intersection, "IoU": matrix.iou(), "Acc": accuracy,
-        "mAcc": np.nanmean(accuracy) if np.isfinite(accuracy).any() else np.nan,
+        "area_union": matrix.label_area + predicted - matrix.intersection,
+        "IoU": matrix.iou(), "Acc": matrix.accuracy(),
         **shares, **{f"printed_{name}": np.round(100 * value, 2) for name, value in shares.items()},
     }  # fmt: skip
     return {name: np.asarray(value, dtype=np.float64) for name, value in values.items()}

@@ -10,11 +10,10 @@ import cv2
 import numpy as np
 
 from jseg.clip.tokenizer import Tokenizer, generate_vocabulary
-from jseg.config import IMAGENET_MEAN, IMAGENET_STD, OptimizerConfig
+from jseg.config import OptimizerConfig
 from jseg.data import shapes
 from jseg.data.class_names import SHAPES_NAMES
 from jseg.data.shapes import Scene, SceneObject
-from jseg.data.transforms import normalise
 from jseg.data.workers import map_in_order
 
 ATTRIBUTES = frozenset(" ".join(SHAPES_NAMES).split())
@@ -109,11 +108,6 @@ class CaptionedImage:
 
 # images (B, S, S, 3) uint8 RGB, token ids (B, L) int32, and whether caption [column] is true of image [row] (B, B)
 ImageBatch = tuple[np.ndarray, np.ndarray, np.ndarray]
-
-
-def normalise_images(images: np.ndarray) -> np.ndarray:
-    """(B, H, W, 3) uint8 RGB -> (B, 3, H, W) float32 with ImageNet's mean and spread."""
-    return np.ascontiguousarray(normalise(images, IMAGENET_MEAN, IMAGENET_STD).transpose(0, 3, 1, 2))
 
 
 def _counts(labels: np.ndarray) -> np.ndarray:

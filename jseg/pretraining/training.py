@@ -11,6 +11,7 @@ from typing import Any
 
 import jittor as jt
 import numpy as np
+from jittor import nn
 
 from jseg.baselines import before_last_block, patch_scores
 from jseg.clip.blocks import unit_length
@@ -26,6 +27,7 @@ from jseg.engine.optimizer import AdamW
 from jseg.metrics import ConfusionMatrix
 from jseg.ops.attention import cross_attention
 from jseg.ops.bilinear import resize_bilinear
+from jseg.ops.device import normalise
 from jseg.pretraining.images import (
     HELD_OUT_STREAM,
     OPTIMIZER,
@@ -35,7 +37,6 @@ from jseg.pretraining.images import (
     cut,
     draw,
     make_tokenizer,
-    normalise_images,
 )  # fmt: skip
 from jseg.weights.reader import write_safetensors
 from jseg.weights.state import strict_load
@@ -73,8 +74,8 @@ class SmallClip:
         return [*image, *self.text.state_dict().items(), ("logit_scale", self.logit_scale)]
 
     def embed_images(self, images: np.ndarray) -> jt.Var:
-        """(B, 3, H, W) float32 normalised -> (B, D); only the class token goes through the last block."""
-        tokens = before_last_block(self.image, jt.array(images))
+        """(B, H, W, 3) uint8 RGB -> (B, D); only the class token goes through the last block."""
+        tokens = before_last_block(self.image, normalise(images.transpose(0, 3, 1, 2), DataConfig()))
         block = self.image.transformer.resblocks[-1]
 
         def attend_from_first(projected: jt.Var, heads: int) -> jt.Var:
@@ -101,7 +102,7 @@ def contrastive_loss(images: jt.Var, captions: jt.Var, scale: jt.Var, true: np.n
     left_out = np.where(true & ~np.eye(len(true), dtype=bool), -1e4, 0).astype(np.float32)
     images, captions = unit_length(images), unit_length(captions)
     own = (images * captions).sum(-1) * scale
-    logits = jt.matmul(images, captions.transpose(1, 0)) * scale + jt.array(left_out)
+    logits = nn.matmul_transpose(images, captions) * scale + jt.array(left_out)
 
     def log_sum_exp(dim: int) -> jt.Var:
         highest = logits.max(dim, keepdims=True).stop_grad()
@@ -128,7 +129,7 @@ class Pretraining:
             self.optimizer = AdamW(self.clip.parameters(), config)
         lr = self.optimizer.set_learning_rate(self.iteration - start, current.arc, config)
         images, tokens, true = batch
-        images, captions = self.clip.embed_images(normalise_images(images)), self.clip.text(tokens)
+        images, captions = self.clip.embed_images(images), self.clip.text(tokens)
         scale = self.clip.logit_scale.exp().minimum(LARGEST_SCALE)
         loss = contrastive_loss(images, captions, scale, true)
         self.optimizer.step(jt.grad(loss, self.optimizer.parameters))
@@ -174,7 +175,7 @@ def zero_shot_accuracy(clip: SmallClip, text: np.ndarray, stage: Stage, count: i
     with jt.no_grad():
         for start in range(0, count, 50):
             images = np.stack([item.image for item in items[start : start + 50]])
-            rows.append(clip.embed_images(normalise_images(images)).numpy())
+            rows.append(clip.embed_images(images).numpy())
     classes = np.array([item.class_index for item in items])
     right = (unit_rows(np.concatenate(rows)) @ text.T).argmax(axis=1) == classes
     groups = [right[classes == index] for index in range(len(SHAPES_NAMES))]
@@ -187,7 +188,7 @@ def training_free_metrics(tower: ImageTower, count: int, text: np.ndarray, featu
     dataset = ShapesDataset(DataConfig(shapes=ShapesConfig(val_scenes=count)), "val")
     with jt.no_grad():
         for image, labels, _ in map(dataset.read, range(count)):
-            image = jt.array(normalise_images(image[None]))
+            image = normalise(image.transpose(2, 0, 1)[None], DataConfig())
             scores = patch_scores(tower, image, jt.array(text), *TRAINING_FREE[features])
             matrix.update(resize_bilinear(scores, labels.shape).numpy()[0].argmax(0), labels)
     return matrix.summary(classes.seen, classes.unseen, classes.names)

@@ -142,6 +142,9 @@ def make_ready(toolkit: Toolkit, cache: Path) -> Ready:
                 for part, library in zip(PARTS, toolkit.libraries, strict=True):
                     for name in {f"lib{part}.so", library.name, library.resolve().name}:
                         (new / "lib64" / name).symlink_to(library)
+                # each kernel is linked with it; nvcc itself looks in its own lib64, which wheels do not have
+                runtime = toolkit.libraries[0].with_name("libcudadevrt.a")
+                (new / "lib64" / runtime.name).symlink_to(runtime)
                 (new / "state").write_text(state, encoding="utf-8")
         nvcc = folder / "bin" / "nvcc"
     fixes = (CUDA_13 if toolkit.version >= (13, 0) else ()) + (NEWER_GPUS if max(found) > 90 else ())

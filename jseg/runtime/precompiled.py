@@ -7,11 +7,12 @@ https://gcc.gnu.org/onlinedocs/gcc/Precompiled-Headers.html
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 from jseg.files import whole_folder, write_whole
-from jseg.runtime import toolchain
+from jseg.runtime import cuda, toolchain
 
 # what nearly every file of the core, and every kernel, includes
 TEXT = """#ifndef __CUDACC__
@@ -30,23 +31,29 @@ TEXT = """#ifndef __CUDACC__
 #endif
 """
 KERNEL_MACROS = " -DJIT=1 -DJIT_cpu=1 "  # what a kernel's first lines define too
-COMMON = ["-x", "c++-header", "-std=c++14", "-fPIC", "-march=native", "-w"]
+COMMON = ["-x", "c++-header", "-std=c++14", "-fPIC", "-w"]
 OPTIONS = {"core": ["-O2"], "kernels": ["-Ofast", "-fno-finite-math-only", "-fopenmp", *KERNEL_MACROS.split()]}
 
 
-def lay_out(cache: Path, python_headers: Path, cuda_headers: Path | None, compile_now: bool) -> str:
-    """Writes the header into Jittor's folder `cache`, precompiled if `compile_now`; returns the flag that includes it.
+def lay_out(cache: Path, python_headers: Path, ready: cuda.Ready | None, cpu: str, compile_now: bool) -> str:
+    """Writes the header into Jittor's folder `cache`, precompiled if `compile_now`; returns the flags that include it.
 
-    `cuda_headers`: folder of CUDA's headers where Jittor's core is compiled for CUDA too.
+    `ready`: the toolkit where Jittor's core is compiled for CUDA too; `cpu` is g++'s name of the processor.
     """
-    header, jittor = cache / "jseg.h", Path(toolchain.jittor_folder())
-    if not header.exists():
-        write_whole(header, TEXT.encode())
+    fixed = ready and ready.python_path
+    header, jittor = cache / "jseg.h", fixed / "jittor" if fixed else Path(toolchain.jittor_folder())
+    # helper_cuda.h, which comes with it, has names for cuBLAS and cuRAND only where their headers come before it
+    text = TEXT.replace('#include "executor.h"\n', "") if ready else TEXT
+    if not header.exists() or header.read_text(encoding="utf-8") != text:
+        shutil.rmtree(cache / "jseg.h.gch", ignore_errors=True)
+        write_whole(header, text.encode())
     if compile_now:
-        options = [f"-I{folder}" for folder in (jittor / "src", jittor / "extern", python_headers)]
-        options += ["-DHAS_CUDA", "-DIS_CUDA", f"-I{cuda_headers}"] if cuda_headers else []
+        folders = [jittor / "src", jittor / "extern", python_headers]
+        folders += [ready.nvcc.parents[1] / "include", jittor / "extern" / "cuda" / "inc"] if ready else []
+        options = [f"-march={cpu}", *(f"-I{folder}" for folder in folders)]
+        options += ["-DHAS_CUDA", "-DIS_CUDA"] if ready else []
         with whole_folder(cache / "jseg.h.gch") as folder:
             for name, own in OPTIONS.items() if folder else ():
                 command = [os.environ["cc_path"], *COMMON, *options, *own, str(header), "-o", str(folder / name)]
                 subprocess.run(command, stderr=subprocess.DEVNULL)
-    return f' -include "{header}" '
+    return f' -include "{header}" ' + (f"-march={cpu} " if cpu != "native" else "")  # Jittor's own is native

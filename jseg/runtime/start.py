@@ -77,6 +77,7 @@ def start(device: str = "auto") -> str:
     if device == "cuda" and not jittor.has_cuda:
         raise UserError("device cuda is not possible: Jittor runs without CUDA in this process")
     jittor.flags.use_cuda = int(bool(jittor.has_cuda) and device != "cpu")
+    jittor.flags.use_cuda_host_allocator = 0  # with 1, every array that is sent to a GPU waits until the GPU is idle
     return "cuda" if jittor.flags.use_cuda else "cpu"
 
 
@@ -93,12 +94,13 @@ def _import_jittor(jittor_home: Path, cache: Path, ready: cuda.Ready | None) -> 
     _write_if_changed(settings, json.dumps({"JITTOR_HOME": str(jittor_home)}))
     terminal, text = sys.stderr, io.StringIO()
     try:
-        with _import_surroundings(jittor_home, cache, ready), redirect_stdout(text), redirect_stderr(text):
+        with _import_surroundings(jittor_home, ready), redirect_stdout(text), redirect_stderr(text):
             import jittor_utils
             import jittor_utils.lock as lock
 
             # folders of ours: Jittor's cache is for one host, and its commands hold the path of Python's headers
             headers, lock.lock_path = cache / toolchain.HEADERS, str(cache / "jittor.lock")
+            cpu = "x86-64-v3" if cache == toolchain.compiled_ahead(jittor_home) else "native"
             cache /= os.environ["cache_name"]
             cache.mkdir(parents=True, exist_ok=True)
             with suppress(FileExistsError):
@@ -113,8 +115,7 @@ def _import_jittor(jittor_home: Path, cache: Path, ready: cuda.Ready | None) -> 
             with lock.lock_scope():  # else another process may be writing them
                 toolchain.remove_cut_libraries(cache)
                 if "cc_flags" not in os.environ and precompiled.KERNEL_MACROS in os.environ["kernel_flags"]:
-                    cuda_headers = ready.nvcc.parents[1] / "include" if ready else None
-                    os.environ["cc_flags"] = precompiled.lay_out(cache, headers, cuda_headers, not core_exists)
+                    os.environ["cc_flags"] = precompiled.lay_out(cache, headers, ready, cpu, not core_exists)
             import jittor
         python = cache / "python"  # for Jittor's compile processes
         home, interpreter = shlex.quote(str(jittor_home)), shlex.quote(sys.executable)
@@ -141,11 +142,9 @@ def _import_jittor(jittor_home: Path, cache: Path, ready: cuda.Ready | None) -> 
 
 
 @contextmanager
-def _import_surroundings(jittor_home: Path, cache: Path, ready: cuda.Ready | None) -> Iterator[None]:
+def _import_surroundings(jittor_home: Path, ready: cuda.Ready | None) -> Iterator[None]:
     """Environment, handlers and `sys.path` for Jittor's import, put back later; Ctrl-C ends the process with 130."""
     changes = {"HOME": str(jittor_home), "use_mpi": "0", "OMPI_COMM_WORLD_SIZE": None}
-    if cache == toolchain.compiled_ahead(jittor_home):  # not for this CPU alone
-        changes["cc_flags"] = f"{os.environ.get('cc_flags', '')} -march=x86-64-v3"
     if ready:
         architectures = os.environ.get("cuda_archs", ready.kind.replace("_", " "))
         changes |= {"nvcc_path": str(ready.nvcc), "cuda_archs": architectures}

@@ -173,10 +173,11 @@ SCRIPT = TORCH | {
     ("torch.jit._pickle", name): lambda value, *_: value
     for name in ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")
 }
-JITTOR = COMMON | {  # Jittor stores bfloat16 as uint16, and no weight is a 16-bit count
+JITTOR = TORCH | {  # Jittor stores bfloat16 as uint16, and no weight is a 16-bit count
     key: lambda array, *_: array.view(BFLOAT16) if array.dtype == np.uint16 else array
     for key in (("jittor", "jittor_core.Var"), ("jittor", "Var"), ("jittor_core", "Var"))
 }
+JITTOR["torch.storage", "_load_from_bytes"] = lambda data: _storage_of(data)  # of PyTorch's tensors in a Jittor file
 
 
 def read_torch_archive(path: Path, content: mmap.mmap) -> tuple[Any, str]:
@@ -228,6 +229,15 @@ def read_torch_legacy(content: mmap.mmap) -> Any:
             raise UserError("truncated or damaged: its last tensors are missing")
         storage.values = np.frombuffer(memoryview(content)[begin:position], storage.dtype)
     return value
+
+
+def _storage_of(data: bytes) -> Storage:
+    """A storage that was pickled by itself: the bytes are a PyTorch file from before archives."""
+    with mmap.mmap(-1, len(data)) as content:
+        content[:] = data
+        storage = read_torch_legacy(content)
+        storage.values = np.array(storage.values)
+    return storage
 
 
 def read_jittor(content: mmap.mmap) -> Any:

@@ -10,6 +10,7 @@ import hashlib
 import json
 import mmap
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -158,4 +159,6 @@ def _plain_values(container: dict) -> dict[str, Any]:
     """The texts, numbers and class names of a checkpoint, also those under its key `meta`."""
     inner = container.get("meta")
     values = {**container, **inner} if isinstance(inner, dict) else container
+    with suppress(TypeError, LookupError):
+        values = {"CLASSES": values["config"]["model"]["class_names"], **values}  # JSeg's
     return {key: x for key, x in values.items() if isinstance(x, (str, int, float)) or key == "CLASSES"}

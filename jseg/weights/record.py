@@ -14,6 +14,7 @@ MODEL_PREFIXES = ("backbone.", "decode_head.")
 TEXT_PREFIX = "text_encoder."
 FEATURES_NAME = "text_features"
 MOMENT_PREFIXES = {"m": "optimizer.m.", "v": "optimizer.v."}
+COSINES = (0.2, 0.92)  # where the median between VOC's names may lie: CLIP has 0.80, random towers 0.94 or more
 UNUSED_PREFIX = "ema."  # averaged weights, which earlier versions could keep
 
 
@@ -56,3 +57,16 @@ def recorded_classes(file: WeightFile) -> tuple[str, ...]:
 def recorded_unseen(file: WeightFile) -> tuple[int, ...] | None:
     """Indices of the classes that were unseen when the weights were made; None when the file does not say."""
     return tuple(file.meta["unseen"]) if is_jseg_file(file) and "unseen" in file.meta else None
+
+
+OTHER_SOURCE = "set text.embeddings to a .npy file, or model.init (--clip) to CLIP weights"
+
+
+def check_trained(rows: np.ndarray, source: str) -> None:
+    """UserError when rows (20, D), embeddings of VOC's class names by the text tower of `source`, are no CLIP's."""
+    middle = float(np.median((rows @ rows.T)[np.triu_indices(len(rows), 1)]))
+    if not COSINES[0] < middle < COSINES[1]:  # NaN included
+        raise UserError(
+            f"the text tower of {source} is untrained: cosines between class names are about {middle:.3f} (CLIP: 0.8): "
+            f"{OTHER_SOURCE}"
+        )

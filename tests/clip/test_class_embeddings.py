@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,18 +17,22 @@ from jseg.clip.class_embeddings import (
     TextFeatures,
     class_embeddings,
     embed_class_names,
+    random_text_model,
     read_embeddings,
     text_model_of,
+    unit_rows,
     write_embeddings,
 )
-from jseg.clip.tokenizer import VOCABULARY_NAME, Tokenizer, generate_vocabulary
+from jseg.clip.tokenizer import VOCABULARY_NAME, Tokenizer, generate_vocabulary, write_vocabulary
 from jseg.clip.weights import read_clip_weights
 from jseg.config import Config
 from jseg.data.class_names import class_list
 from jseg.engine import checkpoint
 from jseg.errors import UserError
+from jseg.weights import record
 from jseg.weights.reader import WeightFile
 from tests.clip.test_text_tower import recorded_tower
+from tests.small_weights import write_clip
 
 VOC, COCO, SHAPES = class_list("voc12"), class_list("coco_stuff"), class_list("shapes")
 NAMES = ["cat", "dog", "traffic light"]
@@ -227,3 +232,49 @@ def test_a_vocabulary_of_another_size_is_refused(golden: Path) -> None:
         dataclasses.replace(tower, merges=(("a", "b"),)).embed(NAMES, TEMPLATES)
     config.text.vocabulary = "generated"
     assert text_model_of(clip, config.text).merges is None  # never a generated one beside trained weights
+
+
+def test_an_untrained_text_tower_is_refused_and_not_kept(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    config = random_config()
+    config.text.context_length = 40
+    model = random_text_model(config, SHAPES)
+    config.text.vocabulary = str(tmp_path / "vocabulary.gz")
+    write_vocabulary(config.text.vocabulary, model.merges)
+    np.save(tmp_path / "rows.npy", np.eye(20, 16, dtype=np.float32))
+
+    def file(**changes: np.ndarray) -> WeightFile:
+        tensors = {f"text_encoder.{name}": x for name, x in (model.tensors | changes).items()}
+        return WeightFile(tensors, {}, "", "", Path("ckpt.pkl"))
+
+    table = np.zeros_like(model.tensors["token_embedding.weight"])
+    still = {"token_embedding.weight": table + 1, "positional_embedding": model.tensors["positional_embedding"] * 0}
+    zero = {"text_projection": model.tensors["text_projection"] * 0}
+    for changes, problem in ((still, r"ckpt\.pkl is untrained: .* 1\.000"), (zero, "are not finite")):
+        config.text.embeddings = ""
+        with pytest.raises(UserError, match=rf"{problem}.*text\.embeddings.*model\.init"):
+            class_embeddings(config, SHAPES, file(**changes))
+        config.text.embeddings = str(tmp_path / "rows.npy")
+        text = class_embeddings(config, SHAPES, file(**changes))
+        assert text.text_model is None and text.matrix[0, 0] == 1
+        assert re.search(f"warning: .*{problem}.*left out", capsys.readouterr().out)
+
+
+def test_embeddings_of_a_trained_clip_are_told_from_others(test_data: Path) -> None:
+    record.check_trained(unit_rows(np.load(test_data / "voc12_single.npy").astype(np.float32)), "CLIP")
+    random = np.random.default_rng(0).standard_normal((20, 16)).astype(np.float32)
+    for rows, middle in ((random, "0.0"), (random + 5, "0.9"), (random * np.nan, "nan")):
+        with pytest.raises(UserError, match=f"x is untrained: cosines between class names are about -?{middle}"):
+            record.check_trained(unit_rows(rows), "x")
+
+
+def test_clip_weights_go_before_the_tower_of_a_released_file_and_a_given_vocabulary_is_read(tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.safetensors", 16)
+    clip, config = read_clip_weights(tmp_path / "clip.safetensors"), random_config()
+    config.text.templates = ("{}",)
+    foreign = WeightFile({"text_encoder.ln_final.weight": np.zeros(64)}, {}, "", "", Path("ckpt.pkl"))
+    assert class_embeddings(config, SHAPES, foreign, clip).text_model.source == str(tmp_path / "clip.safetensors")
+    config.text.vocabulary = str(tmp_path / "none.gz")
+    with pytest.raises(UserError, match=r"none\.gz does not exist"):
+        text_model_of(clip, config.text)
+    write_vocabulary(config.text.vocabulary, [("a", "b")])
+    assert text_model_of(clip, config.text).merges == (("a", "b"),)  # not those that the file brings along

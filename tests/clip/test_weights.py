@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+import jittor as jt
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from jseg.clip.weights import FORMAT, read_clip_weights
 from jseg.errors import UserError
 from jseg.weights.reader import write_safetensors
 from tests.small_weights import clip_tensors
+from tools import convert_weights
 
 SIZES = {"image_size": 24, "patch_size": 8, "image_width": 64, "image_layers": 2, "image_heads": 1, "context_length": 7,
          "vocab_size": 30, "text_width": 128, "text_layers": 11, "text_heads": 2, "output_dim": 16}  # fmt: skip
@@ -106,3 +108,18 @@ def test_arrays_that_tell_no_sizes_are_refused(tmp_path: Path, change: dict, mat
     tensors = {name: array for name, array in (clip_tensors(SIZES) | change).items() if array is not None}
     with pytest.raises(UserError, match=rf"clip\.safetensors.*{match}"):
         read_clip_weights(save(tmp_path, tensors))
+
+
+def test_clip_for_jittor_in_its_three_forms(tmp_path: Path) -> None:
+    """Arrays, Vars (which have no scalars, and may carry a mask per block), and PyTorch's tensors."""
+    torch = pytest.importorskip("torch")
+    tensors, path = clip_tensors(SIZES), str(tmp_path / "ViT-B-16.pkl")
+    masks = {f"transformer.resblocks.{i}.attn_mask": np.zeros((5, 5), np.float32) for i in range(2)}
+    for make in (lambda x: x, lambda x: jt.array(x), lambda x: torch.from_numpy(x)):
+        whole = {**tensors, **masks, "context_length": np.array(7)}
+        jt.save({name: make(np.array(x)) for name, x in whole.items()}, path)
+        found = read_clip_weights(path)
+        assert found.tensors.keys() == tensors.keys() and found.names == "OpenAI"
+        for name, array in tensors.items():
+            assert found.tensors[name].shape == array.shape and np.array_equal(found.tensors[name], array), name
+        convert_weights.main([path])  # whole, by its own check

@@ -77,13 +77,14 @@ class Emulation(Library):
         super().__init__(compile_library("attention.cpp", folder, options), offset, order)
 
     def joint(
-        self, projected: Tensor, prompts: Tensor | None, heads: int, mask: int, structure: tuple, grad_out: Tensor
-    ) -> list[Tensor]:
-        """Output and gradients of `projected` and `prompts`; structure: leading, patch and region grid."""
+        self, projected: Tensor, prompts: Tensor | None, heads: int, mask: int, structure: tuple, grad_out: Tensor,
+        frozen: bool = False,
+    ) -> list[Tensor]:  # fmt: skip
+        """Output and gradients of `projected` (unless `frozen`) and `prompts`; structure: leading, grids."""
         batch, length, width = projected.shape[0], projected.shape[1], projected.shape[2] // 3
         names = ("leading", "rows", "columns", "region_rows", "region_columns")
         numbers = {"batch": batch, "heads": heads, "depth": self.depth, "tokens": length, "mask": mask}
-        numbers |= {"prompts": 0, "shared": 0, **dict(zip(names, structure, strict=True))}
+        numbers |= {"prompts": 0, "shared": 0, "frozen": frozen, **dict(zip(names, structure, strict=True))}
         if prompts is not None:
             numbers |= {"prompts": prompts.shape[1], "shared": prompts.shape[0] < batch}
         inputs = [projected, torch.empty(1, dtype=self.type) if prompts is None else prompts]

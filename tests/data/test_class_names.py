@@ -102,3 +102,48 @@ def test_settings() -> None:
         assert targets[seen].tolist() == expected[setting]
         expected = {"inductive": [255] * 10, "transductive": [UNSEEN_PIXEL] * 10, "supervised": unseen}
         assert targets[unseen].tolist() == expected[setting]
+
+
+def own(**changes: object) -> DataConfig:
+    keys = {"dataset": "custom", "title": "streets", "names": ("road", "car", "bus"), "unseen": ("car",)}
+    return DataConfig(**{**keys, "stored": (7, 26, 28), "ignored": (0, 255), **changes})
+
+
+def test_own_classes_come_from_the_configuration() -> None:
+    classes = classes_of(own(palette=((1, 2, 3), (4, 5, 6), (7, 8, 9))))
+    assert classes == ClassList("streets", "", ("road", "car", "bus"), (1,), (7, 26, 28), (0, 255), classes.colours)
+    assert classes.title == "streets" and classes.palette.tolist() == [[1, 2, 3], [4, 5, 6], [7, 8, 9]]
+    np.testing.assert_array_equal(class_labels(np.array([[0, 7, 26, 28, 255]]), classes, "a"), [[255, 0, 1, 2, 255]])
+    held_out = classes_of(own(palette=classes.colours, held_out=("bus",)))
+    assert (held_out.names, held_out.unseen, held_out.stored) == (("road", "bus"), (1,), (7, 28))
+    assert held_out.palette.tolist() == [[1, 2, 3], [7, 8, 9]] and held_out.stored_ignored == (26, 0, 255)
+    for ignored, stored in (((0, 255), (1, 2, 3)), ((255,), (0, 1, 2)), ((1,), (0, 2, 3)), ((), (0, 1, 2))):
+        assert classes_of(own(stored=(), ignored=ignored)).stored == stored  # the lowest values that are left
+    assert classes_of(own(title="")).title == "custom" and classes_of(own(palette=())).palette[0].tolist() == [
+        128,
+        0,
+        0,
+    ]
+    assert classes_of(own(unseen=(), setting="supervised")).unseen == ()
+    with pytest.raises(UserError, match=r"a\.png: label values 3 are not .* streets \(it has 7, 26, 28 and 0, 255\)"):
+        class_labels(np.array([[3]]), classes, "a.png")
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"names": ()}, "needs data.names"),
+    ({"names": ("road", "? 26", "bus")}, "write names in place of those that begin with"),
+    ({"names": ("road", "car", "car")}, "data.names: car is there twice"),
+    ({"names": ("road", "car")}, "data.names has 2 names, data.stored 3 values"),
+    ({"stored": (7, 26, 26)}, "data.stored, data.ignored: 26 is there twice"),
+    ({"ignored": (7,)}, "data.stored, data.ignored: 7 is there twice"),
+    ({"unseen": ("cat", "car")}, "data.unseen: cat not among data.names .road, car, bus"),
+    ({"unseen": ()}, "data.unseen is empty: name the classes"),
+    ({"unseen": ("bus", "car", "road")}, "holds all classes"),
+    ({"palette": ((0, 0, 0),)}, "1 colours for 3 classes"),
+    ({"palette": ((0, 0, 256),) * 3}, "must be 0..255"),
+    ({"title": "voc12"}, "is a data set of jseg"),
+    ({"dataset": "voc12"}, "describe your own data: data.dataset='custom'"),
+])  # fmt: skip
+def test_keys_of_own_data_that_do_not_fit_together(changes: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        classes_of(own(**changes))

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from jseg.config import DataConfig
-from jseg.data.class_names import ClassList, class_list
+from jseg.data.class_names import ClassList, class_list, classes_of
 from jseg.data.dataset import SegmentationDataset, check_split, open_dataset, quick_check, value_fault
 from jseg.errors import UserError
 from tests.replicas import save_image, save_palette_png
@@ -49,12 +49,34 @@ def test_split_file_and_labels_may_be_left_out(voc: DataConfig) -> None:
     assert "data.val.labels is not set" in refused(voc, "val")
 
 
+def test_lists_of_folders_and_name_files_go_together(voc: DataConfig) -> None:
+    """VOC's own masks for train.txt, those of SegmentationClassAug for aug.txt, as the published runs."""
+    root = Path(voc.root)
+    (root / "SegmentationClassAug").mkdir()
+    labels_of(voc, "c3").rename(root / "SegmentationClassAug" / "c3.png")
+    (root / "ImageSets" / "train.txt").write_text("a1\nb2\n")
+    (root / "ImageSets" / "aug.txt").write_text("c3\n")
+    voc.train.labels = ("SegmentationClass", "SegmentationClassAug")
+    voc.train.names = ("ImageSets/train.txt", "ImageSets/aug.txt")
+    dataset = SegmentationDataset(voc, "train")
+    assert dataset.names == ["a1", "b2", "c3"] and dataset.read(2)[1] is not None
+    assert [dataset.labels_path(i).parent.name for i in range(3)] == ["SegmentationClass"] * 2 + [
+        "SegmentationClassAug"
+    ]
+    voc.train.names = ("ImageSets/train.txt",) * 3
+    assert "lists of images, labels and names have different lengths" in refused(voc)
+
+
 def test_what_is_missing_is_named(voc: DataConfig) -> None:
     root, split = Path(voc.root), Path(voc.root) / "ImageSets" / "train.txt"
     (root / "JPEGImages" / "b2.jpg").unlink()
     labels_of(voc, "c3").unlink()
     message = refused(voc)
-    assert "2 files are missing" in message and "b2.jpg, " in message and "c3.png (tools/prepare_voc12.py" in message
+    assert (
+        "2 files are missing" in message
+        and "b2.jpg, " in message
+        and "c3.png (masks of train.txt and val.txt are in Seg" in message
+    )
     for name in ("/etc/x", "../a1", "sub/../../a1"):
         split.write_text(f"a1\n{name}\n", encoding="utf-8-sig")
         assert f"{split}: {name!r} is no name inside the data folder" in refused(voc)
@@ -162,11 +184,11 @@ def test_bad_files_are_all_named(voc: DataConfig) -> None:
     paths["f6"].write_bytes(content)
     dataset = SegmentationDataset(voc, "train", check_files=False)
     whole, truncated, colours, size, values, damage, count, missing = check_split(dataset).problems
-    assert whole.startswith("label values 21, 200 are not in the class list of voc12; tools/prepare_voc12.py")
+    assert whole.startswith("label values 21, 200 are not in the class list of voc12; masks of train.txt")
     assert truncated == f"{image}: truncated" and colours.startswith(f"{paths['c3']}: 8-bit RGB PNG")
     assert size == f"{paths['d4']}: the label map is 40x36 pixels, its image 48x36"
     assert values.startswith(f"{paths['e5']}: label values 21, 200 are not") and damage.startswith(f"{paths['f6']}: ")
-    assert count.startswith("1 files are missing; tools/prepare_voc12.py makes the masks")
+    assert count.startswith("1 files are missing; masks of train.txt and val.txt are in SegmentationClass,")
     assert missing == f"{paths['b2']}: missing"
     report = check_split(dataset, fraction=0.34)  # fewer are read, but no missing file is missed
     assert report.read == 2 and missing in report.problems
@@ -181,3 +203,52 @@ def test_quick_check_reads_fifty_pairs_and_names_a_few(voc: DataConfig) -> None:
     with pytest.raises(UserError, match=r"50 random pairs: label values 200 are not .* and 47 more") as caught:
         quick_check(open_dataset(voc, "train"))
     assert str(caught.value).count(".png: label values 200") == 3
+
+
+def own_fault(maps: list[list[int]], **changes: object) -> str:
+    keys = {"dataset": "custom", "title": "streets", "names": ("road", "car", "bus"), "unseen": ("car",)}
+    return fault(maps, classes_of(DataConfig(**{**keys, **changes})))
+
+
+def test_wrong_values_of_own_data() -> None:
+    assert own_fault([[0, 1, 255]] * 9) == own_fault([[255, 1, 2]] * 9, ignored=(0, 255), stored=(1, 2, 3)) == ""
+    one_more = own_fault([[0, 1, 3]] * 9)
+    assert "label values 3 are not in the class list of streets; add them to data.stored, with a name each" in one_more
+    assert "labels are shifted by one, class 0 is stored as 1" in own_fault([[1, 2, 3]] * 9)
+    assert "label values 4 are not" in own_fault([[0, 4]], stored=(0, 1, 255), ignored=())
+
+
+def test_masks_that_are_not_vocs_own(voc: DataConfig) -> None:
+    own, aug = (Path(voc.root) / name for name in ("SegmentationClass", "SegmentationClassAug"))
+    for name in ("a1", "b2", "c3"):
+        save_palette_png(aug / f"{name}.png", np.array(Image.open(own / f"{name}.png")))
+    voc.train.labels = aug.name
+    quick_check(open_dataset(voc, "train"))
+    stored = np.array(Image.open(own / "b2.png"))
+    stored[stored == 255] = 0  # as SBD's: no border
+    save_palette_png(aug / "b2.png", stored)
+    with pytest.raises(
+        UserError, match=r"Aug/b2\.png: not VOC's own mask, .*SegmentationClass/b2\.png \(SBD's\?\); masks"
+    ):
+        quick_check(open_dataset(voc, "train"))
+
+
+def test_names_of_a_folder_with_several_suffixes_and_folders_below(voc: DataConfig) -> None:
+    images, labels = (Path(voc.root) / name for name in ("JPEGImages", "SegmentationClass"))
+    (images / "b2.jpg").rename(images / "b2.JPEG")
+    for folder, name in ((images, "c3.jpg"), (labels, "c3.png")):
+        (folder / "more").mkdir()
+        (folder / name).rename(folder / "more" / name)
+    (images / "._a1.jpg").write_bytes(b"of macOS")
+    voc.train.names, voc.train.image_suffix = "", (".jpg", ".JPEG")
+    dataset = SegmentationDataset(voc, "train")
+    assert dataset.names == ["a1", "b2", "more/c3"] and dataset.image_path(1).name == "b2.JPEG"
+    assert [dataset.read(index)[2] for index in range(3)] == dataset.names
+    (images / "b2.jpg").write_bytes(b"")
+    assert "holds b2 with several of .jpg, .JPEG: remove one" in refused(voc)
+    (images / "b2.jpg").unlink()
+    voc.train.images, voc.train.labels, voc.train.image_suffix = ".", "SegmentationClass", ".png"  # images everywhere
+    (Path(voc.root) / "a1.png").write_bytes(b"")
+    assert SegmentationDataset(voc, "train", check_files=False).names == ["a1"]
+    voc.train.images, voc.train.label_suffix = "SegmentationClass", "_mask.png"
+    assert SegmentationDataset(voc, "train", check_files=False).names == ["a1", "b2", "more/c3"]

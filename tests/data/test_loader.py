@@ -40,8 +40,8 @@ def take(config: Config, count: int, **options: int) -> list[Batch]:
 
 def test_shapes_types_and_order() -> None:
     batch = take(small_config(), 1)[0]
-    assert batch.images.shape == (4, 3, 48, 56) and batch.images.dtype == np.float32
-    assert batch.labels.shape == (4, 48, 56) and batch.labels.dtype == np.int32
+    assert batch.images.shape == (4, 3, 48, 56) and batch.images.dtype == np.uint8
+    assert batch.labels.shape == (4, 48, 56) and batch.labels.dtype == np.int16
     assert len(batch.names) == 4 and batch.iteration == 0 and batch.images.flags["C_CONTIGUOUS"]
     assert set(np.unique(batch.labels)) <= {*range(15), 255}
 
@@ -52,6 +52,7 @@ def test_batches_do_not_depend_on_workers_nor_on_the_start(workers: int) -> None
     for found, expected in zip(late, take(small_config(), 7)[4:], strict=True):
         np.testing.assert_array_equal(found.images, expected.images)
         np.testing.assert_array_equal(found.labels, expected.labels)
+        np.testing.assert_array_equal(found.sizes, expected.sizes)
         assert found.names == expected.names and found.iteration == expected.iteration
 
 
@@ -65,16 +66,16 @@ def test_ranks_share_the_batch_of_one_process() -> None:
             assert parts[rank][step].names == whole[step].names[rank::2] and parts[rank][step].iteration == step
 
 
-def test_without_chance_a_sample_is_the_normalised_image() -> None:
+def test_without_chance_a_sample_is_the_image() -> None:
     config = small_config(batch_size=1)
     config.data.ratio_range, config.data.flip_probability, config.data.photometric = (1.0, 1.0), 0.0, False
     config.data.crop_size, config.data.setting = (64, 80), "supervised"
     dataset = open_dataset(config.data, "train")
     batch = take(config, 1)[0]
     image, labels, _ = dataset.read(int(batch.names[0].split("_")[1]))
-    np.testing.assert_array_equal(batch.images[0, :, :, :64], transforms.normalise(image).transpose(2, 0, 1))
+    np.testing.assert_array_equal(batch.images[0, :, :, :64], image.transpose(2, 0, 1))
     np.testing.assert_array_equal(batch.labels[0, :, :64], labels)
-    assert (batch.images[0, :, :, 64:] == 0).all() and (batch.labels[0, :, 64:] == 255).all()
+    assert batch.sizes.tolist() == [[64, 64]] and (batch.labels[0, :, 64:] == 255).all()
 
 
 def read_where(index: int) -> str:
@@ -109,7 +110,7 @@ def test_evaluation_images_come_once_in_order(workers: int) -> None:
     for index, (images, labels, _, size) in enumerate(found):
         original, expected, _ = dataset.read(index)
         for image, side in zip(images, (80, 40), strict=True):
-            resized = transforms.normalise(transforms.resize_image(original, (side, side))).transpose(2, 0, 1)
+            resized = transforms.resize_image(original, (side, side)).transpose(2, 0, 1)
             np.testing.assert_array_equal(image, resized)
         np.testing.assert_array_equal(labels, expected)
         assert size == (64, 64) == labels.shape

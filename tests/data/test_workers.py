@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from itertools import count, islice
+from multiprocessing import connection
 
 import pytest
 
@@ -49,6 +50,25 @@ def test_an_error_comes_in_its_place(workers: int, threads: bool) -> None:
 def test_a_killed_worker_is_one_sentence() -> None:
     with pytest.raises(UserError, match=r"worker process ended unexpectedly .*: close other programs; a script needs"):
         list(map_in_order(killed, ((value,) for value in range(9)), 1, remedy="close other programs"))
+
+
+def cut_off(value: int) -> bytes:
+    """Dies in the middle of sending its result."""
+
+    def send(self: connection.Connection, data: bytes, write: object = None) -> None:
+        os.write(self.fileno(), bytes(data)[: len(data) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if value == 5:
+        connection.Connection._send = send
+    return bytes(100_000)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_worker_that_is_killed_while_it_sends_is_one_sentence(workers: int) -> None:
+    """Not a wait without end."""
+    with pytest.raises(UserError, match="a worker process ended unexpectedly"):
+        list(map_in_order(cut_off, ((value,) for value in range(9)), workers, ahead=2))
 
 
 def process_id(value: int) -> int:

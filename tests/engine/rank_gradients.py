@@ -27,9 +27,10 @@ def batch_gradients(setting: str, micro_batch: int, ranks: Ranks = ALONE) -> dic
     trainer = tiny_trainer(config, unseen, ranks=ranks)
     images, labels = tiny_batch(seed=5, size=BATCH, lowest=lowest)
     share = slice(ranks.rank, None, ranks.world)
-    gradients, losses, num_masks = trainer.gradients(images[share], labels[share])
+    gradients, sums = trainer.gradients(images[share], labels[share])
+    sums = sums.numpy()
     named = {name: gradient.numpy() for name, gradient in zip(trainer.optimizer.names, gradients, strict=True)}
-    return {**named, "numbers": np.array([*losses.values(), num_masks])}
+    return {**named, "numbers": np.array([*trainer.loss.values(sums).values(), sums[4]])}
 
 
 def main(output: str) -> None:
@@ -57,8 +58,8 @@ def both_ways(ranks: Ranks) -> tuple[np.ndarray, np.ndarray]:
     assert own.connect_gpus("cpu") == "" and own.connect_gpus("cuda") == "gradients go through NCCL"
     results = []
     for way in (own, ranks):
-        sums, numbers = way.sum_gradients([jt.array(array) for array in arrays], np.arange(2.0))
-        results.append(np.concatenate([*(x.numpy().ravel() for x in sums), numbers]))
+        sums, numbers = way.sum_gradients([jt.array(array) for array in arrays], jt.array64(np.arange(2.0)))
+        results.append(np.concatenate([x.numpy().ravel() for x in (*sums, numbers)]))
     return results[0], results[1]
 
 

@@ -87,7 +87,8 @@ def ours(**changes: Any) -> WeightFile:
     "changes, words",
     [
         ({"classes": [*SHAPES.names[:-1], "sheep"]}, ("20, among them sheep", "--other-classes")),
-        ({"classes": list(SHAPES.names[::-1])}, ("another order",)),
+        ({"classes": list(SHAPES.names[::-1])}, ("20, in reverse order",)),
+        ({"classes": [*SHAPES.names[1:], SHAPES.names[0]]}, ("20, fewer, or in another order",)),
         ({"classes": ["cat"], "unseen": []}, ("1, among them cat")),
         ({"unseen": [0, 1]}, ("other unseen classes", SHAPES.names[0], "data.split")),
     ],
@@ -109,7 +110,9 @@ def test_later_checkpoints_are_refused_or_set_aside(tmp_path: Path) -> None:
         checkpoint.clear_later(tmp_path, 400, damaged=False)
     checkpoint.clear_later(tmp_path, 400, damaged=True)
     assert checkpoint.checkpoints_in(tmp_path) == [checkpoint.checkpoint_path(tmp_path, 400)]
-    assert (tmp_path / "checkpoint_0000800.damaged").exists()
+    write(tmp_path, 800)  # damaged once more
+    checkpoint.clear_later(tmp_path, 400, damaged=True)
+    assert len(list(tmp_path.glob("checkpoint_0000800.*.damaged"))) == 2
 
 
 def test_one_process_at_a_time_and_no_half_written_files(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from jseg.files import JSON_MARK
 from jseg.metrics import ConfusionMatrix, headline
 from jseg.model.clip_rc import ClipRC, build_clip_rc
 from jseg.model.initial_weights import initialise
+from jseg.ops.device import normalise
 
 CLASSES = class_list("voc12")
 
@@ -76,8 +77,8 @@ def image_scores(
     image, _, _ = dataset.read(index)
     size = image.shape[:2]
     image = transforms.resize_image(image, transforms.short_side_size(size, 64))
-    pixels = transforms.normalise(image, config.data.mean, config.data.std).transpose(2, 0, 1)
-    return ImageScores(model, np.ascontiguousarray(pixels), jt.array(embeddings()), seen, gamma, config.test), size
+    pixels = normalise(image.transpose(2, 0, 1), config.data)
+    return ImageScores(model, pixels, jt.array(embeddings()), seen, gamma, config.test), size
 
 
 @pytest.mark.parametrize("cross_dataset", [False, True])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import jittor as jt
@@ -12,7 +11,7 @@ import pytest
 import torch
 
 from jseg.config import OptimizerConfig
-from jseg.engine.optimizer import AdamW, clip_factor, gradient_norm, group_settings, square_sums
+from jseg.engine.optimizer import AdamW, group_settings, square_sums, step_factor
 from jseg.errors import UserError
 
 SHAPES = {"decode_head.q_proj.weight": (37, 513), "backbone.prompt_norm.weight": (5,), "decode_head.q_proj.bias": (1,)}
@@ -81,11 +80,13 @@ def test_every_released_parameter_has_the_recorded_rate_and_decay(golden: Path) 
 
 
 def test_norm_and_clipping() -> None:
-    arrays = [np.array([[3.0, 0.0]], np.float32), np.array([4.0], np.float32)]
-    gradients = [jt.array(array) for array in arrays]
-    assert gradient_norm(gradients) == pytest.approx(5.0)
-    assert clip_factor(5.0, 0.0) is clip_factor(5.0, 5.0) is None
-    assert clip_factor(5.0, 2.0).numpy() == pytest.approx([0.4])
+    squares = square_sums([jt.array(np.float32([[3.0, 0.0]])), jt.array(np.float32([4.0]))])
+    assert squares.numpy().tolist() == [9, 16]
+    sums = jt.array64(np.arange(5.0))
+    factors = [step_factor(squares, sums, highest).item() for highest in (0.0, 5.0, 7.0, 2.0)]
+    assert factors == pytest.approx([1, 1, 1, 0.4])
+    for bad in (np.nan, np.inf, -np.inf):
+        assert step_factor(squares, jt.array64(np.float64([1, bad])), 2.0).item() == 0
 
 
 @pytest.mark.parametrize("choice", ["auto", "plain"])
@@ -95,8 +96,9 @@ def test_a_value_that_is_not_finite_shows_in_the_norm(
 ) -> None:
     monkeypatch.setenv("JSEG_KERNELS", choice)
     gradients = [jt.ones((2, 3)), jt.array(np.array([1.0, value], np.float32))]
-    assert not math.isfinite(gradient_norm(gradients))
-    assert np.isfinite(square_sums(gradients).numpy()).tolist() == [True, False]
+    squares = square_sums(gradients)
+    assert np.isfinite(squares.numpy()).tolist() == [True, False]
+    assert [step_factor(squares, jt.zeros((5,), "float64"), highest).item() for highest in (0.0, 2.0)] == [0, 0]
 
 
 def test_sums_of_many_tensors_keep_their_digits_and_nothing_piles_up() -> None:

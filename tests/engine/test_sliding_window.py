@@ -131,7 +131,7 @@ def test_views_are_the_mean_of_softmaxes(
     monkeypatch.setattr(sliding_window, "BAND_VALUES", band_values)
     found = np.concatenate([band.numpy() for _, band in mean_bands(views, size)], axis=1)
     np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
-    labels = predict_views(PatchMeans(), images, TEXT, SEEN, GAMMA, config, size)
+    labels = predict_views(PatchMeans(), [jt.array(image) for image in images], TEXT, SEEN, GAMMA, config, size)
     decided = np.diff(np.sort(expected, axis=0)[-2:], axis=0)[0] > 2 * TOLERANCE
     assert decided.mean() > 0.99
     np.testing.assert_array_equal(labels[decided], expected.argmax(axis=0)[decided])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import jittor as jt
 import numpy as np
 import pytest
 
@@ -106,6 +107,17 @@ def test_a_bad_step_is_skipped_counted_and_logged_with_its_images(
     assert np.isfinite(list(trained["losses"].values())).all()
 
 
+def test_a_step_is_read_before_its_checkpoint_and_else_while_the_next_one_is_computed(tmp_path: Path) -> None:
+    trainer, saver, order = tiny_trainer(tiny_config(iterations=6, save_every=4, log_every=100)), NotedSaver(), []
+    report, update = trainer.report, trainer.update
+    trainer.update = lambda gradients, sums, i: order.append(f"begin {i}") or update(gradients, sums, i)
+    trainer.report = lambda arrived, lr: order.append("read") or report(arrived, lr)
+    run(tmp_path, trainer, batches((3,)), saver)
+    assert order == ["begin 0", "begin 1", "read", "begin 2", "read", "begin 3", "read", "read", "begin 4", "begin 5",
+                     "read", "read"]  # fmt: skip
+    assert [progress["bad_steps"] for progress in saver.progress] == [1, 1]
+
+
 def test_too_many_bad_steps_in_a_row_end_the_run_with_the_names_of_their_images(tmp_path: Path) -> None:
     trainer = tiny_trainer(tiny_config(iterations=9, max_bad_steps=2))
     before = weights(trainer)
@@ -121,7 +133,7 @@ def test_too_many_bad_steps_in_a_row_end_the_run_with_the_names_of_their_images(
     overflowing = tiny_trainer(tiny_config(iterations=2))  # float16: none of its steps counts as a bad one
     overflowing.loss_scale = LossScale()
     with (
-        patch("jseg.engine.train.gradient_norm", return_value=np.inf),
+        patch("jseg.engine.train.square_sums", lambda gradients: jt.array(np.full(len(gradients), np.inf, np.float32))),
         pytest.raises(CheckFailed, match="nothing was trained"),
     ):
         run(tmp_path, overflowing, batches(), NotedSaver())
@@ -304,8 +316,9 @@ def test_micro_batches_add_up_to_the_batch(setting: str, unseen: tuple[int, ...]
         config.model.prompt_dropout = config.model.decoder_dropout = 0.0
         trainer = tiny_trainer(config, unseen)
         images, labels = tiny_batch(seed=5, lowest=lowest)
-        gradients, losses, num_masks = trainer.gradients(images, labels)
-        results.append((dict(zip(trainer.optimizer.names, gradients, strict=True)), losses, num_masks))
+        gradients, sums = trainer.gradients(images, labels)
+        named = dict(zip(trainer.optimizer.names, gradients, strict=True))
+        results.append((named, trainer.loss.values(sums.numpy()), sums.numpy()[4]))
     whole, losses, num_masks = results[0]
     largest = {name: np.abs(gradient.numpy()).max() for name, gradient in whole.items()}
     assert max(largest.values()) > 1e-3

@@ -75,6 +75,9 @@ def check_regions(emulation: Emulation, tolerance: float, case: tuple, heads: in
     if prompt_count and of_images == batch:
         expected.append(of_prompts.grad)
     compare(computed[: len(expected)], expected, tolerance)  # prompts that images share are frozen: no gradient
+    if len(expected) == 3:
+        beside_frozen = emulation.joint(projected, given, heads, REGIONS, structure, grad, frozen=True)
+        assert torch.equal(beside_frozen[2], computed[2])
 
 
 @pytest.mark.parametrize("case", REGION_CASES)

@@ -15,12 +15,13 @@ from jseg.clip.class_embeddings import TextModel, unit_rows
 from jseg.clip.image_tower import resize_positions
 from jseg.clip.text_tower import TextTower
 from jseg.clip.tokenizer import Tokenizer
-from jseg.config import ModelConfig
+from jseg.config import DataConfig, ModelConfig
 from jseg.data import transforms
 from jseg.data.class_names import IGNORED, ClassList, class_labels, training_labels
 from jseg.model.clip_rc import build_clip_rc
 from jseg.model.losses import pseudo_labels
 from jseg.model.released_weights import DEAD
+from jseg.ops.device import normalise
 from jseg.parity.checks import is_refused, mask_losses, metric_values, read_tokenizer
 from jseg.parity.golden import GoldenFile
 from jseg.parity.report import check_set
@@ -85,6 +86,11 @@ def _bgr(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image[..., ::-1])
 
 
+def normalised(image: np.ndarray, sizes: np.ndarray | None = None) -> np.ndarray:
+    """`normalise` of an image (H, W, 3)."""
+    return normalise(image.transpose(2, 0, 1)[None], DataConfig(), sizes).numpy()[0].transpose(1, 2, 0)
+
+
 def check_data(file: GoldenFile) -> dict[str, np.ndarray]:
     """Test sizes, resizing, flipping, normalising, padding, reading of labels; jitter and crops by the same draws."""
     image, labels = _bgr(file["in/resize_img"]), file["in/resize_seg"]
@@ -92,7 +98,7 @@ def check_data(file: GoldenFile) -> dict[str, np.ndarray]:
     size = transforms.box_size(labels.shape, long_side, short_side)
     resized, resized_labels = transforms.resize_image(image, size), transforms.resize_labels(labels, size)
     flipped, flipped_labels = transforms.random_flip(resized, resized_labels, Always())
-    padded, padded_labels = transforms.pad(transforms.normalise(image), labels, file.arrays["out/pad_seg"].shape)
+    padded, padded_labels = transforms.pad(image, labels, file.arrays["out/pad_seg"].shape)
     ratio = np.array(size[::-1]) / np.array(labels.shape[::-1])
     computed = {
         "out/resize_img": _bgr(resized),
@@ -100,9 +106,9 @@ def check_data(file: GoldenFile) -> dict[str, np.ndarray]:
         "out/resize_scale_factor": np.concatenate([ratio, ratio]),
         "out/flip_img": _bgr(flipped),
         "out/flip_seg": flipped_labels,
-        "out/pad_img_normalized": padded,
+        "out/pad_img_normalized": normalised(padded, np.int32([labels.shape])),
         "out/pad_seg": padded_labels,
-        "out/normalized_rgb_hwc": transforms.normalise(_bgr(file["in/img_bgr"])),
+        "out/normalized_rgb_hwc": normalised(_bgr(file["in/img_bgr"])),
         **_label_reading(file),
         **_random_parts(file, image, labels),
     }

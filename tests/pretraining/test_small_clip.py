@@ -9,14 +9,17 @@ import numpy as np
 
 from jseg.clip.tokenizer import Tokenizer
 from jseg.clip.weights import read_clip_weights
+from jseg.config import IMAGENET_MEAN, IMAGENET_STD
 from jseg.pretraining.images import Settings, make_tokenizer
 from jseg.pretraining.training import TEMPLATES, SmallClip, evaluate, export
 
 
 def test_embeddings_are_those_of_the_image_tower(tiny: Settings) -> None:
     clip = SmallClip(tiny, 600)
-    images = np.random.default_rng(0).standard_normal((2, 3, 24, 32)).astype(np.float32)
-    np.testing.assert_allclose(clip.embed_images(images).numpy(), clip.image(jt.array(images)).numpy(), atol=1e-5)
+    images = np.random.default_rng(0).integers(0, 256, (2, 24, 32, 3), np.uint8)
+    pixels = (images - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
+    expected = clip.image(jt.array(pixels.transpose(0, 3, 1, 2).copy())).numpy()
+    np.testing.assert_allclose(clip.embed_images(images).numpy(), expected, atol=1e-5)
 
 
 def test_exported_file_is_a_clip(tiny: Settings, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def make_toolkit(home: Path, version: tuple[int, int] = (13, 0), parts: tuple[st
         if library.name == "lib64":
             (library / f"lib{part}.so").symlink_to(soname)
     if "cudart" in parts:
+        (library / "libcudadevrt.a").write_text("")
         (include / "crt" / "host_config.h").write_text(f"#if __GNUC__ > {other.get('gnu', 99)}\n#error\n#endif\n")
     return home
 
@@ -119,9 +120,11 @@ def test_named_toolkit_goes_first_and_alone(monkeypatch: pytest.MonkeyPatch, tmp
     assert f"{tmp_path}/none/bin/nvcc does not run" in refusal()
 
 
-def test_wheels_of_cuda_13(tmp_path: Path) -> None:
+def test_wheels_of_cuda_13(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda, "fixed_copy", lambda *_: None)
     home = make_toolkit(tmp_path / "site-packages" / "nvidia" / "cu13", lib="lib", npp=False)
     assert chosen() == home
+    assert (ready(tmp_path).nvcc.parents[1] / "lib64" / "libcudadevrt.a").exists()  # each kernel is linked with it
 
 
 def test_parts_from_wheels_of_the_same_cuda(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Training and evaluation run none of Jittor's operators that CUDA has only with cuDNN 8, cuFFT or cuSPARSE."""
+"""Training and evaluation run none of Jittor's operators that CUDA has only with cuDNN 8, cuFFT, cuSPARSE or cuTT."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ def operators(run: Callable[[], None]) -> set[str]:
 
 
 @pytest.mark.parametrize("part", ["evaluation", *hot_path.UNSEEN])
-def test_training_and_evaluation_need_no_cudnn(part: str) -> None:
+def test_training_and_evaluation_need_neither_cudnn_nor_cutt(part: str) -> None:
     found = operators(hot_path.evaluate if part == "evaluation" else lambda: hot_path.train(part))
     assert "matmul" in found and "code" in found  # products and our kernels: the list is that of the whole step
     folder = Path(toolchain.jittor_folder()) / "extern" / "cuda"
+    assert "transpose" not in found  # without cuTT it runs on a CPU, whatever the device
     files = [path for library in LEFT_OUT for path in (folder / library / "ops").glob("*_op.h")]
     assert files and not found & {path.name.removesuffix("_op.h").partition("_")[2] for path in files}

@@ -33,7 +33,7 @@ def standin_gpu(nvcc: Path) -> dict[str, str]:
     """Builds driver and toolkit, or finds them in the cache; returns the environment in which jseg finds them."""
     real = [folder / "include" for folder in cuda.wheel_folders() if (folder / "include" / "cublas_v2.h").is_file()]
     headers = [cuda.home_of(nvcc) / "include", *real[:1], HERE / "include"]
-    sources = sorted(path for path in HERE.rglob("*") if path.suffix in (".c", ".h"))
+    sources = sorted(path for path in HERE.rglob("*") if path.suffix in (".c", ".h", ".py"))
     state = repr((str(nvcc), [str(path) for path in headers], [path.read_text() for path in sources]))
     folder = cache_folder() / f"standin_gpu-{hashlib.sha256(state.encode()).hexdigest()[:8]}"
     with whole_folder(folder) as new:
@@ -45,6 +45,8 @@ def standin_gpu(nvcc: Path) -> dict[str, str]:
 def _build(folder: Path, nvcc: Path, headers: list[Path]) -> None:
     cuda.link_toolkit(folder / "toolkit", nvcc, headers)
     include = folder / "toolkit" / "include"
+    runtime = next(cuda.home_of(nvcc).rglob("libcudadevrt.a"))  # every kernel is linked with it
+    (folder / "toolkit" / "lib64" / runtime.name).symlink_to(runtime)
     for name, (source, place, other) in LIBRARIES.items():
         library = folder / place / name
         library.parent.mkdir(exist_ok=True)

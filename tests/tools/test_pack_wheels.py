@@ -164,6 +164,7 @@ def test_carried_kernels_need_no_compiler(tmp_path: Path) -> None:
         pytest.skip("no wheels of CUDA 13 (pip install 'jseg[cuda13]')")
     part = ("--only", "attention, bf16", "--size", "shapes")
     pack_wheels.compile_kernels(tmp_path, "9.0", cache, part)
+    assert {path.name for path in cache.rglob("jseg.h.gch/*")} == {"core", "kernels"}
     shutil.rmtree(cache)
     with tarfile.open(tmp_path / "kernels.tar.gz") as archive:
         archive.extractall(cache, filter="tar")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 
@@ -11,8 +13,9 @@ from PIL import Image
 from scipy.io import loadmat, savemat
 
 from jseg.data.class_names import class_list, voc_palette
+from jseg.drawing import write_label_map
 from jseg.errors import UserError
-from tests.replicas import Replica, make_coco_stuff, make_context, make_voc12, save_list
+from tests.replicas import Replica, make_coco_stuff, make_context, make_voc12, save_list, save_palette_png
 from tools import prepare_coco_stuff, prepare_context, prepare_voc12
 from tools.prepare_coco_stuff import COCO_STUFF_IDS
 from tools.prepare_context import CONTEXT_IDS
@@ -69,9 +72,39 @@ def test_given_lists_and_masks_are_kept(voc: Replica) -> None:
     assert path.read_text().split() == voc.aug[:3] and not aug_mask(voc, voc.aug[4]).exists()  # from trainaug.txt
 
 
+def test_masks_of_another_program_are_counted_and_replaced_only_on_demand(
+    voc: Replica, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A SegmentationClassAug with all masks of SBD, as mmseg and JSeg make it; SBD has half of train.txt."""
+    sbd = voc.train[::2] + voc.aug[:3]
+    for name in sbd:
+        labels = loadmat(voc.sources / "dataset" / "cls" / f"{name}.mat", squeeze_me=True, struct_as_record=False)
+        save_palette_png(aug_mask(voc, name), labels["GTcls"].Segmentation)
+    before = {name: aug_mask(voc, name).read_bytes() for name in sbd}
+    assert run(prepare_voc12, voc) == 0
+    shown = capsys.readouterr().out
+    assert "train.txt: 4 masks of VOC, 0 of them are in SegmentationClassAug, 2 there are not VOC's own" in shown
+    assert "0 of these are replaced\n2 stay, since jseg did not write them: --overwrite replaces them" in shown
+    assert "aug.txt: 6 masks of SBD, 3 files are there" in shown and "5 label maps are there, 5 to make" in shown
+    assert before == {name: aug_mask(voc, name).read_bytes() for name in sbd}
+    assert prepare_voc12.main([str(voc.root), str(voc.sources), "--workers", "0", "--overwrite"]) == 0
+    shown = capsys.readouterr().out
+    assert "2 of them are in SegmentationClassAug, 2 there" in shown and "2 of these are replaced\naug.txt" in shown
+    for name in voc.train:
+        assert aug_mask(voc, name).read_bytes() == (voc.root / "SegmentationClass" / f"{name}.png").read_bytes()
+    assert [aug_mask(voc, name).read_bytes() for name in voc.aug[:3]] == [before[name] for name in voc.aug[:3]]
+    write_label_map(aug_mask(voc, voc.train[0]), np.zeros((72, 96)), voc_palette(256))  # ours: needs no --overwrite
+    assert run(prepare_voc12, voc) == 0
+    assert "3 of them are in SegmentationClassAug, 1 there" in capsys.readouterr().out
+    own = voc.root / "SegmentationClass" / f"{voc.train[0]}.png"
+    assert aug_mask(voc, voc.train[0]).read_bytes() == own.read_bytes()
+
+
 def test_lists_and_folders_that_are_not_what_they_should_be(voc: Replica) -> None:
     assert "no folder cls" in refused(prepare_voc12, voc, voc.root)
-    assert "VOCdevkit/VOC2012" in refused(prepare_voc12, Replica(voc.root.parent, [], [], sources=voc.sources))
+    with pytest.raises(UserError, match="give the folder of SBD, once"):
+        prepare_voc12.main([str(voc.root)])
+    assert "VOCdevkit/VOC2012" in refused(prepare_voc12, Replica(voc.root / "ImageSets", [], [], sources=voc.sources))
     save_list(lists_of(voc) / "aug.txt", voc.aug + voc.val[:2])
     assert f"2 names are also in train.txt or val.txt, first {voc.val[0]}" in refused(prepare_voc12, voc)
     save_list(lists_of(voc) / "aug.txt", voc.aug)
@@ -119,6 +152,59 @@ def test_every_map_of_context_is_converted(tmp_path: Path) -> None:
         np.testing.assert_array_equal(stored, expected)
         seen |= set(np.unique(stored).tolist())
     assert seen == set(range(60))
+
+
+def encoded(mask: np.ndarray) -> str:
+    """A mask in COCO's compressed run-length code, from its definition."""
+    flat = [0, *mask.ravel(order="F").astype(int).tolist()]
+    edges = [place for place in range(1, len(flat)) if flat[place] != flat[place - 1]]
+    runs = np.diff([1, *edges, len(flat)]).tolist()
+    text = ""
+    for index, run in enumerate(runs):
+        rest = run - runs[index - 2] if index > 2 else run
+        more = True
+        while more:
+            bits, rest = rest & 31, rest >> 5
+            more = rest != (-1 if bits & 16 else 0)
+            text += chr(48 + bits + 32 * more)
+    return text
+
+
+def test_run_length_code() -> None:
+    assert encoded(np.array([[0, 1], [1, 1]], bool)) == "13"  # by hand: 1 outside, 3 inside
+    assert prepare_context.decode_mask("P1", (8, 4)).tolist() == [[False] * 4] * 8  # 32: 00000, more, 00001
+    rng = np.random.default_rng(0)
+    for size in ((1, 1), (7, 5), (60, 900)):
+        for share in (0, 0.02, 0.5, 1):
+            mask = rng.random(size) < share
+            np.testing.assert_array_equal(prepare_context.decode_mask(encoded(mask), size), mask)
+
+
+def test_context_from_json_equals_context_from_mat_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    context, images, annotations = make_context(tmp_path), [], []
+    for number, name in enumerate([*context.train, *context.val]):
+        categories = loadmat(context.sources / f"{name}.mat")["LabelMap"]
+        images.append({"file_name": f"{name}.jpg", "image_id": number, "phase": "train"})
+        for category in np.unique(categories[categories > 0]).tolist():
+            code = {"size": list(categories.shape), "counts": encoded(categories == category)}
+            annotations.append({"image_id": number, "category_id": category, "segmentation": code})
+    path = tmp_path / "trainval_merged.json"
+    path.write_text(json.dumps({"images": images, "annos_segmentation": annotations[::-1]}))
+    maps = context.root / "SegmentationClassContext"
+    assert prepare_context.main([str(context.root), "--json", str(path)]) == 0
+    found = {path.name: np.array(Image.open(path)) for path in maps.iterdir()}
+    shutil.rmtree(maps)
+    assert run(prepare_context, context) == 0 and len(found) == 12
+    for name, labels in found.items():
+        np.testing.assert_array_equal(labels, Image.open(maps / name))
+    (maps / f"{context.train[0]}.png").unlink()
+    path.write_text(json.dumps({"images": images[1:], "annos_segmentation": annotations}))
+    capsys.readouterr()
+    assert prepare_context.main([str(context.root), "--json", str(path)]) == 1
+    assert f"found: {context.train[0]}: no annotations that can be read in the .json" in capsys.readouterr().out
+    path.write_text('{"images": []}')
+    with pytest.raises(UserError, match=r"is not trainval_merged\.json of the Detail API: KeyError"):
+        prepare_context.main([str(context.root), "--json", str(path)])
 
 
 def test_ids_of_coco_stuff_map_to_the_published_labels() -> None:

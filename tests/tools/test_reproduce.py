@@ -128,7 +128,7 @@ def test_what_is_missing_is_told_with_the_command(tiny: Path, capsys: pytest.Cap
         reproduce_tiny(tiny, "--rows", "second,third", "--train", "--data-root", str(tiny / "data"))
     shown = capsys.readouterr().out
     assert f"checkpoint to start from: {tiny}/runs/first/seed_0/checkpoint_0000001.safetensors" in shown
-    assert "SegmentationClassAug, ImageSets/Segmentation/trainaug.txt" in shown
+    assert "/train.txt, SegmentationClassAug, ImageSets/Segmentation/aug.txt in" in shown
     assert "fetch_pretrained.py ViT-B-16" in shown
 
 

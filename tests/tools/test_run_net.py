@@ -27,7 +27,9 @@ def test_evaluation_with_the_original_release_s_spellings(trained: Path, capsys:
     shown = capsys.readouterr().out
     assert "checkpoint_0000002" in shown and "pAcc / mIoU(S) / mIoU(U) / hIoU: " in shown
     metrics = json.loads((trained / "metrics.json").read_text())
-    assert set(metrics) == {"jseg", "pAcc", "mIoU(S)", "mIoU(U)", "hIoU", "IoU"} and len(metrics["IoU"]) == 20
+    groups = {name + group for name in ("pAcc", "mIoU", "mAcc") for group in ("", "(S)", "(U)")}
+    assert set(metrics) == {"jseg", *groups, "hIoU", "IoU", "Acc"} and len(metrics["IoU"]) == len(metrics["Acc"]) == 20
+    assert any(line.split()[:1] == ["unseen"] and len(line.split()) == 4 for line in shown.splitlines())
     assert run_net.main([*arguments, "--task", "val", "--resume", "data.shapes.val_scenes=2"]) == 0
     shown = capsys.readouterr().out
     assert "newest whole checkpoint is" in shown and "checkpoint_0000004" in shown and "inductive, 2 " in shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -82,6 +83,19 @@ def test_what_jseg_did_not_write_is_kept(voc: Path, trained: Path, task: str, ca
         (folder / name).rename(folder / "run" / name)
     assert run_net.main([*arguments, "--overwrite"]) == 0
     assert task == "train" or run_net.main(arguments) == 0
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "record.json"])
+def test_a_resumed_run_keeps_a_log_that_is_not_its_own(
+    tiny: Path, trained: Path, name: str, capsys: pytest.CaptureFixture
+) -> None:
+    shutil.copytree(trained, tiny.parent / "run")
+    path = tiny.parent / "run" / name
+    path.write_text("{")
+    arguments = command(tiny, "--resume", "train.iterations=5")
+    refused(arguments, capsys, f"{name} was not written by jseg", "--overwrite")
+    assert path.read_text() == "{"
+    assert run_net.main([*arguments, "--overwrite"]) == 0 and '"jseg"' in path.read_text()
 
 
 def put(folder: Path, name: str, labels: np.ndarray) -> None:

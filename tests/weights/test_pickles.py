@@ -18,6 +18,7 @@ import pytest
 from jseg.errors import UserError
 from jseg.weights.pickles import COMMON, RestrictedUnpickler
 from jseg.weights.reader import read_weight_file
+from jseg.weights.record import recorded_classes
 
 
 def load(content: bytes) -> Any:
@@ -108,6 +109,44 @@ def test_saved_variables_come_back(tmp_path: Path, wrap: str) -> None:
         assert file.tensors[name].dtype == array.dtype and np.array_equal(file.tensors[name], array), name
     if wrap != "bare":
         assert file.meta == {"iter": 5, "CLASSES": ["a"]}
+
+
+def test_class_names_and_iteration_of_the_jittor_release(tmp_path: Path) -> None:
+    """Its checkpoints hold the whole config; `CLASSES` of the PyTorch release goes first."""
+    config = {"model": {"type": "CLIPRC", "class_names": ("cat", "dog")}, "max_iter": 9, "dataset": {"train": None}}
+    for meta, names in (({}, ("cat", "dog")), ({"CLASSES": ("a",)}, ("a",))):
+        content = {
+            "meta": {"iter": 5, "config": config, **meta},
+            "model": {"backbone.proj": jt.ones(2)},
+            "scheduler": {},
+        }
+        jt.save(content, str(tmp_path / "ckpt_5.pkl"))
+        file = read_weight_file(tmp_path / "ckpt_5.pkl")
+        assert recorded_classes(file) == names and file.meta["iter"] == 5
+    (tmp_path / "a.pkl").write_bytes(seal(pickle.dumps({"meta": {"config": "a text"}, "model": VALUES}, 4)))
+    assert read_weight_file(tmp_path / "a.pkl").meta == {"config": "a text"}
+
+
+def test_tensors_of_pytorch_in_a_jittor_file(tmp_path: Path) -> None:
+    """Their storages stand in the pickle, each as a whole old PyTorch file; what else is in one is refused."""
+    torch = pytest.importorskip("torch")
+    base = torch.arange(12, dtype=torch.float32).reshape(3, 4)
+    tensors = {"whole": base, "half": base.half(), "turned": base.T, "row": base[1], "scalar": torch.tensor(2.5),
+               "count": torch.arange(3), "parameter": torch.nn.Parameter(base)}  # fmt: skip
+    jt.save(tensors, str(tmp_path / "clip.pkl"))
+    file = read_weight_file(tmp_path / "clip.pkl")
+    assert file.kind == "Jittor pickle" and file.tensors.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        expected = tensor.detach().numpy()
+        assert file.tensors[name].dtype == expected.dtype and np.array_equal(file.tensors[name], expected), name
+    trap, buffer = tmp_path / "trap", io.BytesIO()
+    evil = type("Evil", (), {"__reduce__": lambda _: (os.system, (f"touch {trap}",))})()
+    torch.save(evil, buffer, _use_new_zipfile_serialization=False)
+    inner = type("Inner", (), {"__reduce__": lambda _: (torch.storage._load_from_bytes, (buffer.getvalue(),))})()
+    (tmp_path / "evil.pkl").write_bytes(seal(pickle.dumps({"w": inner}, 4)))
+    with pytest.raises(UserError, match=f"asks for {os.name}.system"):
+        read_weight_file(tmp_path / "evil.pkl")
+    assert not trap.exists()
 
 
 def test_numpy_arrays_and_bfloat16(tmp_path: Path) -> None:

@@ -30,6 +30,8 @@ struct Problem {
     uint32_t threshold = 0;        // share of the weights that is dropped, times 2^32
     float kept = 1;                // factor on the others
     const float* seed = nullptr;   // two floats, whose bits are the seed
+    bool frozen = false;           // backward: only prompts get a gradient
+    int first_block = 0;           // of keys with a gradient
     float score_scale = 0;         // log2(e) / sqrt(depth): scores are exponents of 2
     float gradient_scale = 0;      // 1 / sqrt(depth)
     bool aligned = false;          // rows of all tokens start at multiples of 16 bytes and are multiples of them long

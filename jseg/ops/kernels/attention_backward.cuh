@@ -97,6 +97,10 @@ __global__ void __launch_bounds__(THREADS, (Shape<T, DEPTH>::BLOCKS)) query_grad
             marks[m][half] = mark_of_query<MASK>(p, query);
             if constexpr (DROPOUT) streams[m][half] = stream_of_row(p, block_row(), query);
         }
+    if (p.frozen) {  // the sums of rows were all that is wanted
+        wait_for_copies<0>();
+        return;
+    }
 
     for (int tile = 0; tile < tiles; tile++) {
         wait_for_copies<0>();
@@ -165,7 +169,7 @@ __global__ void __launch_bounds__(THREADS, (Shape<T, DEPTH>::BLOCKS)) key_gradie
     constexpr int LEFTS = Sizes::LEFTS, COLUMNS = Sizes::COLUMNS, STRIDE = Sizes::STRIDE;
     const Problem& p = a.problem;
     const int image = block_row() / p.heads, head = block_row() % p.heads;
-    const int first = block_column() * Sizes::ROWS, own = first + warp_index() * Sizes::WARP_ROWS;
+    const int first = (p.first_block + block_column()) * Sizes::ROWS, own = first + warp_index() * Sizes::WARP_ROWS;
     const Rows<const Number> queries = rows_of(a.q, p, image, head, p.queries);
     const Rows<const Number> grads = rows_of(a.grad_out, p, image, head, p.queries);
     const Rows<const Number> keys = rows_of(a.k, a.prompt_k, p, image, head);
@@ -253,7 +257,8 @@ __global__ void __launch_bounds__(THREADS, (Shape<T, DEPTH>::BLOCKS)) key_gradie
     }
 }
 
-// Host. Gradients of everything that `attention_forward` read; every element of them and of `row_sums` is set.
+// Host. Gradients of everything that `attention_forward` read; every element of them and of `row_sums` is set. With
+// `frozen`, those of prompts alone: what the others hold then means nothing.
 template <class T, int DEPTH, Mask MASK, bool DROPOUT>
 void attention_backward(BackwardArguments<T> a) {
     typedef Shape<T, DEPTH> Sizes;
@@ -262,7 +267,8 @@ void attention_backward(BackwardArguments<T> a) {
     if (p.prompts > 0) p.aligned &= are_aligned(p, a.prompt_k, a.prompt_v, a.grad_prompt_k, a.grad_prompt_v);
     const int bytes = (2 * Sizes::OWN + 4 * Sizes::TILE) * sizeof(typename T::Number), pairs = p.batch * p.heads;
     launch(query_gradient_kernel<T, DEPTH, MASK, DROPOUT>, tiles_of(p.queries, Sizes::ROWS), pairs, THREADS, bytes, a);
-    launch(key_gradient_kernel<T, DEPTH, MASK, DROPOUT>, tiles_of(p.keys + p.prompts, Sizes::ROWS), pairs, THREADS,
+    p.first_block = p.frozen ? p.keys / Sizes::ROWS : 0;
+    launch(key_gradient_kernel<T, DEPTH, MASK, DROPOUT>, tiles_of(p.keys + p.prompts, Sizes::ROWS) - p.first_block, pairs, THREADS,
            bytes + (int)sizeof(Statistics<Sizes::COLUMNS, DROPOUT>), a);
 }
 

@@ -59,6 +59,7 @@ void joint_backward(const Numbers& number, const void* projected, const void* pr
     typedef typename T::Number Number;
     BackwardArguments<T> a;
     set_joint<T, MASK>(number, projected, prompts, a);
+    a.problem.frozen = number("frozen");
     const long width = a.problem.heads * a.problem.depth, row = 3 * width, image = a.q.image, prompt_image = a.prompt_k.image;
     a.out = {(const Number*)out, image / 3, width}, a.grad_out = {(const Number*)grad_out, image / 3, width};
     Number *of_tokens = (Number*)grad_projected, *of_prompts = (Number*)grad_prompts;

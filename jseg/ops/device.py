@@ -1,0 +1,40 @@
+"""What spares a GPU the wait for its host: constants sent once, images sent as bytes, transposition without a CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import jittor as jt
+import numpy as np
+
+from jseg.config import DataConfig
+
+
+@lru_cache(maxsize=128)
+def constant(of: Callable[..., np.ndarray], *arguments: object) -> jt.Var:
+    """`of(*arguments)` on the device, made and sent once."""
+    return jt.array(np.ascontiguousarray(of(*arguments))).stop_grad()
+
+
+def transpose(x: jt.Var, *axes: int) -> jt.Var:
+    """x with its axes in that order; Jittor's own moves the last axis on one CPU core even if x is on a GPU."""
+    return jt.fuse_transpose(x, axes).stop_fuse()  # fused with a product, it would hide it from Jittor's tuner
+
+
+def normalise(images: np.ndarray, data: DataConfig, sizes: np.ndarray | None = None) -> jt.Var:
+    """Images (B, 3, H, W) or (3, H, W) uint8 -> float32 `(value - mean) / std`, worked out on the device.
+
+    `sizes` (B, 2) int32 are rows and columns of each image, and all beyond becomes 0; None = nothing is beyond.
+    Images that are float32 are taken as normalised already.
+    """
+    values = jt.array(images)
+    if images.dtype == np.uint8:
+        numbers = tuple(data.mean), tuple(1 / value for value in data.std)
+        mean, factor = (constant(np.float32, values).reshape(-1, 1, 1) for values in numbers)
+        values = (values.float32() - mean) * factor
+        if sizes is not None:
+            sizes, shape = jt.array(sizes), values.shape
+            inside = [jt.index(shape, 2 + axis) < sizes.reindex(shape, ["i0", f"{axis}"]) for axis in (0, 1)]
+            values = jt.ternary(inside[0].logical_and(inside[1]), values, jt.zeros_like(values))
+    return values
