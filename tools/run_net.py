@@ -23,9 +23,9 @@ from jseg.clip.class_embeddings import class_embeddings
 from jseg.config import read_config
 from jseg.engine.load import NEWEST, Run, load_model
 from jseg.engine.log import say
-from jseg.engine.ranks import claim_gpu, join_ranks
 from jseg.errors import UserError
 from jseg.released_configs import CONVERT, SECTIONS, TABLE
+from jseg.runtime.ranks import claim_gpu, join_ranks
 from jseg.runtime.start import start
 
 

@@ -20,7 +20,6 @@ from jseg.data.class_names import IGNORED, ClassList, stored_labels
 from jseg.data.dataset import Dataset, SegmentationDataset
 from jseg.data.loader import EvaluationImage, evaluation_images
 from jseg.engine.checkpoint import METRICS_NAME
-from jseg.engine.ranks import ALONE, Ranks
 from jseg.engine.signals import Interrupted
 from jseg.engine.sliding_window import predict_views
 from jseg.errors import UserError
@@ -30,6 +29,7 @@ from jseg.model.clip_rc import ClipRC
 from jseg.model.image_encoder import keep_prompts
 from jseg.ops.device import normalise
 from jseg.outputs import check_outputs
+from jseg.runtime.ranks import ALONE, Ranks
 
 SHEET_NAME = "sheet.png"
 SHEET_ROWS = 6

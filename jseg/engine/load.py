@@ -13,10 +13,10 @@ from jseg.data.class_names import ClassList, classes_of
 from jseg.data.dataset import Dataset, open_dataset, quick_check
 from jseg.engine import checkpoint
 from jseg.engine.log import say
-from jseg.engine.ranks import Ranks
 from jseg.errors import UserError
 from jseg.files import check_writable
 from jseg.outputs import check_outputs
+from jseg.runtime.ranks import Ranks
 from jseg.weights import record
 from jseg.weights.reader import WeightFile
 

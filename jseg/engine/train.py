@@ -30,7 +30,6 @@ from jseg.engine.evaluate import evaluate
 from jseg.engine.load import NEWEST, Run, load_model
 from jseg.engine.log import RunLog, say, write_record
 from jseg.engine.optimizer import AdamW, LossScale, square_sums, step_factor
-from jseg.engine.ranks import ALONE, Ranks
 from jseg.engine.signals import Interrupted, StopRequest
 from jseg.errors import CannotWrite, CheckFailed, UserError
 from jseg.files import as_json, whole_files, write_json
@@ -40,6 +39,7 @@ from jseg.model.precision import note, set_precision
 from jseg.ops.device import normalise
 from jseg.ops.function import releasing
 from jseg.outputs import check_outputs
+from jseg.runtime.ranks import ALONE, Ranks
 from jseg.weights.reader import WeightFile, named_list
 from jseg.weights.record import tensors_sha256
 from jseg.weights.state import state_arrays

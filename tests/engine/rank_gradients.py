@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 
-from jseg.engine.ranks import ALONE, Ranks, join_ranks
+from jseg.runtime.ranks import ALONE, Ranks, join_ranks
 from jseg.runtime.start import start
 
 BATCH = 4

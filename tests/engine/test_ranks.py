@@ -1,4 +1,4 @@
-"""Tests of jseg/engine/ranks.py: several ranks compute what one does, an error on one ends all, GPUs are shared out."""
+"""Tests of jseg/runtime/ranks.py: several ranks compute what one does, an error on one ends all, GPUs are shared."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jseg.engine.ranks import ALONE, Ranks, claim_gpu, join_ranks
 from jseg.errors import UserError
+from jseg.runtime.ranks import ALONE, Ranks, claim_gpu, join_ranks
 from tests.engine.rank_gradients import SETTINGS, batch_gradients
 from tests.tools.training_process import MPI_VARIABLES, REPOSITORY, SECONDS, mpirun, needs_mpirun
 
@@ -81,7 +81,7 @@ def test_gradients_take_the_same_way_through_nccl(gradients: tuple[dict[str, Gra
 )
 def test_an_error_on_one_rank_ends_all_of_them(tmp_path: Path, mistake: str, code: int, told: str) -> None:
     program = f"""
-        from jseg.engine.ranks import join_ranks
+        from jseg.runtime.ranks import join_ranks
         from jseg.errors import UserError
 
         with join_ranks() as ranks:

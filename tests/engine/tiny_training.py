@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from jseg.config import Config, ModelConfig
-from jseg.engine.ranks import ALONE, Ranks
 from jseg.engine.train import Trainer
 from jseg.model.clip_rc import build_clip_rc, set_training
 from jseg.model.initial_weights import initialise
+from jseg.runtime.ranks import ALONE, Ranks
 
 CLASSES, UNSEEN = 5, (3, 4)
 
