@@ -77,7 +77,7 @@ def test_a_jseg_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     refused([*evaluate, "text.embeddings="], capsys, "ckpt_3.pkl is untrained", "text.embeddings", "model.init")
     meta["config"]["model"]["class_names"] = class_list("voc12").names[::-1]
     jt.save({"meta": meta, "model": weights}, str(tmp_path / "ckpt_3.pkl"))
-    refused(evaluate, capsys, "made for other classes", "another order")
+    refused(evaluate, capsys, "made for other classes", "in reverse order")
 
 
 def test_a_user_of_the_pytorch_release(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
