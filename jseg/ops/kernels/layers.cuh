@@ -5,6 +5,8 @@
 // bits in every run.
 #pragma once
 
+#include <initializer_list>
+
 #include "fragments.cuh"
 
 namespace jseg {
@@ -94,7 +96,9 @@ inline void add_slices(const SliceArguments& a) {
 
 template <class... Places>
 bool in_fours(long columns, const Places*... places) {
-    return columns % 4 == 0 && ((reinterpret_cast<uintptr_t>(places) % 16 == 0) && ...);
+    uintptr_t all = 0;
+    for (const void* place : {static_cast<const void*>(places)...}) all |= reinterpret_cast<uintptr_t>(place);
+    return columns % 4 == 0 && all % 16 == 0;
 }
 
 // --- layer normalisation -------------------------------------------------------------------------------------------
