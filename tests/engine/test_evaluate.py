@@ -103,7 +103,7 @@ def test_metrics_and_drawn_images(
     assert json.loads((tmp_path / METRICS_NAME).read_text()) == {JSON_MARK: jseg.__version__, **metrics}
     printed = capsys.readouterr()
     assert headline(metrics) in printed.out.splitlines()
-    assert ("unseen" in printed.out) != cross_dataset
+    assert (" unseen " in printed.out) != cross_dataset  # beside the name of a class
     assert "4/4" in printed.err  # the progress bar
     names = {item.name for item in (tmp_path / "images").iterdir()}
     assert names == {SHEET_NAME} | {f"image_{i}{end}.png" for i in range(4) for end in ("", "_overlay")}
