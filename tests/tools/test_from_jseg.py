@@ -50,7 +50,9 @@ def command(config: Path, work_dir: Path, *rest: str) -> list[str]:
     return ["--config-file", str(config), "--work-dir", str(work_dir), "--device", "cpu", *rest, *SHORT]
 
 
-def test_a_jseg_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+def test_a_jseg_user(
+    tmp_path: Path, test_data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
     """VOC, ViT-B-16.pkl, the layout of its checkout: train, then a .pkl as its trainer writes it: val and test."""
     replica = make_voc12(tmp_path)
     assert prepare_voc12.main([str(tmp_path / "VOCdevkit"), str(replica.sources), "--workers", "0"]) == 0
