@@ -267,8 +267,7 @@ def _apply(section: Any, values: dict, folder: Path, typed: str = "", lenient: b
 
 def _apply_file(config: Config, path: Path) -> None:
     """Applies a config file after the file that its `base` names; one of the releases after ours of the same run."""
-    values = run_file(path)
-    parts = [values]
+    parts = [values := run_file(path)]
     if is_released(values):
         base, translated, notes = read_released(path)
         print("\n".join(notes))
@@ -281,6 +280,7 @@ def _apply_file(config: Config, path: Path) -> None:
         for name in DESCRIPTION:
             setattr(config.data, name, getattr(DataConfig(), name))
         config.expected, config.train.recipe_batch = {}, 0
+        config.train.expected_weights, config.train.expected_iteration = "", 0
     try:
         for part in parts:
             _apply(config, part, path.parent)

@@ -65,7 +65,8 @@ def write_segmentation(
     """Writes a label map and an overlay, (H, W, 3) uint8 RGB, to `output_paths`: both or none of them."""
     label_path, overlay_path = paths = output_paths(folder, name)
     check_outputs(paths, folder=folder, overwrite=overwrite)  # once more: hours may have passed since the start
-    write_label_map(label_path, labels, palette, {overlay_path: drawn})  # the longer name first: it may be too long
+    # the overlay first: a name that is too long fails before the other file is in place
+    write_label_map(label_path, labels, palette, {overlay_path: drawn})
 
 
 def overlay(image: np.ndarray, labels: np.ndarray, palette: np.ndarray, opacity: float = 0.55) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Whether a command may write a file: never over its inputs, nor over a file that jseg did not write.
 
 What jseg writes into a folder carries a mark: a chunk in PNGs, a key in JSON and safetensors files, a comment in text.
-So there is no list of files that several runs in one folder, or killed ones, could leave wrong.
+So there is no list of files that several runs in one folder, or killed ones, could leave wrong. The mark says who wrote
+a file, not that nobody has edited it since.
 """
 
 from __future__ import annotations
@@ -34,17 +35,17 @@ def check_outputs(
 ) -> None:
     """Raises UserError unless all `outputs` may be written.
 
-    None may be given twice, lie outside of `folder`, or be one of the paths `inputs`, links followed. What exists may
-    be replaced only with `overwrite`, but in a `folder` also where jseg wrote it.
+    None may be given twice, lie outside of `folder`, or be one of the paths `inputs`, links followed. A file that
+    exists may be replaced if jseg wrote it into `folder`, or with `overwrite`.
     """
     seen: set[Path] = set()
     read = {os.stat(path)[1:3] for path in inputs if path and os.path.exists(path)}  # inode and device
-    real = functools.cache(os.path.realpath)  # many files lie in few folders
+    resolved = functools.cache(os.path.realpath)  # many files lie in few folders
     for path in outputs:
         problem = ""
         if path in seen:
             problem = "would be written twice"
-        elif folder is not None and not Path(real(path.parent)).is_relative_to(real(folder)):
+        elif folder is not None and not Path(resolved(path.parent)).is_relative_to(resolved(folder)):
             problem = f"lies outside of {folder}"
         elif path.exists() and os.stat(path)[1:3] in read:
             problem = "itself would be overwritten"

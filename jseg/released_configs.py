@@ -57,8 +57,8 @@ SECTIONS = {"dataset": "data", "scheduler": "lr_config"}  # JSeg's names -> CLIP
 PIPELINE, TEST = "data.train.pipeline", "pipeline.MultiScaleFlipAug"
 STEPS = ("Resize", "RandomCrop", "RandomFlip", "PhotoMetricDistortion", "Normalize", "Pad")  # in the order of ours
 FILES = "img_dir=images ann_dir=labels split=names img_suffix=image_suffix seg_map_suffix=label_suffix"
-# Their section, ours, and keys `theirs=ours` or, where both are the same, `key`. All of theirs that are given for one
-# of ours must say the same. Names in <> are no keys of ours: `_complete` reads them.
+# Their section, ours, and keys `theirs=ours` or, where both are the same, `key`. Where several
+# of theirs mean one of ours, those that are given must agree. Names in <> are no keys of ours: `_complete` reads them.
 ROWS = (
     ("model", "", "pretrained=model.init pretrained_text=model.init load_text_embedding=text.embeddings"),
     ("model", "", "class_names=<names> base_class=<base> novel_class=<novel> both_class=<both> self_training=<self>"),
@@ -108,9 +108,10 @@ CONVERT = {  # by the last part of their key; other values are taken as they are
 UNLESS_GIVEN = {  # what the releases' code does where a config says nothing, and our base config might
     "data.train.names": "", "data.val.names": "", "data.ratio_range": (1.0, 1.0), "data.max_class_share": 1.0,
     "data.flip_probability": 0.0, "data.photometric": False, "test.scales": (1.0,), "test.flip": False,
+    "optimizer.warmup_iterations": 0, "optimizer.power": 1.0, "optimizer.min_lr": 0.0, "optimizer.lr_factor": 1.0,
 }  # fmt: skip
 NEEDED = ("data.dataset", "data.resize_box", "data.crop_size", "test.short_side", "<base>")
-FIXED = {  # last part, or last two parts, of their key -> the values that jseg computes as: the released ones
+FIXED = {  # last part, or last two parts, of their key -> the only values that are taken, the released ones
     "type": ("CLIPRC", "CLIPVisionTransformerWithRLB", "CLIPTextEncoder", "ATMSingleHeadSeg", "SegLoss", "AdamW",
              "CustomAdamW", "CustomPrameterGroupsGenerator", "PolyLR", "IterBasedRunner"),
     "exclude_key": ("prompt", ("prompt",)),
@@ -128,10 +129,11 @@ IDLE_KEYS = re.compile(r"data\.(val|test)\.(batch_size|num_workers|pipeline\.Mul
 BUILT_IN = {"LoadImageFromFile", "LoadAnnotations", "DefaultFormatBundle", "ImageToTensor", "Collect"}  # steps of ours
 COMMAND_LINE = {"work_dir": "--work-dir", "resume_path": "--resume", "resume_from": "--resume",
                 "load_from": "--weights", "pretrained_weights": "--weights"}  # fmt: skip
+# names at top level without a meaning of their own, as are all that their file uses
 VARIABLES = {*split_names("""
     img_size, in_channels, out_indices, region_level_bridge_size, base_class, novel_class, both_class, CLASSES,
     pretrained, pretrained_text, dataset_type, data_root, img_norm_cfg, crop_size, train_pipeline, test_pipeline
-""")}  # fmt: skip  # names at top level without a meaning of their own, as are all that their file uses
+""")}  # fmt: skip
 
 
 def run_file(path: Path) -> dict[str, Any]:
@@ -287,6 +289,9 @@ def _complete(ours: dict[str, Any], path: Path, notes: list[str]) -> Path:
             "warning: batch_size=4 of JSeg's VOC file is not the recipe's: 16 is used; train.batch_size=4 keeps 4"
         )
     base_config = REPOSITORY / "configs" / f"{dataset}_{setting}.py"
-    if not any(key.startswith("loss.") for key in ours):
+    losses = {"loss.mask": 20.0, "loss.dice": 1.0, "loss.recovery": 1.0}  # what SegLoss does without
+    if losses.keys() & ours.keys():
+        ours.update({key: value for key, value in losses.items() if key not in ours})
+    else:
         notes.append(f"warning: no loss weights in it: those of the recipe are used (configs/{base_config.name})")
     return base_config

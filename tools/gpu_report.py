@@ -82,7 +82,8 @@ def try_part(arguments: tuple[str, ...], log: Path, limit: float) -> tuple[str, 
     """
     begin, code = time.perf_counter(), None
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    with log.open("wb") as output:
+    log.write_text(TEXT_MARK, encoding="utf-8")
+    with log.open("ab") as output:
         part = subprocess.Popen([sys.executable, *arguments], stdout=output, stderr=subprocess.STDOUT, cwd=ROOT,
                                 env={**os.environ, "PYTHONPATH": path}, start_new_session=True)  # fmt: skip
         try:
@@ -96,7 +97,7 @@ def try_part(arguments: tuple[str, ...], log: Path, limit: float) -> tuple[str, 
     lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").split("\n") if line.strip()]
     found = next((line for line in lines[::-1] if line.startswith('{"')), "")
     state = "ok" if code == 0 else f"FAILED ({code})" if code is not None else f"FAILED (over {limit:.0f} s)"
-    if found and code is not None and code < 0 and json.loads(found).get("ok", True):
+    if found.endswith("}") and code is not None and code < 0 and json.loads(found).get("ok", True):
         state = f"ok, then signal {-code}"
     return state, time.perf_counter() - begin, found or (lines or [""])[-1]
 
@@ -222,7 +223,8 @@ def main() -> int:
         return run_part(args)
     folder = check_writable(args.report.absolute().parent)
     chosen = {name: part for name, part in parts(folder, args).items() if args.only in name}
-    check_outputs([args.report], folder=folder, overwrite=args.overwrite)
+    logs = [folder / f"{number:02}_{name.replace(' ', '_')}.log" for number, name in enumerate(chosen)]
+    check_outputs([args.report, *logs], folder=folder, overwrite=args.overwrite)
     if not chosen:
         raise UserError(f"--only {args.only!r}: no part has such a name")
     found = {finding.name: finding.found for finding in findings(prepare())}
@@ -230,10 +232,9 @@ def main() -> int:
                         time.strftime("%Y-%m-%d")]), "",
              "| what | state | seconds | result |", "|---|---|---|---|"]  # fmt: skip
     failed, end = False, time.perf_counter() + 60 * (args.minutes or float("inf"))
-    for number, (name, (limit, arguments)) in enumerate(chosen.items()):
+    for log, (name, (limit, arguments)) in zip(logs, chosen.items(), strict=True):
         state, seconds, last = "no time", 0.0, ""
         if end - time.perf_counter() > 1:
-            log = folder / f"{number:02}_{name.replace(' ', '_')}.log"
             state, seconds, last = try_part(arguments, log, min(limit, end - time.perf_counter()))
         failed |= not state.startswith("ok")
         lines.append(f"| {name} | {state} | {seconds:.0f} | {last.replace('|', '/')} |")

@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     target, root = options.target.resolve(), options.folder.resolve()
     lists = {name: target.with_name(f"{target.stem}_{name}.txt") for name in ("train", "val")}
-    check_outputs([target, *lists.values()], overwrite=options.overwrite)
+    check_outputs([target, *lists.values()], (options.names, options.unseen), overwrite=options.overwrite)
     if target.suffix != ".py":
         raise UserError(f"{target}: the name of a config ends in .py")
     found = find_pairs(root, options.labels)
@@ -98,6 +98,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"not taken: {number:,} *{end}.png")
     if names and len(names) != len(stored):
         raise UserError(f"--names: {len(names)} for {len(stored)} pixel values ({', '.join(map(str, stored))})")
+    if names and stored != [*range(stored[0], stored[0] + len(stored))]:
+        print("warning: the pixel values have gaps: check that names and stored belong together")
     for name, (files, unlisted) in splits.items():
         if unlisted:
             write_whole(lists[name], "".join(f"{line}\n" for line in unlisted).encode())

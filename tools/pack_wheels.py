@@ -148,7 +148,8 @@ def main() -> None:
     if cache and args.python != f"3.{sys.version_info.minor}":
         raise UserError(f"--kernels compiles for the Python that runs it: run this with python{args.python}")
     args.folder = args.folder.absolute()
-    check_outputs([args.folder / "install.sh"], overwrite=args.overwrite)
+    names = ["install.sh", "kernels.tar.gz"] if cache else ["install.sh"]
+    check_outputs([args.folder / name for name in names], overwrite=args.overwrite)
     requirements = pack(args.folder, args.python, ["cuda13"] if args.cuda13 else [], args.also)
     leave_out(args.folder, args.without)
     if cache:

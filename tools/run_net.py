@@ -75,7 +75,8 @@ def adopt_released_options(options: argparse.Namespace) -> None:
     metrics = [name for name in options.eval or () if "=" not in name]  # an override may stand behind
     if metrics not in ([], ["mIoU"]):
         raise UserError(f"--eval {' '.join(metrics)}: --task val measures pAcc, mIoU and hIoU, nothing else")
-    options.task = options.task or ("train" if options.eval is None else "val")
+    default = "val" if options.eval is not None else "test" if options.save_dir or options.aug_test else "train"
+    options.task = options.task or default
     given = [our_override(text) for text in (*options.cfg_options, *(options.eval or ())) if text not in metrics]
     given += [] if options.seed is None else [f"train.seed={options.seed}"]
     given += ["test.scales=(0.5, 0.75, 1.0, 1.25, 1.5, 1.75)", "test.flip=True"] * options.aug_test

@@ -139,8 +139,10 @@ def classes_of(data: DataConfig) -> ClassList:
     """
     own, held_out = data.dataset == OWN, data.held_out
     classes = own_classes(data) if own else class_list(data.dataset, data.split)
-    if not own and (data.title or data.names or data.unseen or data.stored or data.palette):
-        raise UserError(f"data.names, title, unseen, stored and palette describe your own data: data.dataset={OWN!r}")
+    described = data.title or data.names or data.unseen or data.stored or data.palette or data.ignored != (IGNORED,)
+    if described and not own:
+        keys = "data.title, names, unseen, stored, ignored, palette"
+        raise UserError(f"{keys} describe your own data, not {data.dataset}: set data.dataset={OWN!r}")
     if not held_out:
         return classes
     seen = [classes.names[index] for index in classes.seen]

@@ -198,7 +198,7 @@ def read_pairs(dataset: SegmentationDataset, indices: Sequence[int], progress: b
                 own = dataset.root / "SegmentationClass" / path.name
                 voc = dataset.class_list.dataset == "voc12" and own != path and own.is_file()
                 if voc and not np.array_equal(stored, read_stored_labels(own)):
-                    problem = f"{path}: not VOC's own mask, {own} (SBD's?); {PREPARATION['voc12']}"
+                    problem = f"{path}: not VOC's own mask, {own}: tools/prepare_voc12.py --overwrite replaces it"
             dataset.read(index)
         except UserError as error:
             problem = str(error)

@@ -65,7 +65,8 @@ def convert_all(
 
     With workers `convert` must be importable.
     """
-    pending = [job for job in dict.fromkeys(jobs) if not job[1].is_file() or job[1] in replaced]
+    again = set(replaced)
+    pending = [job for job in dict.fromkeys(jobs) if not job[1].is_file() or job[1] in again]
     check_outputs([target for _, target in pending], [source for source, _ in jobs], overwrite=bool(replaced))
     print(f"{len(jobs) - len(pending):,} label maps are there, {len(pending):,} to make")
     if any(source.suffix == ".mat" for source, _ in pending) and importlib.util.find_spec("scipy") is None:

@@ -11,7 +11,7 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,10 +88,16 @@ def checkpoints_in(work_dir: Path) -> list[Path]:
     return [path for _, path in sorted((int(name.group(1)), path) for name, path in found if name)]
 
 
+def results_in(work_dir: Path) -> list[Path]:
+    """Weights and checkpoints that a run has left."""
+    return [*work_dir.glob(WEIGHTS_NAME), *checkpoints_in(work_dir)]
+
+
 def prune(work_dir: Path, keep: int, milestones: Iterable[int] = ()) -> None:
     """Removes all checkpoints but the `keep` newest and those of the `milestones`."""
     for path in {*checkpoints_in(work_dir)[:-keep]} - {checkpoint_path(work_dir, number) for number in milestones}:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # one that cannot be removed is in nobody's way
+            path.unlink()
 
 
 def clear_later(work_dir: Path, iteration: int, damaged: bool) -> None:
@@ -105,8 +111,11 @@ def clear_later(work_dir: Path, iteration: int, damaged: bool) -> None:
 
 
 @contextmanager
-def lock_work_dir(work_dir: Path) -> Iterator[None]:
-    """Keeps other processes from training in `work_dir`, and removes files that a killed run left half-written."""
+def lock_work_dir(work_dir: Path, results: list[Path]) -> Iterator[None]:
+    """Keeps other processes from training in `work_dir`, and removes files that a killed run left half-written.
+
+    UserError unless `results_in` are still `results`: another run may have ended since they were looked at.
+    """
     descriptor = os.open(work_dir, os.O_RDONLY)  # the folder itself is locked: no file is left behind
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -116,6 +125,8 @@ def lock_work_dir(work_dir: Path) -> Iterator[None]:
     except OSError:
         pass  # a network file system without locks: as if there were none
     try:
+        if results_in(work_dir) != results:
+            raise UserError(f"another run has written into {work_dir} meanwhile: start again")
         for path in work_dir.iterdir():
             if UNFINISHED.fullmatch(path.name):
                 path.unlink(missing_ok=True)

@@ -97,8 +97,6 @@ def evaluate(
         for key, ids in (("mIoU(S)", seen), ("mIoU(U)", unseen)):
             if not matrix.label_area[list(ids)].any():  # pixels wrongly predicted as these classes would make it 0
                 metrics[key] = metrics["hIoU"] = None
-        if work_dir is not None and ranks.first:
-            write_json(Path(work_dir) / METRICS_NAME, metrics)
         print(class_table(matrix, classes.names, unseen), group_table(metrics), sep="\n")
         line, test = f"{classes.title}, {config.data.setting}, {len(dataset)} images", config.test
         line += ", strict protocol (unseen classes among themselves)" if strict else ""
@@ -106,6 +104,8 @@ def evaluate(
             line += f", scales {', '.join(f'{scale:g}' for scale in test.scales)}{', mirrored too' * test.flip}"
         print(line)
         print(headline(metrics), flush=True)
+        if work_dir is not None and ranks.first:
+            write_json(Path(work_dir) / METRICS_NAME, metrics)
     if drawings is not None:
         drawings.finish(ranks)
     return metrics
@@ -144,5 +144,6 @@ class Drawings:
         examples = dict(sorted(item for share in ranks.all_gather(self.examples) for item in share.items()))
         if ranks.first:
             path = self.save_dir / SHEET_NAME
+            check_outputs([path], folder=self.save_dir, overwrite=self.overwrite)
             drawing.write_images({path: drawing.sheet([*examples.values()], *self.classes, self.title)})
             print(f"label maps and overlays of {len(self.dataset)} images: {self.save_dir}\nsheet: {path}", flush=True)

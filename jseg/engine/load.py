@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,7 @@ class Run:
     command: Callable[[bool], str] = lambda resumes: ""  # the command that starts this run again, or resumes it
     device: str = "cpu"
     # set by `open`
+    used: list[Path] = field(default_factory=list)  # what an earlier run has left in the work folder
     dataset: Dataset | None = None
     val_dataset: Dataset | None = None  # for evaluations during training
     classes: ClassList | None = None
@@ -67,7 +68,7 @@ class Run:
         if training and config.train.eval_every:
             self.val_dataset = open_dataset(config.data, "val")
             quick_check(self.val_dataset)
-        used = [*self.work_dir.glob(checkpoint.WEIGHTS_NAME), *checkpoint.checkpoints_in(self.work_dir)]
+        self.used = used = checkpoint.results_in(self.work_dir)
         if training and not self.resumes and used:  # no run goes on by accident, nor writes over one
             raise UserError(f"{self.work_dir} already holds {used[-1].name}: pass --resume, or another --work-dir")
         self.classes = classes_of(config.data)
@@ -154,8 +155,9 @@ def check_start(file: WeightFile, config: Config, resumes: bool = False) -> None
     if config.data.setting == "transductive" and ours and file.meta.get("setting") == "supervised":
         start = config.train.expected_weights or "weights of an inductive run"
         raise UserError(f"{file.path} was trained fully supervised, with labels of unseen classes: start from {start}")
-    found = file.meta.get("iteration" if ours else "iter", "unknown")  # of PyTorch's checkpoints
-    if wanted and found != wanted:
+    found = file.meta.get("iteration" if ours else "iter", "unknown")
+    # mmcv counts from 0: iter_20000.pth of the PyTorch release says 19999
+    if wanted and found != wanted and (ours or file.kind == "Jittor pickle" or found != wanted - 1):
         raise UserError(
             f"{file.path} was written after iteration {found}, this run starts from iteration {wanted}: pass "
             f"checkpoint_{wanted:07d}.safetensors of that run, or train.expected_iteration=0 to start from this file"

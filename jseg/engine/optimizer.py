@@ -52,8 +52,6 @@ class AdamW:
 
         Where kernels run, CUDA works on while this returns.
         """
-        jt.sync(gradients)
-        jt.sync_all()  # what still waits to be computed from the old weights: they are overwritten
         factor = self._one if factor is None else factor
         if not compiled.compiled(cuda=True):
             return self._plain_step(gradients, factor)
@@ -65,6 +63,8 @@ class AdamW:
         self._steps.sync()
 
     def _plain_step(self, gradients: list[jt.Var], factor: jt.Var) -> None:
+        jt.sync(gradients)
+        jt.sync_all()  # what still waits to be computed from the old weights: they are overwritten
         if not factor.item() > 0:
             return
         self._steps = self._steps + 1

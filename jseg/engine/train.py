@@ -36,7 +36,7 @@ from jseg.files import as_json, whole_files, write_json
 from jseg.model.clip_rc import ClipRC, set_training, trainable
 from jseg.model.losses import SegmentationLoss, count_masks
 from jseg.model.precision import note, set_precision
-from jseg.ops.device import normalise
+from jseg.ops.device import normalise, wait_for
 from jseg.ops.function import releasing
 from jseg.outputs import check_outputs
 from jseg.runtime.ranks import ALONE, Ranks
@@ -48,7 +48,7 @@ from jseg.weights.state import state_arrays
 def train(run: Run) -> None:
     """Trains, and leaves `weights.safetensors` in the run's folder unless a signal or a problem stops it."""
     config, ranks, classes = run.config, run.ranks, run.dataset.class_list
-    with StopRequest() as stop, lock_work_dir(run.work_dir) if ranks.first else nullcontext():
+    with StopRequest() as stop, lock_work_dir(run.work_dir, run.used) if ranks.first else nullcontext():
         if ranks.first and run.resumes:
             checkpoint.clear_later(run.work_dir, run.file.meta["iteration"], damaged=run.resume == NEWEST)
         say(ranks.connect_gpus(run.device))
@@ -111,13 +111,13 @@ class Trainer:
         self.optimizer = AdamW(trainable(model), config.optimizer)
 
     def step(self, images: np.ndarray, labels: np.ndarray, iteration: int) -> StepReport:
-        """One optimiser step on this rank's share of a batch, as in `Training.loop`; arguments as of its parts."""
+        """One optimiser step on this rank's share of a batch, as in `Training.loop`: see `gradients` and `update`."""
         return self.update(*self.gradients(images, labels), iteration)()
 
     def gradients(
         self, images: np.ndarray, labels: np.ndarray, sizes: np.ndarray | None = None
     ) -> tuple[list[jt.Var], jt.Var]:
-        """Gradients of the batch of all ranks in the order of `optimizer.names`, and its sums as of `LossSums.joined`.
+        """Gradients of the batch of all ranks in the order of `optimizer.names`, and its sums: see `LossSums.joined`.
 
         Args: this rank's share, as in `Batch`; images may be float32, normalised already. Forward and backward run over
         micro-batches of `train.micro_batch` images, which add up to exactly the batch.
@@ -165,7 +165,7 @@ class Trainer:
     def update(self, gradients: list[jt.Var], sums: jt.Var, iteration: int) -> Callable[[], StepReport]:
         """Updates the weights in step `iteration` (0-based), unless loss or gradient is not finite: see `problem`.
 
-        The device is still at work when this returns. The result waits for its numbers (not for steps begun since).
+        The device is still at work when this returns. The result waits for this step's numbers, not for later steps'.
         """
         self.optimizer.set_learning_rate(iteration, self.config.train.iterations, self.config.optimizer)
         squares = square_sums(gradients)
@@ -174,13 +174,11 @@ class Trainer:
         arrived: list[np.ndarray] = []
         jt.fetch(sums, squares, lambda *arrays: arrived.extend(array.copy() for array in arrays))
         self.optimizer.step(gradients, step_factor(squares, sums, self.config.optimizer.clip_norm))
-        return partial(self.report, arrived, self.optimizer.lr)
+        return partial(self.report, arrived, self.optimizer.lr, (sums, squares))
 
-    def report(self, arrived: list[np.ndarray], lr: float) -> StepReport:
-        """Reports a step whose sums and squares will be put into `arrived`."""
-        while not arrived:
-            time.sleep(1e-4)
-            jt.fetch(lambda: None)  # lets Jittor hand over what has come from the device
+    def report(self, arrived: list[np.ndarray], lr: float, sent: tuple[jt.Var, jt.Var]) -> StepReport:
+        """Reports a step when a copy of `sent`, its sums and squares, has been put into `arrived`."""
+        wait_for(arrived)
         sums, squares = arrived
         norm = math.sqrt(squares.astype(np.float64).sum())
         report, scale = StepReport(self.loss.values(sums), lr, norm), self.loss_scale
@@ -349,7 +347,7 @@ class Training:
                     self.save_weights(path)
                     error = CannotWrite(f"{error}; the weights alone are in {path}")
                     break
-            raise error
+            raise CannotWrite(f"{self.problem}; {error}" if self.problem else str(error)) from error
 
     def save_weights(self, path: Path, moments: dict[str, np.ndarray] | None = None, **meta: Any) -> None:
         """Writes weights, and what a checkpoint holds besides; CheckFailed if they are not finite."""

@@ -64,7 +64,7 @@ class _FocalSum(Function):
             sums = _call("focal_forward", logits, [labels], logits.shape[:2], alpha=alpha, gamma=gamma)
         else:
             _, error, cost, weight = _pixel_terms(logits, labels, alpha)
-            sums = (weight * cost * jt.pow(error, gamma)).sum(dim=3)  # in two steps: float32 keeps its digits
+            sums = (weight * cost * _power(error, gamma)).sum(dim=3)  # along rows, then the rest: keeps digits
         return sums.sum() / (logits.shape[2] * logits.shape[3])
 
     def grad(self, grad_sum: jt.Var) -> tuple[jt.Var, None, None, None]:
@@ -73,8 +73,12 @@ class _FocalSum(Function):
             grad = _call("focal_backward", logits, [labels, grad_sum], logits.shape, alpha=alpha, gamma=gamma)
             return grad, None, None, None
         sign, error, cost, weight = _pixel_terms(logits, labels, alpha)
-        slope = weight * jt.pow(error, gamma) * (error + gamma * (1 - error) * cost)
+        slope = weight * _power(error, gamma) * (error + gamma * (1 - error) * cost)
         return sign * slope * (grad_sum / (logits.shape[2] * logits.shape[3])), None, None, None
+
+
+def _power(error: jt.Var, gamma: float) -> jt.Var | float:
+    return jt.pow(error, gamma) if gamma else 1.0  # 0 to the power of 0 is NaN with CUDA's fast math
 
 
 def _pixel_terms(logits: jt.Var, labels: jt.Var, alpha: float) -> tuple[jt.Var, jt.Var, jt.Var, jt.Var]:

@@ -64,15 +64,16 @@ def call(
     """Runs `function(number, inputs…, outputs…)` of a kernel file, all pointers; `number("name")` is one of `numbers`.
 
     `shapes` and `dtypes` (default float32) are those of the outputs; `cuda`: header and function that launch on CUDA.
-    `tensors`: any number of float32 Vars, which the function gets after `number` as a list, and may change; on CUDA
-    nothing waits for them.
+    `tensors`: any number of float32 Vars, which the function gets after `number` as a list, and may change. Jittor does
+    not know that they change, so what reads their old values is computed before; on CUDA nothing waits for that.
     """
     device, (name, function) = ("cuda", cuda) if jt.flags.use_cuda and cuda else ("cpu", (header, function))
     version, folder = _laid_out(name)
     pointers = [f"in{i}_p" for i in range(len(inputs))] + [f"out{i}_p" for i in range(len(shapes))]
     listing = ""
-    if tensors:  # inputs that are not in the key by which Jittor finds a compiled kernel; they must be computed before
+    if tensors:  # no inputs of `jt.code`, by whose number and shapes Jittor would compile a kernel for each model
         jt.sync(list(tensors))
+        jt.sync_all()
         pointers.insert(0, "tensors")
         listing = f"""Tensors tensors; for (Var* var : inputs()) tensors.push_back({{(float*)var->mem_ptr, var->num}});
             tensors.erase(tensors.begin(), tensors.begin() + {len(inputs)});"""

@@ -1,7 +1,8 @@
-"""What spares a GPU the wait for its host: constants sent once, images sent as bytes, transposition without a CPU."""
+"""Keeps a GPU from waiting for the CPU: constants sent once, images sent as bytes, transposition on the device."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import lru_cache
 
@@ -38,3 +39,14 @@ def normalise(images: np.ndarray, data: DataConfig, sizes: np.ndarray | None = N
             inside = [jt.index(shape, 2 + axis) < sizes.reindex(shape, ["i0", f"{axis}"]) for axis in (0, 1)]
             values = jt.ternary(inside[0].logical_and(inside[1]), values, jt.zeros_like(values))
     return values
+
+
+def wait_for(arrived: list[np.ndarray]) -> None:
+    """Waits until a callback of `jt.fetch` has filled a list; raises if the device fails meanwhile."""
+    polls = 0
+    while not arrived:
+        time.sleep(1e-4)
+        jt.fetch(lambda: None)  # lets Jittor hand over what has come from the device
+        polls += 1
+        if polls % 50_000 == 0:
+            jt.sync_all(True)  # a device that has failed sends nothing, but raises here

@@ -24,6 +24,7 @@ from jseg.config import METRICS, TRAINING_FREE, DataConfig, ShapesConfig
 from jseg.data.class_names import SHAPES_NAMES, class_list
 from jseg.data.shapes import ShapesDataset
 from jseg.engine.optimizer import AdamW
+from jseg.errors import CheckFailed
 from jseg.metrics import ConfusionMatrix
 from jseg.ops.attention import cross_attention
 from jseg.ops.bilinear import resize_bilinear
@@ -134,7 +135,8 @@ class Pretraining:
         loss = contrastive_loss(images, captions, scale, true)
         self.optimizer.step(jt.grad(loss, self.optimizer.parameters))
         value = float(loss.item())
-        assert math.isfinite(value), f"the loss of iteration {self.iteration} is {value}"
+        if not math.isfinite(value):
+            raise CheckFailed(f"the loss of iteration {self.iteration} is {value}")
         self.iteration += 1
         return value, lr
 
@@ -164,7 +166,8 @@ def export(path: Path, clip: SmallClip, tokenizer: Tokenizer, facts: dict[str, A
     vocabulary = [list(merge) for merge in tokenizer.merges]
     meta = {"format": FORMAT, "clip": sizes, "vocabulary": vocabulary, **facts}
     tensors = {name: array.astype(np.float16) for name, array in clip.tensors().items()}
-    assert all(np.isfinite(array).all() for array in tensors.values()), "the weights are not finite as float16"
+    if not all(np.isfinite(array).all() for array in tensors.values()):
+        raise CheckFailed("the weights are not finite as float16")
     write_safetensors(path, tensors, meta)
 
 

@@ -95,6 +95,8 @@ def read_weight_file(path: str | Path) -> WeightFile:
         arrays = {name.removeprefix(prefix): pickles.as_array(tensor) for name, tensor in tensors.items()}
         return WeightFile(arrays, meta, kind, sha256, path)
     except Exception as error:  # whatever a forged or damaged file makes the parsers raise
+        if isinstance(error, OSError) and error.errno:
+            raise  # it may be whole, but cannot be read now
         what = f"it is truncated, damaged or no weight file ({type(error).__name__}: {str(error)[:200]})"
         raise UserError(f"weight file {path} is refused: {error if isinstance(error, UserError) else what}") from error
 

@@ -126,10 +126,10 @@ def test_one_process_at_a_time_and_no_half_written_files(tmp_path: Path) -> None
     (tmp_path / "copy").rename(left)  # as if the process had been killed
     script = (
         "import sys; from pathlib import Path; from jseg.engine.checkpoint import lock_work_dir\n"
-        "try:\n    with lock_work_dir(Path(sys.argv[1])): print('held')\nexcept Exception as error: print(error)"
+        "try:\n    with lock_work_dir(Path(sys.argv[1]), []): print('held')\nexcept Exception as error: print(error)"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
-    with lock_work_dir(tmp_path):
+    with lock_work_dir(tmp_path, []):
         assert {path.name for path in tmp_path.iterdir()} == mine
         assert "a process is training in" in subprocess.run(command, capture_output=True, text=True).stdout
     assert subprocess.run(command, capture_output=True, text=True).stdout == "held\n"

@@ -26,7 +26,7 @@ def transductive() -> Config:
 
 
 def test_a_transductive_run_starts_from_the_expected_iteration_of_an_inductive_one() -> None:
-    for meta in ({"format": FORMAT, "iteration": 20000}, {"iter": 20000, "CLASSES": ("a",)}):
+    for meta in ({"format": FORMAT, "iteration": 20000}, {"iter": 20000, "CLASSES": ("a",)}, {"iter": 19999}):
         load.check_start(weights(**meta), transductive())
     refusal = r"after iteration (40000|unknown).*20000.*checkpoint_0020000.*expected_iteration=0"
     for meta in ({"format": FORMAT, "iteration": 40000}, {"iter": 40000}, {}):
