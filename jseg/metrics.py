@@ -102,10 +102,9 @@ def class_table(matrix: ConfusionMatrix, names: Sequence[str], unseen: Sequence[
 
 
 def group_table(metrics: dict) -> str:
-    """Lines of a table with pAcc, mIoU and mAcc, in percent, of all, seen and unseen classes, where there are any."""
+    """Lines of a table with pAcc, mIoU and mAcc of all, seen and unseen classes, in percent; `-` = undefined."""
     lines = ["classes     pAcc    mIoU    mAcc"]
     for name, group in zip(("all", "seen", "unseen"), GROUPS, strict=True):
-        figures = [metrics[key + group] for key in ("pAcc", "mIoU", "mAcc")]
-        if figures != [None] * 3:
-            lines.append(f"{name:<8} {' '.join(percent(value, 7) for value in figures)}")
+        figures = (percent(metrics[key + group], 7) for key in ("pAcc", "mIoU", "mAcc"))
+        lines.append(f"{name:<8} {' '.join(figures)}")
     return "\n".join(lines)

@@ -39,7 +39,7 @@ def test_undefined_is_none_and_a_dash() -> None:
     table = class_table(matrix, ["cat", "dog", "emu"], [2]).splitlines()
     assert table[-1].split() == ["emu", "unseen", "-", "-", "0.00"]
     assert [line.split() for line in group_table(metrics).splitlines()[1:]] == [
-        ["all", "66.67", "50.00", "75.00"], ["seen", "66.67", "50.00", "75.00"]
+        ["all", "66.67", "50.00", "75.00"], ["seen", "66.67", "50.00", "75.00"], ["unseen", "-", "-", "-"]
     ]  # fmt: skip
     matrix = ConfusionMatrix(2)
     matrix.counts[:] = [[0, 1], [1, 0]]

@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> None:
     if target.suffix != ".py":
         raise UserError(f"{target}: the name of a config ends in .py")
     found = find_pairs(root, options.labels)
-    (splits, told_by), values, names = find_splits(found), read_values(found), names_in(options.names)
+    (splits, told_by, count), values, names = find_splits(found), read_values(found), names_in(options.names)
     stored, ignored = np.flatnonzero(values.holding[:255]).tolist(), (255,) * bool(values.holding[255])
     if len(names) == len(stored) - 1 and stored[0] == 0:  # the background has no name
         stored, ignored = stored[1:], (0, *ignored)
@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
     data = {"dataset": "custom", "title": target.stem, "setting": "inductive", "names": names}
     data |= {"unseen": names_in(options.unseen), "stored": tuple(stored), "ignored": ignored, "palette": palette}
     parts = {name: files for name, (files, _) in splits.items()}
-    text = config_text(target.stem, {**data, "root": str(root)}, parts, len(splits["train"][1]) or len(found.pairs))
+    text = config_text(target.stem, {**data, "root": str(root)}, parts, count)
     write_whole(target, text.encode())
     print(f"written: {target}; after its lines marked DECIDE: python tools/check_dataset.py --config-file {target}")
 

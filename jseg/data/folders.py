@@ -113,8 +113,11 @@ def find_pairs(root: Path, label_folder: str = "") -> Pairs:
     return Pairs(root, pairs, tuple(best[0] + end for end, _ in used.most_common()), f"{best[1]}.png", others)
 
 
-def find_splits(found: Pairs) -> tuple[dict[str, tuple[SplitConfig, list[str]]], str]:
-    """For train and val its folders and the names for a list that must be made ([] = none); what told them apart."""
+def find_splits(found: Pairs) -> tuple[dict[str, tuple[SplitConfig, list[str]]], str, int]:
+    """For train and val its folders and the names for a list that must be made ([] = none); what told them apart.
+
+    And the number of pairs for training.
+    """
     by_folder: dict[str, list[tuple[str, str]]] = defaultdict(list)
     for pair in found.pairs:
         parts = [SECTION.fullmatch(part) for path in pair for part in PurePath(path).parts[:-1]]
@@ -122,17 +125,20 @@ def find_splits(found: Pairs) -> tuple[dict[str, tuple[SplitConfig, list[str]]],
     if by_folder["train"] and by_folder["val"]:
         splits = {name: found.files(by_folder[name]) for name in ("train", "val")}
         alone = {name: images_in(found.root, files) == names for name, (files, names) in splits.items()}
-        return {name: (files, [] if alone[name] else names) for name, (files, names) in splits.items()}, "folders"
+        splits = {name: (files, [] if alone[name] else names) for name, (files, names) in splits.items()}
+        return splits, "folders", len(by_folder["train"])
     files, names = found.files(found.pairs)
-    lists = {}
+    lists, counts = {}, {}
     for path in sorted(found.root.rglob("*.txt")):
         lines = path.read_text("utf-8", "replace").split() if path.stem in ("train", "val") else []
         if lines and {*lines} <= {*names}:
-            lists[path.stem] = os.path.relpath(path, found.root)
+            lists[path.stem], counts[path.stem] = os.path.relpath(path, found.root), len(lines)
     if len(lists) == 2:
-        return {name: (replace(files, names=lists[name]), []) for name in ("train", "val")}, "lists"
+        splits = {name: (replace(files, names=lists[name]), []) for name in ("train", "val")}
+        return splits, "lists", counts["train"]
     val = names[VAL_SHARE - 1 :: VAL_SHARE] or names[-1:]
-    return {"train": (files, sorted({*names} - {*val})), "val": (replace(files), val)}, ""
+    train = sorted({*names} - {*val})
+    return {"train": (files, train), "val": (replace(files), val)}, "", len(train)
 
 
 @dataclass

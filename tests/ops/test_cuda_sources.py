@@ -26,6 +26,7 @@ PASSES = {  # kernels that read memory once: calls with numbers n, floats p, who
     "dice_backward(n, p, i, p, p);",
     "optimizer.cuh": "square_sums(n, Tensors(), p, p); adamw(n, Tensors(), i, p, p, i);",
 }
+ARCHITECTURES = [pytest.param(80, marks=pytest.mark.slow), 90]
 NVCC = next(iter(cuda_home.installed()), None)
 
 
@@ -43,7 +44,7 @@ def compile_kernels(text: str, standard: str, architecture: int, folder: Path) -
 
 
 @pytest.mark.skipif(NVCC is None, reason="no nvcc")
-@pytest.mark.parametrize("architecture", [80, 90])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("variant,standard", MAIN)
 def test_main_kernels_compile_without_spills(variant: str, standard: str, architecture: int, tmp_path: Path) -> None:
     element = variant.split(",")[0]
@@ -58,7 +59,7 @@ def test_main_kernels_compile_without_spills(variant: str, standard: str, archit
 
 
 @pytest.mark.skipif(NVCC is None, reason="no nvcc")
-@pytest.mark.parametrize("architecture", [80, 90])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("header", PASSES)
 def test_other_kernels_leave_room_for_many_threads(header: str, architecture: int, tmp_path: Path) -> None:
     """1024 threads of a multiprocessor at once, which hide the time that memory takes."""
