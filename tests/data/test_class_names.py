@@ -142,7 +142,7 @@ def test_own_classes_come_from_the_configuration() -> None:
     ({"palette": ((0, 0, 0),)}, "1 colours for 3 classes"),
     ({"palette": ((0, 0, 256),) * 3}, "must be 0..255"),
     ({"title": "voc12"}, "is a data set of jseg"),
-    ({"dataset": "voc12"}, "describe your own data: data.dataset='custom'"),
+    ({"dataset": "voc12"}, "describe your own data, not voc12: set data.dataset='custom'"),
 ])  # fmt: skip
 def test_keys_of_own_data_that_do_not_fit_together(changes: dict, words: str) -> None:
     with pytest.raises(UserError, match=words):

@@ -111,7 +111,7 @@ def test_a_step_is_read_before_its_checkpoint_and_else_while_the_next_one_is_com
     trainer, saver, order = tiny_trainer(tiny_config(iterations=6, save_every=4, log_every=100)), NotedSaver(), []
     report, update = trainer.report, trainer.update
     trainer.update = lambda gradients, sums, i: order.append(f"begin {i}") or update(gradients, sums, i)
-    trainer.report = lambda arrived, lr: order.append("read") or report(arrived, lr)
+    trainer.report = lambda *arguments: order.append("read") or report(*arguments)
     run(tmp_path, trainer, batches((3,)), saver)
     assert order == ["begin 0", "begin 1", "read", "begin 2", "read", "begin 3", "read", "read", "begin 4", "begin 5",
                      "read", "read"]  # fmt: skip
