@@ -1,4 +1,4 @@
-"""Precompiled headers, with which Jittor's core and kernels compile in a third of the time: most of it is parsing.
+"""Precompiled headers for Jittor's core and kernels: most of the time of a compilation is parsing.
 
 GCC takes a `.gch` only where it was made with the same options, and else reads the header itself: slower, never wrong.
 https://gcc.gnu.org/onlinedocs/gcc/Precompiled-Headers.html
@@ -47,6 +47,7 @@ def lay_out(cache: Path, python_headers: Path, ready: cuda.Ready | None, cpu: st
     if not header.exists() or header.read_text(encoding="utf-8") != text:
         shutil.rmtree(cache / "jseg.h.gch", ignore_errors=True)
         write_whole(header, text.encode())
+        compile_now = True  # for a core that is there as well: it is compiled again
     if compile_now:
         folders = [jittor / "src", jittor / "extern", python_headers]
         folders += [ready.nvcc.parents[1] / "include", jittor / "extern" / "cuda" / "inc"] if ready else []

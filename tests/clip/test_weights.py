@@ -112,7 +112,8 @@ def test_arrays_that_tell_no_sizes_are_refused(tmp_path: Path, change: dict, mat
 
 def test_clip_for_jittor_in_its_three_forms(tmp_path: Path) -> None:
     """Arrays, Vars (which have no scalars, and may carry a mask per block), and PyTorch's tensors."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     tensors, path = clip_tensors(SIZES), str(tmp_path / "ViT-B-16.pkl")
     masks = {f"transformer.resblocks.{i}.attn_mask": np.zeros((5, 5), np.float32) for i in range(2)}
     for make in (lambda x: x, lambda x: jt.array(x), lambda x: torch.from_numpy(x)):

@@ -129,7 +129,8 @@ def test_class_names_and_iteration_of_the_jittor_release(tmp_path: Path) -> None
 
 def test_tensors_of_pytorch_in_a_jittor_file(tmp_path: Path) -> None:
     """Their storages stand in the pickle, each as a whole old PyTorch file; what else is in one is refused."""
-    torch = pytest.importorskip("torch")
+    import torch
+
     base = torch.arange(12, dtype=torch.float32).reshape(3, 4)
     tensors = {"whole": base, "half": base.half(), "turned": base.T, "row": base[1], "scalar": torch.tensor(2.5),
                "count": torch.arange(3), "parameter": torch.nn.Parameter(base)}  # fmt: skip
