@@ -48,6 +48,8 @@ def lay_out(cache: Path, python_headers: Path, ready: cuda.Ready | None, cpu: st
         shutil.rmtree(cache / "jseg.h.gch", ignore_errors=True)
         write_whole(header, text.encode())
         compile_now = True  # for a core that is there as well: it is compiled again
+        for path in cache.glob("jit_utils_core*"):
+            path.unlink()  # Jittor would end the process after compiling again what it has loaded
     if compile_now:
         folders = [jittor / "src", jittor / "extern", python_headers]
         folders += [ready.nvcc.parents[1] / "include", jittor / "extern" / "cuda" / "inc"] if ready else []
