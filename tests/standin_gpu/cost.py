@@ -35,7 +35,7 @@ def steps_of(setting: str, precision: str, size: str, *layers: str) -> Callable[
 
     if size == "tiny":
         config, unseen = small_config(), UNSEEN[setting]
-        config.precision, model = precision, config.model
+        config.precision, config.train.iterations, model = precision, 100, config.model
         model.layers, model.decoder_layers, model.recovery_layers = map(int, layers)
         trainer = tiny_trainer(config, unseen, dropout=True)
         images, labels = tiny_batch(seed=5, lowest=-1 if unseen else 0)
