@@ -12,6 +12,7 @@ import numpy as np
 from jittor import nn
 
 from jseg.ops import compiled
+from jseg.ops.device import constant
 from jseg.ops.function import Function, skip_frozen
 from jseg.ops.half import cast, is_half, product, widen
 
@@ -104,15 +105,12 @@ class _CublasLinear(Function):
         self.numbers = {"rows": y.shape[0], "columns": y.shape[1], "slices": SLICES, "rate": rate}
         self.numbers |= {"bias": bias is not None, "residual": residual is not None}
         self.numbers |= {"activation": ACTIVATIONS.index(activation)}
-        # any place in memory will do for what is absent: it is not read
-        bias, seed = (weight if var is None else var for var in (bias, seed))
+        absent = constant(np.float32, (0.0,))
+        bias, seed, added = (absent if var is None else var for var in (bias, seed, residual))
         self.saved = flat if self.wanted[1] else None, weight, weight if activation == "none" else y, bias, seed
         self.multiplied = activation != "none" or rate > 0  # what a gradient goes through before products
         if self.multiplied or self.numbers["bias"] or residual is not None:
-            inputs, written = (
-                [y, bias, y if residual is None else residual, seed],
-                dtype if residual is None else "float32",
-            )
+            inputs, written = [y, bias, added, seed], dtype if residual is None else "float32"
             (y,) = _call("linear_epilogue", (dtype, written), inputs, [y.shape], self.numbers, [written])
         return y.reshape(*x.shape[:-1], y.shape[1])
 
