@@ -4,7 +4,7 @@ SIZE is that of the benchmark (`voc`, `coco`), or `tiny` with the layers of the 
 decoder (`tiny:3:2:2`). On the stand-in GPU kernels do nothing, so the time of a step is that of the host. One line of
 JSON for each: launches and products; waits of the host for all that was launched; operators that run on the CPU;
 `gigabytes` read and written by what is neither a product nor attention, for a batch of 16, from those for 2 and 4;
-`milliseconds`, the median of 9 steps.
+`milliseconds` of processor time, the median of 9 steps.
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ def measure(part: str) -> dict:
     }
     step, seconds = steps_of(BATCH, *part.split(":")), []
     for i in range(3 + 9):
-        before, start = {name: counter.value for name, counter in counters.items()}, time.perf_counter()
+        before, start = {name: counter.value for name, counter in counters.items()}, time.process_time()
         step(i)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
         costs = {name: counter.value - before[name] for name, counter in counters.items()}
     on_cpu, moved = operators(step)
     more = operators(steps_of(2 * BATCH, *part.split(":")))[1]
