@@ -1,9 +1,14 @@
 """Segmentation by a plain CLIP without any training: features of patches compared with class embeddings.
 
-Patch features are the last layer's outputs, embedded like the class token. With the value path, the last attention
-layer passes every token its own value instead of mixing values, which keeps features in place (Zhou et al., "Extract
-Free Dense Labels from CLIP", ECCV 2022, section 3.1). A patch may also be read as the class token reads it: the last
-layer's class token, as it would come out if it attended to that patch alone.
+Patch features are the last layer's outputs, embedded like the class token. All other methods replace the last attention
+layer, which keeps features in place; d is the depth of a head, softmaxes are over keys, in each head:
+
+- value_path: every token gets its own value (Zhou et al., "Extract Free Dense Labels from CLIP", ECCV 2022, section
+  3.1). class_token: a patch is read as the class token reads it: as that would come out if it saw this patch alone.
+- sclip: softmax(q q^T / sqrt d) + softmax(k k^T / sqrt d) (Wang et al., "SCLIP", ECCV 2024).
+- clearclip: softmax(q q^T / sqrt d), without residual and MLP (Lan et al., "ClearCLIP", ECCV 2024).
+- naclip: softmax(k k^T / sqrt d + neighbourhood), without residual and MLP (Hajimiri et al., "Pay Attention to Your
+  Neighbours", WACV 2025).
 """
 
 from __future__ import annotations
@@ -16,15 +21,20 @@ from jittor import nn
 
 from jseg.clip.blocks import Trace, unit_length
 from jseg.clip.image_tower import ImageTower, resize_positions
-from jseg.config import TRAINING_FREE, ModelConfig
-from jseg.ops.device import transpose
+from jseg.config import ModelConfig
+from jseg.ops.attention import Grid, cross_attention, plain_attention
+from jseg.ops.device import constant, transpose
 from jseg.weights.state import strict_load
+
+SCALE = 40.0  # of cosines in the softmax over classes (NACLIP)
+REACH = 5.0  # standard deviation of NACLIP's neighbourhood, in patches
+ATTENTION_ALONE = ("clearclip", "naclip")  # neither residual nor MLP in the last block
 
 
 class PlainClip(nn.Module):
-    """A plain CLIP (weights under OpenAI's names) where evaluation expects a trained model; see `patch_scores`.
+    """A plain CLIP (weights under OpenAI's names) where evaluation expects a trained model.
 
-    `features` is a key of `TRAINING_FREE`: which features of the patches are compared with the text.
+    `features` is one of `jseg.config.TRAINING_FREE`: which features of the patches are compared with the text.
     """
 
     def __init__(self, config: ModelConfig, tensors: Mapping[str, np.ndarray], features: str) -> None:
@@ -39,15 +49,12 @@ class PlainClip(nn.Module):
             own["positional_embedding"] = resize_positions(positions, (side, side))
         strict_load(tower, own, "CLIP image weights")
         tower.region_grid = (0, 0)  # windows need not hold a patch for each region
-        self.backbone, self.features = tower, TRAINING_FREE[features]
+        self.backbone, self.features = tower, features
 
     def execute(self, images: jt.Var, text: jt.Var) -> jt.Var:
-        """Scores as of `patch_scores`."""
-        return patch_scores(self.backbone, images, text, *self.features)
-
-
-def _own_value(projected: jt.Var, heads: int) -> jt.Var:
-    return projected[:, :, projected.shape[-1] // 3 * 2 :]
+        """Logits (B, C, h, w) whose sigmoid is the softmax of `SCALE * patch_scores` over the classes."""
+        shares = nn.softmax(SCALE * patch_scores(self.backbone, images, text, self.features), dim=1)
+        return (shares + 1e-7).log() - (1 - shares + 1e-7).log()
 
 
 def before_last_block(tower: ImageTower, images: jt.Var) -> jt.Var:
@@ -58,25 +65,43 @@ def before_last_block(tower: ImageTower, images: jt.Var) -> jt.Var:
     return trace[f"tokens_block{layers - 2}"] if layers > 1 else trace["tokens_in"]
 
 
-def patch_scores(
-    tower: ImageTower, images: jt.Var, text: jt.Var, value_path: bool, class_token: bool = False
-) -> jt.Var:
-    """Cosines (B, C, h, w) of patches and classes on the patch grid.
+def neighbourhood(grid: Grid) -> np.ndarray:
+    """What NACLIP adds to attention scores: (1 + h * w, 1 + h * w) float32 in [0, 1], 0 for the class token."""
+    places = np.indices(grid).reshape(2, -1)
+    squares = ((places[:, :, None] - places[:, None]) ** 2).sum(axis=0)
+    return np.pad(np.exp(squares / (-2 * REACH**2)), ((1, 0), (1, 0))).astype(np.float32)
+
+
+def attend(projected: jt.Var, heads: int, features: str, grid: Grid) -> jt.Var:
+    """The last attention layer of a method: queries, keys and values (B, 1 + h * w, 3 * width) -> (…, width)."""
+    width = projected.shape[2] // 3
+    q, k, v = (projected[:, :, start : start + width] for start in (0, width, 2 * width))
+    if features == "sclip":
+        return cross_attention(q, q, v, heads) + cross_attention(k, k, v, heads)
+    if features == "clearclip":
+        return cross_attention(q, q, v, heads)
+    if features == "naclip":
+        return plain_attention(k, k, v, heads, constant(neighbourhood, grid))
+    return v
+
+
+def patch_scores(tower: ImageTower, images: jt.Var, text: jt.Var, features: str) -> jt.Var:
+    """Cosines (B, C, h, w) of patches and classes on the patch grid, at the cost of one pass through the tower.
 
     Args:
         images: (B, 3, H, W) float32, normalised; H and W multiples of the patch size.
         text: (C, D) class embeddings, unit length.
-        value_path: the last attention layer passes each token its own value.
-        class_token: with the value path, each patch's value goes to the class token instead of the patch's own token.
+        features: one of `jseg.config.TRAINING_FREE`.
     """
-    if value_path:
-        tokens, block = before_last_block(tower, images), tower.transformer.resblocks[-1]
-        values = block.attn(block.ln_1(tokens), _own_value)
-        tokens = (tokens[:, :1] if class_token else tokens) + values
-        tokens = tokens + block.mlp(block.ln_2(tokens))
-        embedded = jt.matmul(tower.ln_post(tokens), tower.proj)
-    else:
+    grid = tower.conv1.grid(images)
+    if features == "patch_features":
         embedded = tower(images, dense=True)
-    height, width = tower.conv1.grid(images)
-    features = unit_length(embedded[:, 1:].reshape(images.shape[0], height, width, -1))
-    return transpose(nn.matmul_transpose(features, text), 0, 3, 1, 2)
+    else:
+        before, block = before_last_block(tower, images), tower.transformer.resblocks[-1]
+        tokens = block.attn(block.ln_1(before), lambda projected, heads: attend(projected, heads, features, grid))
+        if features not in ATTENTION_ALONE:
+            tokens = tokens + (before[:, :1] if features == "class_token" else before)
+            tokens = tokens + block.mlp(block.ln_2(tokens))
+        embedded = jt.matmul(tower.ln_post(tokens), tower.proj)
+    patches = unit_length(embedded[:, 1:].reshape(images.shape[0], *grid, -1))
+    return transpose(nn.matmul_transpose(patches, text), 0, 3, 1, 2)

@@ -31,8 +31,8 @@ Paths = str | tuple[str, ...]
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
 # keys of `data` that describe one data set: a config that names another than its base starts without the base's
 DESCRIPTION = ("split", "held_out", "title", "names", "unseen", "stored", "ignored", "palette", "root", "train", "val")
-# name: value path, class token (see jseg/baselines.py)
-TRAINING_FREE = {"patch_features": (False, False), "value_path": (True, False), "class_token": (True, True)}
+# ways to segment with CLIP's own features (jseg/baselines.py)
+TRAINING_FREE = ("patch_features", "value_path", "class_token", "sclip", "clearclip", "naclip")
 METRICS = ("pAcc", "mIoU(S)", "mIoU(U)", "hIoU")  # in the papers' order
 # keys of earlier versions and their defaults, which recorded configurations hold; none changes what weights compute
 REMOVED = {"kernels": "auto", "train.checkpoint_activations": False, "train.ema": 0.0, "train.patience": 0}

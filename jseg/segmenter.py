@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from jseg.baselines_config import plain_clip_config, plain_clip_note
 from jseg.clip.class_embeddings import VOC_TEMPLATES, TextModel, text_model_of
 from jseg.clip.weights import count_layers, read_clip_weights
 from jseg.config import Config, ModelConfig, TestConfig, check, from_dict
@@ -22,8 +23,9 @@ from jseg.data.loader import check_cost, model_image
 from jseg.engine.checkpoint import read_whole
 from jseg.engine.load import load_model
 from jseg.errors import UserError
+from jseg.files import shipped
 from jseg.weights.reader import WeightFile
-from jseg.weights.record import is_jseg_file, model_tensors
+from jseg.weights.record import is_jseg_file, model_tensors, training_note
 
 if TYPE_CHECKING:
     from jseg.model.clip_rc import ClipRC
@@ -85,28 +87,34 @@ def config_of(file: WeightFile) -> Config:
 
 def load_segmenter(
     weights: str | Path, device: str = "auto", clip: str | Path = "", config: Config | None = None,
-    precision: str = "fp32",
+    precision: str = "fp32", training_free: str = "",
 ) -> Segmenter:  # fmt: skip
     """Loads a model for images and class names of any kind.
 
     Args:
-        weights: our own weight file, or a released CLIP-RC checkpoint (.pth or .pkl).
+        weights: our own weight file, or a released CLIP-RC checkpoint (.pth or .pkl); "shapes": what comes with jseg.
         device: auto, cpu or cuda.
         clip: CLIP weights with the text tower, for weights that do not bring one along.
         config: the configuration of the weights, where the file does not tell it.
         precision: fp32, tf32, bf16 or fp16, whatever the weights were trained in.
+        training_free: one of `jseg.config.TRAINING_FREE`; `weights` are then those of a plain CLIP.
     """
     check(Config(precision=precision))
-    file = read_whole(Path(weights))
-    config = config or config_of(file)
-    text_model = text_model_of(read_clip_weights(clip) if clip else file, config.text)
+    if training_free and (config or precision != "fp32"):
+        raise UserError("training_free: computes in fp32, with the sizes of the CLIP: leave config and precision out")
+    path = shipped("pretrained/shapes_clip_rc.safetensors") if str(weights) == "shapes" else Path(weights)
+    plain = read_clip_weights(path) if training_free else None
+    file = None if plain else read_whole(path)
+    config = plain_clip_config(plain, training_free) if plain else config or config_of(file)
+    text_model = text_model_of(read_clip_weights(clip) if clip else plain or file, config.text)
     if text_model is None:
-        raise UserError(f"{file.path} holds no text tower: give CLIP weights that do (--clip PATH)")
+        raise UserError(f"{path} holds no text tower: give CLIP weights that do (--clip PATH)")
     from jseg.runtime.start import start  # Jittor starts only after all inputs are checked
 
     start(device)
-    model, notes = load_model(config, file, precision=precision)
-    return Segmenter(model, text_model, config, tuple(notes))
+    model, notes = load_model(config, file, plain, precision)
+    note = plain_clip_note(plain, training_free) if plain else training_note(file)
+    return Segmenter(model, text_model, config, tuple(filter(None, (*notes, note))))
 
 
 class Segmenter:

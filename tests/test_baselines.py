@@ -1,66 +1,94 @@
-"""Segmentation without learning: both kinds of patch features against a NumPy computation."""
+"""Segmentation without learning: every method against a PyTorch computation of the whole tower."""
 
 from __future__ import annotations
 
 import jittor as jt
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional
 
-from jseg.baselines import before_last_block, patch_scores
+from jseg.baselines import SCALE, PlainClip, patch_scores
 from jseg.clip.image_tower import ImageTower, random_image_weights
+from jseg.config import TRAINING_FREE, ModelConfig
 from jseg.weights.state import state_arrays, strict_load
+
+WIDTH, HEADS, DEPTH = 12, 3, 4
 
 
 @pytest.fixture(params=[1, 2])
 def tower(request: pytest.FixtureRequest) -> ImageTower:
-    tower = ImageTower(16, 8, 12, request.param, 3, 6)
+    tower = ImageTower(16, 8, WIDTH, request.param, HEADS, 6)
     rng = np.random.default_rng(0)
-    weights = {name: value + rng.standard_normal(value.shape).astype(np.float32) * 0.1
+    weights = {name: value + rng.standard_normal(value.shape).astype(np.float32) * 0.3
                for name, value in random_image_weights(tower, rng).items()}  # fmt: skip
     strict_load(tower, weights)
     return tower
 
 
-def layer_norm(x: np.ndarray, weights: dict[str, np.ndarray], name: str) -> np.ndarray:
-    centred = x - x.mean(-1, keepdims=True)
-    scaled = centred / np.sqrt(centred.var(-1, keepdims=True) + 1e-5)
-    return scaled * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+class Reference:
+    """The tower by PyTorch, in float64."""
+
+    def __init__(self, weights: dict[str, np.ndarray]) -> None:
+        self.weights = {name: torch.tensor(value, dtype=torch.float64) for name, value in weights.items()}
+
+    def norm(self, x: torch.Tensor, name: str) -> torch.Tensor:
+        return functional.layer_norm(x, x.shape[-1:], self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
+
+    def linear(self, x: torch.Tensor, name: str) -> torch.Tensor:
+        return functional.linear(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"])
+
+    def block(self, x: torch.Tensor, index: int, method: str, grid: tuple[int, int]) -> torch.Tensor:
+        name = f"transformer.resblocks.{index}"
+        attention = [self.weights[f"{name}.attn.in_proj_{part}"] for part in ("weight", "bias")]
+        projected = functional.linear(self.norm(x, f"{name}.ln_1"), *attention)
+        q, k, v = (part.unflatten(-1, (HEADS, DEPTH)).transpose(1, 2) for part in projected.chunk(3, dim=-1))
+        weights = torch.eye(x.shape[1], dtype=torch.float64)  # a token sees itself
+        if method == "patch_features":
+            weights = (q @ k.mT / 2).softmax(-1)  # 2 = sqrt(DEPTH)
+        elif method == "sclip":
+            weights = (q @ q.mT / 2).softmax(-1) + (k @ k.mT / 2).softmax(-1)
+        elif method == "clearclip":
+            weights = (q @ q.mT / 2).softmax(-1)
+        elif method == "naclip":
+            bias = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)
+            for i in range(grid[0] * grid[1]):
+                for j in range(grid[0] * grid[1]):
+                    rows, columns = i // grid[1] - j // grid[1], i % grid[1] - j % grid[1]
+                    bias[1 + i, 1 + j] = np.exp(-(rows**2 + columns**2) / 50)
+            weights = (k @ k.mT / 2 + bias).softmax(-1)
+        output = self.linear((weights @ v).transpose(1, 2).flatten(2), f"{name}.attn.out_proj")
+        if method in ("clearclip", "naclip"):
+            return output
+        x = output + (x[:, :1] if method == "class_token" else x)
+        hidden = self.linear(self.norm(x, f"{name}.ln_2"), f"{name}.mlp.c_fc")
+        return x + self.linear(hidden * torch.sigmoid(1.702 * hidden), f"{name}.mlp.c_proj")
+
+    def scores(self, images: torch.Tensor, text: torch.Tensor, method: str, layers: int) -> torch.Tensor:
+        weights = self.weights
+        patches = functional.conv2d(images, weights["conv1.weight"], stride=8)
+        grid, positions = tuple(patches.shape[2:]), weights["positional_embedding"]
+        spread = functional.interpolate(positions[1:].T.unflatten(1, (2, 2))[None], grid, mode="bilinear")
+        first = (weights["class_embedding"] + positions[0]).expand(len(images), 1, -1)
+        x = self.norm(torch.cat([first, (patches + spread).flatten(2).mT], dim=1), "ln_pre")
+        for index in range(layers):
+            x = self.block(x, index, "patch_features" if index < layers - 1 else method, grid)
+        embedded = functional.normalize((self.norm(x, "ln_post") @ weights["proj"])[:, 1:], dim=-1)
+        return (embedded @ text.T).mT.unflatten(2, grid)
 
 
-def linear(x: np.ndarray, weights: dict[str, np.ndarray], name: str) -> np.ndarray:
-    return x @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
-
-
-def last_block(
-    x: np.ndarray, weights: dict[str, np.ndarray], layer: int, value_path: bool, class_token: bool
-) -> np.ndarray:
-    """Tokens (T, 12) through the last block in plain NumPy, 3 heads."""
-    prefix = f"transformer.resblocks.{layer}."
-    projected = (
-        layer_norm(x, weights, prefix + "ln_1") @ weights[prefix + "attn.in_proj_weight"].T
-        + weights[prefix + "attn.in_proj_bias"]
-    )
-    q, k, v = np.split(projected, 3, axis=-1)
-    if not value_path:
-        heads = []
-        for part in np.split(np.arange(12), 3):
-            scores = np.exp(q[:, part] @ k[:, part].T / 2)
-            heads.append(scores / scores.sum(-1, keepdims=True) @ v[:, part])
-        v = np.concatenate(heads, axis=-1)
-    x = (x[:1] if class_token else x) + linear(v, weights, prefix + "attn.out_proj")
-    hidden = linear(layer_norm(x, weights, prefix + "ln_2"), weights, prefix + "mlp.c_fc")
-    return x + linear(hidden / (1 + np.exp(-1.702 * hidden)), weights, prefix + "mlp.c_proj")
-
-
-@pytest.mark.parametrize("value_path, class_token", [(False, False), (True, False), (True, True)])
-def test_features_and_scores_as_computed_by_hand(tower: ImageTower, value_path: bool, class_token: bool) -> None:
+@pytest.mark.parametrize("method", TRAINING_FREE)
+def test_scores_as_of_pytorch(tower: ImageTower, method: str) -> None:
+    """float32 against float64: 2e-5 of values up to 4."""
     rng = np.random.default_rng(1)
-    images, text = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 3, 16, 24), (4, 6)))
-    weights, layer = state_arrays(tower), len(tower.transformer.resblocks) - 1
-    tokens = before_last_block(tower, jt.array(images)).numpy()
-    expected = np.stack([last_block(row, weights, layer, value_path, class_token) for row in tokens])
-    embedded = (layer_norm(expected, weights, "ln_post") @ weights["proj"])[:, 1:]
-    embedded /= np.linalg.norm(embedded, axis=-1, keepdims=True)
-    expected = np.einsum("bnd,cd->bcn", embedded, text).reshape(2, 4, 2, 3)
-    scores = patch_scores(tower, jt.array(images), jt.array(text), value_path, class_token).numpy()
-    np.testing.assert_allclose(scores, expected, atol=2e-5)
+    images, text = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 3, 24, 40), (4, 6)))
+    weights, layers = state_arrays(tower), len(tower.transformer.resblocks)
+    doubles = (torch.tensor(array, dtype=torch.float64) for array in (images, text))
+    expected = Reference(weights).scores(*doubles, method, layers)
+    scores = patch_scores(tower, jt.array(images), jt.array(text), method).numpy()
+    assert scores.shape == (2, 4, 3, 5)
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=2e-5)
+    config = ModelConfig(image_size=16, patch_size=8, width=WIDTH, layers=layers, heads=HEADS, output_dim=6)
+    plain = PlainClip(config, {f"visual.{name}": array for name, array in weights.items()}, method)
+    shares = jt.sigmoid(plain(jt.array(images), jt.array(text))).numpy()
+    np.testing.assert_allclose(shares, (SCALE * expected).softmax(1), rtol=0, atol=2e-4)  # 40 x the error above / 4

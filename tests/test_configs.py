@@ -98,6 +98,9 @@ CHANGES = {  # rows of the built-in data set: changes of shapes_inductive, besid
     "patch_features": {"test.training_free": "patch_features"},
     "value_path": {"test.training_free": "value_path"},
     "class_token": {"test.training_free": "class_token"},
+    "sclip": {"test.training_free": "sclip"},
+    "clearclip": {"test.training_free": "clearclip"},
+    "naclip": {"test.training_free": "naclip"},
 }  # fmt: skip
 ABLATIONS = {  # changes of shapes_short
     "no_regions": {"model.region_grid": 0},

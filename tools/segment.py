@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from jseg.clip.class_embeddings import VOC_TEMPLATES
-from jseg.config import PRECISIONS, read_config
+from jseg.config import PRECISIONS, TRAINING_FREE, read_config
 from jseg.data.image_files import read_image
 from jseg.data.loader import check_cost
 from jseg.drawing import distinct_palette, output_paths, overlay_with_legend, write_segmentation
@@ -28,7 +28,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = ArgumentParser(__doc__)
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="images")
     parser.add_argument("--classes", required=True, help="class names, separated by commas")
-    parser.add_argument("--weights", required=True, type=Path, help="ours, or a released .pth or .pkl")
+    parser.add_argument("--weights", required=True, type=Path, help="of a run, a released .pth or .pkl, or: shapes")
+    parser.add_argument(
+        "--training-free", nargs="?", default="", const="naclip", choices=TRAINING_FREE, metavar="METHOD",
+        help=f"--weights are those of a plain CLIP: {', '.join(TRAINING_FREE)} (without METHOD: naclip)",
+    )  # fmt: skip
     parser.add_argument("--clip", default="", metavar="PATH", help="CLIP weights, where --weights has no text tower")
     parser.add_argument(
         "--template", action="append", help=f'text with {{}} for the name (default: "{VOC_TEMPLATES[0]}"); repeat '
@@ -54,7 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
     inputs = [*options.images, options.weights, options.clip, options.config_file]
     check_outputs(written, inputs, options.save_dir, options.overwrite)
     config = read_config(options.config_file) if options.config_file else None
-    segmenter = load_segmenter(options.weights, options.device, options.clip, config, options.precision)
+    segmenter = load_segmenter(options.weights, options.device, options.clip, config, options.precision,
+                               options.training_free)  # fmt: skip
     print("\n".join(segmenter.notes), flush=True)
     for path, size in sizes.items():
         check_cost(size, segmenter.config.test, str(path))

@@ -20,7 +20,7 @@ from jseg.clip.image_tower import ImageTower, random_image_weights
 from jseg.clip.text_tower import TextTower, random_text_weights
 from jseg.clip.tokenizer import Tokenizer
 from jseg.clip.weights import FORMAT
-from jseg.config import METRICS, TRAINING_FREE, DataConfig, ShapesConfig
+from jseg.config import METRICS, DataConfig, ShapesConfig
 from jseg.data.class_names import SHAPES_NAMES, class_list
 from jseg.data.shapes import ShapesDataset
 from jseg.engine.optimizer import AdamW
@@ -186,13 +186,13 @@ def zero_shot_accuracy(clip: SmallClip, text: np.ndarray, stage: Stage, count: i
 
 
 def training_free_metrics(tower: ImageTower, count: int, text: np.ndarray, features: str) -> dict[str, Any]:
-    """Metrics of the first `count` scenes of the validation split without training; `features`: `TRAINING_FREE`."""
+    """Metrics of the first `count` scenes of the validation split without training; `features`: see `TRAINING_FREE`."""
     matrix, classes = ConfusionMatrix(len(SHAPES_NAMES)), class_list("shapes")
     dataset = ShapesDataset(DataConfig(shapes=ShapesConfig(val_scenes=count)), "val")
     with jt.no_grad():
         for image, labels, _ in map(dataset.read, range(count)):
             image = normalise(image.transpose(2, 0, 1)[None], DataConfig())
-            scores = patch_scores(tower, image, jt.array(text), *TRAINING_FREE[features])
+            scores = patch_scores(tower, image, jt.array(text), features)
             matrix.update(resize_bilinear(scores, labels.shape).numpy()[0].argmax(0), labels)
     return matrix.summary(classes.seen, classes.unseen, classes.names)
 

@@ -59,6 +59,14 @@ def recorded_unseen(file: WeightFile) -> tuple[int, ...] | None:
     return tuple(file.meta["unseen"]) if is_jseg_file(file) and "unseen" in file.meta else None
 
 
+def training_note(file: WeightFile) -> str:
+    """Which classes the weights were trained on with masks, in one line; "" when the file does not say."""
+    names, unseen = recorded_classes(file), recorded_unseen(file) or ()
+    seen = [name for index, name in enumerate(names) if index not in unseen]
+    listed = ", ".join(seen[:20]) + (", …" if len(seen) > 20 else "")
+    return f"trained on the masks of {len(seen)} classes ({listed}); other names may be given as well" if names else ""
+
+
 OTHER_SOURCE = "set text.embeddings to a .npy file, or model.init (--clip) to CLIP weights"
 
 
