@@ -10,4 +10,4 @@ they do not depend on a seed.
 
 base = "shapes_inductive.py"
 test = dict(training_free="naclip")
-expected = {"pAcc": (50.0, 1.0), "mIoU(S)": (50.0, 1.0), "mIoU(U)": (50.0, 1.0), "hIoU": (50.0, 1.0)}
+expected = {"pAcc": (47.0, 1.0), "mIoU(S)": (31.5, 1.0), "mIoU(U)": (29.6, 1.0), "hIoU": (30.5, 1.0)}

@@ -10,4 +10,4 @@ they do not depend on a seed.
 
 base = "shapes_inductive.py"
 test = dict(training_free="sclip")
-expected = {"pAcc": (50.0, 1.0), "mIoU(S)": (50.0, 1.0), "mIoU(U)": (50.0, 1.0), "hIoU": (50.0, 1.0)}
+expected = {"pAcc": (51.2, 1.0), "mIoU(S)": (32.9, 1.0), "mIoU(U)": (35.8, 1.0), "hIoU": (34.3, 1.0)}

@@ -22,7 +22,7 @@ from jittor import nn
 from jseg.clip.blocks import Trace, unit_length
 from jseg.clip.image_tower import ImageTower, resize_positions
 from jseg.config import ModelConfig
-from jseg.ops.attention import Grid, cross_attention, plain_attention
+from jseg.ops.attention import Grid, attend, cross_attention
 from jseg.ops.device import constant, transpose
 from jseg.weights.state import strict_load
 
@@ -52,9 +52,8 @@ class PlainClip(nn.Module):
         self.backbone, self.features = tower, features
 
     def execute(self, images: jt.Var, text: jt.Var) -> jt.Var:
-        """Logits (B, C, h, w) whose sigmoid is the softmax of `SCALE * patch_scores` over the classes."""
-        shares = nn.softmax(SCALE * patch_scores(self.backbone, images, text, self.features), dim=1)
-        return (shares + 1e-7).log() - (1 - shares + 1e-7).log()
+        """Logits as of `patch_logits`."""
+        return patch_logits(self.backbone, images, text, self.features)
 
 
 def before_last_block(tower: ImageTower, images: jt.Var) -> jt.Var:
@@ -72,7 +71,7 @@ def neighbourhood(grid: Grid) -> np.ndarray:
     return np.pad(np.exp(squares / (-2 * REACH**2)), ((1, 0), (1, 0))).astype(np.float32)
 
 
-def attend(projected: jt.Var, heads: int, features: str, grid: Grid) -> jt.Var:
+def last_attention(projected: jt.Var, heads: int, features: str, grid: Grid) -> jt.Var:
     """The last attention layer of a method: queries, keys and values (B, 1 + h * w, 3 * width) -> (…, width)."""
     width = projected.shape[2] // 3
     q, k, v = (projected[:, :, start : start + width] for start in (0, width, 2 * width))
@@ -81,7 +80,7 @@ def attend(projected: jt.Var, heads: int, features: str, grid: Grid) -> jt.Var:
     if features == "clearclip":
         return cross_attention(q, q, v, heads)
     if features == "naclip":
-        return plain_attention(k, k, v, heads, constant(neighbourhood, grid))
+        return attend(k, k, v, heads, constant(neighbourhood, grid))
     return v
 
 
@@ -98,10 +97,16 @@ def patch_scores(tower: ImageTower, images: jt.Var, text: jt.Var, features: str)
         embedded = tower(images, dense=True)
     else:
         before, block = before_last_block(tower, images), tower.transformer.resblocks[-1]
-        tokens = block.attn(block.ln_1(before), lambda projected, heads: attend(projected, heads, features, grid))
+        tokens = block.attn(block.ln_1(before), lambda x, heads: last_attention(x, heads, features, grid))
         if features not in ATTENTION_ALONE:
             tokens = tokens + (before[:, :1] if features == "class_token" else before)
             tokens = tokens + block.mlp(block.ln_2(tokens))
         embedded = jt.matmul(tower.ln_post(tokens), tower.proj)
     patches = unit_length(embedded[:, 1:].reshape(images.shape[0], *grid, -1))
     return transpose(nn.matmul_transpose(patches, text), 0, 3, 1, 2)
+
+
+def patch_logits(tower: ImageTower, images: jt.Var, text: jt.Var, features: str) -> jt.Var:
+    """Logits (B, C, h, w) whose sigmoid is the softmax of `SCALE * patch_scores` over the classes; same arguments."""
+    shares = nn.softmax(SCALE * patch_scores(tower, images, text, features), dim=1)
+    return (shares + 1e-7).log() - (1 - shares + 1e-7).log()

@@ -33,9 +33,7 @@ def plain_clip_config(clip: ClipWeights, features: str) -> Config:
     if "vocabulary" not in source.meta:  # not pre-trained by tools/pretrain_clip.py, which normalises otherwise
         data.mean, data.std = CLIP_MEAN, CLIP_STD
     stride = size // 2
-    test = TestConfig(
-        training_free=features, short_side=size + stride, crop_size=(size, size), stride=(stride, stride)
-    )
+    test = TestConfig(training_free=features, short_side=size + stride, crop_size=(size, size), stride=(stride, stride))
     config = Config(data=data, model=model, text=text, test=test)
     check(config)
     return config

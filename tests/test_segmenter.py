@@ -10,18 +10,24 @@ from pathlib import Path
 import jittor as jt
 import numpy as np
 import pytest
+from PIL import Image
 
 import jseg
-from jseg.config import Config, to_dict
+from jseg.baselines_config import plain_clip_config
+from jseg.clip.weights import ClipWeights
+from jseg.config import Config, read_config, to_dict
 from jseg.data import transforms
+from jseg.data.class_names import SHAPES_NAMES
 from jseg.engine import checkpoint
 from jseg.engine.sliding_window import ImageScores
 from jseg.errors import UserError
+from jseg.files import shipped
 from jseg.ops.device import normalise
 from jseg.segmenter import Segmenter, check_class_names, config_of
-from jseg.weights.reader import read_weight_file, write_safetensors
+from jseg.weights.reader import WeightFile, read_weight_file, write_safetensors
 from tests.small_weights import small_config, write_clip, write_ours, write_released
 
+CLASS_TOKEN = shipped("configs/shapes_class_token.py")
 NAMES = ("red star", "green circle", "cat")
 
 
@@ -151,3 +157,59 @@ def test_class_names() -> None:
             check_class_names(names)
     with pytest.raises(UserError, match="emu not among"):
         check_class_names(("cat", "dog"), ["emu"])
+
+
+def labelled(scene: int) -> tuple[np.ndarray, np.ndarray]:
+    """Image and label map of one of the examples."""
+    files = (shipped(f"examples/scene_{scene}{end}") for end in (".jpg", "_mask.png"))
+    return tuple(np.asarray(Image.open(file)) for file in files)
+
+
+def accuracy(segmenter: Segmenter, scene: int) -> float:
+    """Share of the pixels with a class whose class is found among all 20."""
+    image, labels = labelled(scene)
+    return float((segmenter(image, SHAPES_NAMES).labels == labels)[labels != 255].mean())
+
+
+def test_the_model_that_comes_with_jseg() -> None:
+    segmenter = jseg.load_segmenter("shapes", "cpu")
+    assert shipped("pretrained/shapes_clip_rc.safetensors").stat().st_size <= 8e6
+    assert (
+        "the masks of 15 classes (red striped circle, " in segmenter.notes[-1] and "other names" in segmenter.notes[-1]
+    )
+    assert "yellow striped square" not in segmenter.notes[-1]  # unseen
+    assert np.mean([accuracy(segmenter, scene) for scene in (1, 2, 3)]) > 0.8
+    assert set(np.unique(segmenter(labelled(2)[0], ["star", "triangle"]).labels)) == {0, 1}
+
+
+def test_a_plain_clip_segments_without_training_or_config() -> None:
+    path = shipped("pretrained/shapes_clip.safetensors")
+    segmenter, config = jseg.load_segmenter(path, "cpu", training_free="class_token"), read_config(CLASS_TOKEN)
+    for name in ("image_size", "patch_size", "width", "layers", "heads", "output_dim"):
+        assert getattr(segmenter.config.model, name) == getattr(config.model, name)
+    assert segmenter.config.text == config.text and segmenter.config.data.mean == config.data.mean
+    assert np.mean([accuracy(segmenter, scene) for scene in (1, 2, 3)]) > 0.5
+    assert "any class names" in segmenter.notes[-1] and str(path) in segmenter.notes[-1]
+    scores = segmenter(labelled(1)[0], ["circle", "green star", "square"], with_scores=True).scores
+    assert np.median(np.abs(scores.sum(axis=0) - 1)) < 1e-3  # a softmax, but for interpolation at edges
+    for options in ({"config": config}, {"precision": "bf16"}):
+        with pytest.raises(UserError, match=r"training_free: .*leave config and precision out"):
+            jseg.load_segmenter(path, "cpu", training_free="naclip", **options)
+    with pytest.raises(UserError, match=r"test\.training_free='nacl'.*naclip"):
+        jseg.load_segmenter(path, "cpu", training_free="nacl")
+    with pytest.raises(UserError, match="without --training-free"):
+        jseg.load_segmenter("shapes", "cpu", training_free="naclip")
+
+
+def test_sizes_and_windows_of_the_published_clip() -> None:
+    sizes = {"image_size": 224, "patch_size": 16, "image_width": 768, "image_layers": 12, "image_heads": 12,
+             "context_length": 77, "vocab_size": 49408, "text_width": 512, "text_layers": 12, "text_heads": 8,
+             "output_dim": 512}  # fmt: skip
+    source = WeightFile({}, path=Path("ViT-B-16.pt"))
+    config = plain_clip_config(ClipWeights({}, sizes, "OpenAI", source), "naclip")
+    assert (config.test.short_side, config.test.crop_size, config.test.stride) == (336, (224, 224), (112, 112))
+    assert config.data.mean == pytest.approx(np.array([0.48145466, 0.4578275, 0.40821073]) * 255, abs=1e-3)
+    assert config.data.std == pytest.approx(np.array([0.26862954, 0.26130258, 0.27577711]) * 255, abs=1e-3)
+    assert (config.model.width, config.model.heads, config.text.heads) == (768, 12, 8)
+    with pytest.raises(UserError, match=r"ViT-B-16\.pt does not tell the attention heads.*--image-heads"):
+        plain_clip_config(ClipWeights({}, sizes | {"image_heads": 0}, "OpenAI", source), "naclip")

@@ -1,10 +1,14 @@
-"""Converts CLIP weights of any origin to one safetensors file of ours, and prints what is in it.
+"""Converts CLIP weights of any origin to one safetensors file of ours, and prints what is in it; halves our weights.
 
     python tools/convert_weights.py pretrained/ViT-B-16.pt pretrained/ViT-B-16.safetensors
     python tools/convert_weights.py pretrained/ViT-B-16.pt
 
 Reads OpenAI's TorchScript archives and state dictionaries with OpenAI's, open_clip's or Hugging Face's names, without
 PyTorch. A file that holds less or more than a CLIP is refused. Without a target it only checks and prints.
+
+    python tools/convert_weights.py work_dirs/run/weights.safetensors half.safetensors --dtype float16
+
+Weights of a run of ours are written without optimizer state and paths of this machine, to be passed on.
 """
 
 from __future__ import annotations
@@ -16,9 +20,16 @@ from pathlib import Path
 import numpy as np
 
 from jseg.clip.weights import FORMAT, ClipWeights, read_clip_weights
+from jseg.config import from_dict, to_dict
+from jseg.engine.checkpoint import read_whole, save
 from jseg.errors import UserError
 from jseg.outputs import check_outputs
-from jseg.weights.reader import write_safetensors
+from jseg.weights.reader import WeightFile, write_safetensors
+from jseg.weights.record import FEATURES_NAME, TEXT_PREFIX, is_jseg_file, model_tensors
+
+# metadata of a run's weights that stays when they are passed on
+KEPT = ("format", "dataset", "split", "setting", "classes", "unseen", "templates", "embeddings_sha256", "text_heads",
+        "vocabulary", "iteration")  # fmt: skip
 
 
 def check_towers(weights: ClipWeights) -> None:
@@ -43,6 +54,25 @@ def check_towers(weights: ClipWeights) -> None:
     strict_load(text, tensors, f"the text tower of {path}")
 
 
+def cast(tensors: dict[str, np.ndarray], dtype: str, source: Path) -> dict[str, np.ndarray]:
+    """The arrays as `dtype`; UserError when one is not finite then."""
+    with np.errstate(over="ignore"):  # what overflows is refused on the next lines
+        tensors = {name: array.astype(np.dtype(dtype)) for name, array in tensors.items()}
+    if infinite := [name for name, array in tensors.items() if not np.isfinite(array).all()]:
+        raise UserError(f"{source}: {infinite[0]} has numbers that are not finite as {dtype}")
+    return tensors
+
+
+def convert_run(file: WeightFile, target: Path, dtype: str) -> None:
+    """Writes weights of a run of ours as `dtype`; class embeddings, which have their own checksum, stay as they are."""
+    kept = {**model_tensors(file), **{name: x for name, x in file.tensors.items() if name.startswith(TEXT_PREFIX)}}
+    embeddings = {name: x for name, x in file.tensors.items() if name == FEATURES_NAME}
+    config = from_dict(file.meta.get("config"), file.path)
+    config.data.root = config.model.init = config.text.embeddings = ""
+    meta = {name: file.meta[name] for name in KEPT if name in file.meta} | {"config": to_dict(config)}
+    save(target, cast(kept, dtype, file.path) | embeddings, meta | {"source_sha256": file.sha256})
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Reads, checks, prints and writes."""
     parser = ArgumentParser(__doc__)
@@ -57,6 +87,10 @@ def main(arguments: list[str] | None = None) -> None:
         raise UserError(f"target {options.target}: its name must end in .safetensors")
     if options.target is not None:
         check_outputs([options.target], [options.source], overwrite=options.overwrite)
+    if options.target is not None and is_jseg_file(file := read_whole(options.source)):
+        convert_run(file, options.target, options.dtype)
+        print(f"written: {options.target}")
+        return
     weights = read_clip_weights(options.source)
     check_towers(weights)
     for name, array in weights.tensors.items():
@@ -76,10 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
         if heads < 1 or width % heads:
             raise UserError(f"{options.source}: give the heads of the {tower} tower of {width} by --{tower}-heads")
         config[f"{tower}_heads"] = heads
-    with np.errstate(over="ignore"):  # what overflows is refused on the next lines
-        tensors = {name: array.astype(np.dtype(options.dtype)) for name, array in weights.tensors.items()}
-    if infinite := [name for name, array in tensors.items() if not np.isfinite(array).all()]:
-        raise UserError(f"{options.source}: {infinite[0]} has numbers that are not finite as {options.dtype}")
+    tensors = cast(weights.tensors, options.dtype, options.source)
     meta = {"format": FORMAT, "clip": config, "source": options.source.name, "source_sha256": weights.source.sha256}
     write_safetensors(options.target, tensors, weights.source.meta | meta)  # a vocabulary of its own is kept
     print(f"written: {options.target}")

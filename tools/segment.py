@@ -30,8 +30,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--classes", required=True, help="class names, separated by commas")
     parser.add_argument("--weights", required=True, type=Path, help="of a run, a released .pth or .pkl, or: shapes")
     parser.add_argument(
-        "--training-free", nargs="?", default="", const="naclip", choices=TRAINING_FREE, metavar="METHOD",
-        help=f"--weights are those of a plain CLIP: {', '.join(TRAINING_FREE)} (without METHOD: naclip)",
+        "--training-free", nargs="?", default="", const="class_token", choices=TRAINING_FREE, metavar="METHOD",
+        help=f"--weights are those of a plain CLIP: {', '.join(TRAINING_FREE)} (without METHOD: class_token)",
     )  # fmt: skip
     parser.add_argument("--clip", default="", metavar="PATH", help="CLIP weights, where --weights has no text tower")
     parser.add_argument(

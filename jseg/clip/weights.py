@@ -80,7 +80,7 @@ def read_clip_weights(path: str | Path) -> ClipWeights:
             config |= {key: file.meta["clip"][key] for key in ("image_heads", "text_heads")}
     except (KeyError, ValueError, IndexError) as error:
         is_checkpoint = any(name.startswith("backbone.") for name in file.tensors)
-        hint = " (this is a CLIP-RC checkpoint: pass it as --weights)" if is_checkpoint else ""
+        hint = " (this is a CLIP-RC checkpoint: pass it as --weights, without --training-free)" if is_checkpoint else ""
         raise UserError(f"{file.path} is no whole CLIP with a ViT: {error} is missing or misshapen{hint}") from error
     return ClipWeights(tensors, config, names, file)
 

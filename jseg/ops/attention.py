@@ -66,7 +66,7 @@ def _additive_mask(of: Callable[..., np.ndarray], *structure: object) -> np.ndar
     return np.where(of(*structure), 0.0, MASKED).astype(np.float32)
 
 
-def plain_attention(
+def attend(
     q: jt.Var, k: jt.Var, v: jt.Var, heads: int, mask: jt.Var | None = None, keep: jt.Var | None = None
 ) -> jt.Var:
     """`softmax(q k^T / sqrt(d) + mask) * keep @ v` in float32 by Jittor's operators; `keep` is (B, heads, Tq, Tk)."""
@@ -114,7 +114,7 @@ def region_attention(
         return in_float32(region_attention, (projected, prompts), heads, leading, patch_grid, region_grid)
     keys = jt.concat([projected, prompts.broadcast((batch, *prompts.shape[1:]))], dim=1)
     mask = constant(_additive_mask, attention_allowed, leading, patch_grid, region_grid, prompts.shape[1])
-    return plain_attention(_split(projected)[0], *_split(keys)[1:], heads, mask)
+    return attend(_split(projected)[0], *_split(keys)[1:], heads, mask)
 
 
 def self_attention(projected: jt.Var, heads: int, causal: bool = False) -> jt.Var:
@@ -126,7 +126,7 @@ def self_attention(projected: jt.Var, heads: int, causal: bool = False) -> jt.Va
         return _joint(projected, None, heads, "CAUSAL" if causal else "FULL")
     if projected.dtype != FLOAT:
         return in_float32(self_attention, (projected,), heads, causal)
-    return plain_attention(*_split(projected), heads, constant(_additive_mask, np.tri, projected.shape[1]) if causal else None)
+    return attend(*_split(projected), heads, constant(_additive_mask, np.tri, projected.shape[1]) if causal else None)
 
 
 def cross_attention(q: jt.Var, k: jt.Var, v: jt.Var, heads: int, dropout: float = 0.0) -> jt.Var:
@@ -142,7 +142,7 @@ def cross_attention(q: jt.Var, k: jt.Var, v: jt.Var, heads: int, dropout: float 
         return _Attention.apply("cross", numbers, "true" if dropout else "false", (True, True, True), q, k, v, seed)
     if q.dtype != FLOAT:
         return in_float32(cross_attention, (q, k, v), heads, dropout)
-    return plain_attention(q, k, v, heads, None, keep_factors((batch, heads, queries, keys), dropout) if dropout else None)
+    return attend(q, k, v, heads, None, keep_factors((batch, heads, queries, keys), dropout) if dropout else None)
 
 
 def _joint(

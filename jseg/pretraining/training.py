@@ -13,7 +13,7 @@ import jittor as jt
 import numpy as np
 from jittor import nn
 
-from jseg.baselines import before_last_block, patch_scores
+from jseg.baselines import before_last_block, patch_logits
 from jseg.clip.blocks import unit_length
 from jseg.clip.class_embeddings import embed_class_names, unit_rows
 from jseg.clip.image_tower import ImageTower, random_image_weights
@@ -192,7 +192,7 @@ def training_free_metrics(tower: ImageTower, count: int, text: np.ndarray, featu
     with jt.no_grad():
         for image, labels, _ in map(dataset.read, range(count)):
             image = normalise(image.transpose(2, 0, 1)[None], DataConfig())
-            scores = patch_scores(tower, image, jt.array(text), features)
+            scores = patch_logits(tower, image, jt.array(text), features)
             matrix.update(resize_bilinear(scores, labels.shape).numpy()[0].argmax(0), labels)
     return matrix.summary(classes.seen, classes.unseen, classes.names)
 

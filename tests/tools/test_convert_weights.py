@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 from jseg.clip.weights import read_clip_weights
+from jseg.engine.checkpoint import save
 from jseg.errors import UserError
+from jseg.segmenter import load_segmenter
 from jseg.weights.reader import read_weight_file, write_safetensors
-from tests.small_weights import clip_tensors
+from tests.small_weights import clip_tensors, write_ours
 from tools.convert_weights import main
 
 SIZES = {"image_size": 16, "patch_size": 8, "image_width": 64, "image_layers": 1, "image_heads": 1, "context_length": 5,
@@ -58,6 +60,25 @@ def test_the_source_is_never_replaced(source: Path, tmp_path: Path) -> None:
     for name in ("clip", "hard", "soft"):
         refused("itself would be overwritten", source, tmp_path / f"{name}.safetensors", "--overwrite")
     assert source.read_bytes() == before
+
+
+def test_weights_of_a_run_are_halved_and_passed_on(tmp_path: Path) -> None:
+    """Scores stay within the rounding of 11 bits; nothing of the machine that made them is left."""
+    write_ours(tmp_path / "run.safetensors")
+    run = read_weight_file(tmp_path / "run.safetensors")
+    run.meta["config"]["model"]["init"] = "/home/someone/clip.pt"
+    save(tmp_path / "run.safetensors", run.tensors | {"optimizer.m.x": np.ones(3, np.float32)}, run.meta)
+    convert(tmp_path / "run.safetensors", tmp_path / "half.safetensors", "--dtype", "float16")
+    half = read_weight_file(tmp_path / "half.safetensors")
+    assert half.tensors.keys() == run.tensors.keys() and "/home" not in str(half.meta)
+    assert {name for name, array in half.tensors.items() if array.dtype != np.float16} == {"text_features"}
+    image = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
+    models = (load_segmenter(tmp_path / f"{name}.safetensors", "cpu") for name in ("run", "half"))
+    scores = [model(image, ["cat", "dog"], with_scores=True).scores for model in models]
+    np.testing.assert_allclose(*scores, rtol=0, atol=5e-3)
+    large = {name: array * 1e6 for name, array in run.tensors.items()}
+    save(tmp_path / "large.safetensors", large, run.meta)
+    refused("not finite as float16", tmp_path / "large.safetensors", tmp_path / "b.safetensors", "--dtype", "float16")
 
 
 @pytest.mark.parity

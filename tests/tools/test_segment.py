@@ -47,6 +47,14 @@ def segment(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
     return call
 
 
+def test_a_plain_clip_needs_no_config(segment: Run) -> None:
+    for option in ([], ["naclip"]):
+        code, printed, _ = segment("one.png", "--training-free", *option, file="clip.safetensors")
+        assert code == 0 and f"{(option or ['class_token'])[0]}, without training: any class names" in printed
+    code, _, errors = segment("one.png", "--training-free")
+    assert code == 2 and "without --training-free" in errors
+
+
 def test_writes_label_map_and_overlay(segment: Run, weights: Path) -> None:
     code, printed, _ = segment("one.png", "two.jpg")
     assert code == 0
