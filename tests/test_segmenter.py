@@ -178,7 +178,7 @@ def test_the_model_that_comes_with_jseg() -> None:
         "the masks of 15 classes (red striped circle, " in segmenter.notes[-1] and "other names" in segmenter.notes[-1]
     )
     assert "yellow striped square" not in segmenter.notes[-1]  # unseen
-    assert np.mean([accuracy(segmenter, scene) for scene in (1, 2, 3)]) > 0.8
+    assert np.mean([accuracy(segmenter, scene) for scene in (1, 2, 3)]) > 0.7
     assert set(np.unique(segmenter(labelled(2)[0], ["star", "triangle"]).labels)) == {0, 1}
 
 
