@@ -9,12 +9,14 @@ from jseg.runtime.prepare import prepare
 
 if TYPE_CHECKING:
     from jseg.config import read_config
+    from jseg.segmentation import Segmentation
     from jseg.segmenter import Segmenter, load_segmenter
 
-__all__ = ["Segmenter", "load_segmenter", "read_config"]
+__all__ = ["load_segmenter", "Segmenter", "Segmentation", "read_config"]
 __version__ = "0.1.0"
 
-_HOMES = {"Segmenter": "jseg.segmenter", "load_segmenter": "jseg.segmenter", "read_config": "jseg.config"}
+_HOMES = dict.fromkeys(__all__, "jseg.segmenter")
+_HOMES |= {"Segmentation": "jseg.segmentation", "read_config": "jseg.config"}
 
 prepare()
 
@@ -24,3 +26,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'jseg' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """All names, those that are not imported yet too: for completion and help(jseg)."""
+    return sorted({*globals(), *__all__})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,8 @@ from jseg.errors import UserError
 from jseg.files import whole_files
 from jseg.outputs import PNG_MARK, check_outputs
 
+NONE, GREY = 255, (128, 128, 128)  # the label of pixels that are none of the classes, and its colour
+
 PAPER, INK, UNSEEN_INK = (255, 255, 255), (25, 25, 25), (190, 20, 60)
 SMALLEST_OVERLAY = 384  # pixels of the long side; smaller images are enlarged, so that outlines and text can be read
 PANEL = 288  # pixels: width and greatest height of one image in a sheet
@@ -22,11 +25,27 @@ MARGIN = 12
 Example = tuple[str, np.ndarray, np.ndarray, np.ndarray | None]  # name, (H, W, 3) image, (H, W) prediction and truth
 
 
-def distinct_palette(count: int) -> np.ndarray:
-    """(count, 3) uint8 RGB: vivid colours for any list of classes; neighbours in the list differ most."""
-    shades = ((0.85, 0.95), (0.55, 1.0), (0.95, 0.65))  # saturation, value; hues are a golden angle apart
-    colours = [colorsys.hsv_to_rgb(index * 0.381966 % 1, *shades[index // 8 % 3]) for index in range(count)]
-    return np.round(255 * np.array(colours).reshape(count, 3)).astype(np.uint8)
+COLOUR_WORDS = {  # that a class name may hold
+    "red": (230, 0, 0), "orange": (255, 125, 0), "brown": (140, 80, 35), "yellow": (255, 230, 0), "blue": (50, 99, 255),
+    "green": (40, 190, 40), "purple": (150, 50, 210), "violet": (150, 50, 210), "pink": (255, 140, 200),
+    "white": (255, 255, 255), "black": (35, 35, 35), "grey": (160, 160, 160), "gray": (160, 160, 160),
+}  # fmt: skip
+
+
+def class_palette(names: Sequence[str]) -> np.ndarray:
+    """(C, 3) uint8 RGB: a colour for each class, far from the others; near that which the class name speaks of."""
+    tones = ((0.9, 1.0), (0.5, 1.0), (0.85, 0.7))  # saturation, value
+    free = [colorsys.hsv_to_rgb(hue / 30, *tone) for tone in tones for hue in range(30)]
+    colours = np.vstack([255 * np.array(free), [*COLOUR_WORDS.values()]]).astype(np.uint8)
+    places = cv2.cvtColor(colours[None] / np.float32(255), cv2.COLOR_RGB2LAB)[0]
+    apart = np.linalg.norm(places[:, None] - places, axis=2)  # as the eye sees it: CIE 1976
+    spoken = [next((i for i, word in enumerate(COLOUR_WORDS) if word in name.lower().split()), -1) for name in names]
+    chosen, nearest = np.zeros(len(names), int), apart[:, -1]  # grey is for pixels of no class
+    for index in sorted(range(len(names)), key=lambda index: spoken[index] < 0):
+        near = apart[:, len(free) + spoken[index]] <= 30 if spoken[index] >= 0 else np.arange(len(colours)) < len(free)
+        chosen[index] = np.where(near, nearest, -1).argmax()
+        nearest = np.minimum(nearest, apart[:, chosen[index]])
+    return colours[chosen]
 
 
 def output_paths(folder: Path, name: str) -> tuple[Path, Path]:
@@ -34,29 +53,40 @@ def output_paths(folder: Path, name: str) -> tuple[Path, Path]:
     return folder / f"{name}.png", folder / f"{name}_overlay.png"
 
 
-def write_images(images: dict[Path, np.ndarray | Image.Image]) -> None:
-    """Writes (H, W, 3) uint8 RGB as PNGs with jseg's mark, all of them or none; UserError if they cannot be written."""
-    mark = PngInfo()
+def png_bytes(image: np.ndarray | Image.Image) -> bytes:
+    """(H, W, 3) uint8 RGB, or a Pillow image, as a PNG with jseg's mark."""
+    image, file, mark = Image.fromarray(image) if isinstance(image, np.ndarray) else image, io.BytesIO(), PngInfo()
     mark.add(PNG_MARK, b"")
+    image.save(file, format="PNG", compress_level=3 if image.mode == "RGB" else 6, pnginfo=mark)
+    return file.getvalue()
+
+
+def write_images(images: Mapping[Path, np.ndarray | Image.Image | bytes]) -> None:
+    """Writes images as `png_bytes`, bytes as they are, all or none of them; UserError if they cannot be written."""
     with whole_files(*images) as files:
         for file, image in zip(files, images.values(), strict=True):
-            image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-            image.save(file, format="PNG", compress_level=3 if image.mode == "RGB" else 6, pnginfo=mark)
+            file.write(image if isinstance(image, bytes) else png_bytes(image))
+
+
+def label_map_image(path: Path, labels: np.ndarray, palette: np.ndarray) -> Image.Image:
+    """(H, W) integers in [0, n), and 255 = none of them, with an (n, 3) uint8 RGB palette; 16-bit grey if n > 256."""
+    strange = labels[(labels < 0) | (labels >= len(palette)) & (labels != NONE)]
+    if strange.size:
+        raise UserError(
+            f"{path}: labels {strange.min()}..{strange.max()} do not fit a palette of {len(palette)} colours"
+        )
+    image = Image.fromarray(labels.astype(np.uint16 if len(palette) > 256 else np.uint8))
+    if len(palette) <= 256:  # a shorter palette would cut 255 to the bits of another class
+        rest = [GREY] * (256 - len(palette)) if (labels == NONE).any() else []
+        image.putpalette(np.array([*palette, *rest], dtype=np.uint8).tobytes())
+    return image
 
 
 def write_label_map(
     path: Path, labels: np.ndarray, palette: np.ndarray, also: dict[Path, np.ndarray] | None = None
 ) -> None:
-    """Writes (H, W) integers in [0, n) as a PNG with an (n, 3) uint8 RGB palette, as 16-bit grey if n > 256.
-
-    Images in `also` appear together with it, or neither does.
-    """
-    if labels.size and not 0 <= labels.min() <= labels.max() < len(palette):
-        raise UserError(f"{path}: labels {labels.min()}..{labels.max()} do not fit a palette of {len(palette)} colours")
-    image = Image.fromarray(labels.astype(np.uint16 if len(palette) > 256 else np.uint8))
-    if len(palette) <= 256:
-        image.putpalette(np.ascontiguousarray(palette, dtype=np.uint8).tobytes())
-    write_images({**(also or {}), path: image})
+    """Writes labels as `label_map_image`. Images in `also` appear together with it, or neither does."""
+    write_images({**(also or {}), path: label_map_image(path, labels, palette)})
 
 
 def write_segmentation(
@@ -69,16 +99,44 @@ def write_segmentation(
     write_label_map(label_path, labels, palette, {overlay_path: drawn})
 
 
-def overlay(image: np.ndarray, labels: np.ndarray, palette: np.ndarray, opacity: float = 0.55) -> np.ndarray:
-    """The image (H, W, 3) uint8 RGB in the colours of its classes, with borders; ids without a colour are darkened."""
-    known = labels < len(palette)
-    tinted = cv2.addWeighted(image, 1 - opacity, palette[np.where(known, labels, 0)], opacity, 0)
-    tinted[~known] = image[~known] // 3
-    border = np.zeros(labels.shape, dtype=bool)
+def overlay(
+    image: np.ndarray, labels: np.ndarray, palette: np.ndarray, opacity: float = 0.55, outline: bool = False,
+    names: Sequence[str] = (),
+) -> np.ndarray:  # fmt: skip
+    """The image (H, W, 3) uint8 RGB in the colours of its classes, with borders; ids without a colour are grey.
+
+    With `outline` only the borders are drawn. With `names` large regions are named.
+    """
+    ids = np.where(labels < len(palette), labels, len(palette))
+    colours = np.vstack([palette, np.uint8([GREY])])[ids]
+    plain = image.copy()
+    if not outline:
+        nowhere = ids == len(palette)
+        plain[nowhere] = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[nowhere][:, None]
+        plain = cv2.addWeighted(plain, 1 - opacity, colours, opacity, 0)
+    border = np.zeros(labels.shape, dtype=np.uint8)
     border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     border[1:] |= labels[1:] != labels[:-1]
-    tinted[border] = tinted[border] // 5 * 2
-    return tinted
+    thickness = max(3 * outline, round(max(labels.shape) / 500))
+    border = cv2.dilate(border, np.ones((thickness, thickness), np.uint8)).astype(bool) if thickness > 1 else border > 0
+    plain[border] = colours[border] if outline else plain[border] // 5 * 2
+    return _with_names(plain, ids, names) if names else plain
+
+
+def _with_names(image: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """Writes the name of each class where its largest region, if it has the room, is widest."""
+    canvas = Image.fromarray(image)
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=max(12, min(labels.shape) // 24))
+    for index in np.unique(labels[labels < len(names)]).tolist():
+        inside = cv2.copyMakeBorder((labels == index).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT)
+        _, room, _, (x, y) = cv2.minMaxLoc(cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1])
+        left, top, right, bottom = map(int, draw.textbbox((x, y), names[index], font, anchor="mm"))
+        fits = left >= 0 and right <= labels.shape[1] and room >= bottom - top
+        if fits and (labels[top:bottom, left:right] == index).mean() > 0.8:
+            draw.text(
+                (x, y), names[index], PAPER, font, anchor="mm", stroke_width=max(1, font.size // 9), stroke_fill=INK
+            )
+    return np.asarray(canvas)
 
 
 def _shortened(text: str, font: ImageFont.FreeTypeFont, width: float) -> str:
@@ -90,9 +148,15 @@ def legend(
     maps: Sequence[np.ndarray], names: Sequence[str], palette: np.ndarray, unseen: Sequence[int], width: int,
     text_size: int, shares: bool = False,
 ) -> np.ndarray:  # fmt: skip
-    """Colours, names and perhaps shares of the classes in label maps, largest first: (height, `width`, 3) uint8 RGB."""
+    """Colours, names and perhaps shares of the classes in label maps, largest first: (height, `width`, 3) uint8 RGB.
+
+    With shares it shows the ten largest, and what belongs to no class.
+    """
     areas = sum(np.bincount(labels.reshape(-1).astype(np.int64), minlength=len(names))[: len(names)] for labels in maps)
-    present = [index for index in np.argsort(-areas, kind="stable") if areas[index]]
+    if shares:
+        names, palette = (*names, "none of these"), np.vstack([palette[: len(names)], np.uint8([GREY])])
+        areas = np.append(areas, sum(labels.size for labels in maps) - areas.sum())
+    present = [index for index in np.argsort(-areas, kind="stable") if areas[index]][: 10 if shares else None]
     percents = 100 * (areas / sum(labels.size for labels in maps))
     font = ImageFont.load_default(size=text_size)
     gap, line_height = text_size // 2, text_size * 3 // 2
@@ -113,15 +177,17 @@ def legend(
 
 
 def overlay_with_legend(
-    image: np.ndarray, labels: np.ndarray, names: Sequence[str], palette: np.ndarray, unseen: Sequence[int]
-) -> np.ndarray:
+    image: np.ndarray, labels: np.ndarray, names: Sequence[str], palette: np.ndarray, unseen: Sequence[int],
+    opacity: float = 0.55, outline: bool = False,
+) -> np.ndarray:  # fmt: skip
     """An overlay of (H, W, 3) uint8 RGB and (H, W) class ids, enlarged if small, above the classes and their shares."""
     factor = -(-SMALLEST_OVERLAY // max(labels.shape))
     size = (labels.shape[1] * factor, labels.shape[0] * factor)
     image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR) if factor > 1 else image
     width = max(size[0], SMALLEST_OVERLAY * 2 // 3)  # a narrow image still needs room for words
     canvas = np.full((size[1], width, 3), PAPER, dtype=np.uint8)
-    canvas[:, : size[0]] = overlay(image, labels.repeat(factor, axis=0).repeat(factor, axis=1), palette)
+    enlarged = labels.repeat(factor, axis=0).repeat(factor, axis=1)
+    canvas[:, : size[0]] = overlay(image, enlarged, palette, opacity, outline, names)
     strip = legend([labels], names, palette, unseen, width, max(13, min(size) // 32), shares=True)
     return np.concatenate([canvas, strip])
 

@@ -1,15 +1,14 @@
 """Public inference: an image and any class names -> labels and scores.
 
 segmenter = jseg.load_segmenter("weights.safetensors")
-result = segmenter(image, ["cat", "dog", "grass"])  # image (H, W, 3) uint8 RGB
-result.labels  # (H, W) int32: 0 = cat, 1 = dog, 2 = grass
+result = segmenter("photo.jpg", "cat|kitten, dog, grass", threshold=0.3)
+result.labels  # (H, W) int32: 0 = cat, 1 = dog, 2 = grass, 255 = none of these
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,40 +23,14 @@ from jseg.engine.checkpoint import read_whole
 from jseg.engine.load import load_model
 from jseg.errors import UserError
 from jseg.files import shipped
+from jseg.segmentation import Names, Segmentation, as_image, check_class_names, classify
 from jseg.weights.reader import WeightFile
 from jseg.weights.record import is_jseg_file, model_tensors, training_note
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from jseg.model.clip_rc import ClipRC
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """The classes of one image."""
-
-    labels: np.ndarray  # (H, W) int32: position in `names`
-    names: tuple[str, ...]
-    scores: np.ndarray | None = None  # (C, H, W) float32 in [-gamma, 1], if they were asked for
-
-    @property
-    def shares(self) -> dict[str, float]:
-        """Share of the image that each class fills, 0..1, for all names."""
-        counts = np.bincount(self.labels.reshape(-1), minlength=len(self.names))
-        return {name: float(count / self.labels.size) for name, count in zip(self.names, counts, strict=True)}
-
-
-def check_class_names(names: Sequence[str], seen: Sequence[str] = ()) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The names without surrounding blanks, and the positions of the seen ones; UserError for names that cannot be."""
-    groups = (((group,) if isinstance(group, str) else group) for group in (names, seen))
-    names, seen = (tuple(" ".join(name.split()) for name in group) for group in groups)
-    lower = [name.lower() for name in names]  # as the text tower reads them
-    if not all(lower) or not lower:
-        raise UserError("class names: give at least one, and no empty ones")
-    if twice := [name for place, name in enumerate(names) if lower.index(name.lower()) != place]:
-        raise UserError(f"class names: {', '.join(twice)} is given twice")
-    if unknown := [name for name in seen if name not in names]:
-        raise UserError(f"seen classes: {', '.join(unknown)} not among the class names ({', '.join(names)})")
-    return names, tuple(names.index(name) for name in seen)
 
 
 def config_of(file: WeightFile) -> Config:
@@ -124,9 +97,9 @@ class Segmenter:
         self.model, self.text_model, self.config, self.notes = model, text_model, config, notes
         self._embeddings: dict[tuple[tuple[str, ...], tuple[str, ...]], np.ndarray] = {}
 
-    def embeddings(self, class_names: Sequence[str], templates: Sequence[str] = VOC_TEMPLATES) -> np.ndarray:
-        """Class embeddings (C, D) float32, computed once per list of names and templates."""
-        key = check_class_names(class_names)[0], (templates,) if isinstance(templates, str) else tuple(templates)
+    def embeddings(self, class_names: Names, templates: Sequence[str] = VOC_TEMPLATES) -> np.ndarray:
+        """Class embeddings (C, D) float32 of names and synonyms, computed once per list of them and of templates."""
+        key = check_class_names(class_names).texts, (templates,) if isinstance(templates, str) else tuple(templates)
         if key not in self._embeddings:
             rows, length = self.text_model.embed(*key), self.config.model.output_dim
             if rows.shape[1] != length:
@@ -136,33 +109,38 @@ class Segmenter:
         return self._embeddings[key].copy()
 
     def __call__(
-        self, image: np.ndarray, class_names: Sequence[str], templates: Sequence[str] = VOC_TEMPLATES,
-        seen: Sequence[str] = (), gamma: float | None = None, with_scores: bool = False,
-    ) -> Segmentation:  # fmt: skip
-        """Segments one image.
+        self, image: np.ndarray | Image | str | Path | Sequence[np.ndarray | Image | str | Path], class_names: Names,
+        templates: Sequence[str] = VOC_TEMPLATES, seen: Names = (), gamma: float | None = None,
+        with_scores: bool = False, threshold: float | None = None, others: Names = (),
+    ) -> Segmentation | list[Segmentation]:  # fmt: skip
+        """Segments an image, or each one of a list.
 
         Args:
-            image: (H, W, 3) uint8 RGB, any size; seen once: `test.scales`, `test.flip`, `test.protocol` do not count.
-            class_names: what to look for; every pixel gets one of them.
+            image: a file, a Pillow image or (H, W, 3) uint8 RGB, any size; or a list of them. Seen once: `test.scales`,
+                `test.flip`, `test.protocol` do not count.
+            class_names: what to look for: "cat|kitten, dog" (a kitten is a cat too), a list, or {"cat": ["kitten"]}.
             templates: texts with `{}` where the class name goes.
             seen: those of the names that the model was trained on; `gamma` is subtracted from their scores.
             gamma: None = that of the model's configuration if `seen` names classes, else 0.
             with_scores: return the scores too: C * H * W * 4 bytes.
+            threshold: pixels whose best score is lower get label 255, none of these.
+            others: names that compete with the classes; pixels that they win get label 255.
         """
         import jittor as jt
 
         from jseg.engine.sliding_window import ImageScores
         from jseg.ops.device import normalise
 
-        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.shape[2:] != (3,) or not image.size:
-            raise UserError("the image must be an (H, W, 3) uint8 RGB array")
-        (names, seen), size = check_class_names(class_names, seen), image.shape[:2]
+        if isinstance(image, list | tuple):
+            options = (class_names, templates, seen, gamma, with_scores, threshold, others)
+            return [self(item, *options) for item in image]
+        image, classes = as_image(image), check_class_names(class_names, seen, others, threshold)
+        if gamma and not classes.seen:
+            raise UserError("gamma lowers the scores of seen classes: name them (seen=...), or leave gamma out")
         if gamma is None:
-            gamma = self.config.gamma() if seen else 0.0
-        check_cost(size, self.config.test, "the image")
-        text = jt.array(self.embeddings(names, templates))
+            gamma = self.config.gamma() if classes.seen else 0.0
+        check_cost(image.shape[:2], self.config.test, "the image")
+        text = jt.array(self.embeddings(classes.texts, templates))
         pixels = normalise(model_image(image, self.config.test), self.config.data)
-        result = ImageScores(self.model, pixels, text, seen, gamma, self.config.test)
-        scores = result.scores(size) if with_scores else None
-        labels = result.labels(size) if scores is None else scores.argmax(axis=0).astype(np.int32)
-        return Segmentation(labels, names, scores)
+        scores = ImageScores(self.model, pixels, text, classes.seen, gamma, self.config.test)
+        return classify(scores.bands(image.shape[:2]), image, classes, threshold, with_scores)

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from jseg.drawing import (
+    GREY,
     UNSEEN_INK,
-    distinct_palette,
+    class_palette,
     legend,
     overlay,
     overlay_with_legend,
@@ -32,7 +33,7 @@ def has_colour(image: np.ndarray, colour: tuple[int, ...] | np.ndarray) -> bool:
 @pytest.mark.parametrize("classes", [3, 256, 300])
 def test_label_map_reads_back_with_its_palette(tmp_path: Path, classes: int) -> None:
     """Up to 256 classes; more than a palette holds are grey values of 16 bits."""
-    labels, palette = np.array([[0, 1, classes - 1], [2, 1, 0]]), distinct_palette(classes)
+    labels, palette = np.array([[0, 1, classes - 1], [2, 1, 0]]), class_palette(["thing"] * classes)
     write_label_map(tmp_path / "a" / "map.png", labels, palette)
     with Image.open(tmp_path / "a" / "map.png") as image:
         np.testing.assert_array_equal(np.asarray(image), labels)
@@ -40,12 +41,30 @@ def test_label_map_reads_back_with_its_palette(tmp_path: Path, classes: int) -> 
             np.testing.assert_array_equal(np.asarray(image.convert("RGB")), palette[labels])
 
 
-@pytest.mark.parametrize(("value", "colours"), [(255, 3), (-1, 3), (300, 300)])
+@pytest.mark.parametrize(("value", "colours"), [(254, 3), (-1, 3), (300, 300)])
 def test_labels_without_a_colour_are_refused(tmp_path: Path, value: int, colours: int) -> None:
-    """Stored in a short palette, 255 would be cut to the bits of another class."""
     with pytest.raises(UserError, match=r"map\.png: labels .* palette of"):
-        write_label_map(tmp_path / "map.png", np.array([[0, value]]), distinct_palette(colours))
+        write_label_map(tmp_path / "map.png", np.array([[0, value]]), class_palette(["thing"] * colours))
     assert not list(tmp_path.iterdir())
+
+
+def test_255_is_no_class_in_a_palette_of_any_length(tmp_path: Path) -> None:
+    """In a shorter palette PNG cuts 255 to fewer bits: another class."""
+    for count in (2, 3, 255):
+        write_label_map(tmp_path / "map.png", np.array([[0, 255, 1]]), class_palette(["thing"] * count))
+        with Image.open(tmp_path / "map.png") as image:
+            assert np.asarray(image).tolist() == [[0, 255, 1]]
+            assert np.asarray(image.convert("RGB"))[0, 1].tolist() == list(GREY)
+
+
+def test_colours_are_far_apart_and_follow_colour_words() -> None:
+    names = ["dog", "Red car", "red striped circle", "green tree", "white cat", *(f"thing {n}" for n in range(12))]
+    colours = class_palette(names).astype(int)
+    gaps = np.linalg.norm(colours[:, None] - [*colours, GREY], axis=2) + 999 * np.eye(17, 18)
+    assert gaps.min() > 40
+    assert (colours[1:3, 0] > colours[1:3, 1:].max(axis=1) + 90).all()  # both red ones
+    assert colours[3].argmax() == 1 and colours[4].min() > 200
+    assert class_palette([]).shape == (0, 3)
 
 
 def test_both_outputs_of_an_image_appear_or_none(tmp_path: Path) -> None:
@@ -67,15 +86,28 @@ def test_both_outputs_of_an_image_appear_or_none(tmp_path: Path) -> None:
     assert is_ours(tmp_path / "a.png")
 
 
-def test_overlay_tints_outlines_and_darkens_the_ignored() -> None:
-    image = np.full((8, 8, 3), 100, np.uint8)
+def test_overlay_tints_outlines_and_shows_pixels_of_no_class_in_grey() -> None:
+    image = np.full((8, 8, 3), (100, 50, 0), np.uint8)  # as grey: 59
     labels = np.zeros((8, 8), np.uint8)
     labels[:, 4:], labels[6:] = 1, 255
     tinted = overlay(image, labels, PALETTE, opacity=0.5)
-    np.testing.assert_array_equal(tinted[2, 1], [150, 50, 50])
-    np.testing.assert_array_equal(tinted[2, 6], [50, 150, 50])
-    np.testing.assert_array_equal(tinted[2, 4], [20, 60, 20])  # the border between the classes
-    np.testing.assert_array_equal(tinted[7, 1], [33, 33, 33])
+    np.testing.assert_array_equal(tinted[2, 1], [150, 25, 0])
+    np.testing.assert_array_equal(tinted[2, 6], [50, 125, 0])
+    np.testing.assert_array_equal(tinted[2, 4], [20, 50, 0])  # the border between the classes
+    np.testing.assert_allclose(tinted[7, 1], 94, atol=1)
+    lines = overlay(image, labels, PALETTE, outline=True)
+    np.testing.assert_array_equal(lines[2, [1, 3, 4]], [image[0, 0], PALETTE[0], PALETTE[1]])
+
+
+def test_outlines_grow_with_the_image_and_large_regions_are_named() -> None:
+    labels = np.zeros((1500, 1500), np.uint8)
+    labels[:, 750:], labels[:9, :9] = 1, 2
+    image = np.full((*labels.shape, 3), 200, np.uint8)
+    plain, named = (overlay(image, labels, PALETTE, names=names) for names in ((), CLASSES[0]))
+    assert (plain[1000].max(axis=1) < 100).nonzero()[0].tolist() == [749, 750, 751]
+    changed = (plain != named).any(axis=2)
+    assert changed[:, :750].any() and changed[:, 750:].any()  # both large regions, in their middle
+    assert not changed[:200].any() and not changed[1300:].any()
 
 
 def test_legend_shows_only_what_is_present_largest_first_and_marks_the_unseen() -> None:
@@ -85,6 +117,14 @@ def test_legend_shows_only_what_is_present_largest_first_and_marks_the_unseen() 
     assert 0 < columns[1].max() < columns[0].min() and not columns[2].size
     assert not has_colour(seen_only, UNSEEN_INK)
     assert has_colour(legend([np.array([[2]])], *CLASSES, width=300, text_size=14), UNSEEN_INK)
+
+
+def test_legend_of_one_image_has_ten_entries_and_names_the_rest() -> None:
+    labels = np.repeat(np.arange(14), range(20, 6, -1))[None]  # each smaller than that before it
+    names, palette = [f"n{index}" for index in range(14)], class_palette(["thing"] * 14)
+    strip = legend([np.append(labels, np.full((1, 30), 255), axis=1)], names, palette, (), 300, 14, shares=True)
+    shown = [has_colour(strip, colour) for colour in (GREY, *palette)]
+    assert shown == [True] * 10 + [False] * 5
 
 
 @pytest.mark.parametrize("shape", [(40, 700), (700, 40), (1, 1)])

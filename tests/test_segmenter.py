@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pydoc
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -150,13 +151,63 @@ def test_images_of_another_form_are_refused(segmenter: Segmenter, shape: tuple[i
 
 
 def test_class_names() -> None:
-    assert check_class_names([" cat ", "hot  dog"], [" hot dog"]) == (("cat", "hot dog"), (1,))
-    assert check_class_names("cat") == (("cat",), ())
-    for names, message in (([], "at least one"), (["cat", " "], "no empty"), (["cat", "dog", "Cat"], "Cat .*twice")):
+    names = check_class_names([" cat |kitten", "hot  dog"], [" hot dog"])
+    assert names == (("cat", "hot dog"), ("cat", "kitten", "hot dog"), (0, 2, 3), (2,))
+    assert check_class_names({"cat": ["kitten"], "hot dog": ()}, "hot dog") == names
+    assert check_class_names("cat|kitten, hot dog", "cat", "wall, sky").seen == (0, 1)
+    assert check_class_names("cat, dog", others="wall, sky").ends == (0, 1, 2, 4)
+    for names, message in (
+        ([], "at least one"), ("", "at least one"), (["cat", " "], "no empty"), ("cat||kitten", "no empty"),
+        (["cat", "dog", "Cat"], "Cat .*twice"), ("cat, dog|cat", "cat .*twice"),
+    ):  # fmt: skip
         with pytest.raises(UserError, match=message):
             check_class_names(names)
     with pytest.raises(UserError, match="emu not among"):
         check_class_names(("cat", "dog"), ["emu"])
+    many = [str(number) for number in range(256)]
+    assert len(check_class_names(many).names) == 256
+    for options in ({"others": "wall"}, {"threshold": 0.0}):
+        with pytest.raises(UserError, match="at most 255"):
+            check_class_names(many, **options)
+
+
+def test_synonyms_others_and_threshold_against_plain_scores(segmenter: Segmenter) -> None:
+    image, texts = image_of(), ["dog", "kitten", "tree", "red star", "house"]
+    image[:, 35:] = 0
+    plain = segmenter(image, texts, with_scores=True).scores
+    scores = np.stack([plain[:2].max(axis=0), plain[2]])
+    for names in ("dog|kitten, tree", {"dog": "kitten", "tree": []}):
+        result = segmenter(image, names, with_scores=True, others="red star|house")
+        assert result.names == ("dog", "tree")
+        np.testing.assert_allclose(result.scores, scores, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(result.confidence, scores.max(axis=0), rtol=0, atol=1e-6)
+        none = plain[3:].max(axis=0) > scores.max(axis=0)
+        assert none.any() and not none.all()
+        np.testing.assert_array_equal(result.labels, np.where(none, 255, scores.argmax(axis=0)))
+    threshold = float(np.median(scores.max(axis=0)))
+    result = segmenter(image, "dog|kitten, tree", threshold=threshold)
+    np.testing.assert_array_equal(result.labels == 255, result.confidence < threshold)
+    assert result.shares["none of these"] == pytest.approx((scores.max(axis=0) < threshold).mean(), abs=0.01)
+    assert 0.1 < result.shares["none of these"] < 0.9 and result.scores is None
+
+
+def test_files_pillow_images_and_lists(segmenter: Segmenter, tmp_path: Path) -> None:
+    image = image_of()
+    Image.fromarray(image).save(tmp_path / "x.png")
+    results = segmenter([image, Image.fromarray(image), tmp_path / "x.png", str(tmp_path / "x.png")], NAMES)
+    assert len(results) == 4
+    for result in results:
+        np.testing.assert_array_equal(result.labels, results[0].labels)
+        np.testing.assert_array_equal(result.image, image)
+    with pytest.raises(UserError, match=r"seen=\.\.\."):
+        segmenter(image, NAMES, gamma=0.1)
+
+
+def test_names_can_be_completed_and_help_describes_them() -> None:
+    assert {*jseg.__all__} <= {*dir(jseg)}
+    text = pydoc.render_doc(jseg, renderer=pydoc.plaintext)
+    assert "load_segmenter(weights" in text and "class Segmentation(" in text
+    assert (Path(jseg.__file__).parent / "py.typed").is_file()
 
 
 def labelled(scene: int) -> tuple[np.ndarray, np.ndarray]:

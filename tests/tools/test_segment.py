@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from jseg.runtime.command_line import run
 
+import csv
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -80,6 +83,54 @@ def test_templates_seen_classes_folder_and_text_tower(segment: Run, weights: Pat
     assert sorted(path.name for path in Path("deep/out").iterdir()) == ["one.png", "one_overlay.png"]
 
 
+def test_folders_patterns_and_every_kind_of_output(segment: Run) -> None:
+    Path("photos/deep").mkdir(parents=True)
+    for name in ("photos/a.png", "photos/deep/a.jpg"):
+        Image.new("RGB", (20, 30), "red").save(name)
+    Path("photos/bad.jpg").write_text("no image")
+    Path("names.txt").write_text("cat|kitten\ndog\n")
+    options = ["--save-dir", "photos/out", "--save", "labels,overlay,masks,scores,json", "--summary", "shares.csv"]
+    options += ["--skip-bad", "--threshold", "0.5", "--others", "wall", "--outline", "--opacity", "0.9"]
+    code, _, errors = segment("photos", "on?.png", *options, classes="@names.txt")
+    assert code == 0 and "skipped: photos/bad.jpg: not an image" in errors
+    out = {str(path.relative_to("photos/out")) for path in Path("photos/out").rglob("*.*")}
+    ends = (".png", "_overlay.png", "_mask_cat.png", "_mask_dog.png", "_scores.npz")
+    assert out == {f"{name}{end}" for name in ("a", "deep/a", "one") for end in ends} | {"coco.json"}
+    coco = json.loads(Path("photos/out/coco.json").read_text())
+    assert [image["file_name"] for image in coco["images"]] == ["photos/a.png", "photos/deep/a.jpg", "one.png"]
+    ids = [item["id"] for item in coco["annotations"]]
+    assert ids == list(range(1, len(ids) + 1)) and ids
+    with open("shares.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3 and list(rows[0]) == ["image", "cat", "dog", "none of these"]
+    with Image.open("photos/out/one.png") as image:
+        labels = np.asarray(image)
+    assert {*np.unique(labels)} <= {0, 1, 255}
+    assert float(rows[2]["none of these"]) == pytest.approx((labels == 255).mean(), abs=1e-4)
+    assert segment("photos/bad.jpg", "--skip-bad")[2].endswith("error: no image is left\n")
+    assert segment("photos", "on?.png", *options, "--overwrite")[0] == 0  # outputs in the folder are no inputs
+
+
+def test_a_video_gets_an_overlay_of_each_frame(segment: Run) -> None:
+    video = cv2.VideoWriter("clip.avi", cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 48))
+    for shade in (0, 80, 160):
+        video.write(np.full((48, 64, 3), shade, np.uint8))
+    video.release()
+    code, printed, _ = segment("clip.avi", "one.png")
+    assert code == 0 and "clip.avi: overlay of each frame -> segmented/clip_overlay.mp4" in printed
+    overlay = cv2.VideoCapture("segmented/clip_overlay.mp4")
+    frames = []
+    while (frame := overlay.read())[0]:
+        frames.append(frame[1])
+    assert [frame.shape for frame in frames] == [(48, 64, 3)] * 3 and overlay.get(cv2.CAP_PROP_FPS) == 5
+    assert frames[2].mean() > frames[0].mean() + 20
+    assert sorted(path.name for path in Path("segmented").iterdir()) == [
+        "clip_overlay.mp4",
+        "one.png",
+        "one_overlay.png",
+    ]
+
+
 MISTAKES = {  # arguments, class list or weight file of a mistake, and what its message names
     "text file": (["notes.txt"], {}, "notes.txt: not an image"),
     "blank class": (["one.png"], {"classes": "cat,,dog"}, "no empty ones"),
@@ -90,6 +141,13 @@ MISTAKES = {  # arguments, class list or weight file of a mistake, and what its 
     "input overwritten on purpose": (["one.png", "--save-dir", ".", "--overwrite"], {}, "one.png itself would be"),
     "another image overwritten": (["one.jpg", "--save-dir", "theirs"], {}, "theirs/one.png was not written by jseg"),
     "same stems": (["one.jpg", "one.png"], {}, "segmented/one.png would be written twice"),
+    "folder without images": (["empty"], {}, "empty: no image in this folder"),
+    "no such pattern": (["*.gif"], {}, "*.gif does not exist"),
+    "no video": (["bad.mp4"], {}, "bad.mp4: not a video"),
+    "unknown part": (["one.png", "--save", "labels,mask"], {}, "mask is not known: choose from labels, overlay"),
+    "no file of names": (["one.png"], {"classes": "@none.txt"}, "@none.txt: no text file"),
+    "summary exists": (["one.png", "--summary", "notes.txt"], {}, "notes.txt exists (--overwrite"),
+    "opacity": (["one.png", "--opacity", "55"], {}, "--opacity 55"),
     "folder without a name": (["one.png", "--save-dir", ""], {}, "a path is empty"),
 }
 
@@ -100,7 +158,9 @@ def test_mistakes_give_one_line_and_nothing_is_written(
 ) -> None:
     Path("notes.txt").write_text("not an image at all, only some text")
     Image.new("RGB", (1, 30000)).save("long.png")
+    Path("bad.mp4").write_text("no video")
     Path("theirs").mkdir()
+    Path("empty").mkdir()
     for path in ("one.jpg", "theirs/one.png"):
         Image.new("RGB", (9, 9)).save(path)
     before = sorted(Path().rglob("*"))
