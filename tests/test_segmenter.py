@@ -212,7 +212,7 @@ def test_names_can_be_completed_and_help_describes_them() -> None:
 
 def labelled(scene: int) -> tuple[np.ndarray, np.ndarray]:
     """Image and label map of one of the examples."""
-    files = (shipped(f"examples/scene_{scene}{end}") for end in (".jpg", "_mask.png"))
+    files = (shipped(f"examples/{name}") for name in (f"scene_{scene}.jpg", f"masks/scene_{scene}.png"))
     return tuple(np.asarray(Image.open(file)) for file in files)
 
 
