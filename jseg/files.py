@@ -21,6 +21,15 @@ TEMPORARY = ".jseg."  # how names of unfinished files begin
 JSON_MARK = "jseg"  # a key of all JSON that jseg writes
 
 
+def shipped(name: str) -> Path:
+    """Path of a file or folder that comes with jseg (configs/…, pretrained/…, examples/…, tools/…), in a checkout or
+    an installed package.
+    """
+    package = Path(jseg.__file__).resolve().parent
+    packaged = package / name  # first: beside an installed package lie folders of others
+    return packaged if packaged.exists() else package.parent / name
+
+
 def cache_folder() -> Path:
     """Folder for everything jseg caches: `JSEG_CACHE`, else the one that install.sh has filled with compiled kernels
     (`jseg_cache` in the environment is a link to it), else `$XDG_CACHE_HOME/jseg`, else `~/.cache/jseg`.
