@@ -23,7 +23,7 @@ from typing import Any
 
 from jseg.errors import UserError, suggestion
 from jseg.files import read_lines
-from jseg.released_configs import is_released, nested, read_released, run_file
+from jseg.released_configs import find_config, is_released, nested, read_released, run_file
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)  # RGB, of values in [0, 255]
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -302,9 +302,9 @@ def apply_overrides(config: Config, overrides: Iterable[str]) -> None:
 
 
 def read_config(path: str | Path, overrides: Iterable[str] = ()) -> Config:
-    """Reads a Python config file, or the `config.json` of a run, and applies overrides; UserError for mistakes."""
+    """Reads a config file, one of configs/ by name, or a run's config.json, applies overrides; UserError: mistakes."""
     config = Config()
-    _apply_file(config, Path(path).expanduser().resolve())
+    _apply_file(config, find_config(path))
     apply_overrides(config, overrides)
     check(config)
     return config

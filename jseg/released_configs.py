@@ -16,8 +16,8 @@ import types
 from pathlib import Path
 from typing import Any
 
-from jseg.errors import UserError
-from jseg.files import JSON_MARK
+from jseg.errors import UserError, suggestion
+from jseg.files import JSON_MARK, shipped
 
 
 def split_names(text: str) -> tuple[str, ...]:
@@ -52,7 +52,7 @@ NAMES = {"voc12": _VOC12, "coco_stuff": _COCO_STUFF}
 UNSEEN = {"voc12": (15, 16, 17, 18, 19),
           "coco_stuff": (19, 23, 28, 29, 36, 51, 76, 88, 94, 112, 133, 136, 137, 157, 160)}  # fmt: skip
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = shipped("configs").parent  # in an installed package: jseg/
 SECTIONS = {"dataset": "data", "scheduler": "lr_config"}  # JSeg's names -> CLIP-RC's
 PIPELINE, TEST = "data.train.pipeline", "pipeline.MultiScaleFlipAug"
 STEPS = ("Resize", "RandomCrop", "RandomFlip", "PhotoMetricDistortion", "Normalize", "Pad")  # in the order of ours
@@ -134,6 +134,17 @@ VARIABLES = {*split_names("""
     img_size, in_channels, out_indices, region_level_bridge_size, base_class, novel_class, both_class, CLASSES,
     pretrained, pretrained_text, dataset_type, data_root, img_norm_cfg, crop_size, train_pipeline, test_pipeline
 """)}  # fmt: skip
+
+
+def find_config(name: str | Path) -> Path:
+    """Absolute path of a config file; a name without folder and suffix may be that of one in configs/."""
+    path, ours = Path(name).expanduser(), sorted((REPOSITORY / "configs").glob("*.py"))
+    if path.exists() or path.suffix or len(path.parts) > 1:
+        return path.resolve()
+    known = {file.stem: file for file in ours}
+    if path.name not in known:
+        raise UserError(f"config {name}: no such file, nor one of ours{suggestion(name, known)}")
+    return known[path.name]
 
 
 def run_file(path: Path) -> dict[str, Any]:

@@ -22,9 +22,9 @@ from jseg.engine.checkpoint import METRICS_NAME, WEIGHTS_NAME, checkpoint_path, 
 from jseg.errors import UserError
 from jseg.files import write_json, write_whole
 from jseg.outputs import TEXT_MARK
+from jseg.released_configs import REPOSITORY
 from jseg.weights.reader import read_weight_file, sha256_of_file
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 GIVEN, PLAIN_CLIP = "given", "clip"  # sources of weights that no run of ours made
 # keys that do not shape weights, or say where files lie
 MAY_DIFFER = ("test.", "expected", "train.seed", "data.root", "data.workers", "model.init", "text.vocab", "text.embed")

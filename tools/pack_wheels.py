@@ -32,6 +32,7 @@ from jseg.runtime import cuda, toolchain
 from jseg.runtime.toolchain import JITTOR
 
 REPOSITORY = Path(__file__).parents[1]
+PACKAGE = "jseg-clip"  # the name in pyproject.toml; `jseg` on PyPI is another project
 # of glibc; pip wants each one named. Wheels for newer ones would not run on a common cluster
 PLATFORMS = ["manylinux1_x86_64", "manylinux2010_x86_64", "manylinux2014_x86_64"]
 PLATFORMS += [f"manylinux_2_{minor}_x86_64" for minor in range(5, 29)]
@@ -49,7 +50,7 @@ def pack(folder: Path, python: str, extras: list[str], also: list[str]) -> list[
     folder.mkdir(parents=True, exist_ok=True)
     if list(folder.glob("*.whl")):
         raise UserError(f"{folder} holds wheels already: choose another folder, or empty it")
-    wanted = [f"jseg[{','.join(extras)}]" if extras else "jseg", *also]
+    wanted = [f"{PACKAGE}[{','.join(extras)}]" if extras else PACKAGE, *also]
     pip("wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(REPOSITORY), JITTOR)
     tag = "cp" + python.replace(".", "")
     target = ["--python-version", python, "--implementation", "cp", "--abi", tag, "--abi", "abi3", "--abi", "none"]
@@ -78,7 +79,7 @@ def compile_kernels(folder: Path, capability: str, cache: Path, options: tuple[s
     nvcc, headers = find_nvcc(), sysconfig.get_path("include")
     places = [cuda.home_of(nvcc), *cuda.wheel_folders()] if nvcc else []
     if not any((place / "include" / "cublas_v2.h").is_file() for place in places):
-        raise UserError("--kernels needs the headers of CUDA 13 here, too: pip install 'jseg[cuda13]'")
+        raise UserError(f"--kernels needs the headers of CUDA 13 here, too: {cuda.WHEELS}")
     ahead = toolchain.compiled_ahead(cache / "jittor")
     ahead.mkdir(parents=True, exist_ok=True)
     if not (ahead / toolchain.HEADERS).is_dir():  # the other machine then needs none

@@ -2,7 +2,7 @@
 
     python tools/plot_log.py work_dirs/first work_dirs/second --output curves.png
 
-Needs matplotlib: pip install "jseg[plot]".
+Needs matplotlib: pip install matplotlib.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise UserError(f"--output {options.output}: the name must end with .png, .pdf or .svg")
     check_outputs([options.output], options.runs, overwrite=options.overwrite)
     if importlib.util.find_spec("matplotlib") is None:
-        raise UserError('drawing needs matplotlib: pip install "jseg[plot]"')
+        raise UserError("drawing needs matplotlib: pip install matplotlib")
     runs = read_runs(options.runs)
     draw(runs, options.output)
     print(f"{len(runs)} run{'s' if len(runs) > 1 else ''}: {options.output}")

@@ -11,12 +11,10 @@ codes: 0 fine; 1 the expected numbers were missed; 2 a mistake of the user, in o
 
 from __future__ import annotations
 
-from jseg.runtime.command_line import ArgumentParser, add_device_options, print_without_fail, run
+from jseg.runtime.command_line import ArgumentParser, add_device_options, print_without_fail, program, run
 
 import argparse
 import shlex
-import shutil
-import sys
 from pathlib import Path
 
 from jseg.clip.class_embeddings import class_embeddings
@@ -32,7 +30,7 @@ from jseg.runtime.start import start
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line -> options."""
     parser = ArgumentParser(__doc__)
-    parser.add_argument("--config-file", required=True, help="configs/*.py, or the config.json of an earlier run")
+    parser.add_argument("--config-file", required=True, help="file, name of one of configs/, or config.json of a run")
     parser.add_argument("--task", choices=("train", "val", "test"), help="default: train")
     parser.add_argument("--work-dir", type=Path, help="folder of the run (default: work_dirs/<name of the config>)")
     parser.add_argument(
@@ -94,9 +92,7 @@ def our_override(text: str) -> str:
 def training_command(options: argparse.Namespace, world: int, resumes: bool) -> str:
     """The command that resumes the training run of `options`, or starts it again."""
     parts = ["mpirun", "-np", str(world)] if world > 1 else []
-    name = Path(sys.executable).name
-    parts += [name if shutil.which(name) == sys.executable else sys.executable]  # not where .venv is not activated
-    parts += [sys.argv[0], "--config-file", options.config_file, "--work-dir", str(options.work_dir)]
+    parts += [*program(), "--config-file", options.config_file, "--work-dir", str(options.work_dir)]
     parts += ["--device", options.device] if options.device != "auto" else []
     parts += ["--other-classes"] if options.other_classes else []
     parts += ["--overwrite"] if options.overwrite and not resumes else []

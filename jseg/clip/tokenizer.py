@@ -25,12 +25,12 @@ import numpy as np
 import regex
 
 from jseg.errors import UserError
-from jseg.files import write_whole
+from jseg.files import shipped, write_whole
 from jseg.weights.reader import sha256_of_file
 
 VOCABULARY_NAME = "bpe_simple_vocab_16e6.txt.gz"
 VOCABULARY_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
-PRETRAINED_FOLDER = Path(__file__).resolve().parents[2] / "pretrained"
+PRETRAINED_FOLDER = shipped("pretrained")
 FETCH_COMMAND = "python tools/fetch_pretrained.py vocabulary"
 MAX_MERGES = 49152 - 256 - 2  # CLIP's file has more lines; only the first ones are used
 HEADER = "#version: 0.2"

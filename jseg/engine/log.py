@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import program
+
 import importlib.util
 import json
 import os
@@ -9,9 +11,11 @@ import platform
 import resource
 import shlex
 import shutil
+import statistics
 import subprocess
 import sys
 import time
+from collections import deque
 from contextlib import suppress
 from datetime import timedelta
 from importlib import metadata
@@ -50,6 +54,7 @@ class RunLog:
         self.iterations = iterations
         self._unwritten, self._events = "", None
         self.means = {"sums": {}, "norms": [], "steps": 0, **(means or {})}  # sums since the last report, JSON-ready
+        self._durations: deque[float] = deque(maxlen=100)  # seconds of recent steps
         self.restart_clock(start_iteration)
         if self.path is None:
             return
@@ -59,7 +64,7 @@ class RunLog:
         write_whole(self.path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         installed = importlib.util.find_spec("tensorboardX") is not None
         if tensorboard and not installed:
-            raise UserError('train.tensorboard=True needs tensorboardX: pip install "jseg[log]"')
+            raise UserError("train.tensorboard=True needs tensorboardX: pip install tensorboardX")
         if installed and tensorboard is not False:
             from tensorboardX import SummaryWriter
 
@@ -98,6 +103,9 @@ class RunLog:
     def add(self, losses: dict[str, float], waited: float, gradient_norm: float | None = None) -> None:
         """Adds one step to the means of the next report: loss terms, seconds that it waited for data, norm."""
         self._waited += waited
+        now = time.perf_counter()
+        self._durations.append(now - self._last_step)
+        self._last_step = now
         self.means["steps"] += 1
         for name, value in losses.items():
             self.means["sums"][name] = self.means["sums"].get(name, 0.0) + value
@@ -117,7 +125,8 @@ class RunLog:
         terms = " ".join(f"{name} {value:.4g}" for name, value in losses.items() if name != "total")
         loss = f"{losses['total']:.4f} ({terms})" if losses else "of no step was finite"
         norm_text = f"  norm {norm['gradient_norm']:.3g}" if norm else ""
-        left = timedelta(seconds=round(seconds * (self.iterations - iteration)))
+        step = statistics.median(self._durations) if self._durations else seconds  # not those that compile
+        left = timedelta(seconds=round(step * (self.iterations - iteration)))
         say(
             f"iteration {iteration}/{self.iterations}  loss {loss}{norm_text}  lr {lr:.2e}  {seconds:.3f} s/it "
             f"(data {waited:.3f})  left {left}  memory {memory:.2f} GB{f' gpu {gpu:.2f} GB' if gpu else ''}"
@@ -132,6 +141,7 @@ class RunLog:
     def restart_clock(self, iteration: int) -> None:
         """Leaves the time that has passed since the last report out of the next one's."""
         self._last_time, self._last_iteration, self._waited = time.perf_counter(), iteration, 0.0
+        self._last_step = self._last_time
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -145,7 +155,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 def command_line() -> str:
     """The command of this process, ready to be pasted."""
-    return shlex.join([Path(sys.executable).name, *sys.argv])
+    return shlex.join([*program(), *sys.argv[1:]])
 
 
 def environment(device: str) -> dict[str, Any]:

@@ -240,7 +240,7 @@ class Training:
             progress.iteration += 1
 
             done = progress.iteration
-            log_is_due = done % config.log_every == 0 or done == config.iterations
+            log_is_due = done % config.log_every == 0 or done in (1, config.iterations)
             save_is_due = done % config.save_every == 0 or done in config.milestones
             last_chance = progress.bad_in_a_row + 1 >= config.max_bad_steps
             if log_is_due or save_is_due or self.evaluation_is_due() or last_chance or trainer.loss_scale is not None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import sys
 import traceback
 from collections.abc import Callable
@@ -20,6 +21,16 @@ from typing import Any, NoReturn
 
 from jseg.errors import CheckFailed, UserError
 from jseg.files import save_details
+
+TOOL_WORDS: dict[str, str] = {}  # tool: its word, while the console command `jseg` runs
+
+
+def program() -> list[str]:
+    """How a command that runs this tool again begins: `python tools/segment.py`, `jseg segment`."""
+    if sys.argv[0].startswith("jseg "):
+        return sys.argv[0].split()
+    name = Path(sys.executable).name
+    return [name if shutil.which(name) == sys.executable else sys.executable, sys.argv[0]]  # the latter: no .venv
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -94,6 +105,9 @@ def exit_code(error: BaseException) -> int:
         cause = UserError(where + (cause.strerror or str(cause)))
     if cause or isinstance(error, KeyboardInterrupt):
         line = f"error: {cause}" if cause else "interrupted"
+        if TOOL_WORDS:
+            line = re.sub(r"(?:python )?tools/run_net\.py --task (\w+)", r"jseg \1", line)
+            line = re.sub(r"(?:python )?tools/(\w+)\.py", lambda tool: f"jseg {TOOL_WORDS.get(tool[1], tool[1])}", line)
         code = 1 if isinstance(cause, CheckFailed) else 2 if cause else 130
     else:
         text = UserError(f"internal error: {type(error).__name__}: {error}")
@@ -108,5 +122,6 @@ def _exit_quietly(kind: type[BaseException], error: BaseException, trace: object
     sys.__excepthook__(kind, error, trace) if issubclass(kind, Exception) else os._exit(exit_code(error))
 
 
-if sys.argv[0] == "-m" or os.path.basename(os.path.dirname(os.path.abspath(sys.argv[0]))) == "tools":
+folder, name = os.path.split(os.path.abspath(sys.argv[0]))
+if name in ("-m", "jseg") or os.path.basename(folder) == "tools":
     sys.excepthook = _exit_quietly

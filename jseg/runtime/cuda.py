@@ -24,7 +24,10 @@ from jseg.runtime import toolchain
 from jseg.runtime.toolchain import output_of
 
 NOTE = "JSEG_CUDA_NOTE"  # variable with a parent process's reason for not using CUDA
-WHEELS = "pip install 'jseg[cuda13]'"
+WHEELS = (  # the extra cuda13 in pyproject.toml
+    "pip install 'nvidia-cuda-nvcc==13.0.*' 'nvidia-nvvm==13.0.*' 'nvidia-cuda-crt==13.0.*' "
+    "'nvidia-cuda-runtime==13.0.*' 'nvidia-cuda-cccl==13.0.*' 'nvidia-cublas>=13,<14' 'nvidia-curand>=10.4,<11'"
+)
 PARTS = {"cudart": "cuda_runtime.h", "cublas": "cublas_v2.h", "cublasLt": "cublasLt.h", "curand": "curand.h"}
 SYSTEM_FOLDERS = (Path("/usr/local"), Path("/opt"))
 WHEEL_FOLDERS = ("cu13", "cuda_runtime", "cublas", "curand", "cuda_nvcc")  # cu13 for CUDA 13, the others for older ones

@@ -163,7 +163,7 @@ def join_ranks() -> Iterator[Ranks]:
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
-        reason = f"{str(error).splitlines()[0]}: apt-get install openmpi-bin, pip install 'jseg[mpi]'"
+        reason = f"{str(error).splitlines()[0]}: apt-get install openmpi-bin, pip install mpi4py"
         raise UserError(f"{started} processes were started, but MPI cannot be used: {reason}") from error
     if MPI.COMM_WORLD.size != started:
         found = f"{MPI.Get_library_version().split(',')[0]} sees {MPI.COMM_WORLD.size}"

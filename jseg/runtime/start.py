@@ -27,7 +27,7 @@ from pathlib import Path
 
 from jseg.errors import UserError
 from jseg.files import save_details, write_whole
-from jseg.runtime import cuda, precompiled, toolchain
+from jseg.runtime import cuda, precompiled, progress, toolchain
 from jseg.runtime.prepare import CACHE_NAME, prepare
 
 # What Jittor starts as `python`. Its asm_tuner.py compiles each kernel, and only needs to where a comment asks for it.
@@ -92,7 +92,7 @@ def _import_jittor(jittor_home: Path, cache: Path, ready: cuda.Ready | None) -> 
     notice = f"jseg: compiling Jittor kernels for this machine, once; kept in {jittor_home}"
     settings = jittor_home / ".cache" / "jittor" / "config.json"  # so that Jittor only ever reads them
     _write_if_changed(settings, json.dumps({"JITTOR_HOME": str(jittor_home)}))
-    terminal, text = sys.stderr, io.StringIO()
+    terminal, text, imported = sys.stderr, io.StringIO(), threading.Event()
     try:
         with _import_surroundings(jittor_home, ready), redirect_stdout(text), redirect_stderr(text):
             import jittor_utils
@@ -110,8 +110,10 @@ def _import_jittor(jittor_home: Path, cache: Path, ready: cuda.Ready | None) -> 
             jittor_utils._py3_include_path = f'-I"{headers}"'
             jittor_utils._py3_extension_suffix = sysconfig.get_config_var("EXT_SUFFIX")
             core_exists = any(cache.glob("cu*/jittor_core*.so" if ready else "jittor_core*.so"))
+            jittor_utils.DelayProgress = core = progress.Core()
             if not core_exists:
                 print(f"{notice} (a few minutes)", file=terminal, flush=True)
+                progress.show(core.text, imported)
             with lock.lock_scope():  # else another process may be writing them
                 toolchain.remove_cut_libraries(cache)
                 if "cc_flags" not in os.environ and precompiled.KERNEL_MACROS in os.environ["kernel_flags"]:
@@ -135,10 +137,13 @@ def _import_jittor(jittor_home: Path, cache: Path, ready: cuda.Ready | None) -> 
             subprocess.run(command, check=True)
             os.replace(temporary, library)
         ctypes.CDLL(str(library)).jseg_filter_cerr(f"{notice}\n".encode() if core_exists else b"")
+        progress.show(progress.Kernels(Path(jittor.compiler.cache_path) / "jit").text, threading.Event())
     except SystemExit as error:  # Jittor ends the process, with code 0, after it has rebuilt a part of itself
         raise UserError("Jittor rebuilt itself for other compiler settings: run the same command again") from error
     except Exception as error:
         raise cache_error(f"{text.getvalue()}\n{traceback.format_exc()}") from error
+    finally:
+        imported.set()
 
 
 @contextmanager

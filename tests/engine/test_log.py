@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from jseg.config import Config, read_config
+from jseg.engine import log as log_module
 from jseg.engine.log import RunLog, read_log, write_record
 
 
@@ -27,6 +28,20 @@ def test_reports_are_means_since_the_last_one(tmp_path: Path, capsys: pytest.Cap
     assert first["memory_gb"] > 0.01
     shown = capsys.readouterr().out.splitlines()
     assert shown[0].startswith("iteration 2/4  loss 3.0000 (mask 2)  lr 1.00e-03") and len(shown) == 2
+
+
+def test_the_time_left_leaves_out_steps_that_compiled(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(log_module.time, "perf_counter", lambda: now)
+    log = RunLog(tmp_path, iterations=104)
+    for seconds in (60.0, 30.0, 0.5, 0.5, 0.5):
+        now += seconds
+        log.add({"total": 1.0}, waited=0.0)
+    log.report(4, lr=1e-3)
+    shown = capsys.readouterr().out
+    assert "22.875 s/it" in shown and " left 0:00:50 " in shown
 
 
 def test_a_resumed_log_drops_what_came_after_and_half_written_lines(tmp_path: Path) -> None:

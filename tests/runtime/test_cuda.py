@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import tomllib
 
 from jseg.errors import UserError
 from jseg.runtime import cuda, toolchain
@@ -75,7 +77,9 @@ def ready(tmp_path: Path) -> cuda.Ready:
 
 
 def test_no_driver_no_gpu_no_toolkit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert refusal().startswith("no nvcc (pip install 'jseg[cuda13]'")
+    extra = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
+    assert shlex.split(cuda.WHEELS)[2:] == extra["optional-dependencies"]["cuda13"]
+    assert refusal().startswith(f"no nvcc ({cuda.WHEELS} with driver 580")
     make_toolkit(tmp_path / "local" / "cuda")
     monkeypatch.setattr(cuda, "has_gpu_device", lambda: False)  # a login node of a cluster
     assert "no GPU" in refusal()

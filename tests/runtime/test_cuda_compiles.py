@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def nvcc() -> Path:
-    return find_nvcc() or pytest.skip("no nvcc of CUDA 13 (pip install 'jseg[cuda13]', or install the toolkit)")
+    return find_nvcc() or pytest.skip("no nvcc of CUDA 13 (pip install -e '.[cuda13]', or install the toolkit)")
 
 
 @pytest.mark.parametrize("fixes", [CUDA_13, ()])

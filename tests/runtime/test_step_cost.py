@@ -24,7 +24,7 @@ MOST_MILLISECONDS = 120  # of processor time: 56 measured on a quiet machine, 91
 def costs(*parts: str) -> list[dict[str, Any]]:
     """What tests/standin_gpu/cost.py measures."""
     if find_nvcc() is None:
-        pytest.skip("no nvcc of CUDA 13 (pip install 'jseg[cuda13]', or install the toolkit)")
+        pytest.skip("no nvcc of CUDA 13 (pip install -e '.[cuda13]', or install the toolkit)")
     command = [sys.executable, "-m", "tests.standin_gpu.cost", *parts]
     done = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=ROOT, capture_output=True, text=True
