@@ -82,8 +82,8 @@ def test_the_loop_logs_evaluates_and_saves_at_its_intervals(tmp_path: Path, caps
     ending, events = run(tmp_path, tiny_trainer(config), batches(), saver, evaluate=lambda **_: {"pAcc": 50.0})
     assert ending == "finished" and saver.checkpoints == [2, 4, 5] and saver.bests == [4]
     assert events == [
-        ("train", 2), ("saved", 2), ("train", 4), ("evaluation", 4), ("saved", 4), ("train", 5), ("saved", 5),
-        ("finished", 5),
+        ("train", 1), ("train", 2), ("saved", 2), ("train", 4), ("evaluation", 4), ("saved", 4), ("train", 5),
+        ("saved", 5), ("finished", 5),
     ]  # fmt: skip
     shown = capsys.readouterr().out
     assert "iteration 5/5" in shown and "lr " in shown and "memory" in shown and "left 0:00:00" in shown
@@ -113,7 +113,7 @@ def test_a_step_is_read_before_its_checkpoint_and_else_while_the_next_one_is_com
     trainer.update = lambda gradients, sums, i: order.append(f"begin {i}") or update(gradients, sums, i)
     trainer.report = lambda *arguments: order.append("read") or report(*arguments)
     run(tmp_path, trainer, batches((3,)), saver)
-    assert order == ["begin 0", "begin 1", "read", "begin 2", "read", "begin 3", "read", "read", "begin 4", "begin 5",
+    assert order == ["begin 0", "read", "begin 1", "begin 2", "read", "begin 3", "read", "read", "begin 4", "begin 5",
                      "read", "read"]  # fmt: skip
     assert [progress["bad_steps"] for progress in saver.progress] == [1, 1]
 
@@ -211,7 +211,7 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint(tmp_path: Path, 
     saver = NotedSaver()
     source = batches(each=lambda i: os.kill(os.getpid(), number) if i == 2 else None)
     ending, events = run(tmp_path, tiny_trainer(tiny_config(iterations=6, save_every=100)), source, saver)
-    assert ending == "stopped" and saver.checkpoints == [2] and events == [("saved", 2), ("stopped", 2)]
+    assert ending == "stopped" and saver.checkpoints == [2] and events == [("train", 1), ("saved", 2), ("stopped", 2)]
 
 
 def test_a_signal_breaks_an_evaluation_off_and_the_resumed_run_makes_it_up(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_signal_breaks_an_evaluation_off_and_the_resumed_run_makes_it_up(tmp_p
             pytest.fail("the evaluation went on")
 
     ending, events = run(tmp_path, trainer, batches(), saver, evaluate=broken)
-    assert ending == "stopped" and events == [("saved", 2), ("stopped", 2)]
+    assert ending == "stopped" and events == [("train", 1), ("saved", 2), ("stopped", 2)]
     progress = Progress(**saver.progress[-1])
     _, events = run(tmp_path, trainer, batches(first=2), saver, progress, evaluate=lambda **_: {"pAcc": 1.0})
     assert [event for event in events if event[0] == "evaluation"] == [("evaluation", 2), ("evaluation", 4)]
