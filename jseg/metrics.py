@@ -6,11 +6,12 @@ generalised protocol, in which every pixel is given one of the seen and unseen c
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from jseg.config import METRICS
+from jseg.config import METRICS, Config
 from jseg.data.class_names import IGNORED
 
 GROUPS = ("", "(S)", "(U)")  # ends of keys: all, seen, unseen classes
@@ -72,6 +73,13 @@ class ConfusionMatrix:
         figures |= {"IoU": dict(zip(names, iou.tolist(), strict=True))}
         figures |= {"Acc": dict(zip(names, accuracy.tolist(), strict=True))}
         return _without_nan(figures)
+
+
+def about(config: Config, weights: str, config_file: str = "config.json") -> dict:
+    """What a file of metrics says of itself: {"run": {weights, config, protocol, gamma, date}}."""
+    date, test = time.strftime("%Y-%m-%dT%H:%M:%S%z"), config.test
+    run = {"weights": weights, "config": config_file, "protocol": test.protocol, "gamma": config.gamma(), "date": date}
+    return {"run": run}
 
 
 def _without_nan(figures: dict) -> dict:

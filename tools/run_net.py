@@ -15,13 +15,17 @@ from jseg.runtime.command_line import ArgumentParser, add_device_options, print_
 
 import argparse
 import shlex
+import sys
 from pathlib import Path
 
 from jseg.clip.class_embeddings import class_embeddings
 from jseg.config import read_config
+from jseg.engine.checkpoint import METRICS_NAME, WEIGHTS_NAME
 from jseg.engine.load import NEWEST, Run, load_model
-from jseg.engine.log import say
+from jseg.engine.log import LOG_NAME, say
 from jseg.errors import UserError
+from jseg.files import write_json
+from jseg.metrics import about
 from jseg.released_configs import CONVERT, SECTIONS, TABLE
 from jseg.runtime.ranks import claim_gpu, join_ranks
 from jseg.runtime.start import start
@@ -100,6 +104,25 @@ def training_command(options: argparse.Namespace, world: int, resumes: bool) -> 
     return shlex.join([*parts, *options.overrides, *(["--resume"] if resumes else [])])
 
 
+def next_commands(options: argparse.Namespace, weights: Path) -> str:
+    """The commands that evaluate, draw and use the weights of a run, and plot its curves."""
+    python, folder = program()[0], Path(sys.argv[0]).parent
+    words = {"evaluate": ["jseg", "val"], "draw": ["jseg", "test"]}
+    words |= {"segment": ["jseg", "segment"], "plot": ["jseg", "plot"]}
+    if python != "jseg":
+        run_net, segment, plot_log = ([python, str(folder / f"{n}.py")] for n in ("run_net", "segment", "plot_log"))
+        words = {"evaluate": [*run_net, "--task", "val"], "draw": [*run_net, "--task", "test"]}
+        words |= {"segment": segment, "plot": plot_log}
+    run = ["--config-file", options.config_file, "--work-dir", str(options.work_dir), "--weights", str(weights)]
+    more = {
+        "evaluate": [*run, *options.overrides],
+        "draw": [*run, *options.overrides],
+        "segment": ["photo.jpg", "--classes", "cat,dog,grass", "--weights", str(weights)],
+        "plot": [str(options.work_dir)],
+    }
+    return "\n".join(f"{what + ':':10}{shlex.join([*words[what], *more[what]])}" for what in words)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs one task; see the module docstring."""
     options = parse_arguments(arguments)
@@ -120,7 +143,13 @@ def main(arguments: list[str] | None = None) -> int:
         if task.task == "train":
             from jseg.engine.train import train
 
+            classes, setting = task.dataset.class_list, config.data.setting
+            split = f"{len(classes.names)} classes, {len(classes.unseen)} of them unseen"
+            say(f"data: {classes.title}, {setting}: {len(task.dataset)} images to train on, {split}")
+            say(f"log: {task.work_dir / LOG_NAME}")
             train(task)
+            if ranks.first and (task.work_dir / WEIGHTS_NAME).is_file():
+                say(next_commands(options, task.work_dir / WEIGHTS_NAME))
             return 0
         from jseg.engine.evaluate import evaluate
 
@@ -132,8 +161,11 @@ def main(arguments: list[str] | None = None) -> int:
                      overwrite=task.overwrite)  # fmt: skip
             return 0
         metrics = evaluate(
-            model, task.dataset, text, config, task.work_dir, task.save_dir, ranks, overwrite=task.overwrite
+            model, task.dataset, text, config, save_dir=task.save_dir, ranks=ranks, overwrite=task.overwrite
         )
+        if ranks.first:
+            weights = str(task.file.path) if task.file else config.model.init
+            write_json(task.work_dir / METRICS_NAME, metrics | about(config, weights, options.config_file))
     missed = 0
     for name, (value, tolerance) in config.expected.items():
         found = metrics[name]

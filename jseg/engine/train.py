@@ -33,6 +33,7 @@ from jseg.engine.optimizer import AdamW, LossScale, square_sums, step_factor
 from jseg.engine.signals import Interrupted, StopRequest
 from jseg.errors import CannotWrite, CheckFailed, UserError
 from jseg.files import as_json, whole_files, write_json
+from jseg.metrics import about
 from jseg.model.clip_rc import ClipRC, set_training, trainable
 from jseg.model.losses import SegmentationLoss, count_masks
 from jseg.model.precision import note, set_precision
@@ -42,7 +43,7 @@ from jseg.outputs import check_outputs
 from jseg.runtime.ranks import ALONE, Ranks
 from jseg.weights.reader import WeightFile, named_list
 from jseg.weights.record import tensors_sha256
-from jseg.weights.state import state_arrays
+from jseg.weights.state import size_line, state_arrays
 
 
 def train(run: Run) -> None:
@@ -59,6 +60,7 @@ def train(run: Run) -> None:
         shown = text.matrix[list(training_classes(classes, config.data.setting))]
         trainer = Trainer(model, shown, unseen, config, ranks)
         progress = resume(trainer, run.file, config) if run.resumes else Progress()
+        say(size_line(state_arrays(model), trainer.optimizer.names))
         begun, folder = progress.iteration, run.work_dir if ranks.first else None
         log = RunLog(folder, config.train.iterations, begun, progress.log, progress.evaluated, config.train.tensorboard)
         if ranks.first:
@@ -312,9 +314,9 @@ class Training:
             return
         finally:
             set_training(self.trainer.model, True)
-        progress.evaluated, self.saved = done, -1
+        progress.evaluated, self.saved, made = done, -1, about(self.trainer.config, f"iteration {done}")
         self.log.write("evaluation", done, metrics=metrics)
-        self.write(lambda: write_json(self.work_dir / METRICS_NAME, metrics))
+        self.write(lambda: write_json(self.work_dir / METRICS_NAME, metrics | made))
         value = metrics[self.trainer.config.best_metric()]  # None = undefined, which is never the best
         if value is not None and (progress.best is None or value > progress.best):
             written = self.write(lambda: self.save_best(metrics))

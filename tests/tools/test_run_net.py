@@ -28,7 +28,11 @@ def test_evaluation_with_the_original_release_s_spellings(trained: Path, capsys:
     assert "checkpoint_0000002" in shown and "pAcc / mIoU(S) / mIoU(U) / hIoU: " in shown
     metrics = json.loads((trained / "metrics.json").read_text())
     groups = {name + group for name in ("pAcc", "mIoU", "mAcc") for group in ("", "(S)", "(U)")}
-    assert set(metrics) == {"jseg", *groups, "hIoU", "IoU", "Acc"} and len(metrics["IoU"]) == len(metrics["Acc"]) == 20
+    assert (
+        set(metrics) == {"jseg", "run", *groups, "hIoU", "IoU", "Acc"}
+        and len(metrics["IoU"]) == len(metrics["Acc"]) == 20
+    )
+    assert metrics["run"]["gamma"] == 0.1 and metrics["run"]["weights"] == weights and "date" in metrics["run"]
     assert any(line.split()[:1] == ["unseen"] and len(line.split()) == 4 for line in shown.splitlines())
     assert run_net.main([*arguments, "--task", "val", "--resume", "data.shapes.val_scenes=2"]) == 0
     shown = capsys.readouterr().out
