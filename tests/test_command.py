@@ -33,6 +33,8 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part in ("jseg", "configs", "tools"):
         own = {path.relative_to(ROOT) for path in (ROOT / part).rglob("*.py")}
         assert {str(path if part == "jseg" else "jseg" / path) for path in own} <= held
+    scenes = {str("jseg" / path.relative_to(ROOT)) for path in (ROOT / "examples").rglob("scene_*")}
+    assert len(scenes) == 6 and scenes | {"jseg/pretrained/shapes_clip_rc.safetensors"} <= held
     subprocess.run([*pip, "install", "--no-deps", "--target", str(folder / "site"), str(wheel)], check=True)
     return folder / "site"
 

@@ -16,6 +16,7 @@ from jseg.runtime.command_line import ArgumentParser, add_device_options, print_
 import argparse
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from jseg.clip.class_embeddings import class_embeddings
@@ -104,8 +105,8 @@ def training_command(options: argparse.Namespace, world: int, resumes: bool) -> 
     return shlex.join([*parts, *options.overrides, *(["--resume"] if resumes else [])])
 
 
-def next_commands(options: argparse.Namespace, weights: Path) -> str:
-    """The commands that evaluate, draw and use the weights of a run, and plot its curves."""
+def next_commands(options: argparse.Namespace, weights: Path, names: Sequence[str]) -> str:
+    """The commands that evaluate the weights of a run, draw and segment with them, and plot its curves."""
     python, folder = program()[0], Path(sys.argv[0]).parent
     words = {"evaluate": ["jseg", "val"], "draw": ["jseg", "test"]}
     words |= {"segment": ["jseg", "segment"], "plot": ["jseg", "plot"]}
@@ -117,7 +118,7 @@ def next_commands(options: argparse.Namespace, weights: Path) -> str:
     more = {
         "evaluate": [*run, *options.overrides],
         "draw": [*run, *options.overrides],
-        "segment": ["photo.jpg", "--classes", "cat,dog,grass", "--weights", str(weights)],
+        "segment": ["photo.jpg", "--classes", ",".join(names[:3]), "--weights", str(weights)],
         "plot": [str(options.work_dir)],
     }
     return "\n".join(f"{what + ':':10}{shlex.join([*words[what], *more[what]])}" for what in words)
@@ -147,9 +148,8 @@ def main(arguments: list[str] | None = None) -> int:
             split = f"{len(classes.names)} classes, {len(classes.unseen)} of them unseen"
             say(f"data: {classes.title}, {setting}: {len(task.dataset)} images to train on, {split}")
             say(f"log: {task.work_dir / LOG_NAME}")
-            train(task)
-            if ranks.first and (task.work_dir / WEIGHTS_NAME).is_file():
-                say(next_commands(options, task.work_dir / WEIGHTS_NAME))
+            if train(task):
+                say(next_commands(options, task.work_dir / WEIGHTS_NAME, classes.names))
             return 0
         from jseg.engine.evaluate import evaluate
 

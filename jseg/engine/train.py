@@ -46,8 +46,8 @@ from jseg.weights.record import tensors_sha256
 from jseg.weights.state import size_line, state_arrays
 
 
-def train(run: Run) -> None:
-    """Trains, and leaves `weights.safetensors` in the run's folder unless a signal or a problem stops it."""
+def train(run: Run) -> bool:
+    """Trains, and leaves `weights.safetensors` in the run's folder; False if a signal or a problem stops it before."""
     config, ranks, classes = run.config, run.ranks, run.dataset.class_list
     with StopRequest() as stop, lock_work_dir(run.work_dir, run.used) if ranks.first else nullcontext():
         if ranks.first and run.resumes:
@@ -83,6 +83,7 @@ def train(run: Run) -> None:
         say(f"{stop.signal_name or 'stopped'}: {where}\n  {run.command(progress.iteration > 0)}")
     if training.problem:
         raise training.problem
+    return ending == "finished"
 
 
 @dataclass
@@ -240,7 +241,6 @@ class Training:
             self.settle()  # the step before, now that the device has work again
             self.pending = batch, waited, read_report
             progress.iteration += 1
-
             done = progress.iteration
             log_is_due = done % config.log_every == 0 or done in (1, config.iterations)
             save_is_due = done % config.save_every == 0 or done in config.milestones

@@ -15,10 +15,13 @@ from jseg.config import ModelConfig
 from tests.standin_gpu.build import find_nvcc
 
 ROOT = Path(__file__).parents[2]
-# a little above what docs/speed.md measured for a bf16 step and wants lower; none depends on the batch but the bytes
-MOST_LAUNCHES, MOST_OUTSIDE_OF_LAYERS = 1400, 300
-MOST_GIGABYTES = 38  # of batch 16 at VOC size, moved by what is neither a product nor attention
-MOST_MILLISECONDS = 120  # of processor time: 56 measured on a quiet machine, 91 beside other programs
+# of a bf16 step at VOC size: the goal, and a little above what docs/speed.md measured, so that nothing grows
+MOST = {
+    "launches": (700, 1400),
+    "launches outside of layers": (60, 300),
+    "gigabytes": (15, 38),  # of a batch of 16, moved by what is neither a product nor attention
+    "milliseconds": (40, 120),  # of processor time: more beside other programs
+}
 
 
 def costs(*parts: str) -> list[dict[str, Any]]:
@@ -33,15 +36,29 @@ def costs(*parts: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-@pytest.mark.slow
-def test_launches_inside_and_outside_of_layers() -> None:
+@pytest.fixture(scope="module")
+def step() -> dict[str, float]:
+    """The costs that `MOST` limits; launches of the whole model follow from those of small ones."""
     whole, *deeper = costs(*(f"inductive:bf16:tiny:{layers}" for layers in ("2:2:2", "3:2:2", "2:3:2", "2:2:3")))
     launches, *others = (cost["launches"] + cost["products"] for cost in (whole, *deeper))
     of_layer = [more - launches for more in others]  # of encoder, decoder, recovery decoder
     outside, model = launches - 2 * sum(of_layer), ModelConfig()
     counts = model.layers, model.decoder_layers, model.recovery_layers
-    assert outside <= MOST_OUTSIDE_OF_LAYERS
-    assert outside + sum(count * each for count, each in zip(counts, of_layer, strict=True)) <= MOST_LAUNCHES
+    launches = outside + sum(count * each for count, each in zip(counts, of_layer, strict=True))
+    return costs("inductive:bf16:voc")[0] | {"launches": launches, "launches outside of layers": outside}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", MOST)
+def test_a_step_costs_no_more_than_it_did(what: str, step: dict[str, float]) -> None:
+    assert step[what] <= MOST[what][1]
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="not reached yet: docs/speed.md says what to take out next")
+@pytest.mark.parametrize("what", MOST)
+def test_a_step_costs_what_is_aimed_at(what: str, step: dict[str, float]) -> None:
+    assert step[what] <= MOST[what][0]
 
 
 @pytest.mark.slow
@@ -49,9 +66,3 @@ def test_launches_inside_and_outside_of_layers() -> None:
 def test_no_operator_runs_on_the_cpu_and_the_host_never_waits(setting: str) -> None:
     for cost in costs(*(f"{setting}:{precision}:tiny:2:2:2" for precision in ("fp32", "bf16"))):
         assert cost["on_cpu"] == [] and cost["waits"] == 0
-
-
-@pytest.mark.slow
-def test_time_of_the_host_and_traffic_at_voc_size() -> None:
-    (cost,) = costs("inductive:bf16:voc")
-    assert cost["milliseconds"] <= MOST_MILLISECONDS and cost["gigabytes"] <= MOST_GIGABYTES

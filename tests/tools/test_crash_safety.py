@@ -70,6 +70,7 @@ def test_sigterm_to_every_process_of_the_job_saves_and_tells_how_to_go_on(undist
     saved = checkpoint.checkpoints_in(running.work_dir)
     assert len(saved) == 1 and "SIGTERM: finishing this step" in shown and "SIGTERM: saved after iteration" in shown
     assert "Traceback" not in shown and not (running.work_dir / checkpoint.WEIGHTS_NAME).exists()
+    assert "--resume" in shown and "evaluate:" not in shown
     command = shlex.split(shown.splitlines()[-1])
     assert command[1].endswith("run_net.py") and command[-1] == "--resume"
     resumed = subprocess.run([sys.executable, *command[1:]], capture_output=True, text=True, timeout=SECONDS)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from jseg.engine.log import read_log
 from jseg.pretraining.training import training_free_metrics
 from jseg.weights.reader import read_weight_file
 from tests.tools.tiny_runs import REPOSITORY, TINY, command, refused, run_net
+from tools import plot_log, segment
 
 
 def test_evaluation_with_the_original_release_s_spellings(trained: Path, capsys: pytest.CaptureFixture) -> None:
@@ -50,6 +53,24 @@ def test_the_written_config_repeats_the_run_and_another_seed_does_not(trained: P
     assert all(np.array_equal(array, again[name]) for name, array in first.items())
     name = "decode_head.q_proj.weight"
     assert np.abs(first[name] - other[name]).max() > 0.01  # far more than one step changes
+
+
+def test_a_training_says_what_it_trains_and_ends_with_commands_that_work(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert run_net.main(command(tiny, "--work-dir", str(tmp_path / "run"))) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("data: shapes, inductive: ") and "5 of them unseen" in line for line in lines)
+    assert f"log: {tmp_path / 'run' / 'log.jsonl'}" in lines
+    assert any(re.fullmatch(r"model: [\d.]+ million weights, of which [\d.]+ million .* are trained", x) for x in lines)
+    commands = {line.split(":")[0]: shlex.split(line.partition(":")[2]) for line in lines[-4:]}
+    assert list(commands) == ["evaluate", "draw", "segment", "plot"]
+    for what in ("evaluate", "draw"):
+        assert run_net.main([*commands[what][2:], "--no-cuda"]) == 0, capsys.readouterr()
+    assert len(list((tmp_path / "run" / "images").glob("*_overlay.png"))) > 0
+    arguments = [str(REPOSITORY / "examples" / "scene_1.jpg"), *commands["segment"][3:]]
+    assert segment.main([*arguments, "--no-cuda", "--save-dir", str(tmp_path / "segmented")]) == 0
+    assert plot_log.main([*commands["plot"][2:], "--output", str(tmp_path / "curves.png")]) == 0
 
 
 def test_missed_expectations_end_with_code_1(trained: Path, capsys: pytest.CaptureFixture) -> None:
