@@ -29,5 +29,5 @@ data = dict(
 model = dict(prompts=100)
 text = dict(templates=_COCO_TEMPLATES)
 loss = dict(mask=200.0, dice=3.0, recovery=50.0)
-train = dict(iterations=80000, recipe_batch=16, save_every=5000, milestones=(40000,))
+train = dict(iterations=80000, recipe_batch=16, save_every=5000, eval_every=8000, milestones=(40000,))
 expected = {"pAcc": [63.1, 1.0], "mIoU(S)": [40.9, 0.7], "mIoU(U)": [41.6, 2.0], "hIoU": [41.2, 1.5]}

@@ -20,6 +20,7 @@ base = "coco_stuff_inductive.py"
 data = dict(setting="transductive")
 train = dict(
     iterations=40000,
+    eval_every=4000,
     milestones=(),
     expected_weights="the checkpoint of configs/coco_stuff_inductive.py after iteration 40000 (checkpoint_0040000)",
     expected_iteration=40000,

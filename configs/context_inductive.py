@@ -26,4 +26,4 @@ data = dict(
     train=dict(images="JPEGImages", labels="SegmentationClassContext", names=f"{_lists}/train.txt"),
     val=dict(images="JPEGImages", labels="SegmentationClassContext", names=f"{_lists}/val.txt"),
 )
-train = dict(iterations=40000, recipe_batch=16, save_every=2000, milestones=(20000,))
+train = dict(iterations=40000, recipe_batch=16, save_every=2000, eval_every=2000, milestones=(20000,))

@@ -16,5 +16,5 @@ tolerance allows for other processors, which sum in another order.
 
 base = "shapes_inductive.py"
 data = dict(shapes=dict(val_scenes=100))
-train = dict(iterations=300, log_every=20, milestones=())
+train = dict(iterations=300, log_every=20, eval_every=150, milestones=())
 expected = {"pAcc": (60.6, 8.0), "mIoU(S)": (44.2, 8.0), "mIoU(U)": (40.6, 10.0), "hIoU": (42.3, 8.0)}

@@ -36,6 +36,6 @@ model = dict(
 text = dict(width=96, layers=3, heads=4, context_length=48)
 loss = dict(mask=2.0, dice=5.0)
 optimizer = dict(lr=5e-5, warmup_iterations=60)
-train = dict(iterations=2400, batch_size=4, log_every=100, save_every=200, milestones=(1200,))
+train = dict(iterations=2400, batch_size=4, log_every=100, save_every=200, eval_every=400, milestones=(1200,))
 test = dict(short_side=96, crop_size=(96, 96), stride=(80, 80))
 expected = {"pAcc": (81.4, 6.0), "mIoU(S)": (71.0, 6.0), "mIoU(U)": (59.8, 8.0), "hIoU": (64.9, 6.0)}

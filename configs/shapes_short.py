@@ -10,5 +10,5 @@ Expected numbers: mean of 3 seeds (2026-11-26), with a tolerance for a single se
 """
 
 base = "shapes_inductive.py"
-train = dict(iterations=600, milestones=())
+train = dict(iterations=600, eval_every=300, milestones=())
 expected = {"pAcc": (67.9, 6.0), "mIoU(S)": (53.5, 6.0), "mIoU(U)": (45.1, 8.0), "hIoU": (48.9, 6.0)}

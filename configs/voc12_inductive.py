@@ -45,6 +45,7 @@ train = dict(
     batch_size=16,
     recipe_batch=16,
     save_every=2000,
+    eval_every=4000,  # a tenth of the schedule, as published
     milestones=(20000,),  # where the transductive run starts
 )
 test = dict(short_side=512, crop_size=(512, 512), stride=(426, 426))

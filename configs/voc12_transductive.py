@@ -19,6 +19,7 @@ base = "voc12_inductive.py"
 data = dict(setting="transductive")
 train = dict(
     iterations=20000,
+    eval_every=2000,
     milestones=(),
     expected_weights="the checkpoint of configs/voc12_inductive.py after iteration 20000 (checkpoint_0020000)",
     expected_iteration=20000,

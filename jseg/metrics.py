@@ -6,6 +6,8 @@ generalised protocol, in which every pixel is given one of the seen and unseen c
 
 from __future__ import annotations
 
+import csv
+import io
 import time
 from collections.abc import Iterable, Sequence
 
@@ -13,6 +15,7 @@ import numpy as np
 
 from jseg.config import METRICS, Config
 from jseg.data.class_names import IGNORED
+from jseg.outputs import CSV_MARK
 
 GROUPS = ("", "(S)", "(U)")  # ends of keys: all, seen, unseen classes
 
@@ -51,6 +54,13 @@ class ConfusionMatrix:
         """(C,) float64 in [0, 1]: correct share of each class's pixels; NaN for a class without labels."""
         with np.errstate(invalid="ignore"):
             return self.intersection / self.label_area
+
+    def csv_table(self, names: Sequence[str]) -> str:
+        """`counts` as a CSV table, with the class names as first column and first row."""
+        file = io.StringIO()
+        rows = ([name, *row] for name, row in zip(names, self.counts.tolist(), strict=True))
+        csv.writer(file, lineterminator="\n").writerows([[CSV_MARK, *names], *rows])
+        return file.getvalue()
 
     def summary(self, seen: Iterable[int], unseen: Iterable[int], names: Sequence[str]) -> dict:
         """The reported figures in percent: `METRICS`, then pAcc, mIoU and mAcc of all, seen (S) and unseen (U) classes.

@@ -1,6 +1,7 @@
 """Whether a command may write a file: never over its inputs, nor over a file that jseg did not write.
 
-What jseg writes into a folder carries a mark: a chunk in PNGs, a key in JSON and safetensors files, a comment in text.
+What jseg writes into a folder carries a mark: a chunk in PNGs, a key in JSON and safetensors files, a comment in text, a
+cell in CSV.
 So there is no list of files that several runs in one folder, or killed ones, could leave wrong. The mark says who wrote
 a file, not that nobody has edited it since.
 """
@@ -18,7 +19,8 @@ from jseg.files import JSON_MARK
 
 PNG_MARK = b"jsEG"  # a private chunk; by its last capital no editor keeps it in an image that was changed (PNG, 14.2)
 TEXT_MARK = "<!-- jseg -->\n"
-MARKS = (b"\0\0\0\0" + PNG_MARK, f'"{JSON_MARK}": "'.encode(), TEXT_MARK.encode())
+CSV_MARK = "label \\ prediction (jseg)"  # the first cell
+MARKS = (b"\0\0\0\0" + PNG_MARK, f'"{JSON_MARK}": "'.encode(), TEXT_MARK.encode(), CSV_MARK.encode())
 
 
 def is_ours(path: Path) -> bool:

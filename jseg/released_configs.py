@@ -109,6 +109,7 @@ UNLESS_GIVEN = {  # what the releases' code does where a config says nothing, an
     "data.train.names": "", "data.val.names": "", "data.ratio_range": (1.0, 1.0), "data.max_class_share": 1.0,
     "data.flip_probability": 0.0, "data.photometric": False, "test.scales": (1.0,), "test.flip": False,
     "optimizer.warmup_iterations": 0, "optimizer.power": 1.0, "optimizer.min_lr": 0.0, "optimizer.lr_factor": 1.0,
+    "train.eval_every": 0,
 }  # fmt: skip
 NEEDED = ("data.dataset", "data.resize_box", "data.crop_size", "test.short_side", "<base>")
 FIXED = {  # last part, or last two parts, of their key -> the only values that are taken, the released ones

@@ -27,7 +27,8 @@ from jseg.weights.reader import read_weight_file, sha256_of_file
 
 GIVEN, PLAIN_CLIP = "given", "clip"  # sources of weights that no run of ours made
 # keys that do not shape weights, or say where files lie
-MAY_DIFFER = ("test.", "expected", "train.seed", "data.root", "data.workers", "model.init", "text.vocab", "text.embed")
+MAY_DIFFER = ("test.", "expected", "train.seed", "train.eval_every", "data.root", "data.workers", "model.init",
+              "text.vocab", "text.embed")  # fmt: skip
 Metrics = dict[str, float | None]  # pAcc, mIoU(S), mIoU(U), hIoU in percent; None = undefined
 
 

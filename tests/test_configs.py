@@ -48,6 +48,7 @@ def test_recipe(name: str) -> None:
     loss, train, optimizer = config.loss, config.train, config.optimizer
     found = (loss.mask, loss.dice, loss.recovery, train.iterations, train.expected_iteration, config.model.prompts)
     assert (*found, len(config.text.templates)) == RECIPES[name]
+    assert train.eval_every == (2000 if name.startswith("context") else train.iterations // 10)  # as published; ours
     assert (config.data.dataset, config.data.setting) == tuple(name.rsplit("_", 1))
     assert train.batch_size == train.recipe_batch == 16 and train.micro_batch == 0
     assert (optimizer.lr, optimizer.lr_factor, optimizer.betas, optimizer.eps) == (2e-5, 10, (0.9, 0.999), 1e-8)
@@ -94,7 +95,7 @@ CHANGES = {  # rows of the built-in data set: changes of shapes_inductive, besid
     "transductive": {"data.setting": "transductive", "train.iterations": None, "train.expected_iteration": None,
                      "train.expected_weights": None, "train.milestones": []},
     "supervised": {"data.setting": "supervised", "loss.recovery": 0.0, "train.milestones": []},
-    "short": {"train.iterations": 600, "train.milestones": []},
+    "short": {"train.iterations": 600, "train.eval_every": 300, "train.milestones": []},
     "patch_features": {"test.training_free": "patch_features"},
     "value_path": {"test.training_free": "value_path"},
     "class_token": {"test.training_free": "class_token"},
@@ -121,6 +122,12 @@ def test_a_row_changes_one_thing(name: str) -> None:
     expected = {**CHANGES, **ABLATIONS}[name]
     assert changed.keys() == {key for key, value in expected.items() if value is None or value != base[key]}
     assert all(value is None or changed[key] == value for key, value in expected.items() if key in changed)
+
+
+def test_every_run_on_shapes_is_evaluated_at_least_twice_and_at_its_end() -> None:
+    for path in FOLDER.glob("shapes_*.py"):
+        train = read_config(path).train
+        assert 2 <= train.iterations / train.eval_every == train.iterations // train.eval_every, path.name
 
 
 def test_every_row_is_in_the_suite_and_expects_numbers_that_could_be_missed() -> None:

@@ -1,7 +1,9 @@
-"""Draws the logs of one or several runs in one figure: losses, learning rate, gradient norm, metrics.
+"""Draws the logs of one or several runs in one figure: total loss, gradient norm, learning rate, metrics, loss terms.
 
     python tools/plot_log.py work_dirs/first work_dirs/second --output curves.png
 
+Each run has a colour. Where a number varies from step to step, the faint line is the log's, the strong one its moving
+mean over a tenth of the run. There are metrics where the model was evaluated during training (`train.eval_every`).
 Needs matplotlib: pip install matplotlib.
 """
 
@@ -10,20 +12,26 @@ from __future__ import annotations
 from jseg.runtime.command_line import ArgumentParser, run
 
 import importlib.util
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from jseg.config import flatten
 from jseg.engine.log import LOG_NAME, read_log
 from jseg.errors import UserError
 from jseg.files import whole_files
+from jseg.metrics import percent
 from jseg.outputs import check_outputs
 
 METRICS = ("mIoU(S)", "mIoU(U)", "hIoU")
-STYLES = ("-", "--", ":", "-.", (0, (1, 3)))
+FIRST = {"losses.total": "total loss", "gradient_norm": "gradient norm", "lr": "learning rate"}
+Log = list[dict[str, Any]]
 
 
-def read_runs(paths: list[Path]) -> dict[str, list[dict[str, Any]]]:
+def read_runs(paths: list[Path]) -> dict[str, Log]:
     """Lines of each log by the path of its run."""
     runs = {str(path): read_log(path / LOG_NAME if path.is_dir() else path) for path in paths}
     for name, lines in runs.items():
@@ -32,38 +40,55 @@ def read_runs(paths: list[Path]) -> dict[str, list[dict[str, Any]]]:
     return runs
 
 
-def points(lines: list[dict[str, Any]], event: str, *keys: str) -> list[tuple[int, float]]:
-    """(iteration, value) of a number; lines where it is missing or undefined are left out."""
-    found = [(line["iteration"], flatten(line).get(".".join(keys))) for line in lines if line.get("event") == event]
+def points(lines: Log, key: str) -> list[tuple[int, float]]:
+    """(iteration, value) of a number of training or evaluation; lines where it is missing or undefined are left out."""
+    found = [(x["iteration"], flatten(x).get(key)) for x in lines if x.get("event") in ("train", "evaluation")]
     return [(iteration, value) for iteration, value in found if value is not None]
 
 
-def draw(runs: dict[str, list[dict[str, Any]]], output: Path) -> None:
-    """Draws four panels over the iterations: a colour for each run, a line style for each number."""
+def smoothed(values: Sequence[float]) -> np.ndarray:
+    """The mean of each value (N,) and its neighbours, a tenth of all values together; fewer at the ends."""
+    window = np.ones(len(values) // 10 | 1)
+    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
+
+
+def summary(name: str, lines: Log) -> str:
+    """One line with the path of a run and the metrics of its last evaluation, if there was one."""
+    last = next((line for line in reversed(lines) if line.get("event") == "evaluation"), None)
+    figures = ", ".join(f"{metric} {percent(last['metrics'].get(metric))}" for metric in METRICS) if last else ""
+    return f"{name}: {figures} after iteration {last['iteration']}" if last else name
+
+
+def draw(runs: dict[str, Log], output: Path) -> None:
+    """Draws a panel for each number over the iterations, without those that no run has."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     terms = sorted({term for lines in runs.values() for line in lines for term in line.get("losses", {})} - {"total"})
-    panels = {
-        "loss": [("train", "losses", term) for term in ["total", *terms]],
-        "metrics in percent": [("evaluation", "metrics", metric) for metric in METRICS],
-        "learning rate": [("train", "lr")],
-        "gradient norm": [("train", "gradient_norm")],
-    }
-    figure, axes = pyplot.subplots(2, 2, figsize=(13, 8), sharex=True, layout="constrained")
-    for (title, numbers), panel in zip(panels.items(), axes.flat, strict=True):
-        for colour, (name, lines) in enumerate(runs.items()):
-            for style, number in enumerate(numbers):
-                if found := points(lines, *number):
-                    label = number[-1] if len(runs) == 1 else f"{name}: {number[-1]}"
-                    color, line = f"C{colour if len(runs) > 1 else style}", STYLES[style % len(STYLES)]
-                    panel.plot(*zip(*found, strict=True), marker=".", color=color, linestyle=line, label=label)
-        panel.set(title=title, xlabel="iteration", yscale="log" if title == "loss" else "linear")
-        panel.grid(alpha=0.3)
-        if panel.lines:
-            panel.legend(fontsize="small", framealpha=0.4)
+    titles = {f"metrics.{metric}": f"{metric} in percent" for metric in METRICS}
+    titles |= {f"losses.{term}": f"loss: {term}" for term in terms} | FIRST
+    curves = {key: {name: points(lines, key) for name, lines in runs.items()} for key in titles}
+    rows = [["losses.total", *FIRST], [f"metrics.{metric}" for metric in METRICS], [f"losses.{term}" for term in terms]]
+    rows = [found for row in rows if (found := [key for key in row if any(curves[key].values())])]
+    width, size = math.lcm(*map(len, rows)), (13, 3 * len(rows) + 1)
+    layout = [[key for key in row for _ in range(width // len(row))] for row in rows]
+    figure, panels = pyplot.subplot_mosaic(layout, figsize=size, layout="constrained")
+    for key, panel in panels.items():
+        for number, found in enumerate(curves[key].values()):
+            iterations, values = np.array(found).reshape(-1, 2).T
+            varies, colour = key.startswith("losses") or key == "gradient_norm", f"C{number}"
+            if varies and found:
+                panel.plot(iterations, values, color=colour, alpha=0.3, linewidth=1)
+                values = smoothed(values)
+            panel.plot(iterations, values, color=colour, marker="." if key.startswith("metrics") else "")
+        panel.set(title=titles[key], yscale="log" if key.startswith("losses") else "linear")
+        panel.grid(alpha=0.3, which="both")
+    for key in rows[-1]:
+        panels[key].set_xlabel("iteration")
+    lines = [pyplot.Line2D([], [], color=f"C{number}") for number in range(len(runs))]
+    figure.legend(lines, [summary(*item) for item in runs.items()], loc="outside upper left")
     with whole_files(output) as (file,):
         figure.savefig(file, dpi=110, format=output.suffix[1:])
     pyplot.close(figure)
@@ -83,7 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise UserError("drawing needs matplotlib: pip install matplotlib")
     runs = read_runs(options.runs)
     draw(runs, options.output)
-    print(f"{len(runs)} run{'s' if len(runs) > 1 else ''}: {options.output}")
+    print(*(summary(*item) for item in runs.items()), f"curves: {options.output}", sep="\n")
     return 0
 
 

@@ -21,11 +21,10 @@ from pathlib import Path
 
 from jseg.clip.class_embeddings import class_embeddings
 from jseg.config import read_config
-from jseg.engine.checkpoint import METRICS_NAME, WEIGHTS_NAME
+from jseg.engine.checkpoint import WEIGHTS_NAME
 from jseg.engine.load import NEWEST, Run, load_model
 from jseg.engine.log import LOG_NAME, say
 from jseg.errors import UserError
-from jseg.files import write_json
 from jseg.metrics import about
 from jseg.released_configs import CONVERT, SECTIONS, TABLE
 from jseg.runtime.ranks import claim_gpu, join_ranks
@@ -160,12 +159,9 @@ def main(arguments: list[str] | None = None) -> int:
             evaluate(model, task.dataset, text, config, save_dir=task.save_dir, ranks=ranks, labels_needed=False,
                      overwrite=task.overwrite)  # fmt: skip
             return 0
-        metrics = evaluate(
-            model, task.dataset, text, config, save_dir=task.save_dir, ranks=ranks, overwrite=task.overwrite
-        )
-        if ranks.first:
-            weights = str(task.file.path) if task.file else config.model.init
-            write_json(task.work_dir / METRICS_NAME, metrics | about(config, weights, options.config_file))
+        measured = about(config, str(task.file.path) if task.file else config.model.init, options.config_file)
+        metrics = evaluate(model, task.dataset, text, config, task.work_dir, task.save_dir, ranks,
+                           overwrite=task.overwrite, run=measured)  # fmt: skip
     missed = 0
     for name, (value, tolerance) in config.expected.items():
         found = metrics[name]

@@ -30,6 +30,7 @@ WEIGHTS_NAME = "weights.safetensors"
 BEST_NAME = "best.safetensors"
 METRICS_NAME = "metrics.json"
 BEST_METRICS_NAME = "best_metrics.json"
+CONFUSION_NAMES = ("confusion.png", "confusion.csv")
 RUN_FILES = ("log.jsonl", "record.json", METRICS_NAME, "config.json", BEST_NAME, BEST_METRICS_NAME)
 CHECKPOINT_NAME = re.compile(r"checkpoint_(\d{7,})\.safetensors")
 UNFINISHED = re.compile(rf"{re.escape(TEMPORARY)}\d+_\d{{19}}_\d\..+\.tmp")

@@ -19,7 +19,7 @@ from jseg.config import Config
 from jseg.data.class_names import IGNORED, ClassList, stored_labels
 from jseg.data.dataset import Dataset, SegmentationDataset
 from jseg.data.loader import EvaluationImage, evaluation_images
-from jseg.engine.checkpoint import METRICS_NAME
+from jseg.engine.checkpoint import CONFUSION_NAMES, METRICS_NAME
 from jseg.engine.signals import Interrupted
 from jseg.engine.sliding_window import predict_views
 from jseg.errors import UserError
@@ -64,11 +64,12 @@ def predictions(
 def evaluate(
     model: ClipRC, dataset: Dataset, text: np.ndarray, config: Config, work_dir: Path | None = None,
     save_dir: Path | None = None, ranks: Ranks = ALONE, breaks: Callable[[], AbstractContextManager] = nullcontext,
-    labels_needed: bool = True, overwrite: bool = False,
+    labels_needed: bool = True, overwrite: bool = False, run: dict | None = None,
 ) -> dict:  # fmt: skip
-    """`ConfusionMatrix.summary` of a data set, printed and written to `<work_dir>/metrics.json`; images to `save_dir`.
+    """`ConfusionMatrix.summary` of a data set, printed and written to `work_dir`; images to `save_dir`.
 
-    `text` is (C, D) float32. A mean over classes without labelled pixels is None. Without label maps there are no
+    `work_dir` gets metrics.json, with `run` (see `metrics.about`), and the confusion matrix as PNG and CSV. `text` is
+    (C, D) float32. A mean over classes without labelled pixels is None. Without label maps there are no
     metrics, {}, or an error if `labels_needed`. Interrupted, raised inside `breaks()`, is raised on all ranks.
     """
     classes, strict = dataset.class_list, config.test.protocol == "strict"
@@ -105,7 +106,9 @@ def evaluate(
         print(line)
         print(headline(metrics), flush=True)
         if work_dir is not None and ranks.first:
-            write_json(Path(work_dir) / METRICS_NAME, metrics)
+            drawn = drawing.confusion_image(matrix.counts, classes.names, unseen), matrix.csv_table(classes.names).encode()
+            drawing.write_images({work_dir / name: x for name, x in zip(CONFUSION_NAMES, drawn, strict=True)})
+            write_json(work_dir / METRICS_NAME, metrics | (run or {}))
     if drawings is not None:
         drawings.finish(ranks)
     return metrics

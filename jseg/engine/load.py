@@ -89,7 +89,8 @@ class Run:
             )
         if init not in ("", "random") and not knows_text:
             self.clip = read_clip_weights(init)
-        names = checkpoint.RUN_FILES if training else (checkpoint.METRICS_NAME,) if self.task == "val" else ()
+        measured = (checkpoint.METRICS_NAME, *checkpoint.CONFUSION_NAMES) if self.task == "val" else ()
+        names = checkpoint.RUN_FILES if training else measured
         if used:  # what else is beside checkpoints is ours, though earlier versions did not mark it
             names = names[:2] if training else ()
         outputs = [self.work_dir / name for name in names]
