@@ -232,36 +232,33 @@ def sheet(
     return np.concatenate([*rows, legend(maps, names, palette, unseen, width, 17)])
 
 
-def _name_strip(names: Sequence[str], unseen: Sequence[int], line: int, width: int, anchor: str) -> np.ndarray:
-    strip, font = Image.new("RGB", (width, line * len(names)), PAPER), ImageFont.load_default(size=min(15, line - 1))
-    for index, name in enumerate(names):
-        place, ink = (4 if anchor == "lm" else width - 4, (index + 0.5) * line), UNSEEN_INK if index in unseen else INK
-        ImageDraw.Draw(strip).text(place, _shortened(name, font, width - 8), ink, font, anchor=anchor)
-    return np.asarray(strip)
-
-
 def confusion_image(counts: np.ndarray, names: Sequence[str], unseen: Sequence[int]) -> np.ndarray:
-    """A confusion matrix, (C, C) integers, rows are labels, in shares of each row: (height, width, 3) uint8 RGB.
+    """A confusion matrix, (C, C) integers, rows are labels, as shares of the rows: (height, width, 3) uint8 RGB.
 
-    Right is blue, wrong red, darker by the square root of the share; rows without pixels are grey. Up to 200 classes are
-    named, unseen ones in red, and the percents of up to 80 are written.
+    The darker, the larger the square root of the share. Up to 200 classes have their names, up to 80 also the percents.
     """
     areas, cell, margin = counts.sum(axis=1, keepdims=True), min(36, max(3, 2000 // len(names))), 180
     shares = counts / np.maximum(areas, 1)
     inks = np.where(np.eye(len(names), dtype=bool)[..., None], (20, 80, 170), UNSEEN_INK)
-    colours = np.where(areas[..., None] > 0, 255 - np.sqrt(shares)[..., None] * (255 - inks), GREY)
+    colours = np.where(areas[..., None] > 0, 255 - np.sqrt(shares)[..., None] * (255 - inks), 200)
     grid = colours.round().astype(np.uint8).repeat(cell, axis=0).repeat(cell, axis=1)
     if cell >= 10:
-        grid[::cell], grid[:, ::cell] = 225, 225
-    image = Image.new("RGB", (margin + len(grid), margin + len(grid)), PAPER)
-    image.paste(Image.fromarray(grid), (margin, margin))
-    draw, font = ImageDraw.Draw(image), ImageFont.load_default(size=13)
-    text = "rows: labels\ncolumns: predictions\nin percent of the row\nred name: unseen class\ngrey row: no pixels"
-    draw.multiline_text((8, 8), text, INK, font)
-    if cell >= 10:
-        image.paste(Image.fromarray(_name_strip(names, unseen, cell, margin, "rm")), (0, margin))
-        image.paste(Image.fromarray(np.rot90(_name_strip(names, unseen, cell, margin, "lm"))), (margin, 0))
+        grid[::cell], grid[:, ::cell] = 235, 235
+    canvas = Image.new("RGB", (margin + len(grid), margin + len(grid)), PAPER)
+    canvas.paste(Image.fromarray(grid), (margin, margin))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=13)
+    text = "rows: labels\ncolumns: predictions\nin percent of the row\nblue: right, red: wrong\ngrey: no pixels"
+    draw.text((8, 8), f"{text}\nred name: unseen class" if unseen else text, INK, font)
     for row, column in np.argwhere(shares >= 0.005) if cell >= 25 else ():
         place, share = (margin + (column + 0.5) * cell, margin + (row + 0.5) * cell), shares[row, column]
         draw.text(place, f"{100 * share:.0f}", PAPER if share > 0.3 else INK, font, anchor="mm")
-    return np.asarray(image)
+    font = ImageFont.load_default(size=min(15, cell - 1))
+    for anchor, x in (("rm", margin - 4), ("lm", 4)) if cell >= 10 else ():
+        strip = Image.new("RGB", (margin, len(grid)), PAPER)
+        for index, name in enumerate(names):
+            place, ink = (x, (index + 0.5) * cell), UNSEEN_INK if index in unseen else INK
+            ImageDraw.Draw(strip).text(place, _shortened(name, font, margin - 8), ink, font, anchor=anchor)
+        canvas.paste(
+            *((strip, (0, margin)) if anchor == "rm" else (strip.transpose(Image.Transpose.ROTATE_90), (margin, 0)))
+        )
+    return np.asarray(canvas)

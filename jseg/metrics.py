@@ -57,9 +57,8 @@ class ConfusionMatrix:
 
     def csv_table(self, names: Sequence[str]) -> str:
         """`counts` as a CSV table, with the class names as first column and first row."""
-        file = io.StringIO()
-        rows = ([name, *row] for name, row in zip(names, self.counts.tolist(), strict=True))
-        csv.writer(file, lineterminator="\n").writerows([[CSV_MARK, *names], *rows])
+        rows = [[name, *row] for name, row in zip(names, self.counts.tolist(), strict=True)]
+        csv.writer(file := io.StringIO(), lineterminator="\n").writerows([[CSV_MARK, *names], *rows])
         return file.getvalue()
 
     def summary(self, seen: Iterable[int], unseen: Iterable[int], names: Sequence[str]) -> dict:

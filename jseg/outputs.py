@@ -1,9 +1,8 @@
 """Whether a command may write a file: never over its inputs, nor over a file that jseg did not write.
 
-What jseg writes into a folder carries a mark: a chunk in PNGs, a key in JSON and safetensors files, a comment in text, a
-cell in CSV.
-So there is no list of files that several runs in one folder, or killed ones, could leave wrong. The mark says who wrote
-a file, not that nobody has edited it since.
+What jseg writes into a folder carries a mark: a chunk in PNGs, a key in JSON and safetensors files, a comment in text,
+a cell in CSV. So there is no list of files that several runs in one folder, or killed ones, could leave wrong. The mark
+says who wrote a file, not that nobody has edited it since.
 """
 
 from __future__ import annotations

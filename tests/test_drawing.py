@@ -12,6 +12,7 @@ from jseg.drawing import (
     GREY,
     UNSEEN_INK,
     class_palette,
+    confusion_image,
     legend,
     overlay,
     overlay_with_legend,
@@ -141,3 +142,23 @@ def test_sheet_has_a_column_for_ground_truth_only_when_there_is_one() -> None:
     with_truth = sheet(examples, *CLASSES, "shapes")
     assert with_truth.shape[1] > without.shape[1] and with_truth.shape[0] > 2 * 60
     assert has_colour(without, UNSEEN_INK)
+
+
+@pytest.mark.parametrize(("classes", "cell"), [(15, 36), (59, 33), (171, 11), (400, 5)])
+def test_a_confusion_matrix_is_drawn_at_any_number_of_classes(classes: int, cell: int) -> None:
+    """Right is blue, wrong red, a row without pixels grey; the row counts, not the pixels; names where they fit."""
+    counts = np.zeros((classes, classes), np.int64)
+    counts[0, 0], counts[1, :2], counts[3, 3] = 10**9, (3, 1), 1
+    image = confusion_image(counts, [f"thing {index}" for index in range(classes)], (1,)).astype(int)
+    assert image.shape == (180 + cell * classes, 180 + cell * classes, 3)
+    cells = image[180:, 180:][2::cell, 2::cell]  # a corner of each, where no number is
+    np.testing.assert_array_equal(cells[0, 0], cells[3, 3])
+    assert cells[0, 0].argmax() == cells[1, 1].argmax() == 2 and cells[1, 0].argmax() == 0
+    assert cells[0, 0].sum() < cells[1, 1].sum() < 3 * 255 == cells[0, 1].sum()  # darker the larger the share
+    assert (cells[2] == 200).all() and (cells[4:] == 200).all()
+    for strip in (image[180:, :180], image[:180, 180:].transpose(1, 0, 2)):
+        named = [(line < 255).any() for line in np.split(strip, classes)]
+        red = [has_colour(line, UNSEEN_INK) for line in np.split(strip, classes)]
+        assert named == [classes <= 200] * classes and (red[1] or cell < 12) and sum(red) <= (classes <= 200)
+    written = [(image[180:, 180:][2:cell, cell * x + 2 : cell * (x + 1)] != cells[0, x]).any() for x in (0, 1)]
+    assert written == [cell >= 25, False]  # the percents

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 
 import numpy as np
@@ -24,6 +26,14 @@ def test_counts_equal_brute_force(num_classes: int, pixels: int, seed: int) -> N
         if row != IGNORED:
             expected[row, column] += 1
     np.testing.assert_array_equal(matrix.counts, expected)
+
+
+def test_the_table_of_counts_reads_back_whatever_the_names_hold() -> None:
+    matrix, names = ConfusionMatrix(3), ["cat, or kitten", 'a "dog"', "emu"]
+    matrix.update(np.array([[0, 1, 1, 2]]), np.array([[0, 1, 0, IGNORED]]))
+    header, *rows = csv.reader(io.StringIO(matrix.csv_table(names)))
+    assert header[1:] == names == [row[0] for row in rows]
+    assert [row[1:] for row in rows] == [["1", "1", "0"], ["0", "1", "0"], ["0", "0", "0"]]  # rows are labels
 
 
 def test_undefined_is_none_and_a_dash() -> None:

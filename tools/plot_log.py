@@ -1,10 +1,9 @@
-"""Draws the logs of one or several runs in one figure: total loss, gradient norm, learning rate, metrics, loss terms.
+"""Draws the logs of one or several runs in one figure: total loss, gradient norm, lr, metrics, parts of the loss.
 
     python tools/plot_log.py work_dirs/first work_dirs/second --output curves.png
 
-Each run has a colour. Where a number varies from step to step, the faint line is the log's, the strong one its moving
-mean over a tenth of the run. There are metrics where the model was evaluated during training (`train.eval_every`).
-Needs matplotlib: pip install matplotlib.
+The faint lines are what was logged, the strong ones means over a tenth of the run. There are metrics if the run was
+evaluated on the way (`train.eval_every`); the legend has the last ones. Needs matplotlib: pip install matplotlib.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from jseg.runtime.command_line import ArgumentParser, run
 
 import importlib.util
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,75 +21,70 @@ from jseg.config import flatten
 from jseg.engine.log import LOG_NAME, read_log
 from jseg.errors import UserError
 from jseg.files import whole_files
-from jseg.metrics import percent
 from jseg.outputs import check_outputs
 
 METRICS = ("mIoU(S)", "mIoU(U)", "hIoU")
-FIRST = {"losses.total": "total loss", "gradient_norm": "gradient norm", "lr": "learning rate"}
-Log = list[dict[str, Any]]
 
 
-def read_runs(paths: list[Path]) -> dict[str, Log]:
-    """Lines of each log by the path of its run."""
+def read_runs(paths: list[Path]) -> dict[str, list[dict[str, Any]]]:
+    """Lines of training and evaluation in each log by the path of its run."""
     runs = {str(path): read_log(path / LOG_NAME if path.is_dir() else path) for path in paths}
-    for name, lines in runs.items():
-        if not any(line.get("event") in ("train", "evaluation") for line in lines):
-            raise UserError(f"{name} holds no log of a training run: pass the work folder of one")
+    runs = {name: [x for x in lines if x.get("event") in ("train", "evaluation")] for name, lines in runs.items()}
+    for name in (name for name, lines in runs.items() if not lines):
+        raise UserError(f"{name} holds no log of a training run: pass the work folder of one")
     return runs
 
 
-def points(lines: Log, key: str) -> list[tuple[int, float]]:
-    """(iteration, value) of a number of training or evaluation; lines where it is missing or undefined are left out."""
-    found = [(x["iteration"], flatten(x).get(key)) for x in lines if x.get("event") in ("train", "evaluation")]
-    return [(iteration, value) for iteration, value in found if value is not None]
+def points(lines: list[dict[str, Any]], key: str) -> np.ndarray:
+    """(N, 2) iterations and values of a number; lines where it is missing or undefined are left out."""
+    found = [(line["iteration"], flatten(line).get(key)) for line in lines]
+    return np.array([pair for pair in found if pair[1] is not None]).reshape(-1, 2)
 
 
-def smoothed(values: Sequence[float]) -> np.ndarray:
-    """The mean of each value (N,) and its neighbours, a tenth of all values together; fewer at the ends."""
-    window = np.ones(len(values) // 10 | 1)
-    return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
+def smoothed(values: np.ndarray) -> np.ndarray:
+    """(N,) means of each value and its neighbours: a tenth of all, fewer at the ends."""
+    places, sums = np.arange(len(values)), np.append(0, np.cumsum(values))
+    before = np.minimum(places, len(values) // 20)
+    after = np.minimum(before, places[::-1])
+    return (sums[places + after + 1] - sums[places - before]) / (before + after + 1)
 
 
-def summary(name: str, lines: Log) -> str:
-    """One line with the path of a run and the metrics of its last evaluation, if there was one."""
-    last = next((line for line in reversed(lines) if line.get("event") == "evaluation"), None)
-    figures = ", ".join(f"{metric} {percent(last['metrics'].get(metric))}" for metric in METRICS) if last else ""
-    return f"{name}: {figures} after iteration {last['iteration']}" if last else name
-
-
-def draw(runs: dict[str, Log], output: Path) -> None:
-    """Draws a panel for each number over the iterations, without those that no run has."""
+def draw(runs: dict[str, list[dict[str, Any]]], output: Path) -> list[str]:
+    """Draws a panel for each number that a run has, over the iterations; returns the legend: runs, last metrics."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import LogLocator
 
     terms = sorted({term for lines in runs.values() for line in lines for term in line.get("losses", {})} - {"total"})
-    titles = {f"metrics.{metric}": f"{metric} in percent" for metric in METRICS}
-    titles |= {f"losses.{term}": f"loss: {term}" for term in terms} | FIRST
-    curves = {key: {name: points(lines, key) for name, lines in runs.items()} for key in titles}
-    rows = [["losses.total", *FIRST], [f"metrics.{metric}" for metric in METRICS], [f"losses.{term}" for term in terms]]
-    rows = [found for row in rows if (found := [key for key in row if any(curves[key].values())])]
-    width, size = math.lcm(*map(len, rows)), (13, 3 * len(rows) + 1)
-    layout = [[key for key in row for _ in range(width // len(row))] for row in rows]
-    figure, panels = pyplot.subplot_mosaic(layout, figsize=size, layout="constrained")
+    rows = [["losses.total", "losses.total", "gradient_norm", "lr"], [f"metrics.{metric}" for metric in METRICS]]
+    rows.append([f"losses.{term}" for term in terms])
+    curves = {key: [points(lines, key) for lines in runs.values()] for row in rows for key in row}
+    rows = [found for row in rows if (found := [key for key in row if any(map(len, curves[key]))])]
+    found = [[f"{x} {y:.2f}" for x in METRICS for y in points(log, f"metrics.{x}")[-1:, 1]] for log in runs.values()]
+    names = ["  ".join([name, *metrics]) for name, metrics in zip(runs, found, strict=True)]
+    width, last = math.lcm(*map(len, rows)), max(line["iteration"] for lines in runs.values() for line in lines)
+    layout = [[key for key in row for _ in range(width // len(row))] for row in rows]  # wide panels: one name repeated
+    figure, panels = pyplot.subplot_mosaic(layout, figsize=(13, 3 * len(rows) + 1), layout="constrained")
     for key, panel in panels.items():
-        for number, found in enumerate(curves[key].values()):
-            iterations, values = np.array(found).reshape(-1, 2).T
-            varies, colour = key.startswith("losses") or key == "gradient_norm", f"C{number}"
-            if varies and found:
-                panel.plot(iterations, values, color=colour, alpha=0.3, linewidth=1)
+        log, dots = key.startswith("losses"), "." if key.startswith("metrics") else ""
+        for number, (iterations, values) in enumerate(found.T for found in curves[key]):
+            if log or key == "gradient_norm":
+                panel.plot(iterations, values, color=f"C{number}", alpha=0.3)
                 values = smoothed(values)
-            panel.plot(iterations, values, color=colour, marker="." if key.startswith("metrics") else "")
-        panel.set(title=titles[key], yscale="log" if key.startswith("losses") else "linear")
-        panel.grid(alpha=0.3, which="both")
-    for key in rows[-1]:
-        panels[key].set_xlabel("iteration")
-    lines = [pyplot.Line2D([], [], color=f"C{number}") for number in range(len(runs))]
-    figure.legend(lines, [summary(*item) for item in runs.items()], loc="outside upper left")
+            panel.plot(iterations, values, color=f"C{number}", marker=dots, label=names[number])
+        title = key.replace("metrics.", "").replace("losses.", "loss: ").replace("_", " ")
+        panel.set(title=title, xlabel="iteration", xlim=(0, 1.02 * last), yscale="log" if log else "linear")
+        panel.locator_params(axis="x", nbins=5)
+        if log:  # no powers of ten
+            panel.yaxis.set(major_locator=LogLocator(subs=(1, 2, 3, 5)), major_formatter="{x:g}", minor_formatter="")
+        panel.grid(alpha=0.3)
+    figure.legend(*panel.get_legend_handles_labels(), loc="outside upper left")
     with whole_files(output) as (file,):
         figure.savefig(file, dpi=110, format=output.suffix[1:])
     pyplot.close(figure)
+    return names
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -107,8 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError("drawing needs matplotlib: pip install matplotlib")
     runs = read_runs(options.runs)
-    draw(runs, options.output)
-    print(*(summary(*item) for item in runs.items()), f"curves: {options.output}", sep="\n")
+    print(*draw(runs, options.output), f"curves: {options.output}", sep="\n")
     return 0
 
 

@@ -155,15 +155,13 @@ def main(arguments: list[str] | None = None) -> int:
         text = class_embeddings(config, task.classes, task.file, task.clip, task.other_classes).matrix
         model, notes = load_model(config, task.file, task.clip)
         say("\n".join(notes))
-        if task.task == "test":
-            evaluate(model, task.dataset, text, config, save_dir=task.save_dir, ranks=ranks, labels_needed=False,
-                     overwrite=task.overwrite)  # fmt: skip
-            return 0
-        measured = about(config, str(task.file.path) if task.file else config.model.init, options.config_file)
-        metrics = evaluate(model, task.dataset, text, config, task.work_dir, task.save_dir, ranks,
-                           overwrite=task.overwrite, run=measured)  # fmt: skip
+        val, weights = task.task == "val", str(task.file.path) if task.file else config.model.init
+        metrics = evaluate(
+            model, task.dataset, text, config, task.work_dir if val else None, task.save_dir, ranks, labels_needed=val,
+            overwrite=task.overwrite, run=about(config, weights, options.config_file),
+        )  # fmt: skip
     missed = 0
-    for name, (value, tolerance) in config.expected.items():
+    for name, (value, tolerance) in config.expected.items() if val else ():
         found = metrics[name]
         if found is None or not abs(found - value) <= tolerance:  # NaN is a miss
             missed += 1

@@ -19,7 +19,7 @@ from jseg.config import Config
 from jseg.data.class_names import IGNORED, ClassList, stored_labels
 from jseg.data.dataset import Dataset, SegmentationDataset
 from jseg.data.loader import EvaluationImage, evaluation_images
-from jseg.engine.checkpoint import CONFUSION_NAMES, METRICS_NAME
+from jseg.engine.checkpoint import VAL_FILES
 from jseg.engine.signals import Interrupted
 from jseg.engine.sliding_window import predict_views
 from jseg.errors import UserError
@@ -69,8 +69,8 @@ def evaluate(
     """`ConfusionMatrix.summary` of a data set, printed and written to `work_dir`; images to `save_dir`.
 
     `work_dir` gets metrics.json, with `run` (see `metrics.about`), and the confusion matrix as PNG and CSV. `text` is
-    (C, D) float32. A mean over classes without labelled pixels is None. Without label maps there are no
-    metrics, {}, or an error if `labels_needed`. Interrupted, raised inside `breaks()`, is raised on all ranks.
+    (C, D) float32. A mean over classes without labelled pixels is None. Without label maps there are no metrics, {}, or
+    an error if `labels_needed`. Interrupted, raised inside `breaks()`, is raised on all ranks.
     """
     classes, strict = dataset.class_list, config.test.protocol == "strict"
     seen, unseen = class_groups(classes, config)
@@ -106,9 +106,10 @@ def evaluate(
         print(line)
         print(headline(metrics), flush=True)
         if work_dir is not None and ranks.first:
-            drawn = drawing.confusion_image(matrix.counts, classes.names, unseen), matrix.csv_table(classes.names).encode()
-            drawing.write_images({work_dir / name: x for name, x in zip(CONFUSION_NAMES, drawn, strict=True)})
-            write_json(work_dir / METRICS_NAME, metrics | (run or {}))
+            summary, drawn, table = (work_dir / name for name in VAL_FILES)
+            confusion = drawing.confusion_image(matrix.counts, classes.names, unseen)
+            drawing.write_images({drawn: confusion, table: matrix.csv_table(classes.names).encode()})
+            write_json(summary, metrics | (run or {}))
     if drawings is not None:
         drawings.finish(ranks)
     return metrics

@@ -89,8 +89,7 @@ class Run:
             )
         if init not in ("", "random") and not knows_text:
             self.clip = read_clip_weights(init)
-        measured = (checkpoint.METRICS_NAME, *checkpoint.CONFUSION_NAMES) if self.task == "val" else ()
-        names = checkpoint.RUN_FILES if training else measured
+        names = checkpoint.RUN_FILES if training else checkpoint.VAL_FILES if self.task == "val" else ()
         if used:  # what else is beside checkpoints is ours, though earlier versions did not mark it
             names = names[:2] if training else ()
         outputs = [self.work_dir / name for name in names]

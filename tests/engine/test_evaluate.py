@@ -16,7 +16,9 @@ from jseg.config import Config, ModelConfig, SplitConfig
 from jseg.data import transforms
 from jseg.data.class_names import class_labels, class_list
 from jseg.data.dataset import open_dataset
-from jseg.engine.evaluate import METRICS_NAME, SHEET_NAME, evaluate
+from jseg.drawing import confusion_image
+from jseg.engine.checkpoint import METRICS_NAME, VAL_FILES
+from jseg.engine.evaluate import SHEET_NAME, evaluate
 from jseg.engine.sliding_window import ImageScores
 from jseg.errors import UserError
 from jseg.files import JSON_MARK
@@ -24,6 +26,7 @@ from jseg.metrics import ConfusionMatrix, headline
 from jseg.model.clip_rc import ClipRC, build_clip_rc
 from jseg.model.initial_weights import initialise
 from jseg.ops.device import normalise
+from jseg.outputs import is_ours
 
 CLASSES = class_list("voc12")
 
@@ -101,6 +104,10 @@ def test_metrics_and_drawn_images(
     assert metrics == matrix.summary(seen, unseen, CLASSES.names)
     assert (metrics["mIoU(U)"] is None) == cross_dataset
     assert json.loads((tmp_path / METRICS_NAME).read_text()) == {JSON_MARK: jseg.__version__, **metrics}
+    assert (tmp_path / "confusion.csv").read_text() == matrix.csv_table(CLASSES.names)
+    with Image.open(tmp_path / "confusion.png") as image:
+        np.testing.assert_array_equal(image, confusion_image(matrix.counts, CLASSES.names, unseen))
+    assert all(is_ours(tmp_path / name) for name in VAL_FILES)
     printed = capsys.readouterr()
     assert headline(metrics) in printed.out.splitlines()
     assert (" unseen " in printed.out) != cross_dataset  # beside the name of a class

@@ -101,7 +101,8 @@ def test_whole_recipe_with_an_interruption_then_nothing_is_done_twice(
     (folder / "record.json").unlink()
     assert reproduce_tiny(tiny, "--rows", "first", "--no-train") == 0
     assert len(calls) == done + 1
-    (tiny / "inductive.py").write_text((tiny / "inductive.py").read_text() + "test |= dict(gamma=0.3)\ntrain |= dict(eval_every=1)\n")
+    more = "test |= dict(gamma=0.3)\ntrain |= dict(eval_every=1)\n"
+    (tiny / "inductive.py").write_text((tiny / "inductive.py").read_text() + more)
     assert reproduce_tiny(tiny, "--rows", "first", "--no-train") == 0
     assert len(calls) == done + 3  # another gamma: both seeds are measured again; evaluations change no weights
 

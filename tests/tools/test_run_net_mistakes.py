@@ -72,7 +72,8 @@ def test_what_jseg_did_not_write_is_kept(voc: Path, trained: Path, task: str, ca
     places = {"labels": "itself would be overwritten", "images": "was not written by jseg", "": "a path is empty"}
     for place, words in places.items() if task != "train" else ():
         refused([*arguments, "--save-dir", place and str(folder / place)], capsys, words)
-    names = {"train": ("config.json", "record.json", "log.jsonl", "metrics.json"), "val": ("metrics.json",), "test": ()}
+    names = {"train": ("config.json", "record.json", "log.jsonl", "metrics.json"), "test": ()}
+    names["val"] = ("metrics.json", "confusion.png", "confusion.csv")
     for path in (folder / "run" / name for name in names[task]):
         path.parent.mkdir(exist_ok=True)
         path.write_text("{}")
