@@ -43,14 +43,16 @@ def test_evaluation_with_the_original_release_s_spellings(trained: Path, capsys:
 
 
 def test_the_written_config_repeats_the_run_and_another_seed_does_not(trained: Path, tmp_path: Path) -> None:
-    """The same weights, bit for bit; the seed decides the initial weights and the order of the images."""
+    """The same weights, bit for bit, with evaluations on the way too; the seed decides initial weights and order."""
     runs = [read_weight_file(trained / "weights.safetensors").tensors]
-    for name, seed in (("again", 0), ("other", 4)):
+    for name, changes in (("again", ["train.eval_every=1"]), ("other", ["train.seed=4"])):
         arguments = ["--config-file", str(trained / "config.json"), "--work-dir", str(tmp_path / name), "--no-cuda"]
-        assert run_net.main([*arguments, f"train.seed={seed}"]) == 0
+        assert run_net.main([*arguments, *changes]) == 0
         runs.append(read_weight_file(tmp_path / name / "weights.safetensors").tensors)
     first, again, other = runs
     assert all(np.array_equal(array, again[name]) for name, array in first.items())
+    events = [line["event"] for line in read_log(tmp_path / "again" / "log.jsonl")]
+    assert events.count("evaluation") == events.count("train") == 4
     name = "decode_head.q_proj.weight"
     assert np.abs(first[name] - other[name]).max() > 0.01  # far more than one step changes
 
