@@ -77,7 +77,7 @@ class DataConfig:
     unseen: tuple[str, ...] = ()  # those of them that training does not see
     stored: tuple[int, ...] = key((), at_least=0, at_most=255)  # pixel value of each class; () = 0, 1, … but `ignored`
     ignored: tuple[int, ...] = key((255,), at_least=0, at_most=255)  # pixel values of no class
-    palette: tuple[tuple[int, int, int], ...] = ()  # RGB of each class; () = the colours of VOC
+    palette: tuple[tuple[int, int, int], ...] = ()  # RGB of each class; () = chosen by the names
     setting: str = key("inductive", choices=("inductive", "transductive", "supervised"))
     held_out: tuple[str, ...] = ()  # seen classes that play the unseen ones, to calibrate gamma
     root: str = key(path=True)

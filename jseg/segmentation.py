@@ -18,8 +18,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from jseg import drawing
+from jseg.data.class_names import class_palette
 from jseg.data.image_files import read_image
-from jseg.drawing import NONE, class_palette
+from jseg.drawing import NONE
 from jseg.errors import UserError
 from jseg.files import as_json
 from jseg.outputs import MARKS, check_outputs
