@@ -97,14 +97,11 @@ def outlines(mask: np.ndarray) -> list[np.ndarray]:
     """
     doubled = mask.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)  # pixels 2i - 1 and 2i touch corner i
     contours, hierarchy = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    rings = [(contour[:, 0] + 1) // 2 for contour in contours]
-    rings = [ring[(ring != np.roll(ring, 1, axis=0)).any(axis=1)] for ring in rings]
-    parents = hierarchy[0, :, 3].tolist() if rings else []
-    polygons = {place: ring for place, ring in enumerate(rings) if parents[place] < 0}
-    for hole, parent in zip(rings, parents, strict=True):
-        if parent >= 0:
-            outer = polygons[parent]
-            polygons[parent] = np.concatenate([outer, outer[:1], hole, hole[:1]])
+    polygons = {}
+    for place, contour in enumerate(contours):  # an outer one comes before its holes
+        ring, outer = (contour[:, 0] + 1) // 2, polygons.get(parent := hierarchy[0, place, 3])
+        ring = ring[(ring != np.roll(ring, 1, axis=0)).any(axis=1)]
+        polygons |= {place: ring} if outer is None else {parent: np.concatenate([outer, outer[:1], ring, ring[:1]])}
     return [*polygons.values()]
 
 
@@ -127,10 +124,12 @@ class Segmentation:
         rest = self.labels.size - int(counts.sum())
         return shares | ({"none of these": rest / self.labels.size} if rest else {})
 
-    def __repr__(self) -> str:
+    def __str__(self) -> str:
         shares = sorted(self.shares.items(), key=lambda item: -item[1])
-        shown = ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares if share)
-        return f"Segmentation({self.labels.shape[1]}x{self.labels.shape[0]}: {shown})"
+        return ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares if share)
+
+    def __repr__(self) -> str:
+        return f"Segmentation({self.labels.shape[1]}x{self.labels.shape[0]}: {self})"
 
     def _repr_png_(self) -> bytes | None:
         return None if self.image is None else drawing.png_bytes(self.overlay())

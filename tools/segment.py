@@ -1,10 +1,17 @@
 """Segments images and videos into classes given by name.
 
-    python tools/segment.py cat.jpg --classes "cat|kitten,dog,grass" --weights weights.safetensors --threshold 0.3
+    python tools/segment.py photo.jpg --classes "cat|kitten,dog,grass" --weights weights.safetensors --threshold 0.3
+    python tools/segment.py holiday/ clip.mp4 --classes @names.txt --others "wall,sky" --weights weights.safetensors
+    python tools/segment.py photo.jpg --classes "cat,dog" --weights ViT-B-16.pt --training-free naclip
 
-Writes, for each image, `<name>.png` (label map: 0 = first class, 255 = none of them, in colours) and
-`<name>_overlay.png` (the image tinted, with a legend) into the folder `--save-dir`, and prints the share of each class.
-Of a video it writes `<name>_overlay.mp4`.
+Prints the share of each class and writes into the folder --save-dir, whichever of these --save names:
+
+    photo.png            labels: the class of each pixel, 0 = the first one, 255 = none of them, in colours
+    photo_overlay.png    overlay: the image in these colours, with a legend
+    photo_mask_cat.png   masks: white where the class is, a file for each class
+    photo_scores.npz     scores: class names, and scores as float16 (classes, height, width)
+    coco.json            json: run lengths, polygons, boxes and scores of all images in COCO's format
+    clip_overlay.mp4     of a video nothing but this, whatever --save says: the overlay of each frame
 """
 
 from __future__ import annotations
@@ -28,13 +35,14 @@ from tqdm import tqdm
 
 from jseg.clip.class_embeddings import VOC_TEMPLATES
 from jseg.config import PRECISIONS, TRAINING_FREE, read_config
+from jseg.data.class_names import class_palette
 from jseg.data.image_files import read_image
 from jseg.data.loader import check_cost
-from jseg.drawing import class_palette, overlay
+from jseg.drawing import overlay
 from jseg.errors import UserError
 from jseg.files import TEMPORARY, check_writable, read_lines, write_json, write_whole
 from jseg.outputs import check_outputs
-from jseg.segmentation import PARTS, check_class_names, saved_paths
+from jseg.segmentation import PARTS, Segmentation, check_class_names, saved_paths
 from jseg.segmenter import load_segmenter
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")  # what is taken from a folder
@@ -44,34 +52,43 @@ VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Options of the command line."""
     parser = ArgumentParser(__doc__)
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="images, videos, folders, patterns")
-    parser.add_argument(
-        "--classes", required=True, help='"cat|kitten,dog": names; a kitten is a cat too; or @FILE with one a line'
+    text = "images, videos, folders (with their subfolders) or patterns: photo.jpg holiday/ 'scans/*.png'"
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help=text)
+    text = 'what to look for: "cat|kitten,dog" (a kitten counts as a cat), or @names.txt: a file with a class a line'
+    parser.add_argument("--classes", required=True, help=text)
+    text = 'what else there is: "wall,sky"; pixels that look more like this are none of the classes (255)'
+    parser.add_argument("--others", default="", help=text)
+    text = "0..1; pixels whose best score is lower are none of the classes (255); try 0.3"
+    parser.add_argument("--threshold", type=float, help=text)
+    text = (
+        "weights.safetensors of a jseg run, the authors' checkpoint (.pth, .pkl), or the word shapes: comes with jseg"
     )
-    parser.add_argument("--others", default="", help='"wall,sky": names that compete; where they win is no class (255)')
-    parser.add_argument("--threshold", type=float, help="pixels whose best score, 0..1, is lower are no class (255)")
-    parser.add_argument("--weights", required=True, type=Path, help="of a run, a released .pth or .pkl, or: shapes")
-    parser.add_argument(
-        "--training-free", nargs="?", default="", const="class_token", choices=TRAINING_FREE, metavar="METHOD",
-        help=f"--weights are those of a plain CLIP: {', '.join(TRAINING_FREE)} (without METHOD: class_token)",
-    )  # fmt: skip
-    parser.add_argument("--clip", default="", metavar="PATH", help="CLIP weights, where --weights has no text tower")
-    parser.add_argument(
-        "--template", action="append", help=f'text with {{}} for the name (default: "{VOC_TEMPLATES[0]}"); repeat '
-        "for an ensemble",
-    )  # fmt: skip
-    parser.add_argument("--seen", default="", help="those of the classes that the model was trained on (calibration)")
+    parser.add_argument("--weights", required=True, type=Path, help=text)
+    text = f"--weights is a plain CLIP, used as it is: {', '.join(TRAINING_FREE)} (best on `shapes`: class_token)"
+    parser.add_argument("--training-free", default="", choices=TRAINING_FREE, metavar="METHOD", help=text)
+    text = "CLIP weights (ViT-B-16.pt) that turn names into numbers, where --weights cannot: the authors' checkpoints"
+    parser.add_argument("--clip", default="", metavar="PATH", help=text)
+    text = f'sentence around a class name: "a sketch of a {{}}"; repeat for a mean of several; default: "{VOC_TEMPLATES[0]}"'
+    parser.add_argument("--template", action="append", help=text)
+    text = 'which of --classes were in training: "cat,dog"; their scores are lowered by gamma (nothing: none are)'
+    parser.add_argument("--seen", default="", help=text)
     parser.add_argument("--save-dir", type=Path, default=Path("segmented"), help="default: segmented")
-    parser.add_argument("--save", default="labels,overlay", help=f"some of {','.join(PARTS)}; default: labels,overlay")
-    parser.add_argument("--summary", type=Path, metavar="FILE.csv", help="a table of the shares of all images")
-    parser.add_argument("--opacity", type=float, default=0.55, help="of the colours in overlays; default: 0.55")
-    parser.add_argument("--outline", action="store_true", help="draw the borders of the classes only")
-    parser.add_argument("--skip-bad", action="store_true", help="go on without files that cannot be read")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that jseg did not write")
-    parser.add_argument("--config-file", default="", help="config of the weights, where they do not tell it")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: fp32")
+    parts = {"type": lambda text: text.replace(" ", "").split(","), "default": "labels,overlay", "metavar": "PARTS"}
+    parser.add_argument("--save", **parts, help=f"some of {','.join(PARTS)}; default: labels,overlay")
+    text = "also write a table with the share of each class in each image: --summary shares.csv"
+    parser.add_argument("--summary", type=Path, metavar="FILE.csv", help=text)
+    parser.add_argument("--opacity", type=float, default=0.55, help="of the colours in overlays, 0..1; default: 0.55")
+    parser.add_argument("--outline", action="store_true", help="draw only the borders of the classes in overlays")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out files that cannot be read, and say which")
+    parser.add_argument("--overwrite", action="store_true", help="also replace files that jseg did not write")
+    text = "config of the run that made --weights, where the file itself does not tell: voc12_inductive, or a file"
+    parser.add_argument("--config-file", default="", help=text)
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of large products; default: fp32")
     add_device_options(parser)
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if not 0 <= options.opacity <= 1:
+        raise UserError(f"--opacity {options.opacity:g}: must be 0..1")
+    return options
 
 
 def listed_names(text: str) -> str | Sequence[str]:
@@ -93,17 +110,19 @@ def find_images(paths: Sequence[Path], save_dir: Path) -> dict[Path, str]:
     return found
 
 
+def is_video(path: Path) -> bool:
+    """Whether a file is taken for a video."""
+    return path.suffix.lower() in VIDEOS
+
+
 def frames(path: Path) -> Iterator[np.ndarray]:
     """The image, or the frames of a video one after the other, (H, W, 3) uint8 RGB."""
-    if path.suffix.lower() not in VIDEOS:
+    if not is_video(path):
         yield read_image(path)
         return
-    capture = cv2.VideoCapture(str(path)) if path.is_file() else None
-    if capture is None or not capture.grab():
-        raise UserError(f"{path}: not a video that OpenCV can read")
-    yield cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2RGB)
-    while capture.grab():
-        yield cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2RGB)
+    capture = cv2.VideoCapture(str(path))
+    while (read := capture.read())[0]:
+        yield cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB)
 
 
 def write_video(path: Path, target: Path, draw: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -114,8 +133,7 @@ def write_video(path: Path, target: Path, draw: Callable[[np.ndarray], np.ndarra
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=TEMPORARY) as temporary:
         unfinished = os.path.join(temporary, target.name)
         for frame in tqdm(frames(path), str(path), count if count > 0 else None, disable=None):
-            size = frame.shape[1::-1]
-            writer = writer or cv2.VideoWriter(unfinished, cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
+            writer = writer or cv2.VideoWriter(unfinished, cv2.VideoWriter_fourcc(*"mp4v"), rate, frame.shape[1::-1])
             writer.write(cv2.cvtColor(draw(frame), cv2.COLOR_RGB2BGR))
         writer.release()
         os.replace(unfinished, target)
@@ -126,7 +144,9 @@ def readable(images: dict[Path, str], skip_bad: bool) -> dict[Path, tuple[int, i
     sizes = {}
     for path in images:
         try:
-            sizes[path] = next(frames(path)).shape[:2]
+            if (frame := next(frames(path), None)) is None:
+                raise UserError(f"{path}: not a video that OpenCV can read")
+            sizes[path] = frame.shape[:2]
         except UserError as error:
             if not skip_bad:
                 raise
@@ -136,62 +156,68 @@ def readable(images: dict[Path, str], skip_bad: bool) -> dict[Path, tuple[int, i
     return sizes
 
 
+def plan_outputs(options: argparse.Namespace, images: dict[Path, str], names: Sequence[str]) -> dict[Path, list[Path]]:
+    """The files that each image leads to; UserError unless these, coco.json and the summary may be written."""
+    folder, parts = options.save_dir, [part for part in options.save if part != "json"]
+    outputs = {path: saved_paths(folder, name, names, parts) for path, name in images.items()}
+    outputs |= {path: [folder / f"{name}_overlay.mp4"] for path, name in images.items() if is_video(path)}
+    written = [file for files in outputs.values() for file in files] + [folder / "coco.json"] * ("json" in options.save)
+    inputs = [*images, options.weights, options.clip, options.config_file]
+    check_outputs(written, inputs, folder, options.overwrite)
+    check_outputs([options.summary] if options.summary else [], inputs, overwrite=options.overwrite)
+    return outputs
+
+
+def segment_all(
+    segment: Callable[[np.ndarray], Segmentation], options: argparse.Namespace, images: dict[Path, str],
+    outputs: dict[Path, list[Path]], names: Sequence[str],
+) -> None:  # fmt: skip
+    """Writes the files of every image, prints a line for it, and writes what is about all of them."""
+    style, columns = (options.opacity, options.outline), [*names, "none of these"]
+    table, coco, palette = [["image", *columns]], {"images": [], "annotations": []}, class_palette(names)
+    parts = [part for part in options.save if part != "json"]
+    for path, files in tqdm(outputs.items(), "images", disable=None if len(outputs) > 1 else True):
+        result: object = "overlay of each frame"
+        if is_video(path):
+            write_video(path, files[0], lambda x: overlay(x, segment(x).labels, palette, *style, names))
+        else:
+            result = segment(read_image(path))
+            result.save(options.save_dir, images[path], parts, options.overwrite, *style)
+            table.append([path, *(f"{result.shares.get(name, 0):.4f}" for name in columns)])
+            if "json" in options.save:
+                entries = result.to_coco(len(coco["images"]) + 1, str(path), len(coco["annotations"]) + 1)
+                coco |= {key: coco.get(key, []) * (key != "categories") + entries[key] for key in entries}
+        tqdm.write(f"{path}: {result}" + f" -> {', '.join(map(str, files))}" * bool(files))
+    if "json" in options.save:
+        write_json(options.save_dir / "coco.json", coco)
+        print(f"annotations of {len(coco['images'])} images: {options.save_dir / 'coco.json'}")
+    if options.summary:
+        text = io.StringIO()
+        csv.writer(text).writerows(table)
+        write_whole(options.summary, text.getvalue().encode())
+        print(f"shares of the classes: {options.summary}")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Segments the images of the command line; looks at all of them before the first output."""
     options = parse_arguments(arguments)
-    words = [listed_names(text) for text in (options.classes, options.seen, options.others)]
-    names, texts, *_ = check_class_names(*words, options.threshold)
-    if not 0 <= options.opacity <= 1:
-        raise UserError(f"--opacity {options.opacity:g}: must be 0..1")
-    templates, parts = tuple(options.template or VOC_TEMPLATES), options.save.split(",")
+    classes, seen, others = (listed_names(text) for text in (options.classes, options.seen, options.others))
+    names, texts, *_ = check_class_names(classes, seen, others, options.threshold)
     images = find_images(options.images, options.save_dir)
-    sizes, outputs = readable(images, options.skip_bad), {}
-    each = [part for part in parts if part != "json"]
-    coco_path, coco = options.save_dir / "coco.json", {"images": [], "annotations": []}  # one for all images
-    for path in sizes:
-        outputs[path] = saved_paths(options.save_dir, images[path], names, each)
-        if path.suffix.lower() in VIDEOS:
-            outputs[path] = [options.save_dir / f"{images[path]}_overlay.mp4"]
-    written = [output for files in outputs.values() for output in files] + [coco_path] * ("json" in parts)
-    inputs = [*images, options.weights, options.clip, options.config_file]
-    check_outputs(written, inputs, options.save_dir, options.overwrite)
-    check_outputs([options.summary] if options.summary else [], inputs, overwrite=options.overwrite)
+    sizes = readable(images, options.skip_bad)
+    outputs = plan_outputs(options, {path: images[path] for path in sizes}, names)
     config = read_config(options.config_file) if options.config_file else None
     segmenter = load_segmenter(options.weights, options.device, options.clip, config, options.precision,
                                options.training_free)  # fmt: skip
     print("\n".join(segmenter.notes), flush=True)
     for path, size in sizes.items():
         check_cost(size, segmenter.config.test, str(path))
+    templates = options.template or VOC_TEMPLATES
     segmenter.embeddings(texts, templates)  # their errors come before the folder is made
     check_writable(options.save_dir)
-    segment = partial(segmenter, class_names=words[0], templates=templates, seen=words[1], others=words[2],
-                      threshold=options.threshold, with_scores="scores" in parts)  # fmt: skip
-    style, rows, palette = (options.opacity, options.outline), [], class_palette(names)
-
-    def draw(frame: np.ndarray) -> np.ndarray:
-        return overlay(frame, segment(frame).labels, palette, *style, names)
-
-    for path in tqdm(outputs, "images", disable=None if len(outputs) > 1 else True):
-        shown = "overlay of each frame"
-        if path.suffix.lower() in VIDEOS:
-            write_video(path, outputs[path][0], draw)
-        else:
-            result = segment(read_image(path))
-            result.save(options.save_dir, images[path], each, options.overwrite, *style)
-            rows.append({"image": path} | {name: f"{share:.4f}" for name, share in result.shares.items()})
-            shown = str(result).partition(": ")[2][:-1]
-            if "json" in parts:
-                entries = result.to_coco(len(coco["images"]) + 1, str(path), len(coco["annotations"]) + 1)
-                coco |= {key: coco.get(key, []) * (key != "categories") + entries[key] for key in entries}
-        tqdm.write(f"{path}: {shown} -> {', '.join(map(str, outputs[path]))}")
-    if "json" in parts:
-        write_json(coco_path, coco)
-    if options.summary:
-        table = io.StringIO()
-        writer = csv.DictWriter(table, ["image", *names, "none of these"], restval=0)
-        writer.writeheader()
-        writer.writerows(rows)
-        write_whole(options.summary, table.getvalue().encode())
+    segment = partial(segmenter, class_names=classes, templates=templates, seen=seen, others=others,
+                      threshold=options.threshold, with_scores="scores" in options.save)  # fmt: skip
+    segment_all(segment, options, images, outputs, names)
     return 0
 
 
