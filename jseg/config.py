@@ -380,6 +380,8 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
         yield patches < grid, f"model.region_grid={grid} does not fit {name}={size}: only {patches} patches a side"
     no_clip = bool(test.training_free) and model.init in ("", "random")
     yield no_clip, f"test.training_free={test.training_free!r} needs CLIP weights: set model.init to them"
+    half = bool(test.training_free) and config.precision != "fp32"
+    yield half, f"precision={config.precision}: test.training_free computes in fp32 only"
     for template in text.templates or ("",):
         yield template.count("{}") != 1, f"text.templates: {template!r} must hold {{}} once, where the class name goes"
     for metric, pair in config.expected.items():

@@ -63,6 +63,8 @@ def check_class_names(names: Names, seen: Names = (), others: Names = (), thresh
         raise UserError("class names: give at least one, and no empty ones")
     if twice := [text for place, text in enumerate(texts) if lower.index(text.lower()) != place]:
         raise UserError(f"class names: {', '.join(twice)} is given twice")
+    if threshold is not None and not 0 <= threshold <= 1:  # NaN included
+        raise UserError(f"threshold {threshold}: must be 0..1, as scores are")
     if (rest or threshold is not None) and len(groups) > NONE:
         raise UserError(f"others, threshold: only with at most {NONE} class names, as {NONE} is the label of no class")
     wanted, own = {text for group in _split(seen) for text in group}, tuple(group[0] for group in groups)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 def main() -> int:
     """Runs the checks; returns the exit code."""
-    parser = ArgumentParser(prog="check_parity.py", description="Compare with outputs of the released models.")
+    parser = ArgumentParser(__doc__)
     parser.add_argument("--golden", required=True, type=Path, metavar="DIR", help="folder with recorded outputs")
     parser.add_argument("--only", default="", metavar="BEGINNING", help="only files whose name begins so")
     add_device_options(parser)

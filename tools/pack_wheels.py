@@ -126,7 +126,7 @@ python=${{PYTHON:-python{python}}}
 
 def main() -> None:
     """Packs the folder and prints the sizes."""
-    parser = ArgumentParser(prog="pack_wheels.py", description="Collect wheels for a machine without Internet.")
+    parser = ArgumentParser(__doc__)
     parser.add_argument("folder", type=Path, metavar="OUT", help="folder to fill")
     parser.add_argument("--python", choices=("3.10", "3.11", "3.12"), required=True, help="Python of the other machine")
     parser.add_argument("--cuda13", action="store_true", help="pack a CUDA 13 toolkit too (for drivers from 580 on)")

@@ -3,7 +3,7 @@
     python tools/pretrain_clip.py --output pretrained/shapes_clip.safetensors
 
 Writes the weights (float16, both towers, vocabulary in the metadata) and, beside them, the byte-pair vocabulary as a
-file; prints zero-shot accuracy and segmentation without learning. The same seed gives the same weights on the same
+file; prints zero-shot accuracy. The same seed gives the same weights on the same
 machine and number of threads. Results and time of the shipped file: pretrained/README.md.
 """
 

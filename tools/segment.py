@@ -16,7 +16,7 @@ Prints the share of each class and writes into the folder --save-dir, whichever 
 
 from __future__ import annotations
 
-from jseg.runtime.command_line import ArgumentParser, add_device_options, run
+from jseg.runtime.command_line import ArgumentParser, add_weights_options, run
 
 import argparse
 import csv
@@ -34,7 +34,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jseg.clip.class_embeddings import VOC_TEMPLATES
-from jseg.config import PRECISIONS, TRAINING_FREE, read_config
+from jseg.config import read_config
 from jseg.data.class_names import class_palette
 from jseg.data.image_files import read_image
 from jseg.data.loader import check_cost
@@ -52,39 +52,22 @@ VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Options of the command line."""
     parser = ArgumentParser(__doc__)
-    text = "images, videos, folders (with their subfolders) or patterns: photo.jpg holiday/ 'scans/*.png'"
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help=text)
-    text = 'what to look for: "cat|kitten,dog" (a kitten counts as a cat), or @names.txt: a file with a class a line'
-    parser.add_argument("--classes", required=True, help=text)
-    text = 'what else there is: "wall,sky"; pixels that look more like this are none of the classes (255)'
-    parser.add_argument("--others", default="", help=text)
-    text = "0..1; pixels whose best score is lower are none of the classes (255); try 0.3"
-    parser.add_argument("--threshold", type=float, help=text)
-    text = (
-        "weights.safetensors of a jseg run, the authors' checkpoint (.pth, .pkl), or the word shapes: comes with jseg"
-    )
-    parser.add_argument("--weights", required=True, type=Path, help=text)
-    text = f"--weights is a plain CLIP, used as it is: {', '.join(TRAINING_FREE)} (best on `shapes`: class_token)"
-    parser.add_argument("--training-free", default="", choices=TRAINING_FREE, metavar="METHOD", help=text)
-    text = "CLIP weights (ViT-B-16.pt) that turn names into numbers, where --weights cannot: the authors' checkpoints"
-    parser.add_argument("--clip", default="", metavar="PATH", help=text)
-    text = f'sentence around a class name: "a sketch of a {{}}"; repeat for a mean of several; default: "{VOC_TEMPLATES[0]}"'
-    parser.add_argument("--template", action="append", help=text)
-    text = 'which of --classes were in training: "cat,dog"; their scores are lowered by gamma (nothing: none are)'
-    parser.add_argument("--seen", default="", help=text)
-    parser.add_argument("--save-dir", type=Path, default=Path("segmented"), help="default: segmented")
+    add = parser.add_argument
+    add("images", nargs="+", type=Path, metavar="IMAGE", help="images, videos, folders and their subfolders, 'a/*.png'")
+    add("--classes", required=True, help='what to look for: "cat|kitten,dog" (a kitten is a cat), or @FILE, one a line')
+    add("--others", default="", help='what else is there: "wall,sky"; pixels that look more like it get label 255')
+    add("--threshold", type=float, help="0..1; pixels whose best score is lower get label 255: 0.3")
+    add("--template", action="append", help=f'text around a name: "{VOC_TEMPLATES[0]}" (default); repeat to average')
+    add("--seen", default="", help='which of --classes were in training: "cat,dog"; gamma lowers their scores')
+    add_weights_options(parser, required=True)
+    add("--save-dir", type=Path, default=Path("segmented"), help="folder for all files; default: segmented")
     parts = {"type": lambda text: text.replace(" ", "").split(","), "default": "labels,overlay", "metavar": "PARTS"}
-    parser.add_argument("--save", **parts, help=f"some of {','.join(PARTS)}; default: labels,overlay")
-    text = "also write a table with the share of each class in each image: --summary shares.csv"
-    parser.add_argument("--summary", type=Path, metavar="FILE.csv", help=text)
-    parser.add_argument("--opacity", type=float, default=0.55, help="of the colours in overlays, 0..1; default: 0.55")
-    parser.add_argument("--outline", action="store_true", help="draw only the borders of the classes in overlays")
-    parser.add_argument("--skip-bad", action="store_true", help="leave out files that cannot be read, and say which")
-    parser.add_argument("--overwrite", action="store_true", help="also replace files that jseg did not write")
-    text = "config of the run that made --weights, where the file itself does not tell: voc12_inductive, or a file"
-    parser.add_argument("--config-file", default="", help=text)
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of large products; default: fp32")
-    add_device_options(parser)
+    add("--save", **parts, help=f"some of {','.join(PARTS)}, see above; default: labels,overlay")
+    add("--summary", type=Path, metavar="FILE", help="write a table with the shares of each image, too: shares.csv")
+    add("--opacity", type=float, default=0.55, help="0..1, of the colours in overlays; default: 0.55")
+    add("--outline", action="store_true", help="draw nothing but the borders of classes in overlays")
+    add("--skip-bad", action="store_true", help="leave out files that cannot be read, and say which")
+    add("--overwrite", action="store_true", help="also replace files that jseg did not write")
     options = parser.parse_args(arguments)
     if not 0 <= options.opacity <= 1:
         raise UserError(f"--opacity {options.opacity:g}: must be 0..1")
@@ -110,14 +93,9 @@ def find_images(paths: Sequence[Path], save_dir: Path) -> dict[Path, str]:
     return found
 
 
-def is_video(path: Path) -> bool:
-    """Whether a file is taken for a video."""
-    return path.suffix.lower() in VIDEOS
-
-
 def frames(path: Path) -> Iterator[np.ndarray]:
     """The image, or the frames of a video one after the other, (H, W, 3) uint8 RGB."""
-    if not is_video(path):
+    if path.suffix.lower() not in VIDEOS:
         yield read_image(path)
         return
     capture = cv2.VideoCapture(str(path))
@@ -160,7 +138,8 @@ def plan_outputs(options: argparse.Namespace, images: dict[Path, str], names: Se
     """The files that each image leads to; UserError unless these, coco.json and the summary may be written."""
     folder, parts = options.save_dir, [part for part in options.save if part != "json"]
     outputs = {path: saved_paths(folder, name, names, parts) for path, name in images.items()}
-    outputs |= {path: [folder / f"{name}_overlay.mp4"] for path, name in images.items() if is_video(path)}
+    outputs |= {path: [folder / f"{name}_overlay.mp4"] for path, name in images.items()
+                if path.suffix.lower() in VIDEOS}  # fmt: skip
     written = [file for files in outputs.values() for file in files] + [folder / "coco.json"] * ("json" in options.save)
     inputs = [*images, options.weights, options.clip, options.config_file]
     check_outputs(written, inputs, folder, options.overwrite)
@@ -178,7 +157,7 @@ def segment_all(
     parts = [part for part in options.save if part != "json"]
     for path, files in tqdm(outputs.items(), "images", disable=None if len(outputs) > 1 else True):
         result: object = "overlay of each frame"
-        if is_video(path):
+        if path.suffix.lower() in VIDEOS:
             write_video(path, files[0], lambda x: overlay(x, segment(x).labels, palette, *style, names))
         else:
             result = segment(read_image(path))
