@@ -61,8 +61,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--seen", default="", help='which of --classes were in training: "cat,dog"; gamma lowers their scores')
     add_weights_options(parser, required=True)
     add("--save-dir", type=Path, default=Path("segmented"), help="folder for all files; default: segmented")
-    parts = {"type": lambda text: text.replace(" ", "").split(","), "default": "labels,overlay", "metavar": "PARTS"}
-    add("--save", **parts, help=f"some of {','.join(PARTS)}, see above; default: labels,overlay")
+    add("--save", default="labels,overlay", help=f"some of {','.join(PARTS)}, see above; default: labels,overlay")
     add("--summary", type=Path, metavar="FILE", help="write a table with the shares of each image, too: shares.csv")
     add("--opacity", type=float, default=0.55, help="0..1, of the colours in overlays; default: 0.55")
     add("--outline", action="store_true", help="draw nothing but the borders of classes in overlays")
@@ -71,6 +70,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if not 0 <= options.opacity <= 1:
         raise UserError(f"--opacity {options.opacity:g}: must be 0..1")
+    options.parts = options.save.replace(" ", "").split(",")
+    options.coco = options.save_dir / "coco.json" if "json" in options.parts else None  # one for all images
+    options.parts = [part for part in options.parts if part != "json"]
     return options
 
 
@@ -136,14 +138,14 @@ def readable(images: dict[Path, str], skip_bad: bool) -> dict[Path, tuple[int, i
 
 def plan_outputs(options: argparse.Namespace, images: dict[Path, str], names: Sequence[str]) -> dict[Path, list[Path]]:
     """The files that each image leads to; UserError unless these, coco.json and the summary may be written."""
-    folder, parts = options.save_dir, [part for part in options.save if part != "json"]
-    outputs = {path: saved_paths(folder, name, names, parts) for path, name in images.items()}
-    outputs |= {path: [folder / f"{name}_overlay.mp4"] for path, name in images.items()
-                if path.suffix.lower() in VIDEOS}  # fmt: skip
-    written = [file for files in outputs.values() for file in files] + [folder / "coco.json"] * ("json" in options.save)
-    inputs = [*images, options.weights, options.clip, options.config_file]
-    check_outputs(written, inputs, folder, options.overwrite)
-    check_outputs([options.summary] if options.summary else [], inputs, overwrite=options.overwrite)
+    outputs, inputs = {}, [*images, options.weights, options.clip, options.config_file]
+    for path, name in images.items():
+        outputs[path] = saved_paths(options.save_dir, name, names, options.parts)
+        if path.suffix.lower() in VIDEOS:
+            outputs[path] = [options.save_dir / f"{name}_overlay.mp4"]
+    written = [file for files in outputs.values() for file in files]
+    check_outputs(filter(None, [*written, options.coco]), inputs, options.save_dir, options.overwrite)
+    check_outputs(filter(None, [options.summary]), inputs, overwrite=options.overwrite)
     return outputs
 
 
@@ -154,22 +156,21 @@ def segment_all(
     """Writes the files of every image, prints a line for it, and writes what is about all of them."""
     style, columns = (options.opacity, options.outline), [*names, "none of these"]
     table, coco, palette = [["image", *columns]], {"images": [], "annotations": []}, class_palette(names)
-    parts = [part for part in options.save if part != "json"]
     for path, files in tqdm(outputs.items(), "images", disable=None if len(outputs) > 1 else True):
         result: object = "overlay of each frame"
         if path.suffix.lower() in VIDEOS:
             write_video(path, files[0], lambda x: overlay(x, segment(x).labels, palette, *style, names))
         else:
             result = segment(read_image(path))
-            result.save(options.save_dir, images[path], parts, options.overwrite, *style)
+            result.save(options.save_dir, images[path], options.parts, options.overwrite, *style)
             table.append([path, *(f"{result.shares.get(name, 0):.4f}" for name in columns)])
-            if "json" in options.save:
+            if options.coco:
                 entries = result.to_coco(len(coco["images"]) + 1, str(path), len(coco["annotations"]) + 1)
                 coco |= {key: coco.get(key, []) * (key != "categories") + entries[key] for key in entries}
         tqdm.write(f"{path}: {result}" + f" -> {', '.join(map(str, files))}" * bool(files))
-    if "json" in options.save:
-        write_json(options.save_dir / "coco.json", coco)
-        print(f"annotations of {len(coco['images'])} images: {options.save_dir / 'coco.json'}")
+    if options.coco:
+        write_json(options.coco, coco)
+        print(f"annotations of {len(coco['images'])} images: {options.coco}")
     if options.summary:
         text = io.StringIO()
         csv.writer(text).writerows(table)
@@ -195,7 +196,7 @@ def main(arguments: list[str] | None = None) -> int:
     segmenter.embeddings(texts, templates)  # their errors come before the folder is made
     check_writable(options.save_dir)
     segment = partial(segmenter, class_names=classes, templates=templates, seen=seen, others=others,
-                      threshold=options.threshold, with_scores="scores" in options.save)  # fmt: skip
+                      threshold=options.threshold, with_scores="scores" in options.parts)  # fmt: skip
     segment_all(segment, options, images, outputs, names)
     return 0
 
