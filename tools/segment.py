@@ -49,16 +49,21 @@ IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")  # 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 
 
+def listed_names(text: str) -> str | Sequence[str]:
+    """Class names of an option: as they are, or the lines of the file behind an @."""
+    return read_lines(Path(text[1:]), text) if text.startswith("@") else text
+
+
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Options of the command line."""
     parser = ArgumentParser(__doc__)
-    add = parser.add_argument
+    add, names = parser.add_argument, {"type": listed_names, "metavar": "NAMES"}
     add("images", nargs="+", type=Path, metavar="IMAGE", help="images, videos, folders and their subfolders, 'a/*.png'")
-    add("--classes", required=True, help='what to look for: "cat|kitten,dog" (a kitten is a cat), or @FILE, one a line')
-    add("--others", default="", help='what else is there: "wall,sky"; pixels that look more like it get label 255')
-    add("--threshold", type=float, help="0..1; pixels whose best score is lower get label 255: 0.3")
+    add("--classes", required=True, **names, help='"cat|kitten,dog" (a kitten is a cat), or @FILE, one a line')
+    add("--others", default="", **names, help='"wall,sky": what else is there; pixels more like these get label 255')
+    add("--threshold", type=float, help="0.3: pixels whose best score (0..1) is lower get label 255")
     add("--template", action="append", help=f'text around a name: "{VOC_TEMPLATES[0]}" (default); repeat to average')
-    add("--seen", default="", help='which of --classes were in training: "cat,dog"; gamma lowers their scores')
+    add("--seen", default="", **names, help='"cat,dog": which were in training; gamma lowers their scores')
     add_weights_options(parser, required=True)
     add("--save-dir", type=Path, default=Path("segmented"), help="folder for all files; default: segmented")
     add("--save", default="labels,overlay", help=f"some of {','.join(PARTS)}, see above; default: labels,overlay")
@@ -74,11 +79,6 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     options.coco = options.save_dir / "coco.json" if "json" in options.parts else None  # one for all images
     options.parts = [part for part in options.parts if part != "json"]
     return options
-
-
-def listed_names(text: str) -> str | Sequence[str]:
-    """Class names of an option: as they are, or the lines of the file behind an @."""
-    return read_lines(Path(text[1:]), text) if text.startswith("@") else text
 
 
 def find_images(paths: Sequence[Path], save_dir: Path) -> dict[Path, str]:
@@ -181,8 +181,7 @@ def segment_all(
 def main(arguments: list[str] | None = None) -> int:
     """Segments the images of the command line; looks at all of them before the first output."""
     options = parse_arguments(arguments)
-    classes, seen, others = (listed_names(text) for text in (options.classes, options.seen, options.others))
-    names, texts, *_ = check_class_names(classes, seen, others, options.threshold)
+    names, texts, *_ = check_class_names(options.classes, options.seen, options.others, options.threshold)
     images = find_images(options.images, options.save_dir)
     sizes = readable(images, options.skip_bad)
     outputs = plan_outputs(options, {path: images[path] for path in sizes}, names)
@@ -192,11 +191,11 @@ def main(arguments: list[str] | None = None) -> int:
     print("\n".join(segmenter.notes), flush=True)
     for path, size in sizes.items():
         check_cost(size, segmenter.config.test, str(path))
-    templates = options.template or VOC_TEMPLATES
-    segmenter.embeddings(texts, templates)  # their errors come before the folder is made
+    words = {"class_names": options.classes, "seen": options.seen, "others": options.others}
+    words["templates"] = options.template or VOC_TEMPLATES
+    segmenter.embeddings(texts, words["templates"])  # their errors come before the folder is made
     check_writable(options.save_dir)
-    segment = partial(segmenter, class_names=classes, templates=templates, seen=seen, others=others,
-                      threshold=options.threshold, with_scores="scores" in options.parts)  # fmt: skip
+    segment = partial(segmenter, **words, threshold=options.threshold, with_scores="scores" in options.parts)
     segment_all(segment, options, images, outputs, names)
     return 0
 
