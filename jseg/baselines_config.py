@@ -1,7 +1,5 @@
 """The configuration in which a plain CLIP segments without training; nothing here needs Jittor."""
 
-from __future__ import annotations
-
 from jseg.clip.weights import ClipWeights
 from jseg.config import Config, DataConfig, ModelConfig, TestConfig, TextConfig, check
 from jseg.errors import UserError

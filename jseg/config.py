@@ -6,8 +6,6 @@ in it are relative to its folder; in an override, to the current folder. Instead
 with one a line will do.
 """
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import json

@@ -8,8 +8,6 @@
 of JSON with `seconds`, and may add `peak_gib`.
 """
 
-from __future__ import annotations
-
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 
 import json

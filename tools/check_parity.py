@@ -8,8 +8,6 @@ ten times the tolerances are allowed, because Jittor compiles its kernels with f
 over its tolerance.
 """
 
-from __future__ import annotations
-
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 
 from pathlib import Path

@@ -8,8 +8,6 @@
 its output lies beside the report. Exit code 1 when a part failed.
 """
 
-from __future__ import annotations
-
 from jseg.runtime.command_line import ArgumentParser, run
 
 import argparse

@@ -11,8 +11,6 @@ well, and with `--cuda13` nothing else. `--kernels` also compiles here, without 
 all that `gpu_report.py --minutes` runs, for GPUs of one compute capability (docs/gpus.md).
 """
 
-from __future__ import annotations
-
 from jseg.runtime.command_line import ArgumentParser, run
 
 import os

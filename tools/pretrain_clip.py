@@ -7,8 +7,6 @@ file; prints zero-shot accuracy. The same seed gives the same weights on the sam
 machine and number of threads. Results and time of the shipped file: pretrained/README.md.
 """
 
-from __future__ import annotations
-
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 
 import json

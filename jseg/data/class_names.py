@@ -5,8 +5,6 @@ Context split A: the ZS3 and OTSeg line of work, split B: Cascade-CLIP), the col
 (https://host.robots.ox.ac.uk/pascal/VOC/voc2012).
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """Contrastive pre-training of a small CLIP: towers, loss (Radford et al., 2021, figure 3), training loop, figures."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """`python -m jseg.runtime [--check]`: what was found here, and the commands that install what is missing."""
 
-from __future__ import annotations
-
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 
 from pathlib import Path

@@ -4,8 +4,6 @@ Jittor 1.3.11's import replaces signal handlers, switches the check of TLS certi
 running, and rewrites `~/.cache/jittor/config.json`, on which programs collide: so it gets a home folder of ours.
 """
 
-from __future__ import annotations
-
 import atexit
 import ctypes
 import hashlib

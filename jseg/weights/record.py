@@ -1,7 +1,5 @@
 """Names and metadata of our own weight files: which tensors are what, and for which classes they were made."""
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np
