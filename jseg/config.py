@@ -254,7 +254,7 @@ def _apply(section: Any, values: dict, folder: Path, typed: str = "", lenient: b
             _apply(current, value, folder, typed, lenient, f"{where}.")
             continue
         if hints[name] == tuple[str, ...] and isinstance(value, str):
-            value = read_lines(folder / os.path.expanduser(value), where)
+            value = read_lines(folder / os.path.expanduser(value), where, "; a single one is written ('cat',)")
         if typed and hints[name] in (str, Paths) and not isinstance(value, (str, dict, list, tuple)):
             value = typed  # a name or path that looks like a number
         value = _convert(value, hints[name], where)

@@ -170,7 +170,7 @@ def segment_all(
         tqdm.write(f"{path}: {result}" + f" -> {', '.join(map(str, files))}" * bool(files))
     if options.coco:
         write_json(options.coco, coco)
-        print(f"annotations of {len(coco['images'])} images: {options.coco}")
+        print(f"annotations: {options.coco}")
     if options.summary:
         text = io.StringIO()
         csv.writer(text).writerows(table)

@@ -92,7 +92,7 @@ def test_folders_patterns_and_every_kind_of_output(segment: Run) -> None:
     options += ["--skip-bad", "--threshold", "0.5", "--others", "wall", "--outline", "--opacity", "0.9"]
     code, printed, errors = segment("photos", "on?.png", *options, classes="@names.txt")
     assert code == 0 and "skipped: photos/bad.jpg: not an image" in errors
-    assert printed.endswith("annotations of 3 images: photos/out/coco.json\nshares of the classes: shares.csv\n")
+    assert printed.endswith("annotations: photos/out/coco.json\nshares of the classes: shares.csv\n")
     out = {str(path.relative_to("photos/out")) for path in Path("photos/out").rglob("*.*")}
     ends = (".png", "_overlay.png", "_mask_cat.png", "_mask_dog.png", "_scores.npz")
     assert out == {f"{name}{end}" for name in ("a", "deep/a", "one") for end in ends} | {"coco.json"}
@@ -146,7 +146,7 @@ MISTAKES = {  # arguments, class list or weight file of a mistake, and what its 
     "no such pattern": (["*.gif"], {}, "*.gif does not exist"),
     "no video": (["bad.mp4"], {}, "bad.mp4: not a video"),
     "unknown part": (["one.png", "--save", "labels,mask"], {}, "mask is not known: choose from labels, overlay"),
-    "no file of names": (["one.png"], {"classes": "@none.txt"}, "@none.txt: no text file"),
+    "no file of names": (["one.png"], {"classes": "@none.txt"}, "(file none.txt does not exist)\n"),
     "summary exists": (["one.png", "--summary", "notes.txt"], {}, "notes.txt exists (--overwrite"),
     "method forgotten": (["--training-free", "one.png"], {}, "invalid choice: 'one.png' (choose from"),
     "threshold in percent": (["one.png", "--threshold", "30"], {}, "threshold 30.0: must be 0..1"),
