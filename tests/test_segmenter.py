@@ -122,7 +122,7 @@ def test_a_released_checkpoint_segments_like_ours(folder: Path, segmenter: Segme
 
 
 def test_files_that_are_no_model(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no CLIP-RC weights .*looks like CLIP: .*, or --training-free"):
+    with pytest.raises(UserError, match=r"no CLIP-RC weights .*looks like CLIP: .*, or --training-free"):
         jseg.load_segmenter(folder / "clip.safetensors")
     write_clip(tmp_path / "wide.safetensors", output_dim=32)
     with pytest.raises(UserError, match="length 32, the model needs 16"):
