@@ -1,6 +1,6 @@
 """What every command-line tool shares: one-line errors, exit codes, the choice of device.
 
-Exit codes: 0 fine; 1 a check says no; 2 a mistake of the user's, or a file that cannot be read or written; 3 a mistake
+Exit codes: 0 fine; 1 a check failed; 2 a mistake of the user's, or a file that cannot be read or written; 3 a mistake
 of jseg's, its traceback in a file (JSEG_DEBUG=1 prints it); 130 interrupted; 141 the output's reader went away, as in
 `| head`. A tool imports this module first, so that Ctrl-C is one line while it still imports.
 """
