@@ -25,7 +25,7 @@ import io
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -136,13 +136,15 @@ def readable(images: dict[Path, str], skip_bad: bool) -> dict[Path, tuple[int, i
     return sizes
 
 
-def plan_outputs(options: argparse.Namespace, images: dict[Path, str], names: Sequence[str]) -> dict[Path, list[Path]]:
-    """The files that each image leads to; UserError unless these, coco.json and the summary may be written."""
+def plan_outputs(
+    options: argparse.Namespace, images: dict[Path, str], kept: Iterable[Path], names: Sequence[str]
+) -> dict[Path, list[Path]]:
+    """The files that each kept image leads to; UserError unless these, coco.json and the summary may be written."""
     outputs, inputs = {}, [*images, options.weights, options.clip, options.config_file]
-    for path, name in images.items():
-        outputs[path] = saved_paths(options.save_dir, name, names, options.parts)
+    for path in kept:
+        outputs[path] = saved_paths(options.save_dir, images[path], names, options.parts)
         if path.suffix.lower() in VIDEOS:
-            outputs[path] = [options.save_dir / f"{name}_overlay.mp4"]
+            outputs[path] = [options.save_dir / f"{images[path]}_overlay.mp4"]
     written = [file for files in outputs.values() for file in files]
     check_outputs(filter(None, [*written, options.coco]), inputs, options.save_dir, options.overwrite)
     check_outputs(filter(None, [options.summary]), inputs, overwrite=options.overwrite)
@@ -184,7 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
     names, texts, *_ = check_class_names(options.classes, options.seen, options.others, options.threshold)
     images = find_images(options.images, options.save_dir)
     sizes = readable(images, options.skip_bad)
-    outputs = plan_outputs(options, {path: images[path] for path in sizes}, names)
+    outputs = plan_outputs(options, images, sizes, names)
     config = read_config(options.config_file) if options.config_file else None
     segmenter = load_segmenter(options.weights, options.device, options.clip, config, options.precision,
                                options.training_free)  # fmt: skip

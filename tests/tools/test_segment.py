@@ -109,6 +109,9 @@ def test_folders_patterns_and_every_kind_of_output(segment: Run) -> None:
     assert float(rows[2]["none of these"]) == pytest.approx((labels == 255).mean(), abs=1e-4)
     assert segment("photos/bad.jpg", "--skip-bad")[2].endswith("error: no image is left\n")
     assert segment("photos", "on?.png", *options, "--overwrite")[0] == 0  # outputs in the folder are no inputs
+    Path("two.png").write_text("no image")  # what is left out is an input all the same
+    errors = segment("two.jpg", "two.png", "--skip-bad", "--save-dir", ".", "--overwrite")[2]
+    assert "two.png itself would be overwritten" in errors
 
 
 def test_a_video_gets_an_overlay_of_each_frame(segment: Run) -> None:
