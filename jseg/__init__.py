@@ -1,7 +1,5 @@
 """jseg: zero-shot semantic segmentation with regional clues in CLIP (CLIP-RC, CVPR 2024), in Jittor."""
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING, Any
 

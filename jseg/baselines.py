@@ -11,8 +11,6 @@ layer, which keeps features in place; d is the depth of a head, softmaxes are ov
   Neighbours", WACV 2025).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import jittor as jt

@@ -1,7 +1,5 @@
 """The configuration in which a plain CLIP segments without training; nothing here needs Jittor."""
 
-from __future__ import annotations
-
 from jseg.clip.weights import ClipWeights
 from jseg.config import Config, DataConfig, ModelConfig, TestConfig, TextConfig, check
 from jseg.errors import UserError
@@ -37,12 +35,3 @@ def plain_clip_config(clip: ClipWeights, features: str) -> Config:
     config = Config(data=data, model=model, text=text, test=test)
     check(config)
     return config
-
-
-def plain_clip_note(clip: ClipWeights, features: str) -> str:
-    """What segments, in one line."""
-    sizes = clip.config
-    return (
-        f"{clip.source.path}: plain CLIP, {sizes['image_layers']} layers of width {sizes['image_width']}, patches of "
-        f"{sizes['patch_size']} pixels (SHA-256 {clip.source.sha256}); {features}, without training: any class names"
-    )

@@ -3,8 +3,6 @@
 Counted is what the formulae need after jseg's exact rewrites: a product of (m, k) and (k, n) is 2 m k n operations.
 """
 
-from __future__ import annotations
-
 import platform
 import resource
 import statistics

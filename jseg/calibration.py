@@ -5,8 +5,6 @@ values of gamma: the mean over windows and the resizing are linear, so gamma may
 only the best seen and the best held-out class of each pixel matter.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import jittor as jt

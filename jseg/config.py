@@ -6,8 +6,6 @@ in it are relative to its folder; in an override, to the current folder. Instead
 with one a line will do.
 """
 
-from __future__ import annotations
-
 import ast
 import dataclasses
 import json
@@ -77,7 +75,7 @@ class DataConfig:
     unseen: tuple[str, ...] = ()  # those of them that training does not see
     stored: tuple[int, ...] = key((), at_least=0, at_most=255)  # pixel value of each class; () = 0, 1, … but `ignored`
     ignored: tuple[int, ...] = key((255,), at_least=0, at_most=255)  # pixel values of no class
-    palette: tuple[tuple[int, int, int], ...] = ()  # RGB of each class; () = the colours of VOC
+    palette: tuple[tuple[int, int, int], ...] = ()  # RGB of each class; () = chosen by the names
     setting: str = key("inductive", choices=("inductive", "transductive", "supervised"))
     held_out: tuple[str, ...] = ()  # seen classes that play the unseen ones, to calibrate gamma
     root: str = key(path=True)
@@ -256,7 +254,7 @@ def _apply(section: Any, values: dict, folder: Path, typed: str = "", lenient: b
             _apply(current, value, folder, typed, lenient, f"{where}.")
             continue
         if hints[name] == tuple[str, ...] and isinstance(value, str):
-            value = read_lines(folder / os.path.expanduser(value), where)
+            value = read_lines(folder / os.path.expanduser(value), where, "; a single one is written ('cat',)")
         if typed and hints[name] in (str, Paths) and not isinstance(value, (str, dict, list, tuple)):
             value = typed  # a name or path that looks like a number
         value = _convert(value, hints[name], where)
@@ -380,6 +378,8 @@ def _rules(config: Config) -> Iterator[tuple[bool, str]]:
         yield patches < grid, f"model.region_grid={grid} does not fit {name}={size}: only {patches} patches a side"
     no_clip = bool(test.training_free) and model.init in ("", "random")
     yield no_clip, f"test.training_free={test.training_free!r} needs CLIP weights: set model.init to them"
+    half = bool(test.training_free) and config.precision != "fp32"
+    yield half, f"precision={config.precision}: test.training_free computes in fp32 only"
     for template in text.templates or ("",):
         yield template.count("{}") != 1, f"text.templates: {template!r} must hold {{}} once, where the class name goes"
     for metric, pair in config.expected.items():

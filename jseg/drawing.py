@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,40 +11,17 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
+from jseg.data.class_names import GREY
 from jseg.errors import UserError
 from jseg.files import whole_files
 from jseg.outputs import PNG_MARK, check_outputs
 
-NONE, GREY = 255, (128, 128, 128)  # the label of pixels that are none of the classes, and its colour
-
+NONE = 255  # the label of pixels that are none of the classes
 PAPER, INK, UNSEEN_INK = (255, 255, 255), (25, 25, 25), (190, 20, 60)
 SMALLEST_OVERLAY = 384  # pixels of the long side; smaller images are enlarged, so that outlines and text can be read
 PANEL = 288  # pixels: width and greatest height of one image in a sheet
 MARGIN = 12
 Example = tuple[str, np.ndarray, np.ndarray, np.ndarray | None]  # name, (H, W, 3) image, (H, W) prediction and truth
-
-
-COLOUR_WORDS = {  # that a class name may hold
-    "red": (230, 0, 0), "orange": (255, 125, 0), "brown": (140, 80, 35), "yellow": (255, 230, 0), "blue": (50, 99, 255),
-    "green": (40, 190, 40), "purple": (150, 50, 210), "violet": (150, 50, 210), "pink": (255, 140, 200),
-    "white": (255, 255, 255), "black": (35, 35, 35), "grey": (160, 160, 160), "gray": (160, 160, 160),
-}  # fmt: skip
-
-
-def class_palette(names: Sequence[str]) -> np.ndarray:
-    """(C, 3) uint8 RGB: a colour for each class, far from the others; near that which the class name speaks of."""
-    tones = ((0.9, 1.0), (0.5, 1.0), (0.85, 0.7))  # saturation, value
-    free = [colorsys.hsv_to_rgb(hue / 30, *tone) for tone in tones for hue in range(30)]
-    colours = np.vstack([255 * np.array(free), [*COLOUR_WORDS.values()]]).astype(np.uint8)
-    places = cv2.cvtColor(colours[None] / np.float32(255), cv2.COLOR_RGB2LAB)[0]
-    apart = np.linalg.norm(places[:, None] - places, axis=2)  # as the eye sees it: CIE 1976
-    spoken = [next((i for i, word in enumerate(COLOUR_WORDS) if word in name.lower().split()), -1) for name in names]
-    chosen, nearest = np.zeros(len(names), int), apart[:, -1]  # grey is for pixels of no class
-    for index in sorted(range(len(names)), key=lambda index: spoken[index] < 0):
-        near = apart[:, len(free) + spoken[index]] <= 30 if spoken[index] >= 0 else np.arange(len(colours)) < len(free)
-        chosen[index] = np.where(near, nearest, -1).argmax()
-        nearest = np.minimum(nearest, apart[:, chosen[index]])
-    return colours[chosen]
 
 
 def output_paths(folder: Path, name: str) -> tuple[Path, Path]:
@@ -72,9 +48,8 @@ def label_map_image(path: Path, labels: np.ndarray, palette: np.ndarray) -> Imag
     """(H, W) integers in [0, n), and 255 = none of them, with an (n, 3) uint8 RGB palette; 16-bit grey if n > 256."""
     strange = labels[(labels < 0) | (labels >= len(palette)) & (labels != NONE)]
     if strange.size:
-        raise UserError(
-            f"{path}: labels {strange.min()}..{strange.max()} do not fit a palette of {len(palette)} colours"
-        )
+        found = f"{strange.min()}..{strange.max()}"
+        raise UserError(f"{path}: labels {found} do not fit a palette of {len(palette)} colours")
     image = Image.fromarray(labels.astype(np.uint16 if len(palette) > 256 else np.uint8))
     if len(palette) <= 256:  # a shorter palette would cut 255 to the bits of another class
         rest = [GREY] * (256 - len(palette)) if (labels == NONE).any() else []
@@ -82,11 +57,9 @@ def label_map_image(path: Path, labels: np.ndarray, palette: np.ndarray) -> Imag
     return image
 
 
-def write_label_map(
-    path: Path, labels: np.ndarray, palette: np.ndarray, also: dict[Path, np.ndarray] | None = None
-) -> None:
-    """Writes labels as `label_map_image`. Images in `also` appear together with it, or neither does."""
-    write_images({**(also or {}), path: label_map_image(path, labels, palette)})
+def write_label_map(path: Path, labels: np.ndarray, palette: np.ndarray) -> None:
+    """Writes labels as `label_map_image`."""
+    write_images({path: label_map_image(path, labels, palette)})
 
 
 def write_segmentation(
@@ -96,7 +69,7 @@ def write_segmentation(
     label_path, overlay_path = paths = output_paths(folder, name)
     check_outputs(paths, folder=folder, overwrite=overwrite)  # once more: hours may have passed since the start
     # the overlay first: a name that is too long fails before the other file is in place
-    write_label_map(label_path, labels, palette, {overlay_path: drawn})
+    write_images({overlay_path: drawn, label_path: label_map_image(label_path, labels, palette)})
 
 
 def overlay(
@@ -128,14 +101,13 @@ def _with_names(image: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> 
     canvas = Image.fromarray(image)
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=max(12, min(labels.shape) // 24))
     for index in np.unique(labels[labels < len(names)]).tolist():
-        inside = cv2.copyMakeBorder((labels == index).astype(np.uint8), 1, 1, 1, 1, cv2.BORDER_CONSTANT)
+        inside = np.pad(labels == index, 1).astype(np.uint8)
         _, room, _, (x, y) = cv2.minMaxLoc(cv2.distanceTransform(inside, cv2.DIST_L2, 3)[1:-1, 1:-1])
         left, top, right, bottom = map(int, draw.textbbox((x, y), names[index], font, anchor="mm"))
-        fits = left >= 0 and right <= labels.shape[1] and room >= bottom - top
-        if fits and (labels[top:bottom, left:right] == index).mean() > 0.8:
-            draw.text(
-                (x, y), names[index], PAPER, font, anchor="mm", stroke_width=max(1, font.size // 9), stroke_fill=INK
-            )
+        behind = labels[top:bottom, left:right] == index if left >= 0 and room >= bottom - top else np.array(False)
+        if behind.mean() > 0.8 and right <= labels.shape[1]:
+            style = {"stroke_width": max(1, font.size // 9), "stroke_fill": INK}
+            draw.text((x, y), names[index], PAPER, font, anchor="mm", **style)
     return np.asarray(canvas)
 
 
@@ -214,21 +186,29 @@ def _caption(texts: Sequence[str], width: int, text_size: int) -> np.ndarray:
 def sheet(
     examples: Sequence[Example], names: Sequence[str], palette: np.ndarray, unseen: Sequence[int], title: str
 ) -> np.ndarray:
-    """Examples below each other: image | ground truth (if any has it) | prediction; (height, width, 3) uint8 RGB."""
-    examples = [thumbnail(*example) for example in examples]
+    """Examples below each other, (height, width, 3) uint8 RGB: image | ground truth | prediction | errors.
+
+    Grey: pixels that do not count. Without any ground truth: image | prediction.
+    """
     with_truth = any(truth is not None for *_, truth in examples)
-    columns = ("image", "ground truth", "prediction") if with_truth else ("image", "prediction")
-    width = len(columns) * (PANEL + MARGIN) + MARGIN
+    columns = ("image", "ground truth", "prediction", "errors: red") if with_truth else ("image", "prediction")
+    width, maps = len(columns) * (PANEL + MARGIN) + MARGIN, []
     rows = [_caption([title], width, 20), _caption(columns, width, 17)]
-    for name, image, prediction, truth in examples:
-        canvas, panels = np.full((len(image), width, 3), PAPER, dtype=np.uint8), [image]
-        for labels in (truth, prediction) if with_truth else (prediction,):
-            panels.append(np.full_like(image, 235) if labels is None else overlay(image, labels, palette, opacity=0.7))
-        for column, panel in enumerate(panels):
+    for name, image, prediction, truth in (thumbnail(*example) for example in examples):
+        canvas, panels = np.full((len(image), width, 3), PAPER, dtype=np.uint8), {0: image}
+        if truth is None:
+            panels[2 if with_truth else 1] = overlay(image, prediction, palette, opacity=0.7)
+            maps.append(prediction)
+        else:
+            shown = np.where(truth < len(palette), prediction, NONE)
+            errors = np.where(truth < len(palette), prediction != truth, NONE)
+            panels |= {1: overlay(image, truth, palette, opacity=0.7), 2: overlay(image, shown, palette, opacity=0.7)}
+            panels[3] = overlay(image, errors, np.uint8([PAPER, (230, 0, 0)]), opacity=0.7)
+            maps += [truth, shown]
+        for column, panel in panels.items():
             left = MARGIN + column * (PANEL + MARGIN) + (PANEL - image.shape[1]) // 2
             canvas[:, left : left + image.shape[1]] = panel
         rows += [canvas, _caption([name], width, 13)]
-    maps = [labels for *_, prediction, truth in examples for labels in (prediction, truth) if labels is not None]
     return np.concatenate([*rows, legend(maps, names, palette, unseen, width, 17)])
 
 

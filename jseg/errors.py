@@ -1,7 +1,5 @@
 """The exception for mistakes that a user can fix, and suggestions how."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """Files: written whole or not at all, checked before reading; the cache folder."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -151,11 +149,11 @@ def open_regular(path: str | Path) -> BinaryIO:
     return open(path, "rb")
 
 
-def read_lines(path: Path, key: str) -> tuple[str, ...]:
-    """The lines of a text file that are not blank, without blanks around them; UserError that names a config key."""
+def read_lines(path: Path, key: str, hint: str = "") -> tuple[str, ...]:
+    """The lines of a text file that are not blank, without blanks around them; UserError with `key` and `hint`."""
     try:
         with open_regular(path) as file:
             lines = file.read().decode("utf-8-sig").splitlines()
     except (UserError, OSError, ValueError) as error:
-        raise UserError(f"{key}: no text file with one a line ({error}); a single one is written ('cat',)") from error
+        raise UserError(f"{key}: no text file with one a line ({error}){hint}") from error
     return tuple(line.strip() for line in lines if line.strip())

@@ -18,8 +18,9 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from jseg import drawing
+from jseg.data.class_names import class_palette
 from jseg.data.image_files import read_image
-from jseg.drawing import NONE, class_palette
+from jseg.drawing import NONE
 from jseg.errors import UserError
 from jseg.files import as_json
 from jseg.outputs import MARKS, check_outputs
@@ -62,6 +63,8 @@ def check_class_names(names: Names, seen: Names = (), others: Names = (), thresh
         raise UserError("class names: give at least one, and no empty ones")
     if twice := [text for place, text in enumerate(texts) if lower.index(text.lower()) != place]:
         raise UserError(f"class names: {', '.join(twice)} is given twice")
+    if threshold is not None and not 0 <= threshold <= 1:  # NaN included
+        raise UserError(f"threshold {threshold}: must be 0..1, as scores are")
     if (rest or threshold is not None) and len(groups) > NONE:
         raise UserError(f"others, threshold: only with at most {NONE} class names, as {NONE} is the label of no class")
     wanted, own = {text for group in _split(seen) for text in group}, tuple(group[0] for group in groups)
@@ -96,14 +99,11 @@ def outlines(mask: np.ndarray) -> list[np.ndarray]:
     """
     doubled = mask.astype(np.uint8).repeat(2, axis=0).repeat(2, axis=1)  # pixels 2i - 1 and 2i touch corner i
     contours, hierarchy = cv2.findContours(doubled, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-    rings = [(contour[:, 0] + 1) // 2 for contour in contours]
-    rings = [ring[(ring != np.roll(ring, 1, axis=0)).any(axis=1)] for ring in rings]
-    parents = hierarchy[0, :, 3].tolist() if rings else []
-    polygons = {place: ring for place, ring in enumerate(rings) if parents[place] < 0}
-    for hole, parent in zip(rings, parents, strict=True):
-        if parent >= 0:
-            outer = polygons[parent]
-            polygons[parent] = np.concatenate([outer, outer[:1], hole, hole[:1]])
+    polygons = {}
+    for place, contour in enumerate(contours):  # an outer one comes before its holes
+        ring, outer = (contour[:, 0] + 1) // 2, polygons.get(parent := hierarchy[0, place, 3])
+        ring = ring[(ring != np.roll(ring, 1, axis=0)).any(axis=1)]
+        polygons |= {place: ring} if outer is None else {parent: np.concatenate([outer, outer[:1], ring, ring[:1]])}
     return [*polygons.values()]
 
 
@@ -126,10 +126,12 @@ class Segmentation:
         rest = self.labels.size - int(counts.sum())
         return shares | ({"none of these": rest / self.labels.size} if rest else {})
 
-    def __repr__(self) -> str:
+    def __str__(self) -> str:
         shares = sorted(self.shares.items(), key=lambda item: -item[1])
-        shown = ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares if share)
-        return f"Segmentation({self.labels.shape[1]}x{self.labels.shape[0]}: {shown})"
+        return ", ".join(f"{name} {100 * share:.1f} %" for name, share in shares if share)
+
+    def __repr__(self) -> str:
+        return f"Segmentation({self.labels.shape[1]}x{self.labels.shape[0]}: {self})"
 
     def _repr_png_(self) -> bytes | None:
         return None if self.image is None else drawing.png_bytes(self.overlay())

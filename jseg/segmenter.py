@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from jseg.baselines_config import plain_clip_config, plain_clip_note
+from jseg.baselines_config import plain_clip_config
 from jseg.clip.class_embeddings import VOC_TEMPLATES, TextModel, text_model_of
 from jseg.clip.weights import count_layers, read_clip_weights
 from jseg.config import Config, ModelConfig, TestConfig, check, from_dict
@@ -86,8 +86,8 @@ def load_segmenter(
 
     start(device)
     model, notes = load_model(config, file, plain, precision)
-    note = plain_clip_note(plain, training_free) if plain else training_note(file)
-    return Segmenter(model, text_model, config, tuple(filter(None, (*notes, note))))
+    notes += [] if plain else [training_note(file)]
+    return Segmenter(model, text_model, config, tuple(filter(None, notes)))
 
 
 class Segmenter:

@@ -53,6 +53,10 @@ def test_a_wheel_alone_has_the_tools_and_the_configs(installed: Path, tmp_path: 
     assert words == [*command.TASKS, "report", *command.TOOLS]
     done = run(installed, tmp_path, "segment", "--help")
     assert done.stdout.startswith("usage: jseg segment ") and done.returncode == 0, done.stderr
+    assert "\n    jseg segment photo.jpg --classes " in done.stdout and "photo_overlay.png " in done.stdout
+    done = run(installed, tmp_path, "val", "--help")
+    assert "\n    jseg val --config-file shapes_demo --weights work_dirs/" in done.stdout
+    assert "tools/" not in done.stdout and "metrics.json" in done.stdout
     done = run(installed, tmp_path, "val", "--config", "voc12_inductive", "--weights", "w.pth", "data.root=VOC2012")
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith(f"error: folder {tmp_path}/VOC2012/JPEGImages does not exist: ")
@@ -71,6 +75,12 @@ def test_every_tool_has_a_word_but_those_for_a_checkout() -> None:
     tools = {path.stem for path in (ROOT / "tools").glob("*.py")} - {"run_net", "gpu_report", "pack_wheels"}
     assert tools == set(command.TOOLS.values())
     assert all(callable(command.load(word).main) for word in (*command.TASKS, "report", *command.TOOLS))
+
+
+@pytest.mark.parametrize("tool", sorted((ROOT / "tools").glob("*.py")), ids=lambda path: path.stem)
+def test_help_of_every_tool_shows_an_example(tool: Path) -> None:
+    done = subprocess.run([sys.executable, str(tool), "--help"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and f"\n    python tools/{tool.name} " in done.stdout, done.stderr
 
 
 def test_configs_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jseg.data.class_names import SHAPES_NAMES, class_list, class_palette
 from jseg.drawing import (
     GREY,
     UNSEEN_INK,
-    class_palette,
     confusion_image,
     legend,
     overlay,
@@ -58,14 +58,24 @@ def test_255_is_no_class_in_a_palette_of_any_length(tmp_path: Path) -> None:
             assert np.asarray(image.convert("RGB"))[0, 1].tolist() == list(GREY)
 
 
-def test_colours_are_far_apart_and_follow_colour_words() -> None:
+def test_colours_are_far_apart_bright_and_follow_colour_words() -> None:
     names = ["dog", "Red car", "red striped circle", "green tree", "white cat", *(f"thing {n}" for n in range(12))]
     colours = class_palette(names).astype(int)
     gaps = np.linalg.norm(colours[:, None] - [*colours, GREY], axis=2) + 999 * np.eye(17, 18)
-    assert gaps.min() > 40
+    assert gaps.min() > 40 and colours.max(axis=1).min() > 100
     assert (colours[1:3, 0] > colours[1:3, 1:].max(axis=1) + 90).all()  # both red ones
     assert colours[3].argmax() == 1 and colours[4].min() > 200
+    assert class_palette(["a red dot on green", "white a", "white b"])[0].argmax() == 0  # the first word counts
     assert class_palette([]).shape == (0, 3)
+    assert len(np.unique(class_palette([f"n{index}" for index in range(256)]), axis=0)) == 256
+
+
+def test_colours_of_the_drawn_scenes_are_those_of_the_names() -> None:
+    highest = {"red": [0], "green": [1], "blue": [2], "purple": [0, 2], "yellow": [0, 1]}
+    for name, colour in zip(SHAPES_NAMES, class_list("shapes").palette.astype(int), strict=True):
+        channels = highest[name.split()[0]]
+        assert colour[channels].min() > np.delete(colour, channels).max() - 60, name
+        assert colour.argmax() in channels, name
 
 
 def test_both_outputs_of_an_image_appear_or_none(tmp_path: Path) -> None:
@@ -135,13 +145,23 @@ def test_overlay_with_legend_at_any_size(shape: tuple[int, int]) -> None:
     assert has_colour(image[shape[0] :], PALETTE[2])
 
 
-def test_sheet_has_a_column_for_ground_truth_only_when_there_is_one() -> None:
+def test_sheet_compares_with_the_ground_truth_when_there_is_one() -> None:
     image, labels = np.full((60, 90, 3), 100, np.uint8), np.arange(5400).reshape(60, 90) % 3
     without = sheet([("one", image, labels, None)], *CLASSES, "shapes")
-    examples = [("one", image, labels, np.where(labels == 1, 255, labels)), ("two", image, labels, None)]
-    with_truth = sheet(examples, *CLASSES, "shapes")
-    assert with_truth.shape[1] > without.shape[1] and with_truth.shape[0] > 2 * 60
     assert has_colour(without, UNSEEN_INK)
+    truth = np.zeros((288, 288), int)
+    truth[:, 96:192] = 255
+    prediction = np.where(np.arange(288) < 240, 0, 2) * np.ones_like(truth)  # from left: right, does not count, wrong
+    grey = np.full((*truth.shape, 3), 100, np.uint8)
+    found = sheet([("x", grey, prediction, truth), ("y", grey, prediction, None)], *CLASSES, "shapes")
+    assert found.shape[1] > without.shape[1]
+    row = found[200, 12:].reshape(-1, 300, 3)[:, [40, 140, 220, 270]].astype(int)  # image, truth, prediction, errors
+    tinted, none = (0.3 * 100 + 0.7 * np.array([*PALETTE, (255, 255, 255), (230, 0, 0)])), 0.3 * 100 + 0.7 * 128
+    expected = [[100] * 3] * 4, [tinted[0], [none] * 3, tinted[0], tinted[0]]
+    expected += [tinted[0], [none] * 3, tinted[0], tinted[2]], [tinted[3], [none] * 3, tinted[3], tinted[4]]
+    np.testing.assert_allclose(row, np.array([[np.broadcast_to(x, 3) for x in panel] for panel in expected]), atol=1)
+    second = found[200 + 288 + 19, 12:].reshape(-1, 300, 3)[:, 270]
+    np.testing.assert_allclose(second, [[100] * 3, [255] * 3, tinted[2], [255] * 3], atol=1)
 
 
 @pytest.mark.parametrize(("classes", "cell"), [(15, 36), (59, 33), (171, 11), (400, 5)])

@@ -122,7 +122,7 @@ def test_a_released_checkpoint_segments_like_ours(folder: Path, segmenter: Segme
 
 
 def test_files_that_are_no_model(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no CLIP-RC weights"):
+    with pytest.raises(UserError, match=r"no CLIP-RC weights .*looks like CLIP: .*, or --training-free"):
         jseg.load_segmenter(folder / "clip.safetensors")
     write_clip(tmp_path / "wide.safetensors", output_dim=32)
     with pytest.raises(UserError, match="length 32, the model needs 16"):
@@ -162,6 +162,9 @@ def test_class_names() -> None:
     ):  # fmt: skip
         with pytest.raises(UserError, match=message):
             check_class_names(names)
+    for threshold in (-0.1, 30, float("nan")):
+        with pytest.raises(UserError, match=r"threshold .* must be 0\.\.1"):
+            check_class_names("cat, dog", threshold=threshold)
     with pytest.raises(UserError, match="emu not among"):
         check_class_names(("cat", "dog"), ["emu"])
     many = [str(number) for number in range(256)]
@@ -240,7 +243,7 @@ def test_a_plain_clip_segments_without_training_or_config() -> None:
         assert getattr(segmenter.config.model, name) == getattr(config.model, name)
     assert segmenter.config.text == config.text and segmenter.config.data.mean == config.data.mean
     assert np.mean([accuracy(segmenter, scene) for scene in (1, 2, 3)]) > 0.5
-    assert "any class names" in segmenter.notes[-1] and str(path) in segmenter.notes[-1]
+    assert "not trained, any names" in segmenter.notes[-1] and str(path) in segmenter.notes[-1]
     scores = segmenter(labelled(1)[0], ["circle", "green star", "square"], with_scores=True).scores
     assert np.median(np.abs(scores.sum(axis=0) - 1)) < 1e-3  # a softmax, but for interpolation at edges
     for options in ({"config": config}, {"precision": "bf16"}):

@@ -8,8 +8,6 @@
 of JSON with `seconds`, and may add `peak_gib`.
 """
 
-from __future__ import annotations
-
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 
 import json
@@ -50,7 +48,7 @@ def compare(ours: list[str], peer: str, pairs: int, show: Callable[[str], None])
 
 def main() -> int:
     """Runs one task."""
-    parser = ArgumentParser(__doc__, prog="benchmark.py")
+    parser = ArgumentParser(__doc__)
     parser.add_argument("task", choices=("forward", "train", "attention", "evaluate", "startup"))
     parser.add_argument("--size", choices=("voc", "coco", "shapes"), default="voc", help="data set (default: voc)")
     parser.add_argument("--batch", type=int, default=1, help="images at once (default: 1)")

@@ -10,8 +10,6 @@ Pixels of the truly unseen classes are ignored in that run and here. Prints the 
 and the choice beside the published 0.1, and writes them to <work-dir>/gamma.json.
 """
 
-from __future__ import annotations
-
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 
 import argparse

@@ -8,8 +8,6 @@ size than their image, label values that are not of the class list, labels shift
 the published ones. Exit code 1 when something is found, 2 when the check cannot run.
 """
 
-from __future__ import annotations
-
 from jseg.runtime.command_line import ArgumentParser, run
 
 import sys

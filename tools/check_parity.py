@@ -8,8 +8,6 @@ ten times the tolerances are allowed, because Jittor compiles its kernels with f
 over its tolerance.
 """
 
-from __future__ import annotations
-
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 
 from pathlib import Path
@@ -17,7 +15,7 @@ from pathlib import Path
 
 def main() -> int:
     """Runs the checks; returns the exit code."""
-    parser = ArgumentParser(prog="check_parity.py", description="Compare with outputs of the released models.")
+    parser = ArgumentParser(__doc__)
     parser.add_argument("--golden", required=True, type=Path, metavar="DIR", help="folder with recorded outputs")
     parser.add_argument("--only", default="", metavar="BEGINNING", help="only files whose name begins so")
     add_device_options(parser)

@@ -6,8 +6,6 @@
 changed in our terms.
 """
 
-from __future__ import annotations
-
 from jseg.runtime.command_line import ArgumentParser, run
 
 import functools

@@ -11,8 +11,6 @@ PyTorch. A file that holds less or more than a CLIP is refused. Without a target
 Weights of a run of ours are written without optimizer state and paths of this machine, to be passed on.
 """
 
-from __future__ import annotations
-
 from jseg.runtime.command_line import ArgumentParser, run
 
 from pathlib import Path

@@ -8,8 +8,6 @@ The file holds names, templates, the checksum of the weights and the matrix; a r
 refuses it. `--npy` takes the rows of a plain file, such as the released ones, instead of computing them.
 """
 
-from __future__ import annotations
-
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 
 from pathlib import Path

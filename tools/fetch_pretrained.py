@@ -7,8 +7,6 @@
 A file that is there already and whole is kept. `--from` takes a local copy instead of downloading.
 """
 
-from __future__ import annotations
-
 from jseg.runtime.command_line import ArgumentParser, run
 
 import hashlib

@@ -8,8 +8,6 @@
 its output lies beside the report. Exit code 1 when a part failed.
 """
 
-from __future__ import annotations
-
 from jseg.runtime.command_line import ArgumentParser, run
 
 import argparse
@@ -204,7 +202,7 @@ def run_part(options: argparse.Namespace) -> int:
 
 def main() -> int:
     """Runs all parts; see the module docstring."""
-    parser = ArgumentParser(__doc__, prog="gpu_report.py")
+    parser = ArgumentParser(__doc__)
     parser.add_argument("--report", type=Path, default=Path("work_dirs/gpu/report.md"), help="file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace files that jseg did not write")
     parser.add_argument("--only", default="", metavar="WORDS", help="only parts whose name holds this")

@@ -9,8 +9,6 @@ where there are none, every fifth pair is taken for val, and lists are written b
 that you should decide say DECIDE. docs/own_data.md goes on from here.
 """
 
-from __future__ import annotations
-
 from jseg.runtime.command_line import ArgumentParser, run
 
 from pathlib import Path

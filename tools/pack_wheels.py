@@ -11,8 +11,6 @@ well, and with `--cuda13` nothing else. `--kernels` also compiles here, without 
 all that `gpu_report.py --minutes` runs, for GPUs of one compute capability (docs/gpus.md).
 """
 
-from __future__ import annotations
-
 from jseg.runtime.command_line import ArgumentParser, run
 
 import os
@@ -126,7 +124,7 @@ python=${{PYTHON:-python{python}}}
 
 def main() -> None:
     """Packs the folder and prints the sizes."""
-    parser = ArgumentParser(prog="pack_wheels.py", description="Collect wheels for a machine without Internet.")
+    parser = ArgumentParser(__doc__)
     parser.add_argument("folder", type=Path, metavar="OUT", help="folder to fill")
     parser.add_argument("--python", choices=("3.10", "3.11", "3.12"), required=True, help="Python of the other machine")
     parser.add_argument("--cuda13", action="store_true", help="pack a CUDA 13 toolkit too (for drivers from 580 on)")

@@ -8,8 +8,6 @@ beside it. Label maps that are there are kept: after an interruption the same co
 could not be made.
 """
 
-from __future__ import annotations
-
 from jseg.runtime.command_line import run
 
 from pathlib import Path

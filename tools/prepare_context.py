@@ -11,8 +11,6 @@ run-length code for each category in an image. The lists are VOC 2010's ImageSet
 are there are kept: after an interruption the same command goes on. Exit code 1 when some could not be made.
 """
 
-from __future__ import annotations
-
 from jseg.runtime.command_line import run
 
 import json

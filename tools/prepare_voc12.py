@@ -11,8 +11,6 @@ another program made holds SBD's masks of train.txt as well: --overwrite replace
 some could not be made.
 """
 
-from __future__ import annotations
-
 from jseg.runtime.command_line import run
 
 from pathlib import Path

@@ -3,11 +3,9 @@
     python tools/pretrain_clip.py --output pretrained/shapes_clip.safetensors
 
 Writes the weights (float16, both towers, vocabulary in the metadata) and, beside them, the byte-pair vocabulary as a
-file; prints zero-shot accuracy and segmentation without learning. The same seed gives the same weights on the same
+file; prints zero-shot accuracy. The same seed gives the same weights on the same
 machine and number of threads. Results and time of the shipped file: pretrained/README.md.
 """
-
-from __future__ import annotations
 
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 

@@ -13,8 +13,6 @@ seed 0 of all of them, then seed 1, and so on, and writes its tables after each.
 be measured, or none could.
 """
 
-from __future__ import annotations
-
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 
 import argparse

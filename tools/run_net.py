@@ -1,12 +1,20 @@
 """Trains, evaluates and draws: one command for every task.
 
-    python tools/run_net.py --config-file configs/shapes_demo.py --task train
-    python tools/run_net.py --config-file configs/shapes_demo.py --task val --weights weights.safetensors
-    python tools/run_net.py --config-file configs/shapes_demo.py --task test --resume
+    python tools/run_net.py --config-file shapes_demo --task train
+    python tools/run_net.py --config-file voc12_inductive --work-dir D --task train data.root=/data/VOC2012
+    python tools/run_net.py --config-file shapes_demo --task val --weights work_dirs/shapes_demo/weights.safetensors
+    python tools/run_net.py --config-file shapes_demo --task test --resume
 
-`key=value` at the end changes single keys of the config: `train.iterations=100`. Config files, weights and options of
-JSeg and CLIP-RC are taken, too (docs/from_jseg.md). Processes that `mpirun -np 4` or srun starts share the work. Exit
-codes: 0 fine; 1 the expected numbers were missed; 2 a mistake of the user, in one line.
+Files in the work folder, by default work_dirs/<name of the config>:
+
+    train   log.jsonl, config.json, record.json, checkpoint_<iteration>.safetensors; at the end weights.safetensors;
+            where the config asks for evaluation, metrics.json, best.safetensors and best_metrics.json
+    val     metrics.json, confusion.png and confusion.csv; with --save-dir D also what test draws, into D
+    test    images/: a label map and an overlay of each image, and sheet.png
+
+key=value at the end changes single keys of the config: train.iterations=100. Config files, weights and options of JSeg
+and CLIP-RC are taken, too (docs/from_jseg.md). Processes that `mpirun -np 4` or srun starts share the work. Exit codes:
+0 fine; 1 a metric is not what the config expects; 2 a mistake of the user, in one line.
 """
 
 from __future__ import annotations
@@ -34,20 +42,19 @@ from jseg.runtime.start import start
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Command line -> options."""
     parser = ArgumentParser(__doc__)
-    parser.add_argument("--config-file", required=True, help="file, name of one of configs/, or config.json of a run")
-    parser.add_argument("--task", choices=("train", "val", "test"), help="default: train")
-    parser.add_argument("--work-dir", type=Path, help="folder of the run (default: work_dirs/<name of the config>)")
+    parser.add_argument("--config-file", required=True, help="name of one of configs/, a file, or config.json of a run")
+    parser.add_argument("--task", choices=("train", "val", "test"), help="val measures, test draws; default: train")
+    parser.add_argument("--work-dir", type=Path, help="folder for all files; default: work_dirs/<name of the config>")
     parser.add_argument(
         "--resume", "--resume-from", nargs="?", const=NEWEST, metavar="PATH",
-        help="train: go on from a checkpoint, without PATH from the newest whole one of the work folder; "
-        "val, test: the same as --weights",
+        help="go on training from this checkpoint, or without PATH from the newest in the work folder; "
+        "val, test: its weights",
     )  # fmt: skip
-    parser.add_argument("--weights", "--load-from", type=Path, help="weights only: ours, or a released .pth or .pkl")
-    parser.add_argument("--other-classes", action="store_true", help="take weights made for other classes")
-    parser.add_argument(
-        "--save-dir", "--show-dir", type=Path, help="folder for images (test; default: <work-dir>/images)"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace files that jseg did not write")
+    parser.add_argument("--weights", "--load-from", type=Path, help="of a jseg run, or the authors' .pth or .pkl")
+    parser.add_argument("--other-classes", action="store_true", help="take weights that were trained on other classes")
+    text = "folder for drawn images; default: test: <work-dir>/images, val: none are drawn"
+    parser.add_argument("--save-dir", "--show-dir", type=Path, help=text)
+    parser.add_argument("--overwrite", action="store_true", help="also replace files that jseg did not write")
     parser.add_argument("--efficient-val", "--efficient_val", action="store_true", help="accepted; always on")
     same = "--load-from, --resume-from, --show-dir are --weights, --resume, --save-dir"
     released = parser.add_argument_group(f"options of the PyTorch release ({same})")
@@ -57,7 +64,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     released.add_argument("--aug-test", action="store_true", help="test.flip=True and six test.scales")
     released.add_argument("--gpus", type=int, default=1, help="1; more: mpirun -np N before the command")
     add_device_options(parser)
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the config")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes of the config: train.seed=1")
     options = parser.parse_intermixed_args(arguments)
     adopt_released_options(options)
     if options.resume and "=" in options.resume and not Path(options.resume).exists():
@@ -106,21 +113,20 @@ def training_command(options: argparse.Namespace, world: int, resumes: bool) -> 
 
 def next_commands(options: argparse.Namespace, weights: Path, names: Sequence[str]) -> str:
     """The commands that evaluate the weights of a run, draw and segment with them, and plot its curves."""
-    python, folder = program()[0], Path(sys.argv[0]).parent
-    words = {"evaluate": ["jseg", "val"], "draw": ["jseg", "test"]}
-    words |= {"segment": ["jseg", "segment"], "plot": ["jseg", "plot"]}
-    if python != "jseg":
-        run_net, segment, plot_log = ([python, str(folder / f"{n}.py")] for n in ("run_net", "segment", "plot_log"))
-        words = {"evaluate": [*run_net, "--task", "val"], "draw": [*run_net, "--task", "test"]}
-        words |= {"segment": segment, "plot": plot_log}
+    python, lines, segment = (
+        program()[0],
+        [],
+        ["photo.jpg", "--classes", ",".join(names[:3]), "--weights", str(weights)],
+    )
     run = ["--config-file", options.config_file, "--work-dir", str(options.work_dir), "--weights", str(weights)]
-    more = {
-        "evaluate": [*run, *options.overrides],
-        "draw": [*run, *options.overrides],
-        "segment": ["photo.jpg", "--classes", ",".join(names[:3]), "--weights", str(weights)],
-        "plot": [str(options.work_dir)],
-    }
-    return "\n".join(f"{what + ':':10}{shlex.join([*words[what], *more[what]])}" for what in words)
+    run += options.overrides
+    for what, word, tool, more in (
+        ("evaluate", "val", "run_net", run), ("draw", "test", "run_net", run),
+        ("segment", "segment", "segment", segment), ("plot", "plot", "plot_log", [str(options.work_dir)]),
+    ):  # fmt: skip
+        command = [python, str(Path(sys.argv[0]).with_name(f"{tool}.py")), *["--task", word] * (tool == "run_net")]
+        lines.append(f"{what + ':':10}{shlex.join([*(['jseg', word] if python == 'jseg' else command), *more])}")
+    return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> int:

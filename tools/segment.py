@@ -1,15 +1,22 @@
 """Segments images and videos into classes given by name.
 
-    python tools/segment.py cat.jpg --classes "cat|kitten,dog,grass" --weights weights.safetensors --threshold 0.3
+    python tools/segment.py photo.jpg --classes "cat|kitten,dog,grass" --weights weights.safetensors --threshold 0.3
+    python tools/segment.py holiday/ clip.mp4 --classes @names.txt --others "wall,sky" --weights weights.safetensors
+    python tools/segment.py photo.jpg --classes "cat,dog" --weights ViT-B-16.pt --training-free naclip
 
-Writes, for each image, `<name>.png` (label map: 0 = first class, 255 = none of them, in colours) and
-`<name>_overlay.png` (the image tinted, with a legend) into the folder `--save-dir`, and prints the share of each class.
-Of a video it writes `<name>_overlay.mp4`.
+Prints the share of each class and writes into the folder --save-dir, whichever of these --save names:
+
+    photo.png            labels: the class of each pixel, 0 = the first one, 255 = none of them, in colours
+    photo_overlay.png    overlay: the image in these colours, with a legend
+    photo_mask_cat.png   masks: white where the class is, a file for each class
+    photo_scores.npz     scores: class names, and scores as float16 (classes, height, width)
+    coco.json            json: run lengths, polygons, boxes and scores of all images in COCO's format
+    clip_overlay.mp4     of a video nothing but this, whatever --save says: the overlay of each frame
 """
 
 from __future__ import annotations
 
-from jseg.runtime.command_line import ArgumentParser, add_device_options, run
+from jseg.runtime.command_line import ArgumentParser, add_weights_options, run
 
 import argparse
 import csv
@@ -18,7 +25,7 @@ import io
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -27,56 +34,51 @@ import numpy as np
 from tqdm import tqdm
 
 from jseg.clip.class_embeddings import VOC_TEMPLATES
-from jseg.config import PRECISIONS, TRAINING_FREE, read_config
+from jseg.config import read_config
+from jseg.data.class_names import class_palette
 from jseg.data.image_files import read_image
 from jseg.data.loader import check_cost
-from jseg.drawing import class_palette, overlay
+from jseg.drawing import overlay
 from jseg.errors import UserError
 from jseg.files import TEMPORARY, check_writable, read_lines, write_json, write_whole
 from jseg.outputs import check_outputs
-from jseg.segmentation import PARTS, check_class_names, saved_paths
+from jseg.segmentation import PARTS, Segmentation, check_class_names, saved_paths
 from jseg.segmenter import load_segmenter
 
 IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")  # what is taken from a folder
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """Options of the command line."""
-    parser = ArgumentParser(__doc__)
-    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="images, videos, folders, patterns")
-    parser.add_argument(
-        "--classes", required=True, help='"cat|kitten,dog": names; a kitten is a cat too; or @FILE with one a line'
-    )
-    parser.add_argument("--others", default="", help='"wall,sky": names that compete; where they win is no class (255)')
-    parser.add_argument("--threshold", type=float, help="pixels whose best score, 0..1, is lower are no class (255)")
-    parser.add_argument("--weights", required=True, type=Path, help="of a run, a released .pth or .pkl, or: shapes")
-    parser.add_argument(
-        "--training-free", nargs="?", default="", const="class_token", choices=TRAINING_FREE, metavar="METHOD",
-        help=f"--weights are those of a plain CLIP: {', '.join(TRAINING_FREE)} (without METHOD: class_token)",
-    )  # fmt: skip
-    parser.add_argument("--clip", default="", metavar="PATH", help="CLIP weights, where --weights has no text tower")
-    parser.add_argument(
-        "--template", action="append", help=f'text with {{}} for the name (default: "{VOC_TEMPLATES[0]}"); repeat '
-        "for an ensemble",
-    )  # fmt: skip
-    parser.add_argument("--seen", default="", help="those of the classes that the model was trained on (calibration)")
-    parser.add_argument("--save-dir", type=Path, default=Path("segmented"), help="default: segmented")
-    parser.add_argument("--save", default="labels,overlay", help=f"some of {','.join(PARTS)}; default: labels,overlay")
-    parser.add_argument("--summary", type=Path, metavar="FILE.csv", help="a table of the shares of all images")
-    parser.add_argument("--opacity", type=float, default=0.55, help="of the colours in overlays; default: 0.55")
-    parser.add_argument("--outline", action="store_true", help="draw the borders of the classes only")
-    parser.add_argument("--skip-bad", action="store_true", help="go on without files that cannot be read")
-    parser.add_argument("--overwrite", action="store_true", help="replace files that jseg did not write")
-    parser.add_argument("--config-file", default="", help="config of the weights, where they do not tell it")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="default: fp32")
-    add_device_options(parser)
-    return parser.parse_args(arguments)
-
-
 def listed_names(text: str) -> str | Sequence[str]:
     """Class names of an option: as they are, or the lines of the file behind an @."""
     return read_lines(Path(text[1:]), text) if text.startswith("@") else text
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Options of the command line."""
+    parser = ArgumentParser(__doc__)
+    add, names = parser.add_argument, {"type": listed_names, "metavar": "NAMES"}
+    add("images", nargs="+", type=Path, metavar="IMAGE", help="images, videos, folders and their subfolders, 'a/*.png'")
+    add("--classes", required=True, **names, help='"cat|kitten,dog" (a kitten is a cat), or @FILE, one a line')
+    add("--others", default="", **names, help='"wall,sky": what else is there; pixels more like these get label 255')
+    add("--threshold", type=float, help="0.3: pixels whose best score (0..1) is lower get label 255")
+    add("--template", action="append", help=f'text around a name: "{VOC_TEMPLATES[0]}" (default); repeat to average')
+    add("--seen", default="", **names, help='"cat,dog": which were in training; gamma lowers their scores')
+    add_weights_options(parser, required=True)
+    add("--save-dir", type=Path, default=Path("segmented"), help="folder for all files; default: segmented")
+    add("--save", default="labels,overlay", help=f"some of {','.join(PARTS)}, see above; default: labels,overlay")
+    add("--summary", type=Path, metavar="FILE", help="write a table with the shares of each image, too: shares.csv")
+    add("--opacity", type=float, default=0.55, help="0..1, of the colours in overlays; default: 0.55")
+    add("--outline", action="store_true", help="draw nothing but the borders of classes in overlays")
+    add("--skip-bad", action="store_true", help="leave out files that cannot be read, and say which")
+    add("--overwrite", action="store_true", help="also replace files that jseg did not write")
+    options = parser.parse_args(arguments)
+    if not 0 <= options.opacity <= 1:
+        raise UserError(f"--opacity {options.opacity:g}: must be 0..1")
+    options.parts = options.save.replace(" ", "").split(",")
+    options.coco = options.save_dir / "coco.json" if "json" in options.parts else None  # one for all images
+    options.parts = [part for part in options.parts if part != "json"]
+    return options
 
 
 def find_images(paths: Sequence[Path], save_dir: Path) -> dict[Path, str]:
@@ -98,12 +100,9 @@ def frames(path: Path) -> Iterator[np.ndarray]:
     if path.suffix.lower() not in VIDEOS:
         yield read_image(path)
         return
-    capture = cv2.VideoCapture(str(path)) if path.is_file() else None
-    if capture is None or not capture.grab():
-        raise UserError(f"{path}: not a video that OpenCV can read")
-    yield cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2RGB)
-    while capture.grab():
-        yield cv2.cvtColor(capture.retrieve()[1], cv2.COLOR_BGR2RGB)
+    capture = cv2.VideoCapture(str(path))
+    while (read := capture.read())[0]:
+        yield cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB)
 
 
 def write_video(path: Path, target: Path, draw: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -114,8 +113,7 @@ def write_video(path: Path, target: Path, draw: Callable[[np.ndarray], np.ndarra
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=TEMPORARY) as temporary:
         unfinished = os.path.join(temporary, target.name)
         for frame in tqdm(frames(path), str(path), count if count > 0 else None, disable=None):
-            size = frame.shape[1::-1]
-            writer = writer or cv2.VideoWriter(unfinished, cv2.VideoWriter_fourcc(*"mp4v"), rate, size)
+            writer = writer or cv2.VideoWriter(unfinished, cv2.VideoWriter_fourcc(*"mp4v"), rate, frame.shape[1::-1])
             writer.write(cv2.cvtColor(draw(frame), cv2.COLOR_RGB2BGR))
         writer.release()
         os.replace(unfinished, target)
@@ -126,7 +124,9 @@ def readable(images: dict[Path, str], skip_bad: bool) -> dict[Path, tuple[int, i
     sizes = {}
     for path in images:
         try:
-            sizes[path] = next(frames(path)).shape[:2]
+            if (frame := next(frames(path), None)) is None:
+                raise UserError(f"{path}: not a video that OpenCV can read")
+            sizes[path] = frame.shape[:2]
         except UserError as error:
             if not skip_bad:
                 raise
@@ -136,62 +136,69 @@ def readable(images: dict[Path, str], skip_bad: bool) -> dict[Path, tuple[int, i
     return sizes
 
 
+def plan_outputs(
+    options: argparse.Namespace, images: dict[Path, str], kept: Iterable[Path], names: Sequence[str]
+) -> dict[Path, list[Path]]:
+    """The files that each kept image leads to; UserError unless these, coco.json and the summary may be written."""
+    outputs, inputs = {}, [*images, options.weights, options.clip, options.config_file]
+    for path in kept:
+        outputs[path] = saved_paths(options.save_dir, images[path], names, options.parts)
+        if path.suffix.lower() in VIDEOS:
+            outputs[path] = [options.save_dir / f"{images[path]}_overlay.mp4"]
+    written = [file for files in outputs.values() for file in files]
+    check_outputs(filter(None, [*written, options.coco]), inputs, options.save_dir, options.overwrite)
+    check_outputs(filter(None, [options.summary]), inputs, overwrite=options.overwrite)
+    return outputs
+
+
+def segment_all(
+    segment: Callable[[np.ndarray], Segmentation], options: argparse.Namespace, images: dict[Path, str],
+    outputs: dict[Path, list[Path]], names: Sequence[str],
+) -> None:  # fmt: skip
+    """Writes the files of every image, prints a line for it, and writes what is about all of them."""
+    style, columns = (options.opacity, options.outline), [*names, "none of these"]
+    table, coco, palette = [["image", *columns]], {"images": [], "annotations": []}, class_palette(names)
+    for path, files in tqdm(outputs.items(), "images", disable=None if len(outputs) > 1 else True):
+        result: object = "overlay of each frame"
+        if path.suffix.lower() in VIDEOS:
+            write_video(path, files[0], lambda x: overlay(x, segment(x).labels, palette, *style, names))
+        else:
+            result = segment(read_image(path))
+            result.save(options.save_dir, images[path], options.parts, options.overwrite, *style)
+            table.append([path, *(f"{result.shares.get(name, 0):.4f}" for name in columns)])
+            if options.coco:
+                entries = result.to_coco(len(coco["images"]) + 1, str(path), len(coco["annotations"]) + 1)
+                coco |= {key: coco.get(key, []) * (key != "categories") + entries[key] for key in entries}
+        tqdm.write(f"{path}: {result}" + f" -> {', '.join(map(str, files))}" * bool(files))
+    if options.coco:
+        write_json(options.coco, coco)
+        print(f"annotations: {options.coco}")
+    if options.summary:
+        text = io.StringIO()
+        csv.writer(text).writerows(table)
+        write_whole(options.summary, text.getvalue().encode())
+        print(f"shares of the classes: {options.summary}")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Segments the images of the command line; looks at all of them before the first output."""
     options = parse_arguments(arguments)
-    words = [listed_names(text) for text in (options.classes, options.seen, options.others)]
-    names, texts, *_ = check_class_names(*words, options.threshold)
-    if not 0 <= options.opacity <= 1:
-        raise UserError(f"--opacity {options.opacity:g}: must be 0..1")
-    templates, parts = tuple(options.template or VOC_TEMPLATES), options.save.split(",")
+    names, texts, *_ = check_class_names(options.classes, options.seen, options.others, options.threshold)
     images = find_images(options.images, options.save_dir)
-    sizes, outputs = readable(images, options.skip_bad), {}
-    each = [part for part in parts if part != "json"]
-    coco_path, coco = options.save_dir / "coco.json", {"images": [], "annotations": []}  # one for all images
-    for path in sizes:
-        outputs[path] = saved_paths(options.save_dir, images[path], names, each)
-        if path.suffix.lower() in VIDEOS:
-            outputs[path] = [options.save_dir / f"{images[path]}_overlay.mp4"]
-    written = [output for files in outputs.values() for output in files] + [coco_path] * ("json" in parts)
-    inputs = [*images, options.weights, options.clip, options.config_file]
-    check_outputs(written, inputs, options.save_dir, options.overwrite)
-    check_outputs([options.summary] if options.summary else [], inputs, overwrite=options.overwrite)
+    sizes = readable(images, options.skip_bad)
+    outputs = plan_outputs(options, images, sizes, names)
     config = read_config(options.config_file) if options.config_file else None
     segmenter = load_segmenter(options.weights, options.device, options.clip, config, options.precision,
                                options.training_free)  # fmt: skip
     print("\n".join(segmenter.notes), flush=True)
     for path, size in sizes.items():
         check_cost(size, segmenter.config.test, str(path))
-    segmenter.embeddings(texts, templates)  # their errors come before the folder is made
+    words = {"class_names": options.classes, "seen": options.seen, "others": options.others}
+    words["templates"] = options.template or VOC_TEMPLATES
+    segmenter.embeddings(texts, words["templates"])  # their errors come before the folder is made
     check_writable(options.save_dir)
-    segment = partial(segmenter, class_names=words[0], templates=templates, seen=words[1], others=words[2],
-                      threshold=options.threshold, with_scores="scores" in parts)  # fmt: skip
-    style, rows, palette = (options.opacity, options.outline), [], class_palette(names)
-
-    def draw(frame: np.ndarray) -> np.ndarray:
-        return overlay(frame, segment(frame).labels, palette, *style, names)
-
-    for path in tqdm(outputs, "images", disable=None if len(outputs) > 1 else True):
-        shown = "overlay of each frame"
-        if path.suffix.lower() in VIDEOS:
-            write_video(path, outputs[path][0], draw)
-        else:
-            result = segment(read_image(path))
-            result.save(options.save_dir, images[path], each, options.overwrite, *style)
-            rows.append({"image": path} | {name: f"{share:.4f}" for name, share in result.shares.items()})
-            shown = str(result).partition(": ")[2][:-1]
-            if "json" in parts:
-                entries = result.to_coco(len(coco["images"]) + 1, str(path), len(coco["annotations"]) + 1)
-                coco |= {key: coco.get(key, []) * (key != "categories") + entries[key] for key in entries}
-        tqdm.write(f"{path}: {shown} -> {', '.join(map(str, outputs[path]))}")
-    if "json" in parts:
-        write_json(coco_path, coco)
-    if options.summary:
-        table = io.StringIO()
-        writer = csv.DictWriter(table, ["image", *names, "none of these"], restval=0)
-        writer.writeheader()
-        writer.writerows(rows)
-        write_whole(options.summary, table.getvalue().encode())
+    segment = partial(segmenter, **words, threshold=options.threshold, with_scores="scores" in options.parts)
+    segment_all(segment, options, images, outputs, names)
     return 0
 
 

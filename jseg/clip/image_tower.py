@@ -1,7 +1,5 @@
 """CLIP's image tower (https://github.com/openai/CLIP), with OpenAI's state names but for the prefix `visual.`."""
 
-from __future__ import annotations
-
 import jittor as jt
 import numpy as np
 from jittor import nn

@@ -1,7 +1,5 @@
 """CLIP's text tower (https://github.com/openai/CLIP), with OpenAI's state names."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import jittor as jt

@@ -6,8 +6,6 @@ Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units", 
 Ids: 256 bytes, the same 256 as the end of a word, one id per merge, start of text, end of text.
 """
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import html

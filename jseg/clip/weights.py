@@ -5,8 +5,6 @@ before those of the text tower), and Hugging Face's CLIPModel (https://huggingfa
 The activation, which files do not state, must be QuickGELU: others would run, but give wrong features.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

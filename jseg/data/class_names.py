@@ -5,12 +5,11 @@ Context split A: the ZS3 and OTSeg line of work, split B: Cascade-CLIP), the col
 (https://host.robots.ox.ac.uk/pascal/VOC/voc2012).
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 
 from jseg.config import DataConfig
@@ -35,6 +34,12 @@ SHAPES_NAMES = split_names("""
 
 OWN = "custom"  # data.dataset of your own data
 IGNORED = 255  # in label maps: no class, left out of training targets and metrics
+GREY = (128, 128, 128)  # RGB of pixels of no class
+COLOUR_WORDS = {  # that a class name may hold
+    "red": (230, 0, 0), "orange": (255, 125, 0), "brown": (140, 80, 35), "yellow": (255, 230, 0), "blue": (50, 99, 255),
+    "green": (40, 190, 40), "purple": (150, 50, 210), "violet": (150, 50, 210), "pink": (255, 140, 200),
+    "white": (255, 255, 255), "black": (35, 35, 35), "grey": (190, 190, 190), "gray": (190, 190, 190),
+}  # fmt: skip
 UNSEEN_PIXEL = -1  # transductive target: "some unseen class", which the losses replace by pseudo-labels
 
 
@@ -48,7 +53,7 @@ class ClassList:
     unseen: tuple[int, ...]
     stored: tuple[int, ...]  # pixel value of each class in the label PNGs
     stored_ignored: tuple[int, ...]  # pixel values that mean "no class"
-    colours: tuple[tuple[int, int, int], ...] = ()  # RGB of each class; () = VOC's
+    colours: tuple[tuple[int, int, int], ...] = ()  # RGB of each class; () = VOC's in published data sets, else by name
 
     @property
     def seen(self) -> tuple[int, ...]:
@@ -58,7 +63,9 @@ class ClassList:
     @property
     def palette(self) -> np.ndarray:
         """Colour of each class, (C, 3) uint8 RGB."""
-        return np.array(self.colours, np.uint8) if self.colours else voc_palette(len(self.names) + 1)[1:]
+        published = self.dataset in ("voc12", "coco_stuff", "context")
+        found = self.colours or (voc_palette(len(self.names) + 1)[1:] if published else class_palette(self.names))
+        return np.array(found, np.uint8)
 
     @property
     def title(self) -> str:
@@ -73,6 +80,30 @@ def voc_palette(count: int) -> np.ndarray:
     for place in range(3):  # bit 3 * place + channel of the index becomes bit 7 - place of that channel
         colours |= (indices >> (3 * place + np.arange(3)) & 1) << (7 - place)
     return colours.astype(np.uint8)
+
+
+def class_palette(names: Sequence[str]) -> np.ndarray:
+    """(C, 3) uint8 RGB: a bright colour for each class, far from the others and from grey; what its name says, if so.
+
+    A name with a colour word gets a colour that is nearer to this one than to any other of `COLOUR_WORDS`.
+    """
+    grid = np.indices((8, 8, 8)).reshape(3, -1).T * 255 // 7
+    colours = np.vstack([grid, [*COLOUR_WORDS.values()], [GREY]]).astype(np.uint8)
+    places = cv2.cvtColor(colours[None] / np.float32(255), cv2.COLOR_RGB2LAB)[0]
+    apart = np.linalg.norm(places[:, None] - places, axis=2)  # as the eye sees it: CIE 1976
+    words, nearest = dict(zip(COLOUR_WORDS, apart[len(grid) : -1], strict=True)), apart[-1]
+    bright = (places[:, 0] >= 40) & (np.hypot(places[:, 1], places[:, 2]) >= 35)  # lightness, saturation
+    spoken = [next((word for word in name.lower().split() if word in words), "") for name in names]
+    chosen = np.zeros(len(names), int)
+    for index in sorted(range(len(names)), key=lambda index: not spoken[index]):
+        allowed = bright
+        if word := spoken[index]:
+            own = words[word]
+            close = bright & (own <= 60) if bright[own.argmin()] else own <= 20  # white has only one tone
+            allowed = close & (own <= np.min([*words.values()], axis=0)) if nearest[own.argmin()] < 20 else own == 0
+        chosen[index] = np.where(allowed, nearest, -1).argmax()
+        nearest = np.minimum(nearest, apart[:, chosen[index]])
+    return colours[chosen]
 
 
 _CLASS_LISTS = (

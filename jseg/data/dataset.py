@@ -1,7 +1,5 @@
 """Data sets on disk, pairs of image and label PNG in PASCAL VOC's layout: opened, read, and checked for faults."""
 
-from __future__ import annotations
-
 import os
 import random
 from collections.abc import Sequence

@@ -3,8 +3,6 @@
 No names of data sets are known here: an image and a label map belong together when their file names begin alike.
 """
 
-from __future__ import annotations
-
 import itertools
 import os
 import re

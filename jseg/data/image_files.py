@@ -3,8 +3,6 @@
 OpenCV fills missing parts of a JPEG with grey and believes the sizes in a header, so Pillow looks at every file first.
 """
 
-from __future__ import annotations
-
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager

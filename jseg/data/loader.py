@@ -3,8 +3,6 @@
 Training walks an endless shuffled stream; a sample is a pure function of (data set, configuration, stream position).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from contextlib import closing

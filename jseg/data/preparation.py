@@ -1,7 +1,5 @@
 """What the tools that prepare data sets share: options, .mat files, parallel conversion."""
 
-from __future__ import annotations
-
 from jseg.runtime.command_line import ArgumentParser
 
 import importlib.util

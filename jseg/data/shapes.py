@@ -5,8 +5,6 @@ be understood from words that seen ones share with it. A scene, a pure function 
 (H, W, 3) float32 RGB in [0, 255]; one unit is a pixel of a scene of short side 96.
 """
 
-from __future__ import annotations
-
 import colorsys
 from dataclasses import dataclass
 from functools import lru_cache

@@ -3,8 +3,6 @@
 Images are (H, W, 3) uint8 RGB; label maps are (H, W) uint8 with 255 = ignored.
 """
 
-from __future__ import annotations
-
 import cv2
 import numpy as np
 from numpy.random import Generator

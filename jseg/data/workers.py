@@ -5,8 +5,6 @@ Ctrl-C and the signals that schedulers send to every process of a job (SIGTERM; 
 still finishes its step and saves, for which it needs them.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

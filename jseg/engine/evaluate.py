@@ -141,6 +141,10 @@ class Drawings:
         drawn = drawing.overlay_with_legend(image, labels, *self.classes)
         drawing.write_segmentation(self.save_dir, name, stored, self.stored_palette, drawn, self.overwrite)
         if index in self.in_sheet:
+            if truth is not None and (truth != IGNORED).any():
+                matrix = ConfusionMatrix(len(self.classes[0]))
+                matrix.update(labels, truth)
+                name += f": mIoU of its classes {100 * matrix.iou()[matrix.label_area > 0].mean():.1f}"
             self.examples[index] = drawing.thumbnail(name, image, labels, truth)
 
     def finish(self, ranks: Ranks) -> None:

@@ -132,7 +132,8 @@ def load_model(
     if config.test.training_free:
         if clip is None:
             raise UserError("test.training_free measures CLIP as it is: use tools/run_net.py --task val")
-        return PlainClip(config.model, clip.tensors, config.test.training_free), []
+        line = f"plain CLIP {clip.source.path} (SHA-256 {clip.source.sha256}), {config.test.training_free}"
+        return PlainClip(config.model, clip.tensors, config.test.training_free), [f"{line}: not trained, any names"]
     model, notes = build_clip_rc(config.model), []
     if file is not None:
         notes = [f"weights {file.path} ({file.kind}, SHA-256 {file.sha256})"]

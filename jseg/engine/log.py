@@ -1,7 +1,5 @@
 """What a run reports in its work folder: `log.jsonl`, console lines, TensorBoard events, the record of its starts."""
 
-from __future__ import annotations
-
 from jseg.runtime.command_line import program
 
 import importlib.util

@@ -4,8 +4,6 @@ Zhang et al., CVPR 2024, section 4.1; as in the released models. Only logits on 
 resolution are computed for a band of rows at a time, so memory does not grow with classes x image.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 

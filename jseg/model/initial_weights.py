@@ -5,8 +5,6 @@ runs: mask logits start low and close together, as most pixels are of no given c
 Object Detection", ICCV 2017, section 3.3), and text and patch features are passed on as they are at first.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

@@ -4,8 +4,6 @@
 dice are sums until they are divided by the number of masks in the batch: those of micro-batches add up exactly.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Taking over the weights of a CLIP-RC checkpoint: the released ones, or our own under the same names."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 

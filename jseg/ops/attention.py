@@ -5,8 +5,6 @@ which is that of the output as well. On CPU the kernels of jseg/ops/kernels/atte
 attention.cuh: scores never reach memory, and dropped weights are drawn again for the gradient.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import jittor as jt

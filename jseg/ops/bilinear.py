@@ -3,8 +3,6 @@
 The backward pass of Jittor's own scatters; that of a product is many times faster and always adds in one order.
 """
 
-from __future__ import annotations
-
 from functools import lru_cache
 
 import jittor as jt

@@ -1,7 +1,5 @@
 """Keeps a GPU from waiting for the CPU: constants sent once, images sent as bytes, transposition on the device."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable
 from functools import lru_cache

@@ -4,8 +4,6 @@ On CUDA, Jittor rounds to nearest and cuBLAS adds products of halves up in float
 adds up in 16 bits; so there everything is computed in float32 from rounded inputs, and the result is rounded.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -3,8 +3,6 @@
 On CPU by jseg/ops/kernels/layers.h; on CUDA by cuBLAS, and layers.cuh for what comes after its products.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import jittor as jt

@@ -1,7 +1,5 @@
 """What is computed for each kind of golden file: a check takes a file and returns our arrays under the file's names."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

@@ -1,7 +1,5 @@
 """Compares every file of a golden set with our numbers: per file the worst array and everything left unchecked."""
 
-from __future__ import annotations
-
 import json
 import traceback
 from collections.abc import Callable, Iterator, Mapping

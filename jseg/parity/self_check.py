@@ -1,7 +1,5 @@
 """Small computations with known results, run on the chosen device: a table of ok, failed and skipped."""
 
-from __future__ import annotations
-
 import time
 from functools import partial
 from pathlib import Path

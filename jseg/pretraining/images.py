@@ -1,7 +1,5 @@
 """Settings of a pre-training run and its captioned images: pure functions of (settings, iteration). No Jittor."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass

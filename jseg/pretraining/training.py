@@ -1,7 +1,5 @@
 """Contrastive pre-training of a small CLIP: towers, loss (Radford et al., 2021, figure 3), training loop, figures."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterable
@@ -13,21 +11,18 @@ import jittor as jt
 import numpy as np
 from jittor import nn
 
-from jseg.baselines import before_last_block, patch_logits
+from jseg.baselines import before_last_block
 from jseg.clip.blocks import unit_length
 from jseg.clip.class_embeddings import embed_class_names, unit_rows
 from jseg.clip.image_tower import ImageTower, random_image_weights
 from jseg.clip.text_tower import TextTower, random_text_weights
 from jseg.clip.tokenizer import Tokenizer
 from jseg.clip.weights import FORMAT
-from jseg.config import METRICS, DataConfig, ShapesConfig
-from jseg.data.class_names import SHAPES_NAMES, class_list
-from jseg.data.shapes import ShapesDataset
+from jseg.config import DataConfig
+from jseg.data.class_names import SHAPES_NAMES
 from jseg.engine.optimizer import AdamW
 from jseg.errors import CheckFailed
-from jseg.metrics import ConfusionMatrix
 from jseg.ops.attention import cross_attention
-from jseg.ops.bilinear import resize_bilinear
 from jseg.ops.device import normalise
 from jseg.pretraining.images import (
     HELD_OUT_STREAM,
@@ -185,29 +180,12 @@ def zero_shot_accuracy(clip: SmallClip, text: np.ndarray, stage: Stage, count: i
     return float(100 * right.mean()), [float(100 * group.mean()) if group.size else None for group in groups]
 
 
-def training_free_metrics(tower: ImageTower, count: int, text: np.ndarray, features: str) -> dict[str, Any]:
-    """Metrics of the first `count` scenes of the validation split without training; `features`: see `TRAINING_FREE`."""
-    matrix, classes = ConfusionMatrix(len(SHAPES_NAMES)), class_list("shapes")
-    dataset = ShapesDataset(DataConfig(shapes=ShapesConfig(val_scenes=count)), "val")
-    with jt.no_grad():
-        for image, labels, _ in map(dataset.read, range(count)):
-            image = normalise(image.transpose(2, 0, 1)[None], DataConfig())
-            scores = patch_logits(tower, image, jt.array(text), features)
-            matrix.update(resize_bilinear(scores, labels.shape).numpy()[0].argmax(0), labels)
-    return matrix.summary(classes.seen, classes.unseen, classes.names)
-
-
 def evaluate(clip: SmallClip, tokenizer: Tokenizer, count: int = 1000) -> dict[str, Any]:
-    """All figures in percent, on `count` single-object images and a tenth as many scenes for segmentation."""
+    """All figures in percent, on `count` single-object images."""
     text = embed_class_names(SHAPES_NAMES, TEMPLATES, tokenizer, clip.text, "")
     accuracy, per_class = zero_shot_accuracy(clip, text, CROPS, count)
-    figures: dict[str, Any] = {
+    return {
         "zero-shot accuracy": accuracy,
         "zero-shot accuracy, whole scenes": zero_shot_accuracy(clip, text, WHOLE_SCENES, count)[0],
         "per class": dict(zip(SHAPES_NAMES, per_class, strict=True)),
     }
-    names = ("patch features", "value path", "value path read by the class token")
-    for features, name in zip(("patch_features", "value_path", "class_token"), names, strict=True):
-        metrics = training_free_metrics(clip.image, max(count // 10, 1), text, features)
-        figures[f"training-free, {name}"] = {key: metrics[key] for key in METRICS}
-    return figures

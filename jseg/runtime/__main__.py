@@ -1,7 +1,5 @@
 """`python -m jseg.runtime [--check]`: what was found here, and the commands that install what is missing."""
 
-from __future__ import annotations
-
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
 
 from pathlib import Path
@@ -11,7 +9,7 @@ from jseg.runtime.prepare import findings, prepare
 
 def main() -> int:
     """Prints the report and, with `--check`, computes."""
-    parser = ArgumentParser(prog="python -m jseg.runtime", description="What jseg found on this machine.")
+    parser = ArgumentParser("What jseg found on this machine.", prog="python -m jseg.runtime")
     parser.add_argument("--check", action="store_true", help="also compute (compiles Jittor the first time: minutes)")
     parser.add_argument("--golden", type=Path, metavar="DIR", help="golden set (default: that of the checkout)")
     add_device_options(parser)

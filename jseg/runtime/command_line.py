@@ -1,6 +1,6 @@
 """What every command-line tool shares: one-line errors, exit codes, the choice of device.
 
-Exit codes: 0 fine; 1 a check says no; 2 a mistake of the user's, or a file that cannot be read or written; 3 a mistake
+Exit codes: 0 fine; 1 a check failed; 2 a mistake of the user's, or a file that cannot be read or written; 3 a mistake
 of jseg's, its traceback in a file (JSEG_DEBUG=1 prints it); 130 interrupted; 141 the output's reader went away, as in
 `| head`. A tool imports this module first, so that Ctrl-C is one line while it still imports.
 """
@@ -33,11 +33,20 @@ def program() -> list[str]:
     return [name if shutil.which(name) == sys.executable else sys.executable, sys.argv[0]]  # the latter: no .venv
 
 
-class ArgumentParser(argparse.ArgumentParser):
-    """An argument parser whose mistakes are user errors; the first line of the tool's `doc` is its description."""
+def in_words(text: str) -> str:
+    """Commands in a text as the console command `jseg` has them, while it runs."""
+    if TOOL_WORDS:
+        text = re.sub(r"(?:python )?tools/run_net\.py( [^`\n]*?)? ?--task (\w+)", r"jseg \2\1", text)
+        text = re.sub(r"(?:python )?tools/(\w+)\.py", lambda tool: f"jseg {TOOL_WORDS.get(tool[1], tool[1])}", text)
+    return text
 
-    def __init__(self, doc: str | None = None, **options: Any) -> None:
-        super().__init__(**{"description": (doc or "").split("\n")[0]} | options)
+
+class ArgumentParser(argparse.ArgumentParser):
+    """An argument parser whose mistakes are user errors; the tool's `doc` stands above the options in its help."""
+
+    def __init__(self, doc: str, **options: Any) -> None:
+        formatter = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=in_words(doc), formatter_class=formatter, **options)
         # for all arguments of type Path: an empty one would be the current folder
         self.register("type", Path, lambda text: Path(text or self.error("a path is empty")))
 
@@ -50,6 +59,22 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
     """Adds `--device {auto,cpu,cuda}` and `--no-cuda`, which is `--device cpu`; read `args.device`."""
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: CUDA if it works")
     parser.add_argument("--no-cuda", "--no_cuda", dest="device", action="store_const", const="cpu", help="--device cpu")
+
+
+def add_weights_options(parser: argparse.ArgumentParser, **weights: Any) -> None:
+    """Adds what `load_segmenter` asks for: `--weights` (with the options `weights`), `--training-free`, `--clip`, …"""
+    from jseg.config import PRECISIONS, TRAINING_FREE
+
+    text = "weights.safetensors of a jseg run, the authors' checkpoint (.pth, .pkl), or shapes, which comes with jseg"
+    parser.add_argument("--weights", type=Path, help=text, **weights)
+    text = f"--weights is a plain CLIP, used as it is: {', '.join(TRAINING_FREE)} (class_token is best on drawn scenes)"
+    parser.add_argument("--training-free", default="", choices=TRAINING_FREE, metavar="METHOD", help=text)
+    text = "CLIP weights (ViT-B-16.pt), whose text tower reads the names where --weights has none: authors' checkpoints"
+    parser.add_argument("--clip", default="", metavar="PATH", help=text)
+    text = "config of the run that made --weights, where they do not tell: a file, or voc12_inductive"
+    parser.add_argument("--config-file", default="", help=text)
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of large products; default: fp32")
+    add_device_options(parser)
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
@@ -104,10 +129,7 @@ def exit_code(error: BaseException) -> int:
         where = f"{os.fsdecode(cause.filename)}: " if isinstance(cause.filename, str | bytes) else ""
         cause = UserError(where + (cause.strerror or str(cause)))
     if cause or isinstance(error, KeyboardInterrupt):
-        line = f"error: {cause}" if cause else "interrupted"
-        if TOOL_WORDS:
-            line = re.sub(r"(?:python )?tools/run_net\.py --task (\w+)", r"jseg \1", line)
-            line = re.sub(r"(?:python )?tools/(\w+)\.py", lambda tool: f"jseg {TOOL_WORDS.get(tool[1], tool[1])}", line)
+        line = in_words(f"error: {cause}") if cause else "interrupted"
         code = 1 if isinstance(cause, CheckFailed) else 2 if cause else 130
     else:
         text = UserError(f"internal error: {type(error).__name__}: {error}")

@@ -5,8 +5,6 @@ wheels, a folder of links is assembled in the cache. CUDA 13, and GPUs newer tha
 copy of Jittor with fixed sources, which is put first on `sys.path`.
 """
 
-from __future__ import annotations
-
 import ctypes
 import hashlib
 import os

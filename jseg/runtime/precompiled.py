@@ -4,8 +4,6 @@ GCC takes a `.gch` only where it was made with the same options, and else reads 
 https://gcc.gnu.org/onlinedocs/gcc/Precompiled-Headers.html
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

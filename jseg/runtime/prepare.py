@@ -4,8 +4,6 @@ Jittor 1.3.11 downloads oneDNN, cutt, nccl and cutlass at import by default; abo
 driver is; remembers the last JITTOR_HOME; and builds its CPU kernels with -Ofast, under which `nan != nan` is false.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 import platform

@@ -39,21 +39,14 @@ class Core:
         return f"{bar}core: {self.done} of {self.total} files{left}"
 
 
-class Kernels:
-    """Counts the kernels that appear in Jittor's folder of them."""
+def kernels(folder: Path) -> Callable[[], str]:
+    """Text about kernels that appear in Jittor's folder from now on: `kernels: 41 compiled`, "" for a few or none."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.before = self.count()
+    def count() -> int:
+        return sum(name.endswith(".so") for name in os.listdir(folder)) if folder.is_dir() else 0
 
-    def count(self) -> int:
-        """Number of kernels in the folder; 0 while there is none."""
-        return sum(name.endswith(".so") for name in os.listdir(self.folder)) if self.folder.is_dir() else 0
-
-    def text(self) -> str:
-        """`kernels: 41 compiled`, "" for a few or none."""
-        new = self.count() - self.before
-        return f"kernels: {new} compiled" if new >= FEW else ""
+    before = count()
+    return lambda: f"kernels: {count() - before} compiled" if count() - before >= FEW else ""
 
 
 def show(

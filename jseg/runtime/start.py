@@ -4,8 +4,6 @@ Jittor 1.3.11's import replaces signal handlers, switches the check of TLS certi
 running, and rewrites `~/.cache/jittor/config.json`, on which programs collide: so it gets a home folder of ours.
 """
 
-from __future__ import annotations
-
 import atexit
 import ctypes
 import hashlib
@@ -137,7 +135,7 @@ def _import_jittor(jittor_home: Path, cache: Path, ready: cuda.Ready | None) -> 
             subprocess.run(command, check=True)
             os.replace(temporary, library)
         ctypes.CDLL(str(library)).jseg_filter_cerr(f"{notice}\n".encode() if core_exists else b"")
-        progress.show(progress.Kernels(Path(jittor.compiler.cache_path) / "jit").text, threading.Event())
+        progress.show(progress.kernels(Path(jittor.compiler.cache_path) / "jit"), threading.Event())
     except SystemExit as error:  # Jittor ends the process, with code 0, after it has rebuilt a part of itself
         raise UserError("Jittor rebuilt itself for other compiler settings: run the same command again") from error
     except Exception as error:

@@ -1,7 +1,5 @@
 """Finds what Jittor needs to compile: a C++ compiler, Python's headers, NumPy below 2. Does not import Jittor."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import os

@@ -5,8 +5,6 @@ them; before 1.6 it wrote a row of pickles (magic number, protocol, machine, obj
 Jittor (`jt.save`) writes a pickle, its SHA-1 (20 bytes) and the eight bytes `HCAJSLHD`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import math

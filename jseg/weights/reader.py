@@ -4,8 +4,6 @@
 (https://huggingface.co/docs/safetensors) and Jittor's pickles. Weight files are untrusted input.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import mmap

@@ -1,7 +1,5 @@
 """Names and metadata of our own weight files: which tensors are what, and for which classes they were made."""
 
-from __future__ import annotations
-
 import hashlib
 
 import numpy as np
@@ -38,7 +36,8 @@ def model_tensors(file: WeightFile) -> dict[str, np.ndarray]:
     others = (TEXT_PREFIX, UNUSED_PREFIX, FEATURES_NAME, *MOMENT_PREFIXES.values())
     found = {name: array for name, array in file.tensors.items() if not name.startswith(others)}
     if not any(name.startswith(MODEL_PREFIXES) for name in found):
-        hint = ": that looks like CLIP, set model.init to it" if any("visual" in name for name in file.tensors) else ""
+        clip = any("visual" in name for name in file.tensors)
+        hint = ": it looks like CLIP: set model.init to it, or --training-free" if clip else ""
         raise UserError(f"{file.path} holds no CLIP-RC weights (no backbone.* and decode_head.*){hint}")
     return found
 

@@ -3,8 +3,6 @@
 Jittor's own `load_parameters` skips what does not match, without an error: https://github.com/Jittor/jittor
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import jittor as jt

@@ -18,7 +18,7 @@ from jseg.data.class_names import class_labels, class_list
 from jseg.data.dataset import open_dataset
 from jseg.drawing import confusion_image
 from jseg.engine.checkpoint import METRICS_NAME, VAL_FILES
-from jseg.engine.evaluate import SHEET_NAME, evaluate
+from jseg.engine.evaluate import SHEET_NAME, Drawings, evaluate
 from jseg.engine.sliding_window import ImageScores
 from jseg.errors import UserError
 from jseg.files import JSON_MARK
@@ -114,6 +114,16 @@ def test_metrics_and_drawn_images(
     assert "4/4" in printed.err  # the progress bar
     names = {item.name for item in (tmp_path / "images").iterdir()}
     assert names == {SHEET_NAME} | {f"image_{i}{end}.png" for i in range(4) for end in ("", "_overlay")}
+
+
+def test_rows_of_the_sheet_say_the_iou_of_the_labelled_classes(tmp_path: Path) -> None:
+    drawings, image = Drawings(tmp_path, dataset := NoisyImages([(40, 40)]), small_config()), dataset.read(0)[0]
+    truth = np.full((40, 40), 255)
+    truth[:10], truth[10:20] = 3, 7
+    for labels, caption in ((truth, "x: mIoU of its classes 25.0"), (np.full_like(truth, 255), "x")):
+        dataset.read = lambda index, labels=labels: (image, labels, "x")
+        drawings.add(0, np.full((40, 40), 3))  # class 3: 10 of 20 rows are right, class 7: none; no other class counts
+        assert drawings.examples[0][0] == caption
 
 
 def test_strict_protocol(model: ClipRC, capsys: pytest.CaptureFixture[str]) -> None:

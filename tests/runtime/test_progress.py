@@ -21,8 +21,7 @@ def test_kernels_are_shown_while_a_folder_fills_and_not_when_nothing_is_compiled
     folder.mkdir()
     for number in range(7):  # compiled earlier
         (folder / f"old{number}.so").touch()
-    kernels = progress.Kernels(folder)
-    progress.show(kernels.text, ended, wait=0, every=0.05, stream=writer)
+    progress.show(progress.kernels(folder), ended, wait=0, every=0.05, stream=writer)
     time.sleep(0.2)
     for number in range(progress.FEW - 1):
         (folder / f"new{number}.so").touch()

@@ -8,16 +8,20 @@ import shlex
 import shutil
 from pathlib import Path
 
+import jittor as jt
 import numpy as np
 import pytest
 
-from jseg.baselines import PlainClip
+from jseg.baselines import PlainClip, patch_logits
 from jseg.clip.class_embeddings import text_model_of
 from jseg.clip.weights import read_clip_weights
 from jseg.config import read_config
 from jseg.data.class_names import class_list
+from jseg.data.dataset import open_dataset
 from jseg.engine.log import read_log
-from jseg.pretraining.training import training_free_metrics
+from jseg.metrics import ConfusionMatrix
+from jseg.ops.bilinear import resize_bilinear
+from jseg.ops.device import normalise
 from jseg.weights.reader import read_weight_file
 from tests.tools.tiny_runs import REPOSITORY, TINY, command, refused, run_net
 from tools import plot_log, segment
@@ -133,7 +137,7 @@ def test_a_checkpoint_of_the_code_before_goes_on_with_the_same_numbers(
 
 
 def test_clip_as_it_is_is_evaluated_and_drawn_but_not_trained(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """`test.training_free`: metrics as of the loop that pre-training uses."""
+    """`test.training_free`: metrics as of a plain loop."""
     config = REPOSITORY / "configs" / "shapes_class_token.py"
     few = ["data.shapes.val_scenes=3", "data.workers=0", "expected={}"]
     arguments = ["--config-file", str(config), "--work-dir", str(tmp_path), "--no-cuda"]
@@ -143,8 +147,14 @@ def test_clip_as_it_is_is_evaluated_and_drawn_but_not_trained(tmp_path: Path, ca
     clip, classes = read_clip_weights(read.model.init), class_list("shapes")
     text = text_model_of(clip, read.text).embed(classes.names, read.text.templates)
     tower = PlainClip(read.model, clip.tensors, "class_token").backbone
-    expected = training_free_metrics(tower, 3, text, "class_token")["pAcc"]
+    dataset, matrix = open_dataset(read_config(config, few).data, "val"), ConfusionMatrix(20)
+    for image, labels, _ in map(dataset.read, range(3)):
+        pixels = normalise(image.transpose(2, 0, 1)[None], read.data)
+        scores = resize_bilinear(patch_logits(tower, pixels, jt.array(text), "class_token"), labels.shape)
+        matrix.update(scores.numpy()[0].argmax(0), labels)
+    expected = matrix.summary(classes.seen, classes.unseen, classes.names)["pAcc"]
     assert metrics["pAcc"] == pytest.approx(expected, abs=1e-6) and metrics["pAcc"] > 20
+    refused([*arguments, "--task", "val", "precision=bf16"], capsys, "precision=bf16", "in fp32 only")
     assert run_net.main([*arguments, "--task", "test", "--save-dir", str(tmp_path / "drawn"), *few]) == 0
     assert (tmp_path / "drawn" / "sheet.png").is_file()
     refused([*arguments, "--task", "train"], capsys, "test.training_free", "nothing is trained")

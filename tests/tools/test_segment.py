@@ -51,10 +51,9 @@ def segment(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caps
 
 
 def test_a_plain_clip_needs_no_config(segment: Run) -> None:
-    for option in ([], ["naclip"]):
-        code, printed, _ = segment("one.png", "--training-free", *option, file="clip.safetensors")
-        assert code == 0 and f"{(option or ['class_token'])[0]}, without training: any class names" in printed
-    code, _, errors = segment("one.png", "--training-free")
+    code, printed, _ = segment("one.png", "--training-free", "naclip", file="clip.safetensors")
+    assert code == 0 and "naclip: not trained, any names" in printed
+    code, _, errors = segment("one.png", "--training-free", "naclip")
     assert code == 2 and "without --training-free" in errors
 
 
@@ -89,10 +88,11 @@ def test_folders_patterns_and_every_kind_of_output(segment: Run) -> None:
         Image.new("RGB", (20, 30), "red").save(name)
     Path("photos/bad.jpg").write_text("no image")
     Path("names.txt").write_text("cat|kitten\ndog\n")
-    options = ["--save-dir", "photos/out", "--save", "labels,overlay,masks,scores,json", "--summary", "shares.csv"]
+    options = ["--save-dir", "photos/out", "--save", "labels, overlay,masks,scores,json", "--summary", "shares.csv"]
     options += ["--skip-bad", "--threshold", "0.5", "--others", "wall", "--outline", "--opacity", "0.9"]
-    code, _, errors = segment("photos", "on?.png", *options, classes="@names.txt")
+    code, printed, errors = segment("photos", "on?.png", *options, classes="@names.txt")
     assert code == 0 and "skipped: photos/bad.jpg: not an image" in errors
+    assert printed.endswith("annotations: photos/out/coco.json\nshares of the classes: shares.csv\n")
     out = {str(path.relative_to("photos/out")) for path in Path("photos/out").rglob("*.*")}
     ends = (".png", "_overlay.png", "_mask_cat.png", "_mask_dog.png", "_scores.npz")
     assert out == {f"{name}{end}" for name in ("a", "deep/a", "one") for end in ends} | {"coco.json"}
@@ -109,6 +109,9 @@ def test_folders_patterns_and_every_kind_of_output(segment: Run) -> None:
     assert float(rows[2]["none of these"]) == pytest.approx((labels == 255).mean(), abs=1e-4)
     assert segment("photos/bad.jpg", "--skip-bad")[2].endswith("error: no image is left\n")
     assert segment("photos", "on?.png", *options, "--overwrite")[0] == 0  # outputs in the folder are no inputs
+    Path("two.png").write_text("no image")  # what is left out is an input all the same
+    errors = segment("two.jpg", "two.png", "--skip-bad", "--save-dir", ".", "--overwrite")[2]
+    assert "two.png itself would be overwritten" in errors
 
 
 def test_a_video_gets_an_overlay_of_each_frame(segment: Run) -> None:
@@ -118,6 +121,7 @@ def test_a_video_gets_an_overlay_of_each_frame(segment: Run) -> None:
     video.release()
     code, printed, _ = segment("clip.avi", "one.png")
     assert code == 0 and "clip.avi: overlay of each frame -> segmented/clip_overlay.mp4" in printed
+    assert segment("clip.avi", "--save", "mask")[2].startswith("error: parts to save: mask is not known")
     overlay = cv2.VideoCapture("segmented/clip_overlay.mp4")
     frames = []
     while (frame := overlay.read())[0]:
@@ -145,8 +149,10 @@ MISTAKES = {  # arguments, class list or weight file of a mistake, and what its 
     "no such pattern": (["*.gif"], {}, "*.gif does not exist"),
     "no video": (["bad.mp4"], {}, "bad.mp4: not a video"),
     "unknown part": (["one.png", "--save", "labels,mask"], {}, "mask is not known: choose from labels, overlay"),
-    "no file of names": (["one.png"], {"classes": "@none.txt"}, "@none.txt: no text file"),
+    "no file of names": (["one.png"], {"classes": "@none.txt"}, "(file none.txt does not exist)\n"),
     "summary exists": (["one.png", "--summary", "notes.txt"], {}, "notes.txt exists (--overwrite"),
+    "method forgotten": (["--training-free", "one.png"], {}, "invalid choice: 'one.png' (choose from"),
+    "threshold in percent": (["one.png", "--threshold", "30"], {}, "threshold 30.0: must be 0..1"),
     "opacity": (["one.png", "--opacity", "55"], {}, "--opacity 55"),
     "folder without a name": (["one.png", "--save-dir", ""], {}, "a path is empty"),
 }
