@@ -20,7 +20,7 @@ TASKS = {
     "test": "Draws label maps and overlays of a data set.",
 }
 TOOLS = {
-    "segment": "segment", "plot": "plot_log", "check": "check_dataset", "new-config": "new_config",
+    "segment": "segment", "demo": "demo", "plot": "plot_log", "check": "check_dataset", "new-config": "new_config",
     "fetch": "fetch_pretrained", "convert": "convert_weights", "convert-config": "convert_config",
     "embed": "embed_class_names", "calibrate": "calibrate_gamma", "reproduce": "reproduce", "benchmark": "benchmark",
     "parity": "check_parity", "prepare-voc12": "prepare_voc12", "prepare-coco-stuff": "prepare_coco_stuff",

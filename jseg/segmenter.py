@@ -17,7 +17,7 @@ import numpy as np
 from jseg.baselines_config import plain_clip_config
 from jseg.clip.class_embeddings import VOC_TEMPLATES, TextModel, text_model_of
 from jseg.clip.weights import count_layers, read_clip_weights
-from jseg.config import Config, ModelConfig, TestConfig, check, from_dict
+from jseg.config import Config, ModelConfig, TestConfig, check, from_dict, read_config
 from jseg.data.loader import check_cost, model_image
 from jseg.engine.checkpoint import read_whole
 from jseg.engine.load import load_model
@@ -59,8 +59,8 @@ def config_of(file: WeightFile) -> Config:
 
 
 def load_segmenter(
-    weights: str | Path, device: str = "auto", clip: str | Path = "", config: Config | None = None,
-    precision: str = "fp32", training_free: str = "",
+    weights: str | Path, device: str = "auto", clip: str | Path = "",
+    config: Config | str | None = None, precision: str = "fp32", training_free: str = "",
 ) -> Segmenter:  # fmt: skip
     """Loads a model for images and class names of any kind.
 
@@ -68,11 +68,12 @@ def load_segmenter(
         weights: our own weight file, or a released CLIP-RC checkpoint (.pth or .pkl); "shapes": what comes with jseg.
         device: auto, cpu or cuda.
         clip: CLIP weights with the text tower, for weights that do not bring one along.
-        config: the configuration of the weights, where the file does not tell it.
+        config: the configuration of the weights, or its file, where the weights do not tell it.
         precision: fp32, tf32, bf16 or fp16, whatever the weights were trained in.
         training_free: one of `jseg.config.TRAINING_FREE`; `weights` are then those of a plain CLIP.
     """
     check(Config(precision=precision))
+    config = read_config(config) if isinstance(config, str) and config else config
     if training_free and (config or precision != "fp32"):
         raise UserError("training_free: computes in fp32, with the sizes of the CLIP: leave config and precision out")
     path = shipped("pretrained/shapes_clip_rc.safetensors") if str(weights) == "shapes" else Path(weights)

@@ -34,7 +34,6 @@ import numpy as np
 from tqdm import tqdm
 
 from jseg.clip.class_embeddings import VOC_TEMPLATES
-from jseg.config import read_config
 from jseg.data.class_names import class_palette
 from jseg.data.image_files import read_image
 from jseg.data.loader import check_cost
@@ -187,8 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
     images = find_images(options.images, options.save_dir)
     sizes = readable(images, options.skip_bad)
     outputs = plan_outputs(options, images, sizes, names)
-    config = read_config(options.config_file) if options.config_file else None
-    segmenter = load_segmenter(options.weights, options.device, options.clip, config, options.precision,
+    segmenter = load_segmenter(options.weights, options.device, options.clip, options.config_file, options.precision,
                                options.training_free)  # fmt: skip
     print("\n".join(segmenter.notes), flush=True)
     for path, size in sizes.items():
