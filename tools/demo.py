@@ -100,7 +100,11 @@ def main(arguments: list[str] | None = None) -> None:
                                    options.precision, options.training_free)  # fmt: skip
         segmenter(shipped("examples/scene_1.jpg"), "star", with_scores=True)  # compiles what the first answer needs
         launch = {"share": False, "quiet": True, "prevent_thread_lock": True, "ssr_mode": False, "footer_links": []}
-        _, url, _ = build(segmenter).launch(server_name=options.host, server_port=options.port, **launch)
+        try:
+            _, url, _ = build(segmenter).launch(server_name=options.host, server_port=options.port, **launch)
+        except OSError as error:
+            place = f"--host {options.host} --port {options.port or '7860 to 7959'}"
+            raise UserError(f"{place}: taken, or no address of this machine: choose another") from error
         print(f"open {url} in a browser; Ctrl-C ends the demo", flush=True)
         threading.Event().wait()
 

@@ -59,20 +59,21 @@ def test_upload_type_and_read_in_a_browser(page: str, expected: Segmentation, tm
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         tab = browser.new_page()
-        tab.set_default_timeout(60_000)
+        tab.set_default_timeout(180_000)  # kernels may have to be compiled, while other tests run
+        expect.set_options(timeout=180_000)
         asked: list[str] = []
         tab.on("request", lambda request: asked.append(request.url))
         tab.goto(page)
         classes, segment = tab.get_by_label("classes", exact=True), tab.get_by_role("button", name="Segment")
         segment.click()
-        expect(tab.locator("#legend")).to_have_text("error: file to segment does not exist", timeout=60_000)
+        expect(tab.locator("#legend")).to_have_text("error: file to segment does not exist")
         tab.locator("input[type=file]").first.set_input_files(SCENE)
         expect(tab.locator("button[aria-label='Remove Image']").or_(tab.get_by_label("Clear")).first).to_be_visible()
         classes.fill(NAMES)
         tab.get_by_role("spinbutton").fill("0.3")
         segment.click()
         table = tab.locator("#legend tr")
-        expect(table).to_have_count(4, timeout=60_000)
+        expect(table).to_have_count(4)
         assert [row.locator("td").all_inner_texts()[1:] for row in table.all()] == rows(expected)
         expect(tab.locator(".caption-label")).to_have_text([*expected.names])
         with tab.expect_download() as download:
@@ -106,6 +107,14 @@ def test_the_same_over_http(page: str, expected: Segmentation, tmp_path: Path) -
     ):
         legend, *rest = client.predict(image, names, "", 0, api_name="/segment")
         assert legend.endswith(f">error: {message}</b>") and rest == [None, [], None]
+
+
+def test_a_port_that_is_taken(page: str) -> None:
+    port = page.strip("/").rpartition(":")[2]
+    command = [sys.executable, str(ROOT / "tools" / "demo.py"), "--device", "cpu", "--port", port]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    problem = f"error: --host 127.0.0.1 --port {port}: taken, or no address of this machine: choose another\n"
+    assert (done.returncode, done.stdout) == (2, "") and done.stderr.endswith(problem)
 
 
 def test_score_maps_go_from_dark_to_yellow() -> None:
