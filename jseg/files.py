@@ -90,13 +90,13 @@ def write_whole(path: str | Path, data: bytes) -> None:
         file.write(data)
 
 
-def as_json(value: dict) -> bytes:
-    """`value` as indented JSON with jseg's mark; raises ValueError for NaN and infinities (JSON has none)."""
-    marked = {JSON_MARK: jseg.__version__, **value}
+def as_json(value: dict | list) -> bytes:
+    """`value` as indented JSON, a dict with jseg's mark; raises ValueError for NaN and infinities (JSON has none)."""
+    marked = {JSON_MARK: jseg.__version__, **value} if isinstance(value, dict) else value
     return (json.dumps(marked, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
-def write_json(path: str | Path, value: dict) -> None:
+def write_json(path: str | Path, value: dict | list) -> None:
     """Writes `as_json(value)`, whole or not at all."""
     write_whole(path, as_json(value))
 

@@ -1,6 +1,7 @@
 """The result of segmenting one image: labels, shares, masks, polygons, COCO annotations, files; and lists of names.
 
 COCO's format: https://cocodataset.org/#format-data (run lengths by columns, boxes x, y, width, height in pixels).
+Label Studio's: https://labelstud.io/guide/predictions and https://labelstud.io/tags/polygonlabels
 """
 
 from __future__ import annotations
@@ -12,24 +13,25 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from jseg import drawing
+from jseg import __version__, drawing
 from jseg.data.class_names import class_palette
 from jseg.data.image_files import read_image
 from jseg.drawing import NONE
 from jseg.errors import UserError
-from jseg.files import as_json
+from jseg.files import JSON_MARK, as_json
 from jseg.outputs import MARKS, check_outputs
 
 if TYPE_CHECKING:
     import jittor as jt
 
 Names = str | Sequence[str] | Mapping[str, Sequence[str]]
-PARTS = ("labels", "overlay", "masks", "scores", "json")  # what `Segmentation.save` can write
+PARTS = ("labels", "overlay", "masks", "scores", "json", "label_studio")  # what `Segmentation.save` can write
 
 
 class ClassNames(NamedTuple):
@@ -174,11 +176,25 @@ class Segmentation:
         categories = [{"id": index + 1, "name": name} for index, name in enumerate(self.names)]
         return {"images": [image], "annotations": annotations, "categories": categories}
 
+    def to_label_studio(self, file_name: str) -> dict[str, Any]:
+        """A task for Label Studio: the file below its folder of local files; polygons to within a pixel, in percent."""
+        (height, width), result = self.labels.shape, []
+        common = {"type": "polygonlabels", "from_name": "label", "to_name": "image", "image_rotation": 0}
+        common |= {"original_width": width, "original_height": height}
+        for name, ring in ((text, polygon) for text in self.names for polygon in self.polygons(text)):
+            points = cv2.approxPolyDP(ring, 1, True)[:, 0] * (100 / width, 100 / height)
+            if len(points) > 2:  # else the region is a few pixels
+                value = {"points": points.tolist(), "polygonlabels": [name]}
+                result.append(common | {"id": str(len(result)), "value": value})
+        data = {JSON_MARK: __version__, "image": f"/data/local-files/?d={quote(file_name)}"}
+        return {"data": data, "predictions": [{"model_version": "jseg", "result": result}]}
+
     def save(
         self, folder: str | Path, name: str = "image", parts: Sequence[str] = PARTS[:2], overwrite: bool = False,
         opacity: float = 0.55, outline: bool = False,
     ) -> list[Path]:  # fmt: skip
         """Writes some of `PARTS` to the files that `saved_paths` names, all or none of them, and returns the files."""
+        parts = parts.replace(" ", "").split(",") if isinstance(parts, str) else parts
         paths = saved_paths(folder, name, self.names, parts)
         check_outputs(paths, folder=Path(folder), overwrite=overwrite)
         if "scores" in parts and self.scores is None:
@@ -189,6 +205,7 @@ class Segmentation:
             "masks": lambda: [Image.fromarray(self.mask(name)).convert("L") for name in self.names],
             "scores": lambda: [_npz(names=np.array(self.names), scores=self.scores.astype(np.float16))],
             "json": lambda: [as_json(self.to_coco(file_name=name))],
+            "label_studio": lambda: [as_json([self.to_label_studio(name)])],
         }
         files = [file for part in PARTS if part in parts for file in contents[part]()]
         drawing.write_images(dict(zip(paths, files, strict=True)))
@@ -202,12 +219,13 @@ def _npz(**arrays: np.ndarray) -> bytes:
 
 
 def saved_paths(folder: str | Path, name: str, names: Sequence[str], parts: Sequence[str]) -> list[Path]:
-    """Files of some of PARTS: name.png, name_overlay.png, name_mask_<class>.png, name_scores.npz, name.json."""
+    """Files of some of PARTS: name.png, name_overlay.png, name_mask_<class>.png, name_scores.npz, name.json, …"""
     if unknown := [part for part in parts if part not in PARTS]:
         raise UserError(f"parts to save: {', '.join(unknown)} is not known: choose from {', '.join(PARTS)}")
     masks = ["_mask_" + re.sub(r"[^\w-]+", "_", text) + ".png" for text in names]
-    ends = dict(zip(PARTS, ([".png"], ["_overlay.png"], masks, ["_scores.npz"], [".json"]), strict=True))
-    return [Path(folder) / f"{name}{end}" for part in PARTS if part in parts for end in ends[part]]
+    ends = [".png"], ["_overlay.png"], masks, ["_scores.npz"], [".json"], ["_label_studio.json"]
+    pairs = zip(PARTS, ends, strict=True)
+    return [Path(folder) / f"{name}{end}" for part, chosen in pairs if part in parts for end in chosen]
 
 
 def classify(

@@ -67,9 +67,34 @@ def test_coco_annotations(result: Segmentation, tmp_path: Path) -> None:
         ]
 
 
+def test_label_studio_tasks(result: Segmentation) -> None:
+    """The keys of labelstud.io/guide/predictions; polygons, in percent of the image, to within a pixel of the mask."""
+    disc = np.hypot(*np.mgrid[-15:15, -18:18]) < 12
+    disc[20, 30] = True  # too small for a polygon
+    for item in (result, Segmentation(np.where(disc, 1, 255).astype(np.int32), NAMES)):
+        task = json.loads(json.dumps(item.to_label_studio("a folder/x.png")))
+        assert task["data"]["image"] == "/data/local-files/?d=a%20folder/x.png"
+        [prediction] = task["predictions"]
+        drawn = np.full_like(item.labels, 255)
+        for region in prediction["result"]:
+            assert (region["type"], region["from_name"], region["to_name"]) == ("polygonlabels", "label", "image")
+            assert (region["original_width"], region["original_height"], region["image_rotation"]) == (36, 30, 0)
+            [name], points = region["value"]["polygonlabels"], np.array(region["value"]["points"]) * (0.36, 0.30)
+            packed = coco_masks.frPyObjects([points.reshape(-1).tolist()], 30, 36)
+            drawn[coco_masks.decode(packed)[..., 0].astype(bool)] = NAMES.index(name)
+        assert len({region["id"] for region in prediction["result"]}) == len(prediction["result"])
+        if item is result:  # corners of patches stay
+            np.testing.assert_array_equal(drawn, item.labels)
+        else:
+            assert len(prediction["result"]) == 1 and len(points) < 0.6 * len(item.polygons("red car")[0])
+            distance = np.abs(np.hypot(*np.mgrid[-15:15, -18:18]) - 12)[drawn != np.where(disc, 1, 255)]
+            assert (np.sort(distance)[:-1] <= 1.5).all()  # the last one is the small region
+
+
 def test_files_read_back_and_are_replaced_only_if_ours(result: Segmentation, tmp_path: Path) -> None:
     files = result.save(tmp_path, "deep/x.y", PARTS)
     ends = (".png", "_overlay.png", "_mask_cat.png", "_mask_red_car.png", "_mask_emu.png", "_scores.npz", ".json")
+    ends += ("_label_studio.json",)
     assert files == [tmp_path / f"deep/x.y{end}" for end in ends]
     assert all(is_ours(path) for path in files) and result.save(tmp_path, "deep/x.y", PARTS) == files
     with Image.open(files[0]) as labels, Image.open(files[3]) as mask:
@@ -78,12 +103,17 @@ def test_files_read_back_and_are_replaced_only_if_ours(result: Segmentation, tmp
     with np.load(files[5]) as file:
         assert tuple(file["names"]) == NAMES
         np.testing.assert_allclose(file["scores"], result.scores, rtol=0, atol=2**-12)
+    assert result.save(tmp_path, "deep/x.y", "overlay, json") == [files[1], files[6]]
     files[6].write_text(json.dumps({"images": []}))
     before = sorted(path.stat().st_mtime_ns for path in files)
     with pytest.raises(UserError, match=r"x\.y\.json was not written by jseg"):
         result.save(tmp_path, "deep/x.y", PARTS)
     assert sorted(path.stat().st_mtime_ns for path in files) == before
-    for parts, message in ((["label"], "label is not known: choose from labels"), (["scores"], "with_scores=True")):
+    for parts, message in (
+        (["label"], "label is not known: choose from labels"),
+        (["scores"], "with_scores=True"),
+        ("labels,mask", "mask is not known"),
+    ):
         with pytest.raises(UserError, match=message):
             Segmentation(result.labels, NAMES).save(tmp_path, "y", parts)
 

@@ -11,6 +11,7 @@ Prints the share of each class and writes into the folder --save-dir, whichever 
     photo_mask_cat.png   masks: white where the class is, a file for each class
     photo_scores.npz     scores: class names, and scores as float16 (classes, height, width)
     coco.json            json: run lengths, polygons, boxes and scores of all images in COCO's format
+    label_studio.json    label_studio: polygons of all images, to correct in Label Studio
     clip_overlay.mp4     of a video nothing but this, whatever --save says: the overlay of each frame
 """
 
@@ -27,6 +28,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import cv2
@@ -75,8 +77,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     if not 0 <= options.opacity <= 1:
         raise UserError(f"--opacity {options.opacity:g}: must be 0..1")
     options.parts = options.save.replace(" ", "").split(",")
-    options.coco = options.save_dir / "coco.json" if "json" in options.parts else None  # one for all images
-    options.parts = [part for part in options.parts if part != "json"]
+    shared = {"json": options.save_dir / "coco.json", "label_studio": options.save_dir / "label_studio.json"}
+    options.shared = {part: path for part, path in shared.items() if part in options.parts}  # one for all images
+    options.parts = [part for part in options.parts if part not in shared]
     return options
 
 
@@ -104,18 +107,21 @@ def frames(path: Path) -> Iterator[np.ndarray]:
         yield cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB)
 
 
-def write_video(path: Path, target: Path, draw: Callable[[np.ndarray], np.ndarray]) -> None:
-    """Writes the overlay of each frame; memory does not grow with the length."""
+def write_video(path: Path, target: Path, draw: Callable[[np.ndarray], np.ndarray]) -> bool:
+    """Writes the overlay of each frame; memory does not grow with the length. Returns whether the video was whole."""
     capture, writer = cv2.VideoCapture(str(path)), None
     rate, count = capture.get(cv2.CAP_PROP_FPS) or 25, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=TEMPORARY) as temporary:
         unfinished = os.path.join(temporary, target.name)
-        for frame in tqdm(frames(path), str(path), count if count > 0 else None, disable=None):
+        for number, frame in enumerate(tqdm(frames(path), str(path), max(count, 0) or None, disable=None), start=1):  # noqa: B007
             writer = writer or cv2.VideoWriter(unfinished, cv2.VideoWriter_fourcc(*"mp4v"), rate, frame.shape[1::-1])
             writer.write(cv2.cvtColor(draw(frame), cv2.COLOR_RGB2BGR))
         writer.release()
         os.replace(unfinished, target)
+    if not (whole := count - number <= min(rate, count / 10)):  # where a file tells only its length, `count` is rough
+        print(f"{path} breaks off: only {number} of {count} frames could be read", file=sys.stderr)
+    return whole
 
 
 def readable(images: dict[Path, str], skip_bad: bool) -> dict[Path, tuple[int, int]]:
@@ -138,14 +144,13 @@ def readable(images: dict[Path, str], skip_bad: bool) -> dict[Path, tuple[int, i
 def plan_outputs(
     options: argparse.Namespace, images: dict[Path, str], kept: Iterable[Path], names: Sequence[str]
 ) -> dict[Path, list[Path]]:
-    """The files that each kept image leads to; UserError unless these, coco.json and the summary may be written."""
+    """The files that each kept image leads to; UserError unless these and those of all images may be written."""
     outputs, inputs = {}, [*images, options.weights, options.clip, options.config_file]
     for path in kept:
         outputs[path] = saved_paths(options.save_dir, images[path], names, options.parts)
         if path.suffix.lower() in VIDEOS:
             outputs[path] = [options.save_dir / f"{images[path]}_overlay.mp4"]
-    written = [file for files in outputs.values() for file in files]
-    check_outputs(filter(None, [*written, options.coco]), inputs, options.save_dir, options.overwrite)
+    check_outputs(chain(*outputs.values(), options.shared.values()), inputs, options.save_dir, options.overwrite)
     check_outputs(filter(None, [options.summary]), inputs, overwrite=options.overwrite)
     return outputs
 
@@ -153,30 +158,31 @@ def plan_outputs(
 def segment_all(
     segment: Callable[[np.ndarray], Segmentation], options: argparse.Namespace, images: dict[Path, str],
     outputs: dict[Path, list[Path]], names: Sequence[str],
-) -> None:  # fmt: skip
-    """Writes the files of every image, prints a line for it, and writes what is about all of them."""
-    style, columns = (options.opacity, options.outline), [*names, "none of these"]
-    table, coco, palette = [["image", *columns]], {"images": [], "annotations": []}, class_palette(names)
+) -> int:  # fmt: skip
+    """Writes the files of every image, prints a line for it, and writes what is about all of them; the exit code."""
+    style, columns, whole = (options.opacity, options.outline), [*names, "none of these"], True
+    table, coco, tasks, palette = [["image", *columns]], {"images": [], "annotations": []}, [], class_palette(names)
     for path, files in tqdm(outputs.items(), "images", disable=None if len(outputs) > 1 else True):
         result: object = "overlay of each frame"
         if path.suffix.lower() in VIDEOS:
-            write_video(path, files[0], lambda x: overlay(x, segment(x).labels, palette, *style, names))
+            whole &= write_video(path, files[0], lambda x: overlay(x, segment(x).labels, palette, *style, names))
         else:
             result = segment(read_image(path))
             result.save(options.save_dir, images[path], options.parts, options.overwrite, *style)
             table.append([path, *(f"{result.shares.get(name, 0):.4f}" for name in columns)])
-            if options.coco:
+            tasks += [result.to_label_studio(str(path))] if "label_studio" in options.shared else []
+            if "json" in options.shared:
                 entries = result.to_coco(len(coco["images"]) + 1, str(path), len(coco["annotations"]) + 1)
                 coco |= {key: coco.get(key, []) * (key != "categories") + entries[key] for key in entries}
         tqdm.write(f"{path}: {result}" + f" -> {', '.join(map(str, files))}" * bool(files))
-    if options.coco:
-        write_json(options.coco, coco)
-        print(f"annotations: {options.coco}")
+    for part, path in options.shared.items():
+        write_json(path, {"json": coco, "label_studio": tasks}[part])
+        print(f"annotations: {path}")
     if options.summary:
-        text = io.StringIO()
-        csv.writer(text).writerows(table)
+        csv.writer(text := io.StringIO()).writerows(table)
         write_whole(options.summary, text.getvalue().encode())
         print(f"shares of the classes: {options.summary}")
+    return 0 if whole else 1
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -196,8 +202,7 @@ def main(arguments: list[str] | None = None) -> int:
     segmenter.embeddings(texts, words["templates"])  # their errors come before the folder is made
     check_writable(options.save_dir)
     segment = partial(segmenter, **words, threshold=options.threshold, with_scores="scores" in options.parts)
-    segment_all(segment, options, images, outputs, names)
-    return 0
+    return segment_all(segment, options, images, outputs, names)
 
 
 if __name__ == "__main__":

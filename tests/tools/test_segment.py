@@ -88,16 +88,29 @@ def test_folders_patterns_and_every_kind_of_output(segment: Run) -> None:
         Image.new("RGB", (20, 30), "red").save(name)
     Path("photos/bad.jpg").write_text("no image")
     Path("names.txt").write_text("cat|kitten\ndog\n")
-    options = ["--save-dir", "photos/out", "--save", "labels, overlay,masks,scores,json", "--summary", "shares.csv"]
+    options = [
+        "--save-dir",
+        "photos/out",
+        "--save",
+        "labels, overlay,masks,scores,json,label_studio",
+        "--summary",
+        "shares.csv",
+    ]
     options += ["--skip-bad", "--threshold", "0.5", "--others", "wall", "--outline", "--opacity", "0.9"]
     code, printed, errors = segment("photos", "on?.png", *options, classes="@names.txt")
     assert code == 0 and "skipped: photos/bad.jpg: not an image" in errors
-    assert printed.endswith("annotations: photos/out/coco.json\nshares of the classes: shares.csv\n")
+    assert printed.endswith("coco.json\nannotations: photos/out/label_studio.json\nshares of the classes: shares.csv\n")
     out = {str(path.relative_to("photos/out")) for path in Path("photos/out").rglob("*.*")}
     ends = (".png", "_overlay.png", "_mask_cat.png", "_mask_dog.png", "_scores.npz")
-    assert out == {f"{name}{end}" for name in ("a", "deep/a", "one") for end in ends} | {"coco.json"}
+    assert out == {f"{name}{end}" for name in ("a", "deep/a", "one") for end in ends} | {
+        "coco.json",
+        "label_studio.json",
+    }
     coco = json.loads(Path("photos/out/coco.json").read_text())
     assert [image["file_name"] for image in coco["images"]] == ["photos/a.png", "photos/deep/a.jpg", "one.png"]
+    tasks = json.loads(Path("photos/out/label_studio.json").read_text())
+    files = [task["data"]["image"].partition("?d=")[2] for task in tasks]
+    assert files == [image["file_name"] for image in coco["images"]]
     ids = [item["id"] for item in coco["annotations"]]
     assert ids == list(range(1, len(ids) + 1)) and ids
     with open("shares.csv", newline="") as file:
@@ -133,6 +146,19 @@ def test_a_video_gets_an_overlay_of_each_frame(segment: Run) -> None:
         "one.png",
         "one_overlay.png",
     ]
+
+
+def test_a_video_that_breaks_off_keeps_the_overlay_so_far(segment: Run) -> None:
+    video = cv2.VideoWriter("clip.avi", cv2.VideoWriter_fourcc(*"MJPG"), 5, (64, 48))
+    for _ in range(30):
+        video.write(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8))
+    video.release()
+    content = Path("clip.avi").read_bytes()
+    Path("clip.avi").write_bytes(content[: len(content) // 2])
+    code, printed, errors = segment("clip.avi", "one.png")
+    read = int(cv2.VideoCapture("segmented/clip_overlay.mp4").get(cv2.CAP_PROP_FRAME_COUNT))
+    assert 2 < read < 25 and errors.endswith(f"clip.avi breaks off: only {read} of 30 frames could be read\n")
+    assert code == 1 and "one.png: " in printed  # the other image all the same
 
 
 MISTAKES = {  # arguments, class list or weight file of a mistake, and what its message names
