@@ -101,8 +101,11 @@ def test_links_and_named_files_exist(document: Path) -> None:
     assert missing == []
 
 
-def test_readme_names_every_tool_every_part_and_targets_of_make() -> None:
-    text, makefile = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "Makefile"))
+def test_documents_name_every_tool_every_part_and_targets_of_make() -> None:
+    readme, commands, parts_of = DOCUMENTS[0], ROOT / "docs" / "commands.md", ROOT / "CONTRIBUTING.md"
+    text = "".join(path.read_text(encoding="utf-8") for path in (readme, commands, parts_of))
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert readme.read_text(encoding="utf-8").count("\n") <= 120, "two screens"
     parts = [f"jseg/{path.parent.name}" for path in (ROOT / "jseg").glob("*/__init__.py")]
     assert [name for name in [path.name for path in TOOLS] + parts if name not in text] == []
     named = re.findall(r"(?:`|^)make ([a-z-]+)", text, flags=re.MULTILINE)

@@ -124,7 +124,7 @@ class RunLog:
         loss = f"{losses['total']:.4f} ({terms})" if losses else "of no step was finite"
         norm_text = f"  norm {norm['gradient_norm']:.3g}" if norm else ""
         step = statistics.median(self._durations) if self._durations else seconds  # not those that compile
-        left = timedelta(seconds=round(step * (self.iterations - iteration)))
+        left = timedelta(seconds=round(step * (self.iterations - iteration))) if len(self._durations) != 1 else "?"
         say(
             f"iteration {iteration}/{self.iterations}  loss {loss}{norm_text}  lr {lr:.2e}  {seconds:.3f} s/it "
             f"(data {waited:.3f})  left {left}  memory {memory:.2f} GB{f' gpu {gpu:.2f} GB' if gpu else ''}"
