@@ -1,7 +1,6 @@
 """The result of segmenting one image: labels, shares, masks, polygons, COCO annotations, files; and lists of names.
 
 COCO's format: https://cocodataset.org/#format-data (run lengths by columns, boxes x, y, width, height in pixels).
-Label Studio's: https://labelstud.io/guide/predictions and https://labelstud.io/tags/polygonlabels
 """
 
 from __future__ import annotations
@@ -180,12 +179,11 @@ class Segmentation:
         """A task for Label Studio: the file below its folder of local files; polygons to within a pixel, in percent."""
         (height, width), result = self.labels.shape, []
         common = {"type": "polygonlabels", "from_name": "label", "to_name": "image", "image_rotation": 0}
-        common |= {"original_width": width, "original_height": height}
+        common |= {"original_width": width, "original_height": height}  # https://labelstud.io/tags/polygonlabels
         for name, ring in ((text, polygon) for text in self.names for polygon in self.polygons(text)):
             points = cv2.approxPolyDP(ring, 1, True)[:, 0] * (100 / width, 100 / height)
-            if len(points) > 2:  # else the region is a few pixels
-                value = {"points": points.tolist(), "polygonlabels": [name]}
-                result.append(common | {"id": str(len(result)), "value": value})
+            value = {"points": points.tolist(), "polygonlabels": [name]}
+            result += [common | {"id": str(len(result)), "value": value}] * (len(points) > 2)  # else of a few pixels
         data = {JSON_MARK: __version__, "image": f"/data/local-files/?d={quote(file_name)}"}
         return {"data": data, "predictions": [{"model_version": "jseg", "result": result}]}
 
@@ -213,8 +211,7 @@ class Segmentation:
 
 
 def _npz(**arrays: np.ndarray) -> bytes:
-    file = io.BytesIO()
-    np.savez(file, mark=np.bytes_(MARKS[1]), **arrays)  # so that it may be replaced
+    np.savez(file := io.BytesIO(), mark=np.bytes_(MARKS[1]), **arrays)  # so that it may be replaced
     return file.getvalue()
 
 
@@ -224,8 +221,8 @@ def saved_paths(folder: str | Path, name: str, names: Sequence[str], parts: Sequ
         raise UserError(f"parts to save: {', '.join(unknown)} is not known: choose from {', '.join(PARTS)}")
     masks = ["_mask_" + re.sub(r"[^\w-]+", "_", text) + ".png" for text in names]
     ends = [".png"], ["_overlay.png"], masks, ["_scores.npz"], [".json"], ["_label_studio.json"]
-    pairs = zip(PARTS, ends, strict=True)
-    return [Path(folder) / f"{name}{end}" for part, chosen in pairs if part in parts for end in chosen]
+    chosen = (files for part, files in zip(PARTS, ends, strict=True) if part in parts)
+    return [Path(folder) / f"{name}{end}" for files in chosen for end in files]
 
 
 def classify(

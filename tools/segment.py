@@ -2,7 +2,6 @@
 
     python tools/segment.py photo.jpg --classes "cat|kitten,dog,grass" --weights weights.safetensors --threshold 0.3
     python tools/segment.py holiday/ clip.mp4 --classes @names.txt --others "wall,sky" --weights weights.safetensors
-    python tools/segment.py photo.jpg --classes "cat,dog" --weights ViT-B-16.pt --training-free naclip
 
 Prints the share of each class and writes into the folder --save-dir, whichever of these --save names:
 
@@ -40,7 +39,7 @@ from jseg.data.class_names import class_palette
 from jseg.data.image_files import read_image
 from jseg.data.loader import check_cost
 from jseg.drawing import overlay
-from jseg.errors import UserError
+from jseg.errors import CheckFailed, UserError
 from jseg.files import TEMPORARY, check_writable, read_lines, write_json, write_whole
 from jseg.outputs import check_outputs
 from jseg.segmentation import PARTS, Segmentation, check_class_names, saved_paths
@@ -107,8 +106,8 @@ def frames(path: Path) -> Iterator[np.ndarray]:
         yield cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB)
 
 
-def write_video(path: Path, target: Path, draw: Callable[[np.ndarray], np.ndarray]) -> bool:
-    """Writes the overlay of each frame; memory does not grow with the length. Returns whether the video was whole."""
+def write_video(path: Path, target: Path, draw: Callable[[np.ndarray], np.ndarray]) -> str:
+    """Writes the overlay of each frame, memory does not grow with the length; returns what is wrong with the video."""
     capture, writer = cv2.VideoCapture(str(path)), None
     rate, count = capture.get(cv2.CAP_PROP_FPS) or 25, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -119,9 +118,8 @@ def write_video(path: Path, target: Path, draw: Callable[[np.ndarray], np.ndarra
             writer.write(cv2.cvtColor(draw(frame), cv2.COLOR_RGB2BGR))
         writer.release()
         os.replace(unfinished, target)
-    if not (whole := count - number <= min(rate, count / 10)):  # where a file tells only its length, `count` is rough
-        print(f"{path} breaks off: only {number} of {count} frames could be read", file=sys.stderr)
-    return whole
+    text = f"{path} breaks off: only {number} of {count} frames could be read"
+    return text if count - number > min(rate, count / 10) else ""  # some files tell their length only roughly
 
 
 def readable(images: dict[Path, str], skip_bad: bool) -> dict[Path, tuple[int, int]]:
@@ -158,14 +156,14 @@ def plan_outputs(
 def segment_all(
     segment: Callable[[np.ndarray], Segmentation], options: argparse.Namespace, images: dict[Path, str],
     outputs: dict[Path, list[Path]], names: Sequence[str],
-) -> int:  # fmt: skip
-    """Writes the files of every image, prints a line for it, and writes what is about all of them; the exit code."""
-    style, columns, whole = (options.opacity, options.outline), [*names, "none of these"], True
+) -> None:  # fmt: skip
+    """Writes the files of every image, prints a line for it, and writes what is about all of them."""
+    style, columns, broken = (options.opacity, options.outline), [*names, "none of these"], []
     table, coco, tasks, palette = [["image", *columns]], {"images": [], "annotations": []}, [], class_palette(names)
     for path, files in tqdm(outputs.items(), "images", disable=None if len(outputs) > 1 else True):
         result: object = "overlay of each frame"
         if path.suffix.lower() in VIDEOS:
-            whole &= write_video(path, files[0], lambda x: overlay(x, segment(x).labels, palette, *style, names))
+            broken += [write_video(path, files[0], lambda x: overlay(x, segment(x).labels, palette, *style, names))]
         else:
             result = segment(read_image(path))
             result.save(options.save_dir, images[path], options.parts, options.overwrite, *style)
@@ -182,7 +180,8 @@ def segment_all(
         csv.writer(text := io.StringIO()).writerows(table)
         write_whole(options.summary, text.getvalue().encode())
         print(f"shares of the classes: {options.summary}")
-    return 0 if whole else 1
+    if any(broken):
+        raise CheckFailed("; ".join(filter(None, broken)))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -202,7 +201,8 @@ def main(arguments: list[str] | None = None) -> int:
     segmenter.embeddings(texts, words["templates"])  # their errors come before the folder is made
     check_writable(options.save_dir)
     segment = partial(segmenter, **words, threshold=options.threshold, with_scores="scores" in options.parts)
-    return segment_all(segment, options, images, outputs, names)
+    segment_all(segment, options, images, outputs, names)
+    return 0
 
 
 if __name__ == "__main__":

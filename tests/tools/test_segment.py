@@ -157,7 +157,7 @@ def test_a_video_that_breaks_off_keeps_the_overlay_so_far(segment: Run) -> None:
     Path("clip.avi").write_bytes(content[: len(content) // 2])
     code, printed, errors = segment("clip.avi", "one.png")
     read = int(cv2.VideoCapture("segmented/clip_overlay.mp4").get(cv2.CAP_PROP_FRAME_COUNT))
-    assert 2 < read < 25 and errors.endswith(f"clip.avi breaks off: only {read} of 30 frames could be read\n")
+    assert 2 < read < 25 and errors.endswith(f"error: clip.avi breaks off: only {read} of 30 frames could be read\n")
     assert code == 1 and "one.png: " in printed  # the other image all the same
 
 
