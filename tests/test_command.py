@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from jseg import command
 from jseg.errors import UserError
@@ -67,6 +69,14 @@ def test_a_wheel_alone_has_the_tools_and_the_configs(installed: Path, tmp_path: 
     assert done.stderr == "error: weight file w.pth does not exist; see what there is by jseg fetch --list\n"
     done = run(installed, tmp_path, "train", "--config", "voc12_inductiv", "--work-dir", "run")
     assert done.returncode == 2 and "did you mean 'voc12_inductive'" in done.stderr and not list(tmp_path.iterdir())
+    for folder, kind in (("images", ".jpg"), ("labels", ".png")):
+        (tmp_path / folder).mkdir()
+        for name in ("a", "b"):
+            Image.new("L" if kind == ".png" else "RGB", (8, 8)).save(tmp_path / folder / (name + kind))
+    done = run(installed, tmp_path, "new-config", ".", "own.py", "--names", "cat")
+    config = (tmp_path / "own.py").read_text()
+    assert "jseg check --config-file" in done.stdout and "    jseg train --config-file own.py\n" in config, done.stderr
+    assert "tools/" not in done.stdout and Path(re.search(r"^base = '(.*)'", config, re.MULTILINE)[1]).is_file()
     done = run(installed, tmp_path, "segmnt")
     assert (done.returncode, done.stderr) == (2, "error: jseg segmnt: no such command: did you mean 'segment'?\n")
 

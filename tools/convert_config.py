@@ -6,7 +6,7 @@
 changed in our terms.
 """
 
-from jseg.runtime.command_line import ArgumentParser, run
+from jseg.runtime.command_line import ArgumentParser, in_words, run
 
 import functools
 import os
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     text += f"base = {os.path.relpath(base, target.parent) if near else str(base)!r}\n"
     for name, value in changed.items():
         text += f"{name} = dict(\n{as_text(value, '    ')})\n" if value else f"{name} = {value!r}\n"
-    write_whole(target, text.encode())
+    write_whole(target, in_words(text).encode())
     print(f"written: {target}, on top of {base}")
 
 

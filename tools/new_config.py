@@ -9,7 +9,7 @@ where there are none, every fifth pair is taken for val, and lists are written b
 that you should decide say DECIDE. docs/own_data.md goes on from here.
 """
 
-from jseg.runtime.command_line import ArgumentParser, run
+from jseg.runtime.command_line import ArgumentParser, in_words, run
 
 from pathlib import Path
 
@@ -112,8 +112,8 @@ def main(arguments: list[str] | None = None) -> None:
     data |= {"unseen": names_in(options.unseen), "stored": tuple(stored), "ignored": ignored, "palette": palette}
     parts = {name: files for name, (files, _) in splits.items()}
     text = config_text(target.stem, {**data, "root": str(root)}, parts, count)
-    write_whole(target, text.encode())
-    print(f"written: {target}; after its lines marked DECIDE: python tools/check_dataset.py --config-file {target}")
+    write_whole(target, in_words(text).encode())
+    print(in_words(f"written: {target}; after its DECIDE lines: python tools/check_dataset.py --config-file {target}"))
 
 
 if __name__ == "__main__":
