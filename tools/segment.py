@@ -128,7 +128,7 @@ def readable(images: dict[Path, str], skip_bad: bool) -> dict[Path, tuple[int, i
     for path in images:
         try:
             if (frame := next(frames(path), None)) is None:
-                raise UserError(f"{path}: not a video that OpenCV can read")
+                raise UserError(f"{path}: {'not a video that OpenCV can read' if path.exists() else 'does not exist'}")
             sizes[path] = frame.shape[:2]
         except UserError as error:
             if not skip_bad:

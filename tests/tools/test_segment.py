@@ -174,6 +174,7 @@ MISTAKES = {  # arguments, class list or weight file of a mistake, and what its 
     "folder without images": (["empty"], {}, "empty: no image in this folder"),
     "no such pattern": (["*.gif"], {}, "*.gif does not exist"),
     "no video": (["bad.mp4"], {}, "bad.mp4: not a video"),
+    "video that is not there": (["none.mp4"], {}, "none.mp4: does not exist"),
     "unknown part": (["one.png", "--save", "labels,mask"], {}, "mask is not known: choose from labels, overlay"),
     "no file of names": (["one.png"], {"classes": "@none.txt"}, "(file none.txt does not exist)\n"),
     "summary exists": (["one.png", "--summary", "notes.txt"], {}, "notes.txt exists (--overwrite"),
