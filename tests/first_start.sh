@@ -10,6 +10,7 @@ source=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 export HOME=$folder/home # the cache of pip too
+mkdir "$HOME"
 unset XDG_CACHE_HOME PYTHONPATH
 
 timed() { # COMMAND…: the time that it takes, in $seconds; its output only if it fails

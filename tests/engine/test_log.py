@@ -36,12 +36,15 @@ def test_the_time_left_leaves_out_steps_that_compiled(
     now = 0.0
     monkeypatch.setattr(log_module.time, "perf_counter", lambda: now)
     log = RunLog(tmp_path, iterations=104)
-    for seconds in (60.0, 30.0, 0.5, 0.5, 0.5):
+    for step, seconds in enumerate((60.0, 30.0, 0.5, 0.5, 0.5)):
         now += seconds
         log.add({"total": 1.0}, waited=0.0)
+        if not step:
+            log.report(0, lr=1e-3)
+            assert " left ? " in capsys.readouterr().out  # the only step known has compiled
     log.report(4, lr=1e-3)
     shown = capsys.readouterr().out
-    assert "22.875 s/it" in shown and " left 0:00:50 " in shown
+    assert "7.875 s/it" in shown and " left 0:00:50 " in shown
 
 
 def test_a_resumed_log_drops_what_came_after_and_half_written_lines(tmp_path: Path) -> None:
