@@ -90,6 +90,10 @@ SHAPES = tuple(
     Row(f"shapes_{name}", f"shapes_{name}.py", seeds=(0, 1, 2), title=title,
         start="shapes_inductive" if name == "transductive" else "")
     for name, title in SHAPES_TITLES.items()
+) + (
+    Row("shapes_open", "shapes_open.py", weights_of="shapes_inductive", title="inductive, on shapes_open"),
+    Row("shapes_open_class_token", "shapes_open.py", ("test.training_free=class_token",),
+        title="CLIP's value path read by the class token, on shapes_open"),
 )  # fmt: skip
 SUITES = {"paper": PAPER, "shapes": SHAPES}  # each row finds what it starts from in the rows before it
 

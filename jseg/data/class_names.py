@@ -31,6 +31,12 @@ SHAPES_NAMES = split_names("""
     blue dotted cross, blue checked circle, purple striped cross, purple checked square, purple ringed triangle,
     red checked triangle, yellow striped square, green dotted star, blue ringed square, purple dotted circle
 """)  # fmt: skip
+SHAPES_OPEN_NAMES = split_names("""
+    red dotted circle, red ringed square, red checked star, yellow ringed triangle, yellow striped star,
+    yellow checked cross, green dotted triangle, green striped cross, green checked circle, blue dotted star,
+    blue ringed cross, blue striped circle, purple dotted cross, purple striped square, purple checked triangle,
+    red striped triangle, yellow dotted square, green ringed star, blue checked square, purple ringed circle
+""")  # fmt: skip
 
 OWN = "custom"  # data.dataset of your own data
 IGNORED = 255  # in label maps: no class, left out of training targets and metrics
@@ -108,6 +114,7 @@ def class_palette(names: Sequence[str]) -> np.ndarray:
 
 _CLASS_LISTS = (
     ClassList("shapes", "", SHAPES_NAMES, tuple(range(15, 20)), tuple(range(20)), (IGNORED,)),
+    ClassList("shapes_open", "", SHAPES_OPEN_NAMES, (), tuple(range(20)), (IGNORED,)),
     ClassList("voc12", "", NAMES["voc12"], UNSEEN["voc12"], tuple(range(1, 21)), (0, IGNORED)),
     ClassList("coco_stuff", "", NAMES["coco_stuff"], UNSEEN["coco_stuff"], tuple(range(171)), (IGNORED,)),
     ClassList("context", "A", CONTEXT_NAMES, (0, 6, 7, 14, 19, 24, 31, 33, 48, 54), tuple(range(1, 60)), (0, IGNORED)),

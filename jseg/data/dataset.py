@@ -149,7 +149,7 @@ Dataset = ShapesDataset | SegmentationDataset  # training and evaluation ask for
 
 def open_dataset(data: DataConfig, split: str) -> Dataset:
     """The data set of a configuration; `split` is train, val or test (the images of val, labels not needed)."""
-    return ShapesDataset(data, split) if data.dataset == "shapes" else SegmentationDataset(data, split)
+    return ShapesDataset(data, split) if data.dataset in ("shapes", "shapes_open") else SegmentationDataset(data, split)
 
 
 @dataclass

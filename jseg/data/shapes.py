@@ -1,8 +1,9 @@
 """The built-in data set `shapes`: scenes with exact masks and captions, drawn on the fly from a seed; no download.
 
 20 classes named by colour, pattern and shape ("red striped circle"), 15 of them seen in training: an unseen class can
-be understood from words that seen ones share with it. A scene, a pure function of (seed, split, index), is painted as
-(H, W, 3) float32 RGB in [0, 255]; one unit is a pixel of a scene of short side 96.
+be understood from words that seen ones share with it. `shapes_open` has 20 other classes of the same words; no image
+of `shapes` shows one, neither to the model nor to the small CLIP that it starts from. A scene, a pure function of
+(seed, split, index), is painted as (H, W, 3) float32 RGB in [0, 255]; one unit is a pixel of a scene of short side 96.
 """
 
 import colorsys
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.random import Generator
 
 from jseg.config import DataConfig
-from jseg.data.class_names import IGNORED, SHAPES_NAMES, class_labels, classes_of
+from jseg.data.class_names import IGNORED, SHAPES_NAMES, SHAPES_OPEN_NAMES, class_labels, classes_of
 
 # centre and half width of the hue, in degrees, and the least brightness that still deserves the name
 COLOURS = {"red": (0, 13, 0.45), "yellow": (54, 10, 0.6), "green": (122, 30, 0.35), "blue": (220, 22, 0.4),
@@ -49,6 +50,7 @@ class ShapesDataset:
     def __init__(self, data: DataConfig, split: str) -> None:
         self.class_list = classes_of(data)
         self.config, self.split = data.shapes, split
+        self.names = SHAPES_OPEN_NAMES if data.dataset == "shapes_open" else SHAPES_NAMES
 
     def __len__(self) -> int:
         return self.config.train_scenes if self.split == "train" else self.config.val_scenes
@@ -56,7 +58,7 @@ class ShapesDataset:
     def scene(self, index: int) -> Scene:
         """Draws scene `index`."""
         rng = np.random.default_rng([_STREAMS[self.split], self.config.seed, index])
-        return draw_scene(self.config.size, self.config.objects, rng)
+        return draw_scene(self.config.size, self.config.objects, rng, self.names)
 
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
         """(H, W, 3) uint8 RGB image, (H, W) uint8 class numbers (255 = background), and the scene's name."""
@@ -64,8 +66,10 @@ class ShapesDataset:
         return scene.image, class_labels(scene.labels, self.class_list, name), name
 
 
-def draw_scene(size: tuple[int, int], objects: tuple[int, int], rng: Generator) -> Scene:
-    """Draws a scene of `size` (height, width) with `objects` (least, most) objects of different classes."""
+def draw_scene(
+    size: tuple[int, int], objects: tuple[int, int], rng: Generator, names: tuple[str, ...] = SHAPES_NAMES
+) -> Scene:
+    """Draws a scene of `size` (height, width) with `objects` (least, most) objects of different classes, by `names`."""
     unit = min(size) / 96
     image = np.ascontiguousarray(background(size, unit, rng))
     for _ in range(rng.integers(2, 7)):
@@ -75,8 +79,8 @@ def draw_scene(size: tuple[int, int], objects: tuple[int, int], rng: Generator) 
     diameters = np.exp(rng.uniform(*np.log(_DIAMETERS), count))
     diameters[0] = max(diameters)
     placed: list[tuple[int, float, int]] = []  # class, diameter, area
-    for class_index, diameter in zip(rng.permutation(len(SHAPES_NAMES))[:count].tolist(), diameters, strict=True):
-        if area := _place(image, owners, class_index, diameter * min(size), placed, rng):
+    for class_index, diameter in zip(rng.permutation(len(names))[:count].tolist(), diameters, strict=True):
+        if area := _place(image, owners, names[class_index], diameter * min(size), placed, rng):
             placed.append((class_index, float(diameter), area))
     if rng.random() < 0.3:  # thin lines in front of everything; their pixels belong to no object
         for _ in range(rng.integers(1, 3)):
@@ -101,11 +105,11 @@ def draw_scene(size: tuple[int, int], objects: tuple[int, int], rng: Generator) 
 
 
 def _place(
-    image: np.ndarray, owners: np.ndarray, class_index: int, diameter: float, placed: list[tuple], rng: Generator
+    image: np.ndarray, owners: np.ndarray, name: str, diameter: float, placed: list[tuple], rng: Generator
 ) -> int:
     """Paints an object where it leaves enough of the others in sight; its area in pixels, 0 = no place was found."""
     size, radius = owners.shape, diameter / 2
-    colour, pattern, shape = SHAPES_NAMES[class_index].split()
+    colour, pattern, shape = name.split()
     stretch, angle = np.exp(rng.uniform(-0.18, 0.18)), rng.uniform(0, 2 * np.pi)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     points = outline(shape) * radius * (stretch, 1 / stretch) @ turn
