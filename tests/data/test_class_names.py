@@ -65,7 +65,11 @@ def test_palette_is_that_of_voc() -> None:
 
 def test_unknown_names() -> None:
     assert class_list("context") == class_list("context", "A") and class_list("context").title == "context (split A)"
-    for arguments, choices in ((("voc",), "shapes, voc12"), (("context", "C"), "A, B"), (("voc12", "A"), "only one")):
+    for arguments, choices in (
+        (("voc",), "shapes, shapes_open, voc12"),
+        (("context", "C"), "A, B"),
+        (("voc12", "A"), "only one"),
+    ):
         with pytest.raises(UserError, match=choices):
             class_list(*arguments)
 

@@ -12,7 +12,7 @@ import pytest
 
 from jseg.config import DataConfig, ShapesConfig
 from jseg.data import shapes
-from jseg.data.class_names import SHAPES_NAMES, class_list
+from jseg.data.class_names import SHAPES_NAMES, SHAPES_OPEN_NAMES, class_list
 from jseg.data.shapes import Scene, ShapesDataset
 from jseg.metrics import ConfusionMatrix
 
@@ -55,6 +55,16 @@ def test_the_generator_has_not_changed() -> None:
     assert found == RECORDED_OBJECTS
     means = [data.scene(index).image.mean() for index in range(3)]
     np.testing.assert_allclose(means, RECORDED_MEANS, atol=0.5)  # rounding may differ between processors
+
+
+def test_shapes_open_has_other_classes_of_the_same_words() -> None:
+    """Each word as often as in `shapes`, so that no word is rarer; the scenes are drawn by these names."""
+    assert len({*SHAPES_NAMES, *SHAPES_OPEN_NAMES}) == 40
+    words = [Counter(" ".join(names).split()) for names in (SHAPES_NAMES, SHAPES_OPEN_NAMES)]
+    assert words[0] == words[1]
+    scenes = [ShapesDataset(DataConfig(dataset=name), "val").scene(0) for name in ("shapes_open", "shapes")]
+    same = (scenes[0].labels != 255) & (scenes[0].labels == scenes[1].labels)  # the first scenes have the same places
+    assert same.sum() > 500 and (scenes[0].image != scenes[1].image)[same].any(axis=1).mean() > 0.1
 
 
 def test_labels_show_the_objects_and_nothing_else(scenes: list[Scene]) -> None:
