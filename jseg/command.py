@@ -21,10 +21,10 @@ TASKS = {
 }
 TOOLS = {
     "segment": "segment", "demo": "demo", "plot": "plot_log", "check": "check_dataset", "new-config": "new_config",
-    "fetch": "fetch_pretrained", "convert": "convert_weights", "convert-config": "convert_config",
-    "embed": "embed_class_names", "calibrate": "calibrate_gamma", "reproduce": "reproduce", "benchmark": "benchmark",
-    "parity": "check_parity", "prepare-voc12": "prepare_voc12", "prepare-coco-stuff": "prepare_coco_stuff",
-    "prepare-context": "prepare_context", "pretrain": "pretrain_clip",
+    "fetch": "fetch_pretrained", "fetch-dataset": "fetch_dataset", "convert": "convert_weights",
+    "convert-config": "convert_config", "embed": "embed_class_names", "calibrate": "calibrate_gamma",
+    "reproduce": "reproduce", "benchmark": "benchmark", "parity": "check_parity", "prepare-voc12": "prepare_voc12",
+    "prepare-coco-stuff": "prepare_coco_stuff", "prepare-context": "prepare_context", "pretrain": "pretrain_clip",
 }  # fmt: skip
 REPORT = "What was found on this machine, and what is missing; --check also computes."
 

@@ -11,9 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # each part imports only from those before it
-ORDER = ("errors", "files", "outputs", "released", "config", "runtime", "weights", "data", "metrics", "drawing", "ops",
-         "clip", "model", "baselines", "engine", "segmentation", "segmenter", "calibration", "parity", "pretraining",
-         "reproduction", "benchmark", "command")  # fmt: skip
+ORDER = ("errors", "files", "outputs", "downloads", "released", "config", "runtime", "weights", "data", "metrics",
+         "drawing", "ops", "clip", "model", "baselines", "engine", "segmentation", "segmenter", "calibration", "parity",
+         "pretraining", "reproduction", "benchmark", "command")  # fmt: skip
 CORE = ("config", "clip", "model", "ops", "engine", "segmenter")
 WORDS = re.compile(r"(?<![A-Za-z])(pictures?|mend(s|ed|ing)?)(?![A-Za-z])", re.IGNORECASE)  # image, fix
 SOURCES = {path.relative_to(ROOT): path.read_text(encoding="utf-8") for path in sorted((ROOT / "jseg").rglob("*.py"))}

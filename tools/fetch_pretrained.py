@@ -1,73 +1,30 @@
 """Fetches pretrained files by name into pretrained/, checked by SHA-256.
 
+    pip install -e '.[fetch]'
     python tools/fetch_pretrained.py --list
     python tools/fetch_pretrained.py ViT-B-16 vocabulary
     python tools/fetch_pretrained.py vocabulary --from ~/Downloads/bpe_simple_vocab_16e6.txt.gz
 
-A file that is there already and whole is kept. `--from` takes a local copy instead of downloading.
+A file that is there already and whole is kept. `--from` takes a local copy instead of downloading. A download that was
+interrupted goes on where it stopped.
 """
 
 from jseg.runtime.command_line import ArgumentParser, run
 
-import hashlib
-import http.client
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
-
-from tqdm import tqdm
 
 from jseg.clip.tokenizer import PRETRAINED_FOLDER, VOCABULARY_NAME, VOCABULARY_SHA256
+from jseg.downloads import RemoteFile, download, fault
 from jseg.errors import UserError
-from jseg.files import whole_files
 from jseg.outputs import check_outputs
-from jseg.weights.reader import sha256_of_file
 
-TIMEOUT = 30  # seconds without an answer
 CLIP_SHA256 = "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"
 CLIP_URL = f"https://openaipublic.azureedge.net/clip/models/{CLIP_SHA256}/ViT-B-16.pt"
 VOCABULARY_URL = f"https://github.com/openai/CLIP/raw/main/clip/{VOCABULARY_NAME}"
-
-
-class Pretrained(NamedTuple):
-    """A file that can be fetched."""
-
-    file_name: str
-    url: str
-    sha256: str
-
-
 FILES = {
-    "ViT-B-16": Pretrained("ViT-B-16.pt", CLIP_URL, CLIP_SHA256),
-    "vocabulary": Pretrained(VOCABULARY_NAME, VOCABULARY_URL, VOCABULARY_SHA256),
+    "ViT-B-16": RemoteFile("ViT-B-16.pt", (CLIP_URL,), 351_000_000, CLIP_SHA256),
+    "vocabulary": RemoteFile(VOCABULARY_NAME, (VOCABULARY_URL,), 1_356_917, VOCABULARY_SHA256),
 }
-
-
-def blocks(url: str) -> Iterator[bytes]:
-    """The content behind an address, with a progress bar on a terminal; UserError when it cannot be had."""
-    try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT) as response:
-            size = int(response.headers.get("Content-Length") or 0)
-            with tqdm(total=size, unit="B", unit_scale=True, disable=None) as bar:
-                while block := response.read(2**20):
-                    bar.update(len(block))
-                    yield block
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        by_hand = "check the network, or download it elsewhere and pass it by --from FILE"
-        raise UserError(f"{url} cannot be fetched ({error}): {by_hand}") from error
-
-
-def fetch(url: str, sha256: str, target: Path) -> None:
-    """Brings one file to its place, which stays as it is unless the SHA-256 of the content is right."""
-    digest = hashlib.sha256()
-    with whole_files(target) as (written,):
-        for block in blocks(url):
-            digest.update(block)
-            written.write(block)
-        if digest.hexdigest() != sha256:
-            raise UserError(f"{url} has SHA-256 {digest.hexdigest()} where {sha256} is expected: nothing was kept")
-    print(f"{target}: from {url}, SHA-256 right")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -82,8 +39,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     if options.list:
         for name, file in FILES.items():
-            state = "there" if (options.folder / file.file_name).is_file() else "not there"
-            print(f"{name}: {file.file_name}, {state}, SHA-256 {file.sha256}\n    {file.url}")
+            state = "there" if (options.folder / file.name).is_file() else "not there"
+            print(f"{name}: {file.name}, {state}, SHA-256 {file.checksum}\n    {file.urls[0]}")
         return
     unknown = [name for name in options.names if name not in FILES]
     if unknown or not options.names:
@@ -92,13 +49,13 @@ def main(arguments: list[str] | None = None) -> None:
     if (options.source or options.url) and len(options.names) > 1:
         raise UserError("--from and --url are for one name at a time")
     for file in [FILES[name] for name in options.names]:
-        target = options.folder / file.file_name
-        if target.is_file() and sha256_of_file(target) == file.sha256:
+        target = options.folder / file.name
+        if target.is_file() and not fault(target, file):
             print(f"{target}: already there, SHA-256 right")
             continue
         check_outputs([target], [options.source], overwrite=options.overwrite)
-        local = options.source.expanduser().absolute().as_uri() if options.source else ""
-        fetch(local or options.url or file.url, file.sha256, target)
+        own = options.source.expanduser().absolute().as_uri() if options.source else options.url
+        download(file, target, [own] if own else ())
 
 
 if __name__ == "__main__":

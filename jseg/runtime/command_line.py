@@ -10,7 +10,9 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import shutil
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from jseg.errors import CheckFailed, UserError
-from jseg.files import save_details
+from jseg.files import save_details, shipped
 
 TOOL_WORDS: dict[str, str] = {}  # tool: its word, while the console command `jseg` runs
 
@@ -98,6 +100,26 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         except (OSError, ValueError):  # Python would try it again while it ends, and complain
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     sys.exit(code)
+
+
+def run_tool(tool: str, arguments: list[str], meanwhile: Callable[[], object] = lambda: None) -> int:
+    """Exit code of one of tools/ in a process of its own, whose output is shown; KeyboardInterrupt if interrupted.
+
+    `meanwhile` is called every few seconds, and once more at the end.
+    """
+    print(in_words(f"$ python tools/{tool}.py {shlex.join(arguments)}"), flush=True)
+    process, code = subprocess.Popen([sys.executable, str(shipped(f"tools/{tool}.py")), *arguments]), None
+    try:
+        while code is None:
+            with suppress(subprocess.TimeoutExpired):
+                code = process.wait(5)
+            meanwhile()
+    except KeyboardInterrupt:  # it got the signal too: it saves before it ends
+        process.wait()
+        raise
+    if code == 130:
+        raise KeyboardInterrupt
+    return code
 
 
 def print_without_fail() -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from jseg import downloads
+from jseg.downloads import RemoteFile
 from jseg.errors import UserError
 from tools import fetch_pretrained
 
@@ -18,7 +20,9 @@ NAME = "ViT-B-16"
 @pytest.fixture(autouse=True)
 def small_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """A small file under the name ViT-B-16, at an address where nobody listens."""
-    small = fetch_pretrained.Pretrained("ViT-B-16.pt", "http://127.0.0.1:9/file", hashlib.sha256(CONTENT).hexdigest())
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    small = RemoteFile("ViT-B-16.pt", ("http://127.0.0.1:9/file",), len(CONTENT), digest)
+    monkeypatch.setattr(downloads, "PAUSE", 0.0)
     monkeypatch.setitem(fetch_pretrained.FILES, NAME, small)
 
 
@@ -67,5 +71,6 @@ def test_mistakes_and_no_network(tmp_path: Path, arguments: list[str], match: st
 def test_the_table_of_the_readme_agrees() -> None:
     """pretrained/README.md states address and hash of every file that can be fetched."""
     text = (fetch_pretrained.PRETRAINED_FOLDER / "README.md").read_text(encoding="utf-8")
-    for fact in (fetch_pretrained.CLIP_URL, fetch_pretrained.CLIP_SHA256, *fetch_pretrained.FILES["vocabulary"]):
-        assert fact in text
+    for file in (RemoteFile("ViT-B-16.pt", (fetch_pretrained.CLIP_URL,), 0, fetch_pretrained.CLIP_SHA256),
+                 fetch_pretrained.FILES["vocabulary"]):  # fmt: skip
+        assert all(fact in text for fact in (file.name, file.urls[0], file.checksum))
