@@ -69,25 +69,21 @@ def download(file: RemoteFile, target: Path, urls: Sequence[str] = ()) -> None:
     What an interruption leaves, `<target>.part`, is continued by the next call. UserError: no address has it.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    problems = []
+    part, problems = part_of(target), []
     for url in urls or file.urls:
-        if not (problem := attempt(url, file, part_of(target))):
-            part_of(target).replace(target)
-            print(f"{target}: from {url}, {HASHES.get(len(file.checksum), 'CRC')} right", flush=True)
-            return
+        begun = part.exists()
+        while not (problem := transfer(url, part)):
+            if not (problem := fault(part, file)):
+                part.replace(target)
+                print(f"{target}: from {url}, {HASHES.get(len(file.checksum), 'CRC')} right", flush=True)
+                return
+            part.unlink()
+            if not begun:
+                break
+            begun = False  # its beginning may have come from elsewhere: once more from the start
         print(f"{url}: {problem}", file=sys.stderr, flush=True)
         problems.append(f"{url}: {problem}")
     raise UserError(f"{file.name} cannot be fetched ({'; '.join(problems)}): {BY_HAND}")
-
-
-def attempt(url: str, file: RemoteFile, part: Path) -> str:
-    """The problem with one address, "" for none. What is wrong is deleted, what is only unfinished stays."""
-    fresh = not part.exists()
-    problem = transfer(url, part)
-    if problem or not (problem := fault(part, file)):
-        return problem
-    part.unlink()  # if its beginning came from elsewhere, once more from the start
-    return problem if fresh else attempt(url, file, part)
 
 
 def transfer(url: str, part: Path) -> str:
@@ -116,10 +112,7 @@ def transfer(url: str, part: Path) -> str:
 
 
 def receive(url: str, part: Path) -> None:
-    """One request: appends what `part` lacks, or writes it anew where the server knows no ranges.
-
-    Progress on stderr, on a terminal or as a line now and then. Raises what requests and urllib3 raise.
-    """
+    """One request: appends what `part` lacks, or writes it anew; raises what requests and urllib3 raise."""
     import requests
 
     have = size_of(part)

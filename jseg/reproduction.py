@@ -6,19 +6,23 @@ A row names a config. Its weights are `<row>/seed_<n>/weights.safetensors` in on
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import run_tool
+
 import json
+import shlex
 import statistics
-import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from jseg.config import METRICS, Config, config_changes, from_dict, read_config, to_dict
 from jseg.data.class_names import classes_of
-from jseg.data.dataset import PREPARATION, parts_of
+from jseg.data.dataset import parts_of
+from jseg.data.published import PUBLISHED, free_bytes
 from jseg.engine.checkpoint import METRICS_NAME, WEIGHTS_NAME, checkpoint_path, checkpoints_in
+from jseg.engine.log import LOG_NAME, read_log
 from jseg.errors import UserError
 from jseg.files import write_json, write_whole
 from jseg.outputs import TEXT_MARK
@@ -29,6 +33,10 @@ GIVEN, PLAIN_CLIP = "given", "clip"  # sources of weights that no run of ours ma
 # keys that do not shape weights, or say where files lie
 MAY_DIFFER = ("test.", "expected", "train.seed", "train.eval_every", "data.root", "data.workers", "model.init",
               "text.vocab", "text.embed")  # fmt: skip
+STEP_TFLOP = {"voc12": 9.0, "context": 11.0, "coco_stuff": 14.0}  # of 16 crops (docs/reproduce.md, section 4)
+RUN_BYTES = 4_300_000_000  # that a training run on one of these leaves (docs/reproduce.md, section 1)
+ESTIMATE = 10.0  # TFLOP a second, until steps are measured
+FIRST_STEPS = 50  # after which they are
 Metrics = dict[str, float | None]  # pAcc, mIoU(S), mIoU(U), hIoU in percent; None = undefined
 
 
@@ -127,10 +135,8 @@ def missing(row: Row, folder: Path, seed: int | None = None) -> list[str]:
         splits = [part for files in sections for part in parts_of(files)]
         parts = dict.fromkeys(name for part in splits for name in (part.images, part.labels, part.names))
         if absent := [part for part in parts if part and not (root / part).exists()]:
-            command = "correct data.root"
-            if config.data.dataset in PREPARATION:
-                command = f"python tools/prepare_{config.data.dataset}.py {root} (downloads: docs/reproduce.md)"
-            lacking.append(f"data: {', '.join(absent)} in {root}: {command}")
+            command = [f"python tools/{tool}.py {shlex.join(more)}" for tool, more in fetching([row])[1:]]
+            lacking.append(f"data: {', '.join(absent)} in {root}: {command[0] if command else 'correct data.root'}")
     again = f"the same command with --rows {','.join(filter(None, (row.start or row.weights_of, row.name)))} --train"
     start = None if seed is None else start_weights(row, seed, folder)
     if start is not None:
@@ -143,21 +149,52 @@ def missing(row: Row, folder: Path, seed: int | None = None) -> list[str]:
     return lacking
 
 
-def run_net(arguments: list[str]) -> int:
-    """Exit code of run_net, whose output is shown; raises KeyboardInterrupt if it was interrupted."""
-    print(f"$ python tools/run_net.py {' '.join(arguments)}", flush=True)
-    process = subprocess.Popen([sys.executable, str(REPOSITORY / "tools" / "run_net.py"), *arguments])
-    try:
-        code = process.wait()
-    except KeyboardInterrupt:  # it got the signal too: it saves before it ends
-        process.wait()
-        raise
-    if code == 130:
-        raise KeyboardInterrupt
-    return code
+def fetching(rows: Sequence[Row]) -> list[tuple[str, list[str]]]:
+    """Tools and their arguments that bring CLIP, its vocabulary and data sets, for rows of published ones."""
+    names: dict[Path, dict[str, None]] = {}
+    for data in (row.read().data for row in rows):
+        if data.dataset in PUBLISHED and Path(data.root).name == PUBLISHED[data.dataset].folder:
+            names.setdefault(Path(data.root).parent, {})[data.dataset] = None
+    commands = [("fetch_dataset", [*found, "--root", str(root)]) for root, found in names.items()]
+    return [("fetch_pretrained", ["ViT-B-16", "vocabulary"]), *commands] if commands else []
 
 
-def train(row: Row, seed: int, folder: Path, device: str) -> list[str]:
+def last_iteration(run: Path) -> int:
+    """How far a training run has come, as its log says."""
+    return max((line["iteration"] for line in read_log(run / LOG_NAME)), default=0)
+
+
+class Plan:
+    """The training runs of a suite, the configuration of each by its folder, and how long they take."""
+
+    def __init__(self, runs: dict[Path, Config]) -> None:
+        self.runs = {run: config for run, config in runs.items() if not (run / WEIGHTS_NAME).is_file()}
+        self.measured = False
+        if self.runs and all(config.data.dataset in STEP_TFLOP for config in self.runs.values()):
+            disk, free = len(self.runs) * RUN_BYTES / 1e9, free_bytes(next(iter(self.runs))) / 1e9
+            print(f"{len(self.runs)} training runs: {disk:.1f} GB of disk, {free:.1f} GB are free")
+            self.show(ESTIMATE, f"on a GPU that sustains {ESTIMATE:.0f} TFLOP/s in float32 (estimate)")
+
+    def show(self, rate: float, basis: str) -> None:
+        """Prints the hours of each run and of all at `rate` TFLOP a second."""
+        total = 0.0
+        for run, config in self.runs.items():
+            steps = max(config.train.iterations - last_iteration(run), 0)
+            hours = steps * STEP_TFLOP.get(config.data.dataset, 1.0) / rate / 3600
+            total += hours
+            print(f"{run.parent.name}, {run.name}: {steps:,} steps, {hours:.1f} h")
+        print(f"training: {total:.1f} h {basis}", flush=True)
+
+    def watch(self, run: Path, start: int) -> None:
+        """Called while a run goes on: shows the plan again, once, after `FIRST_STEPS` steps from `start`."""
+        for line in [] if self.measured else read_log(run / LOG_NAME):
+            if line["event"] == "train" and line["iteration"] >= start + FIRST_STEPS:
+                self.measured = True
+                rate = STEP_TFLOP.get(self.runs[run].data.dataset, 1.0) / line["step"]
+                return self.show(rate, f"at {line['step']:.3f} s a step, measured in {run.parent.name}")
+
+
+def train(row: Row, seed: int, folder: Path, device: str, plan: Plan) -> list[str]:
     """Trains one seed of a row, or goes on with it, unless its weights are there; returns what was in the way."""
     run, start = folder / row.name / f"seed_{seed}", start_weights(row, seed, folder)
     if (run / WEIGHTS_NAME).is_file():
@@ -166,7 +203,9 @@ def train(row: Row, seed: int, folder: Path, device: str) -> list[str]:
         return lacking
     weights = ["--resume"] if checkpoints_in(run) else [] if start is None else ["--weights", str(start)]
     arguments = row.arguments("train", run, device, weights)
-    if run_net([*arguments, f"train.seed={seed}"]) == 0 and (run / WEIGHTS_NAME).is_file():
+    watch = partial(plan.watch, run, last_iteration(run))
+    code = run_tool("run_net", [*arguments, f"train.seed={seed}"], watch)
+    if code == 0 and (run / WEIGHTS_NAME).is_file():
         return []
     return [f"training of {row.name}, seed {seed}: it failed or was stopped, see above: the same again"]
 
@@ -187,7 +226,8 @@ def measure(row: Row, source: str, weights: Path, results: Path, device: str) ->
         pass
     (folder / METRICS_NAME).unlink(missing_ok=True)
     # the exit code says whether it meets the config's expectations, too
-    run_net(row.arguments("val", folder, device, [] if source == PLAIN_CLIP else ["--weights", str(weights)]))
+    given = [] if source == PLAIN_CLIP else ["--weights", str(weights)]
+    run_tool("run_net", row.arguments("val", folder, device, given))
     if not (folder / METRICS_NAME).is_file():
         return None
     found = json.loads((folder / METRICS_NAME).read_text())
@@ -239,20 +279,27 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
 
 
 def reproduce(
-    suite: str, rows: list[Row], folder: Path, results: Path, device: str, train_too: bool, seeds: Sequence[int] = ()
-) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:
+    suite: str, rows: list[Row], folder: Path, results: Path, device: str, train_too: bool, seeds: Sequence[int] = (),
+    fetch: bool = False,
+) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:  # fmt: skip
     """Trains (with `train_too`) one seed of all rows, then the next; measures all and writes the tables after each.
 
-    Returns results, and what is missing by row.
+    A plan comes first, then, with `fetch`, the downloads. Returns results, and what is missing by row.
     """
     trained = [row for row in rows if train_too and not row.weights_of and not row.read().test.training_free]
     chosen = {row.name: seeds or row.seeds if row in trained else () for row in rows}
+    plan = Plan({folder / row.name / f"seed_{seed}": row.read() for row in rows for seed in chosen[row.name]})
+    for tool, arguments in fetching(rows):
+        if not fetch:
+            print(f"--fetch runs: python tools/{tool}.py {shlex.join(arguments)}", flush=True)
+        if fetch or tool == "fetch_dataset":
+            run_tool(tool, arguments if fetch else [*arguments, "--dry-run"])  # what is missing is said for each row
     untrained: dict[str, list[str]] = {row.name: [] for row in rows}
     for seed in sorted({seed for of_row in chosen.values() for seed in of_row}) or [0]:
         for row in rows:
             weights_found(row, folder)  # refuses those of another config
             if seed in chosen[row.name]:
-                untrained[row.name] += train(row, seed, folder, device)
+                untrained[row.name] += train(row, seed, folder, device, plan)
         table, lacking = [], {}
         for row in rows:
             absent, measured = missing(row, folder), {}

@@ -17,20 +17,22 @@ from jseg.runtime.command_line import ArgumentParser, run, run_tool
 
 from pathlib import Path
 
-from jseg.data.published import PUBLISHED, Archive, archive_path, free_bytes, is_unpacked, needed_bytes, unpack
-from jseg.downloads import BY_HAND, download, fault
-from jseg.errors import UserError, suggestion
+from jseg.data.published import DOWNLOADS, PUBLISHED, Archive, free_bytes, is_unpacked, unpack
+from jseg.downloads import BY_HAND, download, fault, part_of, size_of
+from jseg.errors import UserError
 from jseg.files import check_writable
 
 
-def own_places(name: str, places: list[str]) -> tuple[list[Path], list[str]]:
-    """Files, and addresses, of the user's own for the archive of this name."""
-    addresses = [place + name * place.endswith("/") for place in places if "://" in place]
-    paths = [Path(place).expanduser() for place in places if "://" not in place]
-    files = [path / name if path.is_dir() else path for path in paths]
-    return [path for path in files if path.name == name and path.is_file()], [
-        address for address in addresses if address.rpartition("/")[2] == name
-    ]
+def own_places(name: str, places: list[str]) -> list[str]:
+    """Files and addresses of the user's own for the archive of this name."""
+    full = [f"{place.rstrip('/')}/{name}" if place.endswith("/") or Path(place).is_dir() else place for place in places]
+    return [place for place in full if Path(place).name == name and ("://" in place or Path(place).is_file())]
+
+
+def archive_path(archive: Archive, root: Path, places: list[str]) -> Path:
+    """The user's own file, or where the download lies."""
+    own = [Path(place) for place in own_places(archive.name, places) if "://" not in place]
+    return own[0] if own else root / DOWNLOADS / archive.name
 
 
 def show_plan(names: list[str], root: Path, places: list[str], delete: bool) -> None:
@@ -38,12 +40,13 @@ def show_plan(names: list[str], root: Path, places: list[str], delete: bool) -> 
     downloads, disk = [0], 0
     for name in names:
         for archive in PUBLISHED[name].archives:
-            size, unpacked = needed_bytes(archive, root)
-            size = 0 if own_places(archive.name, places)[0] else size
-            downloads.append(size)
-            disk += unpacked
-            state = "to unpack" if unpacked else "unpacked"
-            state = f"{size / 1e9:.2f} of {archive.size / 1e9:.2f} GB to download" if size else state
+            state, path = "unpacked", archive_path(archive, root, places)
+            if not is_unpacked(archive, root):
+                state = "to unpack"
+                disk += archive.disk
+                if not path.is_file():
+                    downloads.append(max(archive.size - size_of(part_of(path)), 0))
+                    state = f"{downloads[-1] / 1e9:.2f} of {archive.size / 1e9:.2f} GB to download"
             print(f"{name:<11} {archive.name:<32} {state}")
     disk += max(downloads) if delete else sum(downloads)
     free, hint = free_bytes(root), "" if delete else " (less with --delete-archives)"
@@ -53,56 +56,47 @@ def show_plan(names: list[str], root: Path, places: list[str], delete: bool) -> 
         raise UserError(f"{root} has {free / 1e9:.2f} GB free, {disk / 1e9:.2f} GB are needed{hint}")
 
 
-def get(archive: Archive, root: Path, places: list[str], delete: bool) -> None:
-    """Downloads, verifies and unpacks one archive, or takes it from where it lies; UserError: it cannot be had."""
-    files, addresses = own_places(archive.name, places)
-    path = files[0] if files else archive_path(archive, root)
-    if not path.is_file():
-        download(archive, path, [*addresses, *archive.urls])
-    elif problem := fault(path, archive):
-        raise UserError(f"{path}: {problem}: remove it, then start the same again")
-    unpack(archive, path, root)
-    print(f"{path}: unpacked", flush=True)
-    if delete and not files:
-        path.unlink()
-
-
 def make_ready(name: str, root: Path, places: list[str], delete: bool) -> bool:
-    """Does all that a data set still needs; returns whether preparation and check found nothing."""
+    """Does all that a data set needs; whether preparation and check found nothing. UserError: an archive is lacking."""
     data = PUBLISHED[name]
-    for archive in data.archives:
-        if not is_unpacked(archive, root):
-            get(archive, root, places, delete)
-    for tool, *rest in filter(None, (data.prepare, data.check and ("check_dataset", *data.check))):
+    for archive in [archive for archive in data.archives if not is_unpacked(archive, root)]:
+        path = archive_path(archive, root, places)
+        if not path.is_file():
+            download(archive, path, [*own_places(archive.name, places), *archive.urls])
+        elif problem := fault(path, archive):
+            raise UserError(f"{path}: {problem}: remove it, then start the same again")
+        unpack(archive, path, root)
+        print(f"{path}: unpacked", flush=True)
+        if delete and path.parent == root / DOWNLOADS:
+            path.unlink()
+    check = ("check_dataset", "--config-file", data.config, "--fraction", "0.1", f"data.root={root / data.folder}")
+    for tool, *rest in filter(None, (data.prepare, data.config and check)):
         if run_tool(tool, [text.replace("{root}", str(root)) for text in rest]):
             return False
-    print(f"{name}: {root / data.folder} is ready{'' if data.check else ', unchecked'}", flush=True)
+    print(f"{name}: {root / data.folder} is ready{'' if data.config else ', unchecked'}", flush=True)
     return True
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Fetches; returns the exit code."""
     parser = ArgumentParser(__doc__)
-    parser.add_argument("names", nargs="+", metavar="NAME", help=", ".join(PUBLISHED))
+    parser.add_argument("names", nargs="+", choices=[*PUBLISHED], metavar="NAME", help=", ".join(PUBLISHED))
     parser.add_argument("--root", type=Path, required=True, help="data folder D")
     parser.add_argument("--from", dest="places", action="append", default=[], metavar="PLACE",
                         help="folder, archive or address that is tried first; can be given several times")  # fmt: skip
     parser.add_argument("--delete-archives", action="store_true", help="delete each download once it is unpacked")
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done")
     options = parser.parse_args(arguments)
-    root, names, places, failed = options.root, list(dict.fromkeys(options.names)), options.places, []
-    for name in names:
-        if name not in PUBLISHED:
-            raise UserError(f"unknown data set {name!r}{suggestion(name, PUBLISHED)}")
+    root, names, places = options.root, list(dict.fromkeys(options.names)), options.places
     archives = [archive.name for name in names for archive in PUBLISHED[name].archives]
     for place in places:
-        if not any(any(own_places(name, [place])) for name in archives):
+        if not any(own_places(name, [place]) for name in archives):
             raise UserError(f"--from {place}: no such file or folder, or none that has {' or '.join(archives)}")
     show_plan(names, root, places, options.delete_archives)
     if options.dry_run:
         return 0
     check_writable(root)
-    ready = True
+    ready, failed = True, []
     for name in names:
         try:
             ready &= make_ready(name, root, places, options.delete_archives)

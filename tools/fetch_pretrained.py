@@ -1,12 +1,10 @@
 """Fetches pretrained files by name into pretrained/, checked by SHA-256.
 
-    pip install -e '.[fetch]'
     python tools/fetch_pretrained.py --list
     python tools/fetch_pretrained.py ViT-B-16 vocabulary
     python tools/fetch_pretrained.py vocabulary --from ~/Downloads/bpe_simple_vocab_16e6.txt.gz
 
-A file that is there already and whole is kept. `--from` takes a local copy instead of downloading. A download that was
-interrupted goes on where it stopped.
+A file that is there already and whole is kept; an interrupted download goes on. `--from` takes a local copy instead.
 """
 
 from jseg.runtime.command_line import ArgumentParser, run

@@ -1,16 +1,16 @@
-r"""Reproduces the rows of a suite: what is missing, what can be measured, published numbers beside ours.
+"""Reproduces the rows of a suite: what is missing, what can be measured, published numbers beside ours.
 
     python tools/reproduce.py --suite shapes --seeds 3
-    python tools/reproduce.py --suite paper --data-root /path/to/data --checkpoints /path/to/checkpoints
-    python tools/reproduce.py --suite paper --rows voc12_inductive,voc12_transductive --seeds 0,1,2 --train \
-        --data-root /path/to/data --checkpoints /path/to/checkpoints
+    python tools/reproduce.py --suite paper --root D --checkpoints /path/to/checkpoints
+    python tools/reproduce.py --suite paper --rows voc12_inductive,voc12_transductive --seeds 3 --train --root D --fetch
 
 `--checkpoints` holds `<row>/seed_<n>/weights.safetensors` (that is where `--train` puts them) or a released file as
-`<row>.pth` or `.pkl`. `--data-root` holds the folders VOC2012, coco_stuff164k and VOC2010. What was measured or trained
-before is not done again. Suite `shapes` needs nothing from elsewhere: it trains its rows without being asked, first
-seed 0 of all of them, then seed 1, and so on, and writes its tables after each. So do config files of your own,
-`--suite own.py,own_transductive.py`. Exit codes: 0 fine, 1 a tolerance was missed, 2 a row that was asked for could not
-be measured, or none could.
+`<row>.pth` or `.pkl`. `--root` holds the folders VOC2012, coco_stuff164k and VOC2010; `--fetch` downloads what is
+missing there, and CLIP. A plan of time and disk comes first, and again with the measured time of the first 50 steps.
+What was measured or trained before is not done again. Suite `shapes` needs nothing from elsewhere: it trains its rows
+without being asked, first seed 0 of all of them, then seed 1, and so on, and writes its tables after each. So do config
+files of your own, `--suite own.py,own_transductive.py`. Exit codes: 0 fine, 1 a tolerance was missed, 2 a row that was
+asked for could not be measured, or none could.
 """
 
 from jseg.runtime.command_line import ArgumentParser, add_device_options, run
@@ -53,7 +53,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--suite", default="paper", help="paper (default), shapes, or config files: own.py,other.py")
     parser.add_argument("--rows", default="", help="names, separated by commas (default: all)")
     parser.add_argument("--list", action="store_true", help="only name the rows of the suite")
-    parser.add_argument("--data-root", type=Path, help="folder of the data sets (default: where the configs say)")
+    parser.add_argument("--fetch", action="store_true", help="also download data sets, CLIP and its vocabulary")
+    parser.add_argument(
+        "--data-root", "--root", type=Path, help="folder of the data sets (default: where the configs say)"
+    )
     parser.add_argument("--checkpoints", type=Path, help="default: work_dirs/reproduce_<suite>")
     parser.add_argument("--results", type=Path, help="folder for tables (default: <checkpoints>/results)")
     parser.add_argument("--train", action=argparse.BooleanOptionalAction,
@@ -83,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
         raise UserError("--seeds must be 0 or more, and goes with --train")
     written = [results / f"{args.suite}.{kind}" for kind in ("md", "json")]
     check_outputs([*written, *results.glob("*/*/*.json")], (), results, args.overwrite)
-    table, lacking = reproduce(args.suite, rows, folder, results, args.device, train, seeds)
+    table, lacking = reproduce(args.suite, rows, folder, results, args.device, train, seeds, args.fetch)
     if any(item["passed"] is False for result in table for item in result["comparisons"]):
         return 1
     if lacking and (args.rows or train or not table):

@@ -18,7 +18,7 @@ from typing import IO
 
 from tqdm import tqdm
 
-from jseg.downloads import RemoteFile, part_of, size_of
+from jseg.downloads import RemoteFile, size_of
 from jseg.errors import UserError
 from jseg.files import TEMPORARY
 
@@ -36,80 +36,60 @@ class Archive(RemoteFile):
 
 @dataclass(frozen=True)
 class PublishedData:
-    """A data set. In arguments `{root}` stands for D."""
+    """A data set."""
 
     folder: str  # in D
     archives: tuple[Archive, ...]
-    prepare: tuple[str, ...] = ()  # tool and its arguments
-    check: tuple[str, ...] = ()  # arguments of tools/check_dataset.py
+    prepare: tuple[str, ...] = ()  # tool and its arguments, in which `{root}` stands for D
+    config: str = ""  # by which it is checked
 
 
 _VOC = tuple(f"https://{name}.robots.ox.ac.uk/pascal/VOC" for name in ("host", "thor"))
 _SBD = "www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz"
-_CONTEXT = ("https://cs.stanford.edu/~roozbeh/pascal-context", "https://roozbehm.info/pascal-context")
 _COCO = ("http://images.cocodataset.org/zips", "https://s3.amazonaws.com/images.cocodataset.org/zips")
 _MAPS = "calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip"
 _ADE = "data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
-_VOC_2012, _VOC_2010 = "VOCtrainval_11-May-2012.tar", "VOCtrainval_03-May-2010.tar"
-
-VOC_2012 = Archive(
-    _VOC_2012, (*(f"{host}/voc2012/{_VOC_2012}" for host in _VOC), f"https://data.pjreddie.com/files/{_VOC_2012}"),
-    1_999_639_040, "6cd6e144f989b92b3379bac3b3de84fd", {"VOCdevkit/VOC2012/": "VOC2012/"},
-    {"VOC2012/JPEGImages/*.jpg": 17_125, "VOC2012/SegmentationClass/*.png": 2_913}, 2_100_000_000,
-)  # fmt: skip
-SBD = Archive(  # without its images, which VOC 2012 has
-    "benchmark.tgz", (f"https://{_SBD}", f"http://{_SBD}"), 1_419_539_633, "82b4d87ceb2ed10f6038a1cba92111cb",
-    {f"benchmark_RELEASE/dataset/{name}": f"SBD/{name}" for name in ("cls/", "train.txt", "val.txt")},
-    {"SBD/cls/*.mat": 11_355, "SBD/*.txt": 2}, 200_000_000,
-)  # fmt: skip
-VOC_2010 = Archive(
-    _VOC_2010, tuple(f"{host}/voc2010/{_VOC_2010}" for host in _VOC), 1_350_000_000,
-    "da459979d0c395079b5c75ee67908abb", {"VOCdevkit/VOC2010/": "VOC2010/"},
-    {"VOC2010/JPEGImages/*.jpg": 10_103, "VOC2010/ImageSets/Main/*.txt": 2}, 1_400_000_000,
-)  # fmt: skip
-CONTEXT = Archive(
-    "trainval.tar.gz", tuple(f"{host}/trainval.tar.gz" for host in _CONTEXT), 31_000_000,
-    "df034edb2c12aa7d33b42b20bb1796e3", {"trainval/": "context_labels/"}, {"context_labels/*.mat": 10_103}, 200_000_000,
-)  # fmt: skip
-COCO_TRAIN, COCO_VAL = (
-    Archive(f"{name}.zip", tuple(f"{host}/{name}.zip" for host in _COCO), size, checksum,
-            {f"{name}/": f"coco_stuff164k/images/{name}/"}, {f"coco_stuff164k/images/{name}/*.jpg": count}, size)
-    for name, count, size, checksum in (
-        ("train2017", 118_287, 19_336_861_798, "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929"),
-        ("val2017", 5_000, 815_585_330, "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05"),
-    )
-)  # fmt: skip
-COCO_STUFF_MAPS = Archive(
-    "stuffthingmaps_trainval2017.zip", (f"http://{_MAPS}", f"https://{_MAPS}"), 660_000_000, "",
-    {f"{name}/": f"coco_stuff164k/annotations/{name}/" for name in ("train2017", "val2017")},
-    {f"coco_stuff164k/annotations/{name}2017/*[0-9].png": n for name, n in (("train", 118_287), ("val", 5_000))},
-    1_700_000_000,
-)  # fmt: skip
-ADE20K = Archive(
-    "ADEChallengeData2016.zip", (f"http://{_ADE}", f"https://{_ADE}"), 967_000_000, "7328b3957e407ddae1d3cbf487f149ef",
-    {"ADEChallengeData2016/": "ADEChallengeData2016/"},
-    {f"ADEChallengeData2016/{kind}/{name}/*.*": count for kind in ("images", "annotations")
-     for name, count in (("training", 20_210), ("validation", 2_000))},
-    1_100_000_000,
-)  # fmt: skip
 PUBLISHED = {
-    name: PublishedData(folder, archives, prepare, config and (
-        "--config-file", config, "--fraction", "0.1", f"data.root={{root}}/{folder}"))
-    for name, folder, archives, prepare, config in (
-        ("voc12", "VOC2012", (VOC_2012, SBD), ("prepare_voc12", "{root}/VOC2012", "--sbd", "{root}/SBD"),
-         "voc12_inductive"),
-        ("context", "VOC2010", (VOC_2010, CONTEXT),
-         ("prepare_context", "{root}/VOC2010", "--mat", "{root}/context_labels"), "context_inductive"),
-        ("coco_stuff", "coco_stuff164k", (COCO_VAL, COCO_STUFF_MAPS, COCO_TRAIN),
-         ("prepare_coco_stuff", "{root}/coco_stuff164k"), "coco_stuff_inductive"),
-        ("ade20k", "ADEChallengeData2016", (ADE20K,), (), ()),
-    )
+    "voc12": PublishedData("VOC2012", (
+        Archive("VOCtrainval_11-May-2012.tar",
+                (*(f"{address}/voc2012/VOCtrainval_11-May-2012.tar" for address in _VOC),
+                 "https://data.pjreddie.com/files/VOCtrainval_11-May-2012.tar"),
+                1_999_639_040, "6cd6e144f989b92b3379bac3b3de84fd", {"VOCdevkit/VOC2012/": "VOC2012/"},
+                {"VOC2012/JPEGImages/*.jpg": 17_125, "VOC2012/SegmentationClass/*.png": 2_913}, 2_100_000_000),
+        Archive("benchmark.tgz",  # SBD without its images, which VOC 2012 has
+                (f"https://{_SBD}", f"http://{_SBD}"), 1_419_539_633, "82b4d87ceb2ed10f6038a1cba92111cb",
+                {f"benchmark_RELEASE/dataset/{name}": f"SBD/{name}" for name in ("cls/", "train.txt", "val.txt")},
+                {"SBD/cls/*.mat": 11_355, "SBD/*.txt": 2}, 200_000_000),
+    ), ("prepare_voc12", "{root}/VOC2012", "--sbd", "{root}/SBD"), "voc12_inductive"),
+    "context": PublishedData("VOC2010", (
+        Archive("VOCtrainval_03-May-2010.tar",
+                tuple(f"{address}/voc2010/VOCtrainval_03-May-2010.tar" for address in _VOC),
+                1_350_000_000, "da459979d0c395079b5c75ee67908abb", {"VOCdevkit/VOC2010/": "VOC2010/"},
+                {"VOC2010/JPEGImages/*.jpg": 10_103, "VOC2010/ImageSets/Main/*.txt": 2}, 1_400_000_000),
+        Archive("trainval.tar.gz", ("https://cs.stanford.edu/~roozbeh/pascal-context/trainval.tar.gz",
+                                    "https://roozbehm.info/pascal-context/trainval.tar.gz"),
+                31_000_000, "df034edb2c12aa7d33b42b20bb1796e3", {"trainval/": "context_labels/"},
+                {"context_labels/*.mat": 10_103}, 200_000_000),
+    ), ("prepare_context", "{root}/VOC2010", "--mat", "{root}/context_labels"), "context_inductive"),
+    "coco_stuff": PublishedData("coco_stuff164k", (
+        Archive("stuffthingmaps_trainval2017.zip", (f"http://{_MAPS}", f"https://{_MAPS}"), 660_000_000, "",
+                {f"{name}2017/": f"coco_stuff164k/annotations/{name}2017/" for name in ("train", "val")},
+                {"coco_stuff164k/annotations/train2017/*[0-9].png": 118_287,
+                 "coco_stuff164k/annotations/val2017/*[0-9].png": 5_000}, 1_700_000_000),
+        *(Archive(f"{name}.zip", tuple(f"{address}/{name}.zip" for address in _COCO), size, checksum,
+                  {f"{name}/": f"coco_stuff164k/images/{name}/"}, {f"coco_stuff164k/images/{name}/*.jpg": count}, size)
+          for name, count, size, checksum in (
+            ("val2017", 5_000, 815_585_330, "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05"),
+            ("train2017", 118_287, 19_336_861_798, "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929"),
+          )),
+    ), ("prepare_coco_stuff", "{root}/coco_stuff164k"), "coco_stuff_inductive"),
+    "ade20k": PublishedData("ADEChallengeData2016", (
+        Archive("ADEChallengeData2016.zip", (f"http://{_ADE}", f"https://{_ADE}"), 967_000_000,
+                "7328b3957e407ddae1d3cbf487f149ef", {"ADEChallengeData2016/": "ADEChallengeData2016/"},
+                {f"ADEChallengeData2016/{kind}/{name}/*.*": count for kind in ("images", "annotations")
+                 for name, count in (("training", 20_210), ("validation", 2_000))}, 1_100_000_000),
+    )),
 }  # fmt: skip
-
-
-def archive_path(archive: Archive, root: Path) -> Path:
-    """Where an archive is downloaded to."""
-    return root / DOWNLOADS / archive.name
 
 
 def _marker(archive: Archive, root: Path) -> Path:
@@ -117,23 +97,13 @@ def _marker(archive: Archive, root: Path) -> Path:
 
 
 def _lacking(archive: Archive, root: Path) -> list[str]:
-    found = {pattern: sum(1 for _ in root.glob(pattern)) for pattern in archive.holds}
-    return [
-        f"{pattern}: {found[pattern]:,} of {n:,} files" for pattern, n in archive.holds.items() if found[pattern] < n
-    ]
+    found = ((pattern, sum(1 for _ in root.glob(pattern)), count) for pattern, count in archive.holds.items())
+    return [f"{pattern}: {number:,} of {count:,} files" for pattern, number, count in found if number < count]
 
 
 def is_unpacked(archive: Archive, root: Path) -> bool:
     """Whether all that an archive holds is there."""
     return not _marker(archive, root).exists() and not _lacking(archive, root)
-
-
-def needed_bytes(archive: Archive, root: Path) -> tuple[int, int]:
-    """About what is still to download of an archive, and how much it takes unpacked and prepared; 0 if it is."""
-    if is_unpacked(archive, root):
-        return 0, 0
-    path = archive_path(archive, root)
-    return 0 if path.is_file() else max(archive.size - size_of(part_of(path)), 1), archive.disk
 
 
 def free_bytes(folder: Path) -> int:

@@ -131,7 +131,7 @@ class RunLog:
         )
         self.write(
             "train", iteration, losses=losses, **norm, lr=lr, seconds=round(seconds, 4), waited=round(waited, 4),
-            memory_gb=round(memory, 3), gpu_memory_gb=gpu,
+            memory_gb=round(memory, 3), gpu_memory_gb=gpu, step=round(step, 6),
         )  # fmt: skip
         self.means = {"sums": {}, "norms": [], "steps": 0}
         self.restart_clock(iteration)

@@ -105,21 +105,21 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 def run_tool(tool: str, arguments: list[str], meanwhile: Callable[[], object] = lambda: None) -> int:
     """Exit code of one of tools/ in a process of its own, whose output is shown; KeyboardInterrupt if interrupted.
 
-    `meanwhile` is called every few seconds, and once more at the end.
+    `meanwhile` is called every second.
     """
     print(in_words(f"$ python tools/{tool}.py {shlex.join(arguments)}"), flush=True)
-    process, code = subprocess.Popen([sys.executable, str(shipped(f"tools/{tool}.py")), *arguments]), None
+    process = subprocess.Popen([sys.executable, str(shipped(f"tools/{tool}.py")), *arguments])
     try:
-        while code is None:
+        while process.poll() is None:
             with suppress(subprocess.TimeoutExpired):
-                code = process.wait(5)
+                process.wait(1)
             meanwhile()
     except KeyboardInterrupt:  # it got the signal too: it saves before it ends
         process.wait()
         raise
-    if code == 130:
+    if process.returncode == 130:
         raise KeyboardInterrupt
-    return code
+    return process.returncode
 
 
 def print_without_fail() -> None:

@@ -76,7 +76,7 @@ def server(archives: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Itera
                     archive, urls=("http://127.0.0.1:9/gone", f"{server.address}/{archive.name}"), size=len(content),
                     checksum=archive.checksum and hashlib.md5(content).hexdigest(), holds=few, disk=10**6,
                 ))  # fmt: skip
-            check = (*data.check, "--allow-partial") if data.check else ()
+            check = (*data.check, "--allow-partial", "--fraction", "1") if data.check else ()
             monkeypatch.setitem(PUBLISHED, name, replace(data, archives=tuple(local), check=check))
         yield server
 
@@ -135,7 +135,7 @@ def test_one_data_set_fails_and_the_next_is_fetched(
     server: Server, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
     del server.files["benchmark.tgz"]
-    with pytest.raises(UserError, match="^voc12 could not be fetched"):
+    with pytest.raises(UserError, match=r"^voc12 could not be fetched"):
         fetch(tmp_path, "voc12", "ade20k")
     shown = capfd.readouterr().out
     assert "error: voc12: benchmark.tgz cannot be fetched (" in shown and "404" in shown
