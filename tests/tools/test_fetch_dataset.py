@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import run_tool
+
 import hashlib
 import io
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from jseg import downloads
+from jseg import downloads, reproduction
+from jseg.config import read_config
 from jseg.data import published
 from jseg.data.published import PUBLISHED, Archive, unpack
 from jseg.errors import UserError
 from tests.broken_server import Server, serve
 from tests.replicas import make_coco_stuff, make_context, make_voc12
-from tools import fetch_dataset
+from tests.tools.tiny_runs import TINY, run_net
+from tools import fetch_dataset, reproduce
 
 
 def tar(folder: Path, inside: str, mode: str) -> bytes:
@@ -76,8 +80,9 @@ def server(archives: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Itera
                     archive, urls=("http://127.0.0.1:9/gone", f"{server.address}/{archive.name}"), size=len(content),
                     checksum=archive.checksum and hashlib.md5(content).hexdigest(), holds=few, disk=10**6,
                 ))  # fmt: skip
-            check = (*data.check, "--allow-partial", "--fraction", "1") if data.check else ()
-            monkeypatch.setitem(PUBLISHED, name, replace(data, archives=tuple(local), check=check))
+            monkeypatch.setitem(PUBLISHED, name, replace(data, archives=tuple(local)))
+        tiny = {"check_dataset": ["--allow-partial", "--fraction", "1"]}
+        monkeypatch.setattr(fetch_dataset, "run_tool", lambda tool, rest: run_tool(tool, [*rest, *tiny.get(tool, [])]))
         yield server
 
 
@@ -154,7 +159,7 @@ def test_findings_of_preparation_and_check_are_exit_code_1(server: Server, tmp_p
 @pytest.mark.parametrize(
     "rest, match",
     [
-        (["voc"], "unknown data set 'voc': did you mean 'voc12'"),
+        (["voc"], "invalid choice: 'voc'"),
         (["voc12", "--from", "nowhere"], "--from nowhere: no such file or folder, or none that has VOCtrainval_11"),
         (["voc12", "--from", "http://127.0.0.1:9/other.tar"], "none that has .* or benchmark.tgz"),
     ],
@@ -220,10 +225,48 @@ def test_unpacking_goes_on_and_keeps_what_is_not_its_own(tmp_path: Path) -> None
 
 def test_the_table_names_tools_and_configs_that_are_there() -> None:
     root = Path(__file__).parents[2]
-    for data in PUBLISHED.values():
+    for name, data in PUBLISHED.items():
         if data.prepare:
             assert (root / "tools" / f"{data.prepare[0]}.py").is_file()
-            assert (root / "configs" / f"{data.check[1]}.py").is_file()
+            found = read_config(root / "configs" / f"{data.config}.py").data
+            assert (found.dataset, Path(found.root).name) == (name, data.folder)
         for archive in data.archives:
             assert len(archive.checksum) in downloads.HASHES or archive.name.endswith(".zip")
             assert all(url.endswith(f"/{archive.name}") for url in archive.urls)
+
+
+def test_one_command_from_an_empty_disk_to_the_row(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    """reproduce.py --fetch: downloads, preparation, check, training, evaluation, table; all tools in this process."""
+    (tmp_path / "tiny.py").write_text(TINY)
+    (tmp_path / "row.py").write_text(
+        'base = "tiny.py"\nfrom jseg.config import read_config as _read\n'
+        '_voc = _read("voc12_inductive").data\n'
+        'data = dict(dataset="voc12", root="VOC2012", train=vars(_voc.train), val=vars(_voc.val))\n'
+    )
+    tools: list[str] = []
+
+    def run(tool: str, arguments: list[str], meanwhile: Callable = lambda: None) -> int:
+        tools.append(tool)
+        code = {"fetch_dataset": fetch_dataset.main, "run_net": run_net.main}.get(tool, lambda _: 0)(arguments)
+        meanwhile()
+        return code or 0
+
+    monkeypatch.setattr(reproduction, "run_tool", run)
+    monkeypatch.setattr(reproduction, "FIRST_STEPS", 3)
+    places = ["--root", str(tmp_path / "data"), "--checkpoints", str(tmp_path / "runs")]
+    command = ["--suite", str(tmp_path / "row.py"), *places, "--no-cuda"]
+    with pytest.raises(UserError, match="1 of 1 rows could not be measured"):
+        reproduce.main([*command, "--no-train"])
+    shown = capfd.readouterr().out
+    assert tools == ["fetch_dataset"] and not server.requests and "GB to download" in shown
+    assert "--fetch runs: python tools/fetch_pretrained.py ViT-B-16 vocabulary" in shown
+    assert f"--fetch runs: python tools/fetch_dataset.py voc12 --root {tmp_path}/data" in shown
+    tools.clear()
+    assert reproduce.main([*command, "--fetch", "--train"]) == 0
+    shown = capfd.readouterr().out
+    assert tools == ["fetch_pretrained", "fetch_dataset", "run_net", "run_net"]
+    assert "1 training runs: 4.3 GB of disk, " in shown and "row, seed_0: 4 steps, 0.0 h" in shown
+    assert "TFLOP/s in float32 (estimate)" in shown and "s a step, measured in row" in shown
+    assert "| voc12, inductive | 1 | " in (tmp_path / "runs" / "results" / "row.md").read_text()

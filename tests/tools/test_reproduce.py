@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The arguments of all runs of run_net, which stay in this process; one of them is interrupted."""
     found: list[list[str]] = []
 
-    def run(arguments: list[str]) -> int:
+    def run(tool: str, arguments: list[str], meanwhile: Callable = lambda: None) -> int:
+        if tool != "run_net":  # a plan of downloads
+            return 0
         found.append(arguments)
         if len(found) == INTERRUPTED_CALL:
             raise KeyboardInterrupt
@@ -55,7 +58,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             print(error)
             return 2
 
-    monkeypatch.setattr(reproduction, "run_net", run)
+    monkeypatch.setattr(reproduction, "run_tool", run)
     return found
 
 
@@ -121,7 +124,7 @@ def test_what_is_missing_is_told_with_the_command(tiny: Path, capsys: pytest.Cap
         reproduce_tiny(tiny, "--rows", "first,second,third", "--no-train", "--data-root", str(tiny / "data"))
     shown = capsys.readouterr().out
     assert f"JPEGImages, SegmentationClass, ImageSets/Segmentation/val.txt in {tiny / 'data' / 'VOC2012'}" in shown
-    assert f"python tools/prepare_voc12.py {tiny / 'data' / 'VOC2012'} " in shown
+    assert f"python tools/fetch_dataset.py voc12 --root {tiny / 'data'}\n" in shown
     assert "first/seed_0/weights.safetensors, or a released file" in shown
     assert "the same command with --rows first,second --train" in shown
 
