@@ -44,7 +44,7 @@ class PublishedData:
     config: str = ""  # by which it is checked
 
 
-_VOC = tuple(f"https://{name}.robots.ox.ac.uk/pascal/VOC" for name in ("host", "thor"))
+_VOC = ("http://host.robots.ox.ac.uk/pascal/VOC", "https://thor.robots.ox.ac.uk/pascal/VOC")
 _SBD = "www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours/benchmark.tgz"
 _COCO = ("http://images.cocodataset.org/zips", "https://s3.amazonaws.com/images.cocodataset.org/zips")
 _MAPS = "calvin.inf.ed.ac.uk/wp-content/uploads/data/cocostuffdataset/stuffthingmaps_trainval2017.zip"
