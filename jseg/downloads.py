@@ -20,7 +20,7 @@ from jseg.errors import UserError
 TIMEOUT = 30.0  # seconds without a byte
 TRIES = 3  # of an address that brings nothing more
 PAUSE = 2.0  # seconds before the second of them, twice as long before the third
-BLOCK = 2**20
+BLOCK = 2**16  # what is lost at most when a download is killed
 BY_HAND = "check the network, or download it elsewhere and pass it by --from"
 HASHES = {32: "MD5", 64: "SHA-256"}  # by the number of hexadecimal digits
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
-from jseg.reproduction import PAPER, SUITES, Metrics, Row, compare, markdown, row_results
+from jseg.reproduction import PAPER, SUITES, Metrics, Plan, Row, compare, markdown, row_results
 
 
 def metrics(unseen: float | None) -> Metrics:
@@ -60,3 +63,27 @@ def test_suites_name_what_is_there(suite: tuple[Row, ...]) -> None:
         assert not item.start or item.start in names[:place]
         assert not item.weights_of or (item.weights_of in names[:place] and config.cross_dataset)
         assert bool(item.start) == (config.data.setting == "transductive")
+
+
+def test_the_plan_estimates_then_goes_by_measured_steps(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """9 and 14 TFLOP a step of VOC and COCO-Stuff: at 10 TFLOP/s 40,000 and 80,000 of them take 10.0 and 31.1 h."""
+    runs = {tmp_path / name / "seed_0": row(name).read() for name in ("voc12_inductive", "coco_stuff_inductive")}
+    (done := tmp_path / "voc12_supervised" / "seed_0").mkdir(parents=True)
+    (done / "weights.safetensors").touch()
+    plan = Plan({**runs, done: row("voc12_supervised").read()})
+    shown = capsys.readouterr().out
+    assert "2 training runs: 8.6 GB of disk" in shown and "voc12_supervised" not in shown
+    assert "voc12_inductive, seed_0: 40,000 steps, 10.0 h\n" in shown
+    assert "coco_stuff_inductive, seed_0: 80,000 steps, 31.1 h\ntraining: 41.1 h on a GPU" in shown
+    run = next(iter(runs))
+    run.mkdir(parents=True)
+    for iteration, step, expected in (
+        (2049, 9.0, ""),  # 49 steps after it was resumed
+        (2050, 0.5, "voc12_inductive, seed_0: 37,950 steps, 5.3 h\ncoco_stuff_inductive, seed_0: 80,000 steps, 17.3 h\n"
+                    "training: 22.6 h at 0.500 s a step, measured in voc12_inductive\n"),
+        (2100, 9.0, ""),  # once is enough
+    ):  # fmt: skip
+        line = {"event": "train", "iteration": iteration, "step": step}
+        (run / "log.jsonl").write_text(json.dumps(line))
+        plan.watch(run, 2000)
+        assert capsys.readouterr().out == expected
