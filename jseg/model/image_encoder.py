@@ -73,16 +73,17 @@ class ImageEncoder(ImageTower):
         grid = self.conv1.grid(images)
         check_region_grid(grid, self.region_grid)
         tokens, batch = self.input_tokens(images, grid), images.shape[0]
+        every = [self.prompt_embeddings] + [self.deep_prompt_embeddings] * (len(self.transformer.resblocks) > 1)
+        projected = widen(self.prompt_proj(jt.concat(every)))  # (layers, K, width)
         for layer, block in enumerate(self.transformer.resblocks):
-            embeddings = self.deep_prompt_embeddings[layer - 1] if layer else self.prompt_embeddings[0]
-            prompts = widen(self.prompt_proj(embeddings)).unsqueeze(0)  # (1, K, width)
+            prompts = projected[layer : layer + 1]
             if not same_for_all:
                 prompts = self.prompt_dropout(prompts.broadcast((batch, *prompts.shape[1:])))
             if layer == 0:
                 repeated = prompts.broadcast((batch, *prompts.shape[1:]))
                 trace["tokens_in"] = jt.concat([tokens[:, :1], repeated, tokens[:, 1:]], dim=1)
             if layer not in kept:  # else `prompts`, which are lazy, are never computed
-                kept[layer] = block.attn.project(block.ln_1(prompts))
+                kept[layer] = block.attn.project(block.ln_1(prompts, self.compute))
             tokens = block(tokens, lambda x, n, own=kept[layer]: region_attention(x, own, n, 1, grid, self.region_grid))
             trace[f"tokens_block{layer}"] = tokens
         end = 1 + grid[0] * grid[1]  # of the patches
