@@ -10,7 +10,7 @@ import numpy as np
 from jittor import nn
 
 from jseg.errors import UserError
-from jseg.ops.half import cast
+from jseg.ops.half import cast, convert
 from jseg.ops.layers import dropout, layer_norm, linear
 
 # q, k and v side by side (B, T, 3 * width), number of heads -> (B, T, width)
@@ -37,12 +37,24 @@ class Linear(nn.Linear):
     """Jittor's linear layer, computed by jseg/ops/layers.py in the type `compute` (see jseg/model/precision.py)."""
 
     compute = "float32"
+    _rounded: jt.Var | None = None  # the weight as `compute`, updated with it by training; not in the state
+
+    @property
+    def factor(self) -> jt.Var:
+        """The weight as it goes into products."""
+        return self.weight if self._rounded is None else self._rounded
+
+    def round_weight(self, dtype: str) -> jt.Var:
+        """Makes products take a copy of the weight in `dtype`, which gets gradients in its place, and returns it."""
+        with jt.no_grad():
+            self._rounded = convert(self.weight, dtype).sync()
+        return self._rounded.start_grad()
 
     def execute(
         self, x: jt.Var, activation: str = "none", residual: jt.Var | None = None, dropout: float = 0.0
     ) -> jt.Var:
         """As `linear` with rate `dropout`, (…, in) -> (…, out); of type `compute`, or the residual's."""
-        return linear(cast(x, self.compute), self.weight, self.bias, activation, residual, dropout)
+        return linear(cast(x, self.compute), self.factor, self.bias, activation, residual, dropout)
 
 
 class Dropout(nn.Module):

@@ -13,6 +13,7 @@ import numpy as np
 from jseg.config import OptimizerConfig
 from jseg.errors import UserError
 from jseg.ops import compiled
+from jseg.ops.half import convert, widen
 from jseg.weights.record import MOMENT_PREFIXES
 
 NORM_KEYS = ("norm", "ln")
@@ -22,11 +23,17 @@ BLOCKS = 64  # that share a tensor, on CUDA
 
 
 class AdamW:
-    """Updates `parameters` (names and float32 Vars) in place; gradients must come in the order of `names`."""
+    """Updates `parameters` (names and float32 Vars) in place, and copies of some in 16 bits, `rounded` by name.
 
-    def __init__(self, parameters: list[tuple[str, jt.Var]], config: OptimizerConfig) -> None:
+    Gradients, float32 or of 16 bits, must come in the order of `names`: those of `leaves`, the copies where there are.
+    """
+
+    def __init__(
+        self, parameters: list[tuple[str, jt.Var]], config: OptimizerConfig, rounded: dict[str, jt.Var] | None = None
+    ) -> None:
         self.names = [name for name, _ in parameters]
         self.parameters = [variable for _, variable in parameters]
+        self.leaves = [(rounded or {}).get(name, variable) for name, variable in parameters]
         self._steps = jt.zeros((1,), "int32")  # on the device, like everything that a step reads
         self.betas, self.eps = config.betas, config.eps
         self.lr = config.lr * config.lr_factor
@@ -58,7 +65,7 @@ class AdamW:
         beta_m, beta_v = self.betas
         numbers = {"beta_m": beta_m, "beta_v": beta_v, "eps": self.eps, "lr": self.lr, "blocks": BLOCKS}
         inputs, cuda = [self._steps, factor, self._decays], ("optimizer.cuh", "adamw")
-        tensors = [*self.parameters, *gradients, *self._m.values(), *self._v.values()]
+        tensors = [*self.parameters, *gradients, *self._m.values(), *self._v.values(), *self.leaves]
         (self._steps,) = compiled.call("optimizer.h", "adamw", inputs, [(1,)], numbers, ["int32"], cuda, tensors)
         self._steps.sync()
 
@@ -70,13 +77,16 @@ class AdamW:
         self._steps = self._steps + 1
         first, second = (1 - beta**self.steps for beta in self.betas)  # bias corrections
         beta_m, beta_v = self.betas
-        each = zip(self.parameters, gradients, self._m.values(), self._v.values(), self._decays.numpy(), strict=True)
-        for weights, gradient, m, v, decay in each:
-            gradient = gradient * factor
+        moments = self._m.values(), self._v.values()
+        each = zip(self.parameters, self.leaves, gradients, *moments, self._decays.numpy(), strict=True)
+        for weights, leaf, gradient, m, v, decay in each:
+            gradient = widen(gradient) * factor
             m.update((beta_m * m + (1 - beta_m) * gradient).stop_grad())
             v.update((beta_v * v + (1 - beta_v) * gradient * gradient).stop_grad())
             root = v.sqrt() * second**-0.5 + self.eps
             weights.update(weights * (1 - self.lr * float(decay)) - self.lr / first * m / root)
+            if leaf is not weights:
+                leaf.update(convert(weights, str(leaf.dtype)))
         jt.sync_all()
 
     def state(self) -> dict[str, np.ndarray]:
@@ -115,10 +125,15 @@ def learning_rate(iteration: int, iterations: int, initial: float, config: Optim
     return regular * (1 - (1 - iteration / config.warmup_iterations) * (1 - config.warmup_ratio))
 
 
+def add_up(gradients: list[jt.Var], others: list[jt.Var]) -> list[jt.Var]:
+    """Sums of gradients of any type, in float32, to which many more can be added."""
+    return [widen(a) + widen(b) for a, b in zip(gradients, others, strict=True)]
+
+
 def square_sums(gradients: list[jt.Var]) -> jt.Var:
     """Sum of squares of each of n tensors (n,) float32."""
     if not compiled.compiled(cuda=True):  # in two steps, which keeps more digits
-        return jt.concat([(gradient * gradient).sum(-1).sum() for gradient in gradients])
+        return jt.concat([(x * x).sum(-1).sum() for x in map(widen, gradients)])
     count, numbers = len(gradients), {"blocks": BLOCKS}
     shapes = [(count,)] + [(count, BLOCKS)] * bool(jt.flags.use_cuda)  # there with memory for sums of blocks
     cuda = "optimizer.cuh", "square_sums"

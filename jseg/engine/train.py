@@ -29,16 +29,17 @@ from jseg.engine.checkpoint import BEST_METRICS_NAME, BEST_NAME, METRICS_NAME, W
 from jseg.engine.evaluate import evaluate
 from jseg.engine.load import NEWEST, Run, load_model
 from jseg.engine.log import RunLog, say, write_record
-from jseg.engine.optimizer import AdamW, LossScale, square_sums, step_factor
+from jseg.engine.optimizer import AdamW, LossScale, add_up, square_sums, step_factor
 from jseg.engine.signals import Interrupted, StopRequest
 from jseg.errors import CannotWrite, CheckFailed, UserError
 from jseg.files import as_json, whole_files, write_json
 from jseg.metrics import about
 from jseg.model.clip_rc import ClipRC, set_training, trainable
 from jseg.model.losses import SegmentationLoss, count_masks
-from jseg.model.precision import note, set_precision
+from jseg.model.precision import note, round_trained, set_precision
 from jseg.ops.device import normalise, wait_for
 from jseg.ops.function import releasing
+from jseg.ops.half import widen
 from jseg.outputs import check_outputs
 from jseg.runtime.ranks import ALONE, Ranks
 from jseg.weights.reader import WeightFile, named_list
@@ -111,7 +112,7 @@ class Trainer:
         self.loss = SegmentationLoss(config.loss, unseen)
         self.frozen = set_precision(model, config.precision)  # float32 values of weights that the model holds in half
         self.loss_scale = LossScale() if config.precision == "fp16" else None
-        self.optimizer = AdamW(trainable(model), config.optimizer)
+        self.optimizer = AdamW(trainable(model), config.optimizer, round_trained(model, config.precision))
 
     def step(self, images: np.ndarray, labels: np.ndarray, iteration: int) -> StepReport:
         """One optimiser step on this rank's share of a batch, as in `Training.loop`: see `gradients` and `update`."""
@@ -149,11 +150,10 @@ class Trainer:
                 losses = [loss.total(part, masks, 1 / parts)]
             if scale is not None:
                 losses = [value * scale for value in losses]
-            added = [jt.grad(value, self.optimizer.parameters) for value in losses]
+            added = [jt.grad(value, self.optimizer.leaves) for value in losses]
             release()
-            if kept:
-                added = [[a + b for a, b in zip(*pair, strict=True)] for pair in zip(kept, added, strict=True)]
-            kept = [[gradient.stop_grad() for gradient in of_loss] for of_loss in added]
+            kept = [add_up(*pair) for pair in zip(kept, added, strict=True)] if kept else added
+            kept = [[gradient.stop_grad() for gradient in of_loss] for of_loss in kept]
             sums = sums + part.joined(1 / parts)
             jt.sync([sums] + [gradient for of_loss in kept for gradient in of_loss])
             del part, losses, added  # the graph of this micro-batch: memory stays that of one
@@ -162,7 +162,7 @@ class Trainer:
             kept = [[mask / masks + recovery for mask, recovery in zip(*kept, strict=True)]]
         gradients, sums = ranks.sum_gradients(kept[0], sums)
         if scale is not None:
-            gradients = [gradient * (1 / scale) for gradient in gradients]
+            gradients = [widen(gradient) * (1 / scale) for gradient in gradients]
         return gradients, sums
 
     def update(self, gradients: list[jt.Var], sums: jt.Var, iteration: int) -> Callable[[], StepReport]:

@@ -50,7 +50,7 @@ def pixel_features(features: ImageFeatures) -> jt.Var:
 
 def partial_projection(x: jt.Var, layer: Linear, first: int, bias: bool = False) -> jt.Var:
     """The part of the output of `layer` that comes from x (…, width), its input from channel `first` on; float32."""
-    weight = layer.weight[:, first : first + x.shape[-1]]
+    weight = layer.factor[:, first : first + x.shape[-1]]
     return widen(linear(cast(x, layer.compute), weight, layer.bias if bias else None))
 
 

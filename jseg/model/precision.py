@@ -11,6 +11,7 @@ import jittor as jt
 import numpy as np
 from jittor import nn
 
+from jseg.clip.blocks import Linear
 from jseg.errors import UserError
 from jseg.ops.half import convert
 
@@ -54,3 +55,15 @@ def set_precision(model: nn.Module, precision: str) -> dict[str, np.ndarray]:
             var.update(convert(var, dtype))
             var.stop_grad()
     return replaced
+
+
+def round_trained(model: nn.Module, precision: str) -> dict[str, jt.Var]:
+    """Copies in 16 bits of the trained weights of linear layers by state name, which compute with them from now on."""
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, Linear)]
+    if COMPUTE_TYPES[precision] == "float32":
+        return {}
+    return {
+        f"{name}.weight": layer.round_weight(COMPUTE_TYPES[precision])
+        for name, layer in layers
+        if not layer.weight.is_stop_grad()
+    }

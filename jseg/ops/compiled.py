@@ -64,7 +64,7 @@ def call(
     """Runs `function(number, inputs…, outputs…)` of a kernel file, all pointers; `number("name")` is one of `numbers`.
 
     `shapes` and `dtypes` (default float32) are those of the outputs; `cuda`: header and function that launch on CUDA.
-    `tensors`: any number of float32 Vars, which the function gets after `number` as a list, and may change. Jittor does
+    `tensors`: any number of Vars, which the function gets after `number` as a list, and may change. Jittor does
     not know that they change, so what reads their old values is computed before; on CUDA nothing waits for that.
     """
     device, (name, function) = ("cuda", cuda) if jt.flags.use_cuda and cuda else ("cpu", (header, function))
@@ -75,7 +75,8 @@ def call(
         jt.sync(list(tensors))
         jt.sync_all()
         pointers.insert(0, "tensors")
-        listing = f"""Tensors tensors; for (Var* var : inputs()) tensors.push_back({{(float*)var->mem_ptr, var->num}});
+        listing = f"""Tensors tensors; for (Var* var : inputs()) tensors.push_back({{var->mem_ptr, var->num,
+                var->dtype() == ns_bfloat16 ? BFLOAT16 : var->dtype() == ns_float16 ? FLOAT16 : FLOAT32}});
             tensors.erase(tensors.begin(), tensors.begin() + {len(inputs)});"""
     # the version makes Jittor compile again when the kernels change
     source = f"""using namespace jseg; constexpr int64 version = 0x{version}; (void)version; {listing}

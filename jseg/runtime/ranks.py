@@ -86,11 +86,12 @@ class Ranks:
         return self._communicator.allgather(value) if self.world > 1 else [value]
 
     def sum_gradients(self, gradients: list[jt.Var], numbers: jt.Var) -> tuple[list[jt.Var], jt.Var]:
-        """Sums of float32 gradients and of (N,) float64 numbers over all ranks."""
+        """Sums over all ranks of gradients, as float32 (one rank: unchanged), and of (N,) float64 numbers."""
         if self.world == 1:
             return gradients, numbers
         import jittor as jt
 
+        gradients = [gradient.float32() for gradient in gradients]
         numbers = jt.array64(self.sum(numbers.numpy()))
         if self._nccl:  # one exchange on CUDA's default stream, as Jittor's own
             calls = " ".join(f"add(in{index}_p, out{index}_p, in{index}->num);" for index in range(len(gradients)))

@@ -16,6 +16,8 @@ from jseg.ops import compiled, layers
 from jseg.ops.half import cast, widen
 from tests.cuda_emulation.emulated_attention import Library, compile_library
 
+KINDS = ("float32", "bfloat16", "float16")  # as numbered in optimizer_rule.h
+
 
 class _Jittor:
     """Jittor whose flags say that CUDA is used."""
@@ -51,9 +53,10 @@ def pretend_cuda(
         dtypes = dtypes or ["float32"] * len(shapes)
         outputs = [torch.empty(tuple(x), dtype=getattr(torch, dtype)) for x, dtype in zip(shapes, dtypes, strict=True)]
         changed = [to_torch(x) for x in tensors]
-        library.run(name, numbers, [to_torch(x) for x in inputs], outputs + changed, len(changed))
-        for variable, x in zip(tensors, changed, strict=True):
-            variable.update(jt.array(x.numpy()))
+        kinds = {f"kind{i}": KINDS.index(str(x.dtype)) for i, x in enumerate(tensors)}
+        library.run(name, numbers | kinds, [to_torch(x) for x in inputs], outputs + changed, len(changed))
+        for variable, x in {id(x): (x, new) for x, new in reversed(list(zip(tensors, changed, strict=True)))}.values():
+            variable.update(cast(jt.array(x.float().numpy()), str(variable.dtype)))  # the first place of each
         floats = [jt.array(x.float().numpy()) for x in outputs]
         return [x.int32() if dtype == "int32" else cast(x, dtype) for x, dtype in zip(floats, dtypes, strict=True)]
 

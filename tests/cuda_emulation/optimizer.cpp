@@ -9,7 +9,10 @@ using namespace jseg;
 void dispatch(const char* kind, const Numbers& number, const Places& in, const Places& out, const size_t* out_bytes) {
     const bool sums = std::strcmp(kind, "square_sums") == 0;
     Tensors tensors;
-    for (size_t i = sums ? 2 : 1; i < out.size(); i++) tensors.push_back({(float*)out[i], (int64_t)out_bytes[i] / 4});
+    for (size_t i = sums ? 2 : 1; i < out.size(); i++) {
+        const Kind kind = (Kind)(int)number(("kind" + std::to_string(tensors.size())).c_str());
+        tensors.push_back({out[i], (int64_t)out_bytes[i] / (kind == FLOAT32 ? 4 : 2), kind});
+    }
     if (sums)
         square_sums(number, tensors, (float*)out[0], (float*)out[1]);
     else

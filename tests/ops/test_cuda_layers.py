@@ -13,7 +13,7 @@ from jseg.config import OptimizerConfig
 from jseg.engine import optimizer
 from jseg.model import losses
 from jseg.ops import layers
-from jseg.ops.half import cast, widen
+from jseg.ops.half import HALVES, cast, convert, widen
 from jseg.ops.layers import ACTIVATIONS, dropout, layer_norm, linear
 from tests.cuda_emulation.emulated_attention import ORDERS
 from tests.cuda_emulation.emulated_call import pretend_cuda
@@ -135,13 +135,18 @@ def test_optimizer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as patch:
             if cuda:
                 pretend_cuda(patch, folder, [optimizer], 0, 3)
-            adamw = optimizer.AdamW(list(zip(names, random_vars(*sizes), strict=True)), config)
+            parameters = list(zip(names, random_vars(*sizes), strict=True))
+            halves = {name: convert(x, kind) for (name, x), kind in zip(parameters[2:4], HALVES, strict=True)}
+            adamw = optimizer.AdamW(parameters, config, halves)
             for seed, factor in ((1, None), (2, jt.array([0.25]))):
                 gradients = random_vars(*sizes, seed=seed)
+                gradients[2:4] = (convert(x, kind) for x, kind in zip(gradients[2:4], HALVES, strict=True))
                 adamw.step(gradients, factor)
             state = adamw.state()
-            adamw.step([x * np.nan for x in gradients], jt.zeros(1))
+            adamw.step([widen(x) * np.nan for x in gradients], jt.zeros(1))
             assert adamw.steps == 2 and all((state[name] == x).all() for name, x in adamw.state().items())
+            for (name, x), kind in zip(parameters[2:4], HALVES, strict=True):
+                assert np.array_equal(widen(halves[name]).numpy(), widen(convert(x, kind)).numpy())
             groups = adamw.parameters, adamw._m.values(), adamw._v.values(), [optimizer.square_sums(gradients)]
             results.append([np.concatenate([x.numpy() for x in group]) for group in groups])
     for computed, expected in zip(*results, strict=True):  # to some roundings of the largest

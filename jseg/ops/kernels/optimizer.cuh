@@ -9,7 +9,13 @@
 namespace jseg {
 
 constexpr int PASS_THREADS = 256;
-constexpr int TABLE = 96;  // tensors; with them the arguments stay below 4 KB
+constexpr int TABLE = 80;  // tensors; with them the arguments stay below 4 KB
+
+__device__ __forceinline__ float read(const void* start, Kind kind, int64_t i) {
+    if (kind == FLOAT32) return static_cast<const float*>(start)[i];
+    const uint16_t half = static_cast<const uint16_t*>(start)[i];
+    return kind == BFLOAT16 ? float_of((uint32_t)half << 16) : float_of_float16(half);
+}
 
 // Sum over the threads of a block, for thread 0; `shared` has room for a number of each.
 template <class Number>
@@ -23,18 +29,20 @@ __device__ __forceinline__ Number block_sum(Number x, Number* shared) {
 }
 
 struct SquareArguments {
-    const float* start[TABLE];
+    const void* start[TABLE];
     int64_t size[TABLE];
+    Kind kind[TABLE];
     float *parts, *sums;  // (tensors, blocks), (tensors)
     int blocks;           // of a tensor
 };
 
 __global__ void __launch_bounds__(PASS_THREADS) square_kernel(const SquareArguments a) {
     const int tensor = block_row();
-    const float* x = a.start[tensor];
     float sum = 0;
-    for (int64_t i = (int64_t)block_column() * PASS_THREADS + thread_index(); i < a.size[tensor]; i += a.blocks * PASS_THREADS)
-        sum += x[i] * x[i];
+    for (int64_t i = (int64_t)block_column() * PASS_THREADS + thread_index(); i < a.size[tensor]; i += a.blocks * PASS_THREADS) {
+        const float x = read(a.start[tensor], a.kind[tensor], i);
+        sum += x * x;
+    }
     sum = block_sum(sum, reinterpret_cast<float*>(shared_memory()));
     if (thread_index() == 0) a.parts[tensor * a.blocks + block_column()] = sum;
 }
@@ -53,7 +61,10 @@ void square_sums(const Numbers& number, const Tensors& tensors, float* sums, flo
     a.blocks = number("blocks");
     for (size_t first = 0; first < tensors.size(); first += TABLE) {
         const int count = std::min<size_t>(TABLE, tensors.size() - first);
-        for (int i = 0; i < count; i++) a.start[i] = tensors[first + i].start, a.size[i] = tensors[first + i].size;
+        for (int i = 0; i < count; i++) {
+            const Tensor& tensor = tensors[first + i];
+            a.start[i] = tensor.start, a.size[i] = tensor.size, a.kind[i] = tensor.kind;
+        }
         a.parts = parts + first * a.blocks, a.sums = sums + first;
         launch(square_kernel, a.blocks, count, PASS_THREADS, PASS_THREADS * sizeof(float), a);
         launch(add_parts_kernel, count, 1, PASS_THREADS, PASS_THREADS * sizeof(double), a);
@@ -62,8 +73,10 @@ void square_sums(const Numbers& number, const Tensors& tensors, float* sums, flo
 
 struct AdamWArguments {
     float *weights[TABLE], *m[TABLE], *v[TABLE];
-    const float* gradient[TABLE];
+    const void* gradient[TABLE];
+    void* rounded[TABLE];
     int64_t size[TABLE];
+    Kind of_gradient[TABLE], of_rounded[TABLE];
     Settings settings;
     const int32_t* steps;
     const float *factor, *decays;
@@ -83,25 +96,29 @@ __global__ void __launch_bounds__(PASS_THREADS) adamw_kernel(const AdamWArgument
     const Rule rule = *shared;
     const float scale = *a.factor, kept = weight_kept(a.settings, a.decays[tensor]);
     float *weights = a.weights[tensor], *m = a.m[tensor], *v = a.v[tensor];
-    const float* gradient = a.gradient[tensor];
     for (int64_t i = (int64_t)block_column() * PASS_THREADS + thread_index(); i < a.size[tensor]; i += a.blocks * PASS_THREADS) {
         float weight = weights[i], of_m = m[i], of_v = v[i];
-        update(rule, kept, gradient[i] * scale, weight, of_m, of_v);
+        update(rule, kept, read(a.gradient[tensor], a.of_gradient[tensor], i) * scale, weight, of_m, of_v);
         weights[i] = weight, m[i] = of_m, v[i] = of_v;
+        if (a.of_rounded[tensor] != FLOAT32)
+            static_cast<uint16_t*>(a.rounded[tensor])[i] =
+                a.of_rounded[tensor] == BFLOAT16 ? two_bfloat16(weight, 0.0f) : two_float16(weight, 0.0f);
     }
 }
 
 template <class Numbers>
 void adamw(const Numbers& number, const Tensors& tensors, const int32_t* steps, const float* factor, const float* decays,
            int32_t* next) {
-    AdamWArguments a{{}, {}, {}, {}, {}, Settings(number), steps, factor, decays, next, (int)number("blocks")};
-    const size_t all = tensors.size() / 4;
+    AdamWArguments a{{}, {}, {}, {}, {}, {}, {}, {}, Settings(number), steps, factor, decays, next, (int)number("blocks")};
+    const size_t all = tensors.size() / 5;
     for (size_t first = 0; first < all; first += TABLE, a.decays += TABLE) {
         const int count = std::min<size_t>(TABLE, all - first);
         for (int i = 0; i < count; i++) {
             const Tensor* tensor = &tensors[first + i];
-            a.weights[i] = tensor->start, a.size[i] = tensor->size, a.gradient[i] = tensor[all].start;
-            a.m[i] = tensor[2 * all].start, a.v[i] = tensor[3 * all].start;
+            a.weights[i] = (float*)tensor->start, a.size[i] = tensor->size;
+            a.gradient[i] = tensor[all].start, a.of_gradient[i] = tensor[all].kind;
+            a.m[i] = (float*)tensor[2 * all].start, a.v[i] = (float*)tensor[3 * all].start;
+            a.rounded[i] = tensor[4 * all].start, a.of_rounded[i] = tensor[4 * all].kind;
         }
         launch(adamw_kernel, a.blocks, count, PASS_THREADS, sizeof(Rule), a);
     }

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "half.h"
 #include "optimizer_rule.h"
 
 namespace jseg {
@@ -24,6 +25,16 @@ static inline std::vector<Piece> pieces(const Tensors& tensors, long count) {
     return found;
 }
 
+// The numbers of a piece as float: its own, or copies of halves.
+static inline const float* widened(const Tensor& tensor, const Piece& piece, std::vector<float>& copies) {
+    if (tensor.kind == FLOAT32) return static_cast<const float*>(tensor.start) + piece.start;
+    const uint16_t* halves = static_cast<const uint16_t*>(tensor.start) + piece.start;
+    copies.resize(piece.stop - piece.start);
+    for (size_t i = 0; i < copies.size(); i++)
+        copies[i] = tensor.kind == BFLOAT16 ? Bfloat16::wide(halves[i]) : Float16::wide(halves[i]);
+    return copies.data();
+}
+
 // sums: one for each tensor.
 template <class Numbers>
 static inline void square_sums(const Numbers&, const Tensors& tensors, float* sums) {
@@ -31,11 +42,13 @@ static inline void square_sums(const Numbers&, const Tensors& tensors, float* su
     std::vector<double> parts(all.size()), totals(tensors.size(), 0.0);
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < all.size(); i++) {
-        const float* x = tensors[all[i].tensor].start;
+        std::vector<float> copies;
+        const float* x = widened(tensors[all[i].tensor], all[i], copies);
+        const long size = all[i].stop - all[i].start;
         double sum = 0;
-        for (long first = all[i].start; first < all[i].stop; first += 256) {  // float keeps its digits over few numbers
+        for (long first = 0; first < size; first += 256) {  // float keeps its digits over few numbers
             float part = 0;
-            for (long k = first; k < std::min(first + 256, all[i].stop); k++) part += x[k] * x[k];
+            for (long k = first; k < std::min(first + 256, size); k++) part += x[k] * x[k];
             sum += part;
         }
         parts[i] = sum;
@@ -44,8 +57,8 @@ static inline void square_sums(const Numbers&, const Tensors& tensors, float* su
     for (size_t tensor = 0; tensor < totals.size(); tensor++) sums[tensor] = totals[tensor];
 }
 
-// tensors: all weights, then their gradients, running means m, and v. Where `factor` on the gradients is not above 0
-// nothing changes; else `steps` so far become `next`.
+// tensors: all weights, then their gradients, running means m, and v, then copies of 16 bits, or the weights themselves.
+// Where `factor` on the gradients is not above 0 nothing changes; else `steps` so far become `next`.
 template <class Numbers>
 static inline void adamw(const Numbers& number, const Tensors& tensors, const int32_t* steps, const float* factor,
                          const float* decays, int32_t* next) {
@@ -54,15 +67,24 @@ static inline void adamw(const Numbers& number, const Tensors& tensors, const in
     if (!runs) return;
     const Settings settings(number);
     const Rule rule = rule_of_step(settings, *next);
-    const long count = tensors.size() / 4;
+    const long count = tensors.size() / 5;
     const std::vector<Piece> all = pieces(tensors, count);
 #pragma omp parallel for schedule(static)
     for (size_t i = 0; i < all.size(); i++) {
-        const long tensor = all[i].tensor;
-        float *__restrict__ weights = tensors[tensor].start, *__restrict__ m = tensors[tensor + 2 * count].start;
-        float *__restrict__ v = tensors[tensor + 3 * count].start, kept = weight_kept(settings, decays[tensor]);
-        const float *__restrict__ gradient = tensors[tensor + count].start, scale = *factor;
-        for (long k = all[i].start; k < all[i].stop; k++) update(rule, kept, gradient[k] * scale, weights[k], m[k], v[k]);
+        const Tensor* const tensor = &tensors[all[i].tensor];
+        const long size = all[i].stop - all[i].start;
+        float* const __restrict__ weights = static_cast<float*>(tensor[0].start) + all[i].start;
+        float* const __restrict__ m = static_cast<float*>(tensor[2 * count].start) + all[i].start;
+        float* const __restrict__ v = static_cast<float*>(tensor[3 * count].start) + all[i].start;
+        std::vector<float> copies;
+        const float* const __restrict__ gradient = widened(tensor[count], all[i], copies);
+        const float kept = weight_kept(settings, decays[all[i].tensor]), scale = *factor;
+        for (long k = 0; k < size; k++) update(rule, kept, gradient[k] * scale, weights[k], m[k], v[k]);
+        const Tensor& rounded = tensor[4 * count];
+        if (rounded.kind == FLOAT32) continue;
+        uint16_t* const halves = static_cast<uint16_t*>(rounded.start) + all[i].start;
+        for (long k = 0; k < size; k++)
+            halves[k] = rounded.kind == BFLOAT16 ? Bfloat16::half(weights[k]) : Float16::half(weights[k]);
     }
 }
 

@@ -9,9 +9,12 @@
 
 namespace jseg {
 
+enum Kind : uint8_t { FLOAT32, BFLOAT16, FLOAT16 };
+
 struct Tensor {
-    float* start;
+    void* start;
     int64_t size;
+    Kind kind;
 };
 typedef std::vector<Tensor> Tensors;
 
