@@ -11,7 +11,7 @@ from jittor import nn
 
 from jseg.errors import UserError
 from jseg.ops.half import cast, convert
-from jseg.ops.layers import dropout, layer_norm, linear
+from jseg.ops.layers import dropout, layer_norm, linear, norm_beside, norm_twice
 
 # q, k and v side by side (B, T, 3 * width), number of heads -> (B, T, width)
 Attend = Callable[[jt.Var, int], jt.Var]
@@ -31,6 +31,14 @@ class LayerNorm(nn.Module):
     def execute(self, x: jt.Var, dtype: str | None = None) -> jt.Var:
         """(…, width) -> (…, width), as `dtype`, by default that of x"""
         return layer_norm(x, self.weight, self.bias, self.eps, dtype)
+
+    def beside(self, x: jt.Var, dtype: str) -> tuple[jt.Var, jt.Var]:
+        """The output, as `dtype`, and x itself: before a residual block."""
+        return norm_beside(x, self.weight, self.bias, self.eps, dtype)
+
+    def twice(self, x: jt.Var, dtype: str) -> tuple[jt.Var, jt.Var]:
+        """The output for products, as `dtype` or float32, and as float32: after a residual block."""
+        return norm_twice(x, self.weight, self.bias, self.eps, dtype)
 
 
 class Linear(nn.Linear):
@@ -126,8 +134,9 @@ class ResidualBlock(nn.Module):
 
     def execute(self, x: jt.Var, attend: Attend) -> jt.Var:
         """(B, T, width) -> (B, T, width)"""
-        x = self.attn(self.ln_1(x, self.attn.compute), attend, residual=x)
-        return self.mlp(self.ln_2(x, self.attn.compute), residual=x)
+        normed, x = self.ln_1.beside(x, self.attn.compute)
+        normed, x = self.ln_2.beside(self.attn(normed, attend, residual=x), self.attn.compute)
+        return self.mlp(normed, residual=x)
 
 
 class Transformer(nn.Module):

@@ -72,6 +72,9 @@ def pixels(features: ImageFeatures, lateral_proj: Linear) -> jt.Var:
     return patches + whole.unsqueeze(1)
 
 
+Tokens = tuple[jt.Var, jt.Var]  # (B, T, width) for products, of 16 bits or float32; and as float32
+
+
 class CrossAttention(nn.Module):
     """Attention of one side to the other, with biased projections and dropout on the weights."""
 
@@ -81,11 +84,11 @@ class CrossAttention(nn.Module):
         self.q, self.k, self.v, self.proj = (Linear(width, width) for _ in range(4))
         self.weight_dropout = Dropout(dropout)
 
-    def execute(self, x: jt.Var, memory: jt.Var, dropout: float) -> jt.Var:
+    def execute(self, x: Tokens, memory: Tokens, dropout: float) -> jt.Var:
         """x (B, Tx, width), plus what it finds in memory (B, Tm, width), a share `dropout` of which is left out."""
-        q, k, v = self.q(x), self.k(memory), self.v(memory)
+        q, k, v = self.q(x[0]), self.k(memory[0]), self.v(memory[0])
         found = cross_attention(q, k, v, self.heads, self.weight_dropout.rate_now())
-        return self.proj(found, residual=x, dropout=dropout)
+        return self.proj(found, residual=x[1], dropout=dropout)
 
 
 class DecoderLayer(nn.Module):
@@ -98,23 +101,24 @@ class DecoderLayer(nn.Module):
         self.multihead_attn = CrossAttention(width, heads, dropout)
         self.dropout = Dropout(dropout)
 
-    def execute(self, x: jt.Var, memory: jt.Var) -> jt.Var:
+    def execute(self, x: Tokens, memory: Tokens) -> Tokens:
         """x (B, Tx, width) with memory (B, Tm, width) -> (B, Tx, width)."""
-        rate = self.dropout.rate_now()
-        x = self.norm2(self.multihead_attn(x, memory, rate))
-        inner = self.linear1(x, activation="relu", dropout=rate)
-        return self.norm3(self.linear2(inner, residual=x, dropout=rate))
+        rate, compute = self.dropout.rate_now(), self.linear1.compute
+        rounded, wide = self.norm2.twice(self.multihead_attn(x, memory, rate), compute)
+        inner = self.linear1(rounded, activation="relu", dropout=rate)
+        return self.norm3.twice(self.linear2(inner, residual=wide, dropout=rate), compute)
 
 
 def decode(
     q_layers: nn.ModuleList, v_layers: nn.ModuleList, q: jt.Var, v: jt.Var, trace: Trace | None = None
 ) -> tuple[jt.Var, jt.Var]:
     """Queries (B, M * C, D) and pixels (B, N, D) through all layers; each layer updates both from the old values."""
+    of_q, of_v = (q, q), (v, v)
     for index, (q_layer, v_layer) in enumerate(zip(q_layers, v_layers, strict=True), start=1):
-        q, v = q_layer(q, v), v_layer(v, q)
+        of_q, of_v = q_layer(of_q, of_v), v_layer(of_v, of_q)
         if trace is not None:
-            trace[f"q{index}"], trace[f"v{index}"] = q, v
-    return q, v
+            trace[f"q{index}"], trace[f"v{index}"] = of_q[1], of_v[1]
+    return of_q[1], of_v[1]
 
 
 class RecoveryDecoder(nn.Module):

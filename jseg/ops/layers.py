@@ -145,8 +145,25 @@ def layer_norm(x: jt.Var, weight: jt.Var, bias: jt.Var, eps: float, dtype: str |
     if not compiled.compiled(cuda=True):
         return cast(_Standardise.apply(widen(x), eps) * weight + bias, dtype)
     if jt.flags.use_cuda:
-        return _LayerNorm.apply(x, weight, bias, eps, dtype)
-    return cast(_LayerNorm.apply(widen(x), weight, bias, eps, "float32"), dtype)
+        return _LayerNorm.apply(x, weight, bias, eps, dtype, "")
+    return cast(_LayerNorm.apply(widen(x), weight, bias, eps, "float32", ""), dtype)
+
+
+@skip_frozen
+def norm_beside(x: jt.Var, weight: jt.Var, bias: jt.Var, eps: float, dtype: str) -> tuple[jt.Var, jt.Var]:
+    """`layer_norm` and x itself, as the input of a residual block: both gradients of x then come in one pass."""
+    if jt.flags.use_cuda and compiled.compiled(cuda=True):
+        return tuple(_LayerNorm.apply(x, widen(weight), widen(bias), eps, dtype, "added"))
+    return layer_norm(x, weight, bias, eps, dtype), x
+
+
+@skip_frozen
+def norm_twice(x: jt.Var, weight: jt.Var, bias: jt.Var, eps: float, dtype: str) -> tuple[jt.Var, jt.Var]:
+    """`layer_norm` for products and as float32: the first is of type `dtype` where one pass writes both."""
+    if jt.flags.use_cuda and compiled.compiled(cuda=True) and dtype != "float32":
+        return tuple(_LayerNorm.apply(x, widen(weight), widen(bias), eps, dtype, "wide"))
+    wide = layer_norm(x, weight, bias, eps, "float32")
+    return wide, wide
 
 
 class _Standardise(Function):
@@ -164,29 +181,39 @@ class _Standardise(Function):
 
 
 class _LayerNorm(Function):
-    """`layer_norm` by its kernel."""
+    """`layer_norm` by its kernel; on CUDA, also with a second output: x (`added`), or the first as float32 (`wide`)."""
 
-    def execute(self, x: jt.Var, weight: jt.Var, bias: jt.Var, eps: float, dtype: str) -> jt.Var:
+    def execute(
+        self, x: jt.Var, weight: jt.Var, bias: jt.Var, eps: float, dtype: str, second: str
+    ) -> jt.Var | tuple[jt.Var, jt.Var]:
         width = x.shape[-1]
         rows = x.numel() // width
         self.numbers, self.types = {"rows": rows, "width": width, "eps": eps, "slices": SLICES}, (str(x.dtype), dtype)
         inputs, shapes, dtypes = [x.reshape(rows, width), weight, bias], [(rows, width), (rows, 2)], (dtype, "float32")
-        output, statistics = _call("norm_forward", self.types, inputs, shapes, self.numbers, dtypes)
+        shapes, dtypes = shapes + shapes[:1] * (second == "wide"), (*dtypes, *["float32"] * (second == "wide"))
+        output, statistics, *wide = _call("norm_forward", self.types, inputs, shapes, self.numbers, dtypes)
+        self.second = second
         self.saved = x, weight, statistics
         self.trained = not (weight.is_stop_grad() and bias.is_stop_grad())
-        return output.reshape(x.shape)
+        output = output.reshape(x.shape)
+        return (output, wide[0].reshape(x.shape) if wide else x) if second else output
 
-    def grad(self, grad_out: jt.Var) -> tuple[jt.Var | None, ...]:
+    def grad(self, grad_out: jt.Var | None, other: jt.Var | None = None) -> tuple[jt.Var | None, ...]:
         x, weight, statistics = self.saved
+        if grad_out is None:  # only the second output is used
+            grad_out = jt.zeros(x.shape, self.types[1])
         flat = (self.numbers["rows"], self.numbers["width"])
         shapes = [weight.shape] * 2 + [(SLICES, 2, flat[1])] * bool(
             jt.flags.use_cuda
         )  # there memory for sums of slices
         shapes = [flat] + shapes * self.trained
         inputs = [x.reshape(flat), weight, statistics, grad_out.reshape(flat)]
+        if jt.flags.use_cuda:
+            inputs.append(constant(np.float32, (0.0,)) if other is None else other.reshape(flat))
+        numbers = self.numbers | {key: self.second == key and other is not None for key in ("added", "wide")}
         dtypes = self.types[:1] + ("float32",) * (len(shapes) - 1)
-        grad_x, *others = _call("norm_backward", self.types, inputs, shapes, self.numbers, dtypes)
-        return grad_x.reshape(x.shape), *(others[:2] or (None, None)), None, None
+        grad_x, *others = _call("norm_backward", self.types, inputs, shapes, numbers, dtypes)
+        return grad_x.reshape(x.shape), *(others[:2] or (None, None)), None, None, None
 
 
 def draw_seed() -> jt.Var:

@@ -53,5 +53,5 @@ def test_four_dropouts_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     layer = DecoderLayer(16, 4, 2, 0.1)
     set_training(layer, True)
-    layer(jt.randn(2, 6, 16), jt.randn(2, 9, 16))
+    layer((jt.randn(2, 6, 16),) * 2, (jt.randn(2, 9, 16),) * 2)
     assert rates == [("weights", 0.1), ((2, 6, 16), 0.1), ((2, 6, 32), 0.1), ((2, 6, 16), 0.1)]

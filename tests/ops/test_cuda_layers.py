@@ -14,7 +14,7 @@ from jseg.engine import optimizer
 from jseg.model import losses
 from jseg.ops import layers
 from jseg.ops.half import HALVES, cast, convert, widen
-from jseg.ops.layers import ACTIVATIONS, dropout, layer_norm, linear
+from jseg.ops.layers import ACTIVATIONS, dropout, layer_norm, linear, norm_beside, norm_twice
 from tests.cuda_emulation.emulated_attention import ORDERS
 from tests.cuda_emulation.emulated_call import pretend_cuda
 from tests.ops.reference import random_vars
@@ -73,6 +73,19 @@ def test_linear(
 
     inputs = [cast(x, dtype), weight / 6, *([bias] if biased else []), *([residual] if added else [])]
     emulated(form, inputs, TOLERANCES[dtype], offset=columns % 2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("used", ["first", "second", "both"])
+@pytest.mark.parametrize("norm", [norm_beside, norm_twice])
+def test_layer_norm_with_two_outputs(norm: Callable, used: str, dtype: str, emulated: Callable) -> None:
+    x, weight, bias, factor = random_vars((3, 7, 131), (131,), (131,), (131,))
+
+    def form(x: jt.Var, weight: jt.Var, bias: jt.Var) -> jt.Var:
+        first, second = norm(x, weight, bias, 1e-5, dtype)
+        return (widen(first) * factor if used != "second" else 0) + (second if used != "first" else 0)
+
+    emulated(form, [x, weight, bias], TOLERANCES[dtype], offset=1)
 
 
 @pytest.mark.parametrize("frozen", [{0}, {1}, {0, 1}, {1, 2}, {0, 1, 2}], ids=str)

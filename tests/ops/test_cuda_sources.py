@@ -20,7 +20,7 @@ MAIN = [
     pytest.param("Float32, 64, REGIONS, false", "c++17", marks=pytest.mark.slow),
 ]
 PASSES = {  # kernels that read memory once: calls with numbers n, floats p, whole numbers i
-    "layers.cuh": "norm_forward<X, Y>(n, p, p, p, p, p); norm_backward<X, Y>(n, p, p, p, p, p, p, p, p);"
+    "layers.cuh": "norm_forward<X, Y>(n, p, p, p, p, p, p); norm_backward<X, Y>(n, p, p, p, p, p, p, p, p, p);"
     "linear_epilogue<Y, X>(n, p, p, p, p, p); linear_slopes<Y, X>(n, p, p, p, p, p, p, p); dropout<Y, Y>(n, p, p, p);",
     "losses.cuh": "focal_forward(n, p, i, p); focal_backward(n, p, i, p, p); dice_forward(n, p, i, p);"
     "dice_backward(n, p, i, p, p);",

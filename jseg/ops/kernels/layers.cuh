@@ -113,7 +113,10 @@ struct NormArguments {
     const float *weight, *bias;
     float* statistics;  // (rows, 2): mean, inverse of the root
     typename Y::Number* out;
+    float* wide;  // the output as float32, too; may be null, as all below but grad_out
     const typename Y::Number* grad_out;
+    const float* grad_wide;
+    const typename X::Number* added;  // to the gradient of x
     typename X::Number* grad_x;
     int slices;
     float* parts;
@@ -145,8 +148,19 @@ __global__ void __launch_bounds__(PASS_THREADS) norm_kernel(const NormArguments<
         load_four<Float32>(bias, a.bias + column, count, a.aligned);
         for (int e = 0; e < 4; e++) x[e] = (x[e] - mean) * inverse * weight[e] + bias[e];
         store_four<Y>(a.out + row * a.width + column, x, count, a.aligned);
+        if (a.wide != nullptr) store_four<Float32>(a.wide + row * a.width + column, x, count, a.aligned);
     });
     if (lane_index() == 0) a.statistics[2 * row] = mean, a.statistics[2 * row + 1] = inverse;
+}
+
+// The gradient of four outputs, of both types.
+template <class X, class Y>
+__device__ __forceinline__ void load_gradient(float (&grad)[4], const NormArguments<X, Y>& a, long row, int column, int count) {
+    load_four<Y>(grad, a.grad_out + row * a.width + column, count, a.aligned);
+    if (a.grad_wide == nullptr) return;
+    float wide[4];
+    load_four<Float32>(wide, a.grad_wide + row * a.width + column, count, a.aligned);
+    for (int e = 0; e < 4; e++) grad[e] += wide[e];
 }
 
 template <class X, class Y>
@@ -157,7 +171,7 @@ __global__ void __launch_bounds__(PASS_THREADS) norm_gradient_kernel(const NormA
     const auto load = [&](int column, int count, float (&standard)[4], float (&weighted)[4]) {
         float weight[4];
         load_four<X>(standard, a.x + row * a.width + column, count, a.aligned);
-        load_four<Y>(weighted, a.grad_out + row * a.width + column, count, a.aligned);
+        load_gradient(weighted, a, row, column, count);
         load_four<Float32>(weight, a.weight + column, count, a.aligned);
         for (int e = 0; e < 4; e++) standard[e] = (standard[e] - mean) * inverse, weighted[e] *= weight[e];
     };
@@ -172,6 +186,10 @@ __global__ void __launch_bounds__(PASS_THREADS) norm_gradient_kernel(const NormA
         float standard[4], weighted[4];
         load(column, count, standard, weighted);
         for (int e = 0; e < 4; e++) weighted[e] = (weighted[e] - sum - standard[e] * along) * inverse;
+        if (a.added != nullptr) {
+            load_four<X>(standard, a.added + row * a.width + column, count, a.aligned);
+            for (int e = 0; e < 4; e++) weighted[e] += standard[e];
+        }
         store_four<X>(a.grad_x + row * a.width + column, weighted, count, a.aligned);
     });
 }
@@ -182,28 +200,33 @@ __global__ void __launch_bounds__(PASS_THREADS) norm_parameters_kernel(const Nor
         const float mean = a.statistics[2 * row], inverse = a.statistics[2 * row + 1];
         float x[4], grad[4];
         load_four<X>(x, a.x + row * a.width + column, count, a.aligned);
-        load_four<Y>(grad, a.grad_out + row * a.width + column, count, a.aligned);
+        load_gradient(grad, a, row, column, count);
         for (int e = 0; e < 4; e++) sums[0][e] += grad[e] * (x[e] - mean) * inverse, sums[1][e] += grad[e];
     });
 }
 
+// wide: the output as float32, too.
 template <class X, class Y, class Numbers>
-void norm_forward(const Numbers& number, const void* x, const float* weight, const float* bias, void* out, float* statistics) {
+void norm_forward(const Numbers& number, const void* x, const float* weight, const float* bias, void* out, float* statistics,
+                  float* wide = nullptr) {
     NormArguments<X, Y> a{(long)number("rows"), (int)number("width"), (float)number("eps")};
     a.x = (const typename X::Number*)x, a.out = (typename Y::Number*)out;
-    a.weight = weight, a.bias = bias, a.statistics = statistics;
-    a.aligned = in_fours(a.width, x, weight, bias, out);
+    a.weight = weight, a.bias = bias, a.statistics = statistics, a.wide = wide;
+    a.aligned = in_fours(a.width, x, weight, bias, out, wide);
     launch(norm_kernel<X, Y>, tiles(a.rows, PASS_WARPS), 1, PASS_THREADS, 0, a);
 }
 
+// other: by number("added") added to the gradient of x, by number("wide") the gradient of the wide output, else not read.
 // parts: memory for (number("slices"), 2, width) floats, given with grad_weight and grad_bias.
 template <class X, class Y, class Numbers>
 void norm_backward(const Numbers& number, const void* x, const float* weight, float* statistics, const void* grad_out,
-                   void* grad_x, float* grad_weight = nullptr, float* grad_bias = nullptr, float* parts = nullptr) {
+                   const void* other, void* grad_x, float* grad_weight = nullptr, float* grad_bias = nullptr, float* parts = nullptr) {
     NormArguments<X, Y> a{(long)number("rows"), (int)number("width"), (float)number("eps")};
     a.x = (const typename X::Number*)x, a.weight = weight, a.statistics = statistics;
     a.grad_out = (const typename Y::Number*)grad_out, a.grad_x = (typename X::Number*)grad_x;
-    a.aligned = in_fours(a.width, x, weight, grad_out, grad_x);
+    a.added = number("added") ? (const typename X::Number*)other : nullptr;
+    a.grad_wide = number("wide") ? (const float*)other : nullptr;
+    a.aligned = in_fours(a.width, x, weight, grad_out, a.added, a.grad_wide, grad_x);
     a.slices = number("slices"), a.parts = parts;
     launch(norm_gradient_kernel<X, Y>, tiles(a.rows, PASS_WARPS), 1, PASS_THREADS, 0, a);
     if (parts == nullptr) return;
