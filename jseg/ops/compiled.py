@@ -51,6 +51,23 @@ def _laid_out(name: str) -> tuple[str, Path]:
     return version, folder
 
 
+@lru_cache(maxsize=1000)
+def _program(device: str, name: str, function: str, inputs: int, outputs: int, tensors: bool) -> dict[str, str]:
+    """Header and source for `jt.code` that call a function of a kernel file."""
+    version, folder = _laid_out(name)
+    pointers = [f"in{i}_p" for i in range(inputs)] + [f"out{i}_p" for i in range(outputs)]
+    listing = ""
+    if tensors:
+        pointers.insert(0, "tensors")
+        listing = f"""Tensors tensors; for (Var* var : inputs()) tensors.push_back({{var->mem_ptr, var->num,
+                var->dtype() == ns_bfloat16 ? BFLOAT16 : var->dtype() == ns_float16 ? FLOAT16 : FLOAT32}});
+            tensors.erase(tensors.begin(), tensors.begin() + {inputs});"""
+    # the version makes Jittor compile again when the kernels change
+    source = f"""using namespace jseg; constexpr int64 version = 0x{version}; (void)version; {listing}
+        {function}([&](const char* name) {{ return data[name]; }}, {", ".join(pointers)});"""
+    return {f"{device}_header": f"#include <{folder / name}>\n", f"{device}_src": source}
+
+
 def call(
     header: str,
     function: str,
@@ -68,27 +85,16 @@ def call(
     not know that they change, so what reads their old values is computed before; on CUDA nothing waits for that.
     """
     device, (name, function) = ("cuda", cuda) if jt.flags.use_cuda and cuda else ("cpu", (header, function))
-    version, folder = _laid_out(name)
-    pointers = [f"in{i}_p" for i in range(len(inputs))] + [f"out{i}_p" for i in range(len(shapes))]
-    listing = ""
     if tensors:  # no inputs of `jt.code`, by whose number and shapes Jittor would compile a kernel for each model
         jt.sync(list(tensors))
         jt.sync_all()
-        pointers.insert(0, "tensors")
-        listing = f"""Tensors tensors; for (Var* var : inputs()) tensors.push_back({{var->mem_ptr, var->num,
-                var->dtype() == ns_bfloat16 ? BFLOAT16 : var->dtype() == ns_float16 ? FLOAT16 : FLOAT32}});
-            tensors.erase(tensors.begin(), tensors.begin() + {len(inputs)});"""
-    # the version makes Jittor compile again when the kernels change
-    source = f"""using namespace jseg; constexpr int64 version = 0x{version}; (void)version; {listing}
-        {function}([&](const char* name) {{ return data[name]; }}, {", ".join(pointers)});"""
-    with jt.flag_scope(compile_options={f'FLAGS: -I"{folder}" ': 1}):
-        outputs = jt.code(
-            [list(shape) for shape in shapes],
-            list(dtypes or ["float32"] * len(shapes)),
-            list(inputs),
-            data={key: float(value) for key, value in (numbers or {}).items()},
-            **{f"{device}_header": f'#include "{name}"\n', f"{device}_src": source},
-        )
+    outputs = jt.code(
+        [list(shape) for shape in shapes],
+        list(dtypes or ["float32"] * len(shapes)),
+        list(inputs),
+        data={key: float(value) for key, value in (numbers or {}).items()},
+        **_program(device, name, function, len(inputs), len(shapes), bool(tensors)),
+    )
     outputs = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
     if tensors:
         outputs[0]._add_dependency(list(tensors))

@@ -109,19 +109,21 @@ class _CublasLinear(Function):
         self.multiplied = activation != "none" or rate > 0  # what a gradient goes through before products
         if self.multiplied or self.numbers["bias"] or residual is not None:
             inputs, written = [y, bias, added, seed], dtype if residual is None else "float32"
-            (y,) = _call("linear_epilogue", (dtype, written), inputs, [y.shape], self.numbers, [written])
+            shape = (*x.shape[:-1], y.shape[1])
+            return _call("linear_epilogue", (dtype, written), inputs, [shape], self.numbers, [written])[0]
         return y.reshape(*x.shape[:-1], y.shape[1])
 
     def grad(self, grad_out: jt.Var) -> tuple[jt.Var | None, ...]:
         x, weight, before, bias, seed = self.saved
-        grad, types = grad_out.reshape(self.numbers["rows"], -1), (str(weight.dtype), str(grad_out.dtype))
+        flat, types = (self.numbers["rows"], self.numbers["columns"]), (str(weight.dtype), str(grad_out.dtype))
         own, grad_bias = any(self.wanted[:2]) and (self.multiplied or types[0] != types[1]), None
         if own or self.wanted[2]:
             numbers = self.numbers | {"grad": own, "grad_bias": self.wanted[2]}
-            shapes = [grad.shape] * own + [(grad.shape[1],), (SLICES, grad.shape[1])] * self.wanted[2]
+            shapes = [flat] * own + [flat[1:], (SLICES, flat[1])] * self.wanted[2]
             dtypes = types[:1] * own + ("float32", "float32") * self.wanted[2]
-            found = _call("linear_slopes", types, [before, bias, seed, grad], shapes, numbers, dtypes)
-            grad, grad_bias = found[0] if own else grad, found[own] if self.wanted[2] else None
+            found = _call("linear_slopes", types, [before, bias, seed, grad_out], shapes, numbers, dtypes)
+            grad_bias = found[own] if self.wanted[2] else None
+        grad = found[0] if own else grad_out.reshape(flat)
         grad_x = product(grad, weight).reshape(self.shape) if self.wanted[0] else None
         grad_weight = product(grad, x, transpose_a=True) if self.wanted[1] else None
         return grad_x, grad_weight, grad_bias, grad_out if self.wanted[3] else None, None, None, None
@@ -189,31 +191,27 @@ class _LayerNorm(Function):
         width = x.shape[-1]
         rows = x.numel() // width
         self.numbers, self.types = {"rows": rows, "width": width, "eps": eps, "slices": SLICES}, (str(x.dtype), dtype)
-        inputs, shapes, dtypes = [x.reshape(rows, width), weight, bias], [(rows, width), (rows, 2)], (dtype, "float32")
-        shapes, dtypes = shapes + shapes[:1] * (second == "wide"), (*dtypes, *["float32"] * (second == "wide"))
-        output, statistics, *wide = _call("norm_forward", self.types, inputs, shapes, self.numbers, dtypes)
+        shapes, dtypes = [x.shape, (rows, 2)], [dtype, "float32"]
+        if second == "wide":
+            shapes, dtypes = [*shapes, x.shape], [*dtypes, "float32"]
+        output, statistics, *wide = _call("norm_forward", self.types, [x, weight, bias], shapes, self.numbers, dtypes)
         self.second = second
         self.saved = x, weight, statistics
         self.trained = not (weight.is_stop_grad() and bias.is_stop_grad())
-        output = output.reshape(x.shape)
-        return (output, wide[0].reshape(x.shape) if wide else x) if second else output
+        return (output, wide[0] if wide else x) if second else output
 
     def grad(self, grad_out: jt.Var | None, other: jt.Var | None = None) -> tuple[jt.Var | None, ...]:
         x, weight, statistics = self.saved
         if grad_out is None:  # only the second output is used
             grad_out = jt.zeros(x.shape, self.types[1])
-        flat = (self.numbers["rows"], self.numbers["width"])
-        shapes = [weight.shape] * 2 + [(SLICES, 2, flat[1])] * bool(
-            jt.flags.use_cuda
-        )  # there memory for sums of slices
-        shapes = [flat] + shapes * self.trained
-        inputs = [x.reshape(flat), weight, statistics, grad_out.reshape(flat)]
+        inputs, shapes = [x, weight, statistics, grad_out], [x.shape] + [weight.shape] * 2 * self.trained
         if jt.flags.use_cuda:
-            inputs.append(constant(np.float32, (0.0,)) if other is None else other.reshape(flat))
+            inputs.append(constant(np.float32, (0.0,)) if other is None else other)
+            shapes += [(SLICES, 2, self.numbers["width"])] * self.trained  # memory for sums of slices
         numbers = self.numbers | {key: self.second == key and other is not None for key in ("added", "wide")}
         dtypes = self.types[:1] + ("float32",) * (len(shapes) - 1)
         grad_x, *others = _call("norm_backward", self.types, inputs, shapes, numbers, dtypes)
-        return grad_x.reshape(x.shape), *(others[:2] or (None, None)), None, None, None
+        return grad_x, *(others[:2] or (None, None)), None, None, None
 
 
 def draw_seed() -> jt.Var:
@@ -242,8 +240,7 @@ class _Dropout(Function):
     def execute(self, x: jt.Var, seed: jt.Var, rate: float) -> jt.Var:
         self.seed, self.rate, dtype = seed, rate, str(x.dtype)
         numbers = {"size": x.numel(), "columns": x.shape[-1], "slices": SLICES, "rate": rate}
-        (dropped,) = _call("dropout", (dtype, dtype), [x.reshape(-1), seed], [(x.numel(),)], numbers, [dtype])
-        return dropped.reshape(x.shape)
+        return _call("dropout", (dtype, dtype), [x, seed], [x.shape], numbers, [dtype])[0]
 
     def grad(self, grad_out: jt.Var) -> tuple[jt.Var, None, None]:
         return self.execute(grad_out, self.seed, self.rate), None, None
