@@ -20,7 +20,7 @@ from jseg.config import ModelConfig
 from jseg.ops.attention import check_region_grid, region_attention
 from jseg.ops.device import transpose
 from jseg.ops.half import cast, widen
-from jseg.ops.layers import linear
+from jseg.ops.layers import linear, unstack
 
 
 @dataclass
@@ -75,10 +75,11 @@ class ImageEncoder(ImageTower):
         tokens, batch = self.input_tokens(images, grid), images.shape[0]
         every = [self.prompt_embeddings] + [self.deep_prompt_embeddings] * (len(self.transformer.resblocks) > 1)
         projected = widen(self.prompt_proj(jt.concat(every)))  # (layers, K, width)
-        for layer, block in enumerate(self.transformer.resblocks):
-            prompts = projected[layer : layer + 1]
+        copies = 1 if same_for_all else batch
+        projected = projected.unsqueeze(1).broadcast((len(projected), copies, *projected.shape[1:]))
+        for layer, (block, prompts) in enumerate(zip(self.transformer.resblocks, unstack(projected), strict=True)):
             if not same_for_all:
-                prompts = self.prompt_dropout(prompts.broadcast((batch, *prompts.shape[1:])))
+                prompts = self.prompt_dropout(prompts)
             if layer == 0:
                 repeated = prompts.broadcast((batch, *prompts.shape[1:]))
                 trace["tokens_in"] = jt.concat([tokens[:, :1], repeated, tokens[:, 1:]], dim=1)

@@ -15,6 +15,7 @@ from jseg.ops.function import Function, skip_frozen
 from jseg.ops.half import cast, is_half, product, widen
 
 ACTIVATIONS = ("none", "relu", "quick_gelu")
+PARTS = 63  # the most that `unstack` has a kernel for
 SLICES = 128  # of the rows, on CUDA: sums over rows are sums over slices, added up
 
 
@@ -212,6 +213,27 @@ class _LayerNorm(Function):
         dtypes = self.types[:1] + ("float32",) * (len(shapes) - 1)
         grad_x, *others = _call("norm_backward", self.types, inputs, shapes, numbers, dtypes)
         return grad_x, *(others[:2] or (None, None)), None, None, None
+
+
+def unstack(x: jt.Var) -> list[jt.Var]:
+    """x (n, …) float32 as n Vars of the shape (…), in one pass; so is the gradient."""
+    if compiled.compiled(cuda=True) and len(x) <= PARTS:
+        return list(_Unstack.apply(x))
+    return [x[index] for index in range(len(x))]
+
+
+class _Unstack(Function):
+    """`unstack` by its kernel."""
+
+    def execute(self, x: jt.Var) -> list[jt.Var]:
+        self.shape, self.numbers = x.shape, {"size": x.numel() // len(x)}
+        return compiled.call(
+            "layers.h", "unstack", [x], [x.shape[1:]] * len(x), self.numbers, None, ("layers.cuh", "unstack")
+        )
+
+    def grad(self, *parts: jt.Var | None) -> jt.Var:
+        parts = [jt.zeros(self.shape[1:]) if part is None else part for part in parts]
+        return compiled.call("layers.h", "stack", parts, [self.shape], self.numbers, None, ("layers.cuh", "stack"))[0]
 
 
 def draw_seed() -> jt.Var:

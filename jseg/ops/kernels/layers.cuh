@@ -372,4 +372,39 @@ void linear_slopes(const Numbers& number, const void* x, const void* bias, const
     if (a.parts != nullptr) add_slices({a.parts, a.slices, a.columns, 1, (float*)outputs[next], nullptr});
 }
 
+// --- parts of a tensor ---------------------------------------------------------------------------------------------
+
+constexpr int PARTS = 64;
+
+struct PartArguments {
+    float* parts[PARTS];
+    float* whole;
+    long size;  // of a part
+};
+
+template <bool JOIN>
+__global__ void __launch_bounds__(PASS_THREADS) parts_kernel(const PartArguments a) {
+    const long i = (long)block_column() * PASS_THREADS + thread_index();
+    if (i >= a.size) return;
+    float &of_part = a.parts[block_row()][i], &of_whole = a.whole[block_row() * a.size + i];
+    (JOIN ? of_whole : of_part) = JOIN ? of_part : of_whole;
+}
+
+template <class Numbers, class... Parts>
+void unstack(const Numbers& number, float* whole, Parts*... parts) {
+    static_assert(sizeof...(parts) <= PARTS, "more parts than arguments");
+    const long size = number("size");
+    launch(parts_kernel<false>, tiles(size, PASS_THREADS), sizeof...(parts), PASS_THREADS, 0, PartArguments{{parts...}, whole, size});
+}
+
+// The last pointer is that of the whole.
+template <class Numbers, class... Pointers>
+void stack(const Numbers& number, Pointers*... pointers) {
+    constexpr int count = sizeof...(pointers) - 1;
+    static_assert(count < PARTS, "more parts than arguments");
+    PartArguments a{{pointers...}, nullptr, (long)number("size")};
+    a.whole = a.parts[count];
+    launch(parts_kernel<true>, tiles(a.size, PASS_THREADS), count, PASS_THREADS, 0, a);
+}
+
 }  // namespace jseg

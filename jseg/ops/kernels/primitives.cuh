@@ -140,7 +140,8 @@ template <class Kernel, class Arguments>
 void launch(Kernel kernel, int columns, int rows, int threads, int bytes, const Arguments& arguments) {
     if (columns == 0 || rows == 0) return;
     const int slices = grid_slices(rows);
-    cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+    cudaError_t error = cudaSuccess;
+    if (bytes > 48 << 10) error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
     if (error == cudaSuccess) kernel<<<dim3(columns, rows / slices, slices), threads, bytes>>>(arguments);
     if (error == cudaSuccess) error = cudaGetLastError();
     if (error != cudaSuccess) throw std::runtime_error(std::string("CUDA kernel of jseg: ") + cudaGetErrorString(error));
