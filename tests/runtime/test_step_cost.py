@@ -15,13 +15,14 @@ from jseg.config import ModelConfig
 from tests.standin_gpu.build import find_nvcc
 
 ROOT = Path(__file__).parents[2]
-# of a bf16 step at VOC size: the goal, and a little above what docs/speed.md measured, so that nothing grows
+# of a bf16 step at VOC size: a little above what docs/speed.md measured, so that nothing grows; and what is aimed at
 MOST = {
-    "launches": (700, 1400),
-    "launches outside of layers": (60, 300),
-    "gigabytes": (15, 38),  # of a batch of 16, moved by what is neither a product nor attention
-    "milliseconds": (40, 120),  # of processor time: more beside other programs
+    "launches": 1045,
+    "launches outside of layers": 300,
+    "gigabytes": 33.5,  # of a batch of 16, moved by what is neither a product nor attention
+    "milliseconds": 60,  # of processor time: 37 where nothing else runs, which is less than the 40 aimed at
 }
+GOALS = {"launches": 700, "launches outside of layers": 60, "gigabytes": 15}
 
 
 def costs(*parts: str) -> list[dict[str, Any]]:
@@ -51,14 +52,14 @@ def step() -> dict[str, float]:
 @pytest.mark.slow
 @pytest.mark.parametrize("what", MOST)
 def test_a_step_costs_no_more_than_it_did(what: str, step: dict[str, float]) -> None:
-    assert step[what] <= MOST[what][1]
+    assert step[what] <= MOST[what]
 
 
 @pytest.mark.slow
 @pytest.mark.xfail(strict=True, reason="not reached yet: docs/speed.md says what to take out next")
-@pytest.mark.parametrize("what", MOST)
+@pytest.mark.parametrize("what", GOALS)
 def test_a_step_costs_what_is_aimed_at(what: str, step: dict[str, float]) -> None:
-    assert step[what] <= MOST[what][0]
+    assert step[what] <= GOALS[what]
 
 
 @pytest.mark.slow
