@@ -10,8 +10,8 @@ import numpy as np
 from jittor import nn
 
 from jseg.errors import UserError
-from jseg.ops.half import cast, convert
-from jseg.ops.layers import dropout, layer_norm, linear, norm_beside, norm_twice
+from jseg.ops.half import cast
+from jseg.ops.layers import dropout, layer_norm, linear
 
 # q, k and v side by side (B, T, 3 * width), number of heads -> (B, T, width)
 Attend = Callable[[jt.Var, int], jt.Var]
@@ -28,17 +28,9 @@ class LayerNorm(nn.Module):
         self.weight = jt.ones(width)
         self.bias = jt.zeros(width)
 
-    def execute(self, x: jt.Var, dtype: str | None = None) -> jt.Var:
-        """(…, width) -> (…, width), as `dtype`, by default that of x"""
-        return layer_norm(x, self.weight, self.bias, self.eps, dtype)
-
-    def beside(self, x: jt.Var, dtype: str) -> tuple[jt.Var, jt.Var]:
-        """The output, as `dtype`, and x itself: before a residual block."""
-        return norm_beside(x, self.weight, self.bias, self.eps, dtype)
-
-    def twice(self, x: jt.Var, dtype: str) -> tuple[jt.Var, jt.Var]:
-        """The output for products, as `dtype` or float32, and as float32: after a residual block."""
-        return norm_twice(x, self.weight, self.bias, self.eps, dtype)
+    def execute(self, x: jt.Var, dtype: str | None = None, second: str = "") -> jt.Var | tuple[jt.Var, jt.Var]:
+        """(…, width) -> (…, width), as `dtype`, by default that of x; `second` as of `layer_norm`."""
+        return layer_norm(x, self.weight, self.bias, self.eps, dtype, second)
 
 
 class Linear(nn.Linear):
@@ -51,12 +43,6 @@ class Linear(nn.Linear):
     def factor(self) -> jt.Var:
         """The weight as it goes into products."""
         return self.weight if self._rounded is None else self._rounded
-
-    def round_weight(self, dtype: str) -> jt.Var:
-        """Makes products take a copy of the weight in `dtype`, which gets gradients in its place, and returns it."""
-        with jt.no_grad():
-            self._rounded = convert(self.weight, dtype).sync()
-        return self._rounded.start_grad()
 
     def execute(
         self, x: jt.Var, activation: str = "none", residual: jt.Var | None = None, dropout: float = 0.0
@@ -134,8 +120,8 @@ class ResidualBlock(nn.Module):
 
     def execute(self, x: jt.Var, attend: Attend) -> jt.Var:
         """(B, T, width) -> (B, T, width)"""
-        normed, x = self.ln_1.beside(x, self.attn.compute)
-        normed, x = self.ln_2.beside(self.attn(normed, attend, residual=x), self.attn.compute)
+        normed, x = self.ln_1(x, self.attn.compute, "input")
+        normed, x = self.ln_2(self.attn(normed, attend, residual=x), self.attn.compute, "input")
         return self.mlp(normed, residual=x)
 
 

@@ -104,9 +104,9 @@ class DecoderLayer(nn.Module):
     def execute(self, x: Tokens, memory: Tokens) -> Tokens:
         """x (B, Tx, width) with memory (B, Tm, width) -> (B, Tx, width)."""
         rate, compute = self.dropout.rate_now(), self.linear1.compute
-        rounded, wide = self.norm2.twice(self.multihead_attn(x, memory, rate), compute)
+        rounded, wide = self.norm2(self.multihead_attn(x, memory, rate), compute, "wide")
         inner = self.linear1(rounded, activation="relu", dropout=rate)
-        return self.norm3.twice(self.linear2(inner, residual=wide, dropout=rate), compute)
+        return self.norm3(self.linear2(inner, residual=wide, dropout=rate), compute, "wide")
 
 
 def decode(

@@ -20,7 +20,7 @@ from jseg.config import ModelConfig
 from jseg.ops.attention import check_region_grid, region_attention
 from jseg.ops.device import transpose
 from jseg.ops.half import cast, widen
-from jseg.ops.layers import linear, unstack
+from jseg.ops.layers import linear
 
 
 @dataclass
@@ -77,7 +77,8 @@ class ImageEncoder(ImageTower):
         projected = widen(self.prompt_proj(jt.concat(every)))  # (layers, K, width)
         copies = 1 if same_for_all else batch
         projected = projected.unsqueeze(1).broadcast((len(projected), copies, *projected.shape[1:]))
-        for layer, (block, prompts) in enumerate(zip(self.transformer.resblocks, unstack(projected), strict=True)):
+        for layer, block in enumerate(self.transformer.resblocks):
+            prompts = projected[layer]
             if not same_for_all:
                 prompts = self.prompt_dropout(prompts)
             if layer == 0:

@@ -58,12 +58,11 @@ def set_precision(model: nn.Module, precision: str) -> dict[str, np.ndarray]:
 
 
 def round_trained(model: nn.Module, precision: str) -> dict[str, jt.Var]:
-    """Copies in 16 bits of the trained weights of linear layers by state name, which compute with them from now on."""
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, Linear)]
-    if COMPUTE_TYPES[precision] == "float32":
-        return {}
-    return {
-        f"{name}.weight": layer.round_weight(COMPUTE_TYPES[precision])
-        for name, layer in layers
-        if not layer.weight.is_stop_grad()
-    }
+    """Has linear layers compute with copies of trained weights in 16 bits, which are returned by state name."""
+    copies, dtype = {}, COMPUTE_TYPES[precision]
+    for name, layer in model.named_modules():
+        if isinstance(layer, Linear) and not layer.weight.is_stop_grad() and dtype != "float32":
+            with jt.no_grad():
+                copies[f"{name}.weight"] = layer._rounded = convert(layer.weight, dtype).sync()
+            layer._rounded.start_grad()  # gradients are those of the copies
+    return copies

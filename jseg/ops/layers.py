@@ -15,7 +15,6 @@ from jseg.ops.function import Function, skip_frozen
 from jseg.ops.half import cast, is_half, product, widen
 
 ACTIVATIONS = ("none", "relu", "quick_gelu")
-PARTS = 63  # the most that `unstack` has a kernel for
 SLICES = 128  # of the rows, on CUDA: sums over rows are sums over slices, added up
 
 
@@ -139,52 +138,28 @@ def _call(
 
 
 @skip_frozen
-def layer_norm(x: jt.Var, weight: jt.Var, bias: jt.Var, eps: float, dtype: str | None = None) -> jt.Var:
+def layer_norm(
+    x: jt.Var, weight: jt.Var, bias: jt.Var, eps: float, dtype: str | None = None, second: str = ""
+) -> jt.Var | tuple[jt.Var, jt.Var]:
     """`(x - mean) / sqrt(variance + eps) * weight + bias` over the last axis, as `dtype`, by default that of x.
 
+    On CUDA in one pass with a second output, which comes with the first: `second` is "input", x itself, so that both
+    of its gradients are added in that pass, or "wide", the output as float32. Elsewhere that output is both.
     Jittor's own, with `E[x^2] - E[x]^2`, loses its digits where CLIP's hidden states have channels far above the rest.
     """
-    dtype, weight, bias = dtype or str(x.dtype), widen(weight), widen(bias)
-    if not compiled.compiled(cuda=True):
-        return cast(_Standardise.apply(widen(x), eps) * weight + bias, dtype)
-    if jt.flags.use_cuda:
-        return _LayerNorm.apply(x, weight, bias, eps, dtype, "")
-    return cast(_LayerNorm.apply(widen(x), weight, bias, eps, "float32", ""), dtype)
-
-
-@skip_frozen
-def norm_beside(x: jt.Var, weight: jt.Var, bias: jt.Var, eps: float, dtype: str) -> tuple[jt.Var, jt.Var]:
-    """`layer_norm` and x itself, as the input of a residual block: both gradients of x then come in one pass."""
-    if jt.flags.use_cuda and compiled.compiled(cuda=True):
-        return tuple(_LayerNorm.apply(x, widen(weight), widen(bias), eps, dtype, "added"))
-    return layer_norm(x, weight, bias, eps, dtype), x
-
-
-@skip_frozen
-def norm_twice(x: jt.Var, weight: jt.Var, bias: jt.Var, eps: float, dtype: str) -> tuple[jt.Var, jt.Var]:
-    """`layer_norm` for products and as float32: the first is of type `dtype` where one pass writes both."""
-    if jt.flags.use_cuda and compiled.compiled(cuda=True) and dtype != "float32":
-        return tuple(_LayerNorm.apply(x, widen(weight), widen(bias), eps, dtype, "wide"))
-    wide = layer_norm(x, weight, bias, eps, "float32")
-    return wide, wide
-
-
-class _Standardise(Function):
-    """`(x - mean) / sqrt(variance + eps)` over the last axis, its gradient by hand, in plain operators."""
-
-    def execute(self, x: jt.Var, eps: float) -> jt.Var:
-        centred = x - x.mean(-1, keepdims=True)
-        self.inverse = 1.0 / ((centred * centred).mean(-1, keepdims=True) + eps).sqrt()
-        self.output = centred * self.inverse
-        return self.output
-
-    def grad(self, grad_output: jt.Var) -> tuple[jt.Var, None]:
-        along = (grad_output * self.output).mean(-1, keepdims=True)
-        return (grad_output - grad_output.mean(-1, keepdims=True) - self.output * along) * self.inverse, None
+    kernel, dtype, weight, bias = compiled.compiled(cuda=True), dtype or str(x.dtype), widen(weight), widen(bias)
+    if kernel and jt.flags.use_cuda:
+        return _LayerNorm.apply(x, weight, bias, eps, dtype, second)
+    if kernel:
+        y = _LayerNorm.apply(widen(x), weight, bias, eps, "float32", "")
+    else:
+        centred = widen(x) - widen(x).mean(-1, keepdims=True)
+        y = centred / ((centred * centred).mean(-1, keepdims=True) + eps).sqrt() * weight + bias
+    return (y, y) if second == "wide" else (cast(y, dtype), x) if second else cast(y, dtype)
 
 
 class _LayerNorm(Function):
-    """`layer_norm` by its kernel; on CUDA, also with a second output: x (`added`), or the first as float32 (`wide`)."""
+    """`layer_norm` by its kernel; on CUDA, also with its second output."""
 
     def execute(
         self, x: jt.Var, weight: jt.Var, bias: jt.Var, eps: float, dtype: str, second: str
@@ -209,31 +184,10 @@ class _LayerNorm(Function):
         if jt.flags.use_cuda:
             inputs.append(constant(np.float32, (0.0,)) if other is None else other)
             shapes += [(SLICES, 2, self.numbers["width"])] * self.trained  # memory for sums of slices
-        numbers = self.numbers | {key: self.second == key and other is not None for key in ("added", "wide")}
+        numbers = self.numbers | {key: self.second == key and other is not None for key in ("input", "wide")}
         dtypes = self.types[:1] + ("float32",) * (len(shapes) - 1)
         grad_x, *others = _call("norm_backward", self.types, inputs, shapes, numbers, dtypes)
         return grad_x, *(others[:2] or (None, None)), None, None, None
-
-
-def unstack(x: jt.Var) -> list[jt.Var]:
-    """x (n, …) float32 as n Vars of the shape (…), in one pass; so is the gradient."""
-    if compiled.compiled(cuda=True) and len(x) <= PARTS:
-        return list(_Unstack.apply(x))
-    return [x[index] for index in range(len(x))]
-
-
-class _Unstack(Function):
-    """`unstack` by its kernel."""
-
-    def execute(self, x: jt.Var) -> list[jt.Var]:
-        self.shape, self.numbers = x.shape, {"size": x.numel() // len(x)}
-        return compiled.call(
-            "layers.h", "unstack", [x], [x.shape[1:]] * len(x), self.numbers, None, ("layers.cuh", "unstack")
-        )
-
-    def grad(self, *parts: jt.Var | None) -> jt.Var:
-        parts = [jt.zeros(self.shape[1:]) if part is None else part for part in parts]
-        return compiled.call("layers.h", "stack", parts, [self.shape], self.numbers, None, ("layers.cuh", "stack"))[0]
 
 
 def draw_seed() -> jt.Var:

@@ -3,11 +3,6 @@
 
 #include "call.h"
 
-#ifndef TYPE_X  // functions that have no number types
-#define TYPE_X Float32
-#define TYPE_Y Float32
-#endif
-
 using namespace jseg;
 
 void dispatch(const char* kind, const Numbers& number, const Places& in, const Places& out, const size_t*) {
@@ -19,10 +14,6 @@ void dispatch(const char* kind, const Numbers& number, const Places& in, const P
         norm_backward<TYPE_X, TYPE_Y>(number, in[0], f(in[1]), f(in[2]), in[3], in[4], out[0], f(given(1)), f(given(2)), f(given(3)));
     else if (std::strcmp(kind, "linear_epilogue") == 0)
         linear_epilogue<TYPE_X, TYPE_Y>(number, in[0], in[1], in[2], in[3], out[0]);
-    else if (std::strcmp(kind, "unstack") == 0)
-        unstack(number, f(in[0]), f(out[0]), f(out[1]), f(out[2]));
-    else if (std::strcmp(kind, "stack") == 0)
-        stack(number, f(in[0]), f(in[1]), f(in[2]), f(out[0]));
     else if (std::strcmp(kind, "dropout") == 0)
         dropout<TYPE_X, TYPE_Y>(number, in[0], in[1], out[0]);
     else

@@ -216,7 +216,7 @@ void norm_forward(const Numbers& number, const void* x, const float* weight, con
     launch(norm_kernel<X, Y>, tiles(a.rows, PASS_WARPS), 1, PASS_THREADS, 0, a);
 }
 
-// other: by number("added") added to the gradient of x, by number("wide") the gradient of the wide output, else not read.
+// other: by number("input") added to the gradient of x, by number("wide") the gradient of the wide output, else not read.
 // parts: memory for (number("slices"), 2, width) floats, given with grad_weight and grad_bias.
 template <class X, class Y, class Numbers>
 void norm_backward(const Numbers& number, const void* x, const float* weight, float* statistics, const void* grad_out,
@@ -224,7 +224,7 @@ void norm_backward(const Numbers& number, const void* x, const float* weight, fl
     NormArguments<X, Y> a{(long)number("rows"), (int)number("width"), (float)number("eps")};
     a.x = (const typename X::Number*)x, a.weight = weight, a.statistics = statistics;
     a.grad_out = (const typename Y::Number*)grad_out, a.grad_x = (typename X::Number*)grad_x;
-    a.added = number("added") ? (const typename X::Number*)other : nullptr;
+    a.added = number("input") ? (const typename X::Number*)other : nullptr;
     a.grad_wide = number("wide") ? (const float*)other : nullptr;
     a.aligned = in_fours(a.width, x, weight, grad_out, a.added, a.grad_wide, grad_x);
     a.slices = number("slices"), a.parts = parts;
@@ -370,41 +370,6 @@ void linear_slopes(const Numbers& number, const void* x, const void* bias, const
     launch(epilogue_gradient_kernel<X, Y>, tiles(a.columns, PASS_COLUMNS), a.slices, PASS_THREADS,
            PASS_THREADS * sizeof(Quad<float>), a);
     if (a.parts != nullptr) add_slices({a.parts, a.slices, a.columns, 1, (float*)outputs[next], nullptr});
-}
-
-// --- parts of a tensor ---------------------------------------------------------------------------------------------
-
-constexpr int PARTS = 64;
-
-struct PartArguments {
-    float* parts[PARTS];
-    float* whole;
-    long size;  // of a part
-};
-
-template <bool JOIN>
-__global__ void __launch_bounds__(PASS_THREADS) parts_kernel(const PartArguments a) {
-    const long i = (long)block_column() * PASS_THREADS + thread_index();
-    if (i >= a.size) return;
-    float &of_part = a.parts[block_row()][i], &of_whole = a.whole[block_row() * a.size + i];
-    (JOIN ? of_whole : of_part) = JOIN ? of_part : of_whole;
-}
-
-template <class Numbers, class... Parts>
-void unstack(const Numbers& number, float* whole, Parts*... parts) {
-    static_assert(sizeof...(parts) <= PARTS, "more parts than arguments");
-    const long size = number("size");
-    launch(parts_kernel<false>, tiles(size, PASS_THREADS), sizeof...(parts), PASS_THREADS, 0, PartArguments{{parts...}, whole, size});
-}
-
-// The last pointer is that of the whole.
-template <class Numbers, class... Pointers>
-void stack(const Numbers& number, Pointers*... pointers) {
-    constexpr int count = sizeof...(pointers) - 1;
-    static_assert(count < PARTS, "more parts than arguments");
-    PartArguments a{{pointers...}, nullptr, (long)number("size")};
-    a.whole = a.parts[count];
-    launch(parts_kernel<true>, tiles(a.size, PASS_THREADS), count, PASS_THREADS, 0, a);
 }
 
 }  // namespace jseg

@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cmath>
-#include <cstring>
 #include <vector>
 
 #include "gemm.h"
@@ -172,22 +171,6 @@ static inline void dropout(const Numbers& number, const float* x, const float* s
             store_some(out + i, load_some(x + i, count) * kept(key, i - start, threshold, 1 / (1 - rate)), count);
         }
     }
-}
-
-// Parts of a tensor of number("size") numbers each.
-template <class Numbers, class... Parts>
-static inline void unstack(const Numbers& number, const float* whole, Parts*... parts) {
-    const long size = number("size");
-    for (float* part : {parts...}) std::memcpy(part, whole, size * sizeof(float)), whole += size;
-}
-
-// The reverse; the last pointer is that of the whole.
-template <class Numbers, class... Pointers>
-static inline void stack(const Numbers& number, Pointers*... pointers) {
-    const long size = number("size");
-    float* const all[] = {pointers...};
-    for (size_t i = 0; i + 1 < sizeof...(pointers); i++)
-        std::memcpy(all[sizeof...(pointers) - 1] + i * size, all[i], size * sizeof(float));
 }
 
 }  // namespace jseg
