@@ -123,3 +123,20 @@ def evaluation_images(dataset: Dataset, config: Config, rank: int = 0, world: in
     threads = max(1, min(config.data.workers, 4))
     items = ((index,) for index in range(rank, len(dataset), world))
     return map_in_order(evaluation_image, items, threads, (dataset, config), ahead=threads + 1, threads=True)
+
+
+def batch_lines(config: Config, world: int = 1) -> str:
+    """How the batch of a run on `world` processes is made up, and a warning when it is not the recipe's (UserError)."""
+    train, recipe, share = config.train, config.train.recipe_batch, config.train.batch_size // world
+    if train.batch_size % (unit := world * (train.micro_batch or 1)):
+        raise UserError(f"train.batch_size={train.batch_size}: must be a multiple of ranks x train.micro_batch, {unit}")
+    parts = share // (train.micro_batch or share)
+    line = f"batch: {train.batch_size} images in all"
+    if world * parts > 1:
+        line += f" ({world} processes x {parts} micro-batches x {share // parts}, gradients added up)"
+    if recipe and train.batch_size != recipe:
+        line += (
+            f"\nwarning: the effective batch is {train.batch_size}, the recipe's is {recipe}: results are not "
+            f"comparable with the published ones (a smaller train.micro_batch makes train.batch_size={recipe} fit)"
+        )
+    return line

@@ -11,6 +11,7 @@ from jseg.clip.weights import ClipWeights, read_clip_weights
 from jseg.config import Config
 from jseg.data.class_names import ClassList, classes_of
 from jseg.data.dataset import Dataset, open_dataset, quick_check
+from jseg.data.loader import batch_lines
 from jseg.engine import checkpoint
 from jseg.engine.log import say
 from jseg.errors import UserError
@@ -163,20 +164,3 @@ def check_start(file: WeightFile, config: Config, resumes: bool = False) -> None
             f"{file.path} was written after iteration {found}, this run starts from iteration {wanted}: pass "
             f"checkpoint_{wanted:07d}.safetensors of that run, or train.expected_iteration=0 to start from this file"
         )
-
-
-def batch_lines(config: Config, world: int = 1) -> str:
-    """How the batch of a run on `world` processes is made up, and a warning when it is not the recipe's (UserError)."""
-    train, recipe, share = config.train, config.train.recipe_batch, config.train.batch_size // world
-    if train.batch_size % (unit := world * (train.micro_batch or 1)):
-        raise UserError(f"train.batch_size={train.batch_size}: must be a multiple of ranks x train.micro_batch, {unit}")
-    parts = share // (train.micro_batch or share)
-    line = f"batch: {train.batch_size} images in all"
-    if world * parts > 1:
-        line += f" ({world} processes x {parts} micro-batches x {share // parts}, gradients added up)"
-    if recipe and train.batch_size != recipe:
-        line += (
-            f"\nwarning: the effective batch is {train.batch_size}, the recipe's is {recipe}: results are not "
-            f"comparable with the published ones (a smaller train.micro_batch makes train.batch_size={recipe} fit)"
-        )
-    return line

@@ -167,9 +167,8 @@ class _LayerNorm(Function):
         width = x.shape[-1]
         rows = x.numel() // width
         self.numbers, self.types = {"rows": rows, "width": width, "eps": eps, "slices": SLICES}, (str(x.dtype), dtype)
-        shapes, dtypes = [x.shape, (rows, 2)], [dtype, "float32"]
-        if second == "wide":
-            shapes, dtypes = [*shapes, x.shape], [*dtypes, "float32"]
+        shapes = [x.shape, (rows, 2)] + [x.shape] * (second == "wide")
+        dtypes = [dtype] + ["float32"] * (len(shapes) - 1)
         output, statistics, *wide = _call("norm_forward", self.types, [x, weight, bias], shapes, self.numbers, dtypes)
         self.second = second
         self.saved = x, weight, statistics

@@ -17,7 +17,7 @@ import pytest
 from jseg.config import Config, DataConfig, ShapesConfig, TrainConfig
 from jseg.data import transforms
 from jseg.data.dataset import SegmentationDataset, open_dataset
-from jseg.data.loader import Batch, evaluation_images, training_batches
+from jseg.data.loader import Batch, batch_lines, evaluation_images, training_batches
 from jseg.data.workers import map_in_order
 from jseg.errors import UserError
 
@@ -174,3 +174,17 @@ def test_no_worker_outlives_its_program(tmp_path: Path, end: str) -> None:
     while marked_processes(mark) and time.monotonic() < until:
         time.sleep(0.05)
     assert not marked_processes(mark)
+
+
+def test_batch() -> None:
+    config = Config()
+    config.train.recipe_batch = 16
+    assert batch_lines(config) == "batch: 16 images in all"
+    config.train.micro_batch = 4
+    assert batch_lines(config, 2).endswith("all (2 processes x 2 micro-batches x 4, gradients added up)")
+    config.train.batch_size = 8
+    assert "\nwarning: the effective batch is 8, the recipe's is 16" in batch_lines(config)
+    for micro_batch, world in ((0, 3), (8, 4)):
+        config.train.micro_batch = micro_batch
+        with pytest.raises(UserError, match="batch_size=8: must be a multiple"):
+            batch_lines(config, world)

@@ -47,17 +47,3 @@ def test_a_run_with_averaged_weights_does_not_go_on() -> None:
     with pytest.raises(UserError, match=r"train\.ema, which was removed: .* --weights run/weights\.safetensors"):
         load.check_start(file, Config(), resumes=True)
     load.check_start(file, Config())
-
-
-def test_batch() -> None:
-    config = Config()
-    config.train.recipe_batch = 16
-    assert load.batch_lines(config) == "batch: 16 images in all"
-    config.train.micro_batch = 4
-    assert load.batch_lines(config, 2).endswith("all (2 processes x 2 micro-batches x 4, gradients added up)")
-    config.train.batch_size = 8
-    assert "\nwarning: the effective batch is 8, the recipe's is 16" in load.batch_lines(config)
-    for micro_batch, world in ((0, 3), (8, 4)):
-        config.train.micro_batch = micro_batch
-        with pytest.raises(UserError, match="batch_size=8: must be a multiple"):
-            load.batch_lines(config, world)
