@@ -6,7 +6,7 @@ A row names a config. Its weights are `<row>/seed_<n>/weights.safetensors` in on
 
 from __future__ import annotations
 
-from jseg.runtime.command_line import run_tool
+from jseg.runtime.command_line import in_words, run_tool
 
 import json
 import shlex
@@ -291,7 +291,7 @@ def reproduce(
     plan = Plan({folder / row.name / f"seed_{seed}": row.read() for row in rows for seed in chosen[row.name]})
     for tool, arguments in fetching(rows):
         if not fetch:
-            print(f"--fetch runs: python tools/{tool}.py {shlex.join(arguments)}", flush=True)
+            print(in_words(f"--fetch runs: python tools/{tool}.py {shlex.join(arguments)}"), flush=True)
         if fetch or tool == "fetch_dataset":
             run_tool(tool, arguments if fetch else [*arguments, "--dry-run"])  # what is missing is said for each row
     untrained: dict[str, list[str]] = {row.name: [] for row in rows}
