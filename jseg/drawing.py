@@ -124,12 +124,14 @@ def legend(
 
     With shares it shows the ten largest, and what belongs to no class.
     """
-    areas = sum(np.bincount(labels.reshape(-1).astype(np.int64), minlength=len(names))[: len(names)] for labels in maps)
+    areas = np.zeros(len(names), np.int64)
+    for labels in maps:
+        areas += np.bincount(labels.reshape(-1).astype(np.int64), minlength=len(names))[: len(names)]
     if shares:
         names, palette = (*names, "none of these"), np.vstack([palette[: len(names)], np.uint8([GREY])])
         areas = np.append(areas, sum(labels.size for labels in maps) - areas.sum())
     present = [index for index in np.argsort(-areas, kind="stable") if areas[index]][: 10 if shares else None]
-    percents = 100 * (areas / sum(labels.size for labels in maps))
+    percents = 100 * (areas / max(sum(labels.size for labels in maps), 1))
     font = ImageFont.load_default(size=text_size)
     gap, line_height = text_size // 2, text_size * 3 // 2
     strip = Image.new("RGB", (width, line_height * (len(present) + 1) + gap), PAPER)
@@ -177,9 +179,10 @@ def thumbnail(name: str, image: np.ndarray, prediction: np.ndarray, truth: np.nd
 
 def _caption(texts: Sequence[str], width: int, text_size: int) -> np.ndarray:
     font, strip = ImageFont.load_default(size=text_size), Image.new("RGB", (width, text_size * 3 // 2), PAPER)
+    room = PANEL if len(texts) > 1 else width - 2 * MARGIN
     for column, text in enumerate(texts):
         place = (MARGIN + column * (PANEL + MARGIN), strip.height - 4)
-        ImageDraw.Draw(strip).text(place, _shortened(text, font, PANEL), INK, font, anchor="ls")
+        ImageDraw.Draw(strip).text(place, _shortened(text, font, room), INK, font, anchor="ls")
     return np.asarray(strip)
 
 

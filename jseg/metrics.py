@@ -6,6 +6,7 @@ generalised protocol, in which every pixel is given one of the seen and unseen c
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import time
@@ -27,13 +28,18 @@ class ConfusionMatrix:
         self.num_classes = num_classes
         self.counts = np.zeros((num_classes, num_classes), dtype=np.int64)
 
-    def update(self, prediction: np.ndarray, label: np.ndarray) -> None:
-        """Adds an image: both (H, W) integers in [0, C), labels also 255; ValueError for other values or shapes."""
+    def update(self, prediction: np.ndarray, label: np.ndarray) -> ConfusionMatrix:
+        """Adds an image: both (H, W) integers in [0, C), labels also 255; ValueError for other values or shapes.
+
+        Returns the matrix of this image alone.
+        """
         rows, columns = pairs = np.stack([label, prediction])[:, label != IGNORED].astype(np.int64)
         if pairs.size and not 0 <= pairs.min() <= pairs.max() < self.num_classes:
             raise ValueError(f"labels or predictions outside 0..{self.num_classes - 1}")
-        counts = np.bincount(rows * self.num_classes + columns, minlength=self.num_classes**2)
-        self.counts += counts.reshape(self.counts.shape)
+        counts, alone = np.bincount(rows * self.num_classes + columns, minlength=self.num_classes**2), copy.copy(self)
+        alone.counts = counts.reshape(self.counts.shape)
+        self.counts += alone.counts
+        return alone
 
     @property
     def intersection(self) -> np.ndarray:
@@ -49,6 +55,11 @@ class ConfusionMatrix:
         """(C,) float64 in [0, 1]: intersection over union; NaN for a class neither labelled nor predicted."""
         with np.errstate(invalid="ignore"):
             return self.intersection / (self.label_area + self.counts.sum(axis=0) - self.intersection)
+
+    def labelled_iou(self) -> float | None:
+        """Mean IoU in percent of the classes that have labelled pixels; None without any."""
+        labelled = self.label_area > 0
+        return 100 * float(self.iou()[labelled].mean()) if labelled.any() else None
 
     def accuracy(self) -> np.ndarray:
         """(C,) float64 in [0, 1]: correct share of each class's pixels; NaN for a class without labels."""
@@ -84,11 +95,11 @@ class ConfusionMatrix:
         return _without_nan(figures)
 
 
-def about(config: Config, weights: str, config_file: str = "config.json") -> dict:
-    """What a file of metrics says of itself: {"run": {weights, config, protocol, gamma, date}}."""
+def about(config: Config, weights: str, config_file: str = "config.json", device: str = "") -> dict:
+    """What a file of metrics says of itself: {"run": {weights, config, protocol, gamma, date, device if given}}."""
     date, test = time.strftime("%Y-%m-%dT%H:%M:%S%z"), config.test
     run = {"weights": weights, "config": config_file, "protocol": test.protocol, "gamma": config.gamma(), "date": date}
-    return {"run": run}
+    return {"run": run | ({"device": device} if device else {})}
 
 
 def _without_nan(figures: dict) -> dict:

@@ -19,7 +19,9 @@ from jseg.files import JSON_MARK
 PNG_MARK = b"jsEG"  # a private chunk; by its last capital no editor keeps it in an image that was changed (PNG, 14.2)
 TEXT_MARK = "<!-- jseg -->\n"
 CSV_MARK = "label \\ prediction (jseg)"  # the first cell
-MARKS = (b"\0\0\0\0" + PNG_MARK, f'"{JSON_MARK}": "'.encode(), TEXT_MARK.encode(), CSV_MARK.encode())
+IMAGES_MARK, ROWS_MARK = "image (jseg)", "row (jseg)"  # of other tables
+MARKS = (b"\0\0\0\0" + PNG_MARK, f'"{JSON_MARK}": "'.encode(), TEXT_MARK.encode(), CSV_MARK.encode(),
+         f"{IMAGES_MARK},".encode(), f"{ROWS_MARK},".encode())  # fmt: skip
 
 
 def is_ours(path: Path) -> bool:

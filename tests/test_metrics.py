@@ -26,6 +26,9 @@ def test_counts_equal_brute_force(num_classes: int, pixels: int, seed: int) -> N
         if row != IGNORED:
             expected[row, column] += 1
     np.testing.assert_array_equal(matrix.counts, expected)
+    alone = matrix.update(prediction, prediction)  # all right
+    assert alone.counts.sum() == np.diagonal(alone.counts).sum() == pixels and alone.labelled_iou() == 100
+    np.testing.assert_array_equal(matrix.counts, expected + alone.counts)
 
 
 def test_the_table_of_counts_reads_back_whatever_the_names_hold() -> None:

@@ -9,7 +9,8 @@ Files in the work folder, by default work_dirs/<name of the config>:
 
     train   log.jsonl, config.json, record.json, checkpoint_<iteration>.safetensors; at the end weights.safetensors;
             where the config asks for evaluation, metrics.json, best.safetensors and best_metrics.json
-    val     metrics.json, confusion.png and confusion.csv; with --save-dir D also what test draws, into D
+    val     metrics.json, confusion.png, confusion.csv; images.csv (a figure of each image) and best_and_worst.png; with
+            --save-dir D also what test draws, into D
     test    images/: a label map and an overlay of each image, and sheet.png
 
 key=value at the end changes single keys of the config: train.iterations=100. Config files, weights and options of JSeg
@@ -164,7 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
         val, weights = task.task == "val", str(task.file.path) if task.file else config.model.init
         metrics = evaluate(
             model, task.dataset, text, config, task.work_dir if val else None, task.save_dir, ranks, labels_needed=val,
-            overwrite=task.overwrite, run=about(config, weights, options.config_file),
+            overwrite=task.overwrite, run=about(config, weights, options.config_file, task.device),
         )  # fmt: skip
     missed = 0
     for name, (value, tolerance) in config.expected.items() if val else ():

@@ -19,6 +19,7 @@ from jseg.config import Config
 from jseg.data.class_names import IGNORED, ClassList, stored_labels
 from jseg.data.dataset import Dataset, SegmentationDataset
 from jseg.data.loader import EvaluationImage, evaluation_images
+from jseg.drawing_extremes import Extremes
 from jseg.engine.checkpoint import VAL_FILES
 from jseg.engine.signals import Interrupted
 from jseg.engine.sliding_window import predict_views
@@ -68,20 +69,23 @@ def evaluate(
 ) -> dict:  # fmt: skip
     """`ConfusionMatrix.summary` of a data set, printed and written to `work_dir`; images to `save_dir`.
 
-    `work_dir` gets metrics.json, with `run` (see `metrics.about`), and the confusion matrix as PNG and CSV. `text` is
-    (C, D) float32. A mean over classes without labelled pixels is None. Without label maps there are no metrics, {}, or
-    an error if `labels_needed`. Interrupted, raised inside `breaks()`, is raised on all ranks.
+    `work_dir` gets `VAL_FILES` (docs/training.md), metrics.json with `run` (see `metrics.about`). `text` is (C, D)
+    float32. A mean over classes without labelled pixels is None. Without label maps there are no metrics, {}, or an
+    error if `labels_needed`. Interrupted, raised inside `breaks()`, is raised on all ranks.
     """
     classes, strict = dataset.class_list, config.test.protocol == "strict"
     seen, unseen = class_groups(classes, config)
     matrix, unlabelled, interrupted = ConfusionMatrix(len(classes.names)), False, False
     drawings = Drawings(save_dir, dataset, config, overwrite) if save_dir is not None else None
+    extremes = Extremes(dataset) if work_dir is not None else None
     try:
         with breaks():
             for index, image, labels in predictions(model, dataset, text, config, ranks):
                 truth = image.labels
                 if truth is not None:
-                    matrix.update(labels, np.where(np.isin(truth, unseen), truth, IGNORED) if strict else truth)
+                    alone = matrix.update(labels, np.where(np.isin(truth, unseen), truth, IGNORED) if strict else truth)
+                    if extremes is not None:
+                        extremes.add(index, image.name, labels, alone.labelled_iou())
                 elif labels_needed:
                     raise UserError(f"{image.name} has no label map: set data.val.labels, or use --task test")
                 unlabelled = unlabelled or truth is None
@@ -105,10 +109,11 @@ def evaluate(
             line += f", scales {', '.join(f'{scale:g}' for scale in test.scales)}{', mirrored too' * test.flip}"
         print(line)
         print(headline(metrics), flush=True)
-        if work_dir is not None and ranks.first:
-            summary, drawn, table = (work_dir / name for name in VAL_FILES)
+        if extremes is not None and (files := extremes.files(ranks, unseen)):
             confusion = drawing.confusion_image(matrix.counts, classes.names, unseen)
-            drawing.write_images({drawn: confusion, table: matrix.csv_table(classes.names).encode()})
+            contents = (confusion, matrix.csv_table(classes.names).encode(), *files)
+            summary, *paths = (work_dir / name for name in VAL_FILES)
+            drawing.write_images(dict(zip(paths, contents, strict=True)))
             write_json(summary, metrics | (run or {}))
     if drawings is not None:
         drawings.finish(ranks)
@@ -142,9 +147,8 @@ class Drawings:
         drawing.write_segmentation(self.save_dir, name, stored, self.stored_palette, drawn, self.overwrite)
         if index in self.in_sheet:
             if truth is not None and (truth != IGNORED).any():
-                matrix = ConfusionMatrix(len(self.classes[0]))
-                matrix.update(labels, truth)
-                name += f": mIoU of its classes {100 * matrix.iou()[matrix.label_area > 0].mean():.1f}"
+                score = ConfusionMatrix(len(self.classes[0])).update(labels, truth).labelled_iou()
+                name += f": mIoU of its classes {score:.1f}"
             self.examples[index] = drawing.thumbnail(name, image, labels, truth)
 
     def finish(self, ranks: Ranks) -> None:

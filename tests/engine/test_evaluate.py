@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
@@ -92,10 +93,13 @@ def test_metrics_and_drawn_images(
     config.cross_dataset = cross_dataset
     metrics = evaluate(model, dataset, embeddings(), config, tmp_path, tmp_path / "images")
     seen, unseen = (tuple(range(20)), ()) if cross_dataset else (CLASSES.seen, CLASSES.unseen)
-    matrix = ConfusionMatrix(20)
+    matrix, alone = ConfusionMatrix(20), []
     for index in range(len(dataset)):
         scores, size = image_scores(model, dataset, index, config, seen, config.gamma())
-        matrix.update(labels := scores.labels(size), dataset.read(index)[1])
+        matrix.update(labels := scores.labels(size), truth := dataset.read(index)[1])
+        ious = [((labels == i) & (truth == i)).sum() / (((labels == i) | (truth == i)) & (truth < 255)).sum()
+                for i in np.unique(truth[truth < 255])]  # fmt: skip
+        alone.append(100 * np.mean(ious))
         with Image.open(tmp_path / "images" / f"image_{index}.png") as image:
             stored, colours = np.asarray(image), np.asarray(image.convert("RGB"))
         # the data set's own numbering, so that the file could be read as one of its label maps
@@ -108,6 +112,9 @@ def test_metrics_and_drawn_images(
     with Image.open(tmp_path / "confusion.png") as image:
         np.testing.assert_array_equal(image, confusion_image(matrix.counts, CLASSES.names, unseen))
     assert all(is_ours(tmp_path / name) for name in VAL_FILES)
+    _, *lines = csv.reader((tmp_path / "images.csv").read_text().splitlines())
+    assert [line[0] for line in lines] == [f"image_{index}" for index in range(4)]
+    np.testing.assert_allclose([float(line[1]) for line in lines], alone, atol=0.005)  # two decimals
     printed = capsys.readouterr()
     assert headline(metrics) in printed.out.splitlines()
     assert (" unseen " in printed.out) != cross_dataset  # beside the name of a class
