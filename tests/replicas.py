@@ -141,6 +141,19 @@ def make_context(folder: Path) -> Replica:
     return Replica(root, sources=mat_files, **names)
 
 
+def make_ade20k(folder: Path) -> Replica:
+    """ADE20K's 150 classes as ADEChallengeData2016.zip holds them, in `folder`; label 0 is "other"."""
+    root, names = folder / "ADEChallengeData2016", {"train": [], "val": []}
+    for section, long, seed in (("train", "training", 9), ("val", "validation", 10)):
+        names[section] = [f"ADE_{section}_{number:08}" for number in range(1, 9)]
+        maps = class_maps(list(range(151)), 8, seed, None)
+        (root / "annotations" / long).mkdir(parents=True)
+        for index, (name, labels) in enumerate(zip(names[section], maps, strict=True)):
+            save_image(root / "images" / long / f"{name}.jpg", labels, index)
+            Image.fromarray(labels.astype(np.uint8)).save(root / "annotations" / long / f"{name}.png")
+    return Replica(root, **names)
+
+
 def make_own(folder: Path, layout: str) -> Path:
     """Data of a user's own, 10 images of train and 4 of val, laid out as VOC (classes 1..4) or Cityscapes (0..3)."""
     root, voc = folder / "streets", layout == "voc"

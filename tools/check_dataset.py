@@ -20,7 +20,8 @@ from jseg.errors import UserError
 
 SHOWN = 30  # problems of a split
 # Images of train and val in the published runs (CLIP-RC, section 4.1); VOC's 10,582 are train.txt and aug.txt together.
-PUBLISHED_IMAGES = {"voc12": (10_582, 1_449), "coco_stuff": (118_287, 5_000), "context": (4_998, 5_105)}
+PUBLISHED_IMAGES = {"voc12": (10_582, 1_449), "coco_stuff": (118_287, 5_000), "context": (4_998, 5_105),
+                    "ade20k": (20_210, 2_000)}  # fmt: skip
 
 
 def class_table(reports: list[SplitReport]) -> str:

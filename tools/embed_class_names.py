@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Runs the tool."""
     parser = ArgumentParser(__doc__)
     chosen = parser.add_mutually_exclusive_group(required=True)
-    chosen.add_argument("--dataset", help="class list of a data set: voc12, coco_stuff, context, shapes")
+    chosen.add_argument("--dataset", help="class list of a data set: voc12, coco_stuff, context, ade20k, shapes")
     chosen.add_argument("--names", help="class names, separated by commas")
     parser.add_argument("--split", default="", help="of the data set, where it has several")
     source = parser.add_mutually_exclusive_group(required=True)
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> None:
     names = classes.names if classes else [name.strip() for name in options.names.split(",") if name.strip()]
     if not names or len(set(names)) < len(names):
         raise UserError(f"--names {options.names!r}: expected class names, each one once")
-    usual = "coco" if options.dataset in ("coco_stuff", "context") else "voc"
+    usual = "coco" if options.dataset in ("coco_stuff", "context", "ade20k") else "voc"
     templates = tuple(options.template or TEMPLATES[options.templates or usual])
     if options.npy:
         if classes is None:

@@ -70,10 +70,10 @@ def make_ready(name: str, root: Path, places: list[str], delete: bool) -> bool:
         if delete and path.parent == root / DOWNLOADS:
             path.unlink()
     check = ("check_dataset", "--config-file", data.config, "--fraction", "0.1", f"data.root={root / data.folder}")
-    for tool, *rest in filter(None, (data.prepare, data.config and check)):
+    for tool, *rest in filter(None, (data.prepare, check)):
         if run_tool(tool, [text.replace("{root}", str(root)) for text in rest]):
             return False
-    print(f"{name}: {root / data.folder} is ready{'' if data.config else ', unchecked'}", flush=True)
+    print(f"{name}: {root / data.folder} is ready", flush=True)
     return True
 
 

@@ -1,7 +1,8 @@
 """Class names, splits, colours and label values: files hold stored values, label maps class numbers and 255 = ignored.
 
 Names and unseen classes are those of the published configurations (VOC and COCO-Stuff: jseg/released_configs.py; PASCAL
-Context split A: the ZS3 and OTSeg line of work, split B: Cascade-CLIP), the colours those of VOC's development kit
+Context split A: the ZS3 and OTSeg line of work, split B: Cascade-CLIP; ADE20K: first synonyms of the 150 classes of
+http://sceneparsing.csail.mit.edu), the colours those of VOC's development kit
 (https://host.robots.ox.ac.uk/pascal/VOC/voc2012).
 """
 
@@ -21,6 +22,21 @@ CONTEXT_NAMES = split_names("""
     ceiling, chair, cloth, computer, cow, cup, curtain, dog, door, fence, floor, flower, food, grass, ground, horse,
     keyboard, light, motorbike, mountain, mouse, person, plate, platform, pottedplant, road, rock, sheep, shelves,
     sidewalk, sign, sky, snow, sofa, table, track, train, tree, truck, tvmonitor, wall, water, window, wood
+""")  # fmt: skip
+
+ADE20K_NAMES = split_names("""
+    wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, person, earth, door,
+    table, mountain, plant, curtain, chair, car, water, painting, sofa, shelf, house, sea, mirror, rug, field,
+    armchair, seat, fence, desk, rock, wardrobe, lamp, bathtub, railing, cushion, base, box, column, signboard,
+    chest of drawers, counter, sand, sink, skyscraper, fireplace, refrigerator, grandstand, path, stairs, runway,
+    case, pool table, pillow, screen door, stairway, river, bridge, bookcase, blind, coffee table, toilet, flower,
+    book, hill, bench, countertop, stove, palm, kitchen island, computer, swivel chair, boat, bar, arcade machine,
+    hovel, bus, towel, light, truck, tower, chandelier, awning, streetlight, booth, television receiver, airplane,
+    dirt track, apparel, pole, land, bannister, escalator, ottoman, bottle, buffet, poster, stage, van, ship,
+    fountain, conveyer belt, canopy, washer, plaything, swimming pool, stool, barrel, basket, waterfall, tent, bag,
+    minibike, cradle, oven, ball, food, step, tank, trade name, microwave, pot, animal, bicycle, lake, dishwasher,
+    screen, blanket, sculpture, hood, sconce, vase, traffic light, tray, ashcan, fan, pier, crt screen, plate,
+    monitor, bulletin board, shower, radiator, glass, clock, flag
 """)  # fmt: skip
 
 # Each pair of words names one class only, so that any two of colour, pattern and shape tell it; each word of an unseen
@@ -69,7 +85,7 @@ class ClassList:
     @property
     def palette(self) -> np.ndarray:
         """Colour of each class, (C, 3) uint8 RGB."""
-        published = self.dataset in ("voc12", "coco_stuff", "context")
+        published = self.dataset in ("voc12", "coco_stuff", "context", "ade20k")
         found = self.colours or (voc_palette(len(self.names) + 1)[1:] if published else class_palette(self.names))
         return np.array(found, np.uint8)
 
@@ -119,6 +135,7 @@ _CLASS_LISTS = (
     ClassList("coco_stuff", "", NAMES["coco_stuff"], UNSEEN["coco_stuff"], tuple(range(171)), (IGNORED,)),
     ClassList("context", "A", CONTEXT_NAMES, (0, 6, 7, 14, 19, 24, 31, 33, 48, 54), tuple(range(1, 60)), (0, IGNORED)),
     ClassList("context", "B", CONTEXT_NAMES, (0, 2, 3, 7, 9, 13, 17, 19, 31, 37), tuple(range(1, 60)), (0, IGNORED)),
+    ClassList("ade20k", "", ADE20K_NAMES, (), tuple(range(1, 151)), (0,)),
 )
 
 

@@ -21,6 +21,7 @@ PREPARATION = {  # what to do where files of a data set are missing or hold wron
     "tools/prepare_voc12.py makes from SBD",
     "coco_stuff": "tools/prepare_coco_stuff.py makes *_labelTrainIds.png from the stuffthingmaps",
     "context": "tools/prepare_context.py makes SegmentationClassContext and its lists from the .mat label files",
+    "ade20k": "label PNGs are those of ADEChallengeData2016.zip as they are, 0 = no class, without reduce_zero_label",
 }
 OWN_DATA = "tools/new_config.py FOLDER shows what is there"
 

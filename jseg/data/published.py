@@ -88,7 +88,7 @@ PUBLISHED = {
                 "7328b3957e407ddae1d3cbf487f149ef", {"ADEChallengeData2016/": "ADEChallengeData2016/"},
                 {f"ADEChallengeData2016/{kind}/{name}/*.*": count for kind in ("images", "annotations")
                  for name, count in (("training", 20_210), ("validation", 2_000))}, 1_100_000_000),
-    )),
+    ), (), "cross_coco_to_ade20k"),
 }  # fmt: skip
 
 

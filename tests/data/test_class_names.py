@@ -27,6 +27,7 @@ LISTS = {  # data set, split: number of classes, unseen ones
     ("coco_stuff", ""): (171, "cow, giraffe, suitcase, frisbee, skateboard, carrot, scissors, cardboard, clouds, "
                               "grass, playingfield, river, road, tree, wall-concrete"),
     ("context", "A"): (59, "aeroplane, bird, boat, cat, cow, fence, keyboard, motorbike, sofa, tvmonitor"),
+    ("ade20k", ""): (150, ""),
     ("context", "B"): (59, "aeroplane, bed, bedclothes, boat, bottle, car, cloth, cow, keyboard, plate"),
 }  # fmt: skip
 
@@ -66,7 +67,7 @@ def test_palette_is_that_of_voc() -> None:
 def test_unknown_names() -> None:
     assert class_list("context") == class_list("context", "A") and class_list("context").title == "context (split A)"
     for arguments, choices in (
-        (("voc",), "shapes, shapes_open, voc12"),
+        (("voc",), "shapes, shapes_open, voc12, coco_stuff, context, ade20k"),
         (("context", "C"), "A, B"),
         (("voc12", "A"), "only one"),
     ):

@@ -9,9 +9,11 @@ import importlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
-from tests.replicas import make_coco_stuff, make_context, make_voc12
+from tests.replicas import make_ade20k, make_coco_stuff, make_context, make_voc12
 from tests.tools.tiny_runs import REPOSITORY
 from tools import check_dataset, run_net
 
@@ -28,7 +30,10 @@ START = ["train.iterations=1", "train.expected_iteration=1"]
 
 def prepared(data_set: str, folder: Path) -> Path:
     """Makes a replica, prepares it as a user would, and returns its root."""
-    replica = {"voc12": make_voc12, "context": make_context, "coco_stuff": make_coco_stuff}[data_set](folder)
+    makers = {"voc12": make_voc12, "context": make_context, "coco_stuff": make_coco_stuff, "ade20k": make_ade20k}
+    replica = makers[data_set](folder)
+    if data_set == "ade20k":  # read as it is downloaded
+        return replica.root
     flags = {"voc12": "--sbd", "context": "--mat"}
     rest = [flags[data_set], str(replica.sources)] if data_set in flags else []
     tool = importlib.import_module(f"tools.prepare_{data_set}")
@@ -74,8 +79,21 @@ def test_trained_on_coco_stuff_evaluated_on_the_others(tmp_path: Path) -> None:
     coco = prepared("coco_stuff", tmp_path / "coco")
     weights = str(tmp_path / "coco_run" / "weights.safetensors")
     assert run("coco_stuff_inductive", "train", tmp_path / "coco_run", coco, "train.iterations=1") == 0
-    for data_set, classes in (("voc12", 20), ("context", 59)):
+    for data_set, classes in (("voc12", 20), ("context", 59), ("ade20k", 150)):
         root, work_dir = prepared(data_set, tmp_path / data_set), tmp_path / f"cross_{data_set}"
         assert run(f"cross_coco_to_{data_set}", "val", work_dir, root, "--weights", weights) == 0
         metrics = json.loads((work_dir / "metrics.json").read_text())
         assert len(metrics["IoU"]) == classes and metrics["mIoU(U)"] is None and metrics["mIoU(S)"] is not None
+
+
+def test_ade20k_is_checked_as_it_is_unpacked(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    root = prepared("ade20k", tmp_path)
+    check = ["--config-file", "cross_coco_to_ade20k", f"data.root={root}", "cross_dataset=False"]
+    assert check_dataset.main(check) == 1
+    assert "ade20k train has 8 images, the published runs 20,210" in capsys.readouterr().out
+    assert check_dataset.main([*check, "--allow-partial"]) == 0
+    assert "    1  wall  " in (shown := capsys.readouterr().out) and "  150  flag  " in shown
+    for path in (root / "annotations" / "validation").iterdir():
+        Image.fromarray(np.array(Image.open(path)) - np.uint8(1)).save(path)  # as reduce_zero_label: 0 -> 255
+    assert check_dataset.main([*check, "--allow-partial"]) == 1
+    assert "label values 255 are not in the class list of ade20k; label PNGs are those of" in capsys.readouterr().out
