@@ -9,6 +9,7 @@ from __future__ import annotations
 from jseg.runtime.command_line import in_words, run_tool
 
 import json
+import os
 import shlex
 import statistics
 from collections.abc import Sequence
@@ -22,14 +23,16 @@ from jseg.data.class_names import classes_of
 from jseg.data.dataset import parts_of
 from jseg.data.published import PUBLISHED, free_bytes
 from jseg.engine.checkpoint import METRICS_NAME, WEIGHTS_NAME, checkpoint_path, checkpoints_in
-from jseg.engine.log import LOG_NAME, read_log
+from jseg.engine.log import LOG_NAME, command_line, environment, read_log
 from jseg.errors import UserError
 from jseg.files import write_json, write_whole
 from jseg.outputs import TEXT_MARK
 from jseg.released_configs import REPOSITORY
+from jseg.reproduction_tables import csv_table, latex, markdown
 from jseg.weights.reader import read_weight_file, sha256_of_file
 
 GIVEN, PLAIN_CLIP = "given", "clip"  # sources of weights that no run of ours made
+RECORD_NAME = "record.json"  # of a training run, and of its evaluation
 # keys that do not shape weights, or say where files lie
 MAY_DIFFER = ("test.", "expected", "train.seed", "train.eval_every", "data.root", "data.workers", "model.init",
               "text.vocab", "text.embed")  # fmt: skip
@@ -37,7 +40,7 @@ STEP_TFLOP = {"voc12": 9.0, "context": 11.0, "coco_stuff": 14.0}  # of 16 crops 
 RUN_BYTES = 4_300_000_000  # that a training run on one of these leaves (docs/reproduce.md, section 1)
 ESTIMATE = 10.0  # TFLOP a second, until steps are measured
 FIRST_STEPS = 50  # after which they are
-Metrics = dict[str, float | None]  # pAcc, mIoU(S), mIoU(U), hIoU in percent; None = undefined
+Metrics = dict[str, float | None]  # pAcc, mIoU(S), mIoU(U), hIoU, mIoU in percent; None = undefined
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,7 @@ class Row:
     start: str = ""  # row whose half-way weights its training starts from
     weights_of: str = ""  # row whose weights are evaluated; this row has no training of its own
     title: str = ""  # of the row in tables; "" = data set and setting
+    others: tuple[tuple[str, float], ...] = ()  # published mIoU of other methods, which stands below ours
 
     def read(self) -> Config:
         """The configuration."""
@@ -103,7 +107,27 @@ SHAPES = tuple(
     Row("shapes_open_class_token", "shapes_open.py", ("test.training_free=class_token",),
         title="CLIP's value path read by the class token, on shapes_open"),
 )  # fmt: skip
-SUITES = {"paper": PAPER, "shapes": SHAPES}  # each row finds what it starts from in the rows before it
+NOTE_ON_OTHERS = (
+    "Lines marked published: mIoU over all classes from the papers of CAT-Seg, SED (CVPR 2024), MAFT+ and OTSeg (ECCV "
+    "2024), not measured here; backbone, templates and image size differ, too (docs/reproduce.md, section 6)."
+)
+_OPEN = {  # data set -> config, others' mIoU; all trained on COCO-Stuff
+    "A-150": ("cross_coco_to_ade20k.py", ("CAT-Seg-B", 31.8), ("SED-B", 31.8), ("MAFT+-B", 34.6), ("OTSeg", 21.9)),
+    "PC-59": ("cross_coco_to_context.py", ("CAT-Seg-B", 57.5), ("SED-B", 57.7), ("MAFT+-B", 57.5)),
+    "PAS-20": ("cross_coco_to_voc12.py", ("CAT-Seg-B", 94.6), ("SED-B", 94.4), ("MAFT+-B", 95.4)),
+}  # fmt: skip
+OPEN_VOCABULARY = (
+    Row("coco_stuff_supervised", "coco_stuff_supervised.py"),
+    *(
+        Row(name, config, weights_of="coco_stuff_supervised", title=f"{name}: CLIP-RC", others=tuple(others))
+        for name, (config, *others) in _OPEN.items()
+    ),
+)
+SUITES = {
+    "paper": PAPER,
+    "shapes": SHAPES,
+    "open-vocabulary": OPEN_VOCABULARY,
+}  # each row finds what it starts from in the rows before it
 
 
 def weights_found(row: Row, folder: Path) -> dict[str, Path]:
@@ -218,8 +242,8 @@ def measure(row: Row, source: str, weights: Path, results: Path, device: str) ->
     config = {key: values[key] for key in ("data", "model", "text", "test", "cross_dataset")}
     identity = {"weights_sha256": sha256_of_file(weights), "config": config}
     try:
-        record = json.loads((folder / "record.json").read_text())
-        if record["identity"] == identity:
+        record = json.loads((folder / RECORD_NAME).read_text())
+        if record["identity"] == identity and "mIoU" in record["metrics"]:
             print(f"{row.name}, {source}: on record in {folder}")
             return record["metrics"]
     except (OSError, ValueError):  # never measured, or the record was cut off: measure again
@@ -231,8 +255,9 @@ def measure(row: Row, source: str, weights: Path, results: Path, device: str) ->
     if not (folder / METRICS_NAME).is_file():
         return None
     found = json.loads((folder / METRICS_NAME).read_text())
-    metrics = {name: found[name] for name in METRICS}
-    write_json(folder / "record.json", {"identity": identity, "metrics": metrics, "weights": str(weights)})
+    metrics = {name: found[name] for name in (*METRICS, "mIoU")}
+    record = {"identity": identity, "metrics": metrics, "weights": str(weights), "command": command_line()}
+    write_json(folder / RECORD_NAME, record | {"environment": environment(found["run"]["device"])})
     return metrics
 
 
@@ -250,32 +275,30 @@ def compare(metric: str, values: Sequence[float | None], expected: dict) -> dict
 
 
 def row_results(row: Row, measured: dict[str, Metrics]) -> list[dict[str, Any]]:
-    """Results of a row from metrics by source: runs of ours together, a given file on its own."""
-    config, results = row.read(), []
+    """Results of a row from metrics by source: runs of ours together, a given file on its own, then other methods'."""
+    config, results, columns = row.read(), [], ("pAcc", "mIoU") if row.others else METRICS
     kind = "trained on another data set" if config.cross_dataset else config.data.setting
     title = row.title or f"{classes_of(config.data).title}, {kind}"
     for given, suffix in ((False, ""), (True, " (given file)")):
         if sources := [source for source in measured if (source == GIVEN) == given]:
-            values = {name: [measured[source].get(name) for source in sources] for name in METRICS}
-            found = [compare(name, values[name], config.expected) for name in METRICS]
+            values = {name: [measured[source].get(name) for source in sources] for name in columns}
+            found = [compare(name, values[name], config.expected) for name in columns]
             result = {"row": row.name, "title": title + suffix, "given": given}
             results.append({**result, "sources": sources, "comparisons": found})
+    for method, value in row.others:
+        found = [compare(name, [value] if name == "mIoU" else [], {}) for name in columns]
+        result = {"row": row.name, "title": f"{title.partition(':')[0]}: {method}", "given": False}
+        results.append({**result, "sources": [], "comparisons": found})
     return results
 
 
-def markdown(results: Sequence[dict[str, Any]]) -> str:
-    """A table with a line for each row: mean ± spread of each metric and, in parentheses, the expected number."""
-    lines = [f"| row | n | {' | '.join(METRICS)} | as expected |", f"|---|---|{'---|' * len(METRICS)}---|"]
-    for result in results:
-        cells, passed = [], {item["metric"]: item["passed"] for item in result["comparisons"]}
-        for item in result["comparisons"]:
-            parts = (("{:.1f}", item["mean"]), (" ± {:.1f}", item["std"]), (" ({:.1f})", item["published"]))
-            cell = "".join(text.format(value) for text, value in parts if value is not None)
-            cells.append(cell if item["mean"] is not None else f"-{cell}")
-        missed = ", ".join(metric for metric, value in passed.items() if value is False)
-        verdict = f"**missed**: {missed}" if missed else "yes" if True in passed.values() else ""
-        lines.append(f"| {result['title']} | {len(result['sources'])} | {' | '.join(cells)} | {verdict} |")
-    return "\n".join(lines)
+def records(row: Row, result: dict[str, Any], folder: Path, results: Path) -> dict[str, str]:
+    """Paths of the records of a result, relative to `results`, by what they tell of."""
+    found = {}
+    for source in result["sources"]:
+        paths = {source: results / row.name / source, f"training of {source}": folder / row.name / source}
+        found |= {name: path / RECORD_NAME for name, path in paths.items() if (path / RECORD_NAME).is_file()}
+    return {name: os.path.relpath(path, results) for name, path in found.items()}
 
 
 def reproduce(
@@ -308,13 +331,16 @@ def reproduce(
                     measured[source] = metrics
                 else:
                     absent.append(f"metrics of {weights}: the evaluation failed, see above: the same again")
-            table += row_results(row, measured)
+            found = row_results(row, measured)
+            table += [result | {"records": records(row, result, folder, results)} for result in found]
             if absent := untrained[row.name] + (absent if measured or not untrained[row.name] else []):
                 lacking[row.name] = absent
-        lines = [f"- {name} lacks {item}" for name, items in lacking.items() for item in items]
+        lines = [NOTE_ON_OTHERS, ""] if any(row.others for row in rows) else []
+        lines += [f"- {name} lacks {item}" for name, items in lacking.items() for item in items]
         text = "\n".join([markdown(table), "", *lines, ""])
         print(text, flush=True)
-        write_whole(results / f"{suite}.md", (TEXT_MARK + text).encode())
+        for kind, content in (("md", TEXT_MARK + text), ("csv", csv_table(table)), ("tex", latex(table))):
+            write_whole(results / f"{suite}.{kind}", content.encode())
         write_json(results / f"{suite}.json", {"suite": suite, "rows": table, "missing": lacking})
-        print(f"written: {results / suite}.md and .json", flush=True)
+        print(f"written: {results / suite}.md, .csv, .tex and .json", flush=True)
     return table, lacking

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 
 import pytest
 
-from jseg.reproduction import PAPER, SUITES, Metrics, Plan, Row, compare, markdown, row_results
+from jseg.reproduction import PAPER, SUITES, Metrics, Plan, Row, compare, row_results
+from jseg.reproduction_tables import csv_table, latex, markdown
 
 
 def metrics(unseen: float | None) -> Metrics:
@@ -51,7 +53,45 @@ def test_seeds_are_put_together_and_a_given_file_is_apart() -> None:
 
 def test_the_split_is_named_and_an_undefined_number_is_a_dash() -> None:
     (result,) = row_results(row("context_B_inductive"), {"seed_0": metrics(None)})
-    assert markdown([result]).splitlines()[2] == "| context (split B), inductive | 1 | 95.5 | 92.0 | - | 88.0 |  |"
+    assert markdown([result]).splitlines()[2] == "| context (split B), inductive | 1 | 95.5 | 92.0 | - | 88.0 |  |  |"
+
+
+def test_other_methods_stand_below_ours_whether_or_not_ours_was_measured() -> None:
+    """Numbers typed from the papers' tables of base models."""
+    published = {
+        "CAT-Seg-B": (31.8, 57.5, 94.6), "SED-B": (31.8, 57.7, 94.4), "MAFT+-B": (34.6, 57.5, 95.4), "OTSeg": (21.9,),
+    }  # fmt: skip
+    first, *rows = SUITES["open-vocabulary"]
+    assert [row.name for row in rows] == ["A-150", "PC-59", "PAS-20"] and not first.others
+    for place, item in enumerate(rows):
+        ours, *others = row_results(item, {"seed_0": metrics(None) | {"mIoU": 30.25}})
+        assert row_results(item, {}) == others and item.weights_of == first.name
+        shown = [[line["title"], [x["mean"] for x in line["comparisons"]], line["sources"]] for line in (ours, *others)]
+        values = {method: means[place] for method, means in published.items() if place < len(means)}
+        expected = [[f"{item.name}: {method}", [None, value], []] for method, value in values.items()]
+        assert shown == [[f"{item.name}: CLIP-RC", [95.5, 30.25], ["seed_0"]], *expected]
+    lines = markdown([*row_results(row("voc12_inductive"), {"seed_0": metrics(84.4)}), ours, *others]).splitlines()
+    assert lines[0] == "| row | n | pAcc | mIoU(S) | mIoU(U) | hIoU | mIoU | as expected | records |"
+    assert lines[3] == "| PAS-20: CLIP-RC | 1 | 95.5 |  |  |  | 30.2 |  |  |"
+    assert lines[4] == "| PAS-20: CAT-Seg-B | published | - |  |  |  | 94.6 |  |  |"
+
+
+def test_tables_to_hand_on() -> None:
+    results = row_results(row("voc12_inductive"), {"seed_0": metrics(70.0), "seed_1": metrics(74.0)})
+    results[0] |= {"title": "50 % of a_b & c", "records": {"seed_0": "a b/record.json", "training of seed_0": "../r"}}
+    shown = markdown(results).splitlines()[2]
+    assert shown.endswith("| **missed**: mIoU(U) | [seed_0](<a b/record.json>), [training of seed_0](<../r>) |")
+    assert latex(results) == (
+        "% <!-- jseg -->\n\\begin{tabular}{lrrrrrl}\n"
+        "row & n & pAcc & mIoU(S) & mIoU(U) & hIoU & as expected \\\\\n\\hline\n"
+        "50 \\% of a\\_b \\& c & 2 & 95.5 $\\pm$ 0.0 (95.8) & 92.0 $\\pm$ 0.0 (92.8) & 72.0 $\\pm$ 2.8 (84.4) & "
+        "88.0 $\\pm$ 0.0 (88.4) & missed: mIoU(U) \\\\\n\\end{tabular}\n"
+    )
+    head, line = csv.reader(csv_table(results).splitlines())
+    found = dict(zip(head, line, strict=True))
+    assert (found["row (jseg)"], found["title"], found["n"]) == ("voc12_inductive", "50 % of a_b & c", "2")
+    assert float(found["mIoU(U) std"]) == pytest.approx(8**0.5) and found["mIoU(U) published"] == "84.4"
+    assert found["mIoU(U) tolerance"] == "3.0" and found["mIoU(U)"] == "72.0" and len(head) == 3 + 4 * 4
 
 
 @pytest.mark.parametrize("suite", SUITES.values(), ids=SUITES)

@@ -6,6 +6,7 @@ from jseg.runtime.command_line import run_tool
 
 import hashlib
 import io
+import json
 import shutil
 import tarfile
 import zipfile
@@ -20,8 +21,10 @@ from jseg.config import read_config
 from jseg.data import published
 from jseg.data.published import PUBLISHED, Archive, unpack
 from jseg.errors import UserError
+from jseg.reproduction import SUITES
 from tests.broken_server import Server, serve
-from tests.replicas import make_coco_stuff, make_context, make_voc12
+from tests.replicas import make_ade20k, make_coco_stuff, make_context, make_voc12
+from tests.tools.test_real_configs import SIZES
 from tests.tools.tiny_runs import TINY, run_net
 from tools import fetch_dataset, reproduce
 
@@ -41,9 +44,10 @@ def zipped(folder: Path) -> bytes:
 
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """The seven archives, each as it is published, and what stands for ADE20K's."""
+    """The eight archives, each as it is published."""
     folder = tmp_path_factory.mktemp("archives")
-    voc, context, coco = (make(folder / make.__name__) for make in (make_voc12, make_context, make_coco_stuff))
+    makers = (make_voc12, make_context, make_coco_stuff, make_ade20k)
+    voc, context, coco, ade = (make(folder / make.__name__) for make in makers)
     (voc.sources / "dataset" / "img").mkdir()
     (voc.sources / "dataset" / "img" / "2008_000001.jpg").write_bytes(b"stays packed")
     found = {
@@ -57,11 +61,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
         (folder / name).mkdir()
         shutil.move(coco.root / "images" / name, folder / name)
         found[f"{name}.zip"] = zipped(folder / name)
-    ade = folder / "ade" / "ADEChallengeData2016"
-    for path in ("images/training", "images/validation", "annotations/training", "annotations/validation"):
-        (ade / path).mkdir(parents=True)
-        (ade / path / "ADE_1.jpg").write_bytes(b"not read")
-    return found | {"ADEChallengeData2016.zip": zipped(ade.parent)}
+    return found | {"ADEChallengeData2016.zip": zipped(ade.root.parent)}
 
 
 @pytest.fixture
@@ -73,9 +73,7 @@ def server(archives: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Itera
             local = []
             for archive in data.archives:
                 content = archives[archive.name]
-                few = {
-                    pattern: 1 if "ADE" in pattern else 2 if pattern.endswith("txt") else 6 for pattern in archive.holds
-                }
+                few = {pattern: 2 if pattern.endswith("txt") else 6 for pattern in archive.holds}
                 local.append(replace(
                     archive, urls=("http://127.0.0.1:9/gone", f"{server.address}/{archive.name}"), size=len(content),
                     checksum=archive.checksum and hashlib.md5(content).hexdigest(), holds=few, disk=10**6,
@@ -100,7 +98,7 @@ def test_from_an_empty_folder_to_checked_data_sets(
     server.breaks += [20_000]
     assert fetch(root, *PUBLISHED) == 0
     shown = capfd.readouterr().out
-    assert shown.count("nothing wrong was found") == 3 and "is ready, unchecked" in shown
+    assert shown.count("nothing wrong was found") == shown.count(" is ready") == 4
     assert len(list((root / "VOC2012" / "SegmentationClassAug").glob("*.png"))) == 10
     assert len(list((root / "VOC2010" / "SegmentationClassContext").glob("*.png"))) == 12
     assert len(list((root / "coco_stuff164k").rglob("*_labelTrainIds.png"))) == 16
@@ -226,17 +224,31 @@ def test_unpacking_goes_on_and_keeps_what_is_not_its_own(tmp_path: Path) -> None
 def test_the_table_names_tools_and_configs_that_are_there() -> None:
     root = Path(__file__).parents[2]
     for name, data in PUBLISHED.items():
-        if data.prepare:
-            assert (root / "tools" / f"{data.prepare[0]}.py").is_file()
-            found = read_config(root / "configs" / f"{data.config}.py").data
-            assert (found.dataset, Path(found.root).name) == (name, data.folder)
+        assert not data.prepare or (root / "tools" / f"{data.prepare[0]}.py").is_file()
+        found = read_config(root / "configs" / f"{data.config}.py").data
+        assert (found.dataset, Path(found.root).name) == (name, data.folder)
         for archive in data.archives:
             assert len(archive.checksum) in downloads.HASHES or archive.name.endswith(".zip")
             assert all(url.endswith(f"/{archive.name}") for url in archive.urls)
 
 
+@pytest.fixture
+def tools(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The tools that reproduce.py runs: in this process, but for the one that fetches CLIP, which is left out."""
+    found: list[str] = []
+
+    def run(tool: str, arguments: list[str], meanwhile: Callable = lambda: None) -> int:
+        found.append(tool)
+        code = {"fetch_dataset": fetch_dataset.main, "run_net": run_net.main}.get(tool, lambda _: 0)(arguments)
+        meanwhile()
+        return code or 0
+
+    monkeypatch.setattr(reproduction, "run_tool", run)
+    return found
+
+
 def test_one_command_from_an_empty_disk_to_the_row(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+    server: Server, tools: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     """reproduce.py --fetch: downloads, preparation, check, training, evaluation, table; all tools in this process."""
     (tmp_path / "tiny.py").write_text(TINY)
@@ -245,15 +257,6 @@ def test_one_command_from_an_empty_disk_to_the_row(
         '_voc = _read("voc12_inductive").data\n'
         'data = dict(dataset="voc12", root="VOC2012", train=vars(_voc.train), val=vars(_voc.val))\n'
     )
-    tools: list[str] = []
-
-    def run(tool: str, arguments: list[str], meanwhile: Callable = lambda: None) -> int:
-        tools.append(tool)
-        code = {"fetch_dataset": fetch_dataset.main, "run_net": run_net.main}.get(tool, lambda _: 0)(arguments)
-        meanwhile()
-        return code or 0
-
-    monkeypatch.setattr(reproduction, "run_tool", run)
     monkeypatch.setattr(reproduction, "FIRST_STEPS", 3)
     places = ["--root", str(tmp_path / "data"), "--checkpoints", str(tmp_path / "runs")]
     command = ["--suite", str(tmp_path / "row.py"), *places, "--no-cuda"]
@@ -270,3 +273,39 @@ def test_one_command_from_an_empty_disk_to_the_row(
     assert "1 training runs: 4.3 GB of disk, " in shown and "row, seed_0: 4 steps, 0.0 h" in shown
     assert "TFLOP/s in float32 (estimate)" in shown and "s a step, measured in row" in shown
     assert "| voc12, inductive | 1 | " in (tmp_path / "runs" / "results" / "row.md").read_text()
+
+
+def test_one_command_from_four_downloads_to_the_page(
+    server: Server, tools: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    """The suite open-vocabulary as it is but for sizes: fetch, prepare, check, train 3 steps, evaluate, report."""
+    sizes = (*SIZES, "train.iterations=3", "train.eval_every=3", "train.log_every=1")
+    rows = tuple(replace(row, overrides=sizes) for row in SUITES["open-vocabulary"])
+    monkeypatch.setitem(SUITES, "open-vocabulary", rows)
+    page, runs, results = tmp_path / "report.html", tmp_path / "C", tmp_path / "C" / "results"
+    command = ["--suite", "open-vocabulary", "--root", str(tmp_path / "data"), "--checkpoints", str(runs),
+               "--no-cuda", "--report", str(page)]  # fmt: skip
+    with pytest.raises(UserError, match="4 of 4 rows could not be measured"):  # no training unless asked for
+        reproduce.main(command)
+    assert "A-150 lacks weights: " in capfd.readouterr().out and not server.requests
+    with pytest.raises(UserError, match=r"report\.html exists \(--overwrite"):
+        reproduce.main([*command, "--train"])
+    tools.clear()
+    assert reproduce.main([*command, "--fetch", "--train", "--overwrite"]) == 0
+    assert tools == ["fetch_pretrained", "fetch_dataset", *["run_net"] * 5]
+    assert capfd.readouterr().out.count("nothing wrong was found") == 4
+    table = json.loads((results / "open-vocabulary.json").read_text())["rows"]
+    assert [row["title"] for row in table if row["sources"]] == [
+        "coco_stuff, supervised", "A-150: CLIP-RC", "PC-59: CLIP-RC", "PAS-20: CLIP-RC"
+    ]  # fmt: skip
+    for name, classes in (("A-150", 150), ("PC-59", 59), ("PAS-20", 20)):
+        metrics = json.loads((results / name / "seed_0" / "metrics.json").read_text())
+        assert len(metrics["IoU"]) == classes and metrics["mIoU"] == pytest.approx(metrics["mIoU(S)"])
+        (ours,) = (row for row in table if row["row"] == name and row["sources"])
+        assert [item["mean"] for item in ours["comparisons"]] == [metrics["pAcc"], metrics["mIoU"]]
+        record = json.loads((results / ours["records"]["seed_0"]).read_text())
+        assert record["environment"]["device"] == "cpu" and len(record["identity"]["config"]["text"]["templates"]) == 15
+    run = results / table[0]["records"]["training of seed_0"]
+    assert run.resolve() == runs / "coco_stuff_supervised" / "seed_0" / "record.json"
+    shown = page.read_text()
+    assert shown.count("<img ") == 1 + 4 and shown.count('class="bars"') == 4 and "swivel chair" in shown

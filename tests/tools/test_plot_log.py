@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from jseg.drawing_curves import smoothed
 from jseg.errors import UserError
 from tools import plot_log
 
@@ -33,10 +34,10 @@ def write_log(folder: Path, name: str, scale: float) -> Path:
 def test_the_mean_of_neighbours_follows_straight_lines_and_is_that_of_a_tenth_of_the_run() -> None:
     values = np.random.default_rng(0).normal(size=100)
     expected = [values[max(i - 5, 0) : i + min(i, 5, 99 - i) + 1].mean() for i in range(100)]
-    np.testing.assert_allclose(plot_log.smoothed(values), expected, atol=1e-12)  # sums of 100 float64
-    np.testing.assert_allclose(plot_log.smoothed(np.arange(50.0))[:48], np.arange(48), atol=1e-12)
-    assert plot_log.smoothed(values[:19]).tolist() == pytest.approx(values[:19])  # few values stay as they are
-    assert plot_log.smoothed(values[:0]).size == 0
+    np.testing.assert_allclose(smoothed(values), expected, atol=1e-12)  # sums of 100 float64
+    np.testing.assert_allclose(smoothed(np.arange(50.0))[:48], np.arange(48), atol=1e-12)
+    assert smoothed(values[:19]).tolist() == pytest.approx(values[:19])  # few values stay as they are
+    assert smoothed(values[:0]).size == 0
 
 
 @pytest.mark.parametrize("count", [1, 2])

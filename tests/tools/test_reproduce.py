@@ -143,6 +143,7 @@ def test_what_is_missing_is_told_with_the_command(tiny: Path, capsys: pytest.Cap
         (["--seeds", "1,a"], "whole numbers"),
         (["--seeds=-1"], "0 or more"),
         (["--seeds", "1", "--no-train"], "goes with --train"),
+        (["--report", "/dev/null/page.html"], "folder /dev/null cannot be written"),
     ],
 )
 def test_mistakes(tiny: Path, rest: list[str], match: str) -> None:

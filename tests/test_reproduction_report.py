@@ -1,0 +1,97 @@
+"""The page of a suite's results, opened in a headless Chromium."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jseg.data.class_names import class_list
+from jseg.drawing import write_images
+from jseg.files import write_json
+from jseg.outputs import is_ours
+from jseg.reproduction import RECORD_NAME, Row, records, row_results
+from jseg.reproduction_report import write_report
+
+pytest.importorskip("matplotlib")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+NAMES = class_list("voc12").names
+FIRST = Row("first", "voc12_inductive.py", title="<b>VOC</b> & more", seeds=(0, 1))
+SECOND = Row(
+    "second", "cross_coco_to_voc12.py", weights_of="elsewhere", title="PAS-20: ours", others=(("Other", 94.6),)
+)
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    """The page of a row of two seeds and of one across data sets, whose folders hold what the runs leave."""
+    runs, results, rng = tmp_path / "C", tmp_path / "C" / "a b", np.random.default_rng(0)
+    table = []
+    for row, sources in ((FIRST, ("seed_0", "seed_1")), (SECOND, ("given",))):
+        for number, source in enumerate(sources):
+            folder = results / row.name / source
+            ious = {name: None if name == "sofa" else 5.0 * index + 2 * number for index, name in enumerate(NAMES)}
+            write_json(folder / "metrics.json", {"IoU": ious})
+            write_json(folder / RECORD_NAME, {"weights": f"</pre>{row.name}"})
+            write_images({folder / "best_and_worst.png": rng.integers(0, 256, (300, 900, 3), dtype=np.uint8)})
+            if source != "given":
+                run = runs / row.name / source
+                write_json(run / RECORD_NAME, {"starts": []})
+                lines = [
+                    {"event": "train", "iteration": i, "losses": {"total": 9 / i}, "lr": 1e-3} for i in range(1, 9)
+                ]
+                (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        found = row_results(row, {source: {"pAcc": 90.0 + n, "mIoU": 80.0} for n, source in enumerate(sources)})
+        table += [result | {"records": records(row, result, runs, results)} for result in found]
+    path = tmp_path / "pages" / "report.html"
+    write_report(path, "own", [FIRST, SECOND], table, {"third": ["weights: x.pth"]}, runs, results)
+    assert is_ours(path)
+    return path
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium, so no test in a browser (Debian: apt-get install chromium)")
+def test_the_page_in_a_browser(page: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        tab, asked, errors = browser.new_page(), [], []
+        tab.on("request", lambda request: asked.append(request.url))
+        tab.on("console", lambda message: errors.append(message.text))
+        tab.goto(page.as_uri())
+        assert tab.title() == "Suite own" and tab.locator("li").all_inner_texts() == ["third lacks weights: x.pth"]
+        head, *lines = [row.locator("th, td").all_inner_texts() for row in tab.locator("tr").all()]
+        assert head == ["row", "n", "pAcc", "mIoU(S)", "mIoU(U)", "hIoU", "mIoU", "as expected", "records"]
+        assert lines[0][:3] == ["<b>VOC</b> & more", "2", "90.5 ± 0.7 (95.8)"]
+        assert lines[0][7:] == ["missed: pAcc, mIoU(S), mIoU(U), hIoU",
+                                "seed_0, training of seed_0, seed_1, training of seed_1"]  # fmt: skip
+        assert lines[1:] == [["PAS-20: ours (given file)", "1", "90.0", "", "", "", "80.0", "", "given"],
+                             ["PAS-20: Other", "published", "-", "", "", "", "94.6", "", ""]]  # fmt: skip
+        for link in tab.locator("a").all():  # found from the folder of the page, whatever is in its name
+            path = Path(link.evaluate("link => decodeURIComponent(new URL(link.href).pathname)"))
+            assert path.is_file() and path.name == RECORD_NAME
+        images = tab.locator("img").evaluate_all("all => all.map(image => [image.alt, image.naturalWidth])")
+        assert [alt for alt, _ in images] == ["curves of training", "Best and worst images of seed_0",
+                                              "Best and worst images"]  # fmt: skip
+        assert [width for _, width in images][1:] == [900, 900] and images[0][1] > 1000
+
+        first, second = tab.locator(".bars").all()
+        bars = [bar.inner_text().split("\n") for bar in first.locator("div").all()]
+        assert bars[0] == ["tvmonitor", "96.0"] and bars[-1] == ["sofa", "-"] and len(bars) == 20  # means of two seeds
+        assert ["aeroplane", "1.0"] in bars
+        unseen = first.locator(".unseen span").all_inner_texts()
+        assert sorted(unseen) == sorted(NAMES[15:]) and not second.locator(".unseen").count()
+        drawn = first.locator("b").evaluate_all("all => all.map(bar => getComputedStyle(bar).backgroundSize)")
+        assert drawn[0] == "96% 70%" and drawn[-1] == "0% 70%"
+        shown = tab.locator("details").last
+        assert not shown.locator("pre").is_visible()
+        shown.locator("summary").click()
+        assert "</pre>second" in shown.locator("pre").inner_text()
+        assert "pytest" in tab.locator("h2:has-text('Command') + pre").inner_text()
+        assert "jittor: 1.3" in tab.locator("h2:has-text('Environment') + pre").inner_text()
+        assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")  # nothing sticks out
+        browser.close()
+    assert errors == [] and [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
