@@ -337,7 +337,7 @@ def reproduce(
                 lacking[row.name] = absent
         lines = [NOTE_ON_OTHERS, ""] if any(row.others for row in rows) else []
         lines += [f"- {name} lacks {item}" for name, items in lacking.items() for item in items]
-        text = "\n".join([markdown(table), "", *lines, ""])
+        text = in_words("\n".join([markdown(table), "", *lines, ""]))
         print(text, flush=True)
         for kind, content in (("md", TEXT_MARK + text), ("csv", csv_table(table)), ("tex", latex(table))):
             write_whole(results / f"{suite}.{kind}", content.encode())
