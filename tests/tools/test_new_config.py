@@ -101,7 +101,7 @@ def test_every_task_works_on_own_data(
         calibrate_gamma.main([*gamma[:3], weights])
     image = "streets/JPEGImages/b_000001.jpg"
     assert segment.main([image, "--classes", "bus, car", "--weights", weights, "--no-cuda"]) == 0
-    monkeypatch.setattr(reproduction, "run_net", run_net.main)
+    monkeypatch.setattr(reproduction, "run_tool", lambda tool, arguments, *_: run_net.main(arguments))
     capsys.readouterr()
     options = ["--suite", "small.py,more.py", "--checkpoints", "runs", "--no-cuda"]
     assert reproduce.main(options) == 0
