@@ -48,7 +48,7 @@ def size_of(path: Path) -> int:
 
 
 def fault(path: Path, file: RemoteFile) -> str:
-    """What tells that a file is not the published one, "" for nothing."""
+    """How a file differs from the published one, "" if it does not."""
     if file.checksum:
         kind = HASHES[len(file.checksum)]
         digest = hashlib.new(kind.replace("-", ""), usedforsecurity=False)  # FIPS has no MD5 otherwise
@@ -68,8 +68,8 @@ def fault(path: Path, file: RemoteFile) -> str:
 def download(file: RemoteFile, target: Path, urls: Sequence[str] = ()) -> None:
     """Brings a file to `target` from the first of its addresses (or of `urls`) that has the right one.
 
-    What an interruption leaves, `<target>.part`, is continued by the next call. UserError: no address has it, or the
-    disk is full. Callers see to it (`locked`) that no other process downloads to the same folder.
+    What an interruption leaves, `<target>.part`, is continued by the next call; the caller has `locked` the folder.
+    UserError: no address has it, or it cannot be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part, problems = part_of(target), []

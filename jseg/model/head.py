@@ -72,7 +72,7 @@ def pixels(features: ImageFeatures, lateral_proj: Linear) -> jt.Var:
     return patches + whole.unsqueeze(1)
 
 
-Tokens = tuple[jt.Var, jt.Var]  # (B, T, width) for products, of 16 bits or float32; and as float32
+Tokens = tuple[jt.Var, jt.Var]  # the same (B, T, width) twice: in the type that products take, and as float32
 
 
 class CrossAttention(nn.Module):
