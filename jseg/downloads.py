@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.parse
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from jseg.errors import UserError
+from jseg.files import writing
 
 TIMEOUT = 30.0  # seconds without a byte
 TRIES = 3  # of an address that brings nothing more
@@ -46,10 +48,10 @@ def size_of(path: Path) -> int:
 
 
 def fault(path: Path, file: RemoteFile) -> str:
-    """What tells that a file is not the published one, "" for nothing."""
+    """How a file differs from the published one, "" if it does not."""
     if file.checksum:
         kind = HASHES[len(file.checksum)]
-        digest = hashlib.new(kind.replace("-", ""))
+        digest = hashlib.new(kind.replace("-", ""), usedforsecurity=False)  # FIPS has no MD5 otherwise
         with path.open("rb") as content:
             while block := content.read(BLOCK):
                 digest.update(block)
@@ -59,14 +61,15 @@ def fault(path: Path, file: RemoteFile) -> str:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         return f"{damaged} in it is damaged" if damaged else ""
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:
         return f"no whole zip archive: {error}"
 
 
 def download(file: RemoteFile, target: Path, urls: Sequence[str] = ()) -> None:
     """Brings a file to `target` from the first of its addresses (or of `urls`) that has the right one.
 
-    What an interruption leaves, `<target>.part`, is continued by the next call. UserError: no address has it.
+    What an interruption leaves, `<target>.part`, is continued by the next call; the caller has `locked` the folder.
+    UserError: no address has it, or it cannot be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part, problems = part_of(target), []
@@ -121,12 +124,15 @@ def receive(url: str, part: Path) -> None:
         if have and response.status_code == 416:  # nothing comes after that; whether it is right is seen later
             return
         response.raise_for_status()
-        goes_on = response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
-        start = have if response.status_code == 206 and goes_on else 0
+        if "html" in response.headers.get("Content-Type", ""):  # written, it would cost what `part` has
+            raise requests.RequestException("a web page instead of the file: is there a login?")
+        start = have if response.headers.get("Content-Range", "").startswith(f"bytes {have}-") else 0
         total = start + int(response.headers.get("Content-Length") or 0)
         pace = 0.2 if sys.stderr.isatty() else 30.0
         progress = tqdm(desc=part.stem, initial=start, total=total or None, unit="B", unit_scale=True, mininterval=pace)
-        with part.open("ab" if start else "wb") as file, progress:
+        with writing(part), part.open("ab" if start else "wb") as file, progress:
             for block in response.raw.stream(BLOCK, decode_content=False):  # as stored: a .tgz is no encoding
                 file.write(block)
                 progress.update(len(block))
+        if size_of(part) < total:  # urllib3 1 says nothing
+            raise requests.ConnectionError(f"the connection ended after {size_of(part)} of {total} bytes")

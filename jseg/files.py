@@ -1,6 +1,7 @@
 """Files: written whole or not at all, checked before reading; the cache folder."""
 
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -52,36 +53,59 @@ def save_details(text: str) -> str:
 
 
 @contextmanager
+def writing(*paths: str | Path) -> Iterator[None]:
+    """Turns an OSError inside, which may not say where, into CannotWrite for `paths`."""
+    try:
+        yield
+    except OSError as error:
+        names = " and ".join(map(str, paths))
+        raise CannotWrite(f"cannot write {names} ({error.strerror or error}): {remedy(error)}") from error
+
+
+@contextmanager
+def locked(folder: Path, problem: str) -> Iterator[None]:
+    """Keeps other processes from what is inside for the same folder: UserError with `problem` for the second one."""
+    descriptor = os.open(folder, os.O_RDONLY)  # the folder itself is locked: no file is left behind
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:  # others: a network file system without locks, as if there were none
+            if isinstance(error, BlockingIOError):
+                raise UserError(problem) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
 def whole_files(*paths: str | Path) -> Iterator[list[BinaryIO]]:
     """Yields binary files to write to, which appear at `paths` when the `with` block ends; none does if it fails.
 
     Missing parent folders are made. Once the block has ended the files survive a loss of power. Raises CannotWrite.
     """
     files: list[BinaryIO] = []
-    try:
-        for path in map(Path, paths):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            name = f"{TEMPORARY}{os.getpid()}_{time.time_ns()}_{len(files)}.{path.name[:40]}.tmp"
-            files.append(open(path.parent / name, "xb"))  # noqa: SIM115  # closed below
-        yield files
-        for file in files:
-            file.flush()
-            os.fsync(file.fileno())
-        for path, file in zip(paths, files, strict=True):
-            os.replace(file.name, path)
-        for parent in {Path(path).parent for path in paths}:
-            folder = os.open(parent, os.O_RDONLY)
-            os.fsync(folder)  # makes the new names as lasting as the content
-            os.close(folder)
-    except OSError as error:
-        names = " and ".join(map(str, paths))
-        raise CannotWrite(f"cannot write {names} ({error.strerror or error}): {remedy(error)}") from error
-    finally:
-        for file in files:
-            with suppress(OSError):  # it may try to write once more
-                file.close()
-            if os.path.exists(file.name):
-                os.unlink(file.name)
+    with writing(*paths):
+        try:
+            for path in map(Path, paths):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                name = f"{TEMPORARY}{os.getpid()}_{time.time_ns()}_{len(files)}.{path.name[:40]}.tmp"
+                files.append(open(path.parent / name, "xb"))  # noqa: SIM115  # closed below
+            yield files
+            for file in files:
+                file.flush()
+                os.fsync(file.fileno())
+            for path, file in zip(paths, files, strict=True):
+                os.replace(file.name, path)
+            for parent in {Path(path).parent for path in paths}:
+                folder = os.open(parent, os.O_RDONLY)
+                os.fsync(folder)  # makes the new names as lasting as the content
+                os.close(folder)
+        finally:
+            for file in files:
+                with suppress(OSError):  # it may try to write once more
+                    file.close()
+                if os.path.exists(file.name):
+                    os.unlink(file.name)
 
 
 def write_whole(path: str | Path, data: bytes) -> None:

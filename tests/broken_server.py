@@ -19,6 +19,7 @@ class Server:
     breaks: list[int] = field(default_factory=list)  # bytes after which the next answers end, before their time
     pause: float = 0.0  # seconds between blocks
     encoding: str = ""  # Content-Encoding that it claims
+    kind: str = ""  # Content-Type that it claims
     requests: list[tuple[str, str | None]] = field(default_factory=list)
     address: str = ""
 
@@ -43,8 +44,9 @@ def serve(**settings: object) -> Iterator[Server]:
             self.send_response(206 if asked and server.ranges else 200)
             if asked and server.ranges:
                 self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-            if server.encoding:
-                self.send_header("Content-Encoding", server.encoding)
+            for name, value in (("Content-Encoding", server.encoding), ("Content-Type", server.kind)):
+                if value:
+                    self.send_header(name, value)
             self.send_header("Content-Length", str(len(content) - start))
             self.end_headers()
             sent = content[start : start + server.breaks.pop(0) if server.breaks else None]

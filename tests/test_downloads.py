@@ -10,10 +10,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import urllib3
 
 from jseg import downloads
 from jseg.downloads import RemoteFile, download
-from jseg.errors import UserError
+from jseg.errors import CannotWrite, UserError
 from tests.broken_server import Server, serve
 
 CONTENT = bytes(range(256)) * 400  # 102,400 bytes
@@ -37,7 +38,12 @@ def ranges_of(server: Server) -> list[str | None]:
     return [asked for _, asked in server.requests]
 
 
-def test_a_server_that_breaks_off_is_asked_for_the_rest(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])  # of urllib3: the first ends without an error
+def test_a_server_that_breaks_off_is_asked_for_the_rest(
+    version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = property(lambda _: version == 2, lambda *_: None)
+    monkeypatch.setattr(urllib3.HTTPResponse, "enforce_content_length", told, raising=False)
     with serve(files={"file.tar": CONTENT}, breaks=[30_000, 20_000]) as server:
         download(file_at(server), tmp_path / "new" / "file.tar")
     assert (tmp_path / "new" / "file.tar").read_bytes() == CONTENT
@@ -92,6 +98,25 @@ def test_wrong_everywhere_leaves_nothing(tmp_path: Path) -> None:
     assert not os.listdir(tmp_path)
 
 
+def test_a_login_page_does_not_cost_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / "file.tar.part").write_bytes(CONTENT[:60_000])
+    with (
+        serve(files={"file.tar": WRONG}, ranges=False, kind="text/html") as portal,
+        serve(files={"file.tar": CONTENT}) as good,
+    ):
+        download(file_at(portal, good), tmp_path / "file.tar")
+    assert ranges_of(good) == ["bytes=60000-"]
+
+
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file.tar.part").symlink_to("/dev/full")
+    with (
+        serve(files={"file.tar": CONTENT}) as server,
+        pytest.raises(CannotWrite, match=r"file.tar.part \(No space left"),
+    ):
+        download(file_at(server), tmp_path / "file.tar")
+
+
 def test_slow_is_fine_and_silent_is_not(tmp_path: Path) -> None:
     with serve(files={"file.tar": CONTENT}, pause=0.08) as server:  # longer than the time limit in all
         download(file_at(server), tmp_path / "file.tar")
@@ -108,25 +133,26 @@ def test_archives_stay_packed_whatever_encoding_a_server_claims(tmp_path: Path) 
     assert (tmp_path / "file.tgz").read_bytes() == packed
 
 
-@pytest.mark.parametrize("damage", ["cut", "bit", "none"])
+@pytest.mark.parametrize("damage", ["cut", "bit", "deflated", "none"])
 def test_without_a_checksum_the_archive_is_read(tmp_path: Path, damage: str) -> None:
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED if damage == "deflated" else 0) as archive:
         archive.writestr("a.txt", CONTENT)
     content = bytearray(stream.getvalue())
     if damage == "cut":
         del content[-30:]
     elif damage == "bit":
         content[5_000] ^= 1
+    elif damage == "deflated":
+        content[30 + len("a.txt")] = 255  # a kind of block that there is not
     with serve(files={"maps.zip": bytes(content)}) as server:
         file = file_at(server, name="maps.zip", checksum="")
         if damage == "none":
             download(file, tmp_path / "maps.zip")
             assert (tmp_path / "maps.zip").read_bytes() == content
         else:
-            with pytest.raises(
-                UserError, match="no whole zip archive" if damage == "cut" else "a.txt in it is damaged"
-            ):
+            match = "a.txt in it is damaged" if damage == "bit" else "no whole zip archive"
+            with pytest.raises(UserError, match=match):
                 download(file, tmp_path / "maps.zip")
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from jseg.data.published import DOWNLOADS, PUBLISHED, Archive, free_bytes, is_unpacked, unpack
 from jseg.downloads import BY_HAND, download, fault, part_of, size_of
 from jseg.errors import UserError
-from jseg.files import check_writable
+from jseg.files import check_writable, locked
 
 
 def own_places(name: str, places: list[str]) -> list[str]:
@@ -95,14 +95,14 @@ def main(arguments: list[str] | None = None) -> int:
     show_plan(names, root, places, options.delete_archives)
     if options.dry_run:
         return 0
-    check_writable(root)
     ready, failed = True, []
-    for name in names:
-        try:
-            ready &= make_ready(name, root, places, options.delete_archives)
-        except UserError as error:  # the others can still be fetched
-            print(f"error: {name}: {error}", flush=True)
-            failed.append(name)
+    with locked(check_writable(root), f"another process fetches data sets to {root}: wait for it"):
+        for name in names:
+            try:
+                ready &= make_ready(name, root, places, options.delete_archives)
+            except UserError as error:  # the others can still be fetched
+                print(f"error: {name}: {error}", flush=True)
+                failed.append(name)
     if failed:
         raise UserError(f"{', '.join(failed)} could not be fetched, see above: {BY_HAND}; then start the same again")
     return int(not ready)

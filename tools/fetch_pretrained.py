@@ -14,6 +14,7 @@ from pathlib import Path
 from jseg.clip.tokenizer import PRETRAINED_FOLDER, VOCABULARY_NAME, VOCABULARY_SHA256
 from jseg.downloads import RemoteFile, download, fault
 from jseg.errors import UserError
+from jseg.files import check_writable, locked
 from jseg.outputs import check_outputs
 
 CLIP_SHA256 = "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f"
@@ -53,7 +54,8 @@ def main(arguments: list[str] | None = None) -> None:
             continue
         check_outputs([target], [options.source], overwrite=options.overwrite)
         own = options.source.expanduser().absolute().as_uri() if options.source else options.url
-        download(file, target, [own] if own else ())
+        with locked(check_writable(options.folder), f"another process downloads to {options.folder}: wait for it"):
+            download(file, target, [own] if own else ())
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class Linear(nn.Linear):
     """Jittor's linear layer, computed by jseg/ops/layers.py in the type `compute` (see jseg/model/precision.py)."""
 
     compute = "float32"
-    _rounded: jt.Var | None = None  # the weight as `compute`, updated with it by training; not in the state
+    _rounded: jt.Var | None = None  # a copy of type `compute`, renewed in each training step; not in the state
 
     @property
     def factor(self) -> jt.Var:

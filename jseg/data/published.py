@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from jseg.downloads import RemoteFile, size_of
 from jseg.errors import UserError
-from jseg.files import TEMPORARY
+from jseg.files import TEMPORARY, writing
 
 DOWNLOADS = "downloads"  # folder of the archives in D
 
@@ -151,7 +151,7 @@ def unpack(archive: Archive, path: Path, root: Path) -> None:
         if not target.is_file() or size_of(target) != size:
             target.parent.mkdir(parents=True, exist_ok=True)
             unfinished = target.with_name(f"{TEMPORARY}unpacking")
-            with opened() as content, unfinished.open("wb") as file:
+            with writing(target), opened() as content, unfinished.open("wb") as file:
                 shutil.copyfileobj(content, file, 2**20)
             os.replace(unfinished, target)
     if problems := _lacking(archive, root):

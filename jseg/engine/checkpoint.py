@@ -6,8 +6,6 @@ embeddings (`text_features`) and, in checkpoints, the state of AdamW (`optimizer
 
 from __future__ import annotations
 
-import fcntl
-import os
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -22,7 +20,7 @@ from jseg.clip.class_embeddings import TextFeatures
 from jseg.config import Config, to_dict
 from jseg.data.class_names import ClassList
 from jseg.errors import UserError
-from jseg.files import TEMPORARY
+from jseg.files import TEMPORARY, locked
 from jseg.weights import record
 from jseg.weights.reader import WeightFile, read_weight_file, write_safetensors
 
@@ -117,23 +115,13 @@ def lock_work_dir(work_dir: Path, results: list[Path]) -> Iterator[None]:
 
     UserError unless `results_in` are still `results`: another run may have ended since they were looked at.
     """
-    descriptor = os.open(work_dir, os.O_RDONLY)  # the folder itself is locked: no file is left behind
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise UserError(f"a process is training in {work_dir}: wait for it, or choose another --work-dir") from error
-    except OSError:
-        pass  # a network file system without locks: as if there were none
-    try:
+    with locked(work_dir, f"a process is training in {work_dir}: wait for it, or choose another --work-dir"):
         if results_in(work_dir) != results:
             raise UserError(f"another run has written into {work_dir} meanwhile: start again")
         for path in work_dir.iterdir():
             if UNFINISHED.fullmatch(path.name):
                 path.unlink(missing_ok=True)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def read_whole(path: Path, is_resumed: bool = False) -> WeightFile:

@@ -25,7 +25,7 @@ BLOCKS = 64  # that share a tensor, on CUDA
 class AdamW:
     """Updates `parameters` (names and float32 Vars) in place, and copies of some in 16 bits, `rounded` by name.
 
-    Gradients, float32 or of 16 bits, must come in the order of `names`: those of `leaves`, the copies where there are.
+    Gradients, float32 or of 16 bits, are those of `leaves`: the copies, or parameters that have none, as in `names`.
     """
 
     def __init__(

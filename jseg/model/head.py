@@ -18,7 +18,7 @@ from jseg.model.losses import TrainingOutputs
 from jseg.ops.attention import cross_attention
 from jseg.ops.bilinear import grid_interpolation_matrix
 from jseg.ops.device import constant, transpose
-from jseg.ops.half import cast, for_products, widen
+from jseg.ops.half import cast, widen
 from jseg.ops.layers import linear
 
 
@@ -72,7 +72,7 @@ def pixels(features: ImageFeatures, lateral_proj: Linear) -> jt.Var:
     return patches + whole.unsqueeze(1)
 
 
-Tokens = tuple[jt.Var, jt.Var]  # (B, T, width) for products, of 16 bits or float32; and as float32
+Tokens = tuple[jt.Var, jt.Var]  # the same (B, T, width) twice: in the type that products take, and as float32
 
 
 class CrossAttention(nn.Module):
@@ -113,7 +113,9 @@ def decode(
     q_layers: nn.ModuleList, v_layers: nn.ModuleList, q: jt.Var, v: jt.Var, trace: Trace | None = None
 ) -> tuple[jt.Var, jt.Var]:
     """Queries (B, M * C, D) and pixels (B, N, D) through all layers; each layer updates both from the old values."""
-    of_q, of_v = ((for_products(x, q_layers[0].linear1.compute), x) for x in (q, v))
+    # rounded once for several products; not on CPU, where Jittor would cut off the sums of their gradients
+    dtype = q_layers[0].linear1.compute if jt.flags.use_cuda else "float32"
+    of_q, of_v = ((cast(x, dtype), x) for x in (q, v))
     for index, (q_layer, v_layer) in enumerate(zip(q_layers, v_layers, strict=True), start=1):
         of_q, of_v = q_layer(of_q, of_v), v_layer(of_v, of_q)
         if trace is not None:

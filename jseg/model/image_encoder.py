@@ -73,8 +73,8 @@ class ImageEncoder(ImageTower):
         grid = self.conv1.grid(images)
         check_region_grid(grid, self.region_grid)
         tokens, batch = self.input_tokens(images, grid), images.shape[0]
-        every = [self.prompt_embeddings] + [self.deep_prompt_embeddings] * (len(self.transformer.resblocks) > 1)
-        projected = widen(self.prompt_proj(jt.concat(every)))  # (layers, K, width)
+        deep = [self.deep_prompt_embeddings] if len(self.transformer.resblocks) > 1 else []
+        projected = widen(self.prompt_proj(jt.concat([self.prompt_embeddings, *deep])))  # (layers, K, width)
         copies = 1 if same_for_all else batch
         projected = projected.unsqueeze(1).broadcast((len(projected), copies, *projected.shape[1:]))
         for layer, block in enumerate(self.transformer.resblocks):

@@ -64,5 +64,5 @@ def round_trained(model: nn.Module, precision: str) -> dict[str, jt.Var]:
         if isinstance(layer, Linear) and not layer.weight.is_stop_grad() and dtype != "float32":
             with jt.no_grad():
                 copies[f"{name}.weight"] = layer._rounded = convert(layer.weight, dtype).sync()
-            layer._rounded.start_grad()  # gradients are those of the copies
+            layer._rounded.start_grad()  # gradients are taken for the copies, not for the weights
     return copies

@@ -62,7 +62,7 @@ def _program(device: str, name: str, function: str, inputs: int, outputs: int, t
         listing = f"""Tensors tensors; for (Var* var : inputs()) tensors.push_back({{var->mem_ptr, var->num,
                 var->dtype() == ns_bfloat16 ? BFLOAT16 : var->dtype() == ns_float16 ? FLOAT16 : FLOAT32}});
             tensors.erase(tensors.begin(), tensors.begin() + {inputs});"""
-    # the version makes Jittor compile again when the kernels change
+    # the version makes Jittor compile again when the kernels change; in quotes it would look for included files itself
     source = f"""using namespace jseg; constexpr int64 version = 0x{version}; (void)version; {listing}
         {function}([&](const char* name) {{ return data[name]; }}, {", ".join(pointers)});"""
     return {f"{device}_header": f"#include <{folder / name}>\n", f"{device}_src": source}
@@ -81,8 +81,8 @@ def call(
     """Runs `function(number, inputs…, outputs…)` of a kernel file, all pointers; `number("name")` is one of `numbers`.
 
     `shapes` and `dtypes` (default float32) are those of the outputs; `cuda`: header and function that launch on CUDA.
-    `tensors`: any number of Vars, which the function gets after `number` as a list, and may change. Jittor does
-    not know that they change, so what reads their old values is computed before; on CUDA nothing waits for that.
+    `tensors`: any number of Vars, which the function gets after `number` as a list, and may change. Jittor does not
+    know that they change, so all that reads their old values is started first; on CUDA it need not have ended.
     """
     device, (name, function) = ("cuda", cuda) if jt.flags.use_cuda and cuda else ("cpu", (header, function))
     if tensors:  # no inputs of `jt.code`, by whose number and shapes Jittor would compile a kernel for each model

@@ -55,11 +55,6 @@ def widen(x: jt.Var) -> jt.Var:
     return cast(x, "float32")
 
 
-def for_products(x: jt.Var, dtype: str) -> jt.Var:
-    """x as `dtype` for several products on CUDA; elsewhere x: Jittor would cut off sums of gradients."""
-    return cast(x, dtype) if jt.flags.use_cuda else x
-
-
 def in_float32(operator: Callable[..., jt.Var], inputs: tuple[jt.Var, ...], *arguments: Any) -> jt.Var:
     """`operator` of half inputs computed in float32, its result rounded to the type of the first one."""
     return cast(operator(*map(widen, inputs), *arguments), str(inputs[0].dtype))

@@ -143,8 +143,8 @@ def layer_norm(
 ) -> jt.Var | tuple[jt.Var, jt.Var]:
     """`(x - mean) / sqrt(variance + eps) * weight + bias` over the last axis, as `dtype`, by default that of x.
 
-    On CUDA in one pass with a second output, which comes with the first: `second` is "input", x itself, so that both
-    of its gradients are added in that pass, or "wide", the output as float32. Elsewhere that output is both.
+    With `second` a pair: that and, for "input", x itself, to be used further on in its place (on CUDA both gradients
+    of x then add up in one pass); for "wide", the same as float32 (from one pass on CUDA, elsewhere twice float32).
     Jittor's own, with `E[x^2] - E[x]^2`, loses its digits where CLIP's hidden states have channels far above the rest.
     """
     kernel, dtype, weight, bias = compiled.compiled(cuda=True), dtype or str(x.dtype), widen(weight), widen(bias)

@@ -48,6 +48,10 @@ def test_transposed_image_with_transposed_weights_gives_transposed_maps(
         assert np.abs(turned["visual"] - straight["visual"]).max() > 1e-2
 
 
+def test_a_tower_of_one_layer(make_model: Callable[..., ClipRC]) -> None:
+    assert maps_of(make_model(layers=1), random_images(1, 3, 64, 64))["visual"].shape == (1, 16, 4, 4)
+
+
 def test_kept_prompts_change_nothing_and_are_given_up(small_model: ClipRC) -> None:
     encoder = small_model.backbone
     images = [jt.array(random_images(batch, 3, 64, 64)) for batch in (1, 3, 2)]

@@ -20,7 +20,8 @@ from jseg import downloads, reproduction
 from jseg.config import read_config
 from jseg.data import published
 from jseg.data.published import PUBLISHED, Archive, unpack
-from jseg.errors import UserError
+from jseg.errors import CannotWrite, UserError
+from jseg.files import locked
 from jseg.reproduction import SUITES
 from tests.broken_server import Server, serve
 from tests.replicas import make_ade20k, make_coco_stuff, make_context, make_voc12
@@ -174,6 +175,9 @@ def test_too_little_space_is_told_before_anything_is_written(
     with pytest.raises(UserError, match=r"has 0.00 GB free, 0.00 GB are needed \(less with --delete-archives\)"):
         fetch(tmp_path / "data", "voc12")
     assert not (tmp_path / "data").exists() and not server.requests
+    monkeypatch.setattr(fetch_dataset, "free_bytes", lambda _: 10**12)
+    with locked(tmp_path, ""), pytest.raises(UserError, match="another process fetches data sets to"):
+        fetch(tmp_path, "ade20k")
 
 
 def small(name: str) -> Archive:
@@ -216,6 +220,10 @@ def test_unpacking_goes_on_and_keeps_what_is_not_its_own(tmp_path: Path) -> None
     with pytest.raises(UserError, match=r"own/b is not as in some.zip: remove it"):
         unpack(small("some.zip"), path, tmp_path)
     assert files["b"].read_text() == "the user's own"
+    files["b"].unlink()
+    (tmp_path / "own" / ".jseg.unpacking").symlink_to("/dev/full")
+    with pytest.raises(CannotWrite, match=r"own/b \(No space left"):
+        unpack(small("some.zip"), path, tmp_path)
     assert not published.is_unpacked(small("some.zip"), tmp_path)  # it did not come to its end
     with pytest.raises(UserError, match=r"does not hold what is expected \(own/\*: 0 of 1 files\)"):
         unpack(replace(small("some.zip"), places={"elsewhere/": "own/"}), path, tmp_path / "new")

@@ -11,6 +11,7 @@ import pytest
 from jseg import downloads
 from jseg.downloads import RemoteFile
 from jseg.errors import UserError
+from jseg.files import locked
 from tools import fetch_pretrained
 
 CONTENT = bytes(range(256)) * 10_000
@@ -50,6 +51,8 @@ def test_a_damaged_file_is_replaced_only_on_purpose_and_by_the_right_one(tmp_pat
             fetch_pretrained.main([*arguments, "--overwrite"])
         assert target.read_bytes() == b"half" and os.listdir(folder) == ["ViT-B-16.pt"]
     copy.write_bytes(CONTENT)
+    with locked(folder, ""), pytest.raises(UserError, match="another process downloads to"):
+        fetch_pretrained.main([*arguments, "--overwrite"])
     fetch_pretrained.main([*arguments, "--overwrite"])
     assert target.read_bytes() == CONTENT
 
