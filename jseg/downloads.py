@@ -66,10 +66,9 @@ def fault(path: Path, file: RemoteFile) -> str:
 
 
 def download(file: RemoteFile, target: Path, urls: Sequence[str] = ()) -> None:
-    """Brings a file to `target` from the first of its addresses (or of `urls`) that has the right one.
+    """Brings a file to `target`, in a `locked` folder, from the first of its addresses (or `urls`) that has it right.
 
-    What an interruption leaves, `<target>.part`, is continued by the next call; the caller has `locked` the folder.
-    UserError: no address has it, or it cannot be written.
+    What an interruption leaves, `<target>.part`, is continued by the next call. UserError: no address has it.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part, problems = part_of(target), []

@@ -307,7 +307,7 @@ def reproduce(
 ) -> tuple[list[dict[str, Any]], dict[str, list[str]]]:  # fmt: skip
     """Trains (with `train_too`) one seed of all rows, then the next; measures all and writes the tables after each.
 
-    A plan comes first, then, with `fetch`, the downloads. Returns results, and what is missing by row.
+    A plan comes first, then, with `fetch`, the downloads (UserError if they fail). Returns results, what rows lack.
     """
     trained = [row for row in rows if train_too and not row.weights_of and not row.read().test.training_free]
     chosen = {row.name: seeds or row.seeds if row in trained else () for row in rows}
@@ -315,8 +315,9 @@ def reproduce(
     for tool, arguments in fetching(rows):
         if not fetch:
             print(in_words(f"--fetch runs: python tools/{tool}.py {shlex.join(arguments)}"), flush=True)
-        if fetch or tool == "fetch_dataset":
-            run_tool(tool, arguments if fetch else [*arguments, "--dry-run"])  # what is missing is said for each row
+        runs = fetch or tool == "fetch_dataset"
+        if runs and run_tool(tool, arguments if fetch else [*arguments, "--dry-run"]) and fetch:
+            raise UserError(f"{tool}.py failed, see above: the same again, or without --fetch with what is there")
     untrained: dict[str, list[str]] = {row.name: [] for row in rows}
     for seed in sorted({seed for of_row in chosen.values() for seed in of_row}) or [0]:
         for row in rows:

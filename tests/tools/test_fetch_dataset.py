@@ -274,6 +274,9 @@ def test_one_command_from_an_empty_disk_to_the_row(
     assert tools == ["fetch_dataset"] and not server.requests and "GB to download" in shown
     assert "--fetch runs: python tools/fetch_pretrained.py ViT-B-16 vocabulary" in shown
     assert f"--fetch runs: python tools/fetch_dataset.py voc12 --root {tmp_path}/data" in shown
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=r"fetch_pretrained\.py failed, see above"):
+        patch.setattr(reproduction, "run_tool", lambda *_: 1)
+        reproduce.main([*command, "--fetch", "--train"])
     tools.clear()
     assert reproduce.main([*command, "--fetch", "--train"]) == 0
     shown = capfd.readouterr().out
