@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
+import re
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -17,8 +19,6 @@ from jseg.outputs import is_ours
 from jseg.reproduction import RECORD_NAME, Row, records, row_results
 from jseg.reproduction_report import write_report
 
-pytest.importorskip("matplotlib")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NAMES = class_list("voc12").names
 FIRST = Row("first", "voc12_inductive.py", title="<b>VOC</b> & more", seeds=(0, 1))
 SECOND = Row(
@@ -53,46 +53,52 @@ def page(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="no Chromium, so no test in a browser (Debian: apt-get install chromium)")
-def test_the_page_in_a_browser(page: Path) -> None:
-    from playwright.sync_api import sync_playwright
+def test_the_page_holds_all_it_shows_and_what_is_not_ours_only_as_text(page: Path) -> None:
+    """Without a browser: no other address, images inside, links to files that are there, names escaped."""
+    text = page.read_text()
+    linked, images = re.findall(r'<a href="([^"]+)"', text), re.findall(r'<img[^>]* src="([^"]+)"', text)
+    assert len(linked) == 5 and all((page.parent / unquote(link)).is_file() for link in linked)
+    assert len(images) == 3 and all(image.startswith("data:image/") for image in images)
+    assert not re.search(r"https?://|<script|<link", text)
+    assert "&lt;b&gt;VOC&lt;/b&gt; &amp; more" in text and "<b>VOC" not in text
+    assert "&lt;/pre&gt;second" in text and "</pre>second" not in text
+    assert "third lacks weights: x.pth" in text and "90.5 ± 0.7" in text
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        tab, asked, errors = browser.new_page(), [], []
-        tab.on("request", lambda request: asked.append(request.url))
-        tab.on("console", lambda message: errors.append(message.text))
-        tab.goto(page.as_uri())
-        assert tab.title() == "Suite own" and tab.locator("li").all_inner_texts() == ["third lacks weights: x.pth"]
-        head, *lines = [row.locator("th, td").all_inner_texts() for row in tab.locator("tr").all()]
-        assert head == ["row", "n", "pAcc", "mIoU(S)", "mIoU(U)", "hIoU", "mIoU", "as expected", "records"]
-        assert lines[0][:3] == ["<b>VOC</b> & more", "2", "90.5 ± 0.7 (95.8)"]
-        assert lines[0][7:] == ["missed: pAcc, mIoU(S), mIoU(U), hIoU",
-                                "seed_0, training of seed_0, seed_1, training of seed_1"]  # fmt: skip
-        assert lines[1:] == [["PAS-20: ours (given file)", "1", "90.0", "", "", "", "80.0", "", "given"],
-                             ["PAS-20: Other", "published", "-", "", "", "", "94.6", "", ""]]  # fmt: skip
-        for link in tab.locator("a").all():  # found from the folder of the page, whatever is in its name
-            path = Path(link.evaluate("link => decodeURIComponent(new URL(link.href).pathname)"))
-            assert path.is_file() and path.name == RECORD_NAME
-        images = tab.locator("img").evaluate_all("all => all.map(image => [image.alt, image.naturalWidth])")
-        assert [alt for alt, _ in images] == ["curves of training", "Best and worst images of seed_0",
-                                              "Best and worst images"]  # fmt: skip
-        assert [width for _, width in images][1:] == [900, 900] and images[0][1] > 1000
 
-        first, second = tab.locator(".bars").all()
-        bars = [bar.inner_text().split("\n") for bar in first.locator("div").all()]
-        assert bars[0] == ["tvmonitor", "96.0"] and bars[-1] == ["sofa", "-"] and len(bars) == 20  # means of two seeds
-        assert ["aeroplane", "1.0"] in bars
-        unseen = first.locator(".unseen span").all_inner_texts()
-        assert sorted(unseen) == sorted(NAMES[15:]) and not second.locator(".unseen").count()
-        drawn = first.locator("b").evaluate_all("all => all.map(bar => getComputedStyle(bar).backgroundSize)")
-        assert drawn[0] == "96% 70%" and drawn[-1] == "0% 70%"
-        shown = tab.locator("details").last
-        assert not shown.locator("pre").is_visible()
-        shown.locator("summary").click()
-        assert "</pre>second" in shown.locator("pre").inner_text()
-        assert tab.locator("h2:has-text('Command') + pre").inner_text().strip() == command_line().strip()
-        assert "jittor: 1.3" in tab.locator("h2:has-text('Environment') + pre").inner_text()
-        assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")  # nothing sticks out
-        browser.close()
+def test_the_page_in_a_browser(page: Path, browser: Any) -> None:
+    tab, asked, errors = browser.new_page(), [], []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.on("console", lambda message: errors.append(message.text))
+    tab.goto(page.as_uri())
+    assert tab.title() == "Suite own" and tab.locator("li").all_inner_texts() == ["third lacks weights: x.pth"]
+    head, *lines = [row.locator("th, td").all_inner_texts() for row in tab.locator("tr").all()]
+    assert head == ["row", "n", "pAcc", "mIoU(S)", "mIoU(U)", "hIoU", "mIoU", "as expected", "records"]
+    assert lines[0][:3] == ["<b>VOC</b> & more", "2", "90.5 ± 0.7 (95.8)"]
+    assert lines[0][7:] == ["missed: pAcc, mIoU(S), mIoU(U), hIoU",
+                            "seed_0, training of seed_0, seed_1, training of seed_1"]  # fmt: skip
+    assert lines[1:] == [["PAS-20: ours (given file)", "1", "90.0", "", "", "", "80.0", "", "given"],
+                         ["PAS-20: Other", "published", "-", "", "", "", "94.6", "", ""]]  # fmt: skip
+    for link in tab.locator("a").all():  # found from the folder of the page, whatever is in its name
+        path = Path(link.evaluate("link => decodeURIComponent(new URL(link.href).pathname)"))
+        assert path.is_file() and path.name == RECORD_NAME
+    images = tab.locator("img").evaluate_all("all => all.map(image => [image.alt, image.naturalWidth])")
+    assert [alt for alt, _ in images] == ["curves of training", "Best and worst images of seed_0",
+                                          "Best and worst images"]  # fmt: skip
+    assert [width for _, width in images][1:] == [900, 900] and images[0][1] > 1000
+
+    first, second = tab.locator(".bars").all()
+    bars = [bar.inner_text().split("\n") for bar in first.locator("div").all()]
+    assert bars[0] == ["tvmonitor", "96.0"] and bars[-1] == ["sofa", "-"] and len(bars) == 20  # means of two seeds
+    assert ["aeroplane", "1.0"] in bars
+    unseen = first.locator(".unseen span").all_inner_texts()
+    assert sorted(unseen) == sorted(NAMES[15:]) and not second.locator(".unseen").count()
+    drawn = first.locator("b").evaluate_all("all => all.map(bar => getComputedStyle(bar).backgroundSize)")
+    assert drawn[0] == "96% 70%" and drawn[-1] == "0% 70%"
+    shown = tab.locator("details").last
+    assert not shown.locator("pre").is_visible()
+    shown.locator("summary").click()
+    assert "</pre>second" in shown.locator("pre").inner_text()
+    assert tab.locator("h2:has-text('Command') + pre").inner_text().strip() == command_line().strip()
+    assert "jittor: 1.3" in tab.locator("h2:has-text('Environment') + pre").inner_text()
+    assert tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")  # nothing sticks out
     assert errors == [] and [url for url in asked if not url.startswith("data:")] == [page.as_uri()]

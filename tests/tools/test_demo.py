@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +21,6 @@ from tools import demo
 
 ROOT = Path(__file__).parents[2]
 SCENE, NAMES = ROOT / "examples" / "scene_1.jpg", "purple checked square, yellow striped square, green dotted star"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -52,37 +51,33 @@ def rows(result: Segmentation) -> list[list[str]]:
     return [[name, f"{100 * share:.1f} %"] for name, share in sorted(result.shares.items(), key=lambda item: -item[1])]
 
 
-@pytest.mark.skipif(not CHROMIUM, reason="no Chromium, so no test in a browser (Debian: apt-get install chromium)")
-def test_upload_type_and_read_in_a_browser(page: str, expected: Segmentation, tmp_path: Path) -> None:
-    from playwright.sync_api import expect, sync_playwright
+def test_upload_type_and_read_in_a_browser(page: str, expected: Segmentation, browser: Any, tmp_path: Path) -> None:
+    from playwright.sync_api import expect
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        tab = browser.new_page()
-        tab.set_default_timeout(180_000)  # kernels may have to be compiled, while other tests run
-        expect.set_options(timeout=180_000)
-        asked: list[str] = []
-        tab.on("request", lambda request: asked.append(request.url))
-        tab.goto(page)
-        classes, segment = tab.get_by_label("classes", exact=True), tab.get_by_role("button", name="Segment")
-        segment.click()
-        expect(tab.locator("#legend")).to_have_text("error: file to segment does not exist")
-        tab.locator("input[type=file]").first.set_input_files(SCENE)
-        expect(tab.locator("button[aria-label='Remove Image']").or_(tab.get_by_label("Clear")).first).to_be_visible()
-        classes.fill(NAMES)
-        tab.get_by_role("spinbutton").fill("0.3")
-        segment.click()
-        table = tab.locator("#legend tr")
-        expect(table).to_have_count(4)
-        assert [row.locator("td").all_inner_texts()[1:] for row in table.all()] == rows(expected)
-        expect(tab.locator(".caption-label")).to_have_text([*expected.names])
-        with tab.expect_download() as download:
-            tab.get_by_role("link", name="scene_1.png").or_(tab.locator("a[download='scene_1.png']")).first.click()
-        download.value.save_as(tmp_path / "labels.png")
-        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "labels.png")), expected.labels)
-        tab.get_by_text("scene_2", exact=True).click()  # an example
-        expect(classes).to_have_value("red ringed star, green striped triangle, blue checked circle, green dotted star")
-        browser.close()
+    tab = browser.new_page()
+    tab.set_default_timeout(180_000)  # kernels may have to be compiled, while other tests run
+    expect.set_options(timeout=180_000)
+    asked: list[str] = []
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.goto(page)
+    classes, segment = tab.get_by_label("classes", exact=True), tab.get_by_role("button", name="Segment")
+    segment.click()
+    expect(tab.locator("#legend")).to_have_text("error: file to segment does not exist")
+    tab.locator("input[type=file]").first.set_input_files(SCENE)
+    expect(tab.locator("button[aria-label='Remove Image']").or_(tab.get_by_label("Clear")).first).to_be_visible()
+    classes.fill(NAMES)
+    tab.get_by_role("spinbutton").fill("0.3")
+    segment.click()
+    table = tab.locator("#legend tr")
+    expect(table).to_have_count(4)
+    assert [row.locator("td").all_inner_texts()[1:] for row in table.all()] == rows(expected)
+    expect(tab.locator(".caption-label")).to_have_text([*expected.names])
+    with tab.expect_download() as download:
+        tab.get_by_role("link", name="scene_1.png").or_(tab.locator("a[download='scene_1.png']")).first.click()
+    download.value.save_as(tmp_path / "labels.png")
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "labels.png")), expected.labels)
+    tab.get_by_text("scene_2", exact=True).click()  # an example
+    expect(classes).to_have_value("red ringed star, green striped triangle, blue checked circle, green dotted star")
     assert asked and all(url.startswith((page, "data:", "blob:")) for url in asked)  # nothing from elsewhere
 
 

@@ -8,12 +8,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from matplotlib import pyplot
 
 from jseg.drawing_curves import smoothed
 from jseg.errors import UserError
 from tools import plot_log
-
-pyplot = pytest.importorskip("matplotlib.pyplot")
 
 
 def write_log(folder: Path, name: str, scale: float) -> Path:
