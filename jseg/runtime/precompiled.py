@@ -49,12 +49,18 @@ def lay_out(cache: Path, python_headers: Path, ready: cuda.Ready | None, cpu: st
         for path in cache.glob("jit_utils_core*"):
             path.unlink()  # Jittor would end the process after compiling again what it has loaded
     if compile_now:
+        for path in cache.rglob("data.md5"):
+            path.unlink()  # Jittor takes data.o for compiled where this lies, also after an interruption
         folders = [jittor / "src", jittor / "extern", python_headers]
         folders += [ready.nvcc.parents[1] / "include", jittor / "extern" / "cuda" / "inc"] if ready else []
         options = [f"-march={cpu}", *(f"-I{folder}" for folder in folders)]
         options += ["-DHAS_CUDA", "-DIS_CUDA"] if ready else []
+        command = [os.environ["cc_path"], *COMMON, *options, str(header)]
         with whole_folder(cache / "jseg.h.gch") as folder:
-            for name, own in OPTIONS.items() if folder else ():
-                command = [os.environ["cc_path"], *COMMON, *options, *own, str(header), "-o", str(folder / name)]
-                subprocess.run(command, stderr=subprocess.DEVNULL)
+            both = [
+                subprocess.Popen([*command, *own, "-o", str(folder / name)], stderr=subprocess.DEVNULL)
+                for name, own in (OPTIONS.items() if folder else ())
+            ]
+            for process in both:
+                process.wait()
     return f' -include "{header}" ' + (f"-march={cpu} " if cpu != "native" else "")  # Jittor's own is native

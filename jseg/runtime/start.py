@@ -25,7 +25,7 @@ from pathlib import Path
 
 from jseg.errors import UserError
 from jseg.files import save_details, write_whole
-from jseg.runtime import cuda, precompiled, progress, toolchain
+from jseg.runtime import cuda, precompiled, progress, toolchain, units
 from jseg.runtime.prepare import CACHE_NAME, prepare
 
 # What Jittor starts as `python`. Its asm_tuner.py compiles each kernel, and only needs to where a comment asks for it.
@@ -109,6 +109,7 @@ def _import_jittor(jittor_home: Path, cache: Path, ready: cuda.Ready | None) -> 
             jittor_utils._py3_extension_suffix = sysconfig.get_config_var("EXT_SUFFIX")
             core_exists = any(cache.glob("cu*/jittor_core*.so" if ready else "jittor_core*.so"))
             jittor_utils.DelayProgress = core = progress.Core()
+            units.install(jittor_utils)
             if not core_exists:
                 print(f"{notice} (a few minutes)", file=terminal, flush=True)
                 progress.show(core.text, imported)
