@@ -55,12 +55,9 @@ def lay_out(cache: Path, python_headers: Path, ready: cuda.Ready | None, cpu: st
         folders += [ready.nvcc.parents[1] / "include", jittor / "extern" / "cuda" / "inc"] if ready else []
         options = [f"-march={cpu}", *(f"-I{folder}" for folder in folders)]
         options += ["-DHAS_CUDA", "-DIS_CUDA"] if ready else []
-        command = [os.environ["cc_path"], *COMMON, *options, str(header)]
+        common = [os.environ["cc_path"], *COMMON, *options, str(header)]
         with whole_folder(cache / "jseg.h.gch") as folder:
-            both = [
-                subprocess.Popen([*command, *own, "-o", str(folder / name)], stderr=subprocess.DEVNULL)
-                for name, own in (OPTIONS.items() if folder else ())
-            ]
-            for process in both:
+            commands = [[*common, *own, "-o", str(folder / name)] for name, own in OPTIONS.items()] if folder else []
+            for process in [subprocess.Popen(command, stderr=subprocess.DEVNULL) for command in commands]:
                 process.wait()
     return f' -include "{header}" ' + (f"-march={cpu} " if cpu != "native" else "")  # Jittor's own is native
