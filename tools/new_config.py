@@ -95,7 +95,8 @@ def main(arguments: list[str] | None = None) -> None:
     for end, number in found.others.items():
         print(f"not taken: {number:,} *{end}.png")
     if names and len(names) != len(stored):
-        raise UserError(f"--names: {len(names)} for {len(stored)} pixel values ({', '.join(map(str, stored))})")
+        fix = f"name {', '.join(map(str, stored))} alone, or leave --names out and write names into the config"
+        raise UserError(f"--names: {len(names)} for {len(stored)} pixel values: {fix}")
     if names and stored != [*range(stored[0], stored[0] + len(stored))]:
         print("warning: the pixel values have gaps: check that names and stored belong together")
     for name, (files, unlisted) in splits.items():

@@ -23,6 +23,7 @@ from __future__ import annotations
 from jseg.runtime.command_line import ArgumentParser, add_device_options, print_without_fail, program, run
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ from jseg.engine.checkpoint import WEIGHTS_NAME
 from jseg.engine.load import NEWEST, Run, load_model
 from jseg.engine.log import LOG_NAME, say
 from jseg.errors import UserError
+from jseg.files import shipped
 from jseg.metrics import about
 from jseg.released_configs import CONVERT, SECTIONS, TABLE
 from jseg.runtime.ranks import claim_gpu, join_ranks
@@ -112,13 +114,10 @@ def training_command(options: argparse.Namespace, world: int, resumes: bool) -> 
     return shlex.join([*parts, *options.overrides, *(["--resume"] if resumes else [])])
 
 
-def next_commands(options: argparse.Namespace, weights: Path, names: Sequence[str]) -> str:
-    """The commands that evaluate the weights of a run, draw and segment with them, and plot its curves."""
-    python, lines, segment = (
-        program()[0],
-        [],
-        ["photo.jpg", "--classes", ",".join(names[:3]), "--weights", str(weights)],
-    )
+def next_commands(options: argparse.Namespace, weights: Path, names: Sequence[str], image: str) -> str:
+    """The commands that evaluate the weights of a run, draw and segment `image` with them, and plot its curves."""
+    python, lines = program()[0], []
+    segment = [image, "--classes", ",".join(names[:3]), "--weights", str(weights)]
     run = ["--config-file", options.config_file, "--work-dir", str(options.work_dir), "--weights", str(weights)]
     run += options.overrides
     for what, word, tool, more in (
@@ -155,7 +154,9 @@ def main(arguments: list[str] | None = None) -> int:
             say(f"data: {classes.title}, {setting}: {len(task.dataset)} images to train on, {split}")
             say(f"log: {task.work_dir / LOG_NAME}")
             if train(task):
-                say(next_commands(options, task.work_dir / WEIGHTS_NAME, classes.names))
+                scenes = config.data.dataset == "shapes"
+                image = os.path.relpath(shipped("examples/scene_1.jpg")) if scenes else "photo.jpg"
+                say(next_commands(options, task.work_dir / WEIGHTS_NAME, classes.names, image))
             return 0
         from jseg.engine.evaluate import evaluate
 

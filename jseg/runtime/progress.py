@@ -1,7 +1,5 @@
 """Shows on stderr how far Jittor's compilation is: one rewritten line on a terminal, else a line every ten seconds."""
 
-from __future__ import annotations
-
 import os
 import threading
 import time
@@ -19,7 +17,7 @@ class Core:
     def __init__(self) -> None:
         self.begin, self.done, self.total = time.monotonic(), 0, 0
 
-    def __call__(self, text: str, number: int) -> Core:
+    def __call__(self, text: str, number: int) -> "Core":
         """`number` files follow."""
         self.begin, self.done, self.total = time.monotonic(), 0, number
         return self

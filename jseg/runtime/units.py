@@ -51,14 +51,14 @@ def in_units(commands: list[str], cache: Path, jittor: Path) -> list[str]:
         if not folder or any(k.exists() and k.read_text().startswith(c) for k, c in zip(keys, members, strict=True)):
             result += members
             continue
-        for key, source in zip(keys, (Path(command.split('"')[3]) for command in members), strict=True):
+        for source in (Path(command.split('"')[3]) for command in members):
             names = re.findall(r"^static auto (\w+)", source.read_text(encoding="utf-8"), re.MULTILINE)
             text += "".join(f"#define {name} {name}_{source.stem}\n" for name in names)  # other files have them as well
             text += f'#include "{folder}/{source.name}"\n' + "".join(f"#undef {name}\n" for name in names)
-            if key != keys[0]:
-                key.with_suffix("").write_bytes(b"!<arch>\n")
-        unit, first = cache / "gen" / f"unit_{Path(keys[0].stem).stem}", members[0].split('"')[3]
+        for key in keys[1:]:
+            key.with_suffix("").write_bytes(b"!<arch>\n")
+        unit = cache / "gen" / f"unit_{Path(keys[0].stem).stem}"
         unit.write_text(text, encoding="utf-8")
-        command = members[0].replace(first, str(unit), 1)
-        result.append(command.replace(" -O2 ", " -O1 ") if folder in SELDOM else command)
+        level = " -O1 " if folder in SELDOM else " -O2 "
+        result.append(members[0].replace(members[0].split('"')[3], str(unit), 1).replace(" -O2 ", level))
     return result

@@ -129,8 +129,7 @@ def test_prompts_get_the_same_gradient_beside_frozen_tokens() -> None:
 
 def test_left_over_patches_belong_to_no_region() -> None:
     np.testing.assert_array_equal(
-        attention.region_of_patch((3, 5), (2, 2)).reshape(3, 5),
-        [[0, 0, 1, 1, -1], [2, 2, 3, 3, -1], [-1] * 5],
+        attention.region_of_patch((3, 5), (2, 2)).reshape(3, 5), [[0, 0, 1, 1, -1], [2, 2, 3, 3, -1], [-1] * 5]
     )
 
 

@@ -1,7 +1,5 @@
 """Tests of the filter on std::cerr, with a small C++ program that writes as Jittor does."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Tests of what all command-line tools share: each class of error ends in one line with its exit code."""
 
-from __future__ import annotations
-
 from jseg.runtime.command_line import run
 
 import os

@@ -1,7 +1,5 @@
 """Tests of the search for a CUDA toolkit, on toolkits that are made up: a script for nvcc, empty libraries."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import subprocess

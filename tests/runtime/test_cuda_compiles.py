@@ -1,7 +1,5 @@
 """That everything compiles for CUDA with nvcc 13, through Jittor's own JIT: what can be proved without a GPU."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

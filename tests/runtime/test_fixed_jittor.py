@@ -1,7 +1,5 @@
 """Tests of the fixed copy of Jittor. That it compiles is tested in test_cuda_compiles.py."""
 
-from __future__ import annotations
-
 import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

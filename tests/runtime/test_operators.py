@@ -1,7 +1,5 @@
 """Training and evaluation run none of Jittor's operators that CUDA has only with cuDNN 8, cuFFT, cuSPARSE or cuTT."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from pathlib import Path

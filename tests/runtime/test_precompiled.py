@@ -1,7 +1,5 @@
 """Tests of the precompiled headers: the compiler takes them for kernels and for Jittor's core."""
 
-from __future__ import annotations
-
 import os
 import shlex
 import subprocess
@@ -19,10 +17,8 @@ def test_compiler_takes_the_precompiled_header(name: str, tmp_path: Path) -> Non
     folder = Path(jt.flags.cache_path) / "jseg.h.gch"
     assert sorted(path.name for path in folder.iterdir()) == ["core", "kernels"]
     source = tmp_path / "kernel.cc"
-    kernel = (
-        "#define JIT 1\n#define JIT_cpu 1\n#include <cmath>\n" if name == "kernels" else ""
-    )  # as Jittor writes them
-    source.write_text(kernel + '#include "var.h"\n')
+    kernel = "#define JIT 1\n#define JIT_cpu 1\n#include <cmath>\n"  # as Jittor writes them
+    source.write_text(f'{kernel if name == "kernels" else ""}#include "var.h"\n')
     flags = jt.flags.cc_flags if name == "kernels" else compiler.cc_flags + compiler.opt_flags
     command = [os.environ["cc_path"], *shlex.split(flags), "-H", "-fsyntax-only", str(source)]
     shown = subprocess.run(command, capture_output=True, text=True, check=True).stderr

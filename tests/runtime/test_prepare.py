@@ -1,7 +1,5 @@
 """Tests of what is set before Jittor is imported: environment, oneDNN, and what Jittor needs to compile."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Tests of the progress of compilations, with a folder that fills and a terminal of the test's own."""
 
-from __future__ import annotations
-
 import os
 import pty
 import re

@@ -1,7 +1,5 @@
 """Tests of `python -m jseg.runtime`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """Tests of Jittor's start: what it prints, what it leaves of this process, which errors are told in one line."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """What a training step costs the host and how much it launches, kept as a budget, on the stand-in GPU (slow: nvcc)."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

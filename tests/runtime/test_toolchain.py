@@ -1,7 +1,5 @@
 """Tests of the folder for compiled files and of what lies in it."""
 
-from __future__ import annotations
-
 import platform
 import shutil
 import sysconfig

@@ -106,12 +106,7 @@ def test_archives_that_lie_are_refused(tmp_path: Path) -> None:
     torch.save({"w": torch.arange(32.0), "v": torch.ones(4)}, buffer)
     for entry, change, kind, match in (
         ("data/0", lambda data: data[:-4], zipfile.ZIP_STORED, "smaller than requested"),
-        (
-            "data.pkl",
-            lambda data: data.replace(b"K \x85", b"K!\x85"),
-            zipfile.ZIP_STORED,
-            "element 32 of",
-        ),
+        ("data.pkl", lambda data: data.replace(b"K \x85", b"K!\x85"), zipfile.ZIP_STORED, "element 32 of"),
         ("data.pkl", lambda data: data + b"\0" * 2**27, zipfile.ZIP_DEFLATED, "compressed entry"),
     ):
         with zipfile.ZipFile(buffer) as source, zipfile.ZipFile(path, "w") as target:

@@ -1,0 +1,38 @@
+"""Tests of the units of Jittor's core: what they link to, and what remains where they do not compile."""
+
+import ctypes
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from jseg.runtime import units
+
+
+@pytest.mark.parametrize("clash", [False, True])
+def test_a_unit_links_to_what_its_files_hold(clash: bool, tmp_path: Path) -> None:
+    source, cache, ran = tmp_path / "src" / "ops", tmp_path / "cache", []
+    for folder in (source, cache / "gen"):
+        folder.mkdir(parents=True)
+    objects = [cache / f"{name}.cc.o" for name in "abc"]
+    for number, path in enumerate(objects):
+        text = f"struct Same {{ int numbers[{number + 1}]; }};\n" if clash else ""
+        text += f'static auto same = {number};\nextern "C" int {path.name[0]}() {{ return same; }}\n'
+        (source / path.stem).write_text(text)
+    commands = [f'"g++" "{source / path.stem}" -fPIC -I"{tmp_path / "src"}" -O2 -c -o "{path}"' for path in objects]
+
+    def run(commands: list[str], *_: object) -> None:
+        ran.append(len(commands))
+        for command in commands:
+            subprocess.run(command, shell=True, check=True, stderr=subprocess.DEVNULL)
+            Path(command.split('"')[-2] + ".key").write_text(f"{command}\n")
+
+    jittor_utils = SimpleNamespace(run_cmd=None, run_cmds=run)
+    units.install(jittor_utils)
+    for _ in range(2):
+        jittor_utils.run_cmds(commands[::-1], str(cache), str(tmp_path))
+    assert ran == ([1, 3, 3] if clash else [1, 1])  # what was compiled file by file stays so
+    subprocess.run(["g++", "-shared", *objects, "-o", tmp_path / "all.so"], check=True)
+    library = ctypes.CDLL(str(tmp_path / "all.so"))
+    assert [library.a(), library.b(), library.c()] == [0, 1, 2]
