@@ -1,7 +1,5 @@
 """The console command `jseg`: a word for each tool of tools/ that needs no checkout."""
 
-from __future__ import annotations
-
 from jseg.runtime.command_line import TOOL_WORDS, run
 
 import ast

@@ -1,7 +1,5 @@
 """Files from the Internet: several addresses, resumed by HTTP ranges, verified. Needs the extra `fetch` (requests)."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import shutil

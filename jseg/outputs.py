@@ -5,8 +5,6 @@ a cell in CSV. So there is no list of files that several runs in one folder, or 
 says who wrote a file, not that nobody has edited it since.
 """
 
-from __future__ import annotations
-
 import functools
 import os
 from collections.abc import Iterable

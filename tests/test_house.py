@@ -1,7 +1,5 @@
 """Tests of the house itself: its size, its import order, its words, and what a newcomer reads first."""
 
-from __future__ import annotations
-
 import ast
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The commands that the documents show: README's first ones run as they are, the options of all others are known."""
 
-from __future__ import annotations
-
 from jseg.runtime.command_line import ArgumentParser
 
 import importlib

@@ -5,8 +5,6 @@ of jseg's, its traceback in a file (JSEG_DEBUG=1 prints it); 130 interrupted; 14
 `| head`. A tool imports this module first, so that Ctrl-C is one line while it still imports.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import re
