@@ -27,7 +27,7 @@ class Core:
         self.done = index + 1
 
     def text(self) -> str:
-        """`core: 63 of 158 files, about 1:10 left`, behind a bar that only terminals show."""
+        """`core: 23 of 57 files, about 1:10 left`, behind a bar that only terminals show."""
         seconds, full = time.monotonic() - self.begin, BAR * self.done // max(self.total, 1)
         if not self.done:
             return f"core: getting ready, {_clock(seconds)}"
