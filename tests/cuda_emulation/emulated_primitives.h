@@ -40,6 +40,15 @@ inline float from_lane_xor(float x, int mask) {
     return result;
 }
 
+inline bool is_last_block(unsigned* done, unsigned blocks) {
+    emulation::barrier();
+    if (thread_index() == 0) emulation::block()->last = ++*done == blocks, *done %= blocks;
+    emulation::barrier();
+    return emulation::block()->last;
+}
+
+inline float load_of_any_block(const float* at) { return *at; }
+
 inline unsigned char* shared_memory() { return emulation::block()->shared.data(); }
 
 template <int BYTES>

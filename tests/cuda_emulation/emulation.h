@@ -60,6 +60,7 @@ struct Block {
     size_t shared_bytes;
     std::vector<int> ready, at_barrier;
     Order order;
+    bool last = false;  // of the blocks of a launch
     uint32_t random;
     int current = 0;
     jmp_buf scheduler;

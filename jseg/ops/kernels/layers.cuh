@@ -6,6 +6,8 @@
 #pragma once
 
 #include <initializer_list>
+#include <stdexcept>
+#include <string>
 
 #include "fragments.cuh"
 
@@ -53,45 +55,55 @@ __device__ __forceinline__ void each_four(int width, const Visit& visit) {
     for (int column = 4 * lane_index(); column < width; column += PASS_COLUMNS) visit(column, min(4, width - column));
 }
 
+// Where sums over rows go: one or two of each column.
+struct RowSums {
+    int slices;             // of the rows
+    float* parts;           // memory for (slices, number of sums, columns); null = no sums
+    float *first, *second;  // (columns,)
+};
+
+constexpr int MOST_TILES = 4096;
+static __device__ unsigned slices_done[MOST_TILES];  // of each tile of columns; 0 between launches
+
 // Calls `visit(row, column, count, sums)` for the fours of a slice of the rows in PASS_COLUMNS columns, four of which are
-// this lane's; parts (slices, SUMS, columns) get the sums over the slice.
+// this lane's. The last block of a tile of columns adds the sums of its slices up.
 template <int SUMS, class Visit>
-__device__ __forceinline__ void each_row(long rows, int columns, int slices, float* parts, const Visit& visit) {
+__device__ __forceinline__ void each_row(long rows, int columns, const RowSums& to, const Visit& visit) {
     const int column = block_column() * PASS_COLUMNS + 4 * lane_index(), count = min(4, columns - column);
-    const long slice = (rows + slices - 1) / slices, first = block_row() * slice, end = min(rows, first + slice);
+    const long slice = (rows + to.slices - 1) / to.slices, first = block_row() * slice, end = min(rows, first + slice);
     float sums[SUMS][4] = {};
     for (long row = first + warp_index(); count > 0 && row < end; row += PASS_WARPS) visit(row, column, count, sums);
-    if (parts == nullptr) return;
+    if (to.parts == nullptr) return;
     float* const shared = reinterpret_cast<float*>(shared_memory());  // (SUMS, PASS_WARPS, PASS_COLUMNS)
     for (int s = 0; s < SUMS; s++)
         for (int e = 0; e < 4; e++) shared[(s * PASS_WARPS + warp_index()) * PASS_COLUMNS + 4 * lane_index() + e] = sums[s][e];
     synchronise_block();
-    for (int i = thread_index(); i < SUMS * PASS_COLUMNS; i += PASS_THREADS) {
-        const int s = i / PASS_COLUMNS, here = block_column() * PASS_COLUMNS + i % PASS_COLUMNS;
+    // Calls `add(s, column)` for all sums of this tile.
+    const auto each_sum = [&](const auto& add) {
+        for (int i = thread_index(); i < SUMS * PASS_COLUMNS; i += PASS_THREADS)
+            if (block_column() * PASS_COLUMNS + i % PASS_COLUMNS < columns) add(i / PASS_COLUMNS, i % PASS_COLUMNS);
+    };
+    float* const parts = to.parts + block_column() * PASS_COLUMNS;
+    each_sum([&](int s, int i) {
         float sum = 0;
-        for (int w = 0; w < PASS_WARPS; w++) sum += shared[(s * PASS_WARPS + w) * PASS_COLUMNS + i % PASS_COLUMNS];
-        if (here < columns) parts[((long)block_row() * SUMS + s) * columns + here] = sum;
-    }
-}
-
-struct SliceArguments {
-    const float* parts;
-    int slices, columns, sums;
-    float *first, *second;
-};
-
-__global__ void __launch_bounds__(PASS_THREADS) add_slices_kernel(const SliceArguments a) {
-    const int i = block_column() * PASS_THREADS + thread_index(), count = a.sums * a.columns;
-    if (i >= count) return;
-    float sum = 0;
-    for (int slice = 0; slice < a.slices; slice++) sum += a.parts[(long)slice * count + i];
-    (i < a.columns ? a.first[i] : a.second[i - a.columns]) = sum;
+        for (int w = 0; w < PASS_WARPS; w++) sum += shared[(s * PASS_WARPS + w) * PASS_COLUMNS + i];
+        parts[((long)block_row() * SUMS + s) * columns + i] = sum;
+    });
+    if (!is_last_block(&slices_done[block_column()], to.slices)) return;
+    each_sum([&](int s, int i) {
+        float sum = 0;
+        for (int slice = 0; slice < to.slices; slice++) sum += load_of_any_block(&parts[((long)slice * SUMS + s) * columns + i]);
+        (s == 0 ? to.first : to.second)[block_column() * PASS_COLUMNS + i] = sum;
+    });
 }
 
 inline int tiles(long count, long tile) { return (count + tile - 1) / tile; }
 
-inline void add_slices(const SliceArguments& a) {
-    launch(add_slices_kernel, tiles(a.sums * a.columns, PASS_THREADS), 1, PASS_THREADS, 0, a);
+// Blocks for `each_row`.
+inline int column_tiles(int columns) {
+    const int count = tiles(columns, PASS_COLUMNS);
+    if (count > MOST_TILES) throw std::runtime_error("CUDA kernel of jseg: " + std::to_string(columns) + " columns are too many");
+    return count;
 }
 
 template <class... Places>
@@ -118,8 +130,7 @@ struct NormArguments {
     const float* grad_wide;
     const typename X::Number* added;  // to the gradient of x
     typename X::Number* grad_x;
-    int slices;
-    float* parts;
+    RowSums parameters;
 };
 
 // A warp owns a row; it reads it three times, but from memory only once.
@@ -196,7 +207,7 @@ __global__ void __launch_bounds__(PASS_THREADS) norm_gradient_kernel(const NormA
 
 template <class X, class Y>
 __global__ void __launch_bounds__(PASS_THREADS) norm_parameters_kernel(const NormArguments<X, Y> a) {
-    each_row<2>(a.rows, a.width, a.slices, a.parts, [&](long row, int column, int count, float (&sums)[2][4]) {
+    each_row<2>(a.rows, a.width, a.parameters, [&](long row, int column, int count, float (&sums)[2][4]) {
         const float mean = a.statistics[2 * row], inverse = a.statistics[2 * row + 1];
         float x[4], grad[4];
         load_four<X>(x, a.x + row * a.width + column, count, a.aligned);
@@ -227,12 +238,11 @@ void norm_backward(const Numbers& number, const void* x, const float* weight, fl
     a.added = number("input") ? (const typename X::Number*)other : nullptr;
     a.grad_wide = number("wide") ? (const float*)other : nullptr;
     a.aligned = in_fours(a.width, x, weight, grad_out, a.added, a.grad_wide, grad_x);
-    a.slices = number("slices"), a.parts = parts;
+    a.parameters = {(int)number("slices"), parts, grad_weight, grad_bias};
     launch(norm_gradient_kernel<X, Y>, tiles(a.rows, PASS_WARPS), 1, PASS_THREADS, 0, a);
     if (parts == nullptr) return;
-    launch(norm_parameters_kernel<X, Y>, tiles(a.width, PASS_COLUMNS), a.slices, PASS_THREADS,
+    launch(norm_parameters_kernel<X, Y>, column_tiles(a.width), a.parameters.slices, PASS_THREADS,
            2 * PASS_THREADS * sizeof(Quad<float>), a);
-    add_slices({parts, a.slices, a.width, 2, grad_weight, grad_bias});
 }
 
 // --- after a product -----------------------------------------------------------------------------------------------
@@ -240,7 +250,8 @@ void norm_backward(const Numbers& number, const void* x, const float* weight, fl
 template <class X, class Y>
 struct EpilogueArguments {
     long rows;
-    int columns, slices;
+    int columns;
+    RowSums sums;  // of the gradient: that of the bias
     Activation activation;
     uint32_t threshold;  // share that is dropped, times 2^32
     float kept;          // factor on the others
@@ -250,7 +261,6 @@ struct EpilogueArguments {
     typename Y::Number* out;                 // dropout(activation(x + bias)) + residual
     const typename Y::Number* grad_out;
     typename X::Number* grad;                // of the product; may be null
-    float* parts;
 };
 
 __device__ __forceinline__ float quick_gelu_gate(float x) {
@@ -279,7 +289,7 @@ __device__ __forceinline__ void load_before(float (&x)[4], const EpilogueArgumen
 
 template <class X, class Y>
 __global__ void __launch_bounds__(PASS_THREADS) epilogue_kernel(const EpilogueArguments<X, Y> a) {
-    each_row<1>(a.rows, a.columns, a.slices, nullptr, [&](long row, int column, int count, float (&)[1][4]) {
+    each_row<1>(a.rows, a.columns, a.sums, [&](long row, int column, int count, float (&)[1][4]) {
         const long place = row * a.columns + column;
         float x[4], other[4];
         load_before(x, a, row, column, count);
@@ -301,7 +311,7 @@ __global__ void __launch_bounds__(PASS_THREADS) epilogue_kernel(const EpilogueAr
 
 template <class X, class Y>
 __global__ void __launch_bounds__(PASS_THREADS) epilogue_gradient_kernel(const EpilogueArguments<X, Y> a) {
-    each_row<1>(a.rows, a.columns, a.slices, a.parts, [&](long row, int column, int count, float (&sums)[1][4]) {
+    each_row<1>(a.rows, a.columns, a.sums, [&](long row, int column, int count, float (&sums)[1][4]) {
         const long place = row * a.columns + column;
         float grad[4], other[4];
         load_four<Y>(grad, a.grad_out + place, count, a.aligned);
@@ -328,7 +338,7 @@ void set_dropout(const Numbers& number, const void* seed, Arguments& a) {
 
 template <class X, class Y, class Numbers>
 EpilogueArguments<X, Y> epilogue(const Numbers& number, const void* x, const void* bias, const void* seed) {
-    EpilogueArguments<X, Y> a{(long)number("rows"), (int)number("columns"), (int)number("slices")};
+    EpilogueArguments<X, Y> a{(long)number("rows"), (int)number("columns"), {(int)number("slices")}};
     a.activation = (Activation)(int)number("activation");
     a.x = (const typename X::Number*)x;
     a.bias = number("bias") ? (const float*)bias : nullptr;
@@ -343,17 +353,17 @@ void linear_epilogue(const Numbers& number, const void* x, const void* bias, con
     a.residual = number("residual") ? (const float*)residual : nullptr;
     a.out = (typename Y::Number*)out;
     a.aligned = in_fours(a.columns, x, a.bias, a.residual, out);
-    launch(epilogue_kernel<X, Y>, tiles(a.columns, PASS_COLUMNS), a.slices, PASS_THREADS, 0, a);
+    launch(epilogue_kernel<X, Y>, column_tiles(a.columns), a.sums.slices, PASS_THREADS, 0, a);
 }
 
 template <class X, class Y, class Numbers>
 void dropout(const Numbers& number, const void* x, const void* seed, void* out) {
-    EpilogueArguments<X, Y> a{0, (int)number("columns"), (int)number("slices")};
+    EpilogueArguments<X, Y> a{0, (int)number("columns"), {(int)number("slices")}};
     a.rows = (long)number("size") / a.columns, a.x = (const typename X::Number*)x;
     set_dropout(number, seed, a);
     a.out = (typename Y::Number*)out;
     a.aligned = in_fours(a.columns, x, out);
-    launch(epilogue_kernel<X, Y>, tiles(a.columns, PASS_COLUMNS), a.slices, PASS_THREADS, 0, a);
+    launch(epilogue_kernel<X, Y>, column_tiles(a.columns), a.sums.slices, PASS_THREADS, 0, a);
 }
 
 // Outputs, as numbers of their names ask: `grad` of the product; `grad_bias`, with memory for (slices, columns) floats.
@@ -365,11 +375,10 @@ void linear_slopes(const Numbers& number, const void* x, const void* bias, const
     const int next = number("grad") ? 1 : 0;
     a.grad_out = (const typename Y::Number*)grad_out;
     a.grad = next ? (typename X::Number*)first : nullptr;
-    a.parts = number("grad_bias") ? (float*)outputs[next + 1] : nullptr;
+    if (number("grad_bias")) a.sums.parts = (float*)outputs[next + 1], a.sums.first = (float*)outputs[next];
     a.aligned = in_fours(a.columns, x, a.bias, grad_out, a.grad);
-    launch(epilogue_gradient_kernel<X, Y>, tiles(a.columns, PASS_COLUMNS), a.slices, PASS_THREADS,
+    launch(epilogue_gradient_kernel<X, Y>, column_tiles(a.columns), a.sums.slices, PASS_THREADS,
            PASS_THREADS * sizeof(Quad<float>), a);
-    if (a.parts != nullptr) add_slices({a.parts, a.slices, a.columns, 1, (float*)outputs[next], nullptr});
 }
 
 }  // namespace jseg

@@ -38,6 +38,20 @@ __device__ __forceinline__ void synchronise_block() { __syncthreads(); }
 __device__ __forceinline__ void synchronise_warp() { __syncwarp(); }
 __device__ __forceinline__ float from_lane_xor(float x, int mask) { return __shfl_xor_sync(0xFFFFFFFFu, x, mask); }
 
+// Whether this is the last of `blocks` blocks to call it, which then sees with `load_of_any_block` what all wrote before;
+// `done`, in global memory, is 0 before and after.
+__device__ __forceinline__ bool is_last_block(unsigned* done, unsigned blocks) {
+    __shared__ bool last;
+    __threadfence();
+    __syncthreads();
+    if (threadIdx.x == 0) last = atomicInc(done, blocks - 1) == blocks - 1;
+    __syncthreads();
+    __threadfence();
+    return last;
+}
+
+__device__ __forceinline__ float load_of_any_block(const float* at) { return __ldcg(at); }
+
 __device__ __forceinline__ unsigned char* shared_memory() {
     extern __shared__ __align__(16) unsigned char shared[];
     return shared;
