@@ -17,7 +17,7 @@ from jseg.model.image_encoder import ImageFeatures, as_maps
 from jseg.model.losses import TrainingOutputs
 from jseg.ops.attention import cross_attention
 from jseg.ops.bilinear import grid_interpolation_matrix
-from jseg.ops.device import constant, transpose
+from jseg.ops.device import constant, split, transpose
 from jseg.ops.half import cast, widen
 from jseg.ops.layers import linear
 
@@ -48,28 +48,27 @@ def pixel_features(features: ImageFeatures) -> jt.Var:
     return jt.concat([*regions, whole, features.patches], dim=2)
 
 
-def partial_projection(x: jt.Var, layer: Linear, first: int, bias: bool = False) -> jt.Var:
-    """The part of the output of `layer` that comes from x (…, width), its input from channel `first` on; float32."""
-    weight = layer.factor[:, first : first + x.shape[-1]]
-    return widen(linear(cast(x, layer.compute), weight, layer.bias if bias else None))
+def project_part(x: jt.Var, layer: Linear, weight: jt.Var, bias: jt.Var | None = None) -> jt.Var:
+    """The part of the output of `layer` that comes from x (…, width), by the columns `weight` for it; float32."""
+    return widen(linear(cast(x, layer.compute), weight, bias))
 
 
 def class_queries(features: ImageFeatures, text: jt.Var, q_proj: Linear) -> jt.Var:
     """`q_proj(query_features(...))`, (B, M * C, D); the term of the text alone is computed once, not per region."""
-    weighted = partial_projection(region_texts(features, text), q_proj, 0)
-    queries = weighted + partial_projection(text, q_proj, text.shape[1], bias=True)  # (B, M, C, D) + (C, D)
+    for_both, for_text = split(q_proj.factor, [text.shape[1]] * 2, 1)
+    queries = project_part(region_texts(features, text), q_proj, for_both)
+    queries = queries + project_part(text, q_proj, for_text, q_proj.bias)  # (B, M, C, D) + (C, D)
     return queries.reshape(queries.shape[0], -1, queries.shape[3])
 
 
 def pixels(features: ImageFeatures, lateral_proj: Linear) -> jt.Var:
     """`lateral_proj(pixel_features(...))`, (B, N, D); regions and global are projected before they are repeated."""
-    depth = features.whole.shape[-1]
-    first = lateral_proj.weight.shape[1] - 2 * depth  # the weight is (D, 3D), without regions (D, 2D)
-    whole = partial_projection(features.whole, lateral_proj, first, bias=True)
-    patches = partial_projection(features.patches, lateral_proj, first + depth)
+    columns, depth = lateral_proj.weight.shape  # 3 times D, without regions twice
+    *for_regions, for_whole, for_patches = split(lateral_proj.factor, [columns] * (depth // columns), 1)
+    patches = project_part(features.patches, lateral_proj, for_patches)
     if features.regions is not None:
-        patches = patches + region_maps(partial_projection(features.regions, lateral_proj, 0), features)
-    return patches + whole.unsqueeze(1)
+        patches = patches + region_maps(project_part(features.regions, lateral_proj, for_regions[0]), features)
+    return patches + project_part(features.whole, lateral_proj, for_whole, lateral_proj.bias).unsqueeze(1)
 
 
 Tokens = tuple[jt.Var, jt.Var]  # the same (B, T, width) twice: in the type that products take, and as float32
@@ -109,18 +108,22 @@ class DecoderLayer(nn.Module):
         return self.norm3(self.linear2(inner, residual=wide, dropout=rate), compute, "wide")
 
 
+def in_both_types(x: jt.Var, dtype: str) -> Tokens:
+    """x (B, T, width), float32 or `dtype`: rounded once for several products."""
+    wide = widen(x)  # as both on CPU, where Jittor would cut off the sums of the products' gradients
+    return cast(x, dtype) if jt.flags.use_cuda else wide, wide
+
+
 def decode(
     q_layers: nn.ModuleList, v_layers: nn.ModuleList, q: jt.Var, v: jt.Var, trace: Trace | None = None
-) -> tuple[jt.Var, jt.Var]:
+) -> tuple[Tokens, Tokens]:
     """Queries (B, M * C, D) and pixels (B, N, D) through all layers; each layer updates both from the old values."""
-    # rounded once for several products; not on CPU, where Jittor would cut off the sums of their gradients
-    dtype = q_layers[0].linear1.compute if jt.flags.use_cuda else "float32"
-    of_q, of_v = ((cast(x, dtype), x) for x in (q, v))
+    of_q, of_v = (in_both_types(x, q_layers[0].linear1.compute) for x in (q, v))
     for index, (q_layer, v_layer) in enumerate(zip(q_layers, v_layers, strict=True), start=1):
         of_q, of_v = q_layer(of_q, of_v), v_layer(of_v, of_q)
         if trace is not None:
             trace[f"q{index}"], trace[f"v{index}"] = of_q[1], of_v[1]
-    return of_q[1], of_v[1]
+    return of_q, of_v
 
 
 class RecoveryDecoder(nn.Module):
@@ -132,10 +135,10 @@ class RecoveryDecoder(nn.Module):
         self.linear_q_in, self.linear_k_in = Linear(width, width), Linear(width, width)
         self.linear_q_out, self.linear_k_out = Linear(width, 2 * width), Linear(width, width)
 
-    def execute(self, q: jt.Var, v: jt.Var) -> tuple[jt.Var, jt.Var]:
+    def execute(self, q: Tokens, v: Tokens) -> tuple[jt.Var, jt.Var]:
         """Decoded queries (B, M * C, D) and pixels (B, N, D) -> recovered (B, M * C, 2D) and (B, N, D)."""
-        q, v = decode(self.decouple_q, self.decouple_v, widen(self.linear_q_in(q)), widen(self.linear_k_in(v)))
-        return widen(self.linear_q_out(q)), widen(self.linear_k_out(v))
+        q, v = decode(self.decouple_q, self.decouple_v, self.linear_q_in(q[0]), self.linear_k_in(v[0]))
+        return widen(self.linear_q_out(q[0])), widen(self.linear_k_out(v[0]))
 
 
 class DecodeHead(nn.Module):
@@ -156,7 +159,7 @@ class DecodeHead(nn.Module):
         self.lateral_proj = Linear((3 if config.region_grid else 2) * depth, depth)
         self.q_proj = Linear(2 * depth, depth)
 
-    def decode(self, features: ImageFeatures, text: jt.Var, trace: Trace | None) -> tuple[jt.Var, jt.Var, jt.Var]:
+    def decode(self, features: ImageFeatures, text: jt.Var, trace: Trace | None) -> tuple[Tokens, Tokens, jt.Var]:
         """Class queries (B, M * C, D), index m * C + c, and pixels (B, N, D) after the decoder; mask logits."""
         if len(text.shape) != 2 or text.shape[1] != self.depth:
             raise UserError(f"text features are {tuple(text.shape)}: expected (classes, {self.depth}) for this model")
@@ -166,8 +169,8 @@ class DecodeHead(nn.Module):
             trace["q0"], trace["v0"] = q, v
         q, v = decode(self.decoder_q.layers, self.decoder_v.layers, q, v, trace)
         # the mean over regions of q @ v^T
-        mean = q.reshape(q.shape[0], q.shape[1] // len(text), len(text), self.depth).mean(1)  # (B, C, D)
-        logits = as_maps(jt.matmul(v, transpose(mean, 0, 2, 1)), features.patch_grid)
+        mean = q[1].reshape(len(q[1]), -1, len(text), self.depth).mean(1)  # (B, C, D)
+        logits = as_maps(jt.matmul(v[1], transpose(mean, 0, 2, 1)), features.patch_grid)
         if trace is not None:
             trace["logits_grid"] = logits
         return q, v, logits

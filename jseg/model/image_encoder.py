@@ -8,19 +8,21 @@ A `trace` receives `tokens_in` (B, 1 + K + N + M, width) = input of block 0 with
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import jittor as jt
+import numpy as np
+from jittor import nn
 
-from jseg.clip.blocks import Dropout, LayerNorm, Linear, Trace, unit_length
+from jseg.clip.blocks import Dropout, LayerNorm, Linear, ResidualBlock, Trace, unit_length
 from jseg.clip.image_tower import ImageTower
 from jseg.config import ModelConfig
 from jseg.ops.attention import check_region_grid, region_attention
-from jseg.ops.device import transpose
+from jseg.ops.device import constant, join, split, transpose
 from jseg.ops.half import cast, widen
-from jseg.ops.layers import linear
+from jseg.ops.layers import layer_norm, linear
 
 
 @dataclass
@@ -73,32 +75,39 @@ class ImageEncoder(ImageTower):
         grid = self.conv1.grid(images)
         check_region_grid(grid, self.region_grid)
         tokens, batch = self.input_tokens(images, grid), images.shape[0]
-        deep = [self.deep_prompt_embeddings] if len(self.transformer.resblocks) > 1 else []
-        projected = widen(self.prompt_proj(jt.concat([self.prompt_embeddings, *deep])))  # (layers, K, width)
-        copies = 1 if same_for_all else batch
-        projected = projected.unsqueeze(1).broadcast((len(projected), copies, *projected.shape[1:]))
+        prompts = self.prompts(1 if same_for_all else batch)
+        repeated = prompts[0].broadcast((batch, *prompts[0].shape[1:]))
+        trace["tokens_in"] = jt.concat([tokens[:, :1], repeated, tokens[:, 1:]], dim=1)
+        if not kept:  # else `prompts`, which are lazy, are never computed
+            kept.update(enumerate(self.project_prompts(prompts)))
         for layer, block in enumerate(self.transformer.resblocks):
-            prompts = projected[layer]
-            if not same_for_all:
-                prompts = self.prompt_dropout(prompts)
-            if layer == 0:
-                repeated = prompts.broadcast((batch, *prompts.shape[1:]))
-                trace["tokens_in"] = jt.concat([tokens[:, :1], repeated, tokens[:, 1:]], dim=1)
-            if layer not in kept:  # else `prompts`, which are lazy, are never computed
-                kept[layer] = block.attn.project(block.ln_1(prompts, self.compute))
             tokens = block(tokens, lambda x, n, own=kept[layer]: region_attention(x, own, n, 1, grid, self.region_grid))
             trace[f"tokens_block{layer}"] = tokens
-        end = 1 + grid[0] * grid[1]  # of the patches
-        outputs, regions = self.prompt_norm(tokens[:, :end]), None
-        if self.region_grid[0]:  # the released models leave the region tokens out of prompt_norm
-            outputs = jt.concat([outputs, tokens[:, end:]], dim=1)
-        outputs = cast(self.ln_post(outputs), self.compute)
+        sizes = [1, grid[0] * grid[1]] + [self.region_grid[0] * self.region_grid[1]] * bool(self.region_grid[0])
+        outputs, *of_regions = split(tokens, [sizes[0] + sizes[1], *sizes[2:]], 1)
+        # the released models leave the region tokens out of prompt_norm
+        outputs = self.ln_post(join([self.prompt_norm(outputs), *of_regions], 1), self.compute)
         outputs = unit_length(widen(linear(outputs, transpose(self.proj, 1, 0))))
-        trace["cls"], trace["visual"] = outputs[:, 0], as_maps(outputs[:, 1:end], grid)
-        if self.region_grid[0]:
-            regions = outputs[:, end:]
-            trace["region"] = as_maps(regions, self.region_grid)
-        return ImageFeatures(outputs[:, 0], regions, outputs[:, 1:end], grid, self.region_grid)
+        whole, patches, *regions = split(outputs, sizes, 1)
+        trace["cls"], trace["visual"] = whole[:, 0], as_maps(patches, grid)
+        if regions:
+            trace["region"] = as_maps(regions[0], self.region_grid)
+        return ImageFeatures(whole[:, 0], regions[0] if regions else None, patches, grid, self.region_grid)
+
+    def prompts(self, copies: int) -> jt.Var | list[jt.Var]:
+        """The prompts of each layer, (layers, copies, K, width) float32, with dropout."""
+        deep = [self.deep_prompt_embeddings] if len(self.transformer.resblocks) > 1 else []
+        prompts = widen(self.prompt_proj(jt.concat([self.prompt_embeddings, *deep])))
+        prompts = prompts.unsqueeze(1).broadcast((len(prompts), copies, *prompts.shape[1:]))
+        return self.prompt_dropout(prompts) if jt.flags.use_cuda else [self.prompt_dropout(x) for x in prompts]
+
+    def project_prompts(self, prompts: jt.Var | list[jt.Var]) -> Sequence[jt.Var]:
+        """Their queries (not used), keys and values in each layer, (copies, K, 3 * width) of type `compute`."""
+        blocks = list(self.transformer.resblocks)
+        if jt.flags.use_cuda:
+            return project_together(blocks, prompts, self.compute)
+        each = zip(blocks, prompts, strict=True)
+        return [block.attn.project(block.ln_1(x, self.compute)) for block, x in each]
 
 
 @contextmanager
@@ -109,6 +118,18 @@ def keep_prompts(tower: ImageTower) -> Iterator[None]:
         yield
     finally:
         tower.kept_prompts = None
+
+
+def project_together(blocks: list[ResidualBlock], x: jt.Var, dtype: str) -> Sequence[jt.Var]:
+    """`block.attn.project(block.ln_1(x[i], dtype))` of every frozen block i, by one product of a batch of matrices."""
+    shape, norms = x.shape, [block.ln_1 for block in blocks]
+    factor, shift = (join([getattr(norm, name) for norm in norms], 0) for name in ("weight", "bias"))
+    weights, biases = (join([getattr(x.attn, f"in_proj_{name}") for x in blocks], 0) for name in ("weight", "bias"))
+    ones, zeros = (constant(of, shape[-1], np.float32) for of in (np.ones, np.zeros))
+    x = layer_norm(x.reshape(len(x), -1, shape[-1]), ones, zeros, norms[0].eps)
+    x = cast(x * factor.reshape(len(x), 1, -1) + shift.reshape(len(x), 1, -1), dtype)
+    x = widen(nn.bmm_transpose(x, weights.reshape(len(x), -1, shape[-1]))) + biases.reshape(len(x), 1, -1)
+    return [y.reshape(*shape[1:-1], -1) for y in split(cast(x, dtype), [1] * len(blocks), 0)]
 
 
 def as_maps(tokens: jt.Var, grid: tuple[int, int]) -> jt.Var:

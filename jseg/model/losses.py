@@ -39,13 +39,6 @@ def count_masks(labels: jt.Var, num_classes: int) -> jt.Var:
     return class_masks(labels, num_classes).max(dim=3).max(dim=2).sum().stop_grad()
 
 
-def _call(function: str, logits: jt.Var, inputs: list[jt.Var], shape: tuple[int, ...], **settings: float) -> jt.Var:
-    """Runs a function of jseg/ops/kernels/losses.h, on CUDA losses.cuh."""
-    images, classes, height, width = logits.shape
-    numbers = {"images": images, "classes": classes, "pixels": height * width, **settings}
-    return compiled.call("losses.h", function, [logits, *inputs], [shape], numbers, None, ("losses.cuh", function))[0]
-
-
 def sigmoid_parts(x: jt.Var) -> tuple[jt.Var, jt.Var]:
     """`(exp(-|x|), sigmoid(x))`, exact to rounding; Jittor's own sigmoid never falls below 9e-14."""
     decay = jt.exp(-jt.abs(x))
@@ -53,85 +46,72 @@ def sigmoid_parts(x: jt.Var) -> tuple[jt.Var, jt.Var]:
     return decay, jt.maximum(decay, (x >= 0).float32()) / (1 + decay)
 
 
-class _FocalSum(Function):
-    """With z = -x on a class's pixels and z = x elsewhere, a pixel costs `weight * softplus(z) * sigmoid(z)^gamma`."""
+class _MaskSums(Function):
+    """`mask_sums`, with gradients written out, which keep their digits where the sigmoid is all but 0 or 1.
 
-    def execute(self, logits: jt.Var, labels: jt.Var, alpha: float, gamma: float) -> jt.Var:
-        self.inputs = logits, labels, alpha, gamma
-        if compiled.compiled(cuda=True):
-            sums = _call("focal_forward", logits, [labels], logits.shape[:2], alpha=alpha, gamma=gamma)
-        else:
-            _, error, cost, weight = _pixel_terms(logits, labels, alpha)
-            sums = (weight * cost * _power(error, gamma)).sum(dim=3)  # along rows, then the rest: keeps digits
-        return sums.sum() / (logits.shape[2] * logits.shape[3])
-
-    def grad(self, grad_sum: jt.Var) -> tuple[jt.Var, None, None, None]:
-        logits, labels, alpha, gamma = self.inputs
-        if compiled.compiled(cuda=True):
-            grad = _call("focal_backward", logits, [labels, grad_sum], logits.shape, alpha=alpha, gamma=gamma)
-            return grad, None, None, None
-        sign, error, cost, weight = _pixel_terms(logits, labels, alpha)
-        slope = weight * _power(error, gamma) * (error + gamma * (1 - error) * cost)
-        return sign * slope * (grad_sum / (logits.shape[2] * logits.shape[3])), None, None, None
-
-
-def _power(error: jt.Var, gamma: float) -> jt.Var | float:
-    return jt.pow(error, gamma) if gamma else 1.0  # 0 to the power of 0 is NaN with CUDA's fast math
-
-
-def _pixel_terms(logits: jt.Var, labels: jt.Var, alpha: float) -> tuple[jt.Var, jt.Var, jt.Var, jt.Var]:
-    """Sign of dz/dx, 1 - p of the truth, cross-entropy and class weight of every pixel and class, (B, C, H, W) each."""
-    target = class_masks(labels, logits.shape[1])
-    sign = 1 - 2 * target
-    z = logits * sign
-    decay, error = sigmoid_parts(z)
-    cost = jt.maximum(z, 0) + jt.log(1 + decay)
-    return sign, error, cost, (1 - alpha) + (2 * alpha - 1) * target
-
-
-def focal_sum(logits: jt.Var, labels: jt.Var, alpha: float = 0.25, gamma: float = 2.0) -> jt.Var:
-    """Sum over images and classes of the mean over pixels of the focal loss (Lin et al., ICCV 2017), (1,) float32.
-
-    Logits (B, C, H, W) float32; labels (B, H, W) int32: a value outside 0..C-1 is a negative of every class.
+    With z = -x on a class's pixels and z = x elsewhere, a pixel costs `weight * softplus(z) * sigmoid(z)^gamma`.
     """
-    return _FocalSum.apply(logits, labels, alpha, gamma)
 
-
-class _DiceSum(Function):
-    """Dice loss with its gradient written out, so that it keeps its digits where the sigmoid is all but 0 or 1."""
-
-    def execute(self, logits: jt.Var, labels: jt.Var) -> jt.Var:
+    def execute(self, logits: jt.Var, labels: jt.Var, alpha: float, gamma: float) -> tuple[jt.Var, jt.Var, jt.Var]:
+        (*pairs, height, width), one = logits.shape, (1,)
+        self.inputs, self.alpha, self.gamma = [logits, labels], alpha, gamma
+        self.numbers = {
+            "images": pairs[0],
+            "classes": pairs[1],
+            "pixels": height * width,
+            "alpha": alpha,
+            "gamma": gamma,
+        }
         if compiled.compiled(cuda=True):
-            sums = _call("dice_forward", logits, [labels], (*logits.shape[:2], 3))
-            overlap, predicted, labelled = (sums[:, :, index] for index in range(3))  # (B, C) each
-        else:
-            target = class_masks(labels, logits.shape[1])
-            probability = sigmoid_parts(logits)[1].stop_fuse()  # read twice: stored, not computed twice
-            maps = probability * target, probability, target
-            overlap, predicted, labelled = (x.sum(dim=3).sum(dim=2) for x in maps)  # in two steps, as above
-        present, area = (labelled > 0).float32(), predicted + labelled + 1
-        self.saved = logits, labels, present, overlap, area
-        return (present * (1 - (2 * overlap + 1) / area)).sum()
+            shapes = [one, one, one, (*pairs, 2), (*pairs, 4)]
+            focal, dice, masks, slopes, _ = self.call("mask_sums", self.inputs, shapes)
+            self.inputs.append(slopes)
+            return focal, dice, masks
+        target, _, error, cost, weight = self.pixel_terms()
+        focal = (weight * cost * self.power(error)).sum(dim=3).sum() / (
+            height * width
+        )  # along rows first: keeps digits
+        probability = sigmoid_parts(logits)[1].stop_fuse()  # read twice: stored, not computed twice
+        overlap, predicted, labelled = (x.sum(dim=3).sum(dim=2) for x in (probability * target, probability, target))
+        present, area, overlap = (labelled > 0).float32(), predicted + labelled + 1, 2 * overlap + 1
+        self.inputs += [present * overlap / (area * area), present * 2 / area]
+        return focal, (present * (1 - overlap / area)).sum(), present.sum()
 
-    def grad(self, grad_sum: jt.Var) -> tuple[jt.Var, None]:
-        logits, labels, *pairs = self.saved
-        present, overlap, area = (x.unsqueeze(2).unsqueeze(3) for x in pairs)
+    def grad(self, grad_focal: jt.Var | None, grad_dice: jt.Var | None, _: jt.Var | None) -> tuple[jt.Var | None, ...]:
+        sums = [jt.zeros(1) if x is None else x for x in (grad_focal, grad_dice)]
         if compiled.compiled(cuda=True):
-            outside, inside = grad_sum * present * (2 * overlap + 1) / (area * area), grad_sum * present * 2 / area
-            slopes = jt.concat([outside, inside], dim=3)
-            return _call("dice_backward", logits, [labels, slopes], logits.shape), None
-        decay, _ = sigmoid_parts(logits)
-        sigmoid_slope = decay / ((1 + decay) * (1 + decay))
-        by_probability = ((2 * overlap + 1) / area - 2 * class_masks(labels, logits.shape[1])) / area
-        return grad_sum * present * by_probability * sigmoid_slope, None
+            return self.call("mask_gradient", [*self.inputs, *sums], [self.inputs[0].shape])[0], None, None, None
+        target, sign, error, cost, weight = self.pixel_terms()
+        slope = weight * self.power(error) * (error + self.gamma * (1 - error) * cost)
+        outside, inside = (x.unsqueeze(2).unsqueeze(3) for x in self.inputs[2:])
+        decay = sigmoid_parts(self.inputs[0])[0]
+        of_dice = sums[1] * (outside - inside * target) * decay / ((1 + decay) * (1 + decay))
+        return sign * slope * (sums[0] / self.numbers["pixels"]) + of_dice, None, None, None
+
+    def call(self, function: str, inputs: list[jt.Var], shapes: list[tuple[int, ...]]) -> list[jt.Var]:
+        return compiled.call("losses.h", function, inputs, shapes, self.numbers, None, ("losses.cuh", function))
+
+    def power(self, error: jt.Var) -> jt.Var | float:
+        return jt.pow(error, self.gamma) if self.gamma else 1.0  # 0 to the power of 0 is NaN with CUDA's fast math
+
+    def pixel_terms(self) -> tuple[jt.Var, jt.Var, jt.Var, jt.Var, jt.Var]:
+        """Target, dz/dx, 1 - p of the truth, cross-entropy, class weight of pixels and classes, (B, C, H, W) each."""
+        logits, labels = self.inputs[:2]
+        target = class_masks(labels, logits.shape[1])
+        sign = 1 - 2 * target
+        decay, error = sigmoid_parts(logits * sign)
+        cost = jt.maximum(logits * sign, 0) + jt.log(1 + decay)
+        return target, sign, error, cost, (1 - self.alpha) + (2 * self.alpha - 1) * target
 
 
-def dice_sum(logits: jt.Var, labels: jt.Var) -> jt.Var:
-    """Sum of `1 - (2 * overlap + 1) / (area + area + 1)` over the present (image, class) pairs, (1,) float32.
+def mask_sums(logits: jt.Var, labels: jt.Var, alpha: float = 0.25, gamma: float = 2.0) -> tuple[jt.Var, jt.Var, jt.Var]:
+    """Sums over (image, class) pairs, (1,) float32: focal loss, dice loss of present pairs, number of these.
 
-    Milletari et al., "V-Net", 3DV 2016. Arguments as for `focal_sum`; ignored pixels count as background.
+    Of a pair, focal loss (Lin et al., ICCV 2017) is the mean over pixels, dice loss (Milletari et al., "V-Net", 3DV
+    2016) `1 - (2 * overlap + 1) / (area + area + 1)`. Logits (B, C, H, W) float32; labels (B, H, W) int32: a value
+    outside 0..C-1 is a negative of every class.
     """
-    return _DiceSum.apply(logits, labels)
+    return _MaskSums.apply(logits, labels, alpha, gamma)
 
 
 def recovery_loss(outputs: TrainingOutputs) -> tuple[jt.Var, jt.Var]:
@@ -187,9 +167,8 @@ class SegmentationLoss:
             labels = pseudo_labels(logits, labels, self.unseen)
         # without weight the recovery decoder is not computed at all
         recovery_q, recovery_v = recovery_loss(outputs) if self.config.recovery else (jt.zeros(1), jt.zeros(1))
-        focal = focal_sum(logits, labels, self.config.focal_alpha, self.config.focal_gamma)
-        num_masks = count_masks(labels, logits.shape[1])
-        return LossSums(focal, dice_sum(logits, labels), recovery_q, recovery_v, num_masks, labels)
+        focal, dice, num_masks = mask_sums(logits, labels, self.config.focal_alpha, self.config.focal_gamma)
+        return LossSums(focal, dice, recovery_q, recovery_v, num_masks.detach(), labels)
 
     def terms(self, sums: LossSums, num_masks: jt.Var | float, share: float = 1.0) -> dict[str, jt.Var]:
         """Weighted terms of a micro-batch with this share of the images; `num_masks` of the batch counts as >= 1."""

@@ -1,13 +1,14 @@
 """Keeps a GPU from waiting for the CPU: constants sent once, images sent as bytes, transposition on the device."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import jittor as jt
 import numpy as np
 
 from jseg.config import DataConfig
+from jseg.ops.function import Function, skip_frozen
 
 
 @lru_cache(maxsize=128)
@@ -19,6 +20,40 @@ def constant(of: Callable[..., np.ndarray], *arguments: object) -> jt.Var:
 def transpose(x: jt.Var, *axes: int) -> jt.Var:
     """x with its axes in that order; Jittor's own moves the last axis on one CPU core even if x is on a GPU."""
     return jt.fuse_transpose(x, axes).stop_fuse()  # fused with a product, it would hide it from Jittor's tuner
+
+
+def join(parts: Sequence[jt.Var], axis: int) -> jt.Var:
+    """`jt.concat(parts, axis)` in one launch, not one for each part; likewise its gradient."""
+    return skip_frozen(_Parts.apply)([part.shape[axis] for part in parts], axis, *parts)
+
+
+def split(x: jt.Var, sizes: Sequence[int], axis: int) -> Sequence[jt.Var]:
+    """The parts of x that have these sizes along `axis`, together all of it."""
+    return _Parts.apply(sizes, axis, x) if len(sizes) > 1 else [x]
+
+
+class _Parts(Function):
+    """`split` of one Var, `join` of several: each is the gradient of the other."""
+
+    def execute(self, sizes: Sequence[int], axis: int, *parts: jt.Var) -> jt.Var | Sequence[jt.Var]:
+        self.where = sizes, axis
+        if len(parts) == len(sizes):
+            return self.joined(parts)
+        ends = np.cumsum(sizes).tolist()
+        return [parts[0][(slice(None),) * axis + (slice(end - n, end),)] for n, end in zip(sizes, ends, strict=True)]
+
+    def joined(self, parts: Sequence[jt.Var | None]) -> jt.Var:
+        """Adds up the parts, each with zeros around it, which Jittor fuses; None = zeros."""
+        (sizes, axis), starts = self.where, np.cumsum([0, *self.where[0]])
+        shape = next(list(x.shape) for x in parts if x is not None)
+        shape[axis] = sum(sizes)
+        indices = [[f"i{i}-{start}" if i == axis else f"i{i}" for i in range(len(shape))] for start in starts]
+        padded = [x.reindex(shape, index) for x, index in zip(parts, indices, strict=False) if x is not None]
+        return sum(padded[1:], padded[0])
+
+    def grad(self, *gradients: jt.Var | None) -> tuple[jt.Var | None, ...]:
+        found = _Parts().execute(*self.where, *gradients)
+        return None, None, *(found if isinstance(found, list) else [found])
 
 
 def normalise(images: np.ndarray, data: DataConfig, sizes: np.ndarray | None = None) -> jt.Var:

@@ -8,9 +8,9 @@ using namespace jseg;
 void dispatch(const char* kind, const Numbers& number, const Places& in, const Places& out, const size_t*) {
     const float* logits = (float*)in[0];
     const int32_t* labels = (int32_t*)in[1];
-    float* result = (float*)out[0];
-    if (std::strcmp(kind, "focal_forward") == 0) focal_forward(number, logits, labels, result);
-    if (std::strcmp(kind, "focal_backward") == 0) focal_backward(number, logits, labels, (float*)in[2], result);
-    if (std::strcmp(kind, "dice_forward") == 0) dice_forward(number, logits, labels, result);
-    if (std::strcmp(kind, "dice_backward") == 0) dice_backward(number, logits, labels, (float*)in[2], result);
+    const auto f = [](unsigned char* place) { return (float*)place; };
+    if (std::strcmp(kind, "mask_sums") == 0)
+        mask_sums(number, logits, labels, f(out[0]), f(out[1]), f(out[2]), f(out[3]), f(out[4]));
+    else
+        mask_gradient(number, logits, labels, f(in[2]), f(in[3]), f(in[4]), f(out[0]));
 }

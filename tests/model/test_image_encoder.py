@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from jseg.model.clip_rc import ClipRC
-from jseg.model.image_encoder import keep_prompts
+from jseg.model.image_encoder import keep_prompts, project_together
 from jseg.weights.state import set_value
 
 
@@ -50,6 +50,18 @@ def test_transposed_image_with_transposed_weights_gives_transposed_maps(
 
 def test_a_tower_of_one_layer(make_model: Callable[..., ClipRC]) -> None:
     assert maps_of(make_model(layers=1), random_images(1, 3, 64, 64))["visual"].shape == (1, 16, 4, 4)
+
+
+def test_prompts_projected_together_as_one_after_the_other(small_model: ClipRC) -> None:
+    """As on CUDA, with the gradient."""
+    encoder, results = small_model.backbone, []
+    prompts = jt.array(random_images(len(encoder.transformer.resblocks), 3, 2, 32))
+    together = project_together(list(encoder.transformer.resblocks), prompts, "float32")
+    for outputs in (encoder.project_prompts(prompts), together):
+        loss = sum((output * output * (i + 1)).sum() for i, output in enumerate(outputs))
+        results.append([x.numpy() for x in (*outputs, jt.grad(loss, prompts))])
+    for computed, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(computed, expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_kept_prompts_change_nothing_and_are_given_up(small_model: ClipRC) -> None:

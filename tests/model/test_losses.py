@@ -13,8 +13,7 @@ from jseg.model.losses import (
     SegmentationLoss,
     TrainingOutputs,
     count_masks,
-    dice_sum,
-    focal_sum,
+    mask_sums,
     pseudo_labels,
     recovery_loss,
 )
@@ -64,7 +63,7 @@ def test_focal_equals_torch(shape: tuple[int, int, int, int], alpha: float, gamm
     values = (5 * np.random.default_rng(1).standard_normal(shape)).astype(np.float32)
     labels = random_labels((shape[0], *shape[2:]), shape[1], seed=2)
     logits, reference = jt.array(values), torch.tensor(values, dtype=torch.float64, requires_grad=True)
-    ours, theirs = focal_sum(logits, jt.array(labels), alpha, gamma), torch_focal(reference, labels, alpha, gamma)
+    ours, theirs = mask_sums(logits, jt.array(labels), alpha, gamma)[0], torch_focal(reference, labels, alpha, gamma)
     check(ours, logits, theirs, reference)
 
 
@@ -74,7 +73,7 @@ def test_dice_equals_torch(shape: tuple[int, int, int, int]) -> None:
     labels = random_labels((shape[0], *shape[2:]), shape[1], seed=4)
     labels[0] = 0  # all other classes absent from this image
     logits, reference = jt.array(values), torch.tensor(values, dtype=torch.float64, requires_grad=True)
-    check(dice_sum(logits, jt.array(labels)), logits, torch_dice(reference, labels), reference)
+    check(mask_sums(logits, jt.array(labels))[1], logits, torch_dice(reference, labels), reference)
 
 
 @pytest.mark.parametrize("magnitude", [0.0, 20.0, 90.0, 1000.0])
@@ -84,8 +83,8 @@ def test_extreme_logits(magnitude: float) -> None:
     values = (magnitude * rng.choice([-1, 1], (2, 4, 8, 9))).astype(np.float32)
     labels = random_labels((2, 8, 9), 4, seed=6)
     logits, reference = jt.array(values), torch.tensor(values, dtype=torch.float64, requires_grad=True)
-    check(focal_sum(logits, jt.array(labels)), logits, torch_focal(reference, labels, 0.25, 2), reference)
-    check(dice_sum(logits, jt.array(labels)), logits, torch_dice(reference, labels), reference)
+    check(mask_sums(logits, jt.array(labels))[0], logits, torch_focal(reference, labels, 0.25, 2), reference)
+    check(mask_sums(logits, jt.array(labels))[1], logits, torch_dice(reference, labels), reference)
 
 
 def test_count_masks() -> None:
@@ -146,7 +145,7 @@ def test_total_is_the_weighted_sum(outputs: TrainingOutputs) -> None:
     loss = SegmentationLoss(LossConfig(mask=20.0, dice=3.0, recovery=7.0))
     sums, masks = loss.sums(outputs, labels, (16, 24)), count_masks(jt.array(labels), 5).item()
     logits = resize_bilinear(outputs.logits_grid, (16, 24))
-    focal, dice = (f(logits, jt.array(labels)).item() / masks for f in (focal_sum, dice_sum))
+    focal, dice = (x.item() / masks for x in mask_sums(logits, jt.array(labels))[:2])
     recovery = [term.item() for term in recovery_loss(outputs)]
     expected = {"mask": 20 * focal, "dice": 3 * dice, "recovery_q": 7 * recovery[0], "recovery_v": 7 * recovery[1]}
     assert {name: x.item() for name, x in loss.terms(sums, masks).items()} == pytest.approx(expected, rel=1e-6)

@@ -8,7 +8,7 @@ import pytest
 
 from jseg.config import DataConfig
 from jseg.ops.bilinear import interpolation_matrix
-from jseg.ops.device import constant, normalise, transpose
+from jseg.ops.device import constant, join, normalise, split, transpose
 
 
 def test_normalised_images_have_the_bits_of_numpys_formula() -> None:
@@ -30,6 +30,22 @@ def test_transposition_and_its_gradient(axes: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(y.numpy(), array.transpose(axes))
     grad = jt.grad((y * jt.array(outer)).sum(), x)
     np.testing.assert_array_equal(grad.numpy(), outer.transpose(np.argsort(axes)))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_joined_and_split_with_gradients(axis: int) -> None:
+    sizes, generator = [2, 1, 3], np.random.default_rng(0)
+    shapes = [[size if i == axis else 4 for i in range(3)] for size in sizes]
+    parts = [jt.array(generator.standard_normal(shape).astype(np.float32)) for shape in shapes]
+    factor = generator.standard_normal(np.concatenate(parts, axis).shape).astype(np.float32)
+    whole = join(parts, axis)
+    np.testing.assert_array_equal(whole.numpy(), np.concatenate(parts, axis))
+    gradients = [x.numpy() for x in jt.grad((whole * jt.array(factor)).sum(), parts)]
+    np.testing.assert_array_equal(np.concatenate(gradients, axis), factor)
+    first, _, last = split(whole, sizes, axis)  # the second one is not used: its gradient is 0
+    np.testing.assert_array_equal(last.numpy(), parts[2].numpy())
+    gradient = jt.grad((first * 2).sum() + last.sum(), whole).numpy()
+    np.testing.assert_array_equal(gradient, np.concatenate([parts[0] * 0 + 2, parts[1] * 0, parts[2] * 0 + 1], axis))
 
 
 def test_a_constant_is_made_once() -> None:

@@ -9,13 +9,15 @@ namespace jseg {
 constexpr int LOSS_THREADS = 256, CHUNK = 4 * LOSS_THREADS;  // pixels of a block in the gradients
 
 struct LossArguments {
-    int classes;
+    int classes, planes;
     long pixels;
     float alpha, gamma;
     const float* logits;    // (planes, pixels)
     const int32_t* labels;  // (images, pixels)
-    const float* factors;
-    float* out;
+    float *slopes, *sums;  // see losses.h
+    float* totals[3];      // focal, dice, masks
+    const float *grad_focal, *grad_dice;
+    float* grad;
 };
 
 __device__ __forceinline__ bool is_of_class(const LossArguments& a, long plane, long pixel) {
@@ -50,17 +52,9 @@ __device__ __forceinline__ FocalParts focal_parts(float x, bool mask, float alph
     return {sign, parts.sigmoid, cost, mask ? alpha : 1 - alpha, parts.decay, z};
 }
 
-// Sums over the pixels of a plane, which is a block's: out (planes, SUMS). `visit(x, mask, sums)`
-template <int SUMS, class Visit>
-__device__ __forceinline__ void sum_plane(const LossArguments& a, const Visit& visit) {
-    const long plane = block_column();
-    float sums[SUMS] = {};
-    for (long first = thread_index(); first < a.pixels; first += 32 * LOSS_THREADS) {  // in two steps: float keeps its digits
-        float parts[SUMS] = {};
-        for (long pixel = first; pixel < min(a.pixels, first + 32 * LOSS_THREADS); pixel += LOSS_THREADS)
-            visit(a.logits[plane * a.pixels + pixel], is_of_class(a, plane, pixel), parts);
-        for (int s = 0; s < SUMS; s++) sums[s] += parts[s];
-    }
+// Adds up over the threads of a block; the first one has the results.
+template <int SUMS>
+__device__ __forceinline__ void add_threads(float (&sums)[SUMS]) {
     float* const shared = reinterpret_cast<float*>(shared_memory());  // (SUMS, LOSS_THREADS)
     for (int s = 0; s < SUMS; s++) shared[s * LOSS_THREADS + thread_index()] = sums[s];
     for (int half = LOSS_THREADS / 2; half > 0; half /= 2) {
@@ -68,84 +62,75 @@ __device__ __forceinline__ void sum_plane(const LossArguments& a, const Visit& v
         for (int s = 0; s < SUMS && thread_index() < half; s++)
             shared[s * LOSS_THREADS + thread_index()] += shared[s * LOSS_THREADS + thread_index() + half];
     }
-    if (thread_index() == 0)
-        for (int s = 0; s < SUMS; s++) a.out[plane * SUMS + s] = shared[s * LOSS_THREADS];
+    for (int s = 0; s < SUMS; s++) sums[s] = shared[s * LOSS_THREADS];
 }
 
-// out (planes, pixels): `visit(x, mask, plane)` of every pixel.
-template <class Visit>
-__device__ __forceinline__ void map_plane(const LossArguments& a, const Visit& visit) {
+static __device__ unsigned planes_done;  // 0 between launches
+
+// A block owns a plane; the last one adds up over planes.
+__global__ void __launch_bounds__(LOSS_THREADS) mask_kernel(const LossArguments a) {
+    const long plane = block_column();
+    float sums[4] = {};
+    for (long first = thread_index(); first < a.pixels; first += 32 * LOSS_THREADS) {  // in two steps: float keeps its digits
+        float parts[4] = {};
+        for (long pixel = first; pixel < min(a.pixels, first + 32 * LOSS_THREADS); pixel += LOSS_THREADS) {
+            const float x = a.logits[plane * a.pixels + pixel];
+            const bool mask = is_of_class(a, plane, pixel);
+            const FocalParts f = focal_parts(x, mask, a.alpha);
+            const float probability = (x >= 0 ? 1.0f : f.decay) / (1 + f.decay);
+            parts[0] += f.weight * f.cost * power(f.error, a.gamma), parts[1] += mask ? probability : 0.0f;
+            parts[2] += probability, parts[3] += mask ? 1.0f : 0.0f;
+        }
+        for (int s = 0; s < 4; s++) sums[s] += parts[s];
+    }
+    add_threads(sums);
+    for (int s = 0; s < 4 && thread_index() == 0; s++) a.sums[4 * plane + s] = sums[s];
+    if (!is_last_block(&planes_done, a.planes)) return;
+    float totals[3] = {};
+    for (int i = thread_index(); i < a.planes; i += LOSS_THREADS) {
+        for (int s = 0; s < 4; s++) sums[s] = load_of_any_block(&a.sums[4 * i + s]);
+        const float present = sums[3] > 0 ? 1.0f : 0.0f, area = sums[2] + sums[3] + 1, overlap = 2 * sums[1] + 1;
+        a.slopes[2 * i] = present * overlap / (area * area), a.slopes[2 * i + 1] = present * 2 / area;
+        totals[0] += sums[0] / a.pixels, totals[1] += present * (1 - overlap / area), totals[2] += present;
+    }
+    add_threads(totals);
+    for (int s = 0; s < 3 && thread_index() == 0; s++) *a.totals[s] = totals[s];
+}
+
+__global__ void __launch_bounds__(LOSS_THREADS) mask_gradient_kernel(const LossArguments a) {
     const long plane = block_row(), first = (long)block_column() * CHUNK + thread_index();
-    for (long pixel = first; pixel < min(a.pixels, first + CHUNK); pixel += LOSS_THREADS)
-        a.out[plane * a.pixels + pixel] = visit(a.logits[plane * a.pixels + pixel], is_of_class(a, plane, pixel), plane);
-}
-
-__global__ void __launch_bounds__(LOSS_THREADS) focal_kernel(const LossArguments a) {
-    sum_plane<1>(a, [&](float x, bool mask, float (&sums)[1]) {
-        const FocalParts parts = focal_parts(x, mask, a.alpha);
-        sums[0] += parts.weight * parts.cost * power(parts.error, a.gamma);
-    });
-}
-
-__global__ void __launch_bounds__(LOSS_THREADS) focal_gradient_kernel(const LossArguments a) {
-    const float factor = a.factors[0] / a.pixels;
-    map_plane(a, [&](float x, bool mask, long) {
-        const FocalParts f = focal_parts(x, mask, a.alpha);
+    const float factor = *a.grad_focal / a.pixels, outside = *a.grad_dice * a.slopes[2 * plane];
+    const float inside = *a.grad_dice * a.slopes[2 * plane + 1];
+    for (long pixel = first; pixel < min(a.pixels, first + CHUNK); pixel += LOSS_THREADS) {
+        const bool mask = is_of_class(a, plane, pixel);
+        const FocalParts f = focal_parts(a.logits[plane * a.pixels + pixel], mask, a.alpha);
         const float right = (f.z >= 0 ? f.decay : 1.0f) / (1 + f.decay);  // 1 - error, with all its digits
-        return factor * f.sign * f.weight * power(f.error, a.gamma) * (f.error + a.gamma * right * f.cost);
-    });
-}
-
-__global__ void __launch_bounds__(LOSS_THREADS) dice_kernel(const LossArguments a) {
-    sum_plane<3>(a, [&](float x, bool mask, float (&sums)[3]) {
-        const float probability = sigmoid_parts(x).sigmoid;
-        sums[0] += mask ? probability : 0.0f;
-        sums[1] += probability;
-        sums[2] += mask ? 1.0f : 0.0f;
-    });
-}
-
-__global__ void __launch_bounds__(LOSS_THREADS) dice_gradient_kernel(const LossArguments a) {
-    map_plane(a, [&](float x, bool mask, long plane) {
-        const float decay = sigmoid_parts(x).decay, slope = decay / ((1 + decay) * (1 + decay));
-        return (a.factors[2 * plane] - (mask ? a.factors[2 * plane + 1] : 0.0f)) * slope;
-    });
+        const float by_logit = f.decay / ((1 + f.decay) * (1 + f.decay));
+        a.grad[plane * a.pixels + pixel] = factor * f.sign * f.weight * power(f.error, a.gamma) * (f.error + a.gamma * right * f.cost) +
+                                           (outside - (mask ? inside : 0.0f)) * by_logit;
+    }
 }
 
 template <class Numbers>
-LossArguments loss_arguments(const Numbers& number, const float* logits, const int32_t* labels, const float* factors, float* out) {
-    return {(int)number("classes"), (long)number("pixels"), 0, 0, logits, labels, factors, out};
+LossArguments loss_arguments(const Numbers& number, const float* logits, const int32_t* labels) {
+    const int classes = number("classes");
+    return {classes, (int)number("images") * classes, (long)number("pixels"), (float)number("alpha"), (float)number("gamma"), logits, labels};
 }
 
 template <class Numbers>
-int planes(const Numbers& number) {
-    return number("images") * number("classes");
+void mask_sums(const Numbers& number, const float* logits, const int32_t* labels, float* focal, float* dice, float* masks,
+               float* slopes, float* sums) {
+    LossArguments a = loss_arguments(number, logits, labels);
+    a.totals[0] = focal, a.totals[1] = dice, a.totals[2] = masks, a.slopes = slopes, a.sums = sums;
+    launch(mask_kernel, a.planes, 1, LOSS_THREADS, 4 * LOSS_THREADS * sizeof(float), a);
 }
 
 template <class Numbers>
-void focal_forward(const Numbers& number, const float* logits, const int32_t* labels, float* sums) {
-    LossArguments a = loss_arguments(number, logits, labels, nullptr, sums);
-    a.alpha = number("alpha"), a.gamma = number("gamma");
-    launch(focal_kernel, planes(number), 1, LOSS_THREADS, LOSS_THREADS * sizeof(float), a);
-}
-
-template <class Numbers>
-void focal_backward(const Numbers& number, const float* logits, const int32_t* labels, const float* grad_sum, float* grad) {
-    LossArguments a = loss_arguments(number, logits, labels, grad_sum, grad);
-    a.alpha = number("alpha"), a.gamma = number("gamma");
-    launch(focal_gradient_kernel, (a.pixels + CHUNK - 1) / CHUNK, planes(number), LOSS_THREADS, 0, a);
-}
-
-template <class Numbers>
-void dice_forward(const Numbers& number, const float* logits, const int32_t* labels, float* sums) {
-    const LossArguments a = loss_arguments(number, logits, labels, nullptr, sums);
-    launch(dice_kernel, planes(number), 1, LOSS_THREADS, 3 * LOSS_THREADS * sizeof(float), a);
-}
-
-template <class Numbers>
-void dice_backward(const Numbers& number, const float* logits, const int32_t* labels, const float* slopes, float* grad) {
-    const LossArguments a = loss_arguments(number, logits, labels, slopes, grad);
-    launch(dice_gradient_kernel, (a.pixels + CHUNK - 1) / CHUNK, planes(number), LOSS_THREADS, 0, a);
+void mask_gradient(const Numbers& number, const float* logits, const int32_t* labels, const float* slopes,
+                   const float* grad_focal, const float* grad_dice, float* grad) {
+    LossArguments a = loss_arguments(number, logits, labels);
+    a.slopes = const_cast<float*>(slopes), a.grad_focal = grad_focal, a.grad_dice = grad_dice, a.grad = grad;
+    launch(mask_gradient_kernel, (a.pixels + CHUNK - 1) / CHUNK, a.planes, LOSS_THREADS, 0, a);
 }
 
 }  // namespace jseg

@@ -69,55 +69,54 @@ static inline Vector first_lanes(Vector x, long count) {
     return x;
 }
 
-// sums (planes): sums over pixels of the focal loss.
+// What a focal loss is made of: slope of z, 1 - probability of the truth, cross-entropy, class weight, exp(-|x|), z.
+struct FocalParts {
+    Vector sign, error, cost, weight, decay, z;
+    FocalParts(Vector x, Vector mask, float alpha) : sign(1.0f - 2.0f * mask), weight((1 - alpha) + (2 * alpha - 1) * mask) {
+        z = x * sign;
+        sigmoid_parts(z, decay, error);
+        cost = larger(every(0.0f), z) + log_of(1.0f + decay);
+    }
+};
+
+// Sums over planes of the mean focal loss over pixels, of the dice loss if the mask is not empty, and of such masks.
+// For the gradient: slopes (planes, 2), that of the dice loss by a probability being `first - second * mask`.
+// Memory: sums (planes, 4).
 template <class Numbers>
-static inline void focal_forward(const Numbers& number, const float* logits, const int32_t* labels, float* sums) {
+static inline void mask_sums(const Numbers& number, const float* logits, const int32_t* labels, float* focal, float* dice,
+                             float* masks, float* slopes, float* sums) {
     const float alpha = number("alpha"), gamma = number("gamma");
-    each_plane<1>(Maps(number), logits, labels, sums, [=](long, long, Vector x, Vector mask, long count, Vector* parts) {
-        const Vector z = x * (1.0f - 2.0f * mask);
-        Vector decay, error;
-        sigmoid_parts(z, decay, error);
-        const Vector cost = larger(every(0.0f), z) + log_of(1.0f + decay);
-        const Vector weight = (1 - alpha) + (2 * alpha - 1) * mask;
-        parts[0] += first_lanes(weight * cost * power(error, gamma), count);
+    const Maps maps(number);
+    each_plane<4>(maps, logits, labels, sums, [=](long, long, Vector x, Vector mask, long count, Vector* parts) {
+        const FocalParts f(x, mask, alpha);
+        const Vector probability = (x >= 0.0f ? every(1.0f) : f.decay) / (1.0f + f.decay);
+        parts[0] += first_lanes(f.weight * f.cost * power(f.error, gamma), count);
+        parts[1] += probability * mask;
+        parts[2] += first_lanes(probability, count);
+        parts[3] += mask;
     });
+    double totals[3] = {};
+    for (long plane = 0; plane < maps.images * maps.classes; plane++, sums += 4, slopes += 2) {
+        const float present = sums[3] > 0, area = sums[2] + sums[3] + 1, overlap = 2 * sums[1] + 1;
+        slopes[0] = present * overlap / (area * area), slopes[1] = present * 2 / area;
+        totals[0] += sums[0], totals[1] += present * (1 - overlap / area), totals[2] += present;
+    }
+    *focal = totals[0] / maps.pixels, *dice = totals[1], *masks = totals[2];
 }
 
-// Gradient of the logits; grad_sum (1): that of the sum over all planes of the mean over pixels.
+// Gradient of the logits from those of the focal and the dice sum, (1) each.
 template <class Numbers>
-static inline void focal_backward(const Numbers& number, const float* logits, const int32_t* labels, const float* grad_sum,
-                                  float* grad) {
-    const float alpha = number("alpha"), gamma = number("gamma"), factor = grad_sum[0] / number("pixels");
-    each_plane<0>(Maps(number), logits, labels, nullptr, [=](long, long place, Vector x, Vector mask, long count, Vector*) {
-        const Vector sign = 1.0f - 2.0f * mask, z = x * sign;
-        Vector decay, error;
-        sigmoid_parts(z, decay, error);
-        const Vector cost = larger(every(0.0f), z) + log_of(1.0f + decay);
-        const Vector weight = (1 - alpha) + (2 * alpha - 1) * mask;
-        const Vector right = (z >= 0.0f ? decay : every(1.0f)) / (1.0f + decay);  // 1 - error, with all its digits
-        store_some(grad + place, factor * sign * weight * power(error, gamma) * (error + gamma * right * cost), count);
-    });
-}
-
-// sums (planes, 3): overlap of probability and mask, probability, mask.
-template <class Numbers>
-static inline void dice_forward(const Numbers& number, const float* logits, const int32_t* labels, float* sums) {
-    each_plane<3>(Maps(number), logits, labels, sums, [=](long, long, Vector x, Vector mask, long count, Vector* parts) {
-        Vector decay, probability;
-        sigmoid_parts(x, decay, probability);
-        parts[0] += probability * mask;
-        parts[1] += first_lanes(probability, count);
-        parts[2] += mask;
-    });
-}
-
-// Gradient of the logits from the gradients of the probabilities, `outside - inside * mask`: slopes (planes, 2).
-template <class Numbers>
-static inline void dice_backward(const Numbers& number, const float* logits, const int32_t* labels, const float* slopes,
-                                 float* grad) {
+static inline void mask_gradient(const Numbers& number, const float* logits, const int32_t* labels, const float* slopes,
+                                 const float* grad_focal, const float* grad_dice, float* grad) {
+    const float alpha = number("alpha"), gamma = number("gamma"), factor = *grad_focal / number("pixels"), of_dice = *grad_dice;
     each_plane<0>(Maps(number), logits, labels, nullptr, [=](long plane, long place, Vector x, Vector mask, long count, Vector*) {
-        const Vector decay = exp_of(-absolute(x)), slope = decay / ((1.0f + decay) * (1.0f + decay));
-        store_some(grad + place, (slopes[2 * plane] - slopes[2 * plane + 1] * mask) * slope, count);
+        const FocalParts f(x, mask, alpha);
+        const Vector right = (f.z >= 0.0f ? f.decay : every(1.0f)) / (1.0f + f.decay);  // 1 - error, with all its digits
+        const Vector by_logit = f.decay / ((1.0f + f.decay) * (1.0f + f.decay));
+        store_some(grad + place,
+                   factor * f.sign * f.weight * power(f.error, gamma) * (f.error + gamma * right * f.cost) +
+                       of_dice * (slopes[2 * plane] - slopes[2 * plane + 1] * mask) * by_logit,
+                   count);
     });
 }
 
