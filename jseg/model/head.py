@@ -108,17 +108,13 @@ class DecoderLayer(nn.Module):
         return self.norm3(self.linear2(inner, residual=wide, dropout=rate), compute, "wide")
 
 
-def in_both_types(x: jt.Var, dtype: str) -> Tokens:
-    """x (B, T, width), float32 or `dtype`: rounded once for several products."""
-    wide = widen(x)  # as both on CPU, where Jittor would cut off the sums of the products' gradients
-    return cast(x, dtype) if jt.flags.use_cuda else wide, wide
-
-
 def decode(
     q_layers: nn.ModuleList, v_layers: nn.ModuleList, q: jt.Var, v: jt.Var, trace: Trace | None = None
 ) -> tuple[Tokens, Tokens]:
     """Queries (B, M * C, D) and pixels (B, N, D) through all layers; each layer updates both from the old values."""
-    of_q, of_v = (in_both_types(x, q_layers[0].linear1.compute) for x in (q, v))
+    # rounded once for several products; not on CPU, where Jittor would cut off the sums of their gradients
+    dtype = q_layers[0].linear1.compute if jt.flags.use_cuda else "float32"
+    of_q, of_v = ((cast(x, dtype), widen(x)) for x in (q, v))
     for index, (q_layer, v_layer) in enumerate(zip(q_layers, v_layers, strict=True), start=1):
         of_q, of_v = q_layer(of_q, of_v), v_layer(of_v, of_q)
         if trace is not None:

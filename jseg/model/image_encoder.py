@@ -106,8 +106,7 @@ class ImageEncoder(ImageTower):
         blocks = list(self.transformer.resblocks)
         if jt.flags.use_cuda:
             return project_together(blocks, prompts, self.compute)
-        each = zip(blocks, prompts, strict=True)
-        return [block.attn.project(block.ln_1(x, self.compute)) for block, x in each]
+        return [block.attn.project(block.ln_1(x, self.compute)) for block, x in zip(blocks, prompts, strict=True)]
 
 
 @contextmanager

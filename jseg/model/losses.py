@@ -14,6 +14,7 @@ from jseg.config import LossConfig
 from jseg.data.class_names import UNSEEN_PIXEL
 from jseg.ops import compiled
 from jseg.ops.bilinear import resize_bilinear
+from jseg.ops.device import constant, join
 from jseg.ops.function import Function
 
 
@@ -39,20 +40,17 @@ def count_masks(labels: jt.Var, num_classes: int) -> jt.Var:
     return class_masks(labels, num_classes).max(dim=3).max(dim=2).sum().stop_grad()
 
 
-def sigmoid_parts(x: jt.Var) -> tuple[jt.Var, jt.Var]:
-    """`(exp(-|x|), sigmoid(x))`, exact to rounding; Jittor's own sigmoid never falls below 9e-14."""
-    decay = jt.exp(-jt.abs(x))
-    # exp(min(x, 0)) is 1 for x >= 0 and `decay`, never above 1, otherwise: maximum() spares a slow branch
-    return decay, jt.maximum(decay, (x >= 0).float32()) / (1 + decay)
+class MaskSums(Function):
+    """Sums over (image, class) pairs, (1,) float32: focal loss, dice loss of present pairs, number of these.
 
+    Of a pair, dice loss (Milletari et al., "V-Net", 3DV 2016) is `1 - (2 * overlap + 1) / (area + area + 1)`, focal
+    loss (Lin et al., ICCV 2017) the mean over pixels of `weight * softplus(z) * sigmoid(z)^gamma`, z = -x on its pixels
+    and x elsewhere. Gradients are written out, which keeps their digits where the sigmoid is all but 0 or 1.
 
-class _MaskSums(Function):
-    """`mask_sums`, with gradients written out, which keep their digits where the sigmoid is all but 0 or 1.
-
-    With z = -x on a class's pixels and z = x elsewhere, a pixel costs `weight * softplus(z) * sigmoid(z)^gamma`.
+    Logits (B, C, H, W) float32; labels (B, H, W) int32: a value outside 0..C-1 is a negative of every class.
     """
 
-    def execute(self, logits: jt.Var, labels: jt.Var, alpha: float, gamma: float) -> tuple[jt.Var, jt.Var, jt.Var]:
+    def execute(self, logits: jt.Var, labels: jt.Var, alpha: float, gamma: float) -> tuple[jt.Var, ...]:
         (*pairs, height, width), one = logits.shape, (1,)
         self.inputs, self.alpha, self.gamma = [logits, labels], alpha, gamma
         self.numbers = {
@@ -67,11 +65,9 @@ class _MaskSums(Function):
             focal, dice, masks, slopes, _ = self.call("mask_sums", self.inputs, shapes)
             self.inputs.append(slopes)
             return focal, dice, masks
-        target, _, error, cost, weight = self.pixel_terms()
-        focal = (weight * cost * self.power(error)).sum(dim=3).sum() / (
-            height * width
-        )  # along rows first: keeps digits
-        probability = sigmoid_parts(logits)[1].stop_fuse()  # read twice: stored, not computed twice
+        target, sign, error, cost, weight, _ = self.pixel_terms()
+        focal = (weight * cost).sum(dim=3).sum() / (height * width)  # along rows, then the rest: keeps digits
+        probability = (target + sign * error).stop_fuse()  # read twice: stored, not computed twice
         overlap, predicted, labelled = (x.sum(dim=3).sum(dim=2) for x in (probability * target, probability, target))
         present, area, overlap = (labelled > 0).float32(), predicted + labelled + 1, 2 * overlap + 1
         self.inputs += [present * overlap / (area * area), present * 2 / area]
@@ -81,37 +77,26 @@ class _MaskSums(Function):
         sums = [jt.zeros(1) if x is None else x for x in (grad_focal, grad_dice)]
         if compiled.compiled(cuda=True):
             return self.call("mask_gradient", [*self.inputs, *sums], [self.inputs[0].shape])[0], None, None, None
-        target, sign, error, cost, weight = self.pixel_terms()
-        slope = weight * self.power(error) * (error + self.gamma * (1 - error) * cost)
+        target, sign, error, cost, weight, decay = self.pixel_terms()
+        slope = weight * (error + self.gamma * (1 - error) * cost)
         outside, inside = (x.unsqueeze(2).unsqueeze(3) for x in self.inputs[2:])
-        decay = sigmoid_parts(self.inputs[0])[0]
         of_dice = sums[1] * (outside - inside * target) * decay / ((1 + decay) * (1 + decay))
         return sign * slope * (sums[0] / self.numbers["pixels"]) + of_dice, None, None, None
 
     def call(self, function: str, inputs: list[jt.Var], shapes: list[tuple[int, ...]]) -> list[jt.Var]:
         return compiled.call("losses.h", function, inputs, shapes, self.numbers, None, ("losses.cuh", function))
 
-    def power(self, error: jt.Var) -> jt.Var | float:
-        return jt.pow(error, self.gamma) if self.gamma else 1.0  # 0 to the power of 0 is NaN with CUDA's fast math
-
-    def pixel_terms(self) -> tuple[jt.Var, jt.Var, jt.Var, jt.Var, jt.Var]:
-        """Target, dz/dx, 1 - p of the truth, cross-entropy, class weight of pixels and classes, (B, C, H, W) each."""
+    def pixel_terms(self) -> tuple[jt.Var, ...]:
+        """Target, dz/dx, 1 - p of the truth, cross-entropy and its weight, exp(-|x|), (B, C, H, W) each."""
         logits, labels = self.inputs[:2]
         target = class_masks(labels, logits.shape[1])
-        sign = 1 - 2 * target
-        decay, error = sigmoid_parts(logits * sign)
+        sign, decay = 1 - 2 * target, jt.exp(-jt.abs(logits))
+        # the sigmoid of z; Jittor's own never falls below 9e-14. maximum() spares a slow branch
+        error = jt.maximum(decay, (logits * sign >= 0).float32()) / (1 + decay)
         cost = jt.maximum(logits * sign, 0) + jt.log(1 + decay)
-        return target, sign, error, cost, (1 - self.alpha) + (2 * self.alpha - 1) * target
-
-
-def mask_sums(logits: jt.Var, labels: jt.Var, alpha: float = 0.25, gamma: float = 2.0) -> tuple[jt.Var, jt.Var, jt.Var]:
-    """Sums over (image, class) pairs, (1,) float32: focal loss, dice loss of present pairs, number of these.
-
-    Of a pair, focal loss (Lin et al., ICCV 2017) is the mean over pixels, dice loss (Milletari et al., "V-Net", 3DV
-    2016) `1 - (2 * overlap + 1) / (area + area + 1)`. Logits (B, C, H, W) float32; labels (B, H, W) int32: a value
-    outside 0..C-1 is a negative of every class.
-    """
-    return _MaskSums.apply(logits, labels, alpha, gamma)
+        weight = (1 - self.alpha) + (2 * self.alpha - 1) * target
+        # 0 to the power of 0 is NaN with CUDA's fast math
+        return target, sign, error, cost, weight * jt.pow(error, self.gamma) if self.gamma else weight, decay
 
 
 def recovery_loss(outputs: TrainingOutputs) -> tuple[jt.Var, jt.Var]:
@@ -149,8 +134,8 @@ class LossSums:
 
     def joined(self, share: float = 1.0) -> jt.Var:
         """focal, dice, recovery_q, recovery_v (both times `share`) and num_masks, (5,) float64 without a gradient."""
-        values = self.focal, self.dice, self.recovery_q * share, self.recovery_v * share, self.num_masks
-        return sum(x.float64().reindex((5,), [f"i0-{place}"]) for place, x in enumerate(values)).stop_grad()
+        values = join([self.focal, self.dice, self.recovery_q, self.recovery_v, self.num_masks], 0)
+        return (values * constant(np.float32, (1, 1, share, share, 1))).float64().stop_grad()
 
 
 class SegmentationLoss:
@@ -167,29 +152,25 @@ class SegmentationLoss:
             labels = pseudo_labels(logits, labels, self.unseen)
         # without weight the recovery decoder is not computed at all
         recovery_q, recovery_v = recovery_loss(outputs) if self.config.recovery else (jt.zeros(1), jt.zeros(1))
-        focal, dice, num_masks = mask_sums(logits, labels, self.config.focal_alpha, self.config.focal_gamma)
-        return LossSums(focal, dice, recovery_q, recovery_v, num_masks.detach(), labels)
-
-    def terms(self, sums: LossSums, num_masks: jt.Var | float, share: float = 1.0) -> dict[str, jt.Var]:
-        """Weighted terms of a micro-batch with this share of the images; `num_masks` of the batch counts as >= 1."""
-        masks = jt.maximum(num_masks, 1) if isinstance(num_masks, jt.Var) else max(num_masks, 1)
-        recovery = self.config.recovery * share
-        terms = {"mask": self.config.mask * sums.focal / masks, "dice": self.config.dice * sums.dice / masks}
-        return terms | {"recovery_q": recovery * sums.recovery_q, "recovery_v": recovery * sums.recovery_v}
+        focal, dice, num_masks = MaskSums.apply(logits, labels, self.config.focal_alpha, self.config.focal_gamma)
+        return LossSums(focal, dice, recovery_q, recovery_v, num_masks.stop_grad(), labels)
 
     def total(self, sums: LossSums, num_masks: jt.Var | float, share: float = 1.0) -> jt.Var:
-        """The loss; arguments as for `terms`."""
-        return sum(self.terms(sums, num_masks, share).values())
+        """The loss of a micro-batch with this share of the images; `num_masks` of the batch counts as >= 1."""
+        masks = jt.maximum(num_masks, 1) if isinstance(num_masks, jt.Var) else max(num_masks, 1)
+        return self.mask_part(sums) / masks + self.recovery_part(sums, share)
 
     def values(self, sums: np.ndarray) -> dict[str, float]:
         """The weighted terms, and `total`, of what `LossSums.joined` gives for a whole batch."""
-        terms = self.terms(LossSums(*sums.tolist()), float(sums[4]))
+        mask, dice, recovery, masks = self.config.mask, self.config.dice, self.config.recovery, max(sums[4], 1)
+        weighted = sums[:4] * (mask, dice, recovery, recovery) / (masks, masks, 1, 1)
+        terms = dict(zip(("mask", "dice", "recovery_q", "recovery_v"), weighted.tolist(), strict=True))
         return terms | {"total": sum(terms.values())}
 
     def mask_part(self, sums: LossSums) -> jt.Var:
-        """The terms that are divided by the number of masks, before it: known only after the last micro-batch."""
+        """The terms that are divided by the number of masks, before it."""
         return self.config.mask * sums.focal + self.config.dice * sums.dice
 
     def recovery_part(self, sums: LossSums, share: float = 1.0) -> jt.Var:
-        """The rest of the loss: `total = mask_part / max(num_masks, 1) + recovery_part`."""
+        """The rest of the loss."""
         return self.config.recovery * share * (sums.recovery_q + sums.recovery_v)

@@ -40,21 +40,20 @@ def _with_included(name: str) -> set[str]:
 
 
 @lru_cache
-def _laid_out(name: str) -> tuple[str, Path]:
-    """Hash of a kernel file with its includes, and a cache folder with copies, so that checkouts share programs."""
+def _laid_out(name: str) -> Path:
+    """A cache folder with copies of a kernel file and its includes, named by their hash: checkouts share programs."""
     texts = {included: (FOLDER / included).read_bytes() for included in sorted(_with_included(name))}
     version = hashlib.sha256(b"".join(texts.values())).hexdigest()[:15]
     folder = cache_folder() / "kernels" / version
     for included, text in texts.items():
         if not (folder / included).exists():
             write_whole(folder / included, text)
-    return version, folder
+    return folder
 
 
 @lru_cache(maxsize=1000)
 def _program(device: str, name: str, function: str, inputs: int, outputs: int, tensors: bool) -> dict[str, str]:
     """Header and source for `jt.code` that call a function of a kernel file."""
-    version, folder = _laid_out(name)
     pointers = [f"in{i}_p" for i in range(inputs)] + [f"out{i}_p" for i in range(outputs)]
     listing = ""
     if tensors:
@@ -62,10 +61,10 @@ def _program(device: str, name: str, function: str, inputs: int, outputs: int, t
         listing = f"""Tensors tensors; for (Var* var : inputs()) tensors.push_back({{var->mem_ptr, var->num,
                 var->dtype() == ns_bfloat16 ? BFLOAT16 : var->dtype() == ns_float16 ? FLOAT16 : FLOAT32}});
             tensors.erase(tensors.begin(), tensors.begin() + {inputs});"""
-    # the version makes Jittor compile again when the kernels change; in quotes it would look for included files itself
-    source = f"""using namespace jseg; constexpr int64 version = 0x{version}; (void)version; {listing}
+    source = f"""using namespace jseg; {listing}
         {function}([&](const char* name) {{ return data[name]; }}, {", ".join(pointers)});"""
-    return {f"{device}_header": f"#include <{folder / name}>\n", f"{device}_src": source}
+    # in quotes, Jittor would look for included files itself
+    return {f"{device}_header": f"#include <{_laid_out(name) / name}>\n", f"{device}_src": source}
 
 
 def call(

@@ -1,8 +1,9 @@
-"""Keeps a GPU from waiting for the CPU: constants sent once, images sent as bytes, transposition on the device."""
+"""Keeps a GPU from waiting for the CPU: constants sent once, images as bytes, transposes there, few launches."""
 
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import pairwise
 
 import jittor as jt
 import numpy as np
@@ -35,21 +36,16 @@ def split(x: jt.Var, sizes: Sequence[int], axis: int) -> Sequence[jt.Var]:
 class _Parts(Function):
     """`split` of one Var, `join` of several: each is the gradient of the other."""
 
-    def execute(self, sizes: Sequence[int], axis: int, *parts: jt.Var) -> jt.Var | Sequence[jt.Var]:
-        self.where = sizes, axis
-        if len(parts) == len(sizes):
-            return self.joined(parts)
-        ends = np.cumsum(sizes).tolist()
-        return [parts[0][(slice(None),) * axis + (slice(end - n, end),)] for n, end in zip(sizes, ends, strict=True)]
-
-    def joined(self, parts: Sequence[jt.Var | None]) -> jt.Var:
-        """Adds up the parts, each with zeros around it, which Jittor fuses; None = zeros."""
-        (sizes, axis), starts = self.where, np.cumsum([0, *self.where[0]])
-        shape = next(list(x.shape) for x in parts if x is not None)
-        shape[axis] = sum(sizes)
-        indices = [[f"i{i}-{start}" if i == axis else f"i{i}" for i in range(len(shape))] for start in starts]
-        padded = [x.reindex(shape, index) for x, index in zip(parts, indices, strict=False) if x is not None]
-        return sum(padded[1:], padded[0])
+    def execute(self, sizes: Sequence[int], axis: int, *parts: jt.Var | None) -> jt.Var | list[jt.Var]:
+        self.where, starts = (sizes, axis), np.cumsum([0, *sizes]).tolist()
+        if len(parts) < len(sizes):
+            return [parts[0][(slice(None),) * axis + (slice(*ends),)] for ends in pairwise(starts)]
+        shape, padded = next(list(part.shape) for part in parts if part is not None), []
+        shape[axis] = starts[-1]
+        for part, start in zip(parts, starts, strict=False):  # with zeros around it; None = zeros
+            index = [f"i{i}-{start}" if i == axis else f"i{i}" for i in range(len(shape))]
+            padded += [] if part is None else [part.reindex(shape, index)]
+        return sum(padded[1:], padded[0])  # fused
 
     def grad(self, *gradients: jt.Var | None) -> tuple[jt.Var | None, ...]:
         found = _Parts().execute(*self.where, *gradients)

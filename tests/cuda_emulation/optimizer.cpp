@@ -7,6 +7,7 @@ using namespace jseg;
 
 // The kept outputs are the tensors.
 void dispatch(const char* kind, const Numbers& number, const Places& in, const Places& out, const size_t* out_bytes) {
+    if (std::strcmp(kind, "step_factor") == 0) return step_factor(number, (float*)in[0], (double*)in[1], (float*)out[0]);
     const bool sums = std::strcmp(kind, "square_sums") == 0;
     Tensors tensors;
     for (size_t i = sums ? 2 : 1; i < out.size(); i++) {

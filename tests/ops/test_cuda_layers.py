@@ -127,7 +127,8 @@ def test_losses(scale: float, alpha: float, gamma: float, emulated: Callable) ->
     (logits,) = random_vars((2, 3, 31, 67))
     labels = jt.array(np.random.default_rng(0).choice([0, 1, 1, 255, -1], (2, 31, 67)).astype(np.int32))
     for i in range(2):
-        emulated(lambda x, i=i: losses.mask_sums(x, labels, alpha, gamma)[i], [logits * scale], TOLERANCES["float32"])
+        form = lambda x, i=i: losses.MaskSums.apply(x, labels, alpha, gamma)[i]  # noqa: E731
+        emulated(form, [logits * scale], TOLERANCES["float32"])
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -135,7 +136,8 @@ def test_order_of_threads_changes_nothing(order: int, emulated: Callable) -> Non
     x, weight, bias, logits = random_vars((300, 24), (24,), (24,), (1, 2, 40, 40))
     labels = jt.zeros((1, 40, 40), "int32")
     emulated(lambda *inputs: layer_norm(*inputs, 1e-5), [x, weight, bias], TOLERANCES["float32"], 0, order)
-    emulated(lambda x: jt.concat(losses.mask_sums(x, labels)), [logits], TOLERANCES["float32"], 0, order)
+    form = lambda x: jt.concat(losses.MaskSums.apply(x, labels, 0.25, 2.0))  # noqa: E731
+    emulated(form, [logits], TOLERANCES["float32"], 0, order)
 
 
 def test_optimizer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,6 +162,10 @@ def test_optimizer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             assert adamw.steps == 2 and all((state[name] == x).all() for name, x in adamw.state().items())
             for (name, x), kind in zip(parameters[2:4], HALVES, strict=True):
                 assert np.array_equal(widen(halves[name]).numpy(), widen(convert(x, kind)).numpy())
+            bounds = [
+                optimizer.step_factor(jt.array([3.0, 1.0]), jt.array64([1.0, x]), 1.0) for x in (1, np.inf, np.nan)
+            ]
+            assert [x.item() for x in bounds] == [0.5, 0, 0]
             groups = adamw.parameters, adamw._m.values(), adamw._v.values(), [optimizer.square_sums(gradients)]
             results.append([np.concatenate([x.numpy() for x in group]) for group in groups])
     for computed, expected in zip(*results, strict=True):  # to some roundings of the largest

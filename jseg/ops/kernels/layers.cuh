@@ -294,7 +294,7 @@ __global__ void __launch_bounds__(PASS_THREADS) epilogue_kernel(const EpilogueAr
         float x[4], other[4];
         load_before(x, a, row, column, count);
         for (int e = 0; e < 4; e++) {
-            if (a.activation == RELU) x[e] = fmaxf(x[e], 0.0f);
+            if (a.activation == RELU && x[e] < 0) x[e] = 0;  // NaN stays
             if (a.activation == QUICK_GELU) x[e] *= quick_gelu_gate(x[e]);
         }
         if (a.seed != nullptr) {

@@ -36,6 +36,8 @@ struct SquareArguments {
     int blocks;           // of a tensor
 };
 
+static __device__ unsigned blocks_done[TABLE];  // of each tensor; 0 between launches
+
 __global__ void __launch_bounds__(PASS_THREADS) square_kernel(const SquareArguments a) {
     const int tensor = block_row();
     float sum = 0;
@@ -45,13 +47,11 @@ __global__ void __launch_bounds__(PASS_THREADS) square_kernel(const SquareArgume
     }
     sum = block_sum(sum, reinterpret_cast<float*>(shared_memory()));
     if (thread_index() == 0) a.parts[tensor * a.blocks + block_column()] = sum;
-}
-
-__global__ void __launch_bounds__(PASS_THREADS) add_parts_kernel(const SquareArguments a) {
-    double sum = 0;
-    for (int i = thread_index(); i < a.blocks; i += PASS_THREADS) sum += a.parts[block_column() * a.blocks + i];
-    sum = block_sum(sum, reinterpret_cast<double*>(shared_memory()));
-    if (thread_index() == 0) a.sums[block_column()] = sum;
+    if (!is_last_block(&blocks_done[tensor], a.blocks)) return;
+    double total = 0;
+    for (int i = thread_index(); i < a.blocks; i += PASS_THREADS) total += load_of_any_block(&a.parts[tensor * a.blocks + i]);
+    total = block_sum(total, reinterpret_cast<double*>(shared_memory()));
+    if (thread_index() == 0) a.sums[tensor] = total;
 }
 
 // parts: memory for (tensors, number("blocks")) floats.
@@ -66,9 +66,30 @@ void square_sums(const Numbers& number, const Tensors& tensors, float* sums, flo
             a.start[i] = tensor.start, a.size[i] = tensor.size, a.kind[i] = tensor.kind;
         }
         a.parts = parts + first * a.blocks, a.sums = sums + first;
-        launch(square_kernel, a.blocks, count, PASS_THREADS, PASS_THREADS * sizeof(float), a);
-        launch(add_parts_kernel, count, 1, PASS_THREADS, PASS_THREADS * sizeof(double), a);
+        launch(square_kernel, a.blocks, count, PASS_THREADS, PASS_THREADS * sizeof(double), a);
     }
+}
+
+struct FactorArguments {
+    int tensors, numbers;
+    double highest;
+    const float* squares;
+    const double* sums;
+    float* factor;
+};
+
+__global__ void __launch_bounds__(PASS_THREADS) factor_kernel(const FactorArguments a) {
+    double* const shared = reinterpret_cast<double*>(shared_memory());
+    double square = 0;
+    for (int i = thread_index(); i < a.tensors; i += PASS_THREADS) square += a.squares[i];
+    square = block_sum(square, shared);
+    if (thread_index() == 0) *a.factor = factor_of(square, a.sums, a.numbers, a.highest);
+}
+
+template <class Numbers>
+void step_factor(const Numbers& number, const float* squares, const double* sums, float* factor) {
+    const FactorArguments a{(int)number("tensors"), (int)number("sums"), number("highest"), squares, sums, factor};
+    launch(factor_kernel, 1, 1, PASS_THREADS, PASS_THREADS * sizeof(double), a);
 }
 
 struct AdamWArguments {

@@ -57,6 +57,14 @@ static inline void square_sums(const Numbers&, const Tensors& tensors, float* su
     for (size_t tensor = 0; tensor < totals.size(); tensor++) sums[tensor] = totals[tensor];
 }
 
+// See `factor_of`.
+template <class Numbers>
+static inline void step_factor(const Numbers& number, const float* squares, const double* sums, float* factor) {
+    double square = 0;
+    for (long i = 0; i < number("tensors"); i++) square += squares[i];
+    *factor = factor_of(square, sums, number("sums"), number("highest"));
+}
+
 // tensors: all weights, then their gradients, running means m, and v, then copies of 16 bits, or the weights themselves.
 // Where `factor` on the gradients is not above 0 nothing changes; else `steps` so far become `next`.
 template <class Numbers>

@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "both.h"
@@ -44,6 +45,17 @@ JSEG_BOTH void update(const Rule& rule, float kept, float gradient, float& weigh
     m = rule.beta_m * m + rule.rest_m * gradient;
     v = rule.beta_v * v + rule.rest_v * gradient * gradient;
     weight = kept * weight - rule.rate * m / (sqrtf(v) * rule.root + rule.eps);
+}
+
+// Factor on the gradients, whose squares add up to `square`, that scales their norm down to `highest` where it is above (0 =
+// never); 0 unless `square` and all `sums` are finite.
+JSEG_BOTH float factor_of(double square, const double* sums, int count, double highest) {
+    double all = square;
+    for (int i = 0; i < count; i++) all += sums[i];
+    uint64_t bits;
+    memcpy(&bits, &all, sizeof(bits));  // fast math would take every number for finite
+    if ((bits >> 52 & 0x7FF) == 0x7FF) return 0;
+    return highest > 0 && square > highest * highest ? highest / sqrt(square) : 1;
 }
 
 }  // namespace jseg
