@@ -46,11 +46,10 @@ class MaskSums(Function):
     Of a pair, dice loss (Milletari et al., "V-Net", 3DV 2016) is `1 - (2 * overlap + 1) / (area + area + 1)`, focal
     loss (Lin et al., ICCV 2017) the mean over pixels of `weight * softplus(z) * sigmoid(z)^gamma`, z = -x on its pixels
     and x elsewhere. Gradients are written out, which keeps their digits where the sigmoid is all but 0 or 1.
-
-    Logits (B, C, H, W) float32; labels (B, H, W) int32: a value outside 0..C-1 is a negative of every class.
     """
 
     def execute(self, logits: jt.Var, labels: jt.Var, alpha: float, gamma: float) -> tuple[jt.Var, ...]:
+        """Logits (B, C, H, W) float32; labels (B, H, W) int32, outside 0..C-1 a negative of every class."""
         (*pairs, height, width), one = logits.shape, (1,)
         self.inputs, self.alpha, self.gamma = [logits, labels], alpha, gamma
         self.numbers = {
@@ -62,10 +61,10 @@ class MaskSums(Function):
         }
         if compiled.compiled(cuda=True):
             shapes = [one, one, one, (*pairs, 2), (*pairs, 4)]
-            focal, dice, masks, slopes, _ = self.call("mask_sums", self.inputs, shapes)
+            focal, dice, masks, slopes, _ = self._call("mask_sums", self.inputs, shapes)
             self.inputs.append(slopes)
             return focal, dice, masks
-        target, sign, error, cost, weight, _ = self.pixel_terms()
+        target, sign, error, cost, weight, _ = self._pixel_terms()
         focal = (weight * cost).sum(dim=3).sum() / (height * width)  # along rows, then the rest: keeps digits
         probability = (target + sign * error).stop_fuse()  # read twice: stored, not computed twice
         overlap, predicted, labelled = (x.sum(dim=3).sum(dim=2) for x in (probability * target, probability, target))
@@ -74,19 +73,20 @@ class MaskSums(Function):
         return focal, (present * (1 - overlap / area)).sum(), present.sum()
 
     def grad(self, grad_focal: jt.Var | None, grad_dice: jt.Var | None, _: jt.Var | None) -> tuple[jt.Var | None, ...]:
+        """That of the logits, from those of the two losses, (1,) float32."""
         sums = [jt.zeros(1) if x is None else x for x in (grad_focal, grad_dice)]
         if compiled.compiled(cuda=True):
-            return self.call("mask_gradient", [*self.inputs, *sums], [self.inputs[0].shape])[0], None, None, None
-        target, sign, error, cost, weight, decay = self.pixel_terms()
+            return self._call("mask_gradient", [*self.inputs, *sums], [self.inputs[0].shape])[0], None, None, None
+        target, sign, error, cost, weight, decay = self._pixel_terms()
         slope = weight * (error + self.gamma * (1 - error) * cost)
         outside, inside = (x.unsqueeze(2).unsqueeze(3) for x in self.inputs[2:])
         of_dice = sums[1] * (outside - inside * target) * decay / ((1 + decay) * (1 + decay))
         return sign * slope * (sums[0] / self.numbers["pixels"]) + of_dice, None, None, None
 
-    def call(self, function: str, inputs: list[jt.Var], shapes: list[tuple[int, ...]]) -> list[jt.Var]:
+    def _call(self, function: str, inputs: list[jt.Var], shapes: list[tuple[int, ...]]) -> list[jt.Var]:
         return compiled.call("losses.h", function, inputs, shapes, self.numbers, None, ("losses.cuh", function))
 
-    def pixel_terms(self) -> tuple[jt.Var, ...]:
+    def _pixel_terms(self) -> tuple[jt.Var, ...]:
         """Target, dz/dx, 1 - p of the truth, cross-entropy and its weight, exp(-|x|), (B, C, H, W) each."""
         logits, labels = self.inputs[:2]
         target = class_masks(labels, logits.shape[1])
