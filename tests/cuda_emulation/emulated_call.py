@@ -13,7 +13,7 @@ import torch
 
 from jseg.engine import optimizer
 from jseg.ops import compiled, layers
-from jseg.ops.half import cast, widen
+from jseg.ops.half import cast, is_half, widen
 from tests.cuda_emulation.emulated_attention import Library, compile_library
 
 KINDS = ("float32", "bfloat16", "float16")  # as numbered in optimizer_rule.h
@@ -32,7 +32,7 @@ class _Jittor:
 
 def to_torch(x: jt.Var) -> torch.Tensor:
     """A Var of any type on the CPU as a tensor of the same type."""
-    return torch.from_numpy(widen(x).numpy() if "float" in str(x.dtype) else x.numpy()).to(getattr(torch, str(x.dtype)))
+    return torch.from_numpy((widen(x) if is_half(x) else x).numpy()).to(getattr(torch, str(x.dtype)))
 
 
 def pretend_cuda(
