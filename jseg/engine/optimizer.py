@@ -146,10 +146,8 @@ def step_factor(squares: jt.Var, sums: jt.Var, highest: float) -> jt.Var:
     `squares` (n,) as of `square_sums`. 0 unless the norm and all `sums` (any number, float64) are finite.
     """
     if compiled.compiled(cuda=True):
-        numbers, cuda = (
-            {"highest": highest, "tensors": len(squares), "sums": len(sums)},
-            ("optimizer.cuh", "step_factor"),
-        )
+        numbers = {"highest": highest, "tensors": len(squares), "sums": len(sums)}
+        cuda = "optimizer.cuh", "step_factor"
         return compiled.call("optimizer.h", "step_factor", [squares, sums], [(1,)], numbers, None, cuda)[0].stop_grad()
     norm = squares.float64().sum().sqrt()
     factor = jt.array64(np.float64([highest])) / norm if highest else jt.ones_like(norm)

@@ -63,8 +63,8 @@ def class_queries(features: ImageFeatures, text: jt.Var, q_proj: Linear) -> jt.V
 
 def pixels(features: ImageFeatures, lateral_proj: Linear) -> jt.Var:
     """`lateral_proj(pixel_features(...))`, (B, N, D); regions and global are projected before they are repeated."""
-    columns, depth = lateral_proj.weight.shape  # 3 times D, without regions twice
-    *for_regions, for_whole, for_patches = split(lateral_proj.factor, [columns] * (depth // columns), 1)
+    depth, width = lateral_proj.weight.shape  # width: 3 times D, without regions twice
+    *for_regions, for_whole, for_patches = split(lateral_proj.factor, [depth] * (width // depth), 1)
     patches = project_part(features.patches, lateral_proj, for_patches)
     if features.regions is not None:
         patches = patches + region_maps(project_part(features.regions, lateral_proj, for_regions[0]), features)
@@ -114,7 +114,8 @@ def decode(
     """Queries (B, M * C, D) and pixels (B, N, D) through all layers; each layer updates both from the old values."""
     # rounded once for several products; not on CPU, where Jittor would cut off the sums of their gradients
     dtype = q_layers[0].linear1.compute if jt.flags.use_cuda else "float32"
-    of_q, of_v = ((cast(x, dtype), widen(x)) for x in (q, v))
+    both = (q, widen(q)), (v, widen(v))
+    of_q, of_v = ((x if str(x.dtype) == dtype else cast(wide, dtype), wide) for x, wide in both)
     for index, (q_layer, v_layer) in enumerate(zip(q_layers, v_layers, strict=True), start=1):
         of_q, of_v = q_layer(of_q, of_v), v_layer(of_v, of_q)
         if trace is not None:

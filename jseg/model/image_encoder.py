@@ -95,7 +95,7 @@ class ImageEncoder(ImageTower):
         return ImageFeatures(whole[:, 0], regions[0] if regions else None, patches, grid, self.region_grid)
 
     def prompts(self, copies: int) -> jt.Var | list[jt.Var]:
-        """The prompts of each layer, (layers, copies, K, width) float32, with dropout."""
+        """Prompts with dropout, (layers, copies, K, width) float32; on CPU a list, drawn layer by layer."""
         deep = [self.deep_prompt_embeddings] if len(self.transformer.resblocks) > 1 else []
         prompts = widen(self.prompt_proj(jt.concat([self.prompt_embeddings, *deep])))
         prompts = prompts.unsqueeze(1).broadcast((len(prompts), copies, *prompts.shape[1:]))
@@ -127,7 +127,7 @@ def project_together(blocks: list[ResidualBlock], x: jt.Var, dtype: str) -> Sequ
     ones, zeros = (constant(of, shape[-1], np.float32) for of in (np.ones, np.zeros))
     x = layer_norm(x.reshape(len(x), -1, shape[-1]), ones, zeros, norms[0].eps)
     x = cast(x * factor.reshape(len(x), 1, -1) + shift.reshape(len(x), 1, -1), dtype)
-    x = widen(nn.bmm_transpose(x, weights.reshape(len(x), -1, shape[-1]))) + biases.reshape(len(x), 1, -1)
+    x = widen(nn.bmm_transpose(x, cast(weights, dtype).reshape(len(x), -1, shape[-1]))) + biases.reshape(len(x), 1, -1)
     return [y.reshape(*shape[1:-1], -1) for y in split(cast(x, dtype), [1] * len(blocks), 0)]
 
 

@@ -52,13 +52,8 @@ class MaskSums(Function):
         """Logits (B, C, H, W) float32; labels (B, H, W) int32, outside 0..C-1 a negative of every class."""
         (*pairs, height, width), one = logits.shape, (1,)
         self.inputs, self.alpha, self.gamma = [logits, labels], alpha, gamma
-        self.numbers = {
-            "images": pairs[0],
-            "classes": pairs[1],
-            "pixels": height * width,
-            "alpha": alpha,
-            "gamma": gamma,
-        }
+        images, classes = pairs
+        self.numbers = {"images": images, "classes": classes, "pixels": height * width, "alpha": alpha, "gamma": gamma}
         if compiled.compiled(cuda=True):
             shapes = [one, one, one, (*pairs, 2), (*pairs, 4)]
             focal, dice, masks, slopes, _ = self._call("mask_sums", self.inputs, shapes)

@@ -12,7 +12,7 @@ from jseg.config import DataConfig
 from jseg.ops.function import Function, skip_frozen
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=512)
 def constant(of: Callable[..., np.ndarray], *arguments: object) -> jt.Var:
     """`of(*arguments)` on the device, made and sent once."""
     return jt.array(np.ascontiguousarray(of(*arguments))).stop_grad()
@@ -43,8 +43,8 @@ class _Parts(Function):
         shape, padded = next(list(part.shape) for part in parts if part is not None), []
         shape[axis] = starts[-1]
         for part, start in zip(parts, starts, strict=False):  # with zeros around it; None = zeros
-            index = [f"i{i}-{start}" if i == axis else f"i{i}" for i in range(len(shape))]
-            padded += [] if part is None else [part.reindex(shape, index)]
+            index = [f"i{i}-@e0(0)" if i == axis else f"i{i}" for i in range(len(shape))]  # a number: a kernel for each
+            padded += [] if part is None else [part.reindex(shape, index, 0, [], [constant(np.int32, (start,))])]
         return sum(padded[1:], padded[0])  # fused
 
     def grad(self, *gradients: jt.Var | None) -> tuple[jt.Var | None, ...]:

@@ -49,8 +49,6 @@ def lay_out(cache: Path, python_headers: Path, ready: cuda.Ready | None, cpu: st
         for path in cache.glob("jit_utils_core*"):
             path.unlink()  # Jittor would end the process after compiling again what it has loaded
     if compile_now:
-        for path in cache.rglob("data.md5"):
-            path.unlink()  # Jittor takes data.o for compiled where this lies, also after an interruption
         folders = [jittor / "src", jittor / "extern", python_headers]
         folders += [ready.nvcc.parents[1] / "include", jittor / "extern" / "cuda" / "inc"] if ready else []
         options = [f"-march={cpu}", *(f"-I{folder}" for folder in folders)]

@@ -72,6 +72,9 @@ def remove_cut_libraries(cache: Path) -> None:
             table, size, count = struct.unpack("<40xQ10xHH2x", file.read(64).ljust(64, b"\xff"))
         if path.stat().st_size < table + size * count:
             path.unlink()
+    for path in cache.rglob("data.md5"):
+        if not any(path.parent.glob("jittor_core*.so")):
+            path.unlink()  # Jittor takes data.o for compiled where this lies, also after an interruption
 
 
 def python_headers(cache: Path) -> str:

@@ -29,7 +29,11 @@ def install(jittor_utils: ModuleType) -> None:
     def run_all(commands: list[str], cache: str, jittor: str, message: str = "") -> None:
         try:
             run_cmds(late + in_units(commands, Path(cache), Path(jittor)), cache, jittor, message)
-        except Exception:  # names clash for a compiler that we do not know
+        except Exception:  # names clash for a compiler that we do not know; Jittor has printed its errors
+            if jittor_utils.pool_size:  # units under way write to the same object files
+                jittor_utils.p.close()
+                jittor_utils.p.join()
+                jittor_utils.pool_size = 0
             run_cmds(late + commands, cache, jittor, message)
         late.clear()
 
@@ -37,7 +41,7 @@ def install(jittor_utils: ModuleType) -> None:
 
 
 def in_units(commands: list[str], cache: Path, jittor: Path) -> list[str]:
-    """The commands to run in place of Jittor's `commands`, which are kept for what they have compiled before."""
+    """What to run in place of Jittor's `commands`: one for a unit; folders once compiled file by file stay so."""
     folders, result = {jittor / "src" / name: name for name in FOLDERS} | {cache / "gen": "gen"}, []
 
     def place(command: str) -> tuple[str, str]:
@@ -56,6 +60,7 @@ def in_units(commands: list[str], cache: Path, jittor: Path) -> list[str]:
             text += "".join(f"#define {name} {name}_{source.stem}\n" for name in names)  # other files have them as well
             text += f'#include "{folder}/{source.name}"\n' + "".join(f"#undef {name}\n" for name in names)
         for key in keys[1:]:
+            key.unlink(missing_ok=True)  # of the file alone, with other flags
             key.with_suffix("").write_bytes(b"!<arch>\n")
         unit = cache / "gen" / f"unit_{Path(keys[0].stem).stem}"
         unit.write_text(text, encoding="utf-8")
