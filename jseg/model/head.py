@@ -7,6 +7,8 @@ decoder, queries attend to pixels and pixels to queries. The recovery decoder pr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jittor as jt
 from jittor import nn
 
@@ -15,9 +17,9 @@ from jseg.config import ModelConfig
 from jseg.errors import UserError
 from jseg.model.image_encoder import ImageFeatures, as_maps
 from jseg.model.losses import TrainingOutputs
-from jseg.ops.attention import cross_attention
+from jseg.ops.attention import cross_attention, two_way_attention
 from jseg.ops.bilinear import grid_interpolation_matrix
-from jseg.ops.device import constant, split, transpose
+from jseg.ops.device import constant, join, split, transpose
 from jseg.ops.half import cast, widen
 from jseg.ops.layers import linear
 
@@ -83,11 +85,9 @@ class CrossAttention(nn.Module):
         self.q, self.k, self.v, self.proj = (Linear(width, width) for _ in range(4))
         self.weight_dropout = Dropout(dropout)
 
-    def execute(self, x: Tokens, memory: Tokens, dropout: float) -> jt.Var:
-        """x (B, Tx, width), plus what it finds in memory (B, Tm, width), a share `dropout` of which is left out."""
-        q, k, v = self.q(x[0]), self.k(memory[0]), self.v(memory[0])
-        found = cross_attention(q, k, v, self.heads, self.weight_dropout.rate_now())
-        return self.proj(found, residual=x[1], dropout=dropout)
+    def execute(self, x: jt.Var, memory: jt.Var) -> jt.Var:
+        """What x (B, Tx, width) finds in memory (B, Tm, width), (B, Tx, width), to be projected by `proj`."""
+        return cross_attention(self.q(x), self.k(memory), self.v(memory), self.heads, self.weight_dropout.rate_now())
 
 
 class DecoderLayer(nn.Module):
@@ -100,12 +100,26 @@ class DecoderLayer(nn.Module):
         self.multihead_attn = CrossAttention(width, heads, dropout)
         self.dropout = Dropout(dropout)
 
-    def execute(self, x: Tokens, memory: Tokens) -> Tokens:
-        """x (B, Tx, width) with memory (B, Tm, width) -> (B, Tx, width)."""
+    def execute(self, x: Tokens, memory: Tokens, found: jt.Var | None = None) -> Tokens:
+        """x (B, Tx, width) with memory (B, Tm, width) -> (B, Tx, width); `found`: what it finds, if that is known."""
         rate, compute = self.dropout.rate_now(), self.linear1.compute
-        rounded, wide = self.norm2(self.multihead_attn(x, memory, rate), compute, "wide")
+        found = self.multihead_attn(x[0], memory[0]) if found is None else found
+        rounded, wide = self.norm2(self.multihead_attn.proj(found, residual=x[1], dropout=rate), compute, "wide")
         inner = self.linear1(rounded, activation="relu", dropout=rate)
         return self.norm3(self.linear2(inner, residual=wide, dropout=rate), compute, "wide")
+
+
+def join_projections(layers: Sequence[tuple[DecoderLayer, DecoderLayer]]) -> list[tuple[jt.Var, jt.Var]]:
+    """Weights (3 * width, width) and biases that project the tokens of each layer's queries, and of its pixels.
+
+    They give queries for the own side's layer, and keys and values for the other side's, side by side.
+    """
+    sides = [
+        pair for q, v in layers for pair in ((q.multihead_attn, v.multihead_attn), (v.multihead_attn, q.multihead_attn))
+    ]
+    parts = [part for own, other in sides for part in (own.q, other.k, other.v)]
+    joined = (join(list(of), 0) for of in zip(*((part.factor, part.bias) for part in parts), strict=True))
+    return list(zip(*(split(x, [len(x) // len(sides)] * len(sides), 0) for x in joined), strict=True))
 
 
 def decode(
@@ -116,8 +130,15 @@ def decode(
     dtype = q_layers[0].linear1.compute if jt.flags.use_cuda else "float32"
     both = (q, widen(q)), (v, widen(v))
     of_q, of_v = ((x if str(x.dtype) == dtype else cast(wide, dtype), wide) for x, wide in both)
-    for index, (q_layer, v_layer) in enumerate(zip(q_layers, v_layers, strict=True), start=1):
-        of_q, of_v = q_layer(of_q, of_v), v_layer(of_v, of_q)
+    layers, found = list(zip(q_layers, v_layers, strict=True)), (None, None)
+    projections = iter(join_projections(layers) if jt.flags.use_cuda else ())
+    for index, (q_layer, v_layer) in enumerate(layers, start=1):
+        if jt.flags.use_cuda:
+            projected = [linear(x, *next(projections)) for x in (of_q[0], of_v[0])]
+            found = two_way_attention(
+                *projected, q_layer.multihead_attn.heads, q_layer.multihead_attn.weight_dropout.rate_now()
+            )
+        of_q, of_v = q_layer(of_q, of_v, found[0]), v_layer(of_v, of_q, found[1])
         if trace is not None:
             trace[f"q{index}"], trace[f"v{index}"] = of_q[1], of_v[1]
     return of_q, of_v

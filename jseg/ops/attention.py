@@ -5,7 +5,7 @@ which is that of the output as well. On CPU the kernels of jseg/ops/kernels/atte
 attention.cuh: scores never reach memory, and dropped weights are drawn again for the gradient.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jittor as jt
 import numpy as np
@@ -143,6 +143,21 @@ def cross_attention(q: jt.Var, k: jt.Var, v: jt.Var, heads: int, dropout: float 
     return attend(q, k, v, heads, None, keep_factors((batch, heads, queries, keys), dropout) if dropout else None)
 
 
+def two_way_attention(first: jt.Var, second: jt.Var, heads: int, dropout: float = 0.0) -> Sequence[jt.Var]:
+    """`cross_attention` of either side to the other, (B, T, width) for each, in one operator on CUDA.
+
+    `first` and `second` (B, T, 3 * width), each with a T of its own, hold queries, keys and values side by side.
+    """
+    depth = first.shape[2] // (3 * heads)
+    if not (jt.flags.use_cuda and _has_kernel(first, depth)):
+        (q, *own), (other_q, *others) = _split(first), _split(second)
+        return cross_attention(q, *others, heads, dropout), cross_attention(other_q, *own, heads, dropout)
+    numbers = {"batch": len(first), "heads": heads, "depth": depth, "queries": first.shape[1], "keys": second.shape[1]}
+    seeds = [draw_seed() if dropout else jt.zeros((2,)).stop_grad() for _ in range(2)]
+    variant = "true" if dropout else "false"
+    return _Attention.apply("two_way", numbers | {"dropout": dropout}, variant, (True, True), first, second, *seeds)
+
+
 def _joint(
     projected: jt.Var, prompts: jt.Var | None, heads: int, mask: str, structure: tuple[int, ...] = (0, 0, 0, 0, 0)
 ) -> jt.Var:
@@ -162,23 +177,24 @@ class _Attention(Function):
 
     def execute(
         self, name: str, numbers: dict[str, float], variant: str, wanted: tuple[bool, ...], *inputs: jt.Var | None
-    ) -> jt.Var:
+    ) -> jt.Var | Sequence[jt.Var]:
         self.name, self.numbers, self.variant, self.wanted = name, numbers, variant, wanted
-        (batch, length), heads = inputs[0].shape[:2], numbers["heads"]
         inputs = [inputs[0] if x is None else x for x in inputs]  # any place in memory will do: it is not read
-        shapes = [(batch, length, heads * numbers["depth"]), (batch, heads, length)]
-        output, log_sums = self._call("forward", inputs, shapes, 1)
-        self.saved = *inputs, output, log_sums
-        return output
+        sizes = [x.shape[:2] for x in (inputs[:2] if name == "two_way" else inputs[:1])]  # of what has queries
+        shapes = [(batch, length, numbers["heads"] * numbers["depth"]) for batch, length in sizes]
+        shapes += [(batch, numbers["heads"], length) for batch, length in sizes]
+        found = self._call("forward", inputs, shapes, len(sizes))
+        self.saved = *inputs, *found
+        return found[: len(sizes)] if name == "two_way" else found[0]
 
-    def grad(self, grad_out: jt.Var) -> tuple[jt.Var | None, ...]:
+    def grad(self, *grad_out: jt.Var) -> tuple[jt.Var | None, ...]:
         shapes = [x.shape if flag else (1, 1, 1) for x, flag in zip(self.saved, self.wanted, strict=False)]
         row_sums = []
         if jt.flags.use_cuda:  # the kernels also write gradients that nobody wants, and keep sums of rows in memory
-            shapes[0], row_sums = self.saved[0].shape, [self.saved[-1].shape]
-        gradients = self._call("backward", [*self.saved, grad_out], shapes + row_sums, len(row_sums))
+            shapes[0], row_sums = self.saved[0].shape, [x.shape for x in self.saved[-len(grad_out) :]]
+        gradients = self._call("backward", [*self.saved, *grad_out], shapes + row_sums, len(row_sums))
         found = [x if flag else None for x, flag in zip(gradients, self.wanted, strict=False)]
-        return *[None] * 4, *found, *[None] * (len(self.saved) - 2 - len(found))
+        return *[None] * 4, *found, *[None] * (len(self.saved) - 2 * len(grad_out) - len(found))
 
     def _call(self, direction: str, inputs: list[jt.Var], shapes: list[tuple[int, ...]], statistics: int) -> list:
         """The outputs; the last `statistics` of them are float32, the others as the inputs."""

@@ -25,16 +25,8 @@ def compile_library(source: str, folder: Path, options: tuple[str, ...]) -> ctyp
     """Compiles a file of this folder with the kernels at hand."""
     target = folder / ("_".join([Path(source).stem, *options]).replace("=", "_") + ".so")
     command = [os.environ.get("cc_path", "g++"), "-std=c++17", "-O2", "-Wall", "-Werror", "-Wno-unknown-pragmas"]
-    command += [
-        "-fsanitize=alignment",
-        "-fno-sanitize-recover",
-        "-fno-strict-aliasing",
-        "-shared",
-        "-fPIC",
-        "-DJSEG_EMULATION",
-        f"-I{HERE}",
-        f"-I{KERNELS}",
-    ]
+    command += ["-fsanitize=alignment", "-fno-sanitize-recover", "-fno-strict-aliasing", "-shared", "-fPIC"]
+    command += ["-DJSEG_EMULATION", f"-I{HERE}", f"-I{KERNELS}"]
     subprocess.run([*command, *options, str(HERE / source), "-o", str(target)], check=True)
     return ctypes.CDLL(str(target))
 
@@ -73,8 +65,8 @@ class Emulation(Library):
 
     def __init__(self, number_type: str, depth: int, folder: Path, offset: int = 0, order: int = 0) -> None:
         self.type, self.depth = TYPES[number_type], depth
-        options = f"-DNUMBER_TYPE={number_type}", f"-DPADDED_DEPTH={(depth + 15) // 16 * 16}"
-        super().__init__(compile_library("attention.cpp", folder, options), offset, order)
+        options = f"-DTYPE_X={number_type}", f"-DTYPE_Y={(depth + 15) // 16 * 16}"
+        super().__init__(compile_library("attention_calls.cpp", folder, options), offset, order)
 
     def joint(
         self, projected: Tensor, prompts: Tensor | None, heads: int, mask: int, structure: tuple, grad_out: Tensor,

@@ -11,8 +11,8 @@ import pytest
 
 from jseg.config import OptimizerConfig
 from jseg.engine import optimizer
-from jseg.model import losses
-from jseg.ops import layers
+from jseg.model import head, losses
+from jseg.ops import attention, layers
 from jseg.ops.half import HALVES, cast, convert, widen
 from jseg.ops.layers import ACTIVATIONS, dropout, layer_norm, linear
 from tests.cuda_emulation.emulated_attention import ORDERS
@@ -39,7 +39,7 @@ def emulated(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Non
         for cuda in (False, True):
             with monkeypatch.context() as patch:
                 if cuda:
-                    pretend_cuda(patch, folder, [layers, losses], offset, order)
+                    pretend_cuda(patch, folder, [layers, losses, attention, head], offset, order)
                 jt.set_global_seed(3)
                 output = form(*inputs)
                 (weight,) = random_vars(tuple(output.shape), seed=1)
@@ -129,6 +129,22 @@ def test_losses(scale: float, alpha: float, gamma: float, emulated: Callable) ->
     for i in range(2):
         form = lambda x, i=i: losses.MaskSums.apply(x, labels, alpha, gamma)[i]  # noqa: E731
         emulated(form, [logits * scale], TOLERANCES["float32"])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rate, depth", [(0.0, 12), (0.3, 16)])
+def test_two_way_attention(rate: float, depth: int, dtype: str, emulated: Callable) -> None:
+    """One operator for each side on CPU: these drop the same weights."""
+    sides = [cast(x, dtype) for x in random_vars((2, 5, 6 * depth), (2, 70, 6 * depth))]
+    form = lambda *sides: jt.concat([widen(x) for x in attention.two_way_attention(*sides, 2, rate)], 1)  # noqa: E731
+    emulated(form, sides, TOLERANCES[dtype])
+
+
+def test_decoder(emulated: Callable) -> None:
+    """On CUDA, one product for each side and layer, of weights that are put side by side."""
+    layers = [jt.nn.ModuleList([head.DecoderLayer(24, 2, 2, 0.0) for _ in range(2)]) for _ in range(2)]
+    inputs = [*random_vars((2, 5, 24), (2, 9, 24)), *layers[0].parameters(), *layers[1].parameters()]
+    emulated(lambda q, v, *_: jt.concat([x for _, x in head.decode(*layers, q, v)], 1), inputs, TOLERANCES["float32"])
 
 
 @pytest.mark.parametrize("order", ORDERS)

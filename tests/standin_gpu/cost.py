@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 BATCH = 2
-OTHERS = "cublas|relay|(joint|cross)_(forward|backward)"  # products and attention
+OTHERS = "cublas|relay|(joint|cross|two_way)_(forward|backward)"  # products and attention
 
 
 def steps_of(batch: int, setting: str, precision: str, size: str, *layers: str) -> Callable[[int], object]:
