@@ -25,8 +25,7 @@ class LayerNorm(nn.Module):
     def __init__(self, width: int, eps: float = 1e-5) -> None:
         super().__init__()
         self.eps = eps
-        self.weight = jt.ones(width)
-        self.bias = jt.zeros(width)
+        self.weight, self.bias = jt.ones(width), jt.zeros(width)
 
     def execute(self, x: jt.Var, dtype: str | None = None, second: str = "") -> jt.Var | tuple[jt.Var, jt.Var]:
         """(…, width) -> (…, width), as `dtype`, by default that of x; `second` as of `layer_norm`."""
@@ -56,8 +55,7 @@ class Dropout(nn.Module):
 
     def __init__(self, rate: float) -> None:
         super().__init__()
-        self.rate = rate
-        self.active = False
+        self.rate, self.active = rate, False
 
     def rate_now(self) -> float:
         """The share that is dropped as things stand: 0 while not active."""
@@ -82,8 +80,7 @@ class SelfAttention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.in_proj_weight = jt.zeros((3 * width, width))
-        self.in_proj_bias = jt.zeros(3 * width)
+        self.in_proj_weight, self.in_proj_bias = jt.zeros((3 * width, width)), jt.zeros(3 * width)
         self.out_proj = Linear(width, width)
 
     def project(self, x: jt.Var) -> jt.Var:
@@ -100,8 +97,7 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.c_fc = Linear(width, 4 * width)
-        self.c_proj = Linear(4 * width, width)
+        self.c_fc, self.c_proj = Linear(width, 4 * width), Linear(4 * width, width)
 
     def execute(self, x: jt.Var, residual: jt.Var | None = None) -> jt.Var:
         """(…, width) -> (…, width), plus `residual` if given."""
@@ -113,10 +109,8 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, eps: float) -> None:
         super().__init__()
-        self.attn = SelfAttention(width, heads)
-        self.ln_1 = LayerNorm(width, eps)
-        self.mlp = Mlp(width)
-        self.ln_2 = LayerNorm(width, eps)
+        self.attn, self.ln_1 = SelfAttention(width, heads), LayerNorm(width, eps)
+        self.mlp, self.ln_2 = Mlp(width), LayerNorm(width, eps)
 
     def execute(self, x: jt.Var, attend: Attend) -> jt.Var:
         """(B, T, width) -> (B, T, width)"""

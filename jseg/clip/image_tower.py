@@ -67,12 +67,10 @@ class ImageTower(nn.Module):
     ) -> None:
         super().__init__()
         side = image_size // patch_size
-        self.class_embedding = jt.zeros(width)
-        self.positional_embedding = jt.zeros((1 + side * side, width))
+        self.class_embedding, self.positional_embedding = jt.zeros(width), jt.zeros((1 + side * side, width))
         self.proj = jt.zeros((width, output_dim))
         self.conv1 = PatchEmbedding(patch_size, width)
-        self.ln_pre = LayerNorm(width, eps)
-        self.transformer = Transformer(width, layers, heads, eps)
+        self.ln_pre, self.transformer = LayerNorm(width, eps), Transformer(width, layers, heads, eps)
         self.ln_post = LayerNorm(width, eps)
 
     def positions(self, grid: tuple[int, int]) -> jt.Var:

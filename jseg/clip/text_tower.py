@@ -18,13 +18,11 @@ class TextTower(nn.Module):
         self, width: int, layers: int, heads: int, output_dim: int, context_length: int = 77, vocab_size: int = 49408
     ) -> None:
         super().__init__()
-        self.context_length = context_length
-        self.vocab_size = vocab_size
+        self.context_length, self.vocab_size = context_length, vocab_size
         self.positional_embedding = jt.zeros((context_length, width))
         self.text_projection = jt.zeros((width, output_dim))
         self.transformer = Transformer(width, layers, heads)
-        self.token_embedding = nn.Embedding(vocab_size, width)
-        self.ln_final = LayerNorm(width)
+        self.token_embedding, self.ln_final = nn.Embedding(vocab_size, width), LayerNorm(width)
 
     def execute(self, token_ids: np.ndarray | jt.Var, trace: Trace | None = None) -> jt.Var:
         """Embeddings of texts (N, output_dim), not normalised: the hidden state at the end-of-text token, projected.

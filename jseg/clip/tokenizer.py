@@ -35,9 +35,7 @@ HEADER = "#version: 0.2"
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 
 # One word: a special token, an English contraction, a run of letters, one digit, or a run of other signs.
-WORD = regex.compile(
-    r"<\|startoftext\|>|<\|endoftext\|>|'(?:s|t|re|ve|m|ll|d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+", regex.IGNORECASE
-)
+WORD = regex.compile(r"(?i)<\|startoftext\|>|<\|endoftext\|>|'(?:s|t|re|ve|m|ll|d)|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+")
 SPACES = regex.compile(r"\s+")
 Merge = tuple[str, str]
 
@@ -65,12 +63,9 @@ def _merged(symbols: tuple[str, ...], pair: Merge) -> tuple[str, ...]:
     """`symbols` with each occurrence of `pair`, from the left, made one symbol."""
     result, place = [], 0
     while place < len(symbols):
-        if symbols[place : place + 2] == pair:
-            result.append(pair[0] + pair[1])
-            place += 2
-        else:
-            result.append(symbols[place])
-            place += 1
+        found = symbols[place : place + 2] == pair
+        result.append("".join(pair) if found else symbols[place])
+        place += 2 if found else 1
     return tuple(result)
 
 
@@ -83,8 +78,7 @@ class Tokenizer:
         symbols = signs + [sign + WORD_END for sign in signs] + ["".join(merge) for merge in self.merges] + [START, END]
         self.vocab_size = len(symbols)
         self.start_id, self.end_id = self.vocab_size - 2, self.vocab_size - 1
-        self._symbols = symbols
-        self._ids = {symbol: place for place, symbol in enumerate(symbols)}
+        self._symbols, self._ids = symbols, {symbol: place for place, symbol in enumerate(symbols)}
         self._ranks = {merge: rank for rank, merge in reversed(list(enumerate(self.merges)))}  # the first one counts
         self._words: dict[str, list[int]] = {START: [self.start_id], END: [self.end_id]}
 

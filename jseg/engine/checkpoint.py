@@ -143,10 +143,8 @@ def newest_whole(work_dir: Path) -> tuple[WeightFile, list[str]]:
             return read_whole(path, is_resumed=True), refused
         except UserError as error:
             refused.append(str(error))
-    reasons = f" ({'; '.join(refused)})" if refused else ""
-    raise UserError(
-        f"--resume: {work_dir} holds no whole checkpoint{reasons}: pass --weights PATH, or leave --resume out"
-    )
+    why = f" ({'; '.join(refused)})" if refused else ""
+    raise UserError(f"--resume: {work_dir} holds no whole checkpoint{why}: pass --weights PATH, or leave --resume out")
 
 
 def check_classes(file: WeightFile, class_list: ClassList, other_classes: bool) -> str:

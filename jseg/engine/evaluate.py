@@ -107,8 +107,7 @@ def evaluate(
         line += ", strict protocol (unseen classes among themselves)" if strict else ""
         if test.scales != (1.0,) or test.flip:
             line += f", scales {', '.join(f'{scale:g}' for scale in test.scales)}{', mirrored too' * test.flip}"
-        print(line)
-        print(headline(metrics), flush=True)
+        print(line, headline(metrics), sep="\n", flush=True)
         if extremes is not None and (files := extremes.files(ranks, unseen)):
             confusion = drawing.confusion_image(matrix.counts, classes.names, unseen)
             contents = (confusion, matrix.csv_table(classes.names).encode(), *files)

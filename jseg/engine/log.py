@@ -49,8 +49,7 @@ class RunLog:
         evaluated: int | None = None, tensorboard: bool | None = False,
     ) -> None:  # fmt: skip
         self.path = work_dir / LOG_NAME if work_dir is not None else None
-        self.iterations = iterations
-        self._unwritten, self._events = "", None
+        self.iterations, self._unwritten, self._events = iterations, "", None
         self.means = {"sums": {}, "norms": [], "steps": 0, **(means or {})}  # sums since the last report, JSON-ready
         self._durations: deque[float] = deque(maxlen=100)  # seconds of recent steps
         self.restart_clock(start_iteration)
@@ -67,8 +66,9 @@ class RunLog:
             from tensorboardX import SummaryWriter
 
             # its queue must hold all events of a line: its thread may have died on a full disk
-            folder = str(work_dir / "tensorboard")
-            self._events = SummaryWriter(folder, purge_step=start_iteration + 1, max_queue=10_000)
+            self._events = SummaryWriter(
+                str(work_dir / "tensorboard"), purge_step=start_iteration + 1, max_queue=10_000
+            )
 
     def write(self, event: str, iteration: int, **values: Any) -> None:
         """Appends one line to `log.jsonl`."""

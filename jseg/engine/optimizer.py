@@ -35,8 +35,7 @@ class AdamW:
         self.parameters = [variable for _, variable in parameters]
         self.leaves = [(rounded or {}).get(name, variable) for name, variable in parameters]
         self._steps = jt.zeros((1,), "int32")  # on the device, like everything that a step reads
-        self.betas, self.eps = config.betas, config.eps
-        self.lr = config.lr * config.lr_factor
+        self.betas, self.eps, self.lr = config.betas, config.eps, config.lr * config.lr_factor
         decays = np.array([group_settings(name, config)[1] for name in self.names], np.float32)
         self._decays, self._one = jt.array(decays).stop_grad(), jt.ones((1,)).stop_grad()
         self._m, self._v = (  # running means of gradients and of their squares, by their names in a checkpoint
@@ -76,8 +75,7 @@ class AdamW:
             return
         self._steps = self._steps + 1
         first, second = (1 - beta**self.steps for beta in self.betas)  # bias corrections
-        beta_m, beta_v = self.betas
-        moments = self._m.values(), self._v.values()
+        (beta_m, beta_v), moments = self.betas, (self._m.values(), self._v.values())
         each = zip(self.parameters, self.leaves, gradients, *moments, self._decays.numpy(), strict=True)
         for weights, leaf, gradient, m, v, decay in each:
             gradient = widen(gradient) * factor

@@ -63,8 +63,7 @@ class ImageScores:
         penalty[list(seen)] = gamma
         self.penalty = jt.array(penalty)
         places = [(top, left) for top in self.tops for left in self.lefts]
-        batches = range(0, len(places), config.window_batch)
-        outputs = []
+        batches, outputs = range(0, len(places), config.window_batch), []
         with jt.no_grad():
             for first in tqdm(batches, "windows", leave=False, disable=None if len(places) >= MANY_WINDOWS else True):
                 batch = places[first : first + config.window_batch]
@@ -139,10 +138,8 @@ class ImageScores:
 
 def _interpolate(maps: jt.Var, axis: int, first: np.ndarray, second: np.ndarray, share: np.ndarray) -> jt.Var:
     """Linear interpolation of (C, h, w) along axis 1 or 2: `(1 - share) * maps[first] + share * maps[second]`."""
-    shape = [*maps.shape]
-    shape[axis] = len(first)
-    indices = ["i0", "i1", "i2"]
-    indices[axis] = f"@e0(i{axis})"
+    shape, indices = [*maps.shape], ["i0", "i1", "i2"]
+    shape[axis], indices[axis] = len(first), f"@e0(i{axis})"
     near, far = (maps.reindex(shape, indices, extras=[jt.array(taps)]) for taps in (first, second))
     weight = jt.array(share.astype(np.float32).reshape((-1, 1) if axis == 1 else (1, -1)))
     return near * (1 - weight) + far * weight
@@ -174,8 +171,7 @@ def mean_bands(views: Sequence[tuple[ImageScores, bool]], size: tuple[int, int])
                 band = scores.resized_band(start, min(start + starts.step, size[0]), size)
                 powers = jt.exp(band)  # scores are at most 1
                 band = powers / powers.sum(0, keepdims=True)
-                if mirrored:
-                    band = mirror(band)
+                band = mirror(band) if mirrored else band
                 total = band if total is None else total + band
                 total.sync()  # or the bands of all views would be alive at once
             yield start, total / len(views)
@@ -186,11 +182,8 @@ def predict_views(
     size: tuple[int, int],
 ) -> np.ndarray:  # fmt: skip
     """Class ids (H', W') int32 at `size` from the image at each scale, with `config.flip` also mirrored."""
-    views = []
-    for image in images:
-        for mirrored in (False, True) if config.flip else (False,):
-            view = mirror(image) if mirrored else image
-            views.append((ImageScores(model, view, text, seen, gamma, config), mirrored))
+    both = [(mirror(x) if flip else x, flip) for x in images for flip in ((False, True) if config.flip else (False,))]
+    views = [(ImageScores(model, view, text, seen, gamma, config), mirrored) for view, mirrored in both]
     if len(views) == 1:  # needs no softmax: it changes no order of classes, and windows are averaged before it
         return views[0][0].labels(size)
     jt.gc()  # Jittor keeps freed memory for arrays of the same size; the forward passes' memory is not needed again

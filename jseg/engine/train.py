@@ -148,9 +148,7 @@ class Trainer:
             else:
                 masks = ranks.total(part.num_masks) if one_part else masks
                 losses = [loss.total(part, masks, 1 / parts)]
-            if scale is not None:
-                losses = [value * scale for value in losses]
-            added = [jt.grad(value, self.optimizer.leaves) for value in losses]
+            added = [jt.grad(x if scale is None else x * scale, self.optimizer.leaves) for x in losses]
             release()
             kept = [add_up(*pair) for pair in zip(kept, added, strict=True)] if kept else added
             kept = [[gradient.stop_grad() for gradient in of_loss] for of_loss in kept]

@@ -7,8 +7,6 @@ decoder, queries attend to pixels and pixels to queries. The recovery decoder pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import jittor as jt
 from jittor import nn
 
@@ -109,16 +107,14 @@ class DecoderLayer(nn.Module):
         return self.norm3(self.linear2(inner, residual=wide, dropout=rate), compute, "wide")
 
 
-def join_projections(layers: Sequence[tuple[DecoderLayer, DecoderLayer]]) -> list[tuple[jt.Var, jt.Var]]:
-    """Weights (3 * width, width) and biases that project the tokens of each layer's queries, and of its pixels.
+def join_projections(layers: list[tuple[DecoderLayer, DecoderLayer]]) -> list[tuple[jt.Var, jt.Var]]:
+    """Weight (3 * width, width) and bias for the queries of each layer, and for its pixels.
 
-    They give queries for the own side's layer, and keys and values for the other side's, side by side.
+    They project to queries of the own side's layer, and keys and values of the other side's.
     """
-    sides = [
-        pair for q, v in layers for pair in ((q.multihead_attn, v.multihead_attn), (v.multihead_attn, q.multihead_attn))
-    ]
+    sides = [(x.multihead_attn, y.multihead_attn) for pair in layers for x, y in (pair, pair[::-1])]
     parts = [part for own, other in sides for part in (own.q, other.k, other.v)]
-    joined = (join(list(of), 0) for of in zip(*((part.factor, part.bias) for part in parts), strict=True))
+    joined = join([part.factor for part in parts], 0), join([part.bias for part in parts], 0)
     return list(zip(*(split(x, [len(x) // len(sides)] * len(sides), 0) for x in joined), strict=True))
 
 
@@ -134,10 +130,8 @@ def decode(
     projections = iter(join_projections(layers) if jt.flags.use_cuda else ())
     for index, (q_layer, v_layer) in enumerate(layers, start=1):
         if jt.flags.use_cuda:
-            projected = [linear(x, *next(projections)) for x in (of_q[0], of_v[0])]
-            found = two_way_attention(
-                *projected, q_layer.multihead_attn.heads, q_layer.multihead_attn.weight_dropout.rate_now()
-            )
+            sides, attention = [linear(x, *next(projections)) for x in (of_q[0], of_v[0])], q_layer.multihead_attn
+            found = two_way_attention(*sides, attention.heads, attention.weight_dropout.rate_now())
         of_q, of_v = q_layer(of_q, of_v, found[0]), v_layer(of_v, of_q, found[1])
         if trace is not None:
             trace[f"q{index}"], trace[f"v{index}"] = of_q[1], of_v[1]

@@ -135,8 +135,7 @@ def cross_attention(q: jt.Var, k: jt.Var, v: jt.Var, heads: int, dropout: float 
     (batch, queries, width), keys = q.shape, k.shape[1]
     if _has_kernel(q, width // heads):
         numbers = {"batch": batch, "heads": heads, "depth": width // heads, "queries": queries, "keys": keys}
-        numbers["dropout"] = dropout
-        seed = draw_seed() if dropout else jt.zeros((2,)).stop_grad()
+        numbers, seed = numbers | {"dropout": dropout}, draw_seed() if dropout else jt.zeros((2,)).stop_grad()
         return _Attention.apply("cross", numbers, "true" if dropout else "false", (True, True, True), q, k, v, seed)
     if q.dtype != FLOAT:
         return in_float32(cross_attention, (q, k, v), heads, dropout)

@@ -14,15 +14,9 @@ from jseg.ops.device import constant
 from jseg.ops.function import Function, skip_frozen
 from jseg.ops.half import cast, is_half, product, widen
 
-ACTIVATIONS = ("none", "relu", "quick_gelu")
+ACTIVATIONS = ("none", "relu", "quick_gelu")  # the last one is CLIP's approximation of GELU: x * sigmoid(1.702 x)
 SLICES = 128  # of the rows, on CUDA: sums over rows are sums over slices, added up
-
-
-def activate(x: jt.Var, activation: str) -> jt.Var:
-    """`none`, `relu` or `quick_gelu` (the approximation of GELU that CLIP was trained with: `x * sigmoid(1.702 x)`)."""
-    if activation == "quick_gelu":
-        return x * jt.sigmoid(1.702 * x)
-    return nn.relu(x) if activation == "relu" else x
+_rounded: dict[int, jt.Var] = {}  # the last gradient of layer normalisation in 16 bits, by its id in float32
 
 
 @skip_frozen
@@ -39,7 +33,9 @@ def linear(
     weight = cast(weight, dtype)
     if not compiled.compiled(cuda=True):
         y = nn.matmul_transpose(widen(x), widen(weight))
-        y = cast(activate(y if bias is None else y + bias, activation), dtype)
+        y = y if bias is None else y + bias
+        y = y * jt.sigmoid(1.702 * y) if activation == "quick_gelu" else nn.relu(y) if activation == "relu" else y
+        y = cast(y, dtype)
     elif jt.flags.use_cuda:
         seed = draw_seed() if rate else None
         return _CublasLinear.apply(x, weight, bias, residual, seed, activation, rate)
@@ -115,15 +111,16 @@ class _CublasLinear(Function):
 
     def grad(self, grad_out: jt.Var) -> tuple[jt.Var | None, ...]:
         x, weight, before, bias, seed = self.saved
-        flat, types = (self.numbers["rows"], self.numbers["columns"]), (str(weight.dtype), str(grad_out.dtype))
+        grad = grad_out if self.multiplied or self.wanted[2] else _rounded.pop(grad_out.id, grad_out)
+        flat, types = (self.numbers["rows"], self.numbers["columns"]), (str(weight.dtype), str(grad.dtype))
         own, grad_bias = any(self.wanted[:2]) and (self.multiplied or types[0] != types[1]), None
         if own or self.wanted[2]:
             numbers = self.numbers | {"grad": own, "grad_bias": self.wanted[2]}
             shapes = [flat] * own + [flat[1:], (SLICES, flat[1])] * self.wanted[2]
             dtypes = types[:1] * own + ("float32", "float32") * self.wanted[2]
-            found = _call("linear_slopes", types, [before, bias, seed, grad_out], shapes, numbers, dtypes)
+            found = _call("linear_slopes", types, [before, bias, seed, grad], shapes, numbers, dtypes)
             grad_bias = found[own] if self.wanted[2] else None
-        grad = found[0] if own else grad_out.reshape(flat)
+        grad = found[0] if own else grad.reshape(flat)
         grad_x = product(grad, weight).reshape(self.shape) if self.wanted[0] else None
         grad_weight = product(grad, x, transpose_a=True) if self.wanted[1] else None
         return grad_x, grad_weight, grad_bias, grad_out if self.wanted[3] else None, None, None, None
@@ -184,8 +181,12 @@ class _LayerNorm(Function):
             inputs.append(constant(np.float32, (0.0,)) if other is None else other)
             shapes += [(SLICES, 2, self.numbers["width"])] * self.trained  # memory for sums of slices
         numbers = self.numbers | {key: self.second == key and other is not None for key in ("input", "wide")}
-        dtypes = self.types[:1] + ("float32",) * (len(shapes) - 1)
+        rounds = numbers["rounded"] = numbers["input"] and not self.trained and self.types[0] != self.types[1]
+        shapes, dtypes = shapes + [x.shape] * rounds, self.types[: 1 + rounds] + ("float32",) * (len(shapes) - 1)
         grad_x, *others = _call("norm_backward", self.types, inputs, shapes, numbers, dtypes)
+        _rounded.clear()
+        if rounds:
+            _rounded[grad_x.id] = others.pop()
         return grad_x, *(others[:2] or (None, None)), None, None, None
 
 

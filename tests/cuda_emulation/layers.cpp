@@ -11,7 +11,7 @@ void dispatch(const char* kind, const Numbers& number, const Places& in, const P
     if (std::strcmp(kind, "norm_forward") == 0)
         norm_forward<TYPE_X, TYPE_Y>(number, in[0], f(in[1]), f(in[2]), out[0], f(out[1]), f(given(2)));
     else if (std::strcmp(kind, "norm_backward") == 0)
-        norm_backward<TYPE_X, TYPE_Y>(number, in[0], f(in[1]), f(in[2]), in[3], in[4], out[0], f(given(1)), f(given(2)), f(given(3)));
+        norm_backward<TYPE_X, TYPE_Y>(number, in[0], f(in[1]), f(in[2]), in[3], in[4], out[0], given(1), f(given(2)), f(given(3)));
     else if (std::strcmp(kind, "linear_epilogue") == 0)
         linear_epilogue<TYPE_X, TYPE_Y>(number, in[0], in[1], in[2], in[3], out[0]);
     else if (std::strcmp(kind, "dropout") == 0)

@@ -9,14 +9,7 @@ import torch
 
 from jseg.config import LossConfig
 from jseg.data.class_names import IGNORED, UNSEEN_PIXEL
-from jseg.model.losses import (
-    MaskSums,
-    SegmentationLoss,
-    TrainingOutputs,
-    count_masks,
-    pseudo_labels,
-    recovery_loss,
-)
+from jseg.model.losses import MaskSums, SegmentationLoss, TrainingOutputs, count_masks, pseudo_labels, recovery_loss
 from jseg.ops.bilinear import resize_bilinear
 
 functional = torch.nn.functional

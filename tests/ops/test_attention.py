@@ -15,13 +15,8 @@ from tests.ops import reference
 from tests.ops.reference import random_vars
 
 # leading, patch grid, region grid, prompts: odd grids, one region, one patch a region; many keys make several blocks
-REGIONS = [
-    (5, (4, 4), (2, 2), 3),
-    (1, (5, 7), (2, 2), 40),
-    (11, (6, 4), (1, 1), 1),
-    (3, (4, 4), (4, 4), 2),
-    (1, (27, 26), (4, 4), 10),
-]
+REGIONS = [(5, (4, 4), (2, 2), 3), (1, (5, 7), (2, 2), 40), (11, (6, 4), (1, 1), 1), (3, (4, 4), (4, 4), 2)]
+REGIONS += [(1, (27, 26), (4, 4), 10)]
 HEADS = [(3, 8), (2, 64), (4, 32)]  # number, depth: 64 and 32 as in the real model
 
 

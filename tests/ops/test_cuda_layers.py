@@ -88,6 +88,20 @@ def test_layer_norm_with_two_outputs(kind: str, used: str, dtype: str, emulated:
     emulated(form, [x, weight, bias], TOLERANCES[dtype], offset=1)
 
 
+@pytest.mark.parametrize("used", [0, 1])
+def test_rounded_gradient_of_a_residual(used: int, emulated: Callable) -> None:
+    """Layer normalisation hands it to the product before, but not where that is `used` elsewhere, too."""
+    frozen = [x.stop_grad() for x in random_vars((24, 16), (24,), (24,), (24,))]
+
+    def form(x: jt.Var, residual: jt.Var) -> jt.Var:
+        y = linear(x, *frozen[:2], residual=residual)
+        first, second = layer_norm(y, *frozen[2:], 1e-5, "bfloat16", "input")
+        return widen(first) + second + used * 3 * y
+
+    x, residual = random_vars((3, 7, 16), (3, 7, 24))
+    emulated(form, [cast(x, "bfloat16"), residual], TOLERANCES["bfloat16"])
+
+
 @pytest.mark.parametrize("frozen", [{0}, {1}, {0, 1}, {1, 2}, {0, 1, 2}], ids=str)
 def test_linear_with_frozen_inputs(frozen: set[int], emulated: Callable) -> None:
     """Their gradients are not asked for, and those of the others do not need them."""

@@ -65,12 +65,12 @@ struct RowSums {
 constexpr int MOST_TILES = 4096;
 static __device__ unsigned slices_done[MOST_TILES];  // of each tile of columns; 0 between launches
 
-// Calls `visit(row, column, count, sums)` for the fours of a slice of the rows in PASS_COLUMNS columns, four of which are
-// this lane's. The last block of a tile of columns adds the sums of its slices up.
+// Calls `visit(row, column, count, sums)` for the fours of slice `own` of the rows in tile `tile` of PASS_COLUMNS columns,
+// four of which are this lane's. The last block of a tile adds the sums of its slices up.
 template <int SUMS, class Visit>
-__device__ __forceinline__ void each_row(long rows, int columns, const RowSums& to, const Visit& visit) {
-    const int column = block_column() * PASS_COLUMNS + 4 * lane_index(), count = min(4, columns - column);
-    const long slice = (rows + to.slices - 1) / to.slices, first = block_row() * slice, end = min(rows, first + slice);
+__device__ __forceinline__ void each_row(long rows, int columns, int tile, int own, const RowSums& to, const Visit& visit) {
+    const int column = tile * PASS_COLUMNS + 4 * lane_index(), count = min(4, columns - column);
+    const long slice = (rows + to.slices - 1) / to.slices, first = own * slice, end = min(rows, first + slice);
     float sums[SUMS][4] = {};
     for (long row = first + warp_index(); count > 0 && row < end; row += PASS_WARPS) visit(row, column, count, sums);
     if (to.parts == nullptr) return;
@@ -81,19 +81,19 @@ __device__ __forceinline__ void each_row(long rows, int columns, const RowSums& 
     // Calls `add(s, column)` for all sums of this tile.
     const auto each_sum = [&](const auto& add) {
         for (int i = thread_index(); i < SUMS * PASS_COLUMNS; i += PASS_THREADS)
-            if (block_column() * PASS_COLUMNS + i % PASS_COLUMNS < columns) add(i / PASS_COLUMNS, i % PASS_COLUMNS);
+            if (tile * PASS_COLUMNS + i % PASS_COLUMNS < columns) add(i / PASS_COLUMNS, i % PASS_COLUMNS);
     };
-    float* const parts = to.parts + block_column() * PASS_COLUMNS;
+    float* const parts = to.parts + tile * PASS_COLUMNS;
     each_sum([&](int s, int i) {
         float sum = 0;
         for (int w = 0; w < PASS_WARPS; w++) sum += shared[(s * PASS_WARPS + w) * PASS_COLUMNS + i];
-        parts[((long)block_row() * SUMS + s) * columns + i] = sum;
+        parts[((long)own * SUMS + s) * columns + i] = sum;
     });
-    if (!is_last_block(&slices_done[block_column()], to.slices)) return;
+    if (!is_last_block(&slices_done[tile], to.slices)) return;
     each_sum([&](int s, int i) {
         float sum = 0;
         for (int slice = 0; slice < to.slices; slice++) sum += load_of_any_block(&parts[((long)slice * SUMS + s) * columns + i]);
-        (s == 0 ? to.first : to.second)[block_column() * PASS_COLUMNS + i] = sum;
+        (s == 0 ? to.first : to.second)[tile * PASS_COLUMNS + i] = sum;
     });
 }
 
@@ -130,7 +130,9 @@ struct NormArguments {
     const float* grad_wide;
     const typename X::Number* added;  // to the gradient of x
     typename X::Number* grad_x;
+    typename Y::Number* rounded;  // the same
     RowSums parameters;
+    int sum_blocks;
 };
 
 // A warp owns a row; it reads it three times, but from memory only once.
@@ -174,9 +176,9 @@ __device__ __forceinline__ void load_gradient(float (&grad)[4], const NormArgume
     for (int e = 0; e < 4; e++) grad[e] += wide[e];
 }
 
+// A warp's row of the gradient of the input.
 template <class X, class Y>
-__global__ void __launch_bounds__(PASS_THREADS) norm_gradient_kernel(const NormArguments<X, Y> a) {
-    const long row = (long)block_column() * PASS_WARPS + warp_index();
+__device__ __forceinline__ void norm_gradient(const NormArguments<X, Y>& a, long row) {
     if (row >= a.rows) return;
     const float mean = a.statistics[2 * row], inverse = a.statistics[2 * row + 1];
     const auto load = [&](int column, int count, float (&standard)[4], float (&weighted)[4]) {
@@ -202,12 +204,16 @@ __global__ void __launch_bounds__(PASS_THREADS) norm_gradient_kernel(const NormA
             for (int e = 0; e < 4; e++) weighted[e] += standard[e];
         }
         store_four<X>(a.grad_x + row * a.width + column, weighted, count, a.aligned);
+        if (a.rounded != nullptr) store_four<Y>(a.rounded + row * a.width + column, weighted, count, a.aligned);
     });
 }
 
+// The first `sum_blocks` blocks add up the gradients of weight and bias, the others work out that of the input.
 template <class X, class Y>
-__global__ void __launch_bounds__(PASS_THREADS) norm_parameters_kernel(const NormArguments<X, Y> a) {
-    each_row<2>(a.rows, a.width, a.parameters, [&](long row, int column, int count, float (&sums)[2][4]) {
+__global__ void __launch_bounds__(PASS_THREADS) norm_gradient_kernel(const NormArguments<X, Y> a) {
+    const int block = block_column(), tiles = a.sum_blocks / a.parameters.slices;
+    if (block >= a.sum_blocks) return norm_gradient(a, (long)(block - a.sum_blocks) * PASS_WARPS + warp_index());
+    each_row<2>(a.rows, a.width, block % tiles, block / tiles, a.parameters, [&](long row, int column, int count, float (&sums)[2][4]) {
         const float mean = a.statistics[2 * row], inverse = a.statistics[2 * row + 1];
         float x[4], grad[4];
         load_four<X>(x, a.x + row * a.width + column, count, a.aligned);
@@ -228,21 +234,22 @@ void norm_forward(const Numbers& number, const void* x, const float* weight, con
 }
 
 // other: by number("input") added to the gradient of x, by number("wide") the gradient of the wide output, else not read.
-// parts: memory for (number("slices"), 2, width) floats, given with grad_weight and grad_bias.
+// second: by number("rounded") the gradient of x as Y, and no more; else the gradient of the weight.
+// parts: memory for (number("slices"), 2, width) floats, given with the gradients of weight and bias.
 template <class X, class Y, class Numbers>
 void norm_backward(const Numbers& number, const void* x, const float* weight, float* statistics, const void* grad_out,
-                   const void* other, void* grad_x, float* grad_weight = nullptr, float* grad_bias = nullptr, float* parts = nullptr) {
+                   const void* other, void* grad_x, void* second = nullptr, float* grad_bias = nullptr, float* parts = nullptr) {
     NormArguments<X, Y> a{(long)number("rows"), (int)number("width"), (float)number("eps")};
     a.x = (const typename X::Number*)x, a.weight = weight, a.statistics = statistics;
     a.grad_out = (const typename Y::Number*)grad_out, a.grad_x = (typename X::Number*)grad_x;
     a.added = number("input") ? (const typename X::Number*)other : nullptr;
     a.grad_wide = number("wide") ? (const float*)other : nullptr;
-    a.aligned = in_fours(a.width, x, weight, grad_out, a.added, a.grad_wide, grad_x);
-    a.parameters = {(int)number("slices"), parts, grad_weight, grad_bias};
-    launch(norm_gradient_kernel<X, Y>, tiles(a.rows, PASS_WARPS), 1, PASS_THREADS, 0, a);
-    if (parts == nullptr) return;
-    launch(norm_parameters_kernel<X, Y>, column_tiles(a.width), a.parameters.slices, PASS_THREADS,
-           2 * PASS_THREADS * sizeof(Quad<float>), a);
+    a.rounded = number("rounded") ? (typename Y::Number*)second : nullptr;
+    a.aligned = in_fours(a.width, x, weight, grad_out, a.added, a.grad_wide, grad_x, a.rounded);
+    a.parameters = {(int)number("slices"), parts, (float*)second, grad_bias};
+    if (parts != nullptr) a.sum_blocks = column_tiles(a.width) * a.parameters.slices;
+    launch(norm_gradient_kernel<X, Y>, a.sum_blocks + tiles(a.rows, PASS_WARPS), 1, PASS_THREADS,
+           parts == nullptr ? 0 : 2 * PASS_THREADS * sizeof(Quad<float>), a);
 }
 
 // --- after a product -----------------------------------------------------------------------------------------------
@@ -289,7 +296,7 @@ __device__ __forceinline__ void load_before(float (&x)[4], const EpilogueArgumen
 
 template <class X, class Y>
 __global__ void __launch_bounds__(PASS_THREADS) epilogue_kernel(const EpilogueArguments<X, Y> a) {
-    each_row<1>(a.rows, a.columns, a.sums, [&](long row, int column, int count, float (&)[1][4]) {
+    each_row<1>(a.rows, a.columns, block_column(), block_row(), a.sums, [&](long row, int column, int count, float (&)[1][4]) {
         const long place = row * a.columns + column;
         float x[4], other[4];
         load_before(x, a, row, column, count);
@@ -311,7 +318,7 @@ __global__ void __launch_bounds__(PASS_THREADS) epilogue_kernel(const EpilogueAr
 
 template <class X, class Y>
 __global__ void __launch_bounds__(PASS_THREADS) epilogue_gradient_kernel(const EpilogueArguments<X, Y> a) {
-    each_row<1>(a.rows, a.columns, a.sums, [&](long row, int column, int count, float (&sums)[1][4]) {
+    each_row<1>(a.rows, a.columns, block_column(), block_row(), a.sums, [&](long row, int column, int count, float (&sums)[1][4]) {
         const long place = row * a.columns + column;
         float grad[4], other[4];
         load_four<Y>(grad, a.grad_out + place, count, a.aligned);
