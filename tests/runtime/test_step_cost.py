@@ -15,12 +15,12 @@ from tests.standin_gpu.build import find_nvcc
 ROOT = Path(__file__).parents[2]
 # of a bf16 step at VOC size: a little above what docs/speed.md measured, so that nothing grows; and what is aimed at
 MOST = {
-    "launches": 805,
-    "launches outside of layers": 210,
-    "gigabytes": 30.1,  # of a batch of 16, moved by what is neither a product nor attention
+    "launches": 690,  # 700 were aimed at
+    "launches outside of layers": 222,  # weights of the decoders' layers are joined there
+    "gigabytes": 28.9,  # of a batch of 16, moved by what is neither a product nor attention
     "milliseconds": 60,  # of processor time: 37 where nothing else runs, which is less than the 40 aimed at
 }
-GOALS = {"launches": 700, "launches outside of layers": 60, "gigabytes": 15}
+GOALS = {"launches outside of layers": 60, "gigabytes": 15}
 
 
 def costs(*parts: str) -> list[dict[str, Any]]:
