@@ -103,6 +103,9 @@ SHAPES = tuple(
         start="shapes_inductive" if name == "transductive" else "")
     for name, title in SHAPES_TITLES.items()
 ) + (
+    Row("shapes_plus", "shapes_plus.py", weights_of="shapes_inductive", title="inductive, several views"),
+    Row("shapes_transductive_plus", "shapes_transductive_plus.py", weights_of="shapes_transductive",
+        title="transductive, several views"),
     Row("shapes_open", "shapes_open.py", weights_of="shapes_inductive", title="inductive, on shapes_open"),
     Row("shapes_open_class_token", "shapes_open.py", ("test.training_free=class_token",),
         title="CLIP's value path read by the class token, on shapes_open"),

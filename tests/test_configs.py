@@ -13,6 +13,7 @@ from jseg.reproduction import SUITES
 
 FOLDER = Path(__file__).parents[1] / "configs"
 PAPER = sorted(path.stem for path in FOLDER.glob("*_*.py") if not path.stem.startswith("shapes_"))
+PLUS = ["coco_stuff_plus", "context_plus", "voc12_plus"]
 CROSS = ["cross_coco_to_ade20k", "cross_coco_to_context", "cross_coco_to_voc12"]
 
 # mask, dice, recovery, iterations, iteration that it starts from, prompts, templates
@@ -66,7 +67,7 @@ def test_recipe(name: str) -> None:
 @pytest.mark.parametrize("name", PAPER)
 def test_expected_numbers(name: str) -> None:
     """Published ones where there are any; a tolerance below 0.3 would be finer than their rounding."""
-    assert name in (*RECIPES, *CROSS)
+    assert name in (*RECIPES, *CROSS, *PLUS)
     expected = read(name).expected
     assert tuple(value for value, _ in expected.values()) == PUBLISHED.get(name, ())
     assert tuple(expected) == (("pAcc", "mIoU(S)", "mIoU(U)", "hIoU") if name in PUBLISHED else ())
@@ -79,6 +80,13 @@ def test_a_transductive_run_starts_from_a_checkpoint_that_the_inductive_one_keep
     assert inductive.train.milestones == (transductive.train.expected_iteration,) == (inductive.train.iterations // 2,)
     assert f"{data_set}_inductive" in transductive.train.expected_weights
     assert transductive.train.milestones == ()
+
+
+@pytest.mark.parametrize("name", PLUS)
+def test_plus_changes_the_views_alone(name: str) -> None:
+    config, base = read(name), read(name.replace("plus", "inductive"))
+    assert config.test == replace(base.test, scales=(1.0, 1.25, 1.5), flip=True)
+    assert replace(config, test=base.test, expected=base.expected) == base
 
 
 @pytest.mark.parametrize("name", CROSS)
@@ -105,6 +113,8 @@ CHANGES = {  # rows of the built-in data set: changes of shapes_inductive, besid
     "sclip": {"test.training_free": "sclip"},
     "clearclip": {"test.training_free": "clearclip"},
     "naclip": {"test.training_free": "naclip"},
+    "plus": {"test.scales": [1.0, 1.25, 1.5], "test.flip": True, "test.gamma": 0.075},
+    "transductive_plus": {"test.scales": [1.0, 1.25, 1.5], "test.flip": True},
 }  # fmt: skip
 ABLATIONS = {  # changes of shapes_short
     "no_regions": {"model.region_grid": 0},
@@ -119,7 +129,8 @@ ROWS = ["inductive", *CHANGES, *ABLATIONS]
 
 @pytest.mark.parametrize("name", [*CHANGES, *ABLATIONS])
 def test_a_row_changes_one_thing(name: str) -> None:
-    configs = (read_config(FOLDER / f"shapes_{row}.py") for row in ("inductive" if name in CHANGES else "short", name))
+    base = "transductive" if name == "transductive_plus" else "inductive" if name in CHANGES else "short"
+    configs = (read_config(FOLDER / f"shapes_{row}.py") for row in (base, name))
     base, found = (flatten(to_dict(replace(config, expected={}))) for config in configs)
     changed = {key: value for key, value in found.items() if value != base[key]}
     expected = {**CHANGES, **ABLATIONS}[name]

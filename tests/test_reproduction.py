@@ -101,8 +101,8 @@ def test_suites_name_what_is_there(suite: tuple[Row, ...]) -> None:
     for place, item in enumerate(suite):
         config = item.read()
         assert not item.start or item.start in names[:place]
-        assert not item.weights_of or (item.weights_of in names[:place] and config.cross_dataset)
-        assert bool(item.start) == (config.data.setting == "transductive")
+        assert not item.weights_of or item.weights_of in names[:place]
+        assert bool(item.start) == (config.data.setting == "transductive" and not item.weights_of)
 
 
 def test_the_plan_estimates_then_goes_by_measured_steps(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
