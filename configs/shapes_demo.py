@@ -9,9 +9,8 @@
 A short version of shapes_inductive.py: 15 classes are trained with masks, the other 5 are known only by name.
 
 Hardware: one core of a busy AMD EPYC (Zen 3), kernels compiled: training 2 min 15 s, all three commands 2 min 40 s.
-With an empty cache on a 2-core one, `make demo` took 9 min 20 s in all. Training took 3 min 40 s of this, including the
-compilation of its kernels; the rest is mostly packages and Jittor's core. Expected numbers: seed 0 (2026-11-26); the
-tolerance allows for other processors, which sum in another order.
+With an empty cache on a 2-core one, `make demo` takes 6 minutes in all (docs/runtime.md). Expected numbers: seed 0
+(2026-11-26); the tolerance allows for other processors, which sum in another order.
 """
 
 base = "shapes_inductive.py"
