@@ -131,7 +131,9 @@ def test_a_checkpoint_of_the_code_before_goes_on_with_the_same_numbers(
         assert line["gradient_norm"] == pytest.approx(expected["gradient_norm"][iteration], rel=1e-5)
     tensors = read_weight_file(tmp_path / "checkpoint_0000006.safetensors").tensors
     norms = {name: float(np.linalg.norm(tensors[name].astype(np.float64))) for name in expected["norms"]}
-    assert norms == pytest.approx(expected["norms"], rel=1e-4, abs=1e-8)  # key biases: the true gradient is 0
+    for name, norm in norms.items():  # the true gradient of key biases is 0: rounding decides their steps
+        rel = 1e-3 if name.endswith("multihead_attn.k.bias") else 1e-4
+        assert norm == pytest.approx(expected["norms"][name], rel=rel, abs=1e-8), name
     for name, values in expected["weights"].items():
         np.testing.assert_allclose(tensors[name].ravel(), values, rtol=1e-4, atol=1e-7)
 
