@@ -14,7 +14,7 @@ LEFT_OUT = ("cudnn", "cufft", "cusparse")
 
 
 # how many operators a part executes at most: each costs the host time on a GPU, too
-MOST = {"evaluation": 157, "inductive": 1055, "transductive": 1060, "supervised": 1055}
+MOST = {"evaluation": 157, "inductive": 1060, "transductive": 1065, "supervised": 1060}
 
 
 def operators(run: Callable[[], None]) -> tuple[set[str], int]:
