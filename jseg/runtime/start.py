@@ -157,7 +157,9 @@ def _import_surroundings(jittor_home: Path, ready: cuda.Ready | None) -> Iterato
     before = {name: os.environ.get(name) for name in (*changes, "nvcc_path", "cuda_archs", "cache_name", "cc_flags")}
     path, context, hook = list(sys.path), ssl._create_default_https_context, sys.excepthook
     ask = subprocess.getstatusoutput
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGCHLD)}
+    # Jittor's handler for a crash would exit in order, which waits forever for its compile threads, with its lock held
+    crashes = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGCHLD, *crashes)}
     imported = threading.Event()
 
     def exit_on_interrupt() -> None:  # SIGINT is blocked in all threads meanwhile
