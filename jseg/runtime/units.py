@@ -56,9 +56,11 @@ def in_units(commands: list[str], cache: Path, jittor: Path) -> list[str]:
             result += members
             continue
         for source in (Path(command.split('"')[3]) for command in members):
-            names = re.findall(r"^static auto (\w+)", source.read_text(encoding="utf-8"), re.MULTILINE)
-            text += "".join(f"#define {name} {name}_{source.stem}\n" for name in names)  # other files have them as well
-            text += f'#include "{folder}/{source.name}"\n' + "".join(f"#undef {name}\n" for name in names)
+            lines = source.read_text(encoding="utf-8")
+            names = re.findall(r"^static auto (\w+)", lines, re.MULTILINE)  # other files have them as well
+            macros = set(names + re.findall(r"^ *# *define (\w+)", lines, re.MULTILINE))
+            text += "".join(f"#define {name} {name}_{source.stem}\n" for name in names)
+            text += f'#include "{folder}/{source.name}"\n' + "".join(f"#undef {name}\n" for name in sorted(macros))
         for key in keys[1:]:
             key.unlink(missing_ok=True)  # of the file alone, with other flags
             key.with_suffix("").write_bytes(b"!<arch>\n")

@@ -18,7 +18,7 @@ def test_a_unit_links_to_what_its_files_hold(clash: bool, tmp_path: Path) -> Non
     objects = [cache / f"{name}.cc.o" for name in "abc"]
     for number, path in enumerate(objects):
         text = f"struct Same {{ int numbers[{number + 1}]; }};\n" if clash else ""
-        text += f'static auto same = {number};\nextern "C" int {path.name[0]}() {{ return same; }}\n'
+        text += f'static auto same = {number};\nextern "C" int {path.name[0]}() {{ return same; }}\n#define int none\n'
         (source / path.stem).write_text(text)
     commands = [f'"g++" "{source / path.stem}" -fPIC -I"{tmp_path / "src"}" -O2 -c -o "{path}"' for path in objects]
 
