@@ -109,7 +109,7 @@ class ImageScores:
         """Rows [start, stop) of the scores after bilinear resizing to `size` = (H', W'): (C, stop - start, W')."""
         if size == (self.height, self.width):
             return self._band(start, stop)
-        above, below, share = (item[start:stop] for item in interpolation_taps(self.height, size[0]))
+        above, below, share = interpolation_taps(self.height, size[0])[:, start:stop]
         first, last = int(above[0]), int(below[-1]) + 1
         rows = _interpolate(self._band(first, last), 1, above - first, below - first, share)  # (C, stop - start, W)
         return _interpolate(rows, 2, *interpolation_taps(self.width, size[1]))
@@ -140,8 +140,8 @@ def _interpolate(maps: jt.Var, axis: int, first: np.ndarray, second: np.ndarray,
     """Linear interpolation of (C, h, w) along axis 1 or 2: `(1 - share) * maps[first] + share * maps[second]`."""
     shape, indices = [*maps.shape], ["i0", "i1", "i2"]
     shape[axis], indices[axis] = len(first), f"@e0(i{axis})"
-    near, far = (maps.reindex(shape, indices, extras=[jt.array(taps)]) for taps in (first, second))
-    weight = jt.array(share.astype(np.float32).reshape((-1, 1) if axis == 1 else (1, -1)))
+    near, far = (maps.reindex(shape, indices, extras=[jt.array(taps.astype(np.int32))]) for taps in (first, second))
+    weight = jt.array(share.reshape((-1, 1) if axis == 1 else (1, -1)))
     return near * (1 - weight) + far * weight
 
 

@@ -142,7 +142,7 @@ class Trainer:
             micro = slice(first, first + micro_batch)
             pixels = normalise(images[micro], self.config.data, None if sizes is None else sizes[micro])
             with releasing() as release:
-                part = loss.sums(self.model.training_outputs(pixels, self.text), labels[micro], labels.shape[1:])
+                part = loss.sums(self.model.training_outputs(pixels, self.text), labels[micro])
             if apart:
                 losses = [loss.mask_part(part), loss.recovery_part(part, 1 / parts)]
             else:

@@ -13,7 +13,7 @@ import numpy as np
 from jseg.config import LossConfig
 from jseg.data.class_names import UNSEEN_PIXEL
 from jseg.ops import compiled
-from jseg.ops.bilinear import resize_bilinear
+from jseg.ops.bilinear import interpolation_taps, resize_bilinear
 from jseg.ops.device import constant, join
 from jseg.ops.function import Function
 
@@ -40,22 +40,28 @@ def count_masks(labels: jt.Var, num_classes: int) -> jt.Var:
     return class_masks(labels, num_classes).max(dim=3).max(dim=2).sum().stop_grad()
 
 
-class MaskSums(Function):
+def mask_sums(logits: jt.Var, labels: jt.Var, alpha: float, gamma: float) -> tuple[jt.Var, ...]:
     """Sums over (image, class) pairs, (1,) float32: focal loss, dice loss of present pairs, number of these.
 
-    Of a pair, dice loss (Milletari et al., "V-Net", 3DV 2016) is `1 - (2 * overlap + 1) / (area + area + 1)`, focal
-    loss (Lin et al., ICCV 2017) the mean over pixels of `weight * softplus(z) * sigmoid(z)^gamma`, z = -x on its pixels
-    and x elsewhere. Gradients are written out, which keeps their digits where the sigmoid is all but 0 or 1.
+    Logits (B, C, h, w) are resized, bilinear, to labels (B, H, W) int32, which outside of 0..C-1 are negatives of every
+    class. Of a pair, dice loss (Milletari et al., "V-Net", 3DV 2016) is `1 - (2 * overlap + 1) / (area + area + 1)`,
+    focal loss (Lin et al., ICCV 2017) the mean over pixels of `weight * softplus(z) * sigmoid(z)^gamma`, z = -x on its
+    pixels and x elsewhere. Gradients are written out: digits remain where the sigmoid is all but 0 or 1.
     """
+    if not compiled.compiled(cuda=True):  # the kernels resize on the fly
+        logits = resize_bilinear(logits, labels.shape[1:])
+    return _MaskSums.apply(logits.float32(), labels, alpha, gamma)
 
+
+class _MaskSums(Function):
     def execute(self, logits: jt.Var, labels: jt.Var, alpha: float, gamma: float) -> tuple[jt.Var, ...]:
-        """Logits (B, C, H, W) float32; labels (B, H, W) int32, outside 0..C-1 a negative of every class."""
-        (*pairs, height, width), one = logits.shape, (1,)
         self.inputs, self.alpha, self.gamma = [logits, labels], alpha, gamma
-        images, classes = pairs
-        self.numbers = {"images": images, "classes": classes, "pixels": height * width, "alpha": alpha, "gamma": gamma}
+        (*pairs, h, w), (height, width) = logits.shape, labels.shape[1:]
+        names = ("images", "classes", "grid_height", "grid_width", "height", "width", "alpha", "gamma")
+        self.numbers = dict(zip(names, (*logits.shape, height, width, alpha, gamma), strict=True))
         if compiled.compiled(cuda=True):
-            shapes = [one, one, one, (*pairs, 2), (*pairs, 4)]
+            self.inputs += [constant(interpolation_taps, *sides) for sides in ((h, height), (w, width))]
+            shapes = [(1,), (1,), (1,), (*pairs, 2), (*pairs, 4)]
             focal, dice, masks, slopes, _ = self._call("mask_sums", self.inputs, shapes)
             self.inputs.append(slopes)
             return focal, dice, masks
@@ -68,7 +74,6 @@ class MaskSums(Function):
         return focal, (present * (1 - overlap / area)).sum(), present.sum()
 
     def grad(self, grad_focal: jt.Var | None, grad_dice: jt.Var | None, _: jt.Var | None) -> tuple[jt.Var | None, ...]:
-        """That of the logits, from those of the two losses, (1,) float32."""
         sums = [jt.zeros(1) if x is None else x for x in (grad_focal, grad_dice)]
         if compiled.compiled(cuda=True):
             return self._call("mask_gradient", [*self.inputs, *sums], [self.inputs[0].shape])[0], None, None, None
@@ -76,7 +81,7 @@ class MaskSums(Function):
         slope = weight * (error + self.gamma * (1 - error) * cost)
         outside, inside = (x.unsqueeze(2).unsqueeze(3) for x in self.inputs[2:])
         of_dice = sums[1] * (outside - inside * target) * decay / ((1 + decay) * (1 + decay))
-        return sign * slope * (sums[0] / self.numbers["pixels"]) + of_dice, None, None, None
+        return sign * slope * (sums[0] / (self.numbers["height"] * self.numbers["width"])) + of_dice, None, None, None
 
     def _call(self, function: str, inputs: list[jt.Var], shapes: list[tuple[int, ...]]) -> list[jt.Var]:
         return compiled.call("losses.h", function, inputs, shapes, self.numbers, None, ("losses.cuh", function))
@@ -103,13 +108,14 @@ def recovery_loss(outputs: TrainingOutputs) -> tuple[jt.Var, jt.Var]:
 
 
 def pseudo_labels(logits: jt.Var, labels: jt.Var, unseen: Sequence[int]) -> jt.Var:
-    """Labels (B, H, W) int32 with -1 replaced by the unseen class whose logits (B, C, H, W) have the largest sigmoid.
+    """Labels (B, H, W) int32 with -1 replaced by the unseen class whose logits (B, C, h, w) have the largest sigmoid.
 
-    CVPR 2024, section 4.1. Equal sigmoids go to the lowest class id; in float32 all logits above 17 have sigmoid 1.
+    CVPR 2024, section 4.1. Logits are resized, bilinear, to (H, W). Equal sigmoids go to the lowest class id; those of
+    all float32 logits above 17 are 1.
     """
     ids = jt.array(np.array(sorted(unseen), dtype=np.int32))
     with jt.no_grad():
-        unseen_logits = logits.detach()[:, ids]
+        unseen_logits = resize_bilinear(logits.detach()[:, ids], labels.shape[1:])
         # sigmoid = 1 / denominator: the smallest wins, without the division, which fast-math kernels round wrongly
         denominator = 1 + jt.exp(jt.minimum(-unseen_logits, 88.72))  # exp() of more overflows
         winner, _ = jt.argmin(denominator.stop_fuse(), dim=1)  # the first of equals
@@ -139,15 +145,15 @@ class SegmentationLoss:
     def __init__(self, config: LossConfig, unseen: Sequence[int] = ()) -> None:
         self.config, self.unseen = config, tuple(unseen)
 
-    def sums(self, outputs: TrainingOutputs, labels: jt.Var | np.ndarray, size: tuple[int, int]) -> LossSums:
-        """The parts for integer labels (B, H, W) in 0..C-1, 255 = ignored, -1 = some unseen class; size = (H, W)."""
-        logits = resize_bilinear(outputs.logits_grid, size)
+    def sums(self, outputs: TrainingOutputs, labels: jt.Var | np.ndarray) -> LossSums:
+        """The parts for integer labels (B, H, W) in 0..C-1, 255 = ignored, -1 = some unseen class."""
         labels = (labels if isinstance(labels, jt.Var) else jt.array(labels)).int32()
         if self.unseen:
-            labels = pseudo_labels(logits, labels, self.unseen)
+            labels = pseudo_labels(outputs.logits_grid, labels, self.unseen)
         # without weight the recovery decoder is not computed at all
         recovery_q, recovery_v = recovery_loss(outputs) if self.config.recovery else (jt.zeros(1), jt.zeros(1))
-        focal, dice, num_masks = MaskSums.apply(logits, labels, self.config.focal_alpha, self.config.focal_gamma)
+        alpha, gamma = self.config.focal_alpha, self.config.focal_gamma
+        focal, dice, num_masks = mask_sums(outputs.logits_grid, labels, alpha, gamma)
         return LossSums(focal, dice, recovery_q, recovery_v, num_masks.stop_grad(), labels)
 
     def total(self, sums: LossSums, num_masks: jt.Var | float, share: float = 1.0) -> jt.Var:

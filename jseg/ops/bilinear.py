@@ -13,22 +13,21 @@ from jseg.ops.device import constant, transpose
 from jseg.ops.half import in_float32, is_half
 
 
-def interpolation_taps(source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The two samples that each of `target` samples is made of: left, right (target,) int32, share of right float32."""
+def interpolation_taps(source: int, target: int) -> np.ndarray:
+    """The two samples that each of `target` samples is made of: left, right, share of right, (3, target) float32."""
     # rounded to single precision as in PyTorch: else resized positions would differ by 3e-6 from the released models'
     ratio = np.float64(np.float32(source) / np.float32(target))
     position = np.maximum((np.arange(target) + 0.5) * ratio - 0.5, 0.0).astype(np.float32)
-    left = np.minimum(position.astype(np.int32), source - 1)
-    return left, np.minimum(left + 1, source - 1), position - left.astype(np.float32)
+    left = np.minimum(np.floor(position), source - 1)
+    return np.stack([left, np.minimum(left + 1, source - 1), position - left])
 
 
 @lru_cache(maxsize=64)
 def interpolation_matrix(source: int, target: int) -> np.ndarray:
     """(target, source) float32 matrix that resizes a line of `source` samples to `target` samples."""
-    left, right, share = interpolation_taps(source, target)
-    matrix = np.zeros((target, source), np.float32)
-    np.add.at(matrix, (np.arange(target), left), 1 - share)
-    np.add.at(matrix, (np.arange(target), right), share)
+    left, right, share = interpolation_taps(source, target)[:, :, None]
+    samples = np.arange(source)
+    matrix = (samples == left) * (1 - share) + (samples == right) * share
     matrix.setflags(write=False)  # shared by all callers
     return matrix
 

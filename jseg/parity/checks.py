@@ -22,7 +22,7 @@ from jseg.errors import UserError
 from jseg.metrics import ConfusionMatrix
 from jseg.model.clip_rc import build_clip_rc, trainable
 from jseg.model.initial_weights import load_clip_image_weights
-from jseg.model.losses import MaskSums
+from jseg.model.losses import mask_sums
 from jseg.ops.bilinear import resize_bilinear
 from jseg.parity.golden import GoldenFile, GoldenModel, NotRun
 from jseg.weights.state import state_arrays, strict_load
@@ -107,7 +107,7 @@ def check_train(file: GoldenFile) -> dict[str, np.ndarray]:
         losses = trainer.loss.values(sums.numpy())
         with jt.no_grad():
             outputs = model.training_outputs(jt.array(images), trainer.text)
-            used = trainer.loss.sums(outputs, labels, labels.shape[1:]).labels.numpy()
+            used = trainer.loss.sums(outputs, labels).labels.numpy()
             masks = resize_bilinear(outputs.logits_grid, labels.shape[1:])
         variables = {
             "ori_q": outputs.query_targets, "ori_lateral": outputs.pixel_targets, "q": outputs.recovered_queries,
@@ -172,8 +172,7 @@ def check_losses_only(file: GoldenFile) -> dict[str, np.ndarray]:
 def mask_losses(logits: np.ndarray, labels: np.ndarray, mask: float, dice: float) -> dict[str, np.ndarray]:
     """Weighted focal and dice losses, their sum, and the gradients of all three with respect to the logits."""
     labels, variable = labels.reshape(-1, *labels.shape[-2:]).astype(np.int32), jt.array(logits)
-    resized, targets = resize_bilinear(variable, labels.shape[1:]), jt.array(labels)
-    (focal_sum, dice_sum, masks), result = MaskSums.apply(resized, targets, 0.25, 2.0), {}
+    (focal_sum, dice_sum, masks), result = mask_sums(variable, jt.array(labels), 0.25, 2.0), {}
     losses = [mask * focal_sum / jt.maximum(masks.stop_grad(), 1), dice * dice_sum / jt.maximum(masks.stop_grad(), 1)]
     for name, loss in zip(("loss_mask", "loss_dice", "total"), (*losses, losses[0] + losses[1]), strict=True):
         result |= {name: np.array(loss.item()), f"grad_{name}": jt.grad(loss, variable).numpy()}

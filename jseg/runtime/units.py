@@ -1,4 +1,4 @@
-"""Compiles Jittor's core in units of several files, so that what the files share is compiled once.
+"""Compiles Jittor's core in units of several files, so that what the files share is compiled once, and one file fixed.
 
 A unit's object file bears the name of its first file; those of the others are empty archives. So Jittor links what it
 always links. Only files of one folder, whose order Jittor leaves to chance, are initialised in another order.
@@ -12,6 +12,9 @@ from types import ModuleType
 
 FOLDERS = ("gen", "mem/allocator", "ops", "opt/pass", "opt/tuner", "pyjt", "test")  # whose files go together
 SELDOM = ("gen", "test")  # at -O1: they read arguments of calls from Python, or never run
+# Jittor 1.3.11 goes on when each compile thread has counted to the end, not when it has compared: a thread that is late
+# reads what is no longer there, and crashes
+FIXED, BEFORE = "parallel_compiler.cc", "    if (change_line)\n        std::cerr"
 ALONE = ("fetch_op.cc", "pyjt_jit_flags.cc", "pyjt_jit_op_maker.cc")  # with names that clash, the first one for CUDA
 
 
@@ -27,6 +30,7 @@ def install(jittor_utils: ModuleType) -> None:
         return ""
 
     def run_all(commands: list[str], cache: str, jittor: str, message: str = "") -> None:
+        commands = [fixed(command, Path(cache)) for command in commands]
         try:
             run_cmds(late + in_units(commands, Path(cache), Path(jittor)), cache, jittor, message)
         except Exception:  # names clash for a compiler that we do not know; Jittor has printed its errors
@@ -38,6 +42,16 @@ def install(jittor_utils: ModuleType) -> None:
         late.clear()
 
     jittor_utils.run_cmd, jittor_utils.run_cmds = run_one, run_all
+
+
+def fixed(command: str, cache: Path) -> str:
+    """The command for a file of Jittor's, or for its fixed copy."""
+    source = Path(command.split('"')[3])
+    if source.name != FIXED:
+        return command
+    text = source.read_text(encoding="utf-8").replace(BEFORE, f"    threads.wait_all();\n{BEFORE}")
+    (cache / FIXED).write_text(text, encoding="utf-8")
+    return command.replace(str(source), str(cache / FIXED), 1)
 
 
 def in_units(commands: list[str], cache: Path, jittor: Path) -> list[str]:

@@ -9,7 +9,7 @@ import torch
 
 from jseg.config import LossConfig
 from jseg.data.class_names import IGNORED, UNSEEN_PIXEL
-from jseg.model.losses import MaskSums, SegmentationLoss, TrainingOutputs, count_masks, pseudo_labels, recovery_loss
+from jseg.model.losses import SegmentationLoss, TrainingOutputs, count_masks, mask_sums, pseudo_labels, recovery_loss
 from jseg.ops.bilinear import resize_bilinear
 
 functional = torch.nn.functional
@@ -51,15 +51,20 @@ def random_labels(shape: tuple[int, ...], num_classes: int, seed: int) -> np.nda
 
 
 @pytest.mark.parametrize("alpha, gamma", [(0.25, 2.0), (0.6, 1.5), (0.25, 0.0)])
-@pytest.mark.parametrize("shape", [(2, 5, 16, 20), (1, 3, 7, 5), (3, 1, 4, 4)])
-def test_mask_losses_equal_torch(shape: tuple[int, int, int, int], alpha: float, gamma: float) -> None:
-    values = (5 * np.random.default_rng(1).standard_normal(shape)).astype(np.float32)
-    labels = random_labels((shape[0], *shape[2:]), shape[1], seed=2)
+@pytest.mark.parametrize("size", [None, (33, 71), (5, 3)])
+@pytest.mark.parametrize("shape", [(2, 5, 16, 20), (1, 3, 7, 5), (3, 1, 1, 2)])
+def test_mask_losses_equal_torch(
+    shape: tuple[int, int, int, int], size: tuple[int, int] | None, alpha: float, gamma: float
+) -> None:
+    """Also where logits are resized, up and down."""
+    values, size = (5 * np.random.default_rng(1).standard_normal(shape)).astype(np.float32), size or shape[2:]
+    labels = random_labels((shape[0], *size), shape[1], seed=2)
     labels[0], labels[-1, 0] = 0, -1  # all other classes absent from this image
     logits, reference = jt.array(values), torch.tensor(values, dtype=torch.float64, requires_grad=True)
-    focal, dice, masks = MaskSums.apply(logits, jt.array(labels), alpha, gamma)
-    check(focal, logits, torch_focal(reference, labels, alpha, gamma), reference)
-    check(dice, logits, torch_dice(reference, labels), reference)
+    focal, dice, masks = mask_sums(logits, jt.array(labels), alpha, gamma)
+    resized = functional.interpolate(reference, size, mode="bilinear", align_corners=False)
+    check(focal, logits, torch_focal(resized, labels, alpha, gamma), reference)
+    check(dice, logits, torch_dice(resized, labels), reference)
     present = (torch_masks(labels, shape[1]).sum((2, 3)) > 0).sum()
     assert masks.item() == count_masks(jt.array(labels), shape[1]).item() == present
 
@@ -71,7 +76,7 @@ def test_extreme_logits(magnitude: float) -> None:
     values = (magnitude * rng.choice([-1, 1], (2, 4, 8, 9))).astype(np.float32)
     labels = random_labels((2, 8, 9), 4, seed=6)
     logits, reference = jt.array(values), torch.tensor(values, dtype=torch.float64, requires_grad=True)
-    focal, dice, _ = MaskSums.apply(logits, jt.array(labels), 0.25, 2.0)
+    focal, dice, _ = mask_sums(logits, jt.array(labels), 0.25, 2.0)
     check(focal, logits, torch_focal(reference, labels, 0.25, 2), reference)
     check(dice, logits, torch_dice(reference, labels), reference)
 
@@ -123,9 +128,9 @@ def outputs() -> TrainingOutputs:
 def test_total_is_the_weighted_sum(outputs: TrainingOutputs) -> None:
     labels = np.random.default_rng(1).choice([0, 1, 4, IGNORED], (4, 16, 24)).astype(np.int32)
     loss = SegmentationLoss(LossConfig(mask=20.0, dice=3.0, recovery=7.0))
-    sums, masks = loss.sums(outputs, labels, (16, 24)), count_masks(jt.array(labels), 5).item()
+    sums, masks = loss.sums(outputs, labels), count_masks(jt.array(labels), 5).item()
     logits = resize_bilinear(outputs.logits_grid, (16, 24))
-    focal, dice = (x.item() / masks for x in MaskSums.apply(logits, jt.array(labels), 0.25, 2.0)[:2])
+    focal, dice = (x.item() / masks for x in mask_sums(logits, jt.array(labels), 0.25, 2.0)[:2])
     recovery = [term.item() for term in recovery_loss(outputs)]
     expected = {"mask": 20 * focal, "dice": 3 * dice, "recovery_q": 7 * recovery[0], "recovery_v": 7 * recovery[1]}
     expected["total"] = sum(expected.values())

@@ -22,7 +22,7 @@ MAIN = [
 PASSES = {  # kernels that read memory once: calls with numbers n, floats p, whole numbers i
     "layers.cuh": "norm_forward<X, Y>(n, p, p, p, p, p, p); norm_backward<X, Y>(n, p, p, p, p, p, p, p, p, p);"
     "linear_epilogue<Y, X>(n, p, p, p, p, p); linear_slopes<Y, X>(n, p, p, p, p, p, p, p); dropout<Y, Y>(n, p, p, p);",
-    "losses.cuh": "mask_sums(n, p, i, p, p, p, p, p); mask_gradient(n, p, i, p, p, p, p);",
+    "losses.cuh": "mask_sums(n, p, i, p, p, p, p, p, p, p); mask_gradient(n, p, i, p, p, p, p, p, p);",
     "optimizer.cuh": "square_sums(n, Tensors(), p, p); adamw(n, Tensors(), i, p, p, i);"
     "step_factor(n, p, (double*)p, p);",
 }

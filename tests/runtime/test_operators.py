@@ -14,7 +14,7 @@ LEFT_OUT = ("cudnn", "cufft", "cusparse")
 
 
 # how many operators a part executes at most: each costs the host time on a GPU, too
-MOST = {"evaluation": 157, "inductive": 1060, "transductive": 1065, "supervised": 1060}
+MOST = {"evaluation": 157, "inductive": 1048, "transductive": 1052, "supervised": 1048}
 
 
 def operators(run: Callable[[], None]) -> tuple[set[str], int]:
@@ -32,7 +32,7 @@ def operators(run: Callable[[], None]) -> tuple[set[str], int]:
 def test_training_and_evaluation_run_few_operators_and_need_neither_cudnn_nor_cutt(part: str) -> None:
     found, count = operators(hot_path.evaluate if part == "evaluation" else lambda: hot_path.train(part))
     assert count <= MOST[part]
-    assert "matmul" in found and "code" in found  # products and our kernels: the list is that of the whole step
+    assert "code" in found  # our kernels, among them the products of layers: the list is that of the whole step
     folder = Path(toolchain.jittor_folder()) / "extern" / "cuda"
     assert "transpose" not in found  # without cuTT it runs on a CPU, whatever the device
     files = [path for library in LEFT_OUT for path in (folder / library / "ops").glob("*_op.h")]

@@ -5,9 +5,10 @@ import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
+import jittor as jt
 import pytest
 
-from jseg.runtime import units
+from jseg.runtime import toolchain, units
 
 
 @pytest.mark.parametrize("clash", [False, True])
@@ -36,3 +37,13 @@ def test_a_unit_links_to_what_its_files_hold(clash: bool, tmp_path: Path) -> Non
     subprocess.run(["g++", "-shared", *objects, "-o", tmp_path / "all.so"], check=True)
     library = ctypes.CDLL(str(tmp_path / "all.so"))
     assert [library.a(), library.b(), library.c()] == [0, 1, 2]
+
+
+def test_a_late_compile_thread_is_waited_for(tmp_path: Path) -> None:
+    """Jittor's own text is as the fix expects it, and Jittor compiles what is fixed."""
+    source = Path(toolchain.jittor_folder()) / "src" / units.FIXED
+    command = units.fixed(f'"g++" "{source}" -c -o "a.o"', tmp_path)
+    waits = (tmp_path / units.FIXED).read_text(encoding="utf-8").split("threads.wait_all();\n    if (change_line)")
+    assert command == f'"g++" "{tmp_path / units.FIXED}" -c -o "a.o"' and len(waits) == 2
+    built = next((Path(jt.compiler.cache_path) / "obj_files").glob(f"{units.FIXED}.o.key"))
+    assert f'"{Path(jt.compiler.cache_path) / units.FIXED}"' in built.read_text()

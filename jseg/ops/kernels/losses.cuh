@@ -6,22 +6,52 @@
 
 namespace jseg {
 
-constexpr int LOSS_THREADS = 256, CHUNK = 4 * LOSS_THREADS;  // pixels of a block in the gradients
+constexpr int LOSS_THREADS = 512;
 
 struct LossArguments {
-    int classes, planes;
-    long pixels;
+    int classes, planes, height, width, grid_height, grid_width;
     float alpha, gamma;
-    const float* logits;    // (planes, pixels)
-    const int32_t* labels;  // (images, pixels)
-    float *slopes, *sums;  // see losses.h
-    float* totals[3];      // focal, dice, masks
+    const float* logits;           // (planes, grid height, grid width)
+    const int32_t* labels;         // (images, height, width)
+    const float *rows, *columns;   // see losses.h
+    float *slopes, *sums;
+    float* totals[3];  // focal, dice, masks
     const float *grad_focal, *grad_dice;
     float* grad;
 };
 
-__device__ __forceinline__ bool is_of_class(const LossArguments& a, long plane, long pixel) {
-    return a.labels[plane / a.classes * a.pixels + pixel] == plane % a.classes;
+__device__ __forceinline__ bool is_of_class(const LossArguments& a, int plane, int row, int column) {
+    return a.labels[((long)(plane / a.classes) * a.height + row) * a.width + column] == plane % a.classes;
+}
+
+// The logit of a pixel.
+__device__ __forceinline__ float resized(const LossArguments& a, int plane, int row, int column) {
+    const int above = a.rows[row], under = a.rows[a.height + row];
+    const int left = a.columns[column], right = a.columns[a.width + column];
+    const float below = a.rows[2 * a.height + row], share = a.columns[2 * a.width + column];
+    const float* const plane_logits = a.logits + (long)plane * a.grid_height * a.grid_width;
+    const float *first = plane_logits + above * a.grid_width, *second = plane_logits + under * a.grid_width;
+    return (1 - share) * ((1 - below) * first[left] + below * second[left]) +
+           share * ((1 - below) * first[right] + below * second[right]);
+}
+
+// Number of the first of `count` pixels, which lie behind lines `before` of the grid, that lies behind `line` or a later one.
+__device__ __forceinline__ int first_behind(const float* before, int count, int line) {
+    int low = 0;
+    while (count > 0) {
+        const int half = count / 2;
+        if (before[low + half] < line)
+            low += half + 1, count -= half + 1;
+        else
+            count = half;
+    }
+    return low;
+}
+
+// Share of a line of the grid in one of `count` pixels.
+__device__ __forceinline__ float share_of(const float* taps, int count, int pixel, int line) {
+    const float share = taps[2 * count + pixel];
+    return (taps[pixel] == line ? 1 - share : 0.0f) + (taps[count + pixel] == line ? share : 0.0f);
 }
 
 struct SigmoidParts {
@@ -69,13 +99,13 @@ static __device__ unsigned planes_done;  // 0 between launches
 
 // A block owns a plane; the last one adds up over planes.
 __global__ void __launch_bounds__(LOSS_THREADS) mask_kernel(const LossArguments a) {
-    const long plane = block_column();
+    const int plane = block_column();
     float sums[4] = {};
-    for (long first = thread_index(); first < a.pixels; first += 32 * LOSS_THREADS) {  // in two steps: float keeps its digits
-        float parts[4] = {};
-        for (long pixel = first; pixel < min(a.pixels, first + 32 * LOSS_THREADS); pixel += LOSS_THREADS) {
-            const float x = a.logits[plane * a.pixels + pixel];
-            const bool mask = is_of_class(a, plane, pixel);
+    for (int row = 0; row < a.height; row++) {
+        float parts[4] = {};  // of a row: float keeps its digits
+        for (int column = thread_index(); column < a.width; column += LOSS_THREADS) {
+            const float x = resized(a, plane, row, column);
+            const bool mask = is_of_class(a, plane, row, column);
             const FocalParts f = focal_parts(x, mask, a.alpha);
             const float probability = (x >= 0 ? 1.0f : f.decay) / (1 + f.decay);
             parts[0] += f.weight * f.cost * power(f.error, a.gamma), parts[1] += mask ? probability : 0.0f;
@@ -91,46 +121,64 @@ __global__ void __launch_bounds__(LOSS_THREADS) mask_kernel(const LossArguments 
         for (int s = 0; s < 4; s++) sums[s] = load_of_any_block(&a.sums[4 * i + s]);
         const float present = sums[3] > 0 ? 1.0f : 0.0f, area = sums[2] + sums[3] + 1, overlap = 2 * sums[1] + 1;
         a.slopes[2 * i] = present * overlap / (area * area), a.slopes[2 * i + 1] = present * 2 / area;
-        totals[0] += sums[0] / a.pixels, totals[1] += present * (1 - overlap / area), totals[2] += present;
+        totals[0] += sums[0] / ((float)a.height * a.width), totals[1] += present * (1 - overlap / area), totals[2] += present;
     }
     add_threads(totals);
     for (int s = 0; s < 3 && thread_index() == 0; s++) *a.totals[s] = totals[s];
 }
 
+// A block owns a line of the grid: it adds up over the pixels that have a share of it, first down and then across.
 __global__ void __launch_bounds__(LOSS_THREADS) mask_gradient_kernel(const LossArguments a) {
-    const long plane = block_row(), first = (long)block_column() * CHUNK + thread_index();
-    const float factor = *a.grad_focal / a.pixels, outside = *a.grad_dice * a.slopes[2 * plane];
+    const int plane = block_row(), line = block_column();
+    const float factor = *a.grad_focal / ((float)a.height * a.width), outside = *a.grad_dice * a.slopes[2 * plane];
     const float inside = *a.grad_dice * a.slopes[2 * plane + 1];
-    for (long pixel = first; pixel < min(a.pixels, first + CHUNK); pixel += LOSS_THREADS) {
-        const bool mask = is_of_class(a, plane, pixel);
-        const FocalParts f = focal_parts(a.logits[plane * a.pixels + pixel], mask, a.alpha);
-        const float right = (f.z >= 0 ? f.decay : 1.0f) / (1 + f.decay);  // 1 - error, with all its digits
-        const float by_logit = f.decay / ((1 + f.decay) * (1 + f.decay));
-        a.grad[plane * a.pixels + pixel] = factor * f.sign * f.weight * power(f.error, a.gamma) * (f.error + a.gamma * right * f.cost) +
-                                           (outside - (mask ? inside : 0.0f)) * by_logit;
+    float* const down = reinterpret_cast<float*>(shared_memory());  // (width)
+    const int first = first_behind(a.rows, a.height, line - 1), end = first_behind(a.rows, a.height, line + 1);
+    for (int column = thread_index(); column < a.width; column += LOSS_THREADS) {
+        float sum = 0;
+        for (int row = first; row < end; row++) {
+            const bool mask = is_of_class(a, plane, row, column);
+            const FocalParts f = focal_parts(resized(a, plane, row, column), mask, a.alpha);
+            const float right = (f.z >= 0 ? f.decay : 1.0f) / (1 + f.decay);  // 1 - error, with all its digits
+            const float by_logit = f.decay / ((1 + f.decay) * (1 + f.decay));
+            sum += share_of(a.rows, a.height, row, line) *
+                   (factor * f.sign * f.weight * power(f.error, a.gamma) * (f.error + a.gamma * right * f.cost) +
+                    (outside - (mask ? inside : 0.0f)) * by_logit);
+        }
+        down[column] = sum;
+    }
+    synchronise_block();
+    for (int to = thread_index(); to < a.grid_width; to += LOSS_THREADS) {
+        float sum = 0;
+        const int last = first_behind(a.columns, a.width, to + 1);
+        for (int column = first_behind(a.columns, a.width, to - 1); column < last; column++)
+            sum += share_of(a.columns, a.width, column, to) * down[column];
+        a.grad[((long)plane * a.grid_height + line) * a.grid_width + to] = sum;
     }
 }
 
 template <class Numbers>
-LossArguments loss_arguments(const Numbers& number, const float* logits, const int32_t* labels) {
-    const int classes = number("classes");
-    return {classes, (int)number("images") * classes, (long)number("pixels"), (float)number("alpha"), (float)number("gamma"), logits, labels};
+LossArguments loss_arguments(const Numbers& number, const float* logits, const int32_t* labels, const float* rows,
+                             const float* columns) {
+    const int classes = number("classes"), planes = (int)number("images") * classes;
+    return {classes, planes, (int)number("height"), (int)number("width"), (int)number("grid_height"), (int)number("grid_width"),
+            (float)number("alpha"), (float)number("gamma"), logits, labels, rows, columns};
 }
 
 template <class Numbers>
-void mask_sums(const Numbers& number, const float* logits, const int32_t* labels, float* focal, float* dice, float* masks,
-               float* slopes, float* sums) {
-    LossArguments a = loss_arguments(number, logits, labels);
+void mask_sums(const Numbers& number, const float* logits, const int32_t* labels, const float* rows, const float* columns,
+               float* focal, float* dice, float* masks, float* slopes, float* sums) {
+    LossArguments a = loss_arguments(number, logits, labels, rows, columns);
     a.totals[0] = focal, a.totals[1] = dice, a.totals[2] = masks, a.slopes = slopes, a.sums = sums;
     launch(mask_kernel, a.planes, 1, LOSS_THREADS, 4 * LOSS_THREADS * sizeof(float), a);
 }
 
 template <class Numbers>
-void mask_gradient(const Numbers& number, const float* logits, const int32_t* labels, const float* slopes,
-                   const float* grad_focal, const float* grad_dice, float* grad) {
-    LossArguments a = loss_arguments(number, logits, labels);
+void mask_gradient(const Numbers& number, const float* logits, const int32_t* labels, const float* rows, const float* columns,
+                   const float* slopes, const float* grad_focal, const float* grad_dice, float* grad) {
+    LossArguments a = loss_arguments(number, logits, labels, rows, columns);
     a.slopes = const_cast<float*>(slopes), a.grad_focal = grad_focal, a.grad_dice = grad_dice, a.grad = grad;
-    launch(mask_gradient_kernel, (a.pixels + CHUNK - 1) / CHUNK, a.planes, LOSS_THREADS, 0, a);
+    launch(mask_gradient_kernel, a.grid_height, a.planes, LOSS_THREADS, a.width * sizeof(float), a);
 }
 
 }  // namespace jseg
