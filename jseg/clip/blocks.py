@@ -44,10 +44,10 @@ class Linear(nn.Linear):
         return self.weight if self._rounded is None else self._rounded
 
     def execute(
-        self, x: jt.Var, activation: str = "none", residual: jt.Var | None = None, dropout: float = 0.0
+        self, x: jt.Var, activation: str = "none", residual: jt.Var | None = None, rate: float = 0.0, wide: bool = False
     ) -> jt.Var:
-        """As `linear` with rate `dropout`, (…, in) -> (…, out); of type `compute`, or the residual's."""
-        return linear(cast(x, self.compute), self.factor, self.bias, activation, residual, dropout)
+        """As `linear`, (…, in) -> (…, out); of type `compute`, or float32."""
+        return linear(cast(x, self.compute), self.factor, self.bias, activation, residual, rate, wide)
 
 
 class Dropout(nn.Module):

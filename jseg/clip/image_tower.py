@@ -9,7 +9,7 @@ from jseg.errors import UserError
 from jseg.ops.attention import self_attention
 from jseg.ops.bilinear import grid_interpolation_matrix, resize_bilinear
 from jseg.ops.device import transpose
-from jseg.ops.half import cast, widen
+from jseg.ops.half import cast
 from jseg.ops.layers import linear
 
 
@@ -56,7 +56,7 @@ class PatchEmbedding(nn.Module):
         batch, (rows, columns), size = images.shape[0], self.grid(images), self.patch_size
         patches = images.reshape(batch, 3, rows, size, columns, size).transpose(0, 2, 4, 1, 3, 5)
         patches = patches.reshape(batch, rows * columns, 3 * size * size)
-        return widen(linear(cast(patches, self.compute), self.weight.reshape(-1, 3 * size * size)))
+        return linear(cast(patches, self.compute), self.weight.reshape(-1, 3 * size * size), wide=True)
 
 
 class ImageTower(nn.Module):

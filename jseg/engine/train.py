@@ -132,12 +132,11 @@ class Trainer:
         # With pseudo labels the number of masks is known only after the last forward pass. Until then the gradients of
         # the terms that are divided by it are kept apart from the others.
         apart = bool(loss.unseen) and micro_batch < len(images)
-        one_part, masks = micro_batch == len(images), None
+        one_part, masks, sums = micro_batch == len(images), None, None
         if not one_part and not apart:
             masks = ranks.total(count_masks(jt.array(labels), len(self.text)))
         scale = self.loss_scale.scale if self.loss_scale is not None else None
         kept: list[list[jt.Var]] = []  # per loss (one, or two apart): gradients of the micro-batches so far, added up
-        sums = jt.zeros((5,), "float64")
         for first in range(0, len(images), micro_batch):
             micro = slice(first, first + micro_batch)
             pixels = normalise(images[micro], self.config.data, None if sizes is None else sizes[micro])
@@ -152,7 +151,7 @@ class Trainer:
             release()
             kept = [add_up(*pair) for pair in zip(kept, added, strict=True)] if kept else added
             kept = [[gradient.stop_grad() for gradient in of_loss] for of_loss in kept]
-            sums = sums + part.joined(1 / parts)
+            sums = part.joined(1 / parts) if sums is None else sums + part.joined(1 / parts)
             jt.sync([sums] + [gradient for of_loss in kept for gradient in of_loss])
             del part, losses, added  # the graph of this micro-batch: memory stays that of one
         if apart:

@@ -31,7 +31,7 @@ def region_texts(features: ImageFeatures, text: jt.Var) -> jt.Var:
 def query_features(features: ImageFeatures, text: jt.Var) -> jt.Var:
     """`concat[(R_m + G) * T_c, T_c]`, (B, M * C, 2D), index m * C + c: the input of `q_proj`."""
     weighted = region_texts(features, text)
-    both = jt.concat([weighted, text.broadcast(weighted.shape)], dim=3)
+    both = join([weighted, text.broadcast(weighted.shape)], 3)
     return both.reshape(both.shape[0], -1, both.shape[3])
 
 
@@ -50,7 +50,7 @@ def pixel_features(features: ImageFeatures) -> jt.Var:
 
 def project_part(x: jt.Var, layer: Linear, weight: jt.Var, bias: jt.Var | None = None) -> jt.Var:
     """The part of the output of `layer` that comes from x (…, width), by the columns `weight` for it; float32."""
-    return widen(linear(cast(x, layer.compute), weight, bias))
+    return linear(cast(x, layer.compute), weight, bias, wide=True)
 
 
 def class_queries(features: ImageFeatures, text: jt.Var, q_proj: Linear) -> jt.Var:
@@ -102,9 +102,9 @@ class DecoderLayer(nn.Module):
         """x (B, Tx, width) with memory (B, Tm, width) -> (B, Tx, width); `found`: what it finds, if that is known."""
         rate, compute = self.dropout.rate_now(), self.linear1.compute
         found = self.multihead_attn(x[0], memory[0]) if found is None else found
-        rounded, wide = self.norm2(self.multihead_attn.proj(found, residual=x[1], dropout=rate), compute, "wide")
-        inner = self.linear1(rounded, activation="relu", dropout=rate)
-        return self.norm3(self.linear2(inner, residual=wide, dropout=rate), compute, "wide")
+        rounded, wide = self.norm2(self.multihead_attn.proj(found, residual=x[1], rate=rate), compute, "wide")
+        inner = self.linear1(rounded, activation="relu", rate=rate)
+        return self.norm3(self.linear2(inner, residual=wide, rate=rate), compute, "wide")
 
 
 def join_projections(layers: list[tuple[DecoderLayer, DecoderLayer]]) -> list[tuple[jt.Var, jt.Var]]:
@@ -150,7 +150,7 @@ class RecoveryDecoder(nn.Module):
     def execute(self, q: Tokens, v: Tokens) -> tuple[jt.Var, jt.Var]:
         """Decoded queries (B, M * C, D) and pixels (B, N, D) -> recovered (B, M * C, 2D) and (B, N, D)."""
         q, v = decode(self.decouple_q, self.decouple_v, self.linear_q_in(q[0]), self.linear_k_in(v[0]))
-        return widen(self.linear_q_out(q[0])), widen(self.linear_k_out(v[0]))
+        return self.linear_q_out(q[0], wide=True), self.linear_k_out(v[0], wide=True)
 
 
 class DecodeHead(nn.Module):

@@ -66,7 +66,7 @@ class ImageEncoder(ImageTower):
         if self.region_grid[0]:
             bridge = self.region_level_bridge
             tokens.append(bridge.unsqueeze(0).broadcast((batch, *bridge.shape)))
-        return self.ln_pre(jt.concat(tokens, dim=1)).stop_grad()  # nothing up to here trains
+        return self.ln_pre(join(tokens, 1)).stop_grad()  # nothing up to here trains
 
     def execute(self, images: jt.Var, trace: Trace | None = None) -> ImageFeatures:
         """Features of normalised images (B, 3, H, W) float32, of any size and aspect whose patches the regions fit."""
@@ -87,7 +87,7 @@ class ImageEncoder(ImageTower):
         outputs, *of_regions = split(tokens, [sizes[0] + sizes[1], *sizes[2:]], 1)
         # the released models leave the region tokens out of prompt_norm
         outputs = self.ln_post(join([self.prompt_norm(outputs), *of_regions], 1), self.compute)
-        outputs = unit_length(widen(linear(outputs, transpose(self.proj, 1, 0))))
+        outputs = unit_length(linear(outputs, transpose(self.proj, 1, 0), wide=True))
         whole, patches, *regions = split(outputs, sizes, 1)
         trace["cls"], trace["visual"] = whole[:, 0], as_maps(patches, grid)
         if regions:
@@ -97,7 +97,7 @@ class ImageEncoder(ImageTower):
     def prompts(self, copies: int) -> jt.Var | list[jt.Var]:
         """Prompts with dropout, (layers, copies, K, width) float32; on CPU a list, drawn layer by layer."""
         deep = [self.deep_prompt_embeddings] if len(self.transformer.resblocks) > 1 else []
-        prompts = widen(self.prompt_proj(jt.concat([self.prompt_embeddings, *deep])))
+        prompts = self.prompt_proj(join([self.prompt_embeddings, *deep], 0), wide=True)
         prompts = prompts.unsqueeze(1).broadcast((len(prompts), copies, *prompts.shape[1:]))
         return self.prompt_dropout(prompts) if jt.flags.use_cuda else [self.prompt_dropout(x) for x in prompts]
 

@@ -158,8 +158,11 @@ class SegmentationLoss:
 
     def total(self, sums: LossSums, num_masks: jt.Var | float, share: float = 1.0) -> jt.Var:
         """The loss of a micro-batch with this share of the images; `num_masks` of the batch counts as >= 1."""
-        masks = jt.maximum(num_masks, 1) if isinstance(num_masks, jt.Var) else max(num_masks, 1)
-        return self.mask_part(sums) / masks + self.recovery_part(sums, share)
+        one, recovery = constant(np.float32, (1,)), self.config.recovery * share
+        masks = jt.maximum(num_masks, one) if isinstance(num_masks, jt.Var) else max(num_masks, 1)
+        mask_weights = constant(np.float32, (self.config.mask, self.config.dice, 0, 0)) / masks
+        terms = join([sums.focal, sums.dice, sums.recovery_q, sums.recovery_v], 0)  # few launches for few numbers
+        return (terms * (mask_weights + constant(np.float32, (0, 0, recovery, recovery)))).sum()
 
     def values(self, sums: np.ndarray) -> dict[str, float]:
         """The weighted terms, and `total`, of what `LossSums.joined` gives for a whole batch."""

@@ -66,7 +66,7 @@ def normalise(images: np.ndarray, data: DataConfig, sizes: np.ndarray | None = N
         if sizes is not None:
             sizes, shape = jt.array(sizes), values.shape
             inside = [jt.index(shape, 2 + axis) < sizes.reindex(shape, ["i0", f"{axis}"]) for axis in (0, 1)]
-            values = jt.ternary(inside[0].logical_and(inside[1]), values, jt.zeros_like(values))
+            values = values * inside[0].logical_and(inside[1]).float32()
     return values
 
 

@@ -22,9 +22,9 @@ _rounded: dict[int, jt.Var] = {}  # the last gradient of layer normalisation in 
 @skip_frozen
 def linear(
     x: jt.Var, weight: jt.Var, bias: jt.Var | None = None, activation: str = "none", residual: jt.Var | None = None,
-    rate: float = 0.0,
+    rate: float = 0.0, wide: bool = False,
 ) -> jt.Var:  # fmt: skip
-    """`dropout(activation(x @ weight^T + bias), rate) + residual`, in the type of x, or with a residual in float32.
+    """`dropout(activation(x @ weight^T + bias), rate) + residual`, float32 if `wide` or with a residual, else as x.
 
     x is (…, depth), float32 or half; weight (columns, depth) is rounded to its type; bias (columns,) and residual
     (…, columns) are float32; `activation` is one of `ACTIVATIONS`.
@@ -38,13 +38,14 @@ def linear(
         y = cast(y, dtype)
     elif jt.flags.use_cuda:
         seed = draw_seed() if rate else None
-        return _CublasLinear.apply(x, weight, bias, residual, seed, activation, rate)
+        return _CublasLinear.apply(x, weight, bias, residual, seed, activation, rate, wide)
     else:
         added = None if rate or is_half(x) else residual
         y = cast(_Linear.apply(widen(x), widen(weight), bias, added, activation), dtype)
         if added is not None:
             return y
     y = dropout(y, rate) if rate else y
+    y = widen(y) if wide else y
     return y if residual is None else widen(y) + residual
 
 
@@ -91,7 +92,7 @@ class _CublasLinear(Function):
 
     def execute(
         self, x: jt.Var, weight: jt.Var, bias: jt.Var | None, residual: jt.Var | None, seed: jt.Var | None,
-        activation: str, rate: float,
+        activation: str, rate: float, wide: bool,
     ) -> jt.Var:  # fmt: skip
         self.wanted, self.shape = _trained(x, weight, bias, residual), x.shape
         flat, dtype = x.reshape(-1, x.shape[-1]), str(x.dtype)
@@ -103,8 +104,9 @@ class _CublasLinear(Function):
         bias, seed, added = (absent if var is None else var for var in (bias, seed, residual))
         self.saved = flat if self.wanted[1] else None, weight, weight if activation == "none" else y, bias, seed
         self.multiplied = activation != "none" or rate > 0  # what a gradient goes through before products
-        if self.multiplied or self.numbers["bias"] or residual is not None:
-            inputs, written = [y, bias, added, seed], dtype if residual is None else "float32"
+        written = "float32" if wide or residual is not None else dtype
+        if self.multiplied or self.numbers["bias"] or written != dtype or residual is not None:
+            inputs = [y, bias, added, seed]
             shape = (*x.shape[:-1], y.shape[1])
             return _call("linear_epilogue", (dtype, written), inputs, [shape], self.numbers, [written])[0]
         return y.reshape(*x.shape[:-1], y.shape[1])
@@ -123,7 +125,7 @@ class _CublasLinear(Function):
         grad = found[0] if own else grad.reshape(flat)
         grad_x = product(grad, weight).reshape(self.shape) if self.wanted[0] else None
         grad_weight = product(grad, x, transpose_a=True) if self.wanted[1] else None
-        return grad_x, grad_weight, grad_bias, grad_out if self.wanted[3] else None, None, None, None
+        return grad_x, grad_weight, grad_bias, grad_out if self.wanted[3] else None, None, None, None, None
 
 
 def _call(

@@ -54,22 +54,24 @@ def emulated(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Non
     return compare
 
 
-# bias, residual, rate of dropout, rows and columns
-SHAPES = [(True, False, 0.0, 37, 68), (True, True, 0.3, 9, 131), (False, True, 0.0, 2, 1), (False, False, 0.3, 33, 132)]
+# bias, residual, rate of dropout, rows and columns, whether float32 is written
+SHAPES = [(True, False, 0.0, 37, 68, False), (True, True, 0.3, 9, 131, False), (False, True, 0.0, 2, 1, False)]
+SHAPES += [(False, False, 0.3, 33, 132, False), (True, False, 0.0, 37, 68, True), (False, False, 0.0, 5, 66, True)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("biased, added, rate, rows, columns", SHAPES)
+@pytest.mark.parametrize("biased, added, rate, rows, columns, wide", SHAPES)
 def test_linear(
-    dtype: str, activation: str, biased: bool, added: bool, rate: float, rows: int, columns: int, emulated: Callable
-) -> None:
+    dtype: str, activation: str, biased: bool, added: bool, rate: float, rows: int, columns: int, wide: bool,
+    emulated: Callable,
+) -> None:  # fmt: skip
     x, weight, bias, residual = random_vars((1, rows, 40), (columns, 40), (columns,), (1, rows, columns))
     if activation == "relu":  # so that roundings move no number across 0
         bias = bias + 6 * (bias > 0) - 6 * (bias <= 0)
 
     def form(x: jt.Var, weight: jt.Var, *rest: jt.Var) -> jt.Var:
-        return linear(x, weight, bias if biased else None, activation, residual if added else None, rate)
+        return linear(x, weight, bias if biased else None, activation, residual if added else None, rate, wide)
 
     inputs = [cast(x, dtype), weight / 6, *([bias] if biased else []), *([residual] if added else [])]
     emulated(form, inputs, TOLERANCES[dtype], offset=columns % 2)
