@@ -13,7 +13,7 @@ from jittor import nn
 from jseg.clip.blocks import Dropout, LayerNorm, Linear, Trace
 from jseg.config import ModelConfig
 from jseg.errors import UserError
-from jseg.model.image_encoder import ImageFeatures, as_maps
+from jseg.model.image_encoder import ImageFeatures
 from jseg.model.losses import TrainingOutputs
 from jseg.ops.attention import cross_attention, two_way_attention
 from jseg.ops.bilinear import grid_interpolation_matrix
@@ -182,7 +182,8 @@ class DecodeHead(nn.Module):
         q, v = decode(self.decoder_q.layers, self.decoder_v.layers, q, v, trace)
         # the mean over regions of q @ v^T
         mean = q[1].reshape(len(q[1]), -1, len(text), self.depth).mean(1)  # (B, C, D)
-        logits = as_maps(jt.matmul(v[1], transpose(mean, 0, 2, 1)), features.patch_grid)
+        logits = nn.bmm_transpose(mean, v[1]) if jt.flags.use_cuda else jt.matmul(mean, transpose(v[1], 0, 2, 1))
+        logits = logits.reshape(*mean.shape[:2], *features.patch_grid)
         if trace is not None:
             trace["logits_grid"] = logits
         return q, v, logits

@@ -50,7 +50,7 @@ def mask_sums(logits: jt.Var, labels: jt.Var, alpha: float, gamma: float) -> tup
     """
     if not compiled.compiled(cuda=True):  # the kernels resize on the fly
         logits = resize_bilinear(logits, labels.shape[1:])
-    return _MaskSums.apply(logits.float32(), labels, alpha, gamma)
+    return _MaskSums.apply(logits, labels, alpha, gamma)
 
 
 class _MaskSums(Function):

@@ -10,7 +10,6 @@ import numpy as np
 from jittor import nn
 
 from jseg.ops.device import constant, transpose
-from jseg.ops.half import in_float32, is_half
 
 
 def interpolation_taps(source: int, target: int) -> np.ndarray:
@@ -26,8 +25,7 @@ def interpolation_taps(source: int, target: int) -> np.ndarray:
 def interpolation_matrix(source: int, target: int) -> np.ndarray:
     """(target, source) float32 matrix that resizes a line of `source` samples to `target` samples."""
     left, right, share = interpolation_taps(source, target)[:, :, None]
-    samples = np.arange(source)
-    matrix = (samples == left) * (1 - share) + (samples == right) * share
+    matrix = (np.arange(source) == left) * (1 - share) + (np.arange(source) == right) * share
     matrix.setflags(write=False)  # shared by all callers
     return matrix
 
@@ -38,12 +36,10 @@ def grid_interpolation_matrix(source: tuple[int, int], target: tuple[int, int]) 
 
 
 def resize_bilinear(maps: jt.Var, size: tuple[int, int]) -> jt.Var:
-    """Resizes maps (B, C, h, w), float32 or half, to (B, C, H, W) with `size` = (H, W); in float32 in any case."""
+    """Resizes maps (B, C, h, w) float32 to (B, C, H, W) with `size` = (H, W)."""
     batch, channels, height, width = maps.shape
     if (height, width) == tuple(size):
         return maps
-    if is_half(maps):
-        return in_float32(resize_bilinear, (maps,), size)
     down, across = (constant(interpolation_matrix, *sides) for sides in ((height, size[0]), (width, size[1])))
     # rows first: the transposes then touch the small maps only
     columns = nn.matmul_transpose(transpose(maps, 0, 1, 3, 2).reshape(-1, height), down)  # (B * C * w, H)

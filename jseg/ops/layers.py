@@ -45,8 +45,7 @@ def linear(
         if added is not None:
             return y
     y = dropout(y, rate) if rate else y
-    y = widen(y) if wide else y
-    return y if residual is None else widen(y) + residual
+    return widen(y) + residual if residual is not None else widen(y) if wide else y
 
 
 def _trained(*variables: jt.Var | None) -> list[bool]:

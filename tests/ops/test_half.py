@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from jseg.ops.attention import cross_attention, self_attention
-from jseg.ops.bilinear import resize_bilinear
 from jseg.ops.half import HALVES, cast, widen
 from jseg.ops.layers import ACTIVATIONS, dropout, layer_norm, linear
 from tests.ops import reference
@@ -115,15 +114,12 @@ def test_layer_norm(dtype: str, parameters: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize(
-    "operator", [lambda x: dropout(x, 0.25), lambda x: resize_bilinear(x, (7, 9))], ids=["dropout", "bilinear"]
-)
-def test_operators_without_weights(dtype: str, operator: Callable[[jt.Var], jt.Var]) -> None:
+def test_dropout(dtype: str) -> None:
     x, results = half_grid((2, 3, 4, 5), dtype), []
     for kind in ("float32", dtype):
         jt.set_global_seed(3)
         variable = cast(jt.array(x), kind)
-        output = operator(variable)
+        output = dropout(variable, 0.25)
         (gradient,) = jt.grad(widen(output).sum(), [variable])
         jt.sync([output, gradient])  # draws before the seed is set again
         results.append((output, gradient))
