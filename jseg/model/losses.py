@@ -113,13 +113,14 @@ def pseudo_labels(logits: jt.Var, labels: jt.Var, unseen: Sequence[int]) -> jt.V
     CVPR 2024, section 4.1. Logits are resized, bilinear, to (H, W). Equal sigmoids go to the lowest class id; those of
     all float32 logits above 17 are 1.
     """
-    ids = jt.array(np.array(sorted(unseen), dtype=np.int32))
+    ids = constant(np.int32, tuple(sorted(unseen)))
     with jt.no_grad():
         unseen_logits = resize_bilinear(logits.detach()[:, ids], labels.shape[1:])
         # sigmoid = 1 / denominator: the smallest wins, without the division, which fast-math kernels round wrongly
-        denominator = 1 + jt.exp(jt.minimum(-unseen_logits, 88.72))  # exp() of more overflows
-        winner, _ = jt.argmin(denominator.stop_fuse(), dim=1)  # the first of equals
-        return jt.ternary(labels == UNSEEN_PIXEL, ids[winner], labels)
+        denominator = (1 + jt.exp(jt.minimum(-unseen_logits, 88.72))).stop_fuse()  # exp() of more overflows
+        candidates = ids.reshape(1, -1, 1, 1).broadcast(denominator.shape)  # Jittor's argmin would run on a CPU
+        winners = jt.ternary(denominator > denominator.min(1, keepdims=True), ids.max(), candidates).min(1)
+        return jt.ternary(labels == UNSEEN_PIXEL, winners, labels)
 
 
 @dataclass
