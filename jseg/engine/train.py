@@ -143,7 +143,7 @@ class Trainer:
             with releasing() as release:
                 part = loss.sums(self.model.training_outputs(pixels, self.text), labels[micro])
             if apart:
-                losses = [loss.mask_part(part), loss.recovery_part(part, 1 / parts)]
+                losses = loss.apart(part, 1 / parts)
             else:
                 masks = ranks.total(part.num_masks) if one_part else masks
                 losses = [loss.total(part, masks, 1 / parts)]

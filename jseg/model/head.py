@@ -13,7 +13,7 @@ from jittor import nn
 from jseg.clip.blocks import Dropout, LayerNorm, Linear, Trace
 from jseg.config import ModelConfig
 from jseg.errors import UserError
-from jseg.model.image_encoder import ImageFeatures
+from jseg.model.image_encoder import ImageFeatures, as_maps
 from jseg.model.losses import TrainingOutputs
 from jseg.ops.attention import cross_attention, two_way_attention
 from jseg.ops.bilinear import grid_interpolation_matrix
@@ -180,10 +180,11 @@ class DecodeHead(nn.Module):
             trace["ram_q"], trace["ram_v"] = query_features(features, text), pixel_features(features)
             trace["q0"], trace["v0"] = q, v
         q, v = decode(self.decoder_q.layers, self.decoder_v.layers, q, v, trace)
-        # the mean over regions of q @ v^T
-        mean = q[1].reshape(len(q[1]), -1, len(text), self.depth).mean(1)  # (B, C, D)
-        logits = nn.bmm_transpose(mean, v[1]) if jt.flags.use_cuda else jt.matmul(mean, transpose(v[1], 0, 2, 1))
-        logits = logits.reshape(*mean.shape[:2], *features.patch_grid)
+        mean = q[1].reshape(len(q[1]), -1, len(text), self.depth).mean(1)  # over regions, (B, C, D)
+        if jt.flags.use_cuda:
+            logits = nn.bmm_transpose(mean, v[1]).reshape(*mean.shape[:2], *features.patch_grid)
+        else:
+            logits = as_maps(jt.matmul(v[1], transpose(mean, 0, 2, 1)), features.patch_grid)
         if trace is not None:
             trace["logits_grid"] = logits
         return q, v, logits

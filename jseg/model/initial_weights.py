@@ -29,11 +29,12 @@ def initialise(model: ClipRC, config: ModelConfig, seed: int) -> None:
     """
     prompts_and_head = np.random.default_rng([seed, 0])
     tower = random_image_weights(model.backbone, np.random.default_rng([seed, 1]))
-    prompts = initial_prompts(model.backbone, prompts_and_head)
+    tower |= initial_bridge(tower, config.region_grid) | initial_prompts(model.backbone, prompts_and_head)
+    strict_load(model.backbone, tower, "initial weights")
+    tower.clear()  # before the head is made: memory
     head = initial_head({name: tuple(x.shape) for name, x in model.decode_head.state_dict().items()}, prompts_and_head)
     if config.head_init == "aligned":
         align(head, config.decoder_layers - 1)
-    strict_load(model.backbone, tower | initial_bridge(tower, config.region_grid) | prompts, "initial weights")
     strict_load(model.decode_head, head, "initial weights")
 
 

@@ -172,10 +172,7 @@ class SegmentationLoss:
         terms = dict(zip(("mask", "dice", "recovery_q", "recovery_v"), weighted.tolist(), strict=True))
         return terms | {"total": sum(terms.values())}
 
-    def mask_part(self, sums: LossSums) -> jt.Var:
-        """The terms that are divided by the number of masks, before it."""
-        return self.config.mask * sums.focal + self.config.dice * sums.dice
-
-    def recovery_part(self, sums: LossSums, share: float = 1.0) -> jt.Var:
-        """The rest of the loss."""
-        return self.config.recovery * share * (sums.recovery_q + sums.recovery_v)
+    def apart(self, sums: LossSums, share: float = 1.0) -> list[jt.Var]:
+        """The terms that are divided by the number of masks, before that, and the others."""
+        mask_terms = self.config.mask * sums.focal + self.config.dice * sums.dice
+        return [mask_terms, self.config.recovery * share * (sums.recovery_q + sums.recovery_v)]

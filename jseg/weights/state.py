@@ -3,6 +3,7 @@
 Jittor's own `load_parameters` skips what does not match, without an error: https://github.com/Jittor/jittor
 """
 
+import ctypes
 from collections.abc import Mapping, Sequence
 
 import jittor as jt
@@ -33,6 +34,7 @@ def strict_load(module: nn.Module, tensors: Mapping[str, np.ndarray], source: st
         raise UserError(f"{source} do not fit this model: {lists}")
     for name, var in own.items():
         set_value(var, np.asarray(tensors[name]))
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed meanwhile is half as much as the weights
 
 
 def size_line(arrays: Mapping[str, np.ndarray], trained: Sequence[str]) -> str:

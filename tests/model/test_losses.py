@@ -136,6 +136,7 @@ def test_total_is_the_weighted_sum(outputs: TrainingOutputs) -> None:
     expected["total"] = sum(expected.values())
     assert loss.values(sums.joined().numpy()) == pytest.approx(expected, rel=1e-6)
     assert loss.total(sums, masks).item() == pytest.approx(expected["total"], rel=1e-6)
-    assert (loss.mask_part(sums) / masks + loss.recovery_part(sums)).item() == pytest.approx(expected["total"])
+    of_masks, others = loss.apart(sums)
+    assert (of_masks / masks + others).item() == pytest.approx(expected["total"])
     assert sums.num_masks.item() == masks == 3 * 4
     np.testing.assert_array_equal(sums.labels.numpy(), labels)
