@@ -14,7 +14,7 @@ LEFT_OUT = ("cudnn", "cufft", "cusparse")
 
 
 # how many operators a part executes at most: each costs the host time on a GPU, too
-MOST = {"evaluation": 156, "inductive": 1030, "transductive": 1034, "supervised": 1030}
+MOST = {"evaluation": 158, "inductive": 1032, "transductive": 1036, "supervised": 1032}
 
 
 def operators(run: Callable[[], None]) -> tuple[set[str], int]:
