@@ -25,7 +25,7 @@ test: $(VENV)/installed-test
 	$(RUN) -m pytest -n logical --dist loadfile $(ARGS)
 
 test-slow: $(VENV)/installed-test
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(RUN) -m pytest -m slow $(ARGS)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(RUN) -m pytest -m slow -o faulthandler_timeout=0 $(ARGS)
 
 test-gpu: $(VENV)/installed-test
 	$(RUN) tools/gpu_report.py $(ARGS)

@@ -114,6 +114,12 @@ def write_whole(path: str | Path, data: bytes) -> None:
         file.write(data)
 
 
+def write_if_changed(path: Path, text: str) -> None:
+    """Writes text to a file, as `write_whole`, unless it holds that already."""
+    if not path.exists() or path.read_text(encoding="utf-8", errors="replace") != text:
+        write_whole(path, text.encode())
+
+
 def as_json(value: dict | list) -> bytes:
     """`value` as indented JSON, a dict with jseg's mark; raises ValueError for NaN and infinities (JSON has none)."""
     marked = {JSON_MARK: jseg.__version__, **value} if isinstance(value, dict) else value

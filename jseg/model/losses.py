@@ -119,7 +119,7 @@ def pseudo_labels(logits: jt.Var, labels: jt.Var, unseen: Sequence[int]) -> jt.V
         # sigmoid = 1 / denominator: the smallest wins, without the division, which fast-math kernels round wrongly
         denominator = (1 + jt.exp(jt.minimum(-unseen_logits, 88.72))).stop_fuse()  # exp() of more overflows
         candidates = ids.reshape(1, -1, 1, 1).broadcast(denominator.shape)  # Jittor's argmin would run on a CPU
-        winners = jt.ternary(denominator > denominator.min(1, keepdims=True), ids.max(), candidates).min(1)
+        winners = jt.ternary(denominator > denominator.min(1, keepdims=True), max(unseen), candidates).min(1)
         return jt.ternary(labels == UNSEEN_PIXEL, winners, labels)
 
 

@@ -35,17 +35,17 @@ def linear(
         y = nn.matmul_transpose(widen(x), widen(weight))
         y = y if bias is None else y + bias
         y = y * jt.sigmoid(1.702 * y) if activation == "quick_gelu" else nn.relu(y) if activation == "relu" else y
-        y = cast(y, dtype)
+        y = cast(y, "float32" if wide else dtype)
     elif jt.flags.use_cuda:
         seed = draw_seed() if rate else None
         return _CublasLinear.apply(x, weight, bias, residual, seed, activation, rate, wide)
     else:
         added = None if rate or is_half(x) else residual
-        y = cast(_Linear.apply(widen(x), widen(weight), bias, added, activation), dtype)
+        y = cast(_Linear.apply(widen(x), widen(weight), bias, added, activation), "float32" if wide else dtype)
         if added is not None:
             return y
     y = dropout(y, rate) if rate else y
-    return widen(y) + residual if residual is not None else widen(y) if wide else y
+    return y if residual is None else widen(y) + residual
 
 
 def _trained(*variables: jt.Var | None) -> list[bool]:

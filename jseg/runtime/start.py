@@ -24,7 +24,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppres
 from pathlib import Path
 
 from jseg.errors import UserError
-from jseg.files import save_details, write_whole
+from jseg.files import save_details, write_if_changed
 from jseg.runtime import cuda, precompiled, progress, toolchain, units
 from jseg.runtime.prepare import CACHE_NAME, prepare
 
@@ -89,7 +89,7 @@ def _import_jittor(jittor_home: Path, cache: Path, ready: cuda.Ready | None) -> 
     """Imports Jittor; raises UserError when its cache does not work or it has rebuilt itself."""
     notice = f"jseg: compiling Jittor kernels for this machine, once; kept in {jittor_home}"
     settings = jittor_home / ".cache" / "jittor" / "config.json"  # so that Jittor only ever reads them
-    _write_if_changed(settings, json.dumps({"JITTOR_HOME": str(jittor_home)}))
+    write_if_changed(settings, json.dumps({"JITTOR_HOME": str(jittor_home)}))
     terminal, text, imported = sys.stderr, io.StringIO(), threading.Event()
     try:
         with _import_surroundings(jittor_home, ready), redirect_stdout(text), redirect_stderr(text):
@@ -120,7 +120,7 @@ def _import_jittor(jittor_home: Path, cache: Path, ready: cuda.Ready | None) -> 
             import jittor
         python = cache / "python"  # for Jittor's compile processes
         home, interpreter = shlex.quote(str(jittor_home)), shlex.quote(sys.executable)
-        _write_if_changed(python, PYTHON.format(home=home, interpreter=interpreter))
+        write_if_changed(python, PYTHON.format(home=home, interpreter=interpreter))
         python.chmod(0o755)
         jittor.flags.python_path = f'"{python}"'
         if jittor_utils.pool_size:  # end the processes that compiled the core; Jittor makes new ones if needed
@@ -158,8 +158,10 @@ def _import_surroundings(jittor_home: Path, ready: cuda.Ready | None) -> Iterato
     path, context, hook = list(sys.path), ssl._create_default_https_context, sys.excepthook
     ask = subprocess.getstatusoutput
     # Jittor's handler for a crash would exit in order, which waits forever for its compile threads, with its lock held
-    crashes = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGCHLD, *crashes)}
+    names, sigaction = ("INT", "CHLD", "QUIT", "SEGV", "BUS", "ILL", "FPE"), ctypes.CDLL(None).sigaction
+    handlers = {signal.Signals[f"SIG{name}"]: ctypes.create_string_buffer(256) for name in names}
+    for number, handler in handlers.items():  # those of C: Python knows neither faulthandler's nor Jittor's
+        sigaction(number, None, handler)
     imported = threading.Event()
 
     def exit_on_interrupt() -> None:  # SIGINT is blocked in all threads meanwhile
@@ -184,8 +186,7 @@ def _import_surroundings(jittor_home: Path, ready: cuda.Ready | None) -> Iterato
         sys.path[:], subprocess.getstatusoutput = path, ask
         ssl._create_default_https_context, sys.excepthook = context, hook
         for number, handler in handlers.items():
-            if handler is not None and threading.current_thread() is threading.main_thread():
-                signal.signal(number, handler)
+            sigaction(number, handler, None)
         imported.set()
         watcher.join()
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
@@ -196,8 +197,3 @@ def _set_environment(variables: dict[str, str | None]) -> None:
     for name in variables:
         os.environ.pop(name, None)
     os.environ.update({name: value for name, value in variables.items() if value is not None})
-
-
-def _write_if_changed(path: Path, text: str) -> None:
-    if not path.exists() or path.read_text(encoding="utf-8", errors="replace") != text:
-        write_whole(path, text.encode())

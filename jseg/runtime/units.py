@@ -10,11 +10,17 @@ from itertools import groupby
 from pathlib import Path
 from types import ModuleType
 
+from jseg.files import write_if_changed
+
 FOLDERS = ("gen", "mem/allocator", "ops", "opt/pass", "opt/tuner", "pyjt", "test")  # whose files go together
 SELDOM = ("gen", "test")  # at -O1: they read arguments of calls from Python, or never run
-# Jittor 1.3.11 goes on when each compile thread has counted to the end, not when it has compared: a thread that is late
-# reads what is no longer there, and crashes
-FIXED, BEFORE = "parallel_compiler.cc", "    if (change_line)\n        std::cerr"
+# Jittor 1.3.11 goes on when each compile thread has counted to the end, not when it has compared: a late thread, or one
+# that wakes once more, reads what is no longer there, and crashes
+FIXED = "parallel_compiler.cc"
+FIXES = {
+    "    if (change_line)\n        std::cerr": "    threads.wait_all();\n    if (change_line)\n        std::cerr",
+    "func(id);": "func(id), func = [](int) {};",
+}
 ALONE = ("fetch_op.cc", "pyjt_jit_flags.cc", "pyjt_jit_op_maker.cc")  # with names that clash, the first one for CUDA
 
 
@@ -49,8 +55,10 @@ def fixed(command: str, cache: Path) -> str:
     source = Path(command.split('"')[3])
     if source.name != FIXED:
         return command
-    text = source.read_text(encoding="utf-8").replace(BEFORE, f"    threads.wait_all();\n{BEFORE}")
-    (cache / FIXED).write_text(text, encoding="utf-8")
+    text = source.read_text(encoding="utf-8")
+    for before, after in FIXES.items():
+        text = text.replace(before, after)
+    write_if_changed(cache / FIXED, text)
     return command.replace(str(source), str(cache / FIXED), 1)
 
 

@@ -34,7 +34,7 @@ def strict_load(module: nn.Module, tensors: Mapping[str, np.ndarray], source: st
         raise UserError(f"{source} do not fit this model: {lists}")
     for name, var in own.items():
         set_value(var, np.asarray(tensors[name]))
-    ctypes.CDLL(None).malloc_trim(0)  # what was freed meanwhile is half as much as the weights
+    getattr(ctypes.CDLL(None), "malloc_trim", bool)(0)  # glibc would keep what was freed meanwhile
 
 
 def size_line(arrays: Mapping[str, np.ndarray], trained: Sequence[str]) -> str:

@@ -147,6 +147,14 @@ def test_losses(scale: float, alpha: float, gamma: float, emulated: Callable) ->
         emulated(form, [logits * scale], TOLERANCES["float32"])
 
 
+@pytest.mark.parametrize("shape, size", [((1, 2, 9, 700), (5, 600)), ((1, 520, 2, 2), (3, 5))])
+def test_losses_of_more_than_a_block_has_threads(shape: tuple, size: tuple, emulated: Callable) -> None:
+    """Columns of pixels and of the grid, which is shrunk; planes."""
+    labels = jt.array(np.random.default_rng(0).integers(-1, 3, (1, *size)).astype(np.int32))
+    form = lambda x: jt.concat(losses.mask_sums(x, labels, 0.25, 2.0))  # noqa: E731
+    emulated(form, random_vars(shape), TOLERANCES["float32"])
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rate, depth", [(0.0, 12), (0.3, 16)])
 def test_two_way_attention(rate: float, depth: int, dtype: str, emulated: Callable) -> None:

@@ -65,8 +65,8 @@ def test_start_in_a_process_of_its_own() -> None:
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "nvcc_path": "",
     }
-    command = [sys.executable, "-c", PROGRAM]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
+    command = [sys.executable, "-X", "faulthandler", "-c", PROGRAM]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert done.stdout.splitlines() == [
         "device cpu cpu",
         "nan [True, False] [False, True] [False, True]",

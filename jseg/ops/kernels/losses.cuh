@@ -92,7 +92,7 @@ __device__ __forceinline__ void add_threads(float (&sums)[SUMS]) {
         for (int s = 0; s < SUMS && thread_index() < half; s++)
             shared[s * LOSS_THREADS + thread_index()] += shared[s * LOSS_THREADS + thread_index() + half];
     }
-    for (int s = 0; s < SUMS; s++) sums[s] = shared[s * LOSS_THREADS];
+    for (int s = 0; s < SUMS && thread_index() == 0; s++) sums[s] = shared[s * LOSS_THREADS];
 }
 
 static __device__ unsigned planes_done;  // 0 between launches
