@@ -21,7 +21,8 @@ FIXES = {
     "    if (change_line)\n        std::cerr": "    threads.wait_all();\n    if (change_line)\n        std::cerr",
     "func(id);": "func(id), func = [](int) {};",
 }
-ALONE = ("fetch_op.cc", "pyjt_jit_flags.cc", "pyjt_jit_op_maker.cc")  # with names that clash, the first one for CUDA
+# with names that clash, the first and the second one for CUDA, where they also hide all names that follow
+ALONE = ("array_op.cc", "fetch_op.cc", "pyjt_jit_flags.cc", "pyjt_jit_op_maker.cc")
 
 
 def install(jittor_utils: ModuleType) -> None:

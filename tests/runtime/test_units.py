@@ -50,3 +50,10 @@ def test_a_late_compile_thread_is_waited_for(tmp_path: Path) -> None:
     assert command == f'"g++" "{tmp_path / units.FIXED}" -c -o "a.o"'
     built = next((Path(jt.compiler.cache_path) / "obj_files").glob(f"{units.FIXED}.o.key"))
     assert f'"{Path(jt.compiler.cache_path) / units.FIXED}"' in built.read_text()
+
+
+def test_what_hides_the_names_behind_it_is_compiled_alone() -> None:
+    """Where Jittor is compiled for CUDA: hidden names of other libraries cannot be linked."""
+    sources = (path for name in units.FOLDERS for path in (Path(toolchain.jittor_folder()) / "src" / name).glob("*.cc"))
+    hiding = {path.name for path in sources if "visibility push" in path.read_text(encoding="utf-8")}
+    assert hiding == {"array_op.cc", "fetch_op.cc"} and hiding <= set(units.ALONE)
