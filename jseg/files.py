@@ -132,24 +132,30 @@ def write_json(path: str | Path, value: dict | list) -> None:
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path | None]:
+def whole_folder(folder: Path, outdated: bool = False) -> Iterator[Path | None]:
     """Yields a new folder to fill, which becomes `folder` when the `with` block ends; None when `folder` exists.
 
-    Of several processes that make the same folder at once, one's stays and the others' are dropped.
+    One that is `outdated` is replaced, and stays whole until then. Of several processes that make the same folder at
+    once, one's stays and the others' are dropped.
     """
-    if folder.is_dir():
+    if folder.is_dir() and not outdated:
         yield None
         return
     temporary = folder.parent / f".{folder.name}.{os.getpid()}_{time.time_ns()}"
+    old = temporary.with_name(f"{temporary.name}.old")
     try:
         temporary.mkdir(parents=True)
         yield temporary
+        if outdated:
+            with suppress(FileNotFoundError):
+                os.rename(folder, old)
         os.rename(temporary, folder)
     except OSError as error:
         if not folder.is_dir():  # else another process was first
             raise CannotWrite(f"cannot make {folder} ({error.strerror or error}): {remedy(error)}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def check_writable(folder: str | Path) -> Path:

@@ -52,6 +52,10 @@ def test_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with whole_folder(folder) as new:
         assert new is None
     assert [path.name for path in folder.iterdir()] == ["file"]
+    with whole_folder(folder, outdated=True) as new:
+        (new / "newer").write_text("")
+        assert [path.name for path in folder.iterdir()] == ["file"]  # whole as long as another process may need it
+    assert [path.name for path in folder.iterdir()] == ["newer"]
     assert list(tmp_path.iterdir()) == [folder]
 
 

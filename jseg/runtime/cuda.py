@@ -135,9 +135,11 @@ def make_ready(toolkit: Toolkit, cache: Path) -> Ready:
         # always the same path, whichever toolkit: it is part of Jittor's keys for compiled files
         folder = cache / f"cuda-{toolkit.version[0]}.{toolkit.version[1]}"
         state = repr((nvcc, toolkit.includes, [(path, path.stat().st_size) for path in toolkit.libraries]))
-        if folder.is_dir() and (folder / "state").read_text(encoding="utf-8") != state:
-            shutil.rmtree(folder)
-        with whole_folder(folder) as new:
+        try:
+            outdated = (folder / "state").read_text(encoding="utf-8") != state
+        except OSError:  # there is none, or another process is putting its own in place
+            outdated = False
+        with whole_folder(folder, outdated) as new:
             if new:
                 link_toolkit(new, nvcc, toolkit.includes)
                 for part, library in zip(PARTS, toolkit.libraries, strict=True):
