@@ -75,9 +75,8 @@ class ImageScores:
             logits = jt.concat(outputs, dim=0)
             # (window rows, windows in a row, C, h, w)
             self.logits = logits.reshape(len(self.tops), len(self.lefts), *logits.shape[1:])
-            self.logits.sync()
-        if not np.isfinite(self.logits.sum().item()):
-            raise UserError("the model's results are not finite: use precision=fp32, or other weights")
+            self.total = self.logits.sum()  # for `check_finite`
+            jt.sync([self.logits, self.total])
 
     def _window_row(self, row: int, start: int, stop: int) -> jt.Var:
         """Calibrated scores of rows [start, stop) of each window in a row: (windows, C, stop - start, crop width)."""
@@ -121,6 +120,7 @@ class ImageScores:
 
     def bands(self, size: tuple[int, int]) -> Iterator[tuple[int, jt.Var]]:
         """(first row, scores (C, rows, W')) of all bands of the scores resized to `size`, from the top."""
+        check_finite([self])
         for start in (starts := self.band_starts(size)):
             with jt.no_grad():
                 band = self.resized_band(start, min(start + starts.step, size[0]), size)
@@ -134,6 +134,12 @@ class ImageScores:
         """Class of the highest score at each pixel, (H', W') int32; ties go to the lowest class."""
         size = size or (self.height, self.width)
         return highest_classes(self.bands(size), size)
+
+
+def check_finite(views: Iterable[ImageScores]) -> None:
+    """Raises UserError unless the model's results for all views are finite: the host waits for them once."""
+    if not np.isfinite(jt.concat([view.total for view in views]).numpy()).all():
+        raise UserError("the model's results are not finite: use precision=fp32, or other weights")
 
 
 def _interpolate(maps: jt.Var, axis: int, first: np.ndarray, second: np.ndarray, share: np.ndarray) -> jt.Var:
@@ -163,6 +169,7 @@ def mirror(x: jt.Var) -> jt.Var:
 
 def mean_bands(views: Sequence[tuple[ImageScores, bool]], size: tuple[int, int]) -> Iterator[tuple[int, jt.Var]]:
     """(first row, mean softmax (C, rows, W')) of all bands at `size`. Views: scores, and whether mirrored."""
+    check_finite(scores for scores, _ in views)
     starts = min((scores.band_starts(size) for scores, _ in views), key=lambda starts: starts.step)
     for start in starts:
         with jt.no_grad():

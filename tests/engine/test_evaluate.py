@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from unittest.mock import patch
 
 import cv2
 import jittor as jt
@@ -18,6 +19,7 @@ from jseg.data import transforms
 from jseg.data.class_names import class_labels, class_list
 from jseg.data.dataset import open_dataset
 from jseg.drawing import confusion_image
+from jseg.engine import sliding_window
 from jseg.engine.checkpoint import METRICS_NAME, VAL_FILES
 from jseg.engine.evaluate import SHEET_NAME, Drawings, evaluate
 from jseg.engine.sliding_window import ImageScores
@@ -184,10 +186,14 @@ def test_images_and_labels_of_the_data_set_are_never_overwritten(model: ClipRC, 
     assert before == [path.read_bytes() for path in inputs]
 
 
-def test_results_that_are_not_finite_give_no_metrics(model: ClipRC, tmp_path: Path) -> None:
-    """One NaN would make class 0 the highest everywhere."""
-    rows = embeddings()
-    rows[3, 0] = np.nan
-    with pytest.raises(UserError, match="results are not finite"):
-        evaluate(model, NoisyImages([(48, 64)]), rows, small_config(), tmp_path)
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("flip", [False, True])
+def test_results_that_are_not_finite_give_no_metrics(model: ClipRC, tmp_path: Path, flip: bool) -> None:
+    """One NaN would make class 0 the highest everywhere. The host waits once for the results of all views."""
+    rows, config = embeddings(), small_config()
+    rows[3, 0], config.test.flip = np.nan, flip
+    with (
+        patch.object(sliding_window, "check_finite", wraps=sliding_window.check_finite) as check,
+        pytest.raises(UserError, match="results are not finite"),
+    ):
+        evaluate(model, NoisyImages([(48, 64)]), rows, config, tmp_path)
+    assert not list(tmp_path.iterdir()) and check.call_count == 1
