@@ -82,11 +82,8 @@ def operations(sizes: Sizes, training: bool) -> float:
 
 
 SMALL = ModelConfig(image_size=96, patch_size=8, width=160, layers=4, heads=5, output_dim=128, prompts=4)
-SIZES = {
-    "voc": Sizes(ModelConfig(), 20, 512),
-    "coco": Sizes(ModelConfig(prompts=100), 171, 512),
-    "shapes": Sizes(SMALL, 20, 96),
-}
+COCO = ModelConfig(prompts=100)
+SIZES = {"voc": Sizes(ModelConfig(), 20, 512), "coco": Sizes(COCO, 171, 512), "shapes": Sizes(SMALL, 20, 96)}
 SEEN = {"voc": 15, "coco": 156, "shapes": 15}  # classes of an inductive training step
 Workload = tuple[Callable[[], object], float]  # what to time, and the operations that it needs
 

@@ -98,13 +98,12 @@ PAIRS = [(section, ours, *item.partition("=")) for section, ours, keys in ROWS f
 TABLE = {f"{section}.{key}".strip("."): ours + (name or key) for section, ours, key, _, name in PAIRS}
 CONVERT = {  # by the last part of their key; other values are taken as they are
     "type": {"ZeroPascalVOCDataset20": "voc12", "ZeroCOCOStuffDataset": "coco_stuff"}.__getitem__,
-    "total_d_layer": lambda last: last + 1,
     "out_indices": lambda layers: layers[0] + 1 if len(layers) == 1 else layers,
     "region_level_bridge_size": lambda regions: {side * side: side for side in range(33)}[regions],
     "img_scale": lambda box: tuple(sorted(box, reverse=True)),
-    "PhotoMetricDistortion": lambda _: True,
+    "PhotoMetricDistortion": lambda _: True, "total_d_layer": lambda last: last + 1,
     **dict.fromkeys(("img_dir", "ann_dir", "split"), lambda x: x[0] if isinstance(x, tuple) and len(x) == 1 else x),
-}
+}  # fmt: skip
 UNLESS_GIVEN = {  # what the releases' code does where a config says nothing, and our base config might
     "data.train.names": "", "data.val.names": "", "data.ratio_range": (1.0, 1.0), "data.max_class_share": 1.0,
     "data.flip_probability": 0.0, "data.photometric": False, "test.scales": (1.0,), "test.flip": False,

@@ -6,7 +6,7 @@ A row names a config. Its weights are `<row>/seed_<n>/weights.safetensors` in on
 
 from __future__ import annotations
 
-from jseg.runtime.command_line import in_words, run_tool
+from jseg.runtime.command_line import command_line, in_words, run_tool
 
 import json
 import os
@@ -23,12 +23,13 @@ from jseg.data.class_names import classes_of
 from jseg.data.dataset import parts_of
 from jseg.data.published import PUBLISHED, free_bytes
 from jseg.engine.checkpoint import METRICS_NAME, WEIGHTS_NAME, checkpoint_path, checkpoints_in
-from jseg.engine.log import LOG_NAME, command_line, environment, read_log
+from jseg.engine.log import LOG_NAME, read_log
 from jseg.errors import UserError
 from jseg.files import write_json, write_whole
 from jseg.outputs import TEXT_MARK
 from jseg.released_configs import REPOSITORY
 from jseg.reproduction_tables import csv_table, latex, markdown
+from jseg.runtime.prepare import environment
 from jseg.weights.reader import read_weight_file, sha256_of_file
 
 GIVEN, PLAIN_CLIP = "given", "clip"  # sources of weights that no run of ours made
@@ -81,23 +82,16 @@ PAPER = (
     Row("cross_coco_to_voc12", "cross_coco_to_voc12.py", weights_of="coco_stuff_inductive"),
 )  # fmt: skip
 SHAPES_TITLES = {
-    "patch_features": "CLIP's patch features, no learning",
-    "value_path": "CLIP's value path, no learning",
+    "patch_features": "CLIP's patch features, no learning", "value_path": "CLIP's value path, no learning",
     "class_token": "CLIP's value path read by the class token, no learning",
-    "sclip": "SCLIP, no learning",
-    "clearclip": "ClearCLIP, no learning",
-    "naclip": "NACLIP, no learning",
-    "inductive": "CLIP-RC, inductive",
-    "transductive": "CLIP-RC, transductive",
+    "sclip": "SCLIP, no learning", "clearclip": "ClearCLIP, no learning", "naclip": "NACLIP, no learning",
+    "inductive": "CLIP-RC, inductive", "transductive": "CLIP-RC, transductive",
     "supervised": "CLIP-RC, fully supervised",
     "short": "inductive, short: what the rows below change one thing of",
-    "no_regions": "short, no regions",
-    "no_recovery": "short, no recovery",
-    "neither": "short, neither (ZegCLIP-like)",
-    "1_region": "short, 1 region instead of 16",
-    "4_regions": "short, 4 regions instead of 16",
+    "no_regions": "short, no regions", "no_recovery": "short, no recovery", "neither": "short, neither (ZegCLIP-like)",
+    "1_region": "short, 1 region instead of 16", "4_regions": "short, 4 regions instead of 16",
     "recovery_3": "short, recovery depth 3 instead of 1",
-}
+}  # fmt: skip
 SHAPES = tuple(
     Row(f"shapes_{name}", f"shapes_{name}.py", seeds=(0, 1, 2), title=title,
         start="shapes_inductive" if name == "transductive" else "")
@@ -121,16 +115,11 @@ _OPEN = {  # data set -> config, others' mIoU; all trained on COCO-Stuff
 }  # fmt: skip
 OPEN_VOCABULARY = (
     Row("coco_stuff_supervised", "coco_stuff_supervised.py"),
-    *(
-        Row(name, config, weights_of="coco_stuff_supervised", title=f"{name}: CLIP-RC", others=tuple(others))
-        for name, (config, *others) in _OPEN.items()
-    ),
-)
-SUITES = {
-    "paper": PAPER,
-    "shapes": SHAPES,
-    "open-vocabulary": OPEN_VOCABULARY,
-}  # each row finds what it starts from in the rows before it
+    *(Row(name, config, weights_of="coco_stuff_supervised", title=f"{name}: CLIP-RC", others=tuple(others))
+      for name, (config, *others) in _OPEN.items()),
+)  # fmt: skip
+# each row finds what it starts from in the rows before it
+SUITES = {"paper": PAPER, "shapes": SHAPES, "open-vocabulary": OPEN_VOCABULARY}
 
 
 def weights_found(row: Row, folder: Path) -> dict[str, Path]:

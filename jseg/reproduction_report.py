@@ -5,6 +5,8 @@ Table, curves of the training runs, IoU of each class, best and worst images, th
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import command_line
+
 import base64
 import html
 import io
@@ -22,11 +24,12 @@ from PIL import Image
 from jseg.data.class_names import classes_of
 from jseg.drawing_curves import EVENTS, draw
 from jseg.engine.checkpoint import METRICS_NAME, VAL_FILES
-from jseg.engine.log import LOG_NAME, command_line, environment, read_log
+from jseg.engine.log import LOG_NAME, read_log
 from jseg.files import write_whole
 from jseg.outputs import TEXT_MARK
 from jseg.reproduction import NOTE_ON_OTHERS, RECORD_NAME, Row
 from jseg.reproduction_tables import table_cells
+from jseg.runtime.prepare import environment
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #191919; max-width: 1250px; margin: 2em auto; padding: 0 1em }
@@ -87,11 +90,8 @@ def class_bars(folders: Sequence[Path], unseen: Sequence[str]) -> str:
     bars = []
     for name, value in sorted(means.items(), key=lambda item: 1 if item[1] is None else -item[1]):
         bar = element("b", style=f"--iou: {value or 0:.1f}%")
-        parts = (
-            element("span", html.escape(name), title=name),
-            bar,
-            element("i", "-" if value is None else f"{value:.1f}"),
-        )
+        figure = "-" if value is None else f"{value:.1f}"
+        parts = element("span", html.escape(name), title=name), bar, element("i", figure)
         bars.append(element("div", *parts, class_="unseen" if name in unseen else "seen"))
     return element("div", *bars, class_="bars")
 

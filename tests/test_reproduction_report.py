@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from jseg.runtime.command_line import command_line
+
 import json
 import re
 from pathlib import Path
@@ -13,7 +15,6 @@ import pytest
 
 from jseg.data.class_names import class_list
 from jseg.drawing import write_images
-from jseg.engine.log import command_line
 from jseg.files import write_json
 from jseg.outputs import is_ours
 from jseg.reproduction import RECORD_NAME, Row, records, row_results

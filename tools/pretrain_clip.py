@@ -7,18 +7,18 @@ file; prints zero-shot accuracy. The same seed gives the same weights on the sam
 machine and number of threads. Results and time of the shipped file: pretrained/README.md.
 """
 
-from jseg.runtime.command_line import ArgumentParser, add_device_options, run
+from jseg.runtime.command_line import ArgumentParser, add_device_options, command_line, run
 
 import json
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from jseg.engine.log import command_line, environment
 from jseg.errors import UserError
 from jseg.files import check_writable
 from jseg.outputs import check_outputs
 from jseg.pretraining.images import Settings
+from jseg.runtime.prepare import environment
 
 VOCABULARY_NAME = "shapes_vocabulary.txt.gz"
 

@@ -202,19 +202,16 @@ def classes_of(data: DataConfig) -> ClassList:
         return classes
     seen = [classes.names[index] for index in classes.seen]
     if len({*held_out} & {*seen}) < len(held_out) or len(held_out) >= len(seen):
-        raise UserError(
-            f"data.held_out={tuple(held_out)}: must be some, not all, of the seen classes of {classes.title}: "
-            f"choose from {', '.join(seen)}"
-        )
+        rule = f"must be some, not all, of the seen classes of {classes.title}: choose from {', '.join(seen)}"
+        raise UserError(f"data.held_out={tuple(held_out)}: {rule}")
     return replace(
         classes,
         split=f"{classes.split + ', ' if classes.split else ''}held out: {', '.join(sorted(held_out, key=seen.index))}",
-        names=tuple(seen),
-        unseen=tuple(sorted(seen.index(name) for name in held_out)),
+        names=tuple(seen), unseen=tuple(sorted(seen.index(name) for name in held_out)),
         stored=tuple(classes.stored[index] for index in classes.seen),
         stored_ignored=(*(classes.stored[index] for index in classes.unseen), *classes.stored_ignored),
         colours=tuple(classes.colours[index] for index in classes.seen) if classes.colours else (),
-    )
+    )  # fmt: skip
 
 
 def listed(values: Sequence, most: int = 8) -> str:
@@ -239,9 +236,8 @@ def class_labels(stored: np.ndarray, class_list: ClassList, where: str) -> np.nd
         first, last = class_list.stored[0], class_list.stored[-1]
         known = f"{first}-{last}" if last - first == len(class_list.stored) - 1 else listed(class_list.stored, 20)
         known = " and ".join(filter(None, (known, listed(class_list.stored_ignored))))
-        raise UserError(
-            f"{where}: label values {values} are not in the class list of {class_list.title} (it has {known})"
-        )
+        title = class_list.title
+        raise UserError(f"{where}: label values {values} are not in the class list of {title} (it has {known})")
     return labels.astype(np.uint8)
 
 

@@ -233,7 +233,5 @@ def quick_check(dataset: Dataset) -> None:
         return
     indices = sorted(random.Random(1).sample(range(len(dataset)), min(50, len(dataset))))
     if problems := read_pairs(dataset, indices).problems:
-        raise UserError(
-            f"{dataset.class_list.title} {dataset.section}, {len(indices)} random pairs: {listed(problems, 4)}. "
-            "tools/check_dataset.py looks at all of them"
-        )
+        pairs = f"{dataset.class_list.title} {dataset.section}, {len(indices)} random pairs"
+        raise UserError(f"{pairs}: {listed(problems, 4)}. tools/check_dataset.py looks at all of them")

@@ -66,10 +66,8 @@ def map_in_order(
             pending.extend(islice(futures, 1))
             yield result
     except BrokenProcessPool as error:
-        raise UserError(
-            f"a worker process ended unexpectedly (out of memory?): {remedy}; a script needs "
-            "`if __name__ == '__main__':` around its calls"
-        ) from error
+        script = "a script needs `if __name__ == '__main__':` around its calls"
+        raise UserError(f"a worker process ended unexpectedly (out of memory?): {remedy}; {script}") from error
     finally:
         executor.shutdown(wait=True, cancel_futures=True)
 

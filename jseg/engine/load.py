@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jseg.clip.weights import ClipWeights, read_clip_weights
-from jseg.config import Config
+from jseg.config import Config, config_changes, from_dict
 from jseg.data.class_names import ClassList, classes_of
 from jseg.data.dataset import Dataset, open_dataset, quick_check
 from jseg.data.loader import batch_lines
@@ -23,6 +23,7 @@ from jseg.weights.reader import WeightFile
 
 if TYPE_CHECKING:
     from jseg.baselines import PlainClip
+    from jseg.engine.optimizer import AdamW, LossScale
     from jseg.model.clip_rc import ClipRC
 
 NEWEST = ""  # `resume` without a path: from the newest whole checkpoint of the work folder
@@ -164,3 +165,16 @@ def check_start(file: WeightFile, config: Config, resumes: bool = False) -> None
             f"{file.path} was written after iteration {found}, this run starts from iteration {wanted}: pass "
             f"checkpoint_{wanted:07d}.safetensors of that run, or train.expected_iteration=0 to start from this file"
         )
+
+
+def resume(optimizer: AdamW, scale: LossScale | None, file: WeightFile, config: Config) -> checkpoint.Progress:
+    """Puts the optimiser, and float16's new loss scale, where a checkpoint left them; returns how far the run was."""
+    optimizer.load_state(file.tensors, file.meta["optimizer_steps"])
+    if scale is not None:
+        vars(scale).update(file.meta.get("loss_scale", {}))  # none: the run had another precision until then
+    for line in config_changes(from_dict(file.meta.get("config", {}), file.path), config):
+        say(f"warning: the config has changed since: {line}")
+    known, recorded = {item.name for item in fields(checkpoint.Progress)}, file.meta["progress"]
+    progress = checkpoint.Progress(**{key: value for key, value in recorded.items() if key in known})
+    say(f"resuming after iteration {progress.iteration} of {config.train.iterations}")
+    return progress

@@ -1,30 +1,24 @@
 """What a run reports in its work folder: `log.jsonl`, console lines, TensorBoard events, the record of its starts."""
 
-from jseg.runtime.command_line import program
+from jseg.runtime.command_line import command_line
 
 import importlib.util
 import json
 import os
-import platform
 import resource
-import shlex
-import shutil
 import statistics
-import subprocess
-import sys
 import time
 from collections import deque
 from contextlib import suppress
 from datetime import timedelta
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jseg
 from jseg.config import Config, flatten, to_dict
 from jseg.errors import UserError
 from jseg.files import remedy, write_json, write_whole
 from jseg.outputs import is_ours
+from jseg.runtime.prepare import environment
 from jseg.weights.reader import WeightFile
 
 LOG_NAME = "log.jsonl"
@@ -151,33 +145,13 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return [line for line in lines if isinstance(line, dict) and isinstance(line.get("iteration"), int)]
 
 
-def command_line() -> str:
-    """The command of this process, ready to be pasted."""
-    return shlex.join([*program(), *sys.argv[1:]])
-
-
-def environment(device: str) -> dict[str, Any]:
-    """Versions and machine, JSON-ready: all that is needed to repeat a run."""
-    git = ["git", "-C", str(Path(jseg.__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
-    return {
-        "jseg": jseg.__version__, "git": commit or None, "jittor": metadata.version("jittor"),
-        "numpy": metadata.version("numpy"), "python": platform.python_version(), "system": platform.platform(),
-        "cores": os.cpu_count(), "threads": os.environ.get("OMP_NUM_THREADS"), "device": device,
-    }  # fmt: skip
-
-
 def write_record(
     work_dir: Path, config: Config, device: str, iteration: int, file: WeightFile | None, ranks: int = 1
 ) -> dict[str, Any]:
     """Writes `config.json`, adds a start after `iteration` steps from `file` to `record.json`; returns its entry."""
-    entry = {
-        "command": command_line(),
-        "ranks": ranks,
-        "environment": environment(device),
-        "seed": config.train.seed,  # every other seed follows from this one, the iteration and the stream position
-        "weights": None if file is None else {"path": str(file.path), "sha256": file.sha256},
-    }
+    # every other seed follows from this one, the iteration and the stream position
+    entry = {"command": command_line(), "ranks": ranks, "environment": environment(device), "seed": config.train.seed}
+    entry["weights"] = None if file is None else {"path": str(file.path), "sha256": file.sha256}
     path = work_dir / "record.json"
     starts = json.loads(path.read_text("utf-8"))["starts"] if iteration and path.exists() and is_ours(path) else []
     starts.append({"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "iteration": iteration, **entry})

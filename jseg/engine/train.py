@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,13 @@ import jittor as jt
 import numpy as np
 
 from jseg.clip.class_embeddings import class_embeddings
-from jseg.config import Config, config_changes, from_dict, to_dict
+from jseg.config import Config, to_dict
 from jseg.data.class_names import training_classes
 from jseg.data.loader import Batch, training_batches
 from jseg.engine import checkpoint
 from jseg.engine.checkpoint import BEST_METRICS_NAME, BEST_NAME, METRICS_NAME, WEIGHTS_NAME, Progress, lock_work_dir
 from jseg.engine.evaluate import evaluate
-from jseg.engine.load import NEWEST, Run, load_model
+from jseg.engine.load import NEWEST, Run, load_model, resume
 from jseg.engine.log import RunLog, say, write_record
 from jseg.engine.optimizer import AdamW, LossScale, add_up, square_sums, step_factor
 from jseg.engine.signals import Interrupted, StopRequest
@@ -37,12 +37,12 @@ from jseg.metrics import about
 from jseg.model.clip_rc import ClipRC, set_training, trainable
 from jseg.model.losses import SegmentationLoss, count_masks
 from jseg.model.precision import note, round_trained, set_precision
-from jseg.ops.device import normalise, wait_for
+from jseg.ops.device import constant, normalise, wait_for
 from jseg.ops.function import releasing
 from jseg.ops.half import widen
 from jseg.outputs import check_outputs
 from jseg.runtime.ranks import ALONE, Ranks
-from jseg.weights.reader import WeightFile, named_list
+from jseg.weights.reader import named_list
 from jseg.weights.record import tensors_sha256
 from jseg.weights.state import size_line, state_arrays
 
@@ -60,7 +60,7 @@ def train(run: Run) -> bool:
         unseen = classes.unseen if config.data.setting == "transductive" else ()
         shown = text.matrix[list(training_classes(classes, config.data.setting))]
         trainer = Trainer(model, shown, unseen, config, ranks)
-        progress = resume(trainer, run.file, config) if run.resumes else Progress()
+        progress = resume(trainer.optimizer, trainer.loss_scale, run.file, config) if run.resumes else Progress()
         say(size_line(state_arrays(model), trainer.optimizer.names))
         begun, folder = progress.iteration, run.work_dir if ranks.first else None
         log = RunLog(folder, config.train.iterations, begun, progress.log, progress.evaluated, config.train.tensorboard)
@@ -111,7 +111,8 @@ class Trainer:
         self.text = jt.array(text).stop_grad()
         self.loss = SegmentationLoss(config.loss, unseen)
         self.frozen = set_precision(model, config.precision)  # float32 values of weights that the model holds in half
-        self.loss_scale = LossScale() if config.precision == "fp16" else None
+        self.loss_scale = LossScale() if config.precision == "fp16" else None  # as of the last report
+        self.unread: tuple[jt.Var, jt.Var] | None = None  # sums and squares of the last step until its report is read
         self.optimizer = AdamW(trainable(model), config.optimizer, round_trained(model, config.precision))
 
     def step(self, images: np.ndarray, labels: np.ndarray, iteration: int) -> StepReport:
@@ -135,7 +136,7 @@ class Trainer:
         one_part, masks, sums = micro_batch == len(images), None, None
         if not one_part and not apart:
             masks = ranks.total(count_masks(jt.array(labels), len(self.text)))
-        scale = self.loss_scale.scale if self.loss_scale is not None else None
+        scale, unscale = self.scales()
         kept: list[list[jt.Var]] = []  # per loss (one, or two apart): gradients of the micro-batches so far, added up
         for first in range(0, len(images), micro_batch):
             micro = slice(first, first + micro_batch)
@@ -155,12 +156,25 @@ class Trainer:
             jt.sync([sums] + [gradient for of_loss in kept for gradient in of_loss])
             del part, losses, added  # the graph of this micro-batch: memory stays that of one
         if apart:
-            masks = max(float(ranks.sum(sums.numpy()[4])), 1)
+            masks = jt.maximum(ranks.total(sums[4:].float32()), constant(np.float32, (1,)))
             kept = [[mask / masks + recovery for mask, recovery in zip(*kept, strict=True)]]
         gradients, sums = ranks.sum_gradients(kept[0], sums)
         if scale is not None:
-            gradients = [widen(gradient) * (1 / scale) for gradient in gradients]
+            gradients = [widen(gradient) * unscale for gradient in gradients]
         return gradients, sums
+
+    def scales(self) -> tuple[jt.Var | None, jt.Var | None]:
+        """float16's loss scale and its inverse, on the device, which knows first how the last step has ended."""
+        if (last := self.loss_scale) is None:
+            return None, None
+        after_good, after_overflow = replace(last), replace(last)
+        after_good.step()
+        after_overflow.lower()
+        known, good, lower = (constant(np.float32, (x.scale, 1 / x.scale)) for x in (last, after_good, after_overflow))
+        if self.unread is not None:  # as `report` will find it
+            loss, norm = (jt.isfinite(x.float64().sum()).broadcast(known.shape) for x in self.unread)
+            known = jt.ternary(loss, jt.ternary(norm, good, lower), known).stop_grad()
+        return known[:1], known[1:]
 
     def update(self, gradients: list[jt.Var], sums: jt.Var, iteration: int) -> Callable[[], StepReport]:
         """Updates the weights in step `iteration` (0-based), unless loss or gradient is not finite: see `problem`.
@@ -168,17 +182,17 @@ class Trainer:
         The device is still at work when this returns. The result waits for this step's numbers, not for later steps'.
         """
         self.optimizer.set_learning_rate(iteration, self.config.train.iterations, self.config.optimizer)
-        squares = square_sums(gradients)
-        if self.ranks.world > 1:  # their last bits decide, so all must have the same
-            squares = jt.array(self.ranks.broadcast(squares.numpy()))
+        squares = self.ranks.first_of(square_sums(gradients))  # their last bits decide, so all ranks have the same
+        self.unread = sums, squares
         arrived: list[np.ndarray] = []
         jt.fetch(sums, squares, lambda *arrays: arrived.extend(array.copy() for array in arrays))
         self.optimizer.step(gradients, step_factor(squares, sums, self.config.optimizer.clip_norm))
-        return partial(self.report, arrived, self.optimizer.lr, (sums, squares))
+        return partial(self.report, arrived, self.optimizer.lr, self.unread)
 
     def report(self, arrived: list[np.ndarray], lr: float, sent: tuple[jt.Var, jt.Var]) -> StepReport:
         """Reports a step when a copy of `sent`, its sums and squares, has been put into `arrived`."""
         wait_for(arrived)
+        self.unread = None if self.unread is sent else self.unread
         sums, squares = arrived
         norm = math.sqrt(squares.astype(np.float64).sum())
         report, scale = StepReport(self.loss.values(sums), lr, norm), self.loss_scale
@@ -242,7 +256,7 @@ class Training:
             log_is_due = done % config.log_every == 0 or done in (1, config.iterations)
             save_is_due = done % config.save_every == 0 or done in config.milestones
             last_chance = progress.bad_in_a_row + 1 >= config.max_bad_steps
-            if log_is_due or save_is_due or self.evaluation_is_due() or last_chance or trainer.loss_scale is not None:
+            if log_is_due or save_is_due or self.evaluation_is_due() or last_chance:
                 self.settle()  # this step, too: what comes now depends on it
             if log_is_due:
                 self.log.report(done, trainer.optimizer.lr)
@@ -381,16 +395,3 @@ class Training:
             digest = tensors_sha256(state_arrays(self.trainer.model) | self.constant)
             state = json.dumps([self.progress.iteration, digest, to_dict(self.trainer.config)])
             self.ranks.check_same("configuration and weights", state)
-
-
-def resume(trainer: Trainer, file: WeightFile, config: Config) -> Progress:
-    """Puts the optimiser where the checkpoint left it; returns how far the run was."""
-    trainer.optimizer.load_state(file.tensors, file.meta["optimizer_steps"])
-    if trainer.loss_scale is not None:
-        trainer.loss_scale = LossScale(**file.meta.get("loss_scale", {}))  # none: it had another precision until then
-    for line in config_changes(from_dict(file.meta.get("config", {}), file.path), config):
-        say(f"warning: the config has changed since: {line}")
-    known, recorded = {item.name for item in fields(Progress)}, file.meta["progress"]
-    progress = Progress(**{key: value for key, value in recorded.items() if key in known})
-    say(f"resuming after iteration {progress.iteration} of {config.train.iterations}")
-    return progress

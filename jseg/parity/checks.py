@@ -153,13 +153,11 @@ def check_trajectory(file: GoldenFile) -> dict[str, np.ndarray]:
     file.arrays["extra.frozen weights"] = np.concatenate([before[name].ravel() for name in frozen])
     return {
         "losses": np.array([[report.losses[name] for name in LOSS_NAMES.values()] for report in reports]),
-        "lr_trainable": np.array([report.lr for report in reports]),
-        "lr_frozen": rates(len(reports), base),
-        "base_lr": np.array(base),
-        "weight_decay": np.array(optimizer.weight_decay),
+        "lr_trainable": np.array([report.lr for report in reports]), "lr_frozen": rates(len(reports), base),
+        "base_lr": np.array(base), "weight_decay": np.array(optimizer.weight_decay),
         **{f"final.{name}": final[name] for name in trained},
         "extra.frozen weights": np.concatenate([final[name].ravel() for name in frozen]),
-    }
+    }  # fmt: skip
 
 
 def check_losses_only(file: GoldenFile) -> dict[str, np.ndarray]:
@@ -247,12 +245,11 @@ def check_text(file: GoldenFile) -> dict[str, np.ndarray]:
         "raw_token_count": np.array([len(encode.encode(text)) + 2 for text in strings]),
         "raises_without_truncate": np.array([is_refused(encode, text, length) for text in strings]),
         "decoded_json": np.array([encode.decode(encode.encode(text)) for text in strings]),
-        "out": out,
-        "out_normed": unit_rows(out),
+        "out": out, "out_normed": unit_rows(out),
         f"{ensemble}_ids": encode(filled, length).reshape(len(classes), len(templates), length),
         ensemble: embed_class_names(classes, templates, encode, tower, "golden"),
         "single": embed_class_names(classes, VOC_TEMPLATES, encode, tower, "golden"),
-    }
+    }  # fmt: skip
 
 
 def check_towers(file: GoldenFile) -> dict[str, np.ndarray]:

@@ -18,21 +18,15 @@ Check = Callable[[GoldenFile], dict[str, np.ndarray]]
 Rule = Mapping[str, Any]
 CUDA_FACTOR = 10.0  # on the tolerances: Jittor compiles CUDA kernels with fast math
 CHECKS: dict[str, Check | None] = {  # by the beginning of a file's name; None = others read it, or it has no numbers
-    "forward_eval_": checks.check_forward_eval,
-    "forward_eps_": checks.check_forward_eps,
+    "forward_eval_": checks.check_forward_eval, "forward_eps_": checks.check_forward_eps,
     **{f"train_{name}_": checks.check_train for name in checks.SETTINGS},
-    "trajectory_": checks.check_trajectory,
-    "param_groups": checks.check_parameter_groups,
-    "lr_schedule": checks.check_schedule,
-    "losses_only": checks.check_losses_only,
-    "metrics": checks.check_metrics,
-    "text": checks.check_text,
-    "clip_towers": checks.check_towers,
-    "convert/hf_config.json": None,
-    "convert/": checks.check_conversion,
+    "trajectory_": checks.check_trajectory, "param_groups": checks.check_parameter_groups,
+    "lr_schedule": checks.check_schedule, "losses_only": checks.check_losses_only, "metrics": checks.check_metrics,
+    "text": checks.check_text, "clip_towers": checks.check_towers,
+    "convert/hf_config.json": None, "convert/": checks.check_conversion,
     "init_from_clip": checks.check_initial_weights,
     **dict.fromkeys(("weights_", "train_batch_", "tolerances.json", "fp32_vs_fp64.json", "README.md")),
-}
+}  # fmt: skip
 LEFT_OUT = (  # arrays that are not compared
     {"files": "*", "arrays": ["fp32_vs_fp64_json", "slide_margin_lt_1e-4_fraction"]},  # how sure the reference is
     # an accuracy that the release logs; weights of the release without any effect, which ours does not have

@@ -33,6 +33,11 @@ def program() -> list[str]:
     return [name if shutil.which(name) == sys.executable else sys.executable, sys.argv[0]]  # the latter: no .venv
 
 
+def command_line() -> str:
+    """The command of this process, ready to be pasted."""
+    return shlex.join([*program(), *sys.argv[1:]])
+
+
 def in_words(text: str) -> str:
     """Commands in a text as the console command `jseg` has them, while it runs."""
     if TOOL_WORDS:

@@ -7,13 +7,16 @@ driver is; remembers the last JITTOR_HOME; and builds its CPU kernels with -Ofas
 import functools
 import os
 import platform
+import shutil
+import subprocess
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jseg
 from jseg.files import cache_folder
 from jseg.runtime import cuda, precompiled, toolchain
 
@@ -95,6 +98,17 @@ def installed_files(package: str) -> list[Path]:
     """Absolute paths of the files that pip installed for `package`; empty when it is not installed."""
     files = metadata.files(package) if toolchain.package_version(package) else None
     return [path for file in files or [] if (path := Path(os.path.normpath(str(file.locate())))).exists()]
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Versions and machine, JSON-ready: all that is needed to repeat a run."""
+    git = ["git", "-C", str(Path(jseg.__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip() if shutil.which("git") else ""
+    return {
+        "jseg": jseg.__version__, "git": commit or None, "jittor": metadata.version("jittor"),
+        "numpy": metadata.version("numpy"), "python": platform.python_version(), "system": platform.platform(),
+        "cores": os.cpu_count(), "threads": os.environ.get("OMP_NUM_THREADS"), "device": device,
+    }  # fmt: skip
 
 
 class Finding(NamedTuple):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jseg.errors import UserError
+from jseg.runtime.toolchain import output_of
 
 if TYPE_CHECKING:  # imported where they are used: claim_gpu must come before Jittor starts
     import jittor as jt
@@ -29,14 +30,14 @@ if TYPE_CHECKING:  # imported where they are used: claim_gpu must come before Ji
 
 # set by launchers for the processes that they start: mpirun of Open MPI, mpiexec of MPICH and Intel, srun
 SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
-ALL_REDUCE = """  // docs.nvidia.com/deeplearning/nccl/user-guide/docs/api.html: ncclFloat32 is 7, ncclSum 0
+ALL_REDUCE = """  // docs.nvidia.com/deeplearning/nccl/user-guide/docs/api.html: ncclFloat32 7, ncclFloat64 8, ncclSum 0
     typedef int (*Plain)();
     typedef int (*AllReduce)(const void*, void*, size_t, int, int, void*, void*);
     const auto address = [&](const char* name) { return (void*)(size_t)data[name]; };
     int problem = ((Plain)address("ncclGroupStart"))();
-    const auto add = [&](const void* own, void* sum, size_t count) {
+    const auto add = [&](const void* own, void* sum, size_t count, int type) {
         const auto all_reduce = (AllReduce)address("ncclAllReduce");
-        if (!problem) problem = all_reduce(own, sum, count, 7, 0, address("communicator"), nullptr);
+        if (!problem) problem = all_reduce(own, sum, count, type, 0, address("communicator"), nullptr);
     };
     CALLS
     const int end = ((Plain)address("ncclGroupEnd"))();
@@ -69,9 +70,15 @@ class Ranks:
             self._communicator.Allreduce(MPI.IN_PLACE, total)
         return total
 
-    def total(self, value: jt.Var) -> jt.Var | float:
-        """The sum over all ranks of a (1,) Var, for which a single rank does not wait."""
-        return value if self.world == 1 else float(self.sum(value.numpy())[0])
+    def total(self, value: jt.Var) -> jt.Var:
+        """The sum over all ranks of a float32 Var; the host waits for it only where there is no NCCL."""
+        return self._sums([value])[0] if self.world > 1 else value
+
+    def first_of(self, value: jt.Var) -> jt.Var:
+        """The first rank's float32 Var on every rank, bit for bit: a sum with zeros."""
+        import jittor as jt
+
+        return self.total(value if self.first else jt.zeros_like(value))
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is true on any rank."""
@@ -89,24 +96,31 @@ class Ranks:
         """Sums over all ranks of gradients, as float32 (one rank: unchanged), and of (N,) float64 numbers."""
         if self.world == 1:
             return gradients, numbers
+        gradients = [gradient.float32() for gradient in gradients]
+        if self._nccl:
+            *gradients, numbers = self._sums([*gradients, numbers])
+            return gradients, numbers
+        return self._sums(gradients), *self._sums([numbers])
+
+    def _sums(self, values: list[jt.Var]) -> list[jt.Var]:
+        """Sums over several ranks of float32 or float64 Vars, in one exchange; only through NCCL types may differ."""
         import jittor as jt
 
-        gradients = [gradient.float32() for gradient in gradients]
-        numbers = jt.array64(self.sum(numbers.numpy()))
-        if self._nccl:  # one exchange on CUDA's default stream, as Jittor's own
-            calls = " ".join(f"add(in{index}_p, out{index}_p, in{index}->num);" for index in range(len(gradients)))
-            source, header = ALL_REDUCE.replace("CALLS", calls), "#include <stdexcept>\n"
+        if self._nccl:  # on CUDA's default stream, as Jittor's own
+            types, codes = [str(value.dtype) for value in values], {"float32": 7, "float64": 8}
+            calls = (f"add(in{i}_p, out{i}_p, in{i}->num, {codes[kind]});" for i, kind in enumerate(types))
+            source, header = ALL_REDUCE.replace("CALLS", " ".join(calls)), "#include <stdexcept>\n"
             summed = jt.code(
-                [list(x.shape) for x in gradients], ["float32"] * len(gradients), gradients, data=self._nccl,
+                [list(value.shape) for value in values], types, values, data=self._nccl,
                 cuda_header=header, cuda_src=source, cpu_header=header, cpu_src=source,  # on a CPU: tests
             )  # fmt: skip
             summed = list(summed) if isinstance(summed, (list, tuple)) else [summed]
-            jt.sync(summed)
-            return [gradient.stop_grad() for gradient in summed], numbers
-        total = self.sum(np.concatenate([gradient.numpy().ravel() for gradient in gradients]))
-        parts = np.split(total, np.cumsum([gradient.numel() for gradient in gradients])[:-1])
-        summed = [jt.array(part.reshape(gradient.shape)) for part, gradient in zip(parts, gradients, strict=True)]
-        return [gradient.stop_grad() for gradient in summed], numbers
+            jt.sync(summed)  # now: all ranks must begin their exchanges in the same order
+        else:
+            total = self.sum(np.concatenate([value.numpy().ravel() for value in values]))
+            parts = np.split(total, np.cumsum([value.numel() for value in values])[:-1])
+            summed = [jt.array64(part.reshape(value.shape)) for part, value in zip(parts, values, strict=True)]
+        return [value.stop_grad() for value in summed]
 
     def connect_gpus(self, device: str) -> str:
         """Lets gradients go from GPU to GPU where all ranks have NCCL; returns a line about it (or "")."""
@@ -195,12 +209,12 @@ def claim_gpu(ranks: Ranks, device: str) -> None:
     if ranks.world == 1 or device == "cpu":
         return
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    present = [str(index) for index in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
-    gpus = present if visible is None else [] if visible in ("", "-1") else visible.split(",")
+    # not asked of the driver, which reads CUDA_VISIBLE_DEVICES once and for all; Windows' WSL has no /dev/nvidia0
+    present = len([*Path("/dev").glob("nvidia[0-9]*")]) or output_of("nvidia-smi", "-L").count("(UUID: GPU-")
+    gpus = [*map(str, range(present))] if visible is None else [] if visible in ("", "-1") else visible.split(",")
     if not gpus or (len(gpus) == 1 and "SLURM_STEP_ID" in os.environ):
         return  # start() says what is missing; or srun has given every process a GPU of its own
     if count > len(gpus):
-        raise UserError(
-            f"{count} processes on a machine with {len(gpus)} GPUs: start one for each, or use --device cpu"
-        )
+        found = f"{count} processes on a machine with {len(gpus)} GPUs"
+        raise UserError(f"{found}: start one for each, or use --device cpu")
     os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number]

@@ -73,7 +73,5 @@ def check_trained(rows: np.ndarray, source: str) -> None:
     """UserError when rows (20, D), embeddings of VOC's class names by the text tower of `source`, are no CLIP's."""
     middle = float(np.median((rows @ rows.T)[np.triu_indices(len(rows), 1)]))
     if not COSINES[0] < middle < COSINES[1]:  # NaN included
-        raise UserError(
-            f"the text tower of {source} is untrained: cosines between class names are about {middle:.3f} (CLIP: 0.8): "
-            f"{OTHER_SOURCE}"
-        )
+        found = f"cosines between class names are about {middle:.3f} (CLIP: 0.8)"
+        raise UserError(f"the text tower of {source} is untrained: {found}: {OTHER_SOURCE}")

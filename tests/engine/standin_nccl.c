@@ -10,7 +10,7 @@
 
 enum { SLOT = 1 << 16, RANKS = 4 };
 typedef struct { char bytes[128]; } UniqueId;
-typedef struct { pthread_barrier_t barrier; float slots[RANKS][SLOT]; } Shared;
+typedef struct { pthread_barrier_t barrier; double slots[RANKS][SLOT]; } Shared;
 typedef struct { int rank, world; Shared* shared; } Communicator;
 static int depth = 0;
 
@@ -24,7 +24,7 @@ int ncclCommInitRank(Communicator** result, int world, UniqueId id, int rank) {
     int file = shm_open(id.bytes, O_RDWR, 0600);
     Communicator* communicator = malloc(sizeof *communicator);
     *communicator = (Communicator){rank, world, mmap(0, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0)};
-    volatile float* ready = &communicator->shared->slots[0][0];
+    volatile double* ready = &communicator->shared->slots[0][0];
     if (rank == 0) {
         pthread_barrierattr_t shared;
         pthread_barrierattr_init(&shared);
@@ -43,14 +43,16 @@ int ncclGroupStart(void) { return depth++; }
 
 int ncclGroupEnd(void) { return --depth; }
 
-int ncclAllReduce(const float* own, float* sum, size_t count, int type, int operation, Communicator* with, void* stream) {
-    if (depth != 1 || type != 7 || operation != 0 || stream || count > SLOT) return 1;
-    memcpy(with->shared->slots[with->rank], own, count * sizeof *own);
+int ncclAllReduce(const void* own, void* sum, size_t count, int type, int operation, Communicator* with, void* stream) {
+    if (depth != 1 || (type != 7 && type != 8) || operation != 0 || stream || count > SLOT) return 1;
+    for (size_t i = 0; i < count; i++)
+        with->shared->slots[with->rank][i] = type == 7 ? ((const float*)own)[i] : ((const double*)own)[i];
     pthread_barrier_wait(&with->shared->barrier);
     for (size_t i = 0; i < count; i++) {
-        float total = 0;
+        double total = 0;
         for (int rank = 0; rank < with->world; rank++) total += with->shared->slots[rank][i];
-        sum[i] = total;
+        if (type == 7) ((float*)sum)[i] = total;
+        else ((double*)sum)[i] = total;
     }
     pthread_barrier_wait(&with->shared->barrier);
     return 0;

@@ -11,10 +11,11 @@ from jseg.config import Config
 from jseg.engine import checkpoint
 from jseg.engine import optimizer as loss_scale
 from jseg.engine.checkpoint import Progress
+from jseg.engine.load import resume
 from jseg.engine.log import RunLog
 from jseg.engine.optimizer import LossScale
 from jseg.engine.signals import StopRequest
-from jseg.engine.train import Trainer, Training, resume
+from jseg.engine.train import Trainer, Training
 from jseg.model.clip_rc import build_clip_rc, is_trained
 from jseg.model.precision import COMPUTE_TYPES
 from jseg.model.released_weights import load_released
@@ -153,6 +154,20 @@ def test_the_scale_grows_again_and_at_its_lowest_is_not_to_blame(monkeypatch: py
     assert not lowest.lower() and lowest == LossScale(1.0, 5, 2)
 
 
+def test_the_scale_of_a_step_follows_from_the_one_before_though_it_is_read_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Overflows, a bad step, and good ones that double the scale."""
+    monkeypatch.setattr(loss_scale, "DOUBLED_AFTER", 3)
+    late, at_once = (tiny_trainer(config_in("fp16", iterations=20)) for _ in range(2))
+    late.loss_scale.scale = at_once.loss_scale.scale = 2.0**13
+    run(tmp_path, late, batches((9,)), NotedSaver())
+    for iteration, batch in zip(range(20), batches((9,)), strict=False):
+        at_once.step(batch.images, batch.labels, iteration)
+    assert late.loss_scale == at_once.loss_scale and 2 <= late.loss_scale.overflows <= 12
+    assert all(np.array_equal(array, weights(late)[name]) for name, array in weights(at_once).items())
+
+
 def test_float16_goes_on_exactly_after_an_overflow(tmp_path: Path) -> None:
     """Five steps in one run, and in two with a checkpoint between them; weights, moments and scale bit for bit."""
     config, progress = config_in("fp16", iterations=20), Progress(iteration=3)
@@ -167,7 +182,7 @@ def test_float16_goes_on_exactly_after_an_overflow(tmp_path: Path) -> None:
     model = build_clip_rc(config.model)
     load_released(model, record.model_tensors(file))
     resumed = Trainer(model, straight.text.numpy(), (), config)
-    resume(resumed, file, config)
+    resume(resumed.optimizer, resumed.loss_scale, file, config)
     assert resumed.loss_scale == straight.loss_scale != LossScale()
     for trainer in (straight, resumed):
         for iteration in range(3, 14):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from jseg.errors import UserError
+from jseg.runtime import ranks as ranks_module
 from jseg.runtime.ranks import ALONE, Ranks, claim_gpu, join_ranks
 from tests.engine.rank_gradients import SETTINGS, batch_gradients
 from tests.tools.training_process import MPI_VARIABLES, REPOSITORY, SECONDS, mpirun, needs_mpirun
@@ -63,11 +64,12 @@ def test_two_ranks_have_the_gradients_of_one(gradients: tuple[dict[str, Gradient
 @needs_mpirun
 def test_gradients_take_the_same_way_through_nccl(gradients: tuple[dict[str, Gradients], Gradients]) -> None:
     """A stand-in of NCCL on CPUs, with its calling conventions; a bad step on one rank is one on both."""
-    assert gradients[1]["problems"].tolist() == ["the loss is nan"] * 2
+    assert gradients[1]["problems"].tolist() == [["the loss is nan"] * 2] * 2
     sums = gradients[1]["nccl"]
     draws = [np.random.default_rng(rank).normal(size=size).astype(np.float32) for size in [15, 70] for rank in range(2)]
-    assert sums[-2:].tolist() == [0, 2] and np.array_equal(sums, gradients[1]["main_memory"])
+    assert sums[-2:].tolist() == [0, 2 / 3] and np.array_equal(sums, gradients[1]["main_memory"])
     assert sums[:15] == pytest.approx(draws[0] + draws[1], abs=1e-6)
+    assert np.array_equal(sums[15:85], sums[85:155]) and np.array_equal(sums[155:-2], draws[2].astype(np.float64))
 
 
 @needs_mpirun
@@ -127,3 +129,16 @@ def test_every_process_claims_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("SLURM_STEP_ID", "0")  # srun has shared them out already
     claim_gpu(placed_ranks(1, 2), "cuda")
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-7"
+
+
+def test_gpus_are_counted_where_they_have_no_device_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As under Windows' WSL; instances of a shared GPU (MIG) do not count: CUDA shows a process one of them."""
+    listed = "GPU 0: A (UUID: GPU-1)\n  MIG 1g.10gb Device 0: (UUID: MIG-2)\nGPU 1: A (UUID: GPU-3)\n"
+    monkeypatch.setattr(ranks_module, "Path", lambda _: Path("/nowhere"))
+    monkeypatch.setattr(ranks_module, "output_of", lambda *_: listed)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")  # put back later
+    with pytest.raises(UserError, match="3 processes on a machine with 2 GPUs"):
+        claim_gpu(placed_ranks(0, 3), "cuda")
+    claim_gpu(placed_ranks(1, 2), "auto")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"

@@ -107,8 +107,12 @@ def test_a_bad_step_is_skipped_counted_and_logged_with_its_images(
     assert np.isfinite(list(trained["losses"].values())).all()
 
 
-def test_a_step_is_read_before_its_checkpoint_and_else_while_the_next_one_is_computed(tmp_path: Path) -> None:
-    trainer, saver, order = tiny_trainer(tiny_config(iterations=6, save_every=4, log_every=100)), NotedSaver(), []
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_step_is_read_before_its_checkpoint_and_else_while_the_next_one_runs(tmp_path: Path, precision: str) -> None:
+    config, saver, order = tiny_config(iterations=6, save_every=4, log_every=100), NotedSaver(), []
+    config.precision = precision
+    trainer = tiny_trainer(config)
+    trainer.loss_scale = LossScale(2.0**8) if precision == "fp16" else None
     report, update = trainer.report, trainer.update
     trainer.update = lambda gradients, sums, i: order.append(f"begin {i}") or update(gradients, sums, i)
     trainer.report = lambda *arguments: order.append("read") or report(*arguments)

@@ -1,10 +1,11 @@
 """`python -m tests.standin_gpu.cost SETTING:PRECISION:SIZE…`: what training steps ask of the host, and of the GPU.
 
 SIZE is that of the benchmark (`voc`, `coco`), or `tiny` with the layers of the encoder, the decoder and the recovery
-decoder (`tiny:3:2:2`). On the stand-in GPU kernels do nothing, so the time of a step is that of the host. One line of
-JSON for each: launches and products; waits of the host for all that was launched; operators that run on the CPU;
-`gigabytes` read and written by what is neither a product nor attention, for a batch of 16, from those for 2 and 4;
-`milliseconds` of processor time, the median of 9 steps.
+decoder (`tiny:3:2:2`), and the images of a micro-batch if there are several (`tiny:2:2:2:1`). On the stand-in GPU
+kernels do nothing, so the time of a step is that of the host. One line of JSON for each: launches and products; waits
+of the host for all that was launched; operators that run on the CPU; `gigabytes` read and written by what is neither a
+product nor attention, for a batch of 16, from those for 2 and 4; `milliseconds` of processor time, the median of 9
+steps.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ def steps_of(batch: int, setting: str, precision: str, size: str, *layers: str) 
     if size == "tiny":
         config, unseen = small_config(), UNSEEN[setting]
         config.precision, config.train.iterations, model = precision, 100, config.model
-        model.layers, model.decoder_layers, model.recovery_layers = map(int, layers)
+        model.layers, model.decoder_layers, model.recovery_layers, *micro_batch = map(int, layers)
+        config.train.micro_batch = sum(micro_batch)
         trainer = tiny_trainer(config, unseen, dropout=True)
         images, labels = tiny_batch(seed=5, size=batch, lowest=-1 if unseen else 0)
         images, labels = images.astype(np.uint8), labels.astype(np.int16)
