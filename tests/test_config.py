@@ -46,48 +46,45 @@ def test_paths_are_relative_to_the_file_that_names_them(tmp_path: Path, monkeypa
     assert read_config(path).model.init == "random"
 
 
-@pytest.mark.parametrize(
-    "text, words",
-    [
-        ("trian = dict(seed=1)", ("trian", "did you mean 'train'", "a.py")),
-        ("train = dict(iteration=1)", ("train.iteration", "did you mean 'iterations'", "a.py")),
-        ("data = dict(train=dict(image='x'))", ("data.train.image", "did you mean 'images'")),
-        ("train = 3", ("train", "expected a dictionary")),
-        ("train = dict(seed='x')", ("train.seed='x'", "expected int, got str")),
-        ("train = dict(seed=True)", ("train.seed=True", "expected int, got bool")),
-        ("train = dict(seed=1.5)", ("train.seed=1.5", "expected int, got float")),
-        ("data = dict(crop_size=(64, 64, 64))", ("data.crop_size", "expected tuple")),
-        ("text = dict(templates='a {}')", ("text.templates: no text file", "a single one is written ('cat',)")),
-        ("import nothing_of_this_name", ("does not run", "ModuleNotFoundError")),
-        ("raise SystemExit(3)", ("does not run", "SystemExit")),
-        ("train = dict(", ("does not run", "SyntaxError")),
-        ("data = dict(setting='inductiv')", ("data.setting", "did you mean 'inductive'")),
-        ("model = dict(heads=5)", ("model.heads=5", "must divide model.width=768")),
-        ("train = dict(micro_batch=3)", ("train.micro_batch=3", "must divide train.batch_size=16")),
-        ("train = dict(iterations=0)", ("train.iterations=0", "at least 1")),
-        ("optimizer = dict(lr=-1)", ("optimizer.lr=-1", "at least 0")),
-        ("optimizer = dict(lr=float('nan'))", ("optimizer.lr=nan", "at least 0")),
-        ("optimizer = dict(eps=0)", ("optimizer.eps=0.0", "at least 1e-30")),
-        ("optimizer = dict(betas=(0.9, 1.0))", ("optimizer.betas=(0.9, 1.0)", "at least 0 and below 1")),
-        ("data = dict(std=(1, 0, 1))", ("data.std", "at least 1e-06")),
-        ("test = dict(gamma=float('nan'))", ("test.gamma=nan", "at least -1 and at most 1")),
-        ("train = dict(ema=0.9)", ("train.ema=0.9 was removed from jseg: leave it out",)),
-        ("model = dict(head_init='declared')", ("model.head_init='declared' was removed",)),
-        ("train = {3: 4}", ("unknown key 'train.3'",)),
-        ("data = dict(crop_size=(100, 512))", ("data.crop_size", "multiples of model.patch_size=16")),
-        ("data = dict(crop_size=(512, 48))", ("model.region_grid=4 does not fit data.crop_size", "3 patches")),
-        ("text = dict(templates=('a photo',))", ("text.templates", "hold {} once")),
-        ("test = dict(stride=(600, 426))", ("test.stride", "larger than test.crop_size")),
-        ("test = dict(protocol='strikt')", ("test.protocol", "did you mean 'strict'")),
-        ("test = dict(scales=(1.0, -0.5))", ("test.scales", "above 0")),
-        ("train = dict(milestones=(0,))", ("train.milestones=(0,)", "at least 1")),
-        ("train = dict(recipe_batch=-1)", ("train.recipe_batch=-1", "at least 0")),
-        ("expected = {'HIoU': [1, 1]}", ("expected", "did you mean 'hIoU'")),
-        ("expected = {'hIoU': [float('nan'), 1]}", ("expected: hIoU=[nan, 1]", "finite numbers")),
-        ("expected = {'hIoU': [1, float('inf')]}", ("expected: hIoU=[1, inf]", "finite numbers")),
-        ("expected = {'hIoU': 1}", ("expected: hIoU=1", "[value, tolerance]")),
-    ],
-)
+@pytest.mark.parametrize("text, words", [
+    ("trian = dict(seed=1)", ("trian", "did you mean 'train'", "a.py")),
+    ("train = dict(iteration=1)", ("train.iteration", "did you mean 'iterations'", "a.py")),
+    ("data = dict(train=dict(image='x'))", ("data.train.image", "did you mean 'images'")),
+    ("train = 3", ("train", "expected a dictionary")),
+    ("train = dict(seed='x')", ("train.seed='x'", "expected int, got str")),
+    ("train = dict(seed=True)", ("train.seed=True", "expected int, got bool")),
+    ("train = dict(seed=1.5)", ("train.seed=1.5", "expected int, got float")),
+    ("data = dict(crop_size=(64, 64, 64))", ("data.crop_size", "expected tuple")),
+    ("text = dict(templates='a {}')", ("text.templates: no text file", "a single one is written ('cat',)")),
+    ("import nothing_of_this_name", ("does not run", "ModuleNotFoundError")),
+    ("raise SystemExit(3)", ("does not run", "SystemExit")),
+    ("train = dict(", ("does not run", "SyntaxError")),
+    ("data = dict(setting='inductiv')", ("data.setting", "did you mean 'inductive'")),
+    ("model = dict(heads=5)", ("model.heads=5", "must divide model.width=768")),
+    ("train = dict(micro_batch=3)", ("train.micro_batch=3", "must divide train.batch_size=16")),
+    ("train = dict(iterations=0)", ("train.iterations=0", "at least 1")),
+    ("optimizer = dict(lr=-1)", ("optimizer.lr=-1", "at least 0")),
+    ("optimizer = dict(lr=float('nan'))", ("optimizer.lr=nan", "at least 0")),
+    ("optimizer = dict(eps=0)", ("optimizer.eps=0.0", "at least 1e-30")),
+    ("optimizer = dict(betas=(0.9, 1.0))", ("optimizer.betas=(0.9, 1.0)", "at least 0 and below 1")),
+    ("data = dict(std=(1, 0, 1))", ("data.std", "at least 1e-06")),
+    ("test = dict(gamma=float('nan'))", ("test.gamma=nan", "at least -1 and at most 1")),
+    ("train = dict(ema=0.9)", ("train.ema=0.9 was removed from jseg: leave it out",)),
+    ("model = dict(head_init='declared')", ("model.head_init='declared' was removed",)),
+    ("train = {3: 4}", ("unknown key 'train.3'",)),
+    ("data = dict(crop_size=(100, 512))", ("data.crop_size", "multiples of model.patch_size=16")),
+    ("data = dict(crop_size=(512, 48))", ("model.region_grid=4 does not fit data.crop_size", "3 patches")),
+    ("text = dict(templates=('a photo',))", ("text.templates", "hold {} once")),
+    ("test = dict(stride=(600, 426))", ("test.stride", "larger than test.crop_size")),
+    ("test = dict(protocol='strikt')", ("test.protocol", "did you mean 'strict'")),
+    ("test = dict(scales=(1.0, -0.5))", ("test.scales", "above 0")),
+    ("train = dict(milestones=(0,))", ("train.milestones=(0,)", "at least 1")),
+    ("train = dict(recipe_batch=-1)", ("train.recipe_batch=-1", "at least 0")),
+    ("expected = {'HIoU': [1, 1]}", ("expected", "did you mean 'hIoU'")),
+    ("expected = {'hIoU': [float('nan'), 1]}", ("expected: hIoU=[nan, 1]", "finite numbers")),
+    ("expected = {'hIoU': [1, float('inf')]}", ("expected: hIoU=[1, inf]", "finite numbers")),
+    ("expected = {'hIoU': 1}", ("expected: hIoU=1", "[value, tolerance]")),
+])  # fmt: skip
 def test_mistakes_in_a_file_are_named_in_one_line(tmp_path: Path, text: str, words: tuple[str, ...]) -> None:
     with pytest.raises(UserError) as caught:
         read_config(write(tmp_path / "a.py", text))
@@ -114,21 +111,16 @@ def test_overrides_change_single_keys(tmp_path: Path) -> None:
     assert read_config(path, ["test.gamma=None"]).test.gamma is None
 
 
-@pytest.mark.parametrize(
-    "override, words",
-    [
-        ("train.sead=1", ("train.sead", "did you mean 'seed'")),
-        ("trian.seed=1", ("'trian'", "did you mean 'train'")),
-        ("train.seed=abc", ("train.seed='abc'", "expected int, got str")),
-        ("train.seed=1.5", ("expected int, got float",)),
-        ("data.photometric=1", ("expected bool, got int",)),
-        ("train.seed.more=1", ("train.seed={'more': 1}", "expected int, got dict")),
-        ("train.seed", ("expected section.key=value",)),
-        ("=1", ("expected section.key=value",)),
-        ("train=1", ("expected a dictionary",)),
-        ("kernels=plain", ("kernels='plain' was removed from jseg: leave it out",)),
-    ],
-)
+@pytest.mark.parametrize("override, words", [
+    ("train.sead=1", ("train.sead", "did you mean 'seed'")),
+    ("trian.seed=1", ("'trian'", "did you mean 'train'")),
+    ("train.seed=abc", ("train.seed='abc'", "expected int, got str")),
+    ("train.seed=1.5", ("expected int, got float",)), ("data.photometric=1", ("expected bool, got int",)),
+    ("train.seed.more=1", ("train.seed={'more': 1}", "expected int, got dict")),
+    ("train.seed", ("expected section.key=value",)), ("=1", ("expected section.key=value",)),
+    ("train=1", ("expected a dictionary",)),
+    ("kernels=plain", ("kernels='plain' was removed from jseg: leave it out",)),
+])  # fmt: skip
 def test_wrong_overrides_are_refused(override: str, words: tuple[str, ...]) -> None:
     with pytest.raises(UserError) as caught:
         apply_overrides(Config(), [override])

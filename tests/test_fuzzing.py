@@ -134,18 +134,11 @@ def mutations(draw: st.DrawFn, write: Callable[[], bytes]) -> bytes:
     return bytes(content)
 
 
-@pytest.mark.parametrize(
-    ("write", "read"),
-    [
-        (torch_bytes, read_weight_file),
-        (old_torch_bytes, read_weight_file),
-        (script_bytes, read_weight_file),
-        (jittor_bytes, read_weight_file),
-        (png_bytes, read_stored_labels),
-        (png_bytes, read_image),
-        (jpeg_bytes, read_image),
-    ],
-)
+@pytest.mark.parametrize(("write", "read"), [
+    (torch_bytes, read_weight_file), (old_torch_bytes, read_weight_file), (script_bytes, read_weight_file),
+    (jittor_bytes, read_weight_file), (png_bytes, read_stored_labels), (png_bytes, read_image),
+    (jpeg_bytes, read_image),
+])  # fmt: skip
 def test_mutated_files(write: Callable[[], bytes], read: Callable[[Path], Any], tmp_path: Path) -> None:
     path, answers = tmp_path / "file.png", []
 

@@ -42,21 +42,16 @@ def test_what_may_be_written(folder: Path, name: str) -> None:
     check_outputs([link / name], [folder.parent / "photo.png"], link)
 
 
-@pytest.mark.parametrize(
-    ("names", "words", "cured"),
-    [
-        (["theirs.png"], "was not written by jseg \\(--overwrite", True),
-        (["dangling.png"], "was not written by jseg", True),
-        (["to_ours.png"], "was not written by jseg", True),
-        (["hard.png"], "itself would be overwritten", False),
-        (["soft.png"], "itself would be overwritten", False),
-        (["folder.png"], "is no file that could be replaced", False),
-        (["pipe.png"], "is no file that could be replaced", False),
-        (["new.png", "new.png"], r"new\.png would be written twice", False),
-        (["../new.png"], r"lies outside of", False),
-        (["sub/new.png"], r"lies outside of", False),
-    ],
-)
+@pytest.mark.parametrize(("names", "words", "cured"), [
+    (["theirs.png"], "was not written by jseg \\(--overwrite", True),
+    (["dangling.png"], "was not written by jseg", True), (["to_ours.png"], "was not written by jseg", True),
+    (["hard.png"], "itself would be overwritten", False),
+    (["soft.png"], "itself would be overwritten", False),
+    (["folder.png"], "is no file that could be replaced", False),
+    (["pipe.png"], "is no file that could be replaced", False),
+    (["new.png", "new.png"], r"new\.png would be written twice", False),
+    (["../new.png"], r"lies outside of", False), (["sub/new.png"], r"lies outside of", False),
+])  # fmt: skip
 def test_what_may_not(folder: Path, names: list[str], words: str, cured: bool) -> None:
     paths, inputs = [folder / name for name in names], [folder.parent / "photo.png", "", None, folder / "gone"]
     with pytest.raises(UserError, match=words):

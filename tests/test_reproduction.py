@@ -20,16 +20,12 @@ def row(name: str) -> Row:
     return next(row for row in PAPER if row.name == name)
 
 
-@pytest.mark.parametrize(
-    "values, expected, mean, std, passed",
-    [
-        ([88.0, 90.0, 86.0], {"hIoU": [88.4, 0.5]}, 88.0, 2.0, True),
-        ([87.8], {"hIoU": [88.4, 0.5]}, 87.8, None, False),
-        ([87.8], {}, 87.8, None, None),
-        ([80.0, None], {"hIoU": [84.4, 3.0]}, None, None, False),  # an undefined number misses any published one
-        ([None], {}, None, None, None),
-    ],
-)
+@pytest.mark.parametrize("values, expected, mean, std, passed", [
+    ([88.0, 90.0, 86.0], {"hIoU": [88.4, 0.5]}, 88.0, 2.0, True),
+    ([87.8], {"hIoU": [88.4, 0.5]}, 87.8, None, False), ([87.8], {}, 87.8, None, None),
+    ([80.0, None], {"hIoU": [84.4, 3.0]}, None, None, False),  # an undefined number misses any published one
+    ([None], {}, None, None, None),
+])  # fmt: skip
 def test_mean_spread_and_verdict(
     values: list[float | None], expected: dict, mean: float | None, std: float | None, passed: bool | None
 ) -> None:

@@ -121,15 +121,12 @@ def test_released_files_are_known_by_their_checksum(test_data: Path, capsys: pyt
         read_embeddings(test_data / "voc12_single.npy", VOC, COCO_TEMPLATES)
 
 
-@pytest.mark.parametrize(
-    ("array", "names", "templates", "match"),
-    [
-        (rows(19), VOC.names, (), "for 19 classes, the class list of voc12 has 20"),
-        (rows(), SHAPES.names, (), "other classes: row 0 is 'red striped circle', class 0 of voc12 is 'aeroplane'"),
-        (rows(), VOC.names, COCO_TEMPLATES, r"other templates \(15, first .*\) than text.templates \(1,"),
-        (np.full((20, 8), np.nan, np.float32), (), (), "expected finite floats"),
-    ],
-)
+@pytest.mark.parametrize(("array", "names", "templates", "match"), [
+    (rows(19), VOC.names, (), "for 19 classes, the class list of voc12 has 20"),
+    (rows(), SHAPES.names, (), "other classes: row 0 is 'red striped circle', class 0 of voc12 is 'aeroplane'"),
+    (rows(), VOC.names, COCO_TEMPLATES, r"other templates \(15, first .*\) than text.templates \(1,"),
+    (np.full((20, 8), np.nan, np.float32), (), (), "expected finite floats"),
+])  # fmt: skip
 def test_embeddings_that_do_not_fit(
     array: np.ndarray, names: tuple[str, ...], templates: tuple[str, ...], match: str, tmp_path: Path
 ) -> None:

@@ -122,15 +122,12 @@ def test_vocabulary_file_comes_back(small: Tokenizer, tmp_path: Path) -> None:
     assert path.read_bytes() == content  # no time stamp
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        *(gzip.compress(b"#version: 0.2\na b\na c\n", mtime=0)[:-9], b"text", b""),
-        gzip.compress(b"a b\nc d\n", mtime=0),  # no header
-        gzip.compress(b"#version: 0.2\na b\na b c\n", mtime=0),
-        gzip.compress(b"#version: 0.2\n\xff\xfe x\n", mtime=0),  # no UTF-8
-    ],
-)
+@pytest.mark.parametrize("content", [
+    *(gzip.compress(b"#version: 0.2\na b\na c\n", mtime=0)[:-9], b"text", b""),
+    gzip.compress(b"a b\nc d\n", mtime=0),  # no header
+    gzip.compress(b"#version: 0.2\na b\na b c\n", mtime=0),
+    gzip.compress(b"#version: 0.2\n\xff\xfe x\n", mtime=0),  # no UTF-8
+])  # fmt: skip
 def test_wrong_vocabulary_files_are_user_errors(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.gz").write_bytes(content)
     with pytest.raises(UserError, match=r"a\.gz"):

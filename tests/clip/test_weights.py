@@ -96,14 +96,11 @@ def test_sizes_are_read_off_the_arrays(tmp_path: Path) -> None:
     assert read_clip_weights(save(tmp_path, clip_tensors(SIZES), meta)).config == meta["clip"]
 
 
-@pytest.mark.parametrize(
-    ("change", "match"),
-    [
-        ({"visual.conv1.weight": np.ones((64, 3), np.float32)}, "missing or misshapen"),
-        ({"token_embedding.weight": None}, "token_embedding.weight"),
-        ({"visual.positional_embedding": None, "backbone.x": np.ones(2, np.float32)}, "CLIP-RC checkpoint"),
-    ],
-)
+@pytest.mark.parametrize(("change", "match"), [
+    ({"visual.conv1.weight": np.ones((64, 3), np.float32)}, "missing or misshapen"),
+    ({"token_embedding.weight": None}, "token_embedding.weight"),
+    ({"visual.positional_embedding": None, "backbone.x": np.ones(2, np.float32)}, "CLIP-RC checkpoint"),
+])  # fmt: skip
 def test_arrays_that_tell_no_sizes_are_refused(tmp_path: Path, change: dict, match: str) -> None:
     tensors = {name: array for name, array in (clip_tensors(SIZES) | change).items() if array is not None}
     with pytest.raises(UserError, match=rf"clip\.safetensors.*{match}"):

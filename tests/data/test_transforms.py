@@ -81,18 +81,14 @@ def test_crop_is_redrawn_while_one_class_fills_it_and_the_eleventh_is_taken() ->
     np.testing.assert_array_equal(cut, labels[:, 32:])
 
 
-@pytest.mark.parametrize(
-    ("labels", "varied"),
-    [
-        ([0, 0, 0, 1], False),  # a share of exactly 0.75
-        ([0, 0, 1, 1], True),
-        ([0, 0, 0, 0], False),
-        ([0, 255, 255, 255], False),  # ignored pixels do not count as a class
-        ([0, 1, 255, 255], True),
-        ([0, 0, 0, 1, 255, 255], False),  # nor in the share
-        ([255, 255], False),
-    ],
-)
+@pytest.mark.parametrize(("labels", "varied"), [
+    ([0, 0, 0, 1], False),  # a share of exactly 0.75
+    ([0, 0, 1, 1], True), ([0, 0, 0, 0], False),
+    ([0, 255, 255, 255], False),  # ignored pixels do not count as a class
+    ([0, 1, 255, 255], True),
+    ([0, 0, 0, 1, 255, 255], False),  # nor in the share
+    ([255, 255], False),
+])  # fmt: skip
 def test_share_rule_looks_at_labelled_pixels_only(labels: list[int], varied: bool) -> None:
     assert transforms.is_varied(np.array([labels], np.uint8), 0.75) is varied
 

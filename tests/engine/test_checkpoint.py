@@ -83,16 +83,13 @@ def ours(**changes: Any) -> WeightFile:
     return WeightFile(arrays(), description(**changes), "safetensors", "", Path("ours.safetensors"))
 
 
-@pytest.mark.parametrize(
-    "changes, words",
-    [
-        ({"classes": [*SHAPES.names[:-1], "sheep"]}, ("20, among them sheep", "--other-classes")),
-        ({"classes": list(SHAPES.names[::-1])}, ("20, in reverse order",)),
-        ({"classes": [*SHAPES.names[1:], SHAPES.names[0]]}, ("20, fewer, or in another order",)),
-        ({"classes": ["cat"], "unseen": []}, ("1, among them cat")),
-        ({"unseen": [0, 1]}, ("other unseen classes", SHAPES.names[0], "data.split")),
-    ],
-)
+@pytest.mark.parametrize("changes, words", [
+    ({"classes": [*SHAPES.names[:-1], "sheep"]}, ("20, among them sheep", "--other-classes")),
+    ({"classes": list(SHAPES.names[::-1])}, ("20, in reverse order",)),
+    ({"classes": [*SHAPES.names[1:], SHAPES.names[0]]}, ("20, fewer, or in another order",)),
+    ({"classes": ["cat"], "unseen": []}, ("1, among them cat")),
+    ({"unseen": [0, 1]}, ("other unseen classes", SHAPES.names[0], "data.split")),
+])  # fmt: skip
 def test_weights_of_other_classes_are_refused(changes: dict[str, Any], words: tuple[str, ...]) -> None:
     assert checkpoint.check_classes(ours(), SHAPES, other_classes=False) == ""
     with pytest.raises(UserError) as caught:

@@ -73,14 +73,11 @@ def test_gradients_take_the_same_way_through_nccl(gradients: tuple[dict[str, Gra
 
 
 @needs_mpirun
-@pytest.mark.parametrize(
-    "mistake, code, told",
-    [
-        ("raise ValueError('spoilt')", 3, "rank 1: internal error: "),
-        ("raise UserError('spoilt')", 2, "rank 1: error: spoilt"),
-        ("ranks.check_same('weights', 'other')", 2, "error: weights of rank 1 differ from those of rank 0"),
-    ],
-)
+@pytest.mark.parametrize("mistake, code, told", [
+    ("raise ValueError('spoilt')", 3, "rank 1: internal error: "),
+    ("raise UserError('spoilt')", 2, "rank 1: error: spoilt"),
+    ("ranks.check_same('weights', 'other')", 2, "error: weights of rank 1 differ from those of rank 0"),
+])  # fmt: skip
 def test_an_error_on_one_rank_ends_all_of_them(tmp_path: Path, mistake: str, code: int, told: str) -> None:
     program = f"""
         from jseg.runtime.ranks import join_ranks

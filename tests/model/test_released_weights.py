@@ -43,13 +43,10 @@ def test_positions_of_another_grid_are_resized_and_reported(small_model: ClipRC,
     np.testing.assert_array_equal(larger.backbone.positional_embedding.numpy(), expected)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"decode_head.lateral_proj.self_attn.bias": np.ones(1)}, "unknown: decode_head.lateral_proj.self_attn.bias"),
-        ({"backbone.positional_embedding": np.ones((18, 32))}, "positional embedding of 18 rows"),
-    ],
-)
+@pytest.mark.parametrize(("change", "message"), [
+    ({"decode_head.lateral_proj.self_attn.bias": np.ones(1)}, "unknown: decode_head.lateral_proj.self_attn.bias"),
+    ({"backbone.positional_embedding": np.ones((18, 32))}, "positional embedding of 18 rows"),
+])  # fmt: skip
 def test_what_does_not_fit_is_refused_by_name(
     small_model: ClipRC, small_config: ModelConfig, change: dict, message: str
 ) -> None:

@@ -92,30 +92,23 @@ REFERENCE = np.array([1.0, -2.0, 4.0])
 SPECIAL = np.array([math.nan, math.inf, -math.inf, 0.0])
 
 
-@pytest.mark.parametrize(
-    "limits, ours, reference, expected",
-    [
-        ({"atol": 0.1}, [1.05, -2.0, 4.0], REFERENCE, 0.5),
-        ({"rtol": 0.1}, [1.0, -2.4, 4.0], REFERENCE, 2.0),
-        ({"atol": 0.1, "rtol": 0.1}, [1.0, -2.0, 4.5], REFERENCE, 1.0),
-        ({"rtol_of_max": 0.01}, [1.02, -2.0, 4.0], REFERENCE, 0.5),
-        ({"max_abs": 8.0}, [1.0, -2.0, 4.0], REFERENCE, 0.5),
-        ({"mismatch_fraction": 0.5}, [1.0, -2.0, 5.0], REFERENCE, 2 / 3),
-        ({"atol_times_sum_lr": 2.0}, [1.3, -2.0, 4.0], REFERENCE, 0.5),
-        ({"exact": True}, [1.0, -2.0, 4.0], REFERENCE, 0.0),
-        ({"exact": True}, [1.0, -2.0, 4.0001], REFERENCE, math.inf),
-        ({"atol": 0.1}, [math.nan, -2.0, 4.0], REFERENCE, math.inf),
-        ({"atol": 0.1}, [math.inf, -2.0, 4.0], REFERENCE, math.inf),
-        ({"max_abs": 8.0}, [math.nan, 0.0, 0.0], REFERENCE, math.inf),
-        ({"atol": 0.1}, [1.0, -2.0], REFERENCE, math.inf),
-        ({"rtol": 1e-3}, SPECIAL, SPECIAL, 0),
-        ({"rtol": 1e-3}, [0.0, 1e-30], [0.0, 0.0], math.inf),
-        ({"rtol_of_max": 1e-3}, [0.0, 0.0], [0.0, 0.0], 0),
-        ({"atol": 1.0}, ["a"], ["b"], math.inf),
-        ({"atol": 1.0}, [], [], 0),
-        ({}, [1.0, -2.0, 4.0001], REFERENCE, math.inf),
-    ],
-)
+@pytest.mark.parametrize("limits, ours, reference, expected", [
+    ({"atol": 0.1}, [1.05, -2.0, 4.0], REFERENCE, 0.5), ({"rtol": 0.1}, [1.0, -2.4, 4.0], REFERENCE, 2.0),
+    ({"atol": 0.1, "rtol": 0.1}, [1.0, -2.0, 4.5], REFERENCE, 1.0),
+    ({"rtol_of_max": 0.01}, [1.02, -2.0, 4.0], REFERENCE, 0.5),
+    ({"max_abs": 8.0}, [1.0, -2.0, 4.0], REFERENCE, 0.5),
+    ({"mismatch_fraction": 0.5}, [1.0, -2.0, 5.0], REFERENCE, 2 / 3),
+    ({"atol_times_sum_lr": 2.0}, [1.3, -2.0, 4.0], REFERENCE, 0.5),
+    ({"exact": True}, [1.0, -2.0, 4.0], REFERENCE, 0.0),
+    ({"exact": True}, [1.0, -2.0, 4.0001], REFERENCE, math.inf),
+    ({"atol": 0.1}, [math.nan, -2.0, 4.0], REFERENCE, math.inf),
+    ({"atol": 0.1}, [math.inf, -2.0, 4.0], REFERENCE, math.inf),
+    ({"max_abs": 8.0}, [math.nan, 0.0, 0.0], REFERENCE, math.inf),
+    ({"atol": 0.1}, [1.0, -2.0], REFERENCE, math.inf), ({"rtol": 1e-3}, SPECIAL, SPECIAL, 0),
+    ({"rtol": 1e-3}, [0.0, 1e-30], [0.0, 0.0], math.inf),
+    ({"rtol_of_max": 1e-3}, [0.0, 0.0], [0.0, 0.0], 0), ({"atol": 1.0}, ["a"], ["b"], math.inf),
+    ({"atol": 1.0}, [], [], 0), ({}, [1.0, -2.0, 4.0001], REFERENCE, math.inf),
+])  # fmt: skip
 def test_error_over_tolerance(limits: dict, ours: list, reference: list, expected: float) -> None:
     found = error_over_tolerance(limits, np.array(ours), np.array(reference), sum_lr=0.3)
     assert found == pytest.approx(expected)

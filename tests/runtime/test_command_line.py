@@ -67,18 +67,14 @@ def raising(error: BaseException, cause: BaseException | None = None) -> Callabl
     return main
 
 
-@pytest.mark.parametrize(
-    ("main", "expected"),
-    [
-        (lambda: None, (0, "")),
-        (lambda: 1, (1, "")),
-        (raising(UserError("file x is\n   broken")), (2, "error: file x is broken\n")),
-        (raising(KeyboardInterrupt()), (130, "interrupted\n")),
-        (raising(BrokenPipeError()), (141, "")),
-        (raising(PermissionError(13, "Permission denied", "a\nb")), (2, "error: a b: Permission denied\n")),
-        (raising(ValueError("x"), OSError(36, "File name too long", "y")), (2, "error: y: File name too long\n")),
-    ],
-)
+@pytest.mark.parametrize(("main", "expected"), [
+    (lambda: None, (0, "")), (lambda: 1, (1, "")),
+    (raising(UserError("file x is\n   broken")), (2, "error: file x is broken\n")),
+    (raising(KeyboardInterrupt()), (130, "interrupted\n")),
+    (raising(BrokenPipeError()), (141, "")),
+    (raising(PermissionError(13, "Permission denied", "a\nb")), (2, "error: a b: Permission denied\n")),
+    (raising(ValueError("x"), OSError(36, "File name too long", "y")), (2, "error: y: File name too long\n")),
+])  # fmt: skip
 def test_each_kind_of_error(main: object, expected: tuple[int, str], capsys: pytest.CaptureFixture[str]) -> None:
     assert outcome(main, capsys) == expected
 
@@ -100,16 +96,13 @@ def test_a_mistake_of_ours_is_one_line_with_the_traceback_in_a_file(
     assert f"details in {cache}/error_" in outcome(raising(KeyError("x")), capsys)[1]
 
 
-@pytest.mark.parametrize(
-    ("command", "code", "stdout", "stderr"),
-    [
-        ("PYTHONIOENCODING=ascii $T signs", 0, "\\xe9\\udcff\n", ""),
-        ("$T endless | head -1; exit ${PIPESTATUS[0]}", 141, "line\n", ""),
-        ("$T endless > /dev/full", 2, "", "error: No space left on device\n"),
-        ("$T bug 2>&-", 3, "", ""),
-        ("$T missing", 2, "", "error: /missing/é: No such file or directory\n"),
-    ],
-)
+@pytest.mark.parametrize(("command", "code", "stdout", "stderr"), [
+    ("PYTHONIOENCODING=ascii $T signs", 0, "\\xe9\\udcff\n", ""),
+    ("$T endless | head -1; exit ${PIPESTATUS[0]}", 141, "line\n", ""),
+    ("$T endless > /dev/full", 2, "", "error: No space left on device\n"),
+    ("$T bug 2>&-", 3, "", ""),
+    ("$T missing", 2, "", "error: /missing/é: No such file or directory\n"),
+])  # fmt: skip
 def test_output_that_cannot_be_written(tool: Path, command: str, code: int, stdout: str, stderr: str) -> None:
     environment = {**os.environ, "JSEG_DEBUG": "", "T": f"{sys.executable} {tool}", "PYTHONPATH": str(ROOT)}
     environment["JSEG_CACHE"] = str(tool.parent / "cache")

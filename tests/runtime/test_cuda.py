@@ -93,13 +93,10 @@ def test_system_toolkit_is_used_as_it_is(tmp_path: Path, version: tuple[int, int
     assert ready(tmp_path) == cuda.Ready(folder / "bin" / "nvcc", "90", None)
 
 
-@pytest.mark.parametrize(
-    ("version", "driver", "words"),
-    [
-        ((11, 7), 14, "CUDA 11.7) does not fit Jittor 1.3.11 (install a CUDA 11.8-13 toolkit"),
-        ((13, 0), 12, "runs CUDA up to 12.4 (update the driver"),
-    ],
-)
+@pytest.mark.parametrize(("version", "driver", "words"), [
+    ((11, 7), 14, "CUDA 11.7) does not fit Jittor 1.3.11 (install a CUDA 11.8-13 toolkit"),
+    ((13, 0), 12, "runs CUDA up to 12.4 (update the driver"),
+])  # fmt: skip
 def test_versions_that_fit_neither_jittor_nor_the_driver(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: tuple[int, int], driver: int, words: str
 ) -> None:
@@ -171,16 +168,13 @@ def test_assembled_folder_is_what_jittor_looks_for(monkeypatch: pytest.MonkeyPat
     assert nvcc.stat().st_mtime_ns != before
 
 
-@pytest.mark.parametrize(
-    ("version", "capabilities", "words"),
-    [
-        ((13, 0), [80, 70], "compute capability 7.0 needs CUDA 12 or older"),
-        ((12, 4), [80, 100], "compute capability 10.0 needs CUDA 12.8 or newer"),
-        ((12, 4), [], "the driver shows no GPU"),
-        ((11, 8), [35, 80], r"capability 3\.5 is too old \(5\.0 is needed\): use --device cpu"),
-        ((13, 0), [90], "cannot make .*: choose a folder that can be written"),
-    ],
-)
+@pytest.mark.parametrize(("version", "capabilities", "words"), [
+    ((13, 0), [80, 70], "compute capability 7.0 needs CUDA 12 or older"),
+    ((12, 4), [80, 100], "compute capability 10.0 needs CUDA 12.8 or newer"),
+    ((12, 4), [], "the driver shows no GPU"),
+    ((11, 8), [35, 80], r"capability 3\.5 is too old \(5\.0 is needed\): use --device cpu"),
+    ((13, 0), [90], "cannot make .*: choose a folder that can be written"),
+])  # fmt: skip
 def test_toolkit_that_cannot_be_made_ready(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: tuple[int, int], capabilities: list[int], words: str
 ) -> None:

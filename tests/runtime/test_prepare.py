@@ -106,17 +106,14 @@ def test_onednn_lies_where_jittor_looks(tmp_path: Path, monkeypatch: pytest.Monk
     assert not prepare.lay_out_onednn(home)
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "words"),
-    [
-        ("jittor_folder", "", "pip install jittor==1.3.11.0"),
-        ("jittor_folder", "/home/a b/lib/jittor", "/home/a b/lib/jittor"),
-        ("package_version", "2.1.3", "NumPy 2.1.3: pip install 'numpy<2'"),
-        ("find_compiler", "", "apt-get install g++"),
-        ("find_compiler", "/dev/null", "apt-get install g++"),
-        ("python_headers", "", "-dev"),
-    ],
-)
+@pytest.mark.parametrize(("name", "value", "words"), [
+    ("jittor_folder", "", "pip install jittor==1.3.11.0"),
+    ("jittor_folder", "/home/a b/lib/jittor", "/home/a b/lib/jittor"),
+    ("package_version", "2.1.3", "NumPy 2.1.3: pip install 'numpy<2'"),
+    ("find_compiler", "", "apt-get install g++"),
+    ("find_compiler", "/dev/null", "apt-get install g++"),
+    ("python_headers", "", "-dev"),
+])  # fmt: skip
 def test_what_is_missing_is_named_with_its_remedy(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
 ) -> None:

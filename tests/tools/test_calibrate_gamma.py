@@ -50,16 +50,13 @@ def test_the_sweep_equals_evaluations_one_by_one(folder: Path, capsys: pytest.Ca
             assert item[key] == pytest.approx(metrics[key], abs=0.02)  # the rounding of `sigmoid - gamma`
 
 
-@pytest.mark.parametrize(
-    "run, rest, match",
-    [
-        ("plain", [], r"was not trained with held-out classes.*data\.held_out=\"\('"),
-        ("held", ['data.held_out=("red dotted square",)'], "other unseen classes"),
-        ("held", ["data.setting=transductive"], "gamma has no effect"),
-        ("held", ["test.flip=True", "data.shapes.train_scenes=2"], "one view"),
-        ("held", ["data.shapes.train_scenes=1", "data.shapes.objects=(1,1)"], "show no held-out"),
-    ],
-)
+@pytest.mark.parametrize("run, rest, match", [
+    ("plain", [], r"was not trained with held-out classes.*data\.held_out=\"\('"),
+    ("held", ['data.held_out=("red dotted square",)'], "other unseen classes"),
+    ("held", ["data.setting=transductive"], "gamma has no effect"),
+    ("held", ["test.flip=True", "data.shapes.train_scenes=2"], "one view"),
+    ("held", ["data.shapes.train_scenes=1", "data.shapes.objects=(1,1)"], "show no held-out"),
+])  # fmt: skip
 def test_what_is_refused(folder: Path, run: str, rest: list[str], match: str) -> None:
     with pytest.raises(UserError, match=match):
         calibrate_gamma.main(arguments(folder, run, *rest))

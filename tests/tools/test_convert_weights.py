@@ -96,15 +96,12 @@ def test_recorded_files_give_one_and_the_same(golden: Path, tmp_path: Path) -> N
     assert all(np.array_equal(first.tensors[name], second.tensors[name]) for name in first.tensors)
 
 
-@pytest.mark.parametrize(
-    ("change", "match"),
-    [
-        ({"logit_scale": None}, "missing: logit_scale"),
-        ({"visual.extra": np.ones(2, np.float32)}, "unknown: extra"),
-        ({"visual.positional_embedding": np.ones((9, 64), np.float32)}, "other shape: positional_embedding"),
-        ({"ln_final.bias": np.full(64, 1e6, np.float32)}, "ln_final.bias has numbers that are not finite as float16"),
-    ],
-)
+@pytest.mark.parametrize(("change", "match"), [
+    ({"logit_scale": None}, "missing: logit_scale"),
+    ({"visual.extra": np.ones(2, np.float32)}, "unknown: extra"),
+    ({"visual.positional_embedding": np.ones((9, 64), np.float32)}, "other shape: positional_embedding"),
+    ({"ln_final.bias": np.full(64, 1e6, np.float32)}, "ln_final.bias has numbers that are not finite as float16"),
+])  # fmt: skip
 def test_anything_but_a_whole_clip_is_refused(source: Path, tmp_path: Path, change: dict, match: str) -> None:
     tensors = {name: array for name, array in (clip_tensors(SIZES) | change).items() if array is not None}
     write_safetensors(source, tensors, {})

@@ -49,15 +49,12 @@ def test_rows_of_a_plain_file(test_data: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_embeddings(output, class_list("voc12")), expected)
 
 
-@pytest.mark.parametrize(
-    ("rest", "match"),
-    [
-        ("--dataset voc13 --weights a", "voc13"),
-        ("--names cat,dog,cat --weights a", "each one once"),
-        ("--names cat --npy a.npy", "--npy goes with --dataset"),
-        ("--names cat --weights nowhere.pt", "nowhere.pt does not exist"),
-    ],
-)
+@pytest.mark.parametrize(("rest", "match"), [
+    ("--dataset voc13 --weights a", "voc13"),
+    ("--names cat,dog,cat --weights a", "each one once"),
+    ("--names cat --npy a.npy", "--npy goes with --dataset"),
+    ("--names cat --weights nowhere.pt", "nowhere.pt does not exist"),
+])  # fmt: skip
 def test_mistakes(rest: str, match: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=match):
         embed(*rest.split(), "--output", tmp_path / "a.safetensors")

@@ -155,14 +155,11 @@ def test_findings_of_preparation_and_check_are_exit_code_1(server: Server, tmp_p
     assert fetch(tmp_path, "voc12") == 1
 
 
-@pytest.mark.parametrize(
-    "rest, match",
-    [
-        (["voc"], "invalid choice: 'voc'"),
-        (["voc12", "--from", "nowhere"], "--from nowhere: no such file or folder, or none that has VOCtrainval_11"),
-        (["voc12", "--from", "http://127.0.0.1:9/other.tar"], "none that has .* or benchmark.tgz"),
-    ],
-)
+@pytest.mark.parametrize("rest, match", [
+    (["voc"], "invalid choice: 'voc'"),
+    (["voc12", "--from", "nowhere"], "--from nowhere: no such file or folder, or none that has VOCtrainval_11"),
+    (["voc12", "--from", "http://127.0.0.1:9/other.tar"], "none that has .* or benchmark.tgz"),
+])  # fmt: skip
 def test_mistakes(tmp_path: Path, rest: list[str], match: str) -> None:
     with pytest.raises(UserError, match=match):
         fetch(tmp_path, *rest)

@@ -57,14 +57,11 @@ def test_a_damaged_file_is_replaced_only_on_purpose_and_by_the_right_one(tmp_pat
     assert target.read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize(
-    ("arguments", "match"),
-    [
-        (["ViT-L-99"], "unknown name 'ViT-L-99'.*ViT-B-16, vocabulary"),
-        (["ViT-B-16"], "cannot be fetched .*check the network, or .*--from"),
-        (["ViT-B-16", "--url", "no address"], "cannot be fetched"),
-    ],
-)
+@pytest.mark.parametrize(("arguments", "match"), [
+    (["ViT-L-99"], "unknown name 'ViT-L-99'.*ViT-B-16, vocabulary"),
+    (["ViT-B-16"], "cannot be fetched .*check the network, or .*--from"),
+    (["ViT-B-16", "--url", "no address"], "cannot be fetched"),
+])  # fmt: skip
 def test_mistakes_and_no_network(tmp_path: Path, arguments: list[str], match: str) -> None:
     with pytest.raises(UserError, match=match):
         fetch_pretrained.main([*arguments, "--folder", str(tmp_path)])

@@ -28,15 +28,12 @@ def pretrain(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, env=environment)
 
 
-@pytest.mark.parametrize(
-    "arguments, reason",
-    [
-        (["--stop-after", "1000000"], "--stop-after 1000000"),
-        (["--output", "weights.pth"], "must end in .safetensors"),
-        (["--scenes", "0"], "--scenes 0: must be at least 1"),
-        (["--output", str(SHIPPED)], "shapes_clip.safetensors exists"),
-    ],
-)
+@pytest.mark.parametrize("arguments, reason", [
+    (["--stop-after", "1000000"], "--stop-after 1000000"),
+    (["--output", "weights.pth"], "must end in .safetensors"),
+    (["--scenes", "0"], "--scenes 0: must be at least 1"),
+    (["--output", str(SHIPPED)], "shapes_clip.safetensors exists"),
+])  # fmt: skip
 def test_mistakes_are_told_in_one_line(arguments: list[str], reason: str, tmp_path: Path) -> None:
     result = pretrain("--output", str(tmp_path / "clip.safetensors"), *arguments)
     assert result.returncode == 2 and result.stderr.startswith("error: ") and reason in result.stderr

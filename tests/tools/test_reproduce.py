@@ -136,16 +136,12 @@ def test_what_is_missing_is_told_with_the_command(tiny: Path, capsys: pytest.Cap
     assert "fetch_pretrained.py ViT-B-16" in shown
 
 
-@pytest.mark.parametrize(
-    "rest, match",
-    [
-        (["--rows", "fisrt"], "'fisrt' is no row of suite tiny: did you mean 'first'"),
-        (["--seeds", "1,a"], "whole numbers"),
-        (["--seeds=-1"], "0 or more"),
-        (["--seeds", "1", "--no-train"], "goes with --train"),
-        (["--report", "/dev/null/page.html"], "folder /dev/null cannot be written"),
-    ],
-)
+@pytest.mark.parametrize("rest, match", [
+    (["--rows", "fisrt"], "'fisrt' is no row of suite tiny: did you mean 'first'"),
+    (["--seeds", "1,a"], "whole numbers"), (["--seeds=-1"], "0 or more"),
+    (["--seeds", "1", "--no-train"], "goes with --train"),
+    (["--report", "/dev/null/page.html"], "folder /dev/null cannot be written"),
+])  # fmt: skip
 def test_mistakes(tiny: Path, rest: list[str], match: str) -> None:
     with pytest.raises(UserError, match=match):
         reproduce_tiny(tiny, *rest)

@@ -23,24 +23,21 @@ def test_a_mistake_is_told_by_the_program_in_one_line(tiny: Path) -> None:
     assert not (tiny.parent / "run").exists()
 
 
-@pytest.mark.parametrize(
-    "rest, words",
-    [
-        (["--task", "trian"], ("--task", "invalid choice")),
-        (["train.ema=0.9"], ("train.ema=0.9 was removed from jseg: leave it out",)),
-        (["--task", "val"], ("--task val needs weights", "--weights", "--resume")),
-        (["cross_dataset=True"], ("cross_dataset", "--task val --weights")),
-        (["--resume"], ("holds no whole checkpoint",)),
-        (["--resume", "nowhere.safetensors"], ("nowhere.safetensors does not exist",)),
-        (["--resume", "--weights", "a"], ("exclude each other",)),
-        (["model.init="], ("nothing to start from", "fetch_pretrained.py ViT-B-16", "model.init=random")),
-        (["model.init=nowhere.pt"], ("nowhere.pt does not exist",)),
-        (["train.expected_weights=the inductive run"], ("starts from the inductive run", "--weights")),
-        (["model.region_grid=5"], ("region_grid=5 does not fit", "4 patches")),
-        (["data.dataset=voc13"], ("voc13", "choose from")),
-        (["text.embeddings=nowhere.npy"], ("nowhere.npy do not exist",)),
-    ],
-)
+@pytest.mark.parametrize("rest, words", [
+    (["--task", "trian"], ("--task", "invalid choice")),
+    (["train.ema=0.9"], ("train.ema=0.9 was removed from jseg: leave it out",)),
+    (["--task", "val"], ("--task val needs weights", "--weights", "--resume")),
+    (["cross_dataset=True"], ("cross_dataset", "--task val --weights")),
+    (["--resume"], ("holds no whole checkpoint",)),
+    (["--resume", "nowhere.safetensors"], ("nowhere.safetensors does not exist",)),
+    (["--resume", "--weights", "a"], ("exclude each other",)),
+    (["model.init="], ("nothing to start from", "fetch_pretrained.py ViT-B-16", "model.init=random")),
+    (["model.init=nowhere.pt"], ("nowhere.pt does not exist",)),
+    (["train.expected_weights=the inductive run"], ("starts from the inductive run", "--weights")),
+    (["model.region_grid=5"], ("region_grid=5 does not fit", "4 patches")),
+    (["data.dataset=voc13"], ("voc13", "choose from")),
+    (["text.embeddings=nowhere.npy"], ("nowhere.npy do not exist",)),
+])  # fmt: skip
 def test_mistakes_are_one_line_and_leave_nothing_behind(
     tiny: Path, rest: list[str], words: tuple[str, ...], capsys: pytest.CaptureFixture
 ) -> None:
@@ -103,16 +100,13 @@ def put(folder: Path, name: str, labels: np.ndarray) -> None:
     Image.fromarray(labels).save(folder / name)
 
 
-@pytest.mark.parametrize(
-    "spoil, words",
-    [
-        (lambda folder: (folder / "images" / "b.jpg").write_bytes(b"\xff\xd8\xff"), ("b.jpg",)),
-        (lambda folder: put(folder / "labels", "b.png", np.zeros((70, 80), np.uint8)), ("b.png", "80x70", "90x70")),
-        (lambda folder: put(folder / "labels", "b.png", np.full((70, 90), 77, np.uint8)), ("b.png", "77", "voc12")),
-        (lambda folder: (folder / "val.txt").write_text("\n"), (".txt names no image",)),
-        (lambda folder: (folder / "images" / "b.jpg").unlink(), ("b.jpg", "missing")),
-    ],
-)
+@pytest.mark.parametrize("spoil, words", [
+    (lambda folder: (folder / "images" / "b.jpg").write_bytes(b"\xff\xd8\xff"), ("b.jpg",)),
+    (lambda folder: put(folder / "labels", "b.png", np.zeros((70, 80), np.uint8)), ("b.png", "80x70", "90x70")),
+    (lambda folder: put(folder / "labels", "b.png", np.full((70, 90), 77, np.uint8)), ("b.png", "77", "voc12")),
+    (lambda folder: (folder / "val.txt").write_text("\n"), (".txt names no image",)),
+    (lambda folder: (folder / "images" / "b.jpg").unlink(), ("b.jpg", "missing")),
+])  # fmt: skip
 def test_bad_data(
     voc: Path, trained: Path, spoil: Callable, words: tuple[str, ...], capsys: pytest.CaptureFixture
 ) -> None:

@@ -43,24 +43,21 @@ def test_a_call_is_refused_by_name_and_not_made(tmp_path: Path, function: Any, a
     assert not trap.exists()
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"\x80\x02(ios\nsystem\n.",  # INST
-        b"\x80\x02(cos\nsystem\no.",  # OBJ
-        b"\x80\x02cnumpy\nload\n.",  # another name of an allowed module
-        b"\x80\x02ccollections\nOrderedDict.__init__\n.",
-        b"\x80\x04)\x81.",  # NEWOBJ without a class
-        b"\x80\x02K\x01)R.",  # REDUCE of a number
-        b"\x80\x02X\x01\x00\x00\x00aQ.",  # BINPERSID where none is expected
-        b"\x80\x02}(K\x01u.",  # odd number of items
-        b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"x.",  # BINBYTES8 of 4 EiB
-        b"\x80\x04\x8d" + struct.pack("<Q", 2**40) + b"x.",  # BINUNICODE8
-        b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b"x.",  # BYTEARRAY8, which Python allocates up front
-        b"\x80\x02B" + struct.pack("<I", 2**32 - 1) + b"x.",  # BINBYTES
-        b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b"x.",  # LONG4
-    ],
-)
+@pytest.mark.parametrize("content", [
+    b"\x80\x02(ios\nsystem\n.",  # INST
+    b"\x80\x02(cos\nsystem\no.",  # OBJ
+    b"\x80\x02cnumpy\nload\n.",  # another name of an allowed module
+    b"\x80\x02ccollections\nOrderedDict.__init__\n.",
+    b"\x80\x04)\x81.",  # NEWOBJ without a class
+    b"\x80\x02K\x01)R.",  # REDUCE of a number
+    b"\x80\x02X\x01\x00\x00\x00aQ.",  # BINPERSID where none is expected
+    b"\x80\x02}(K\x01u.",  # odd number of items
+    b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"x.",  # BINBYTES8 of 4 EiB
+    b"\x80\x04\x8d" + struct.pack("<Q", 2**40) + b"x.",  # BINUNICODE8
+    b"\x80\x05\x96" + struct.pack("<Q", 2**40) + b"x.",  # BYTEARRAY8, which Python allocates up front
+    b"\x80\x02B" + struct.pack("<I", 2**32 - 1) + b"x.",  # BINBYTES
+    b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b"x.",  # LONG4
+])  # fmt: skip
 def test_malformed_pickles_are_refused_and_claimed_lengths_allocate_nothing(content: bytes) -> None:
     with pytest.raises(Exception):  # noqa: B017  # `read_weight_file` turns any into one line
         load(content)

@@ -43,20 +43,15 @@ def tensor(shape: Any = (2,), offsets: Any = (0, 8), dtype: Any = "F32") -> dict
     return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        *(b"", b"PK", b"\x80\x02", b"<!DOCTYPE html>", b"\x93NUMPY" + b"\0" * 99),
-        raw({"w": tensor()}, b"12345678", length=10**7),
-        raw({"w": tensor()}, b"1234"),
-        raw({"w": tensor(offsets=(0, 2**60))}, b"12345678"),
-        raw({"w": tensor(offsets=(0, 2), dtype="F8_E4M3")}, b"12"),
-        raw({"w": tensor(), "v": tensor()}, b"12345678"),
-        raw({"__metadata__": {"jseg": "{"}, "w": tensor()}, b"12345678"),
-        raw(b'{"a":' * 100_000),
-        raw({"__metadata__": {"a": "b"}}),
-    ],
-)
+@pytest.mark.parametrize("content", [
+    *(b"", b"PK", b"\x80\x02", b"<!DOCTYPE html>", b"\x93NUMPY" + b"\0" * 99),
+    raw({"w": tensor()}, b"12345678", length=10**7), raw({"w": tensor()}, b"1234"),
+    raw({"w": tensor(offsets=(0, 2**60))}, b"12345678"),
+    raw({"w": tensor(offsets=(0, 2), dtype="F8_E4M3")}, b"12"),
+    raw({"w": tensor(), "v": tensor()}, b"12345678"),
+    raw({"__metadata__": {"jseg": "{"}, "w": tensor()}, b"12345678"),
+    raw(b'{"a":' * 100_000), raw({"__metadata__": {"a": "b"}}),
+])  # fmt: skip
 def test_other_files_and_headers_that_lie_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.pth").write_bytes(content)
     with pytest.raises(UserError, match=r"a\.pth is refused") as error:

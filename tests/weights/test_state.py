@@ -37,14 +37,11 @@ def test_values_are_set_as_float32_and_frozen_stays_frozen() -> None:
     assert module.first.numpy().max() == 5
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"second": np.ones(5)}, r"other shape: second is \(5,\), expected \(4,\)"),
-        ({"second": None, "x": np.ones(1)}, "missing: second; unknown: x"),
-        ({"first": np.full((2, 3), -np.inf, np.float16)}, "not finite: first"),
-    ],
-)
+@pytest.mark.parametrize(("change", "message"), [
+    ({"second": np.ones(5)}, r"other shape: second is \(5,\), expected \(4,\)"),
+    ({"second": None, "x": np.ones(1)}, "missing: second; unknown: x"),
+    ({"first": np.full((2, 3), -np.inf, np.float16)}, "not finite: first"),
+])  # fmt: skip
 def test_mismatch_names_the_weights_and_changes_nothing(change: dict, message: str) -> None:
     module = Pair()
     given = {name: value for name, value in (arrays() | change).items() if value is not None}
