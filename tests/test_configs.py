@@ -18,25 +18,20 @@ CROSS = ["cross_coco_to_ade20k", "cross_coco_to_context", "cross_coco_to_voc12"]
 
 # mask, dice, recovery, iterations, iteration that it starts from, prompts, templates
 RECIPES = {
-    "voc12_inductive": (100, 1, 2, 40000, 0, 10, 1),
-    "voc12_transductive": (100, 1, 2, 20000, 20000, 10, 1),
-    "voc12_supervised": (100, 1, 0, 40000, 0, 10, 1),
-    "coco_stuff_inductive": (200, 3, 50, 80000, 0, 100, 15),
+    "voc12_inductive": (100, 1, 2, 40000, 0, 10, 1), "voc12_transductive": (100, 1, 2, 20000, 20000, 10, 1),
+    "voc12_supervised": (100, 1, 0, 40000, 0, 10, 1), "coco_stuff_inductive": (200, 3, 50, 80000, 0, 100, 15),
     "coco_stuff_transductive": (200, 3, 50, 40000, 40000, 100, 15),
     "coco_stuff_supervised": (100, 1.5, 1, 80000, 0, 100, 15),
     "context_inductive": (200, 3, 50, 40000, 0, 100, 15),
     "context_transductive": (200, 3, 50, 20000, 20000, 100, 15),
     "context_supervised": (100, 1.5, 1, 40000, 0, 100, 15),
-}
+}  # fmt: skip
 # pAcc, mIoU(S), mIoU(U), hIoU
 PUBLISHED = {
-    "voc12_inductive": (95.8, 92.8, 84.4, 88.4),
-    "voc12_transductive": (97.0, 93.9, 92.2, 93.0),
-    "voc12_supervised": (97.1, 94.1, 93.4, 93.7),
-    "coco_stuff_inductive": (63.1, 40.9, 41.6, 41.2),
-    "coco_stuff_transductive": (69.9, 42.0, 60.8, 49.7),
-    "coco_stuff_supervised": (70.8, 42.9, 64.1, 51.4),
-}
+    "voc12_inductive": (95.8, 92.8, 84.4, 88.4), "voc12_transductive": (97.0, 93.9, 92.2, 93.0),
+    "voc12_supervised": (97.1, 94.1, 93.4, 93.7), "coco_stuff_inductive": (63.1, 40.9, 41.6, 41.2),
+    "coco_stuff_transductive": (69.9, 42.0, 60.8, 49.7), "coco_stuff_supervised": (70.8, 42.9, 64.1, 51.4),
+}  # fmt: skip
 
 
 def read(name: str, *overrides: str) -> Config:

@@ -64,13 +64,11 @@ def oracle(model: PatchMeans, image: np.ndarray, config: InferenceConfig, size: 
 
 
 CASES = {
-    "several windows each way, enlarged": ((100, 131), (150, 197)),
-    "shrunk": ((100, 131), (77, 60)),
+    "several windows each way, enlarged": ((100, 131), (150, 197)), "shrunk": ((100, 131), (77, 60)),
     "lower than a window, not whole patches": ((50, 131), (200, 97)),
-    "exactly one window": ((64, 64), (64, 64)),
-    "smaller than a window": ((33, 40), (66, 41)),
+    "exactly one window": ((64, 64), (64, 64)), "smaller than a window": ((33, 40), (66, 41)),
     "narrow": ((40, 300), (13, 100)),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("mode", ["slide", "whole"])

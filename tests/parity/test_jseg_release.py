@@ -101,17 +101,12 @@ def check_data(file: GoldenFile) -> dict[str, np.ndarray]:
     padded, padded_labels = transforms.pad(image, labels, file.arrays["out/pad_seg"].shape)
     ratio = np.array(size[::-1]) / np.array(labels.shape[::-1])
     computed = {
-        "out/resize_img": _bgr(resized),
-        "out/resize_seg": resized_labels,
-        "out/resize_scale_factor": np.concatenate([ratio, ratio]),
-        "out/flip_img": _bgr(flipped),
-        "out/flip_seg": flipped_labels,
-        "out/pad_img_normalized": normalised(padded, np.int32([labels.shape])),
-        "out/pad_seg": padded_labels,
-        "out/normalized_rgb_hwc": normalised(_bgr(file["in/img_bgr"])),
-        **_label_reading(file),
-        **_random_parts(file, image, labels),
-    }
+        "out/resize_img": _bgr(resized), "out/resize_seg": resized_labels,
+        "out/resize_scale_factor": np.concatenate([ratio, ratio]), "out/flip_img": _bgr(flipped),
+        "out/flip_seg": flipped_labels, "out/pad_img_normalized": normalised(padded, np.int32([labels.shape])),
+        "out/pad_seg": padded_labels, "out/normalized_rgb_hwc": normalised(_bgr(file["in/img_bgr"])),
+        **_label_reading(file), **_random_parts(file, image, labels),
+    }  # fmt: skip
     for name, table in file.arrays.items():
         if name.startswith("out/test_resize_table"):
             # height, width, test size with the short side made 512, and size fitted into the box (2048, 512)

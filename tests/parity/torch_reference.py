@@ -115,12 +115,9 @@ def head(state: State, values: dict, features: tuple[Tensor, Tensor, Tensor], te
     rq, rv = linear(r, "linear_q_in", q), linear(r, "linear_k_in", v)
     rq, rv = two_way(r, ("decouple_q", "decouple_v"), values["recovery_layers"], rq, rv, values)
     return {
-        "logits_grid": logits,
-        "out.q": linear(r, "linear_q_out", rq),
-        "out.ori_q": ram_q.detach(),
-        "out.lateral": linear(r, "linear_k_out", rv),
-        "out.ori_lateral": patches.detach(),
-    }
+        "logits_grid": logits, "out.q": linear(r, "linear_q_out", rq), "out.ori_q": ram_q.detach(),
+        "out.lateral": linear(r, "linear_k_out", rv), "out.ori_lateral": patches.detach(),
+    }  # fmt: skip
 
 
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -68,15 +68,9 @@ def test_start_in_a_process_of_its_own() -> None:
     command = [sys.executable, "-X", "faulthandler", "-c", PROGRAM]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900)
     assert done.stdout.splitlines() == [
-        "device cpu cpu",
-        "nan [True, False] [False, True] [False, True]",
-        "handlers True",
-        "certificates True",
-        "home /dev/null/nobody",
-        "interrupt caught",
-        "child -9",
-        "bad kernel raises",
-    ], done.stderr
+        "device cpu cpu", "nan [True, False] [False, True] [False, True]", "handlers True", "certificates True",
+        "home /dev/null/nobody", "interrupt caught", "child -9", "bad kernel raises",
+    ], done.stderr  # fmt: skip
     assert done.returncode == -signal.SIGSEGV  # a crash ends the process at once, with no handler of Jittor's
     quiet, bad_kernel, _ = done.stderr.partition("In member function")
     assert bad_kernel  # what g++ says about a bad kernel is not hidden

@@ -22,13 +22,9 @@ SIZES = Sizes(64, width=64, layers=2, output=16, prompts=2, regions=4, text=(77,
 CLIP = {"image_size": 32, "patch_size": 16, "image_width": 64, "image_layers": 2, "image_heads": 1, "text_width": 64,
         "text_layers": 1, "text_heads": 1, "context_length": 77, "vocab_size": 49408, "output_dim": 16}  # fmt: skip
 SHORT = [
-    "train.iterations=3",
-    "train.batch_size=2",
-    "train.eval_every=0",
-    "data.workers=0",
-    "model.heads=1",
+    "train.iterations=3", "train.batch_size=2", "train.eval_every=0", "data.workers=0", "model.heads=1",
     "expected={}",
-]
+]  # fmt: skip
 
 
 def embeddings(path: Path, dataset: str) -> None:

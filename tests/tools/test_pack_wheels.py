@@ -170,11 +170,9 @@ def test_carried_kernels_need_no_compiler(tmp_path: Path) -> None:
         archive.extractall(cache, filter="tar")
     before = compiled_files(cache)
     environment = {
-        **os.environ,
-        **build.standin_gpu(nvcc),
-        "JSEG_CACHE": str(cache),
+        **os.environ, **build.standin_gpu(nvcc), "JSEG_CACHE": str(cache),
         "PYTHONPATH": str(pack_wheels.REPOSITORY),
-    }
+    }  # fmt: skip
     command = [sys.executable, "tools/gpu_report.py", "--part", "attention", "--precision", "bf16", "--batch", "2",
                "--size", "shapes"]  # fmt: skip
     script = 'hostname another && [ "$(hostname)" = another ] && exec "$@"'

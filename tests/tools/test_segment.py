@@ -89,13 +89,9 @@ def test_folders_patterns_and_every_kind_of_output(segment: Run) -> None:
     Path("photos/bad.jpg").write_text("no image")
     Path("names.txt").write_text("cat|kitten\ndog\n")
     options = [
-        "--save-dir",
-        "photos/out",
-        "--save",
-        "labels, overlay,masks,scores,json,label_studio",
-        "--summary",
+        "--save-dir", "photos/out", "--save", "labels, overlay,masks,scores,json,label_studio", "--summary",
         "shares.csv",
-    ]
+    ]  # fmt: skip
     options += ["--skip-bad", "--threshold", "0.5", "--others", "wall", "--outline", "--opacity", "0.9"]
     code, printed, errors = segment("photos", "on?.png", *options, classes="@names.txt")
     assert code == 0 and "skipped: photos/bad.jpg: not an image" in errors
@@ -142,10 +138,8 @@ def test_a_video_gets_an_overlay_of_each_frame(segment: Run) -> None:
     assert [frame.shape for frame in frames] == [(48, 64, 3)] * 3 and overlay.get(cv2.CAP_PROP_FPS) == 5
     assert frames[2].mean() > frames[0].mean() + 20
     assert sorted(path.name for path in Path("segmented").iterdir()) == [
-        "clip_overlay.mp4",
-        "one.png",
-        "one_overlay.png",
-    ]
+        "clip_overlay.mp4", "one.png", "one_overlay.png",
+    ]  # fmt: skip
 
 
 def test_a_video_that_breaks_off_keeps_the_overlay_so_far(segment: Run) -> None:
