@@ -39,9 +39,7 @@ def ranges_of(server: Server) -> list[str | None]:
 
 
 @pytest.mark.parametrize("version", [1, 2])  # of urllib3: the first ends without an error
-def test_a_server_that_breaks_off_is_asked_for_the_rest(
-    version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_download_is_asked_for_the_rest(version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = property(lambda _: version == 2, lambda *_: None)
     monkeypatch.setattr(urllib3.HTTPResponse, "enforce_content_length", told, raising=False)
     with serve(files={"file.tar": CONTENT}, breaks=[30_000, 20_000]) as server:
@@ -67,9 +65,7 @@ def test_a_server_that_ignores_ranges_sends_all_again(tmp_path: Path) -> None:
     assert (tmp_path / "file.tar").read_bytes() == CONTENT and ranges_of(server) == [None, "bytes=70000-"]
 
 
-def test_the_next_address_helps_where_one_has_nothing_or_a_wrong_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_the_next_address_helps_where_one_has_no_or_a_wrong_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     with (
         serve(files={}) as empty,
         serve(files={"file.tar": WRONG}) as wrong,

@@ -72,9 +72,7 @@ def test_both_ends_of_any_order_are_kept_and_few_images_are_read(monkeypatch: py
 
 
 @pytest.mark.parametrize("count, best", [(0, 0), (1, 1), (2, 1), (5, 3), (6, 3)])
-def test_no_image_is_there_twice_and_one_without_labels_has_no_figure(
-    count: int, best: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_image_is_there_twice_nor_one_without_labels(count: int, best: int, monkeypatch: pytest.MonkeyPatch) -> None:
     lines, shown = captions(filled({**dict.fromkeys(range(count), 50.0), 9: None}), ALONE, monkeypatch)
     assert len(shown) == len({text.partition(": ")[2] for text in shown}) == count
     assert sum(text.startswith("best") for text in shown) == best

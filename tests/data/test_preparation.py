@@ -22,9 +22,7 @@ def copy(refused: str, source: Path, target: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_interrupted_run_goes_on_and_names_the_bad_file(
-    tmp_path: Path, workers: int, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_interrupted_run_and_bad_file(tmp_path: Path, workers: int, capsys: pytest.CaptureFixture) -> None:
     jobs = [(tmp_path / f"{number:02}.png", tmp_path / "target" / f"{number:02}.png") for number in range(40)]
     for source, _ in jobs:
         source.write_bytes(source.name.encode())

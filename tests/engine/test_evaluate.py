@@ -88,9 +88,7 @@ def image_scores(
 
 
 @pytest.mark.parametrize("cross_dataset", [False, True])
-def test_metrics_and_drawn_images(
-    model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixture[str], cross_dataset: bool
-) -> None:
+def test_metrics_and_images(model: ClipRC, tmp_path: Path, capsys: pytest.CaptureFixture, cross_dataset: bool) -> None:
     dataset, config = NoisyImages([(48, 64), (100, 64), (64, 64), (33, 90)]), small_config()
     config.cross_dataset = cross_dataset
     metrics = evaluate(model, dataset, embeddings(), config, tmp_path, tmp_path / "images")

@@ -30,7 +30,7 @@ def test_reports_are_means_since_the_last_one(tmp_path: Path, capsys: pytest.Cap
     assert shown[0].startswith("iteration 2/4  loss 3.0000 (mask 2)  lr 1.00e-03") and len(shown) == 2
 
 
-def test_the_time_left_leaves_out_steps_that_compiled(
+def test_time_left_and_compiling(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = 0.0

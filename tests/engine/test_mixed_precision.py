@@ -39,9 +39,7 @@ def config_in(precision: str, **train_values: int) -> Config:
 
 @pytest.mark.parametrize("unseen, lowest", [((), 0), (UNSEEN, -1)])
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_losses_and_gradients_are_those_of_float32_but_for_rounding(
-    precision: str, unseen: tuple[int, ...], lowest: int
-) -> None:
+def test_losses_and_gradients_equal_float32_but_rounded(precision: str, unseen: tuple[int, ...], lowest: int) -> None:
     """In one batch and in micro-batches; gradients of trained weights are not equal."""
     results = []
     for kind, micro_batch in (("fp32", 0), (precision, 0), (precision, 2)):
@@ -125,9 +123,7 @@ def test_small_gradients_survive_float16_through_the_loss_scale() -> None:
     assert not unscaled.any()
 
 
-def test_an_overflow_halves_the_scale_skips_the_step_and_is_no_bad_step(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_an_overflow_halves_the_scale_and_is_no_bad_step(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     trainer, progress = tiny_trainer(config_in("fp16", iterations=20, max_bad_steps=2)), Progress()
     trainer.loss_scale.scale = 2.0**22
     before = weights(trainer)
@@ -154,9 +150,7 @@ def test_the_scale_grows_again_and_at_its_lowest_is_not_to_blame(monkeypatch: py
     assert not lowest.lower() and lowest == LossScale(1.0, 5, 2)
 
 
-def test_the_scale_of_a_step_follows_from_the_one_before_though_it_is_read_later(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_next_scale_is_known_before_a_step_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Overflows, a bad step, and good ones that double the scale."""
     monkeypatch.setattr(loss_scale, "DOUBLED_AFTER", 3)
     late, at_once = (tiny_trainer(config_in("fp16", iterations=20)) for _ in range(2))

@@ -91,9 +91,7 @@ def test_norm_and_clipping() -> None:
 
 @pytest.mark.parametrize("choice", ["auto", "plain"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 3e38])
-def test_a_value_that_is_not_finite_shows_in_the_norm(
-    value: float, choice: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_value_that_is_not_finite_shows_in_norm(value: float, choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JSEG_KERNELS", choice)
     gradients = [jt.ones((2, 3)), jt.array(np.array([1.0, value], np.float32))]
     squares = square_sums(gradients)

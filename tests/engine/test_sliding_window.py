@@ -112,9 +112,7 @@ def test_windows_cover_a_side(length: int, crop: int, data: st.DataObject) -> No
 @pytest.mark.parametrize("band_values", [sliding_window.BAND_VALUES, 2000])
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("size", [(64, 90), (130, 41)])
-def test_views_are_the_mean_of_softmaxes(
-    band_values: int, flip: bool, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_mean_of_views(band_values: int, flip: bool, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """At two scales, and mirrored (the image is not symmetric)."""
     config = InferenceConfig(crop_size=(64, 64), stride=(48, 48), flip=flip)
     images, shares = [random_image(64, 90), random_image(96, 135)], []

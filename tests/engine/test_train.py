@@ -92,9 +92,7 @@ def test_the_loop_logs_evaluates_and_saves_at_its_intervals(tmp_path: Path, caps
     assert first["gradient_norm"] > 0
 
 
-def test_a_bad_step_is_skipped_counted_and_logged_with_its_images(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_bad_step_is_skipped_counted_and_logged_with_images(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     trainer, saver = tiny_trainer(tiny_config(iterations=5, log_every=5, max_bad_steps=3)), NotedSaver()
     run(tmp_path, trainer, batches((1, 2, 4)), saver)
     assert trainer.optimizer.steps == 2
@@ -173,9 +171,7 @@ def test_an_image_that_vanishes_ends_the_run_after_a_checkpoint(tmp_path: Path, 
     assert saver.progress[-1]["evaluated"] == (3 if place == "batch" else 0)  # then it is made up for on resume
 
 
-def test_a_full_disk_does_not_end_the_run_but_the_last_checkpoint_must_be_written(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_full_disk_ends_no_run_but_for_the_last_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     config = tiny_config(iterations=5, save_every=1)
     saver = NotedSaver(full=(2, 3))
     _, events = run(tmp_path, tiny_trainer(config), batches(), saver)

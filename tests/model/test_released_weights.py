@@ -47,9 +47,7 @@ def test_positions_of_another_grid_are_resized_and_reported(small_model: ClipRC,
     ({"decode_head.lateral_proj.self_attn.bias": np.ones(1)}, "unknown: decode_head.lateral_proj.self_attn.bias"),
     ({"backbone.positional_embedding": np.ones((18, 32))}, "positional embedding of 18 rows"),
 ])  # fmt: skip
-def test_what_does_not_fit_is_refused_by_name(
-    small_model: ClipRC, small_config: ModelConfig, change: dict, message: str
-) -> None:
+def test_what_does_not_fit_is_told(small_model: ClipRC, small_config: ModelConfig, change: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load_released(build_clip_rc(small_config), state_arrays(small_model) | change)
     with pytest.raises(UserError, match="hold no CLIP-RC model"):

@@ -58,9 +58,7 @@ def test_wrong_results_fail_with_a_remedy_and_the_rest_is_run(
     assert "tools/check_parity.py" in found["golden file"][1]
 
 
-def test_installed_copy_has_no_golden_files(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_without_golden_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr(self_check, "GOLDEN", tmp_path / "none")
     for name in ("check_kernel", "check_product", "check_attention"):
         monkeypatch.setattr(self_check, name, lambda *_: "fine")

@@ -114,9 +114,7 @@ def test_onednn_lies_where_jittor_looks(tmp_path: Path, monkeypatch: pytest.Monk
     ("find_compiler", "/dev/null", "apt-get install g++"),
     ("python_headers", "", "-dev"),
 ])  # fmt: skip
-def test_what_is_missing_is_named_with_its_remedy(
-    monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
-) -> None:
+def test_missing_parts_come_with_a_remedy(monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str) -> None:
     there = {"jittor_folder": "/venv/lib/jittor", "package_version": "1.26.4", "find_compiler": sys.executable,
              "python_headers": "/usr/include/python3.11"}  # fmt: skip
     for function, found in there.items():

@@ -97,9 +97,7 @@ def test_what_jittor_or_cuda_lack_is_said_before_the_import(monkeypatch: pytest.
         start_module.start()
 
 
-def test_jittor_that_cannot_be_imported(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_jittor_not_importable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     class Hook:
         """Behaves like Jittor's import with a damaged cache."""
 

@@ -10,9 +10,7 @@ import pytest
 from jseg.runtime import toolchain
 
 
-def test_compile_cache_is_named_by_what_decides_whether_files_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_compile_cache_is_named_by_what_decides_if_files_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, ahead = toolchain.compile_cache(tmp_path), toolchain.compiled_ahead(tmp_path)
     monkeypatch.setattr(platform, "node", lambda: "another")
     assert toolchain.compile_cache(tmp_path) == before

@@ -44,9 +44,7 @@ def kill_at_a_random_moment(running: TrainingProcess, moment: str, rng: random.R
 @pytest.mark.parametrize(
     "kills, iterations", [(2, ITERATIONS), pytest.param(20, LONG, marks=pytest.mark.slow)], ids=["2", "20"]
 )
-def test_a_run_survives_being_killed_at_random_moments(
-    undisturbed: Path, tmp_path: Path, kills: int, iterations: int
-) -> None:
+def test_a_run_survives_kills_at_random_moments(undisturbed: Path, tmp_path: Path, kills: int, iterations: int) -> None:
     """The final weights, moments and logs equal those of an undisturbed run, bit for bit."""
     whole, work_dir, rng = undisturbed, tmp_path / "run", random.Random(5)
     if iterations != ITERATIONS:

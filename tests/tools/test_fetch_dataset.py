@@ -135,9 +135,7 @@ def test_own_files_folders_and_addresses_come_first(
     assert f"error: voc12: {mine / name}: MD5 is " in capfd.readouterr().out
 
 
-def test_one_data_set_fails_and_the_next_is_fetched(
-    server: Server, tmp_path: Path, capfd: pytest.CaptureFixture
-) -> None:
+def test_one_data_set_fails_the_next_is_fetched(server: Server, tmp_path: Path, capfd: pytest.CaptureFixture) -> None:
     del server.files["benchmark.tgz"]
     with pytest.raises(UserError, match=r"^voc12 could not be fetched"):
         fetch(tmp_path, "voc12", "ade20k")
@@ -165,9 +163,7 @@ def test_mistakes(tmp_path: Path, rest: list[str], match: str) -> None:
         fetch(tmp_path, *rest)
 
 
-def test_too_little_space_is_told_before_anything_is_written(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_little_space_is_told_first(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fetch_dataset, "free_bytes", lambda _: 10**6)
     with pytest.raises(UserError, match=r"has 0.00 GB free, 0.00 GB are needed \(less with --delete-archives\)"):
         fetch(tmp_path / "data", "voc12")

@@ -26,9 +26,7 @@ PARTS = {
 }
 
 
-def test_every_part_is_tried_and_written_down(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_every_part_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr(prepare(), "toolkit", Toolkit(Path("/cuda/bin/nvcc"), Path("/cuda"), (13, 0), (), ()))
     monkeypatch.setattr(gpu_report, "parts", lambda *_: PARTS)
     report = tmp_path / "folder" / "report.md"

@@ -69,9 +69,7 @@ def run(config: str, task: str, folder: str, *rest: str) -> int:
     return run_net.main(["--config-file", config, "--task", task, "--work-dir", folder, "--no-cuda", *rest])
 
 
-def test_every_task_works_on_own_data(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_every_task_on_own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     make_own(tmp_path, "voc")
     monkeypatch.chdir(tmp_path)
     names = ["--labels", "SegmentationClass", "--names", ",".join(CLASSES), "--unseen", "bus, tree"]
@@ -129,9 +127,7 @@ def test_a_config_that_is_not_decided_says_what_is_missing(own: Path, capsys: py
         new_config.main(["streets", "own.py"])
 
 
-def test_lists_are_written_where_nothing_says_what_is_for_training(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_lists_are_written_where_nothing_says_what_to_train_on(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     labels = np.arange(48).reshape(6, 8) % 3
     for index in range(10):
         save_image(tmp_path / "data" / f"{index}.png", labels, index)

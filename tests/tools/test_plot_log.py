@@ -40,9 +40,7 @@ def test_the_mean_of_neighbours_follows_straight_lines_and_is_that_of_a_tenth_of
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_one_or_several_runs_are_drawn(
-    tmp_path: Path, count: int, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_runs_drawn(tmp_path: Path, count: int, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [str(write_log(tmp_path, name, scale)) for name, scale in (("first", 1.0), ("second", 0.5))][:count]
     output, figures = tmp_path / "curves.png", []
     monkeypatch.setattr(pyplot, "close", figures.append)

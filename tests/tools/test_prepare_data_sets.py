@@ -72,9 +72,7 @@ def test_given_lists_and_masks_are_kept(voc: Replica) -> None:
     assert path.read_text().split() == voc.aug[:3] and not aug_mask(voc, voc.aug[4]).exists()  # from trainaug.txt
 
 
-def test_masks_of_another_program_are_counted_and_replaced_only_on_demand(
-    voc: Replica, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_masks_of_another_program_are_replaced_only_on_demand(voc: Replica, capsys: pytest.CaptureFixture) -> None:
     """A SegmentationClassAug with all masks of SBD, as mmseg and JSeg make it; SBD has half of train.txt."""
     sbd = voc.train[::2] + voc.aug[:3]
     for name in sbd:

@@ -47,9 +47,7 @@ def run(config: str, task: str, work_dir: Path, root: Path, *rest: str) -> int:
 
 
 @pytest.mark.parametrize("data_set, classes", [("voc12", 20), ("coco_stuff", 171), ("context", 59)])
-def test_prepare_check_train_evaluate(
-    data_set: str, classes: int, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_from_files_to_metrics(data_set: str, classes: int, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     root = prepared(data_set, tmp_path)
     config = REPOSITORY / "configs" / f"{data_set}_inductive.py"
     assert check_dataset.main(["--config-file", str(config), "--allow-partial", f"data.root={root}"]) == 0

@@ -71,7 +71,7 @@ def rows_of_table(folder: Path) -> dict[str, dict]:
     return {row["row"] + (" given" if row["given"] else ""): row for row in rows}
 
 
-def test_whole_recipe_with_an_interruption_then_nothing_is_done_twice(
+def test_whole_recipe_interrupted_and_nothing_done_twice(
     tiny: Path, calls: list, capsys: pytest.CaptureFixture
 ) -> None:
     """Seed by seed; the second row starts from a kept checkpoint of the first, and misses its number."""

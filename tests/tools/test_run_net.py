@@ -61,9 +61,7 @@ def test_the_written_config_repeats_the_run_and_another_seed_does_not(trained: P
     assert np.abs(first[name] - other[name]).max() > 0.01  # far more than one step changes
 
 
-def test_a_training_says_what_it_trains_and_ends_with_commands_that_work(
-    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_training_ends_with_commands_that_work(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert run_net.main(command(tiny, "--work-dir", str(tmp_path / "run"))) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("data: shapes, inductive: ") and "5 of them unseen" in line for line in lines)
@@ -114,9 +112,7 @@ def test_resuming_is_exact(tiny: Path, tmp_path: Path, setting: str, capsys: pyt
     assert first == second
 
 
-def test_a_checkpoint_of_the_code_before_goes_on_with_the_same_numbers(
-    tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_checkpoint_of_earlier_code_goes_on_with_equal_numbers(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """Written after 3 of 6 iterations by commit 879c49f, whose own run gave the expected numbers of the other 3."""
     folder = REPOSITORY / "tests" / "engine" / "data"
     arguments = ["--config-file", str(folder / "config.json"), "--work-dir", str(tmp_path), "--no-cuda"]

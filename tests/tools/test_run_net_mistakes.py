@@ -84,9 +84,7 @@ def test_what_jseg_did_not_write_is_kept(voc: Path, trained: Path, task: str, ca
 
 
 @pytest.mark.parametrize("name", ["log.jsonl", "record.json"])
-def test_a_resumed_run_keeps_a_log_that_is_not_its_own(
-    tiny: Path, trained: Path, name: str, capsys: pytest.CaptureFixture
-) -> None:
+def test_a_resumed_run_keeps_another_log(tiny: Path, trained: Path, name: str, capsys: pytest.CaptureFixture) -> None:
     shutil.copytree(trained, tiny.parent / "run")
     path = tiny.parent / "run" / name
     path.write_text("{")

@@ -180,9 +180,7 @@ MISTAKES = {  # arguments, class list or weight file of a mistake, and what its 
 
 
 @pytest.mark.parametrize(("arguments", "changes", "message"), MISTAKES.values(), ids=MISTAKES)
-def test_mistakes_give_one_line_and_nothing_is_written(
-    segment: Run, arguments: list[str], changes: dict[str, str], message: str
-) -> None:
+def test_mistakes_give_one_line_only(segment: Run, arguments: list[str], changes: dict[str, str], message: str) -> None:
     Path("notes.txt").write_text("not an image at all, only some text")
     Image.new("RGB", (1, 30000)).save("long.png")
     Path("bad.mp4").write_text("no video")
