@@ -1,7 +1,5 @@
 """A local HTTP server with the faults of real ones: it breaks off, is slow, ignores ranges, has other files."""
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Iterator

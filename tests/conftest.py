@@ -4,8 +4,6 @@ The suite runs in one worker for each core (pytest-xdist), one thread each. The 
 the common kernels before the workers start: they would wait for each other, since Jittor compiles under one lock.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import shutil

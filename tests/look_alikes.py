@@ -1,7 +1,5 @@
 """Config files like those of the two releases, with their `_base_` files and folders, generated from a few facts."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

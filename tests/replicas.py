@@ -4,8 +4,6 @@ Every class occurs in train and in val; each image shows its label map in one co
 it. What the preparation tools make is not there yet.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 

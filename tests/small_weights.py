@@ -1,7 +1,5 @@
 """Small weight files of the kinds that inference meets, with random weights."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Segmentation without learning: every method against a PyTorch computation of the whole tower."""
 
-from __future__ import annotations
-
 import jittor as jt
 import numpy as np
 import pytest

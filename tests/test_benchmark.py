@@ -1,7 +1,5 @@
 """The benchmark: counted operations against the sizes that they are counted from, and the report on timings."""
 
-from __future__ import annotations
-
 import json
 import sys
 

@@ -1,7 +1,5 @@
 """Choosing gamma: the sweep's labels against a plain argmax."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

@@ -1,7 +1,5 @@
 """Tests of the console command `jseg`, most of them with what a wheel holds alone, from an empty folder."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

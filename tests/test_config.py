@@ -1,7 +1,5 @@
 """Tests of jseg/config.py: reading, overriding, refusing."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math

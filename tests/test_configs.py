@@ -1,7 +1,5 @@
 """What the configs set: the paper's, against a table typed from the publications; the built-in data set's rows."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Downloads from servers that break off, answer 404, ignore ranges, are slow or have a wrong file."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import io
@@ -66,11 +64,8 @@ def test_a_server_that_ignores_ranges_sends_all_again(tmp_path: Path) -> None:
 
 
 def test_the_next_address_helps_where_one_has_no_or_a_wrong_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    with (
-        serve(files={}) as empty,
-        serve(files={"file.tar": WRONG}) as wrong,
-        serve(files={"file.tar": CONTENT}) as good,
-    ):
+    wrong_file, right_file = {"file.tar": WRONG}, {"file.tar": CONTENT}
+    with serve(files={}) as empty, serve(files=wrong_file) as wrong, serve(files=right_file) as good:
         download(file_at(empty, wrong, good), tmp_path / "file.tar")
     shown = capsys.readouterr()
     assert (tmp_path / "file.tar").read_bytes() == CONTENT and ranges_of(good) == [None]
@@ -106,10 +101,8 @@ def test_a_login_page_does_not_cost_what_is_there(tmp_path: Path) -> None:
 
 def test_a_full_disk_is_told(tmp_path: Path) -> None:
     (tmp_path / "file.tar.part").symlink_to("/dev/full")
-    with (
-        serve(files={"file.tar": CONTENT}) as server,
-        pytest.raises(CannotWrite, match=r"file.tar.part \(No space left"),
-    ):
+    told = pytest.raises(CannotWrite, match=r"file.tar.part \(No space left")
+    with serve(files={"file.tar": CONTENT}) as server, told:
         download(file_at(server), tmp_path / "file.tar")
 
 

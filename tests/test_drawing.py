@@ -1,7 +1,5 @@
 """Drawings: files read back as they were written, colours and marks where they belong, sizes that fit."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Best and worst images of a data set, on one rank and on several."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import numpy as np

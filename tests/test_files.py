@@ -1,7 +1,5 @@
 """Tests of files that are written whole or not at all, and of what is refused before it is read."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os

@@ -3,8 +3,6 @@
 `JSEG_FUZZ_CASES=5000 python -m pytest tests/test_fuzzing.py` tries more cases of each kind than the usual run.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """Metrics against a brute-force count and where they are undefined; golden files: tests/parity."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

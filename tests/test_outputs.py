@@ -1,7 +1,5 @@
 """Tests of what a command may write: never its inputs, never what jseg did not write, never elsewhere."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

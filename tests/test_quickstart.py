@@ -1,7 +1,5 @@
 """examples/quickstart.ipynb: its code runs, from the first cell to the last, and shows what it says."""
 
-from __future__ import annotations
-
 import ast
 import json
 import shutil

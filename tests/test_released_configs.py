@@ -1,7 +1,5 @@
 """Config files of the two releases: each run equals ours, each key means what the table says, the rest is refused."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

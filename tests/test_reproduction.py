@@ -1,7 +1,5 @@
 """Published numbers beside ours: arithmetic, verdicts, tables."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The page of a suite's results, opened in a headless Chromium."""
 
-from __future__ import annotations
-
 from jseg.runtime.command_line import command_line
 
 import json

@@ -1,7 +1,5 @@
 """Segmentation results: masks, polygons and annotations against pycocotools, files, how they show themselves."""
 
-from __future__ import annotations
-
 import io
 import json
 from pathlib import Path

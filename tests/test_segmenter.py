@@ -1,7 +1,5 @@
 """Public inference: which files it takes, what it answers, what it refuses."""
 
-from __future__ import annotations
-
 import pydoc
 import subprocess
 import sys

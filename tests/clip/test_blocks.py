@@ -1,7 +1,5 @@
 """Building blocks of the transformer."""
 
-from __future__ import annotations
-
 import jittor as jt
 import numpy as np
 import pytest

@@ -1,7 +1,5 @@
 """Class embeddings: ensembles against the release, the cache, files of embeddings, and where a run takes them from."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

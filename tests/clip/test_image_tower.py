@@ -1,7 +1,5 @@
 """The plain image tower."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Token ids against the released tokenizers, and vocabularies of our own."""
 
-from __future__ import annotations
-
 import gzip
 import importlib.util
 import json

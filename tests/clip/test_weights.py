@@ -1,7 +1,5 @@
 """CLIP weights from every container and naming come out equal; what is no whole CLIP is refused by name."""
 
-from __future__ import annotations
-
 import struct
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Attention by the CUDA kernels of jseg/ops/kernels, run on the CPU by emulation.h, on NumPy arrays."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import subprocess

@@ -1,7 +1,5 @@
 """`jseg.ops.compiled.call` with the CUDA kernels run by emulation.h: operators run as on a GPU, but for cuBLAS."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

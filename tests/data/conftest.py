@@ -1,7 +1,5 @@
 """A small data set in PASCAL VOC's layout, made of drawn images."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2

@@ -1,7 +1,5 @@
 """Class lists: counts, splits, palette, calibration on held-out classes; stored values, class numbers and targets."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

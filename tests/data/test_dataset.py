@@ -1,7 +1,5 @@
 """Data sets in VOC's layout: what they read, every bad input they must name in one line, and the check of the files."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 
@@ -72,11 +70,8 @@ def test_what_is_missing_is_named(voc: DataConfig) -> None:
     (root / "JPEGImages" / "b2.jpg").unlink()
     labels_of(voc, "c3").unlink()
     message = refused(voc)
-    assert (
-        "2 files are missing" in message
-        and "b2.jpg, " in message
-        and "c3.png (masks of train.txt and val.txt are in Seg" in message
-    )
+    assert "2 files are missing" in message and "b2.jpg, " in message
+    assert "c3.png (masks of train.txt and val.txt are in Seg" in message
     for name in ("/etc/x", "../a1", "sub/../../a1"):
         split.write_text(f"a1\n{name}\n", encoding="utf-8-sig")
         assert f"{split}: {name!r} is no name inside the data folder" in refused(voc)

@@ -1,7 +1,5 @@
 """Reading images and label PNGs, and noticing bad files."""
 
-from __future__ import annotations
-
 import os
 import struct
 import zlib

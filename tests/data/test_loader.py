@@ -1,7 +1,5 @@
 """Batches: the same for any number of workers and ranks; errors, early stops and killed processes end cleanly."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

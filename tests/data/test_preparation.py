@@ -1,7 +1,5 @@
 """What the preparation tools share: conversion in parallel, which goes on where it was interrupted."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The endless stream: every image once an epoch, the same from any starting point and for any number of ranks."""
 
-from __future__ import annotations
-
 from itertools import islice
 
 from hypothesis import given

@@ -1,7 +1,5 @@
 """The drawn data set: exact masks, determinism, variety, captions, and that colour alone does not solve it."""
 
-from __future__ import annotations
-
 import itertools
 import pickle
 from collections import Counter

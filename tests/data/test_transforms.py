@@ -1,7 +1,5 @@
 """Transforms against plain NumPy arithmetic; tests/parity compares them with recordings of the released pipeline."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from hypothesis import given, settings

@@ -1,7 +1,5 @@
 """Results in order, whatever computes them; errors and early ends."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

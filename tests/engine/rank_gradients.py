@@ -3,8 +3,6 @@
 mpirun -np 2 python -m tests.engine.rank_gradients OUTPUT.npz
 """
 
-from __future__ import annotations
-
 import sys
 
 import numpy as np

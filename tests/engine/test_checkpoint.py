@@ -1,7 +1,5 @@
 """Tests of jseg/engine/checkpoint.py: whole files, refusals, what belongs to which classes."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """Evaluation of a small model on images in memory: metrics, files and what is printed."""
 
-from __future__ import annotations
-
 import csv
 import json
 from pathlib import Path
@@ -189,9 +187,7 @@ def test_results_that_are_not_finite_give_no_metrics(model: ClipRC, tmp_path: Pa
     """One NaN would make class 0 the highest everywhere. The host waits once for the results of all views."""
     rows, config = embeddings(), small_config()
     rows[3, 0], config.test.flip = np.nan, flip
-    with (
-        patch.object(sliding_window, "check_finite", wraps=sliding_window.check_finite) as check,
-        pytest.raises(UserError, match="results are not finite"),
-    ):
+    told = pytest.raises(UserError, match="results are not finite")
+    with patch.object(sliding_window, "check_finite", wraps=sliding_window.check_finite) as check, told:
         evaluate(model, NoisyImages([(48, 64)]), rows, config, tmp_path)
     assert not list(tmp_path.iterdir()) and check.call_count == 1

@@ -1,7 +1,5 @@
 """Starting points and batches that keep to the recipe, or do not."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

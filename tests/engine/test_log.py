@@ -1,7 +1,5 @@
 """Tests of jseg/engine/log.py, on a full disk too."""
 
-from __future__ import annotations
-
 import json
 import struct
 import subprocess

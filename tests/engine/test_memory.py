@@ -1,7 +1,5 @@
 """Memory of long runs stays where it is after a warm-up: of training steps, of evaluations."""
 
-from __future__ import annotations
-
 import os
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Training in bfloat16 and float16 against float32: losses, gradients, loss scale, what is saved, how it goes on."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -78,11 +76,8 @@ def test_masters_stay_float32_and_frozen_weights_are_held_in_half(kind: str) -> 
     before = weights(trainer)
     trainer.step(*tiny_batch(0), 0)
     assert {str(var.dtype) for var in trainer.optimizer.parameters} == {"float32"}
-    rounded = [
-        (x, leaf)
-        for x, leaf in zip(trainer.optimizer.parameters, trainer.optimizer.leaves, strict=True)
-        if leaf is not x
-    ]
+    pairs = zip(trainer.optimizer.parameters, trainer.optimizer.leaves, strict=True)
+    rounded = [(x, leaf) for x, leaf in pairs if leaf is not x]
     assert {str(leaf.dtype) for _, leaf in rounded} == {COMPUTE_TYPES[kind]}
     assert all(np.array_equal(widen(convert(x, str(leaf.dtype))), widen(leaf)) for x, leaf in rounded)
     assert all(np.array_equal(before[name], array) for name, array in weights(trainer).items() if not is_trained(name))

@@ -1,7 +1,5 @@
 """Tests of jseg/engine/optimizer.py: AdamW against PyTorch's, groups and schedules as recorded, norm and clipping."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 
@@ -27,10 +25,8 @@ def test_the_same_steps_as_pytorch(choice: str, monkeypatch: pytest.MonkeyPatch)
     weights = {name: jt.array(value) for name, value in start.items()}
     own = AdamW(list(weights.items()), CONFIG)
     theirs = {name: torch.nn.Parameter(torch.from_numpy(value.copy())) for name, value in start.items()}
-    groups = [
-        {"params": [value], "weight_decay": 0.0 if "norm" in name else CONFIG.weight_decay}
-        for name, value in theirs.items()
-    ]
+    decays = {name: 0.0 if "norm" in name else CONFIG.weight_decay for name in theirs}
+    groups = [{"params": [value], "weight_decay": decays[name]} for name, value in theirs.items()]
     other = torch.optim.AdamW(groups, lr=1.0, betas=CONFIG.betas, eps=CONFIG.eps)
     for iteration in range(5):
         lr = own.set_learning_rate(iteration, 20, CONFIG)

@@ -1,7 +1,5 @@
 """Tests of jseg/runtime/ranks.py: several ranks compute what one does, an error on one ends all, GPUs are shared."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

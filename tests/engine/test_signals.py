@@ -1,7 +1,5 @@
 """Tests of jseg/engine/signals.py."""
 
-from __future__ import annotations
-
 import os
 import signal
 

@@ -1,7 +1,5 @@
 """Sliding windows and averaged views against restatements, for images of every size."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import jittor as jt

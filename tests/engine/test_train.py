@@ -1,7 +1,5 @@
 """Tests of jseg/engine/train.py: the loop, bad numbers, full disks, signals; recorded trajectories, micro-batches."""
 
-from __future__ import annotations
-
 import json
 import os
 import signal

@@ -1,7 +1,5 @@
 """A model, batches and a configuration so small that a step takes milliseconds; shared by tests of training."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

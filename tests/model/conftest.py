@@ -1,7 +1,5 @@
 """Models for the tests of jseg.model: small ones with random weights, and the recorded ones of the golden folder."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 

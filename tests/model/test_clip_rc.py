@@ -1,7 +1,5 @@
 """The whole model: recorded logits, training outputs and gradients; names; what trains; modes."""
 
-from __future__ import annotations
-
 import jittor as jt
 import numpy as np
 

@@ -1,7 +1,5 @@
 """The head: region alignment, the two-way decoder and the recovery decoder."""
 
-from __future__ import annotations
-
 import jittor as jt
 import numpy as np
 import pytest

@@ -1,7 +1,5 @@
 """The image encoder: recorded outputs, and what must hold at other sizes than those that were recorded."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import jittor as jt

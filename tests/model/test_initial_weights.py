@@ -1,7 +1,5 @@
 """What a model starts from."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import jittor as jt

@@ -1,7 +1,5 @@
 """The losses against PyTorch and the releases' own numbers, forward and gradient; micro-batches; pseudo labels."""
 
-from __future__ import annotations
-
 import jittor as jt
 import numpy as np
 import pytest

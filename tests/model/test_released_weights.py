@@ -1,7 +1,5 @@
 """Taking over released checkpoints."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -20,11 +18,9 @@ DEAD = {
     "decode_head.recovery_decoder.decouple_q.0.self_attn.out_proj.bias": np.ones(16),
 }
 ELSEWHERE = {
-    "backbone.transformer.resblocks.0.attn_mask": np.ones((3, 3)),
-    "text_encoder.transformer.resblocks.0.attn_mask": np.ones((3, 3)),
-    "text_encoder.ln_final.weight": np.ones(3),
-    "texts": np.ones(3, np.int32),
-}
+    "backbone.transformer.resblocks.0.attn_mask": np.ones((3, 3)), "texts": np.ones(3, np.int32),
+    "text_encoder.transformer.resblocks.0.attn_mask": np.ones((3, 3)), "text_encoder.ln_final.weight": np.ones(3),
+}  # fmt: skip
 
 
 def test_dead_weights_are_dropped_and_reported(small_model: ClipRC, small_config: ModelConfig) -> None:

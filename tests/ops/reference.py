@@ -1,7 +1,5 @@
 """Attention in PyTorch, the reference of all attention tests, and inputs for them."""
 
-from __future__ import annotations
-
 import jittor as jt
 import numpy as np
 import torch

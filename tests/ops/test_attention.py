@@ -1,7 +1,5 @@
 """Attention operators, compiled and plain, against PyTorch in float64."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import jittor as jt

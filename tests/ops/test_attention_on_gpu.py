@@ -1,7 +1,5 @@
 """The CUDA attention kernels on a GPU, through Jittor, against PyTorch in float64 on the CPU."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 
 import jittor as jt

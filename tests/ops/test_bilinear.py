@@ -1,7 +1,5 @@
 """Bilinear resizing against PyTorch's."""
 
-from __future__ import annotations
-
 import jittor as jt
 import numpy as np
 import pytest

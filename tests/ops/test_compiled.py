@@ -1,7 +1,5 @@
 """Which operators run, and that the C++ kernels compile without warnings."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from pathlib import Path

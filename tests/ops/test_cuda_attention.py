@@ -3,8 +3,6 @@
 Indices, register layouts, masks, barriers and waits are proved here; what only hardware shows is not.
 """
 
-from __future__ import annotations
-
 import ctypes
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Layers, losses and AdamW by their CUDA kernels, run by the emulation, against the C++ kernels."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """nvcc compiles the CUDA kernels without a GPU: registers, spills and shared memory as ptxas reports them."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 from pathlib import Path

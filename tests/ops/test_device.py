@@ -1,7 +1,5 @@
 """Tests of jseg/ops/device.py: NumPy's numbers bit for bit, and transposition with its gradient."""
 
-from __future__ import annotations
-
 import jittor as jt
 import numpy as np
 import pytest

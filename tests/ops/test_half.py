@@ -1,7 +1,5 @@
 """Half-precision operators against float64 and PyTorch: inputs and results rounded to nearest, the rest exact."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import jittor as jt
@@ -67,20 +65,16 @@ def test_linear(dtype: str, choice: str, activation: str, monkeypatch: pytest.Mo
     x, weight = half_grid((2, 37, 40), dtype), half_grid((70, 40), dtype, 1)
     bias = np.random.default_rng(3).standard_normal(70).astype(np.float32)
     (output, expected), *gradients = run(
-        lambda *inputs: linear(*inputs, activation),
-        lambda x, weight, bias: act(x @ weight.T + bias),
-        [x, weight, bias],
-        [dtype, "float32", "float32"],
-    )
+        lambda *inputs: linear(*inputs, activation), lambda x, weight, bias: act(x @ weight.T + bias),
+        [x, weight, bias], [dtype, "float32", "float32"],
+    )  # fmt: skip
     if choice == "auto":
         close(output, expected, dtype)
     else:  # roundings of the product and of its sum with the bias show where these cancel
         assert np.abs(widen(output).numpy() - expected).max() <= 3 * STEP[dtype] * np.abs(x @ weight.T + bias).max()
     for computed, exact in gradients:
-        assert (
-            np.abs(widen(computed).numpy() - exact).max()
-            <= (1 if choice == "auto" else 3) * STEP[dtype] * np.abs(exact).max()
-        )
+        allowed = (1 if choice == "auto" else 3) * STEP[dtype] * np.abs(exact).max()
+        assert np.abs(widen(computed).numpy() - exact).max() <= allowed
 
 
 @pytest.mark.parametrize("dtype", HALVES)

@@ -1,7 +1,5 @@
 """Linear layers, layer normalisation and dropout: compiled kernels against plain operators."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import jittor as jt

@@ -1,7 +1,5 @@
 """Checks of the Jittor release's model: image encoder, attention masks, head, the whole way from image to labels."""
 
-from __future__ import annotations
-
 import math
 import re
 from typing import Any
@@ -47,11 +45,9 @@ def check_encoder(file: GoldenFile) -> dict[str, np.ndarray]:
         features = backbone(images, trace)
     allowed = attention_allowed(1 + sizes["num_tokens"], features.patch_grid, features.region_grid)
     return {
-        "out/feat0": trace["visual"].numpy(),
-        "out/global": trace["cls"].numpy(),
-        "out/region": trace["region"].numpy(),
-        "out/attn_mask": np.where(allowed, 0.0, -np.inf).astype(np.float32),
-    }
+        "out/feat0": trace["visual"].numpy(), "out/global": trace["cls"].numpy(),
+        "out/region": trace["region"].numpy(), "out/attn_mask": np.where(allowed, 0.0, -np.inf).astype(np.float32),
+    }  # fmt: skip
 
 
 def check_masks(file: GoldenFile) -> dict[str, np.ndarray]:
@@ -125,9 +121,7 @@ def check_segmentor(file: GoldenFile) -> dict[str, np.ndarray]:
     whole, slide = [scores_of(image, "whole") for image in images], scores_of(large, "slide")
     return {
         "out/encode_decode": np.stack([scores.scores() for scores in whole]),
-        "out/whole_logits": whole[0].scores(whole_size)[None],
-        "out/whole_labels": whole[0].labels(whole_size),
+        "out/whole_logits": whole[0].scores(whole_size)[None], "out/whole_labels": whole[0].labels(whole_size),
         "out/slide_logits_norescale": slide.scores()[None],
-        "out/slide_logits_rescale": slide.scores(slide_size)[None],
-        "out/slide_labels": slide.labels(slide_size),
-    }
+        "out/slide_logits_rescale": slide.scores(slide_size)[None], "out/slide_labels": slide.labels(slide_size),
+    }  # fmt: skip

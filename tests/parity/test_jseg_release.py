@@ -1,7 +1,5 @@
 """Recorded outputs of the Jittor release (golden/jseg_release): encoder, head, labels, data, tokenizer, names."""
 
-from __future__ import annotations
-
 import json
 import math
 import re

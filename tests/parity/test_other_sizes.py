@@ -1,7 +1,5 @@
 """The parity checks run sets of other sizes, splits and settings: sets made here with plain PyTorch."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Every recorded output of the released PyTorch model, one test per kind of file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

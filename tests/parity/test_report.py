@@ -1,7 +1,5 @@
 """The parity report: tolerances, and what it notices: wrong numbers, unknown arrays and files, broken checks."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

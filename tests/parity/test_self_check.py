@@ -1,7 +1,5 @@
 """Tests of the table of `python -m jseg.runtime --check`."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import jittor as jt

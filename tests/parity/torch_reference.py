@@ -4,8 +4,6 @@ Written from docs/method.md, with no code and no rewriting in common with jseg: 
 concatenated before they are projected, mask logits are made per region and then averaged.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from pathlib import Path

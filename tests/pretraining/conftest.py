@@ -1,7 +1,5 @@
 """A pre-training run small enough for tests."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import pytest

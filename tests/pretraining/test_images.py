@@ -1,7 +1,5 @@
 """Captioned images: reproducible, framed around an object, with captions that are true of them."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The two towers: the shortened last block gives the image tower's own output, exported files are CLIP weights."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import jittor as jt

@@ -1,7 +1,5 @@
 """Pre-training: the loss against PyTorch's cross-entropy, the same weights from the same seed, learning rates."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import jittor as jt

@@ -4,8 +4,6 @@ With it Jittor compiles, through its own JIT and nvcc, all that a run on a GPU w
 compiles, and nothing about results or speed.
 """
 
-from __future__ import annotations
-
 import hashlib
 import subprocess
 from pathlib import Path

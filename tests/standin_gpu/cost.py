@@ -8,8 +8,6 @@ product nor attention, for a batch of 16, from those for 2 and 4; `milliseconds`
 steps.
 """
 
-from __future__ import annotations
-
 import ctypes
 import json
 import os

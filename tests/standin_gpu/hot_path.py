@@ -1,7 +1,5 @@
 """What training and evaluation run, on a model of no size: all of it is compiled, nothing is learnt."""
 
-from __future__ import annotations
-
 import jittor as jt
 import numpy as np
 

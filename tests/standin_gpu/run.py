@@ -4,8 +4,6 @@ A part is `evaluation` or `SETTING:PRECISION`, such as `inductive:bf16`; all of 
 STANDIN_CAPABILITY=80 in the environment stands for a GPU of compute capability 8.0; the default is 9.0.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys

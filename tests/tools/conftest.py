@@ -1,7 +1,5 @@
 """Fixtures of the tools' tests: configurations that train in seconds, and what such a run leaves."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import cv2

@@ -1,7 +1,5 @@
 """Tests of tools/calibrate_gamma.py: the sweep against plain evaluations, and what it refuses."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

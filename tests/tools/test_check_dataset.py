@@ -1,7 +1,5 @@
 """tools/check_dataset.py on prepared replicas of the three data sets, right and deliberately wrong."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """tools/check_parity.py: exit codes and what is printed."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """tools/convert_weights.py: the table, the written file, and what it refuses."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Tests of training with real processes: killed at any moment, stopped by signals, with a disk that fills up."""
 
-from __future__ import annotations
-
 import os
 import random
 import shlex

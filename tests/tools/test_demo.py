@@ -1,7 +1,5 @@
 """tools/demo.py: its page in a headless Chromium, the same over HTTP alone, and its one-line errors."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

@@ -1,7 +1,5 @@
 """Tests of tools/embed_class_names.py: the file says what it is, and its mistakes are one line."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """tools/fetch_dataset.py, from a server with tiny archives in the real formats to data sets that pass their check."""
 
-from __future__ import annotations
-
 from jseg.runtime.command_line import run_tool
 
 import hashlib

@@ -1,7 +1,5 @@
 """tools/fetch_pretrained.py: a local server, no server, wrong files; nothing half-written is ever left."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 from pathlib import Path

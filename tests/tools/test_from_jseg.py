@@ -1,7 +1,5 @@
 """A user of a release switches: small runs from look-alikes of its files, and the spellings of its commands."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Tests of `make test-gpu` on parts that need no GPU."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import sys

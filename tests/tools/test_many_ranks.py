@@ -1,7 +1,5 @@
 """Tests of training on several ranks with real processes: the run of one, stops, kills, another number on resume."""
 
-from __future__ import annotations
-
 import json
 import os
 import shlex

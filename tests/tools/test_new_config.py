@@ -1,7 +1,5 @@
 """Own data: what tools/new_config.py finds in folders, docs/own_data.md from its first command to the last."""
 
-from __future__ import annotations
-
 import importlib
 import json
 import re

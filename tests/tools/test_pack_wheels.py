@@ -1,7 +1,5 @@
 """Tests of the folder for machines without Internet: a small one of made-up wheels, and the real one (slow)."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import subprocess

@@ -1,7 +1,5 @@
 """Tests of tools/plot_log.py."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

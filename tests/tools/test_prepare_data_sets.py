@@ -1,7 +1,5 @@
 """tools/prepare_{voc12,coco_stuff,context}.py: label maps and lists made from the downloads, and what is refused."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from pathlib import Path

@@ -1,7 +1,5 @@
 """tools/pretrain_clip.py: its command line, a few steps of the real run, and the shipped file."""
 
-from __future__ import annotations
-
 import json
 import os
 import subprocess

@@ -3,8 +3,6 @@
 Only sizes are overridden; folders, lists, label files, splits, losses and the way from run to run are the configs' own.
 """
 
-from __future__ import annotations
-
 import importlib
 import json
 from pathlib import Path

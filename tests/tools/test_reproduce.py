@@ -1,7 +1,5 @@
 """Tests of tools/reproduce.py on a tiny suite of drawn shapes: trains, measures, resumes, says what is missing."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Tests of tools/run_net.py: the tasks, exact resume, real photos."""
 
-from __future__ import annotations
-
 import json
 import re
 import shlex

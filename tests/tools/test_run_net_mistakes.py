@@ -1,7 +1,5 @@
 """Every mistake of a user of tools/run_net.py ends in one line with exit code 2, before Jittor starts."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys

@@ -1,7 +1,5 @@
 """tools/segment.py: what it writes and prints, and its one-line errors."""
 
-from __future__ import annotations
-
 from jseg.runtime.command_line import run
 
 import csv

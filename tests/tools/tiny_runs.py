@@ -1,7 +1,5 @@
 """A configuration that trains in seconds, and tools/run_net.py called with it, mistakes included."""
 
-from __future__ import annotations
-
 from jseg.runtime.command_line import run
 
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Real training processes on a configuration that trains in milliseconds a step: to be killed, stopped and compared."""
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import shlex

@@ -1,7 +1,5 @@
 """The restricted unpickler and Jittor's files: plain values and arrays come back, all else is refused and never run."""
 
-from __future__ import annotations
-
 import builtins
 import hashlib
 import io
@@ -83,10 +81,9 @@ def test_deep_nesting_does_not_exhaust_the_stack() -> None:
 VALUES = {
     "backbone.conv1.weight": np.linspace(-1, 1, 48, dtype=np.float32).reshape(4, 3, 2, 2),
     "half": np.linspace(-1, 1, 15, dtype=np.float16).reshape(3, 5),
-    "ids": np.arange(-4, 4, dtype=np.int32),
-    "flags": np.array([True, False, True]),
+    "ids": np.arange(-4, 4, dtype=np.int32), "flags": np.array([True, False, True]),
     "bytes": np.arange(7, dtype=np.uint8),
-}
+}  # fmt: skip
 
 
 def seal(content: bytes) -> bytes:
@@ -112,11 +109,8 @@ def test_class_names_and_iteration_of_the_jittor_release(tmp_path: Path) -> None
     """Its checkpoints hold the whole config; `CLASSES` of the PyTorch release goes first."""
     config = {"model": {"type": "CLIPRC", "class_names": ("cat", "dog")}, "max_iter": 9, "dataset": {"train": None}}
     for meta, names in (({}, ("cat", "dog")), ({"CLASSES": ("a",)}, ("a",))):
-        content = {
-            "meta": {"iter": 5, "config": config, **meta},
-            "model": {"backbone.proj": jt.ones(2)},
-            "scheduler": {},
-        }
+        content = {"meta": {"iter": 5, "config": config, **meta}, "model": {"backbone.proj": jt.ones(2)}}
+        content["scheduler"] = {}
         jt.save(content, str(tmp_path / "ckpt_5.pkl"))
         file = read_weight_file(tmp_path / "ckpt_5.pkl")
         assert recorded_classes(file) == names and file.meta["iter"] == 5

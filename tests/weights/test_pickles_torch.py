@@ -1,7 +1,5 @@
 """PyTorch's files against PyTorch itself: every layout of tensors, every container, and files that lie."""
 
-from __future__ import annotations
-
 import io
 import os
 import struct

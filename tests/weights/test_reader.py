@@ -1,7 +1,5 @@
 """Choosing the reader by content, safetensors against the format's own library, and what all kinds of files share."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import subprocess
@@ -79,12 +77,10 @@ def arrays() -> dict[str, np.ndarray]:
     """Arrays of all types and layouts."""
     return {
         **{f"type.{name}": np.arange(6).reshape(2, 3).astype(name) for name in TYPES},
-        "scalar": np.array(2.5, np.float32),
-        "empty": np.zeros((0, 4), np.float32),
-        "transposed": np.arange(12.0).reshape(3, 4).T,
-        "big-endian": np.arange(3, dtype=">f4"),
+        "scalar": np.array(2.5, np.float32), "empty": np.zeros((0, 4), np.float32),
+        "transposed": np.arange(12.0).reshape(3, 4).T, "big-endian": np.arange(3, dtype=">f4"),
         "Ünïcode \n": np.ones(1, np.float32),
-    }
+    }  # fmt: skip
 
 
 def check_equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:

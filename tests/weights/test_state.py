@@ -1,7 +1,5 @@
 """Strict loading of named arrays."""
 
-from __future__ import annotations
-
 import jittor as jt
 import numpy as np
 import pytest
