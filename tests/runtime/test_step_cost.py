@@ -63,5 +63,6 @@ def test_a_step_costs_what_is_aimed_at(what: str, step: dict[str, float]) -> Non
 @pytest.mark.slow
 @pytest.mark.parametrize("setting", ["inductive", "transductive", "supervised"])
 def test_no_operator_runs_on_the_cpu_and_the_host_never_waits(setting: str) -> None:
-    for cost in costs(*(f"{setting}:{precision}:tiny:2:2:2" for precision in ("fp32", "bf16"))):
+    parts = [f"{setting}:{precision}:tiny:2:2:2" for precision in ("fp32", "bf16", "fp16")]
+    for cost in costs(*parts, f"{setting}:bf16:tiny:2:2:2:1"):  # the last in micro-batches
         assert cost["on_cpu"] == [] and cost["waits"] == 0
