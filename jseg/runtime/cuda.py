@@ -159,6 +159,8 @@ def fixed_copy(folder: Path, fixes: tuple[Fix, ...]) -> Path:
 
     The installed package is never touched. Another Jittor, in which a text is not as often as expected, is refused.
     """
+    if found := re.search(r"[^\w@%+=:.~/-]", str(folder)):  # Jittor's commands hold its own path without quotes
+        raise UserError(f"no CUDA with {found[0]!r} in the cache's path ({folder}): set JSEG_CACHE to another folder")
     original, version = Path(toolchain.jittor_folder()), toolchain.package_version("jittor")
     key = hashlib.sha256(repr(fixes).encode()).hexdigest()[:8]
     with whole_folder(folder / f"jittor-{version}-{key}") as new:

@@ -15,6 +15,7 @@ from pathlib import Path
 JITTOR = "jittor==1.3.11.0"
 NUMPY = "numpy<2"  # Jittor 1.3.11 reads arrays of NumPy 2 wrongly, without an error
 X86_64_V3 = {"abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"}  # what g++ uses with -march=x86-64-v3
+SIGNS = "\"'`$\\,["  # of a shell in quotes, of Jittor's commands and patterns, and the comma of g++'s -Wl
 HEADERS = "python-include"  # in the compile cache: link to Python's headers, or a copy
 
 
@@ -87,10 +88,11 @@ def problem(cache: Path) -> str:
     """Why Jittor cannot be imported here and compile into `cache`, with the command that fixes it; "" when it can."""
     folder, python, imported = jittor_folder(), f"python3.{sys.version_info.minor}", sys.modules.get("numpy")
     numpy = imported.__version__ if imported else package_version("numpy")
-    compiler = os.environ.get("cc_path") or "g++"
+    compiler, signs = os.environ.get("cc_path") or "g++", sorted({*SIGNS} & {*str(cache)})
     checks = {
         f"Jittor is not installed in {sys.executable}: pip install {JITTOR}": bool(folder),
         f"Jittor cannot compile in a path that holds a blank ({folder}): move the environment": " " not in folder,
+        f"Jittor cannot compile in a path with {' '.join(signs)} ({cache}): set JSEG_CACHE to another": not signs,
         f"Jittor cannot use NumPy {numpy or '(not installed)'}: pip install '{NUMPY}'": numpy.startswith("1."),
         f"{compiler} does not run: apt-get install g++, or set cc_path": bool(output_of(find_compiler(), "--version")),
         f"Python's headers are missing: apt-get install {python}-dev": bool(python_headers(cache)),

@@ -1,6 +1,7 @@
 """Tests of the fixed copy of Jittor. That it compiles is tested in test_cuda_compiles.py."""
 
 import hashlib
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -32,6 +33,14 @@ def test_copy_is_fixed_and_the_installed_jittor_is_left_alone(tmp_path: Path) ->
         assert text.count(fix.new) >= fix.count
     assert fingerprint(installed) == before
     assert fixed_copy(tmp_path, CUDA_13) != copy
+
+
+@pytest.mark.parametrize("sign", [" ", ">", "("])
+def test_no_copy_where_a_shell_would_part_its_path(tmp_path: Path, sign: str) -> None:
+    with pytest.raises(UserError, match=rf"no CUDA with '{re.escape(sign)}' in the cache's path .*JSEG_CACHE"):
+        fixed_copy(tmp_path / f"a{sign}b", CUDA_13)
+    assert list(tmp_path.iterdir()) == []
+    assert fixed_copy(tmp_path / "jürgen-1.2", NEWER_GPUS).is_dir()
 
 
 def test_another_jittor_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

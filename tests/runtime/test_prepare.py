@@ -126,3 +126,14 @@ def test_missing_parts_come_with_a_remedy(monkeypatch: pytest.MonkeyPatch, name:
     monkeypatch.setattr(toolchain, name, lambda *_: value)
     assert words in toolchain.problem(Path("cache"))
     assert "\n" not in toolchain.problem(Path("cache"))
+
+
+@pytest.mark.parametrize("sign", ["'", "$", "\\", ","])
+def test_a_cache_whose_path_is_no_word_for_a_shell_is_refused(tmp_path: Path, sign: str) -> None:
+    folder = tmp_path / f"a{sign}b"
+    code = "from jseg.runtime.command_line import run; from jseg.runtime.start import start; run(lambda: start('cpu'))"
+    environment = {**os.environ, "JSEG_CACHE": str(folder), "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment.pop("JITTOR_HOME", None)
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and not list(folder.rglob("*core*"))
+    assert f"error: Jittor cannot compile in a path with {sign} ({folder}/jittor/" in done.stderr
