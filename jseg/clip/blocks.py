@@ -27,9 +27,11 @@ class LayerNorm(nn.Module):
         self.eps = eps
         self.weight, self.bias = jt.ones(width), jt.zeros(width)
 
-    def execute(self, x: jt.Var, dtype: str | None = None, second: str = "") -> jt.Var | tuple[jt.Var, jt.Var]:
-        """(…, width) -> (…, width), as `dtype`, by default that of x; `second` as of `layer_norm`."""
-        return layer_norm(x, self.weight, self.bias, self.eps, dtype, second)
+    def execute(
+        self, x: jt.Var, dtype: str | None = None, second: str = "", first: int = 0
+    ) -> jt.Var | tuple[jt.Var, jt.Var]:
+        """(…, width) -> (…, width), as `dtype`, by default that of x; `second` and `first` as of `layer_norm`."""
+        return layer_norm(x, self.weight, self.bias, self.eps, dtype, second, first)
 
 
 class Linear(nn.Linear):
@@ -65,11 +67,6 @@ class Dropout(nn.Module):
         """Any shape; every element has its own draw."""
         rate = self.rate_now()
         return dropout(x, rate) if rate else x
-
-
-def unit_length(x: jt.Var) -> jt.Var:
-    """Vectors along the last axis, divided by their length."""
-    return x / (x * x).sum(-1, keepdims=True).sqrt()
 
 
 class SelfAttention(nn.Module):

@@ -8,6 +8,7 @@ decoder, queries attend to pixels and pixels to queries. The recovery decoder pr
 from __future__ import annotations
 
 import jittor as jt
+import numpy as np
 from jittor import nn
 
 from jseg.clip.blocks import Dropout, LayerNorm, Linear, Trace
@@ -15,63 +16,96 @@ from jseg.config import ModelConfig
 from jseg.errors import UserError
 from jseg.model.image_encoder import ImageFeatures, as_maps
 from jseg.model.losses import TrainingOutputs
-from jseg.ops.attention import cross_attention, two_way_attention
+from jseg.ops.attention import Grid, cross_attention, two_way_attention
 from jseg.ops.bilinear import grid_interpolation_matrix
-from jseg.ops.device import constant, join, split, transpose
-from jseg.ops.half import cast, widen
+from jseg.ops.device import constant, join, split, transpose, worked_out
+from jseg.ops.function import Function, skip_frozen
+from jseg.ops.half import convert, widen
 from jseg.ops.layers import linear
 
 
-def region_texts(features: ImageFeatures, text: jt.Var) -> jt.Var:
-    """Text features times (region + image) features, (B, M, C, D)."""
-    whole = features.whole.unsqueeze(1)
-    return (whole if features.regions is None else features.regions + whole).unsqueeze(2) * text
+def _mixture(region_grid: Grid, patch_grid: Grid) -> np.ndarray:
+    """(N, parts, M + 1) float32: shares of the regions, and last of the image, in the parts of each pixel's input."""
+    matrix = grid_interpolation_matrix(region_grid, patch_grid)
+    count, regions = matrix.shape
+    shares = np.zeros((count, 3, regions + 1), np.float32)
+    shares[:, 0, :regions], shares[:, 1, regions] = matrix, 1  # the third part is the patch alone
+    return shares if regions else shares[:, 1:]
 
 
-def query_features(features: ImageFeatures, text: jt.Var) -> jt.Var:
-    """`concat[(R_m + G) * T_c, T_c]`, (B, M * C, 2D), index m * C + c: the input of `q_proj`."""
-    weighted = region_texts(features, text)
-    both = join([weighted, text.broadcast(weighted.shape)], 3)
-    return both.reshape(both.shape[0], -1, both.shape[3])
+def _mixed_tokens(kind: type, region_grid: Grid, patch_grid: Grid) -> np.ndarray:
+    """(N, parts, 4): the four tokens that these parts are made of, as integers; or their shares, as floats."""
+    shares = np.pad(_mixture(region_grid, patch_grid), ((0, 0), (0, 0), (0, 3)))
+    (count, _, length), order = shares.shape, np.argsort(-shares, 2, kind="stable")[:, :, :4]
+    shares, tokens = np.take_along_axis(shares, order, 2), (order + 1 + count) % (count + length - 3)
+    shares[:, -1, 0], tokens[:, -1, 0] = 1, 1 + np.arange(count)
+    return (tokens if kind is np.int32 else shares).astype(kind)
 
 
-def region_maps(regions: jt.Var, features: ImageFeatures) -> jt.Var:
-    """Vectors of the regions (B, M, D), resized bilinearly to the patch grid: (B, N, D)."""
-    matrix = constant(grid_interpolation_matrix, features.region_grid, features.patch_grid)
-    return jt.matmul(matrix.broadcast((regions.shape[0], *matrix.shape)), regions)
+def _sums_of_pixels(batch: int, region_grid: Grid, patch_grid: Grid) -> np.ndarray:
+    """(B, M + 1, N * parts) float32: the shares of regions and image, for the gradient of these."""
+    shares = _mixture(region_grid, patch_grid)
+    return shares.reshape(1, -1, shares.shape[2]).transpose(0, 2, 1).repeat(batch, 0)
 
 
-def pixel_features(features: ImageFeatures) -> jt.Var:
-    """`concat[up(R), G, I]`, (B, N, 3D), without regions (B, N, 2D): the input of `lateral_proj`."""
-    whole = features.whole.unsqueeze(1).broadcast(features.patches.shape)
-    regions = [] if features.regions is None else [region_maps(features.regions, features)]
-    return jt.concat([*regions, whole, features.patches], dim=2)
+def _sums_of_queries(batch: int, regions: int) -> np.ndarray:
+    """(B, M + 1, max(M, 1)) float32: what regions and image get of the gradient of their sum."""
+    both = max(regions, 1)
+    return np.concatenate([np.eye(regions, both), np.ones((1, both))])[None].astype(np.float32).repeat(batch, 0)
 
 
-def project_part(x: jt.Var, layer: Linear, weight: jt.Var, bias: jt.Var | None = None) -> jt.Var:
-    """The part of the output of `layer` that comes from x (…, width), by the columns `weight` for it; float32."""
-    return linear(cast(x, layer.compute), weight, bias, wide=True)
+class _Inputs(Function):
+    """`decoder_inputs`, gathered in one pass each; so is the gradient."""
+
+    def execute(
+        self, tokens: jt.Var, text: jt.Var, region_grid: Grid, patch_grid: Grid, dtype: str
+    ) -> tuple[jt.Var, jt.Var, jt.Var]:
+        self.shape, self.text, self.grids = tokens.shape, text, (region_grid, patch_grid)
+        (batch, _, depth), regions = tokens.shape, region_grid[0] * region_grid[1]
+        shape, half = (batch, max(regions, 1), len(text), 2, depth), constant(np.float32, ((1.0,), (0.0,)))
+        whole = tokens.reindex(shape, ["i0", "0", "i4"])
+        first = constant(np.int32, (tokens.shape[1] - regions,))
+        both = whole + tokens.reindex(shape, ["i0", "i1+@e0(0)", "i4"], 0, [], [first]) if regions else whole
+        queries = (both * half + (1 - half)) * text.reindex(shape, ["i2", "i4"])
+        places, shares = (constant(_mixed_tokens, kind, *self.grids) for kind in (np.int32, np.float32))
+        self.parts, shape = shares.shape[1], (batch, *shares.shape[:2], depth)
+        terms = [
+            tokens.reindex(shape, ["i0", f"@e0(i1,i2,{i})", "i3"], 0, [], [places])
+            * shares.reindex(shape, ["i1", "i2", f"{i}"])
+            for i in range(4)
+        ]
+        pixels = convert(sum(terms[1:], terms[0]), dtype).reshape(batch, len(shares), -1)
+        return convert(queries, dtype).reshape(batch, -1, 2 * depth), pixels, queries.reshape(batch, -1, 2 * depth)
+
+    def grad(self, of_queries: jt.Var, of_pixels: jt.Var, _: jt.Var | None) -> tuple[jt.Var | None, ...]:
+        (batch, length, depth), regions = self.shape, self.grids[0][0] * self.grids[0][1]
+        shape = batch, max(regions, 1), len(self.text), depth
+        of_both = of_queries.reshape(*shape[:3], 2, depth).reindex(shape, ["i0", "i1", "i2", "0", "i3"])
+        of_both = (convert(of_both, "float32") * self.text).sum(2)  # of region plus image
+        of_pixels = of_pixels if jt.flags.use_cuda else convert(of_pixels, "float32")
+        matrix = worked_out(convert, [constant(_sums_of_pixels, batch, *self.grids)], str(of_pixels.dtype))
+        few = jt.matmul(matrix, of_pixels.reshape(batch, -1, depth))
+        sums = jt.matmul(constant(_sums_of_queries, batch, regions), of_both)
+        where = ["i0", "(i1+@e0(0))%@e0(1)", "i2"], 0, [], [constant(np.int32, (regions, length))]
+        of_patches = of_pixels.reshape(batch, -1, self.parts, depth)
+        of_patches = of_patches.reindex(self.shape, ["i0", "i1-1", f"{self.parts - 1}", "i2"])
+        few, of_patches = (convert(x, "float32") for x in (few.reindex(self.shape, *where), of_patches))
+        return sums.reindex(self.shape, *where) + few + of_patches, None, None, None, None
 
 
-def class_queries(features: ImageFeatures, text: jt.Var, q_proj: Linear) -> jt.Var:
-    """`q_proj(query_features(...))`, (B, M * C, D); the term of the text alone is computed once, not per region."""
-    for_both, for_text = split(q_proj.factor, [text.shape[1]] * 2, 1)
-    queries = project_part(region_texts(features, text), q_proj, for_both)
-    queries = queries + project_part(text, q_proj, for_text, q_proj.bias)  # (B, M, C, D) + (C, D)
-    return queries.reshape(queries.shape[0], -1, queries.shape[3])
+def decoder_inputs(features: ImageFeatures, text: jt.Var, dtype: str) -> tuple[jt.Var, jt.Var, jt.Var]:
+    """Inputs of `q_proj` and of `lateral_proj` as `dtype`, and the former as float32, without a gradient.
+
+    `concat[(R_m + G) * T_c, T_c]`, (B, M * C, 2D), index m * C + c; `concat[up(R), G, I]`, (B, N, 3D), where the
+    regions are resized bilinearly to the patch grid; without regions `concat[G * T_c, T_c]` and `concat[G, I]`.
+    """
+    grids = tuple(features.region_grid), tuple(features.patch_grid)
+    queries, pixels, wide = skip_frozen(_Inputs.apply)(features.tokens, text, *grids, dtype)
+    return queries, pixels, wide.detach()
 
 
-def pixels(features: ImageFeatures, lateral_proj: Linear) -> jt.Var:
-    """`lateral_proj(pixel_features(...))`, (B, N, D); regions and global are projected before they are repeated."""
-    depth, width = lateral_proj.weight.shape  # width: 3 times D, without regions twice
-    *for_regions, for_whole, for_patches = split(lateral_proj.factor, [depth] * (width // depth), 1)
-    patches = project_part(features.patches, lateral_proj, for_patches)
-    if features.regions is not None:
-        patches = patches + region_maps(project_part(features.regions, lateral_proj, for_regions[0]), features)
-    return patches + project_part(features.whole, lateral_proj, for_whole, lateral_proj.bias).unsqueeze(1)
-
-
-Tokens = tuple[jt.Var, jt.Var]  # the same (B, T, width) twice: in the type that products take, and as float32
+# the same (B, T, width) twice: in the type that products take, and as float32; before the first layer both the former
+Tokens = tuple[jt.Var, jt.Var]
 
 
 class CrossAttention(nn.Module):
@@ -122,10 +156,8 @@ def decode(
     q_layers: nn.ModuleList, v_layers: nn.ModuleList, q: jt.Var, v: jt.Var, trace: Trace | None = None
 ) -> tuple[Tokens, Tokens]:
     """Queries (B, M * C, D) and pixels (B, N, D) through all layers; each layer updates both from the old values."""
-    # rounded once for several products; not on CPU, where Jittor would cut off the sums of their gradients
-    dtype = q_layers[0].linear1.compute if jt.flags.use_cuda else "float32"
-    both = (q, widen(q)), (v, widen(v))
-    of_q, of_v = ((x if str(x.dtype) == dtype else cast(wide, dtype), wide) for x, wide in both)
+    # not in 16 bits on CPU, where Jittor would cut off the sums of their gradients
+    of_q, of_v = ((x, x) for x in ((q, v) if jt.flags.use_cuda else (widen(q), widen(v))))
     layers, found = list(zip(q_layers, v_layers, strict=True)), (None, None)
     projections = iter(join_projections(layers) if jt.flags.use_cuda else ())
     for index, (q_layer, v_layer) in enumerate(layers, start=1):
@@ -171,14 +203,16 @@ class DecodeHead(nn.Module):
         self.lateral_proj = Linear((3 if config.region_grid else 2) * depth, depth)
         self.q_proj = Linear(2 * depth, depth)
 
-    def decode(self, features: ImageFeatures, text: jt.Var, trace: Trace | None) -> tuple[Tokens, Tokens, jt.Var]:
-        """Class queries (B, M * C, D), index m * C + c, and pixels (B, N, D) after the decoder; mask logits."""
+    def decode(
+        self, features: ImageFeatures, text: jt.Var, trace: Trace | None
+    ) -> tuple[Tokens, Tokens, jt.Var, jt.Var]:
+        """Class queries (B, M * C, D) and pixels (B, N, D) after the decoder; mask logits; what the queries came from."""
         if len(text.shape) != 2 or text.shape[1] != self.depth:
             raise UserError(f"text features are {tuple(text.shape)}: expected (classes, {self.depth}) for this model")
-        q, v = class_queries(features, text, self.q_proj), pixels(features, self.lateral_proj)
+        queries, maps, wide = decoder_inputs(features, text, self.q_proj.compute)
+        q, v = self.q_proj(queries), self.lateral_proj(maps)
         if trace is not None:
-            trace["ram_q"], trace["ram_v"] = query_features(features, text), pixel_features(features)
-            trace["q0"], trace["v0"] = q, v
+            trace["ram_q"], trace["ram_v"], trace["q0"], trace["v0"] = wide, maps, q, v
         q, v = decode(self.decoder_q.layers, self.decoder_v.layers, q, v, trace)
         mean = q[1].reshape(len(q[1]), -1, len(text), self.depth).mean(1)  # over regions, (B, C, D)
         if jt.flags.use_cuda:
@@ -187,7 +221,7 @@ class DecodeHead(nn.Module):
             logits = as_maps(jt.matmul(v[1], transpose(mean, 0, 2, 1)), features.patch_grid)
         if trace is not None:
             trace["logits_grid"] = logits
-        return q, v, logits
+        return q, v, logits, wide
 
     def execute(self, features: ImageFeatures, text: jt.Var, trace: Trace | None = None) -> jt.Var:
         """Mask logits (B, C, h, w) on the patch grid."""
@@ -195,7 +229,8 @@ class DecodeHead(nn.Module):
 
     def training_outputs(self, features: ImageFeatures, text: jt.Var, trace: Trace | None = None) -> TrainingOutputs:
         """As `execute`, with the recovery decoder."""
-        q, v, logits = self.decode(features, text, trace)
+        q, v, logits, query_targets = self.decode(features, text, trace)
         queries, patches = self.recovery_decoder(q, v)
-        query_targets, pixel_targets = query_features(features, text).detach(), features.patches.detach()
+        with jt.no_grad():
+            pixel_targets = features.tokens.reindex(patches.shape, ["i0", "i1+1", "i2"])  # fused with what follows
         return TrainingOutputs(logits, queries, query_targets, patches, pixel_targets)

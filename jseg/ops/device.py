@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import jittor as jt
 import numpy as np
@@ -16,6 +17,20 @@ from jseg.ops.function import Function, skip_frozen
 def constant(of: Callable[..., np.ndarray], *arguments: object) -> jt.Var:
     """`of(*arguments)` on the device, made and sent once."""
     return jt.array(np.ascontiguousarray(of(*arguments))).stop_grad()
+
+
+_worked_out: dict[tuple, Any] = {}  # see below; of few models
+
+
+def worked_out(of: Callable[..., Any], frozen: Sequence[jt.Var], *arguments: object) -> Any:
+    """`of(*frozen, *arguments)`, Vars without a gradient; worked out anew once a frozen Var has another value."""
+    key = of, arguments, *(x.id for x in frozen)
+    if key not in _worked_out:
+        if len(_worked_out) == 8:
+            _worked_out.clear()
+        with jt.no_grad():
+            _worked_out[key] = of(*frozen, *arguments)
+    return _worked_out[key]
 
 
 def transpose(x: jt.Var, *axes: int) -> jt.Var:

@@ -10,9 +10,9 @@ import numpy as np
 from jittor import nn
 
 from jseg.ops import compiled
-from jseg.ops.device import constant
+from jseg.ops.device import constant, join, split
 from jseg.ops.function import Function, skip_frozen
-from jseg.ops.half import cast, is_half, product, widen
+from jseg.ops.half import cast, convert, is_half, product, widen
 
 ACTIVATIONS = ("none", "relu", "quick_gelu")  # the last one is CLIP's approximation of GELU: x * sigmoid(1.702 x)
 SLICES = 128  # of the rows, on CUDA: sums over rows are sums over slices, added up
@@ -27,7 +27,7 @@ def linear(
     """`dropout(activation(x @ weight^T + bias), rate) + residual`, float32 if `wide` or with a residual, else as x.
 
     x is (…, depth), float32 or half; weight (columns, depth) is rounded to its type; bias (columns,) and residual
-    (…, columns) are float32; `activation` is one of `ACTIVATIONS`.
+    (…, columns) are float32; `activation` is one of `ACTIVATIONS`. The residual may be half as well.
     """
     dtype = str(x.dtype)
     weight = cast(weight, dtype)
@@ -40,12 +40,12 @@ def linear(
         seed = draw_seed() if rate else None
         return _CublasLinear.apply(x, weight, bias, residual, seed, activation, rate, wide)
     else:
-        added = None if rate or is_half(x) else residual
+        added = None if rate or is_half(x) or residual is None or is_half(residual) else residual
         y = cast(_Linear.apply(widen(x), widen(weight), bias, added, activation), "float32" if wide else dtype)
         if added is not None:
             return y
     y = dropout(y, rate) if rate else y
-    return y if residual is None else widen(y) + residual
+    return y if residual is None else widen(y) + widen(residual)
 
 
 def _trained(*variables: jt.Var | None) -> list[bool]:
@@ -97,8 +97,9 @@ class _CublasLinear(Function):
         flat, dtype = x.reshape(-1, x.shape[-1]), str(x.dtype)
         y = product(flat, weight, transpose_b=True)
         self.numbers = {"rows": y.shape[0], "columns": y.shape[1], "slices": SLICES, "rate": rate}
-        self.numbers |= {"bias": bias is not None, "residual": residual is not None}
-        self.numbers |= {"activation": ACTIVATIONS.index(activation)}
+        kind = 0 if residual is None else 1 + is_half(residual)
+        self.numbers |= {"bias": bias is not None, "residual": kind, "activation": ACTIVATIONS.index(activation)}
+        self.residual = str(residual.dtype) if residual is not None else ""
         absent = constant(np.float32, (0.0,))
         bias, seed, added = (absent if var is None else var for var in (bias, seed, residual))
         self.saved = flat if self.wanted[1] else None, weight, weight if activation == "none" else y, bias, seed
@@ -124,7 +125,8 @@ class _CublasLinear(Function):
         grad = found[0] if own else grad.reshape(flat)
         grad_x = product(grad, weight).reshape(self.shape) if self.wanted[0] else None
         grad_weight = product(grad, x, transpose_a=True) if self.wanted[1] else None
-        return grad_x, grad_weight, grad_bias, grad_out if self.wanted[3] else None, None, None, None, None
+        grad_residual = convert(grad_out, self.residual) if self.wanted[3] else None
+        return grad_x, grad_weight, grad_bias, grad_residual, None, None, None, None
 
 
 def _call(
@@ -137,34 +139,49 @@ def _call(
 
 @skip_frozen
 def layer_norm(
-    x: jt.Var, weight: jt.Var, bias: jt.Var, eps: float, dtype: str | None = None, second: str = ""
+    x: jt.Var, weight: jt.Var, bias: jt.Var, eps: float, dtype: str | None = None, second: str = "", first: int = 0
 ) -> jt.Var | tuple[jt.Var, jt.Var]:
     """`(x - mean) / sqrt(variance + eps) * weight + bias` over the last axis, as `dtype`, by default that of x.
 
     With `second` a pair: that and, for "input", x itself, to be used further on in its place (on CUDA both gradients
     of x then add up in one pass); for "wide", the same as float32 (from one pass on CUDA, elsewhere twice float32).
+    `first`: only so many rows of each x[i] are normalised, the others stay as they are; 0 = all.
     Jittor's own, with `E[x^2] - E[x]^2`, loses its digits where CLIP's hidden states have channels far above the rest.
     """
     kernel, dtype, weight, bias = compiled.compiled(cuda=True), dtype or str(x.dtype), widen(weight), widen(bias)
     if kernel and jt.flags.use_cuda:
-        return _LayerNorm.apply(x, weight, bias, eps, dtype, second)
+        return _LayerNorm.apply(x, weight, bias, eps, dtype, second, first, True)
+    if first:
+        normed, others = split(x, [first, x.shape[1] - first], 1)
+        return join([layer_norm(normed, weight, bias, eps, dtype), others], 1)
     if kernel:
-        y = _LayerNorm.apply(widen(x), weight, bias, eps, "float32", "")
+        y = _LayerNorm.apply(widen(x), weight, bias, eps, "float32", "", 0, True)
     else:
         centred = widen(x) - widen(x).mean(-1, keepdims=True)
         y = centred / ((centred * centred).mean(-1, keepdims=True) + eps).sqrt() * weight + bias
     return (y, y) if second == "wide" else (cast(y, dtype), x) if second else cast(y, dtype)
 
 
+@skip_frozen
+def unit_length(x: jt.Var) -> jt.Var:
+    """Vectors along the last axis (float32 or half) divided by their length, float32."""
+    if jt.flags.use_cuda and compiled.compiled(cuda=True):  # a layer normalisation that leaves the mean in
+        factor, shift = (constant(np.full, x.shape[-1], np.float32(value)) for value in (x.shape[-1] ** -0.5, 0))
+        return _LayerNorm.apply(x, factor, shift, 0.0, "float32", "", 0, False)
+    x = widen(x)
+    return x / (x * x).sum(-1, keepdims=True).sqrt()
+
+
 class _LayerNorm(Function):
     """`layer_norm` by its kernel; on CUDA, also with its second output."""
 
     def execute(
-        self, x: jt.Var, weight: jt.Var, bias: jt.Var, eps: float, dtype: str, second: str
+        self, x: jt.Var, weight: jt.Var, bias: jt.Var, eps: float, dtype: str, second: str, first: int, centred: bool
     ) -> jt.Var | tuple[jt.Var, jt.Var]:
         width = x.shape[-1]
         rows = x.numel() // width
         self.numbers, self.types = {"rows": rows, "width": width, "eps": eps, "slices": SLICES}, (str(x.dtype), dtype)
+        self.numbers |= {"group": x.shape[-2] if first else 1, "first": first or 1, "centred": centred}
         shapes = [x.shape, (rows, 2)] + [x.shape] * (second == "wide")
         dtypes = [dtype] + ["float32"] * (len(shapes) - 1)
         output, statistics, *wide = _call("norm_forward", self.types, [x, weight, bias], shapes, self.numbers, dtypes)
@@ -188,7 +205,7 @@ class _LayerNorm(Function):
         _rounded.clear()
         if rounds:
             _rounded[grad_x.id] = others.pop()
-        return grad_x, *(others[:2] or (None, None)), None, None, None
+        return grad_x, *(others[:2] or (None, None)), *[None] * 5
 
 
 def draw_seed() -> jt.Var:
