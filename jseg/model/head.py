@@ -7,6 +7,8 @@ decoder, queries attend to pixels and pixels to queries. The recovery decoder pr
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import jittor as jt
 import numpy as np
 from jittor import nn
@@ -18,40 +20,30 @@ from jseg.model.image_encoder import ImageFeatures, as_maps
 from jseg.model.losses import TrainingOutputs
 from jseg.ops.attention import Grid, cross_attention, two_way_attention
 from jseg.ops.bilinear import grid_interpolation_matrix
-from jseg.ops.device import constant, join, split, transpose, worked_out
+from jseg.ops.device import constant, join, split, transpose
 from jseg.ops.function import Function, skip_frozen
 from jseg.ops.half import convert, widen
 from jseg.ops.layers import linear
 
 
-def _mixture(region_grid: Grid, patch_grid: Grid) -> np.ndarray:
-    """(N, parts, M + 1) float32: shares of the regions, and last of the image, in the parts of each pixel's input."""
+@lru_cache(maxsize=64)
+def _tables(batch: int, region_grid: Grid, patch_grid: Grid, dtype: str) -> tuple[jt.Var, ...]:
+    """Of each part of a pixel's input (N, parts): the four tokens that it is made of, their shares (N, parts, 4).
+
+    And for gradients, how few (B, M + 1, …), the regions and the image, get theirs from pixels and from queries.
+    """
     matrix = grid_interpolation_matrix(region_grid, patch_grid)
-    count, regions = matrix.shape
-    shares = np.zeros((count, 3, regions + 1), np.float32)
-    shares[:, 0, :regions], shares[:, 1, regions] = matrix, 1  # the third part is the patch alone
-    return shares if regions else shares[:, 1:]
-
-
-def _mixed_tokens(kind: type, region_grid: Grid, patch_grid: Grid) -> np.ndarray:
-    """(N, parts, 4): the four tokens that these parts are made of, as integers; or their shares, as floats."""
-    shares = np.pad(_mixture(region_grid, patch_grid), ((0, 0), (0, 0), (0, 3)))
-    (count, _, length), order = shares.shape, np.argsort(-shares, 2, kind="stable")[:, :, :4]
-    shares, tokens = np.take_along_axis(shares, order, 2), (order + 1 + count) % (count + length - 3)
+    (count, regions), both = matrix.shape, max(matrix.shape[1], 1)
+    of_pixels = np.zeros((count, 3, regions + 4), np.float32)  # shares of regions and image in regions, image and patch
+    of_pixels[:, 0, :regions], of_pixels[:, 1, regions] = matrix, 1
+    of_pixels = of_pixels[:, regions == 0 :]
+    order = np.argsort(-of_pixels, 2, kind="stable")[:, :, :4]
+    shares, tokens = np.take_along_axis(of_pixels, order, 2), (order + 1 + count) % (1 + count + regions)
     shares[:, -1, 0], tokens[:, -1, 0] = 1, 1 + np.arange(count)
-    return (tokens if kind is np.int32 else shares).astype(kind)
-
-
-def _sums_of_pixels(batch: int, region_grid: Grid, patch_grid: Grid) -> np.ndarray:
-    """(B, M + 1, N * parts) float32: the shares of regions and image, for the gradient of these."""
-    shares = _mixture(region_grid, patch_grid)
-    return shares.reshape(1, -1, shares.shape[2]).transpose(0, 2, 1).repeat(batch, 0)
-
-
-def _sums_of_queries(batch: int, regions: int) -> np.ndarray:
-    """(B, M + 1, max(M, 1)) float32: what regions and image get of the gradient of their sum."""
-    both = max(regions, 1)
-    return np.concatenate([np.eye(regions, both), np.ones((1, both))])[None].astype(np.float32).repeat(batch, 0)
+    of_queries = np.concatenate([np.eye(regions, both), np.ones((1, both))])
+    sums = of_pixels[:, :, : regions + 1].reshape(-1, regions + 1).T, of_queries
+    sums = [jt.array(np.repeat(x[None], batch, 0).astype(np.float32)) for x in sums]
+    return jt.array(tokens.astype(np.int32)), jt.array(shares), convert(sums[0], dtype), sums[1]
 
 
 class _Inputs(Function):
@@ -67,7 +59,7 @@ class _Inputs(Function):
         first = constant(np.int32, (tokens.shape[1] - regions,))
         both = whole + tokens.reindex(shape, ["i0", "i1+@e0(0)", "i4"], 0, [], [first]) if regions else whole
         queries = (both * half + (1 - half)) * text.reindex(shape, ["i2", "i4"])
-        places, shares = (constant(_mixed_tokens, kind, *self.grids) for kind in (np.int32, np.float32))
+        places, shares, *self.sums = _tables(batch, *self.grids, dtype if jt.flags.use_cuda else "float32")
         self.parts, shape = shares.shape[1], (batch, *shares.shape[:2], depth)
         terms = [
             tokens.reindex(shape, ["i0", f"@e0(i1,i2,{i})", "i3"], 0, [], [places])
@@ -83,9 +75,7 @@ class _Inputs(Function):
         of_both = of_queries.reshape(*shape[:3], 2, depth).reindex(shape, ["i0", "i1", "i2", "0", "i3"])
         of_both = (convert(of_both, "float32") * self.text).sum(2)  # of region plus image
         of_pixels = of_pixels if jt.flags.use_cuda else convert(of_pixels, "float32")
-        matrix = worked_out(convert, [constant(_sums_of_pixels, batch, *self.grids)], str(of_pixels.dtype))
-        few = jt.matmul(matrix, of_pixels.reshape(batch, -1, depth))
-        sums = jt.matmul(constant(_sums_of_queries, batch, regions), of_both)
+        few, sums = jt.matmul(self.sums[0], of_pixels.reshape(batch, -1, depth)), jt.matmul(self.sums[1], of_both)
         where = ["i0", "(i1+@e0(0))%@e0(1)", "i2"], 0, [], [constant(np.int32, (regions, length))]
         of_patches = of_pixels.reshape(batch, -1, self.parts, depth)
         of_patches = of_patches.reindex(self.shape, ["i0", "i1-1", f"{self.parts - 1}", "i2"])

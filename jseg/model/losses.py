@@ -16,6 +16,7 @@ from jseg.ops import compiled
 from jseg.ops.bilinear import interpolation_taps, resize_bilinear
 from jseg.ops.device import constant, join
 from jseg.ops.function import Function
+from jseg.ops.layers import SLICES
 
 
 @dataclass
@@ -101,10 +102,30 @@ class _MaskSums(Function):
 
 def recovery_loss(outputs: TrainingOutputs) -> tuple[jt.Var, jt.Var]:
     """Mean absolute error of the recovered class queries, and that of the recovered pixels, (1,) float32 each."""
-    queries = outputs.recovered_queries - outputs.query_targets.detach()
-    pixels = outputs.recovered_pixels - outputs.pixel_targets.detach()
+    pairs = [outputs.recovered_queries, outputs.query_targets.detach()]
+    pairs += [outputs.recovered_pixels, outputs.pixel_targets.detach()]
+    if jt.flags.use_cuda and compiled.compiled(cuda=True):
+        return _Recovery.apply(*pairs)
+    differences = pairs[0] - pairs[1], pairs[2] - pairs[3]
     # times the sign: jt.abs has slope 1 at 0, the loss has 0
-    return tuple((x * ((x > 0).float32() - (x < 0).float32())).mean() for x in (queries, pixels))
+    return tuple((x * ((x > 0).float32() - (x < 0).float32())).mean() for x in differences)
+
+
+class _Recovery(Function):
+    """`recovery_loss` by its CUDA kernels, which take both pairs in one launch."""
+
+    def execute(self, *pairs: jt.Var) -> list[jt.Var]:
+        self.pairs, (size, _, other_size, _) = list(pairs), (x.numel() for x in pairs)
+        self.numbers = {"size": size, "other_size": other_size, "blocks": SLICES}
+        return self._call("recovery", self.pairs, [(1,), (1,), (2, SLICES)])[:2]
+
+    def grad(self, *of_means: jt.Var | None) -> tuple[jt.Var | None, ...]:
+        given = [jt.zeros(1) if x is None else x for x in of_means]
+        of_queries, of_pixels = self._call("recovery_gradient", self.pairs + given, [x.shape for x in self.pairs[::2]])
+        return of_queries, None, of_pixels, None
+
+    def _call(self, function: str, inputs: list[jt.Var], shapes: list[Sequence[int]]) -> list[jt.Var]:
+        return compiled.call("losses.h", function, inputs, shapes, self.numbers, None, ("losses.cuh", function))
 
 
 def pseudo_labels(logits: jt.Var, labels: jt.Var, unseen: Sequence[int]) -> jt.Var:
@@ -136,8 +157,9 @@ class LossSums:
 
     def joined(self, share: float = 1.0) -> jt.Var:
         """focal, dice, recovery_q, recovery_v (both times `share`) and num_masks, (5,) float64 without a gradient."""
-        values = join([self.focal, self.dice, self.recovery_q, self.recovery_v, self.num_masks], 0)
-        return (values * constant(np.float32, (1, 1, share, share, 1))).float64().stop_grad()
+        with jt.no_grad():  # so that it is fused
+            values = join([self.focal, self.dice, self.recovery_q, self.recovery_v, self.num_masks], 0)
+            return (values * constant(np.float32, (1, 1, share, share, 1))).float64()
 
 
 class SegmentationLoss:
@@ -159,11 +181,12 @@ class SegmentationLoss:
 
     def total(self, sums: LossSums, num_masks: jt.Var | float, share: float = 1.0) -> jt.Var:
         """The loss of a micro-batch with this share of the images; `num_masks` of the batch counts as >= 1."""
-        one, recovery = constant(np.float32, (1,)), self.config.recovery * share
+        one, *weights = (
+            constant(np.float32, (x,)) for x in (1, self.config.mask, self.config.dice, self.config.recovery)
+        )
         masks = jt.maximum(num_masks, one) if isinstance(num_masks, jt.Var) else max(num_masks, 1)
-        mask_weights = constant(np.float32, (self.config.mask, self.config.dice, 0, 0)) / masks
-        terms = join([sums.focal, sums.dice, sums.recovery_q, sums.recovery_v], 0)  # few launches for few numbers
-        return (terms * (mask_weights + constant(np.float32, (0, 0, recovery, recovery)))).sum()
+        recovery = (sums.recovery_q + sums.recovery_v) * (weights[2] * constant(np.float32, (share,)))
+        return (sums.focal * weights[0] + sums.dice * weights[1]) / masks + recovery
 
     def values(self, sums: np.ndarray) -> dict[str, float]:
         """The weighted terms, and `total`, of what `LossSums.joined` gives for a whole batch."""
