@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jittor as jt
 import numpy as np
@@ -46,10 +46,11 @@ class Linear(nn.Linear):
         return self.weight if self._rounded is None else self._rounded
 
     def execute(
-        self, x: jt.Var, activation: str = "none", residual: jt.Var | None = None, rate: float = 0.0, wide: bool = False
-    ) -> jt.Var:
+        self, x: jt.Var, activation: str = "none", residual: jt.Var | None = None, rate: float = 0.0,
+        wide: bool = False, twice: bool = False,
+    ) -> jt.Var | Sequence[jt.Var]:  # fmt: skip
         """As `linear`, (…, in) -> (…, out); of type `compute`, or float32."""
-        return linear(cast(x, self.compute), self.factor, self.bias, activation, residual, rate, wide)
+        return linear(cast(x, self.compute), self.factor, self.bias, activation, residual, rate, wide, twice)
 
 
 class Dropout(nn.Module):

@@ -33,11 +33,6 @@ class ImageFeatures:
     patch_grid: tuple[int, int]  # (h, w)
     region_grid: tuple[int, int]  # (rh, rw), (0, 0) without regions
 
-    @property
-    def patches(self) -> jt.Var:
-        """(B, N, D)"""
-        return self.tokens[:, 1 : 1 + self.patch_grid[0] * self.patch_grid[1]]
-
 
 class ImageEncoder(ImageTower):
     """CLIP's image tower (frozen) with learned prompts in every layer and region tokens (frozen)."""
@@ -100,14 +95,14 @@ class ImageEncoder(ImageTower):
             trace["region"] = as_maps(outputs[:, count:], self.region_grid)
         return ImageFeatures(outputs, grid, self.region_grid)
 
-    def prompts(self, copies: int) -> jt.Var | list[jt.Var]:
-        """Prompts with dropout, (layers, copies, K, width) float32; on CPU a list, drawn layer by layer."""
+    def prompts(self, copies: int) -> jt.Var:
+        """Prompts with dropout, (layers, copies, K, width) float32."""
         deep = [self.deep_prompt_embeddings] if len(self.transformer.resblocks) > 1 else []
-        prompts = self.prompt_proj(join([self.prompt_embeddings, *deep], 0), wide=True)
-        prompts = prompts.unsqueeze(1).broadcast((len(prompts), copies, *prompts.shape[1:]))
-        return self.prompt_dropout(prompts) if jt.flags.use_cuda else [self.prompt_dropout(x) for x in prompts]
+        prompts = join([self.prompt_embeddings, *deep], 0).unsqueeze(1)
+        prompts = prompts.broadcast((len(prompts), copies, *prompts.shape[2:]))
+        return self.prompt_proj(prompts, rate=self.prompt_dropout.rate_now(), wide=True)
 
-    def project_prompts(self, prompts: jt.Var | list[jt.Var]) -> Sequence[jt.Var]:
+    def project_prompts(self, prompts: jt.Var) -> Sequence[jt.Var]:
         """Their queries (not used), keys and values in each layer, (copies, K, 3 * width) of type `compute`."""
         blocks = list(self.transformer.resblocks)
         if jt.flags.use_cuda:

@@ -54,6 +54,10 @@ def mask_sums(logits: jt.Var, labels: jt.Var, alpha: float, gamma: float) -> tup
     return _MaskSums.apply(logits, labels, alpha, gamma)
 
 
+def _call(function: str, inputs: list[jt.Var], shapes: list, numbers: dict[str, float]) -> list[jt.Var]:
+    return compiled.call("losses.h", function, inputs, shapes, numbers, None, ("losses.cuh", function))
+
+
 class _MaskSums(Function):
     def execute(self, logits: jt.Var, labels: jt.Var, alpha: float, gamma: float) -> tuple[jt.Var, ...]:
         self.inputs, self.alpha, self.gamma = [logits, labels], alpha, gamma
@@ -63,7 +67,7 @@ class _MaskSums(Function):
         if compiled.compiled(cuda=True):
             self.inputs += [constant(interpolation_taps, *sides) for sides in ((h, height), (w, width))]
             shapes = [(1,), (1,), (1,), (*pairs, 2), (*pairs, 4)]
-            focal, dice, masks, slopes, _ = self._call("mask_sums", self.inputs, shapes)
+            focal, dice, masks, slopes, _ = _call("mask_sums", self.inputs, shapes, self.numbers)
             self.inputs.append(slopes)
             return focal, dice, masks
         target, sign, error, cost, weight, _ = self._pixel_terms()
@@ -77,15 +81,13 @@ class _MaskSums(Function):
     def grad(self, grad_focal: jt.Var | None, grad_dice: jt.Var | None, _: jt.Var | None) -> tuple[jt.Var | None, ...]:
         sums = [jt.zeros(1) if x is None else x for x in (grad_focal, grad_dice)]
         if compiled.compiled(cuda=True):
-            return self._call("mask_gradient", [*self.inputs, *sums], [self.inputs[0].shape])[0], None, None, None
+            (grad,) = _call("mask_gradient", [*self.inputs, *sums], [self.inputs[0].shape], self.numbers)
+            return grad, None, None, None
         target, sign, error, cost, weight, decay = self._pixel_terms()
         slope = weight * (error + self.gamma * (1 - error) * cost)
         outside, inside = (x.unsqueeze(2).unsqueeze(3) for x in self.inputs[2:])
         of_dice = sums[1] * (outside - inside * target) * decay / ((1 + decay) * (1 + decay))
         return sign * slope * (sums[0] / (self.numbers["height"] * self.numbers["width"])) + of_dice, None, None, None
-
-    def _call(self, function: str, inputs: list[jt.Var], shapes: list[tuple[int, ...]]) -> list[jt.Var]:
-        return compiled.call("losses.h", function, inputs, shapes, self.numbers, None, ("losses.cuh", function))
 
     def _pixel_terms(self) -> tuple[jt.Var, ...]:
         """Target, dz/dx, 1 - p of the truth, cross-entropy and its weight, exp(-|x|), (B, C, H, W) each."""
@@ -117,15 +119,12 @@ class _Recovery(Function):
     def execute(self, *pairs: jt.Var) -> list[jt.Var]:
         self.pairs, (size, _, other_size, _) = list(pairs), (x.numel() for x in pairs)
         self.numbers = {"size": size, "other_size": other_size, "blocks": SLICES}
-        return self._call("recovery", self.pairs, [(1,), (1,), (2, SLICES)])[:2]
+        return _call("recovery", self.pairs, [(1,), (1,), (2, SLICES)], self.numbers)[:2]
 
     def grad(self, *of_means: jt.Var | None) -> tuple[jt.Var | None, ...]:
-        given = [jt.zeros(1) if x is None else x for x in of_means]
-        of_queries, of_pixels = self._call("recovery_gradient", self.pairs + given, [x.shape for x in self.pairs[::2]])
+        inputs = [*self.pairs, *(jt.zeros(1) if x is None else x for x in of_means)]
+        of_queries, of_pixels = _call("recovery_gradient", inputs, [x.shape for x in self.pairs[::2]], self.numbers)
         return of_queries, None, of_pixels, None
-
-    def _call(self, function: str, inputs: list[jt.Var], shapes: list[Sequence[int]]) -> list[jt.Var]:
-        return compiled.call("losses.h", function, inputs, shapes, self.numbers, None, ("losses.cuh", function))
 
 
 def pseudo_labels(logits: jt.Var, labels: jt.Var, unseen: Sequence[int]) -> jt.Var:
@@ -181,12 +180,10 @@ class SegmentationLoss:
 
     def total(self, sums: LossSums, num_masks: jt.Var | float, share: float = 1.0) -> jt.Var:
         """The loss of a micro-batch with this share of the images; `num_masks` of the batch counts as >= 1."""
-        one, *weights = (
-            constant(np.float32, (x,)) for x in (1, self.config.mask, self.config.dice, self.config.recovery)
-        )
+        numbers = 1, self.config.mask, self.config.dice, self.config.recovery * share
+        one, mask, dice, recovery = (constant(np.float32, (x,)) for x in numbers)
         masks = jt.maximum(num_masks, one) if isinstance(num_masks, jt.Var) else max(num_masks, 1)
-        recovery = (sums.recovery_q + sums.recovery_v) * (weights[2] * constant(np.float32, (share,)))
-        return (sums.focal * weights[0] + sums.dice * weights[1]) / masks + recovery
+        return (sums.focal * mask + sums.dice * dice) / masks + (sums.recovery_q + sums.recovery_v) * recovery
 
     def values(self, sums: np.ndarray) -> dict[str, float]:
         """The weighted terms, and `total`, of what `LossSums.joined` gives for a whole batch."""

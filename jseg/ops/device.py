@@ -19,18 +19,18 @@ def constant(of: Callable[..., np.ndarray], *arguments: object) -> jt.Var:
     return jt.array(np.ascontiguousarray(of(*arguments))).stop_grad()
 
 
-_worked_out: dict[tuple, Any] = {}  # see below; of few models
+@lru_cache(maxsize=8)
+def _kept(*_: object) -> list:
+    return []
 
 
 def worked_out(of: Callable[..., Any], frozen: Sequence[jt.Var], *arguments: object) -> Any:
-    """`of(*frozen, *arguments)`, Vars without a gradient; worked out anew once a frozen Var has another value."""
-    key = of, arguments, *(x.id for x in frozen)
-    if key not in _worked_out:
-        if len(_worked_out) == 8:
-            _worked_out.clear()
+    """`of(*frozen, *arguments)`, worked out again only when one of the frozen Vars has got another value."""
+    kept = _kept(of, *(x.id for x in frozen), *arguments)
+    if not kept:
         with jt.no_grad():
-            _worked_out[key] = of(*frozen, *arguments)
-    return _worked_out[key]
+            kept.append(of(*frozen, *arguments))
+    return kept[0]
 
 
 def transpose(x: jt.Var, *axes: int) -> jt.Var:

@@ -12,7 +12,7 @@ from jittor import nn
 from jseg.ops import compiled
 from jseg.ops.device import constant, join, split
 from jseg.ops.function import Function, skip_frozen
-from jseg.ops.half import cast, convert, is_half, product, widen
+from jseg.ops.half import cast, is_half, product, widen
 
 ACTIVATIONS = ("none", "relu", "quick_gelu")  # the last one is CLIP's approximation of GELU: x * sigmoid(1.702 x)
 SLICES = 128  # of the rows, on CUDA: sums over rows are sums over slices, added up
@@ -22,12 +22,14 @@ _rounded: dict[int, jt.Var] = {}  # the last gradient of layer normalisation in 
 @skip_frozen
 def linear(
     x: jt.Var, weight: jt.Var, bias: jt.Var | None = None, activation: str = "none", residual: jt.Var | None = None,
-    rate: float = 0.0, wide: bool = False,
-) -> jt.Var:  # fmt: skip
+    rate: float = 0.0, wide: bool = False, twice: bool = False,
+) -> jt.Var | Sequence[jt.Var]:  # fmt: skip
     """`dropout(activation(x @ weight^T + bias), rate) + residual`, float32 if `wide` or with a residual, else as x.
 
     x is (…, depth), float32 or half; weight (columns, depth) is rounded to its type; bias (columns,) and residual
-    (…, columns) are float32; `activation` is one of `ACTIVATIONS`. The residual may be half as well.
+    (…, columns) are float32; `activation` is one of `ACTIVATIONS`.
+    `twice`: a pair of the result, as x, on CPU as float32, to go into a product and to be the residual after it: on
+    CUDA one pass adds up the gradients of both.
     """
     dtype = str(x.dtype)
     weight = cast(weight, dtype)
@@ -38,14 +40,14 @@ def linear(
         y = cast(y, "float32" if wide else dtype)
     elif jt.flags.use_cuda:
         seed = draw_seed() if rate else None
-        return _CublasLinear.apply(x, weight, bias, residual, seed, activation, rate, wide)
+        return _CublasLinear.apply(x, weight, bias, residual, seed, activation, rate, wide, twice)
     else:
-        added = None if rate or is_half(x) or residual is None or is_half(residual) else residual
+        added = None if rate or is_half(x) else residual
         y = cast(_Linear.apply(widen(x), widen(weight), bias, added, activation), "float32" if wide else dtype)
         if added is not None:
             return y
     y = dropout(y, rate) if rate else y
-    return y if residual is None else widen(y) + widen(residual)
+    return (widen(y),) * 2 if twice else y if residual is None else widen(y) + residual
 
 
 def _trained(*variables: jt.Var | None) -> list[bool]:
@@ -91,15 +93,14 @@ class _CublasLinear(Function):
 
     def execute(
         self, x: jt.Var, weight: jt.Var, bias: jt.Var | None, residual: jt.Var | None, seed: jt.Var | None,
-        activation: str, rate: float, wide: bool,
-    ) -> jt.Var:  # fmt: skip
+        activation: str, rate: float, wide: bool, twice: bool,
+    ) -> jt.Var | list[jt.Var]:  # fmt: skip
         self.wanted, self.shape = _trained(x, weight, bias, residual), x.shape
         flat, dtype = x.reshape(-1, x.shape[-1]), str(x.dtype)
         y = product(flat, weight, transpose_b=True)
         self.numbers = {"rows": y.shape[0], "columns": y.shape[1], "slices": SLICES, "rate": rate}
         kind = 0 if residual is None else 1 + is_half(residual)
         self.numbers |= {"bias": bias is not None, "residual": kind, "activation": ACTIVATIONS.index(activation)}
-        self.residual = str(residual.dtype) if residual is not None else ""
         absent = constant(np.float32, (0.0,))
         bias, seed, added = (absent if var is None else var for var in (bias, seed, residual))
         self.saved = flat if self.wanted[1] else None, weight, weight if activation == "none" else y, bias, seed
@@ -108,25 +109,29 @@ class _CublasLinear(Function):
         if self.multiplied or self.numbers["bias"] or written != dtype or residual is not None:
             inputs = [y, bias, added, seed]
             shape = (*x.shape[:-1], y.shape[1])
-            return _call("linear_epilogue", (dtype, written), inputs, [shape], self.numbers, [written])[0]
-        return y.reshape(*x.shape[:-1], y.shape[1])
+            (y,) = _call("linear_epilogue", (dtype, written), inputs, [shape], self.numbers, [written])
+        y = y.reshape(*x.shape[:-1], y.shape[-1])
+        return [y, y] if twice else y
 
-    def grad(self, grad_out: jt.Var) -> tuple[jt.Var | None, ...]:
+    def grad(self, grad_out: jt.Var | None, other: jt.Var | None = None) -> tuple[jt.Var | None, ...]:
+        """`other`: float32, the gradient of the residual, even where that is half."""
         x, weight, before, bias, seed = self.saved
+        grad_out, other = (other, None) if grad_out is None else (grad_out, other)
+        self.multiplied |= other is not None
         grad = grad_out if self.multiplied or self.wanted[2] else _rounded.pop(grad_out.id, grad_out)
         flat, types = (self.numbers["rows"], self.numbers["columns"]), (str(weight.dtype), str(grad.dtype))
         own, grad_bias = any(self.wanted[:2]) and (self.multiplied or types[0] != types[1]), None
         if own or self.wanted[2]:
-            numbers = self.numbers | {"grad": own, "grad_bias": self.wanted[2]}
+            numbers = self.numbers | {"grad": own, "grad_bias": self.wanted[2], "other": other is not None}
+            other = constant(np.float32, (0.0,)) if other is None else other
             shapes = [flat] * own + [flat[1:], (SLICES, flat[1])] * self.wanted[2]
             dtypes = types[:1] * own + ("float32", "float32") * self.wanted[2]
-            found = _call("linear_slopes", types, [before, bias, seed, grad], shapes, numbers, dtypes)
+            found = _call("linear_slopes", types, [before, bias, seed, grad, other], shapes, numbers, dtypes)
             grad_bias = found[own] if self.wanted[2] else None
         grad = found[0] if own else grad.reshape(flat)
         grad_x = product(grad, weight).reshape(self.shape) if self.wanted[0] else None
         grad_weight = product(grad, x, transpose_a=True) if self.wanted[1] else None
-        grad_residual = convert(grad_out, self.residual) if self.wanted[3] else None
-        return grad_x, grad_weight, grad_bias, grad_residual, None, None, None, None
+        return grad_x, grad_weight, grad_bias, grad_out if self.wanted[3] else None, *[None] * 5
 
 
 def _call(

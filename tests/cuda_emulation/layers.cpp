@@ -17,5 +17,5 @@ void dispatch(const char* kind, const Numbers& number, const Places& in, const P
     else if (std::strcmp(kind, "dropout") == 0)
         dropout<TYPE_X, TYPE_Y>(number, in[0], in[1], out[0]);
     else
-        linear_slopes<TYPE_X, TYPE_Y>(number, in[0], in[1], in[2], in[3], out[0], given(1), given(2));
+        linear_slopes<TYPE_X, TYPE_Y>(number, in[0], in[1], in[2], in[3], in[4], out[0], given(1), given(2));
 }

@@ -168,7 +168,13 @@ def test_decoder(emulated: Callable) -> None:
     """On CUDA, one product for each side and layer, of weights that are put side by side."""
     layers = [jt.nn.ModuleList([head.DecoderLayer(24, 2, 2, 0.0) for _ in range(2)]) for _ in range(2)]
     inputs = [*random_vars((2, 5, 24), (2, 9, 24)), *layers[0].parameters(), *layers[1].parameters()]
-    emulated(lambda q, v, *_: jt.concat([x for _, x in head.decode(*layers, q, v)], 1), inputs, TOLERANCES["float32"])
+    pairs = list(zip(*layers, strict=True))
+
+    def form(q: jt.Var, v: jt.Var, *_: jt.Var) -> jt.Var:
+        decoded = head.decode(pairs, (q, q), (v, v), iter(head.join_projections(pairs)))
+        return jt.concat([x for _, x in decoded], 1)
+
+    emulated(form, inputs, TOLERANCES["float32"])
 
 
 @pytest.mark.parametrize("order", ORDERS)

@@ -281,6 +281,7 @@ struct EpilogueArguments {
     const typename X::Number* half_residual;  // in its place
     typename Y::Number* out;                 // dropout(activation(x + bias)) + residual
     const typename Y::Number* grad_out;
+    const float* other;                      // added to it; null = none
     typename X::Number* grad;                // of the product; may be null
 };
 
@@ -340,6 +341,10 @@ __global__ void __launch_bounds__(PASS_THREADS) epilogue_gradient_kernel(const E
         const long place = row * a.columns + column;
         float grad[4], other[4];
         load_four<Y>(grad, a.grad_out + place, count, a.aligned);
+        if (a.other != nullptr) {
+            load_four<Float32>(other, a.other + place, count, a.aligned);
+            for (int e = 0; e < 4; e++) grad[e] += other[e];
+        }
         if (a.activation != NONE) {
             load_before(other, a, row, column, count);
             for (int e = 0; e < 4; e++)
@@ -392,17 +397,18 @@ void dropout(const Numbers& number, const void* x, const void* seed, void* out) 
     launch(epilogue_kernel<X, Y>, column_tiles(a.columns), a.sums.slices, PASS_THREADS, 0, a);
 }
 
-// Outputs, as numbers of their names ask: `grad` of the product; `grad_bias`, with memory for (slices, columns) floats.
+// `other` is read where a number says so. Outputs, as numbers of their names ask: `grad` of the product; `grad_bias`, with memory for (slices, columns) floats.
 template <class X, class Y, class Numbers>
 void linear_slopes(const Numbers& number, const void* x, const void* bias, const void* seed, const void* grad_out,
-                   void* first, void* second = nullptr, void* third = nullptr) {
+                   const void* other, void* first, void* second = nullptr, void* third = nullptr) {
     EpilogueArguments<X, Y> a = epilogue<X, Y>(number, x, bias, seed);
     void* const outputs[] = {first, second, third};
     const int next = number("grad") ? 1 : 0;
     a.grad_out = (const typename Y::Number*)grad_out;
+    a.other = number("other") ? (const float*)other : nullptr;
     a.grad = next ? (typename X::Number*)first : nullptr;
     if (number("grad_bias")) a.sums.parts = (float*)outputs[next + 1], a.sums.first = (float*)outputs[next];
-    a.aligned = in_fours(a.columns, x, a.bias, grad_out, a.grad);
+    a.aligned = in_fours(a.columns, x, a.bias, grad_out, a.other, a.grad);
     launch(epilogue_gradient_kernel<X, Y>, column_tiles(a.columns), a.sums.slices, PASS_THREADS,
            PASS_THREADS * sizeof(Quad<float>), a);
 }
