@@ -47,8 +47,8 @@ def _tables(batch: int, region_grid: Grid, patch_grid: Grid, dtype: str) -> list
     return [jt.array(tokens.astype(np.int32)), shares, convert(of_pixels, dtype), of_queries]
 
 
-class DecoderInputs(Function):
-    """Tokens of `ImageFeatures`, text (C, D) -> inputs of `q_proj` and `lateral_proj` as `dtype`; the former as float32.
+class _DecoderInputs(Function):
+    """Tokens of images and text (C, D) -> inputs of `q_proj` and of `lateral_proj` as `dtype`; the former as float32.
 
     `concat[(R_m + G) * T_c, T_c]`, (B, M * C, 2D), index m * C + c; `concat[up(R), G, I]`, (B, N, 3D), where the
     regions are resized bilinearly to the patch grid; without regions `concat[G * T_c, T_c]` and `concat[G, I]`.
@@ -201,7 +201,7 @@ class DecodeHead(nn.Module):
         if len(text.shape) != 2 or text.shape[1] != self.depth:
             raise UserError(f"text features are {tuple(text.shape)}: expected (classes, {self.depth}) for this model")
         inputs = features.tokens, text, features.region_grid, features.patch_grid, self.q_proj.compute
-        queries, maps, wide = skip_frozen(DecoderInputs.apply)(*inputs)
+        queries, maps, wide = skip_frozen(_DecoderInputs.apply)(*inputs)
         q, v = self.q_proj(queries, twice=True), self.lateral_proj(maps, twice=True)
         if trace is not None:
             trace["ram_q"], trace["ram_v"], trace["q0"], trace["v0"] = wide, maps, q[0], v[0]

@@ -8,7 +8,7 @@ import pytest
 
 from jseg.model import head
 from jseg.model.clip_rc import set_training
-from jseg.model.head import DecoderInputs, DecoderLayer
+from jseg.model.head import DecoderLayer, _DecoderInputs
 from jseg.ops import layers
 from jseg.ops.bilinear import grid_interpolation_matrix
 from tests.ops.reference import random_vars
@@ -25,7 +25,7 @@ def test_inputs_of_the_decoder(grids: tuple, classes: int) -> None:
     tokens, *weights = random_vars(
         (2, sum(sizes), DEPTH), (2, classes * max(1, sizes[2]), 2 * DEPTH), (2, sizes[1], 24)
     )
-    queries, pixels, wide = DecoderInputs.apply(tokens, text, *grids, "float32")
+    queries, pixels, wide = _DecoderInputs.apply(tokens, text, *grids, "float32")
     np.testing.assert_array_equal(queries.numpy(), wide.numpy())
 
     whole, patches, regions = (tokens[:, sum(sizes[:i]) : sum(sizes[: i + 1])] for i in range(3))
