@@ -7,7 +7,7 @@ decoder, queries attend to pixels and pixels to queries. The recovery decoder pr
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 
 import jittor as jt
@@ -92,7 +92,7 @@ class _DecoderInputs(Function):
 
 # the same (B, T, width) twice: in the type that products take, and as float32; before the first layer both the former
 Tokens = tuple[jt.Var, jt.Var]
-Layers = list[tuple["DecoderLayer", "DecoderLayer"]]  # of queries, of pixels
+Layers = Iterable[tuple["DecoderLayer", "DecoderLayer"]]  # of queries, of pixels
 
 
 class CrossAttention(nn.Module):
@@ -142,10 +142,7 @@ def join_projections(layers: Layers) -> list[tuple[jt.Var, jt.Var]]:
 def decode(
     layers: Layers, q: Tokens, v: Tokens, projections: Iterator[tuple[jt.Var, jt.Var]], trace: Trace | None = None
 ) -> tuple[Tokens, Tokens]:
-    """Queries (B, M * C, D) and pixels (B, N, D) through all layers; each layer updates both from the old values.
-
-    `projections` are those of `join_projections`; on the CPU they are not used.
-    """
+    """Queries (B, M * C, D) and pixels (B, N, D) through all layers; each layer updates both from the old values."""
     found = None, None
     for index, (q_layer, v_layer) in enumerate(layers, start=1):
         if jt.flags.use_cuda:
@@ -166,14 +163,10 @@ class RecoveryDecoder(nn.Module):
         self.linear_q_in, self.linear_k_in = Linear(width, width), Linear(width, width)
         self.linear_q_out, self.linear_k_out = Linear(width, 2 * width), Linear(width, width)
 
-    def layers(self) -> Layers:
-        """Those of the decoder."""
-        return list(zip(self.decouple_q, self.decouple_v, strict=True))
-
     def execute(self, q: Tokens, v: Tokens, projections: Iterator[tuple[jt.Var, jt.Var]]) -> tuple[jt.Var, jt.Var]:
         """Decoded queries (B, M * C, D) and pixels (B, N, D) -> recovered (B, M * C, 2D) and (B, N, D)."""
         q, v = self.linear_q_in(q[0], twice=True), self.linear_k_in(v[0], twice=True)
-        q, v = decode(self.layers(), q, v, projections)
+        q, v = decode(zip(self.decouple_q, self.decouple_v, strict=True), q, v, projections)
         return self.linear_q_out(q[0], wide=True), self.linear_k_out(v[0], wide=True)
 
 
@@ -205,8 +198,9 @@ class DecodeHead(nn.Module):
         q, v = self.q_proj(queries, twice=True), self.lateral_proj(maps, twice=True)
         if trace is not None:
             trace["ram_q"], trace["ram_v"], trace["q0"], trace["v0"] = wide, maps, q[0], v[0]
-        layers = list(zip(self.decoder_q.layers, self.decoder_v.layers, strict=True))
-        projections = iter(join_projections(layers + self.recovery_decoder.layers()) if jt.flags.use_cuda else ())
+        layers, recovery = list(zip(self.decoder_q.layers, self.decoder_v.layers, strict=True)), self.recovery_decoder
+        others = list(zip(recovery.decouple_q, recovery.decouple_v, strict=True))  # joined together, in few launches
+        projections = iter(join_projections(layers + others) if jt.flags.use_cuda else ())
         q, v = decode(layers, q, v, projections, trace)
         regions = q[1].shape[1] // len(text)  # over which the mean is taken, in one launch, (B, C, D)
         shares = constant(np.full, (len(wide), 1, regions), np.float32(1 / regions))

@@ -158,7 +158,7 @@ def layer_norm(
         return _LayerNorm.apply(x, weight, bias, eps, dtype, second, first, True)
     if first:
         normed, others = split(x, [first, x.shape[1] - first], 1)
-        return join([layer_norm(normed, weight, bias, eps, dtype), others], 1)
+        return join([layer_norm(normed, weight, bias, eps, dtype), cast(others, dtype)], 1)
     if kernel:
         y = _LayerNorm.apply(widen(x), weight, bias, eps, "float32", "", 0, True)
     else:
@@ -226,10 +226,8 @@ def keep_factors(shape: tuple[int, ...], rate: float) -> jt.Var:
 
 def dropout(x: jt.Var, rate: float) -> jt.Var:
     """x (any shape, float32 or half) with a share `rate` of its elements 0 and the others divided by `1 - rate`."""
-    if not compiled.compiled(cuda=True):
+    if not compiled.compiled():  # where `linear` has a CUDA kernel, that does it
         return cast(widen(x) * keep_factors(x.shape, rate), str(x.dtype))
-    if jt.flags.use_cuda:
-        return _Dropout.apply(x, draw_seed(), rate)
     return cast(_Dropout.apply(widen(x), draw_seed(), rate), str(x.dtype))
 
 
@@ -237,9 +235,8 @@ class _Dropout(Function):
     """`dropout` by its kernel."""
 
     def execute(self, x: jt.Var, seed: jt.Var, rate: float) -> jt.Var:
-        self.seed, self.rate, dtype = seed, rate, str(x.dtype)
-        numbers = {"size": x.numel(), "columns": x.shape[-1], "slices": SLICES, "rate": rate}
-        return _call("dropout", (dtype, dtype), [x, seed], [x.shape], numbers, [dtype])[0]
+        self.seed, self.rate = seed, rate
+        return compiled.call("layers.h", "dropout", [x, seed], [x.shape], {"size": x.numel(), "rate": rate})[0]
 
     def grad(self, grad_out: jt.Var) -> tuple[jt.Var, None, None]:
         return self.execute(grad_out, self.seed, self.rate), None, None

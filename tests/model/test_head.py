@@ -22,12 +22,8 @@ def test_inputs_of_the_decoder(grids: tuple, classes: int) -> None:
     """And their gradient, against a concatenation of parts."""
     (rows, columns), (height, width) = grids
     sizes, (text,) = [1, height * width, rows * columns], random_vars((classes, DEPTH))
-    tokens, *weights = random_vars(
-        (2, sum(sizes), DEPTH), (2, classes * max(1, sizes[2]), 2 * DEPTH), (2, sizes[1], 24)
-    )
-    queries, pixels, wide = _DecoderInputs.apply(tokens, text, *grids, "float32")
-    np.testing.assert_array_equal(queries.numpy(), wide.numpy())
-
+    (tokens,) = random_vars((2, sum(sizes), DEPTH))
+    queries, pixels, _ = _DecoderInputs.apply(tokens, text, *grids, "float32")
     whole, patches, regions = (tokens[:, sum(sizes[:i]) : sum(sizes[: i + 1])] for i in range(3))
     both = ((regions + whole if sizes[2] else whole).unsqueeze(2) * text).reshape(2, -1, DEPTH)
     matrix = jt.array(grid_interpolation_matrix(*grids))
@@ -36,7 +32,7 @@ def test_inputs_of_the_decoder(grids: tuple, classes: int) -> None:
     expected_queries = jt.concat([both, jt.array(np.tile(text.numpy(), (2, max(1, sizes[2]), 1)))], 2)
     results = []
     for of_queries, of_pixels in ((queries, pixels), (expected_queries, expected_pixels)):
-        loss = (of_queries * weights[0]).sum() + (of_pixels * weights[1][:, :, : of_pixels.shape[2]]).sum()
+        loss = of_queries.pow(3).sum() + of_pixels.pow(3).sum()
         results.append([x.numpy() for x in (of_queries, of_pixels, jt.grad(loss, tokens))])
     for computed, expected in zip(*results, strict=True):
         np.testing.assert_allclose(computed, expected, atol=1e-5)

@@ -14,7 +14,7 @@ from jseg.engine import optimizer
 from jseg.model import head, losses
 from jseg.ops import attention, layers
 from jseg.ops.half import HALVES, cast, convert, widen
-from jseg.ops.layers import ACTIVATIONS, dropout, layer_norm, linear
+from jseg.ops.layers import ACTIVATIONS, layer_norm, linear
 from tests.cuda_emulation.emulated_attention import ORDERS
 from tests.cuda_emulation.emulated_call import pretend_cuda
 from tests.ops.reference import random_vars
@@ -54,9 +54,10 @@ def emulated(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Non
     return compare
 
 
-# bias, residual, rate of dropout, rows and columns, whether float32 is written
-SHAPES = [(True, False, 0.0, 37, 68, False), (True, True, 0.3, 9, 131, False), (False, True, 0.0, 2, 1, False)]
-SHAPES += [(False, False, 0.3, 33, 132, False), (True, False, 0.0, 37, 68, True), (False, False, 0.0, 5, 66, True)]
+# bias, residual, rate of dropout, rows and columns, whether float32 is written; once, a stream of random numbers ends
+# between neighbours
+SHAPES = [(True, False, 0.0, 37, 68, False), (True, True, 0.3, 9, 132, False), (False, True, 0.0, 2, 1, False)]
+SHAPES += [(False, False, 0.3, 33, 131, False), (True, False, 0.0, 37, 68, True), (False, False, 0.0, 5, 66, True)]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -104,6 +105,15 @@ def test_rounded_gradient_of_a_residual(used: int, emulated: Callable) -> None:
     emulated(form, [cast(x, "bfloat16"), residual], TOLERANCES["bfloat16"])
 
 
+def test_gradients_of_a_product_and_of_the_residual_after_it(emulated: Callable) -> None:
+    def form(x: jt.Var, *weights: jt.Var) -> jt.Var:
+        first, second = linear(x, *weights[:2], twice=True)
+        return linear(first, weights[2], residual=second)
+
+    inputs = random_vars((3, 7, 16), (24, 16), (24,), (24, 24))
+    emulated(form, [cast(inputs[0], "bfloat16"), *inputs[1:]], 2 * TOLERANCES["bfloat16"])
+
+
 @pytest.mark.parametrize("frozen", [{0}, {1}, {0, 1}, {1, 2}, {0, 1, 2}], ids=str)
 def test_linear_with_frozen_inputs(frozen: set[int], emulated: Callable) -> None:
     """Their gradients are not asked for, and those of the others do not need them."""
@@ -126,14 +136,9 @@ def test_layer_norm(width: int, read: str, written: str, emulated: Callable) -> 
     tolerance = max(TOLERANCES[read], TOLERANCES[written])
     form = lambda *inputs: layer_norm(*inputs, 1e-5, written)  # noqa: E731
     emulated(form, [cast(x, read), weight, bias], tolerance, offset=width % 2)
+    emulated(lambda *inputs: layer_norm(*inputs, 1e-5, written, first=4), [cast(x, read), weight, bias], tolerance)
     emulated(form, [cast(x, read), weight.stop_grad(), bias.stop_grad()], tolerance)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(5, 1001), (2, 3, 1500)])
-def test_dropout_draws_as_on_cpu(dtype: str, shape: tuple[int, ...], emulated: Callable) -> None:
-    """Also where a stream of random numbers ends between neighbours."""
-    emulated(lambda x: dropout(x, 0.3), [cast(random_vars(shape)[0], dtype)], 0 if dtype == "float32" else 2.0**-8)
+    emulated(layers.unit_length, [cast(x, read)], TOLERANCES["float32"])
 
 
 @pytest.mark.parametrize("scale", [3, 100])
@@ -184,6 +189,9 @@ def test_order_of_threads_changes_nothing(order: int, emulated: Callable) -> Non
     emulated(lambda *inputs: layer_norm(*inputs, 1e-5), [x, weight, bias], TOLERANCES["float32"], 0, order)
     form = lambda x: jt.concat(losses.mask_sums(x, labels, 0.25, 2.0))  # noqa: E731
     emulated(form, [logits], TOLERANCES["float32"], 0, order)
+    pairs = [y.stop_grad() if i % 2 else y for i, y in enumerate(random_vars((3, 700), (3, 700), (5,), (5,)))]
+    form = lambda *pairs: jt.concat(losses.recovery_loss(losses.TrainingOutputs(logits, *pairs)))  # noqa: E731
+    emulated(form, pairs, TOLERANCES["float32"], 0, order)
 
 
 def test_optimizer(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
