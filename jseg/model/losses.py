@@ -179,11 +179,12 @@ class SegmentationLoss:
         return LossSums(focal, dice, recovery_q, recovery_v, num_masks.stop_grad(), labels)
 
     def total(self, sums: LossSums, num_masks: jt.Var | float, share: float = 1.0) -> jt.Var:
-        """The loss of a micro-batch with this share of the images; `num_masks` of the batch counts as >= 1."""
-        numbers = 1, self.config.mask, self.config.dice, self.config.recovery * share
-        one, mask, dice, recovery = (constant(np.float32, (x,)) for x in numbers)
-        masks = jt.maximum(num_masks, one) if isinstance(num_masks, jt.Var) else max(num_masks, 1)
-        return (sums.focal * mask + sums.dice * dice) / masks + (sums.recovery_q + sums.recovery_v) * recovery
+        """(4,), whose sum is the loss of a micro-batch with this share of the images; `num_masks` counts as >= 1."""
+        ones, recovery = constant(np.float32, (1, 1, 1, 1)), self.config.recovery * share
+        masks = jt.maximum(num_masks, ones) if isinstance(num_masks, jt.Var) else max(num_masks, 1)
+        weights = constant(np.float32, (self.config.mask, self.config.dice, 0, 0)) / masks
+        terms = join([sums.focal, sums.dice, sums.recovery_q, sums.recovery_v], 0)  # few launches for few numbers
+        return terms * (weights + constant(np.float32, (0, 0, recovery, recovery)))
 
     def values(self, sums: np.ndarray) -> dict[str, float]:
         """The weighted terms, and `total`, of what `LossSums.joined` gives for a whole batch."""
