@@ -359,20 +359,15 @@ __global__ void __launch_bounds__(PASS_THREADS) epilogue_gradient_kernel(const E
     });
 }
 
-template <class Numbers, class Arguments>
-void set_dropout(const Numbers& number, const void* seed, Arguments& a) {
-    const float rate = number("rate");
-    a.threshold = drop_threshold(rate), a.kept = 1 / (1 - rate);
-    a.seed = rate > 0 ? (const float*)seed : nullptr;
-}
-
 template <class X, class Y, class Numbers>
 EpilogueArguments<X, Y> epilogue(const Numbers& number, const void* x, const void* bias, const void* seed) {
     EpilogueArguments<X, Y> a{(long)number("rows"), (int)number("columns"), {(int)number("slices")}};
     a.activation = (Activation)(int)number("activation");
     a.x = (const typename X::Number*)x;
     a.bias = number("bias") ? (const float*)bias : nullptr;
-    set_dropout(number, seed, a);
+    const float rate = number("rate");
+    a.threshold = drop_threshold(rate), a.kept = 1 / (1 - rate);
+    a.seed = rate > 0 ? (const float*)seed : nullptr;
     return a;
 }
 
@@ -384,16 +379,6 @@ void linear_epilogue(const Numbers& number, const void* x, const void* bias, con
     a.half_residual = number("residual") == 2 ? (const typename X::Number*)residual : nullptr;
     a.out = (typename Y::Number*)out;
     a.aligned = in_fours(a.columns, x, a.bias, a.residual, a.half_residual, out);
-    launch(epilogue_kernel<X, Y>, column_tiles(a.columns), a.sums.slices, PASS_THREADS, 0, a);
-}
-
-template <class X, class Y, class Numbers>
-void dropout(const Numbers& number, const void* x, const void* seed, void* out) {
-    EpilogueArguments<X, Y> a{0, (int)number("columns"), {(int)number("slices")}};
-    a.rows = (long)number("size") / a.columns, a.x = (const typename X::Number*)x;
-    set_dropout(number, seed, a);
-    a.out = (typename Y::Number*)out;
-    a.aligned = in_fours(a.columns, x, out);
     launch(epilogue_kernel<X, Y>, column_tiles(a.columns), a.sums.slices, PASS_THREADS, 0, a);
 }
 
