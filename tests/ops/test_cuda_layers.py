@@ -54,8 +54,7 @@ def emulated(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Non
     return compare
 
 
-# bias, residual, rate of dropout, rows and columns, whether float32 is written; once, a stream of random numbers ends
-# between neighbours
+# bias, residual, rate of dropout, rows and columns (in 33 x 131, random streams change mid-four), whether to be float32
 SHAPES = [(True, False, 0.0, 37, 68, False), (True, True, 0.3, 9, 132, False), (False, True, 0.0, 2, 1, False)]
 SHAPES += [(False, False, 0.3, 33, 131, False), (True, False, 0.0, 37, 68, True), (False, False, 0.0, 5, 66, True)]
 
