@@ -17,11 +17,12 @@ import jittor as jt
 import numpy as np
 from jittor import nn
 
-from jseg.clip.blocks import Trace, unit_length
+from jseg.clip.blocks import Trace
 from jseg.clip.image_tower import ImageTower, resize_positions
 from jseg.config import ModelConfig
 from jseg.ops.attention import Grid, attend, cross_attention
 from jseg.ops.device import constant, transpose
+from jseg.ops.layers import unit_length
 from jseg.weights.state import strict_load
 
 SCALE = 40.0  # of cosines in the softmax over classes (NACLIP)

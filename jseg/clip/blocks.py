@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jittor as jt
 import numpy as np
@@ -11,7 +12,7 @@ from jittor import nn
 
 from jseg.errors import UserError
 from jseg.ops.half import cast
-from jseg.ops.layers import dropout, layer_norm, linear
+from jseg.ops.layers import layer_norm, linear
 
 # q, k and v side by side (B, T, 3 * width), number of heads -> (B, T, width)
 Attend = Callable[[jt.Var, int], jt.Var]
@@ -27,9 +28,9 @@ class LayerNorm(nn.Module):
         self.eps = eps
         self.weight, self.bias = jt.ones(width), jt.zeros(width)
 
-    def execute(self, x: jt.Var, dtype: str | None = None, second: str = "") -> jt.Var | tuple[jt.Var, jt.Var]:
-        """(…, width) -> (…, width), as `dtype`, by default that of x; `second` as of `layer_norm`."""
-        return layer_norm(x, self.weight, self.bias, self.eps, dtype, second)
+    def execute(self, x: jt.Var, *arguments: Any, **options: Any) -> jt.Var | tuple[jt.Var, jt.Var]:
+        """(…, width) -> (…, width); further arguments are those of `layer_norm`."""
+        return layer_norm(x, self.weight, self.bias, self.eps, *arguments, **options)
 
 
 class Linear(nn.Linear):
@@ -43,15 +44,13 @@ class Linear(nn.Linear):
         """The weight as it goes into products."""
         return self.weight if self._rounded is None else self._rounded
 
-    def execute(
-        self, x: jt.Var, activation: str = "none", residual: jt.Var | None = None, rate: float = 0.0, wide: bool = False
-    ) -> jt.Var:
-        """As `linear`, (…, in) -> (…, out); of type `compute`, or float32."""
-        return linear(cast(x, self.compute), self.factor, self.bias, activation, residual, rate, wide)
+    def execute(self, x: jt.Var, **options: Any) -> jt.Var | Sequence[jt.Var]:
+        """(…, in) -> (…, out), of type `compute` or float32; options are those of `linear`."""
+        return linear(cast(x, self.compute), self.factor, self.bias, **options)
 
 
 class Dropout(nn.Module):
-    """Dropout that runs only while `active`, which `jseg.model.clip_rc.set_training` sets."""
+    """The rate of a dropout that runs only while `active`, which `jseg.model.clip_rc.set_training` sets."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
@@ -60,16 +59,6 @@ class Dropout(nn.Module):
     def rate_now(self) -> float:
         """The share that is dropped as things stand: 0 while not active."""
         return self.rate if self.active else 0.0
-
-    def execute(self, x: jt.Var) -> jt.Var:
-        """Any shape; every element has its own draw."""
-        rate = self.rate_now()
-        return dropout(x, rate) if rate else x
-
-
-def unit_length(x: jt.Var) -> jt.Var:
-    """Vectors along the last axis, divided by their length."""
-    return x / (x * x).sum(-1, keepdims=True).sqrt()
 
 
 class SelfAttention(nn.Module):

@@ -9,7 +9,7 @@ from jseg.errors import UserError
 from jseg.ops.attention import self_attention
 from jseg.ops.bilinear import grid_interpolation_matrix, resize_bilinear
 from jseg.ops.device import transpose
-from jseg.ops.half import cast
+from jseg.ops.half import cast, widen
 from jseg.ops.layers import linear
 
 
@@ -52,11 +52,11 @@ class PatchEmbedding(nn.Module):
         return height // self.patch_size, width // self.patch_size
 
     def execute(self, images: jt.Var) -> jt.Var:
-        """(B, 3, H, W) -> (B, h * w, width), patches in row-major order."""
+        """(B, 3, H, W) -> (B, h * w, width), patches in row-major order; float32, on CUDA of type `compute`."""
         batch, (rows, columns), size = images.shape[0], self.grid(images), self.patch_size
-        patches = images.reshape(batch, 3, rows, size, columns, size).transpose(0, 2, 4, 1, 3, 5)
-        patches = patches.reshape(batch, rows * columns, 3 * size * size)
-        return linear(cast(patches, self.compute), self.weight.reshape(-1, 3 * size * size), wide=True)
+        shape, index = (batch, rows, columns, 3, size, size), ["i0", "i3", f"i1*{size}+i4", f"i2*{size}+i5"]
+        patches = cast(images.reindex(shape, index), self.compute).reshape(batch, rows * columns, 3 * size * size)
+        return linear(patches, self.weight.reshape(-1, 3 * size * size), wide=not jt.flags.use_cuda)
 
 
 class ImageTower(nn.Module):
@@ -89,7 +89,7 @@ class ImageTower(nn.Module):
         are left `tokens_in` and `tokens_block<i>`, the input of block 0 and the output of block i.
         """
         positions, batch = self.positions(self.conv1.grid(images)), images.shape[0]
-        tokens = self.conv1(images) + positions[1:]
+        tokens = widen(self.conv1(images)) + positions[1:]
         first = (self.class_embedding + positions[0]).broadcast((batch, 1, tokens.shape[-1]))
         tokens = self.ln_pre(jt.concat([first, tokens], dim=1))
         if trace is not None:

@@ -7,7 +7,11 @@ decoder, queries attend to pixels and pixels to queries. The recovery decoder pr
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+
 import jittor as jt
+import numpy as np
 from jittor import nn
 
 from jseg.clip.blocks import Dropout, LayerNorm, Linear, Trace
@@ -15,63 +19,80 @@ from jseg.config import ModelConfig
 from jseg.errors import UserError
 from jseg.model.image_encoder import ImageFeatures, as_maps
 from jseg.model.losses import TrainingOutputs
-from jseg.ops.attention import cross_attention, two_way_attention
+from jseg.ops.attention import Grid, cross_attention, two_way_attention
 from jseg.ops.bilinear import grid_interpolation_matrix
 from jseg.ops.device import constant, join, split, transpose
-from jseg.ops.half import cast, widen
+from jseg.ops.function import Function, skip_frozen
+from jseg.ops.half import convert
 from jseg.ops.layers import linear
 
 
-def region_texts(features: ImageFeatures, text: jt.Var) -> jt.Var:
-    """Text features times (region + image) features, (B, M, C, D)."""
-    whole = features.whole.unsqueeze(1)
-    return (whole if features.regions is None else features.regions + whole).unsqueeze(2) * text
+@lru_cache(maxsize=64)
+def _tables(batch: int, region_grid: Grid, patch_grid: Grid, dtype: str) -> list[jt.Var]:
+    """The four tokens that each part of a pixel's input is made of, and their shares, (N, parts, 4) each.
+
+    And for gradients: what regions and image get from the pixels, (B, M + 1, N * parts), and from the queries.
+    """
+    matrix = grid_interpolation_matrix(region_grid, patch_grid)
+    (count, regions), both = matrix.shape, max(matrix.shape[1], 1)
+    parts = np.zeros((count, 3, regions + 4))  # shares of regions and image in three parts: regions, image, patch
+    parts[:, 0, :regions], parts[:, 1, regions] = matrix, 1
+    parts = parts[:, regions == 0 :]
+    order = np.argsort(-parts, 2, kind="stable")[:, :, :4]
+    shares, tokens = np.take_along_axis(parts, order, 2), (order + 1 + count) % (1 + count + regions)
+    shares[:, -1, 0], tokens[:, -1, 0] = 1, 1 + np.arange(count)
+    sums = parts[:, :, : regions + 1].reshape(-1, regions + 1).T, np.vstack([np.eye(regions, both), np.ones((1, both))])
+    arrays = [shares, *(np.repeat(x[None], batch, 0) for x in sums)]
+    shares, of_pixels, of_queries = (jt.array(x.astype(np.float32)).stop_grad() for x in arrays)
+    return [jt.array(tokens.astype(np.int32)), shares, convert(of_pixels, dtype), of_queries]
 
 
-def query_features(features: ImageFeatures, text: jt.Var) -> jt.Var:
-    """`concat[(R_m + G) * T_c, T_c]`, (B, M * C, 2D), index m * C + c: the input of `q_proj`."""
-    weighted = region_texts(features, text)
-    both = join([weighted, text.broadcast(weighted.shape)], 3)
-    return both.reshape(both.shape[0], -1, both.shape[3])
+class _DecoderInputs(Function):
+    """Tokens of images and text (C, D) -> inputs of `q_proj` and of `lateral_proj` as `dtype`; the former as float32.
+
+    `concat[(R_m + G) * T_c, T_c]`, (B, M * C, 2D), index m * C + c; `concat[up(R), G, I]`, (B, N, 3D), where the
+    regions are resized bilinearly to the patch grid; without regions `concat[G * T_c, T_c]` and `concat[G, I]`.
+    """
+
+    def execute(self, tokens: jt.Var, text: jt.Var, region_grid: Grid, patch_grid: Grid, dtype: str) -> list[jt.Var]:
+        self.shape, self.text, self.regions = tokens.shape, text, region_grid[0] * region_grid[1]
+        places, shares, *self.sums = _tables(
+            len(tokens), tuple(region_grid), tuple(patch_grid), dtype if jt.flags.use_cuda else "float32"
+        )
+        batch, _, depth = tokens.shape
+        shape = batch, max(self.regions, 1), len(text), 2, depth
+        both = tokens.reindex(shape, ["i0", "0", "i4"])
+        if self.regions:
+            first = constant(np.int32, (tokens.shape[1] - self.regions,))
+            both = both + tokens.reindex(shape, ["i0", "i1+@e0(0)", "i4"], 0, [], [first])
+        half, other = (constant(np.float32, x) for x in (((1.0,), (0.0,)), ((0.0,), (1.0,))))
+        queries = (both * half + other) * text.reindex(shape, ["i2", "i4"])
+        self.parts, shape = shares.shape[1], (batch, *shares.shape[:2], depth)
+        pixels = sum(
+            tokens.reindex(shape, ["i0", f"@e0(i1,i2,{i})", "i3"], 0, [], [places])
+            * shares.reindex(shape, ["i1", "i2", f"{i}"])
+            for i in range(4)
+        )
+        outputs = convert(queries, dtype), convert(pixels, dtype), queries
+        return [x.reshape(batch, -1, x.shape[-1] * x.shape[-2]) for x in outputs]
+
+    def grad(self, of_queries: jt.Var, of_pixels: jt.Var, _: jt.Var | None) -> tuple[jt.Var | None, ...]:
+        batch, length, depth = self.shape
+        shape = batch, max(self.regions, 1), len(self.text), depth
+        of_both = of_queries.reshape(*shape[:3], 2, depth).reindex(shape, ["i0", "i1", "i2", "0", "i3"])
+        of_both = (convert(of_both, "float32") * self.text).sum(2)  # of region plus image
+        of_pixels = of_pixels if jt.flags.use_cuda else convert(of_pixels, "float32")
+        few, sums = jt.matmul(self.sums[0], of_pixels.reshape(batch, -1, depth)), jt.matmul(self.sums[1], of_both)
+        where = ["i0", "(i1+@e0(0))%@e0(1)", "i2"], 0, [], [constant(np.int32, (self.regions, length))]
+        of_patches = of_pixels.reshape(batch, -1, self.parts, depth)
+        of_patches = of_patches.reindex(self.shape, ["i0", "i1-1", f"{self.parts - 1}", "i2"])
+        few, of_patches = (convert(x, "float32") for x in (few.reindex(self.shape, *where), of_patches))
+        return sums.reindex(self.shape, *where) + few + of_patches, None, None, None, None
 
 
-def region_maps(regions: jt.Var, features: ImageFeatures) -> jt.Var:
-    """Vectors of the regions (B, M, D), resized bilinearly to the patch grid: (B, N, D)."""
-    matrix = constant(grid_interpolation_matrix, features.region_grid, features.patch_grid)
-    return jt.matmul(matrix.broadcast((regions.shape[0], *matrix.shape)), regions)
-
-
-def pixel_features(features: ImageFeatures) -> jt.Var:
-    """`concat[up(R), G, I]`, (B, N, 3D), without regions (B, N, 2D): the input of `lateral_proj`."""
-    whole = features.whole.unsqueeze(1).broadcast(features.patches.shape)
-    regions = [] if features.regions is None else [region_maps(features.regions, features)]
-    return jt.concat([*regions, whole, features.patches], dim=2)
-
-
-def project_part(x: jt.Var, layer: Linear, weight: jt.Var, bias: jt.Var | None = None) -> jt.Var:
-    """The part of the output of `layer` that comes from x (…, width), by the columns `weight` for it; float32."""
-    return linear(cast(x, layer.compute), weight, bias, wide=True)
-
-
-def class_queries(features: ImageFeatures, text: jt.Var, q_proj: Linear) -> jt.Var:
-    """`q_proj(query_features(...))`, (B, M * C, D); the term of the text alone is computed once, not per region."""
-    for_both, for_text = split(q_proj.factor, [text.shape[1]] * 2, 1)
-    queries = project_part(region_texts(features, text), q_proj, for_both)
-    queries = queries + project_part(text, q_proj, for_text, q_proj.bias)  # (B, M, C, D) + (C, D)
-    return queries.reshape(queries.shape[0], -1, queries.shape[3])
-
-
-def pixels(features: ImageFeatures, lateral_proj: Linear) -> jt.Var:
-    """`lateral_proj(pixel_features(...))`, (B, N, D); regions and global are projected before they are repeated."""
-    depth, width = lateral_proj.weight.shape  # width: 3 times D, without regions twice
-    *for_regions, for_whole, for_patches = split(lateral_proj.factor, [depth] * (width // depth), 1)
-    patches = project_part(features.patches, lateral_proj, for_patches)
-    if features.regions is not None:
-        patches = patches + region_maps(project_part(features.regions, lateral_proj, for_regions[0]), features)
-    return patches + project_part(features.whole, lateral_proj, for_whole, lateral_proj.bias).unsqueeze(1)
-
-
-Tokens = tuple[jt.Var, jt.Var]  # the same (B, T, width) twice: in the type that products take, and as float32
+# the same (B, T, width) twice: in the type that products take, and as float32; before the first layer both the former
+Tokens = tuple[jt.Var, jt.Var]
+Layers = Iterable[tuple["DecoderLayer", "DecoderLayer"]]  # of queries, of pixels
 
 
 class CrossAttention(nn.Module):
@@ -107,7 +128,7 @@ class DecoderLayer(nn.Module):
         return self.norm3(self.linear2(inner, residual=wide, rate=rate), compute, "wide")
 
 
-def join_projections(layers: list[tuple[DecoderLayer, DecoderLayer]]) -> list[tuple[jt.Var, jt.Var]]:
+def join_projections(layers: Layers) -> list[tuple[jt.Var, jt.Var]]:
     """Weight (3 * width, width) and bias for the queries of each layer, and for its pixels.
 
     They project to queries of the own side's layer, and keys and values of the other side's.
@@ -119,23 +140,18 @@ def join_projections(layers: list[tuple[DecoderLayer, DecoderLayer]]) -> list[tu
 
 
 def decode(
-    q_layers: nn.ModuleList, v_layers: nn.ModuleList, q: jt.Var, v: jt.Var, trace: Trace | None = None
+    layers: Layers, q: Tokens, v: Tokens, projections: Iterator[tuple[jt.Var, jt.Var]], trace: Trace | None = None
 ) -> tuple[Tokens, Tokens]:
     """Queries (B, M * C, D) and pixels (B, N, D) through all layers; each layer updates both from the old values."""
-    # rounded once for several products; not on CPU, where Jittor would cut off the sums of their gradients
-    dtype = q_layers[0].linear1.compute if jt.flags.use_cuda else "float32"
-    both = (q, widen(q)), (v, widen(v))
-    of_q, of_v = ((x if str(x.dtype) == dtype else cast(wide, dtype), wide) for x, wide in both)
-    layers, found = list(zip(q_layers, v_layers, strict=True)), (None, None)
-    projections = iter(join_projections(layers) if jt.flags.use_cuda else ())
+    found = None, None
     for index, (q_layer, v_layer) in enumerate(layers, start=1):
         if jt.flags.use_cuda:
-            sides, attention = [linear(x, *next(projections)) for x in (of_q[0], of_v[0])], q_layer.multihead_attn
+            sides, attention = [linear(x, *next(projections)) for x in (q[0], v[0])], q_layer.multihead_attn
             found = two_way_attention(*sides, attention.heads, attention.weight_dropout.rate_now())
-        of_q, of_v = q_layer(of_q, of_v, found[0]), v_layer(of_v, of_q, found[1])
+        q, v = q_layer(q, v, found[0]), v_layer(v, q, found[1])
         if trace is not None:
-            trace[f"q{index}"], trace[f"v{index}"] = of_q[1], of_v[1]
-    return of_q, of_v
+            trace[f"q{index}"], trace[f"v{index}"] = q[1], v[1]
+    return q, v
 
 
 class RecoveryDecoder(nn.Module):
@@ -147,9 +163,10 @@ class RecoveryDecoder(nn.Module):
         self.linear_q_in, self.linear_k_in = Linear(width, width), Linear(width, width)
         self.linear_q_out, self.linear_k_out = Linear(width, 2 * width), Linear(width, width)
 
-    def execute(self, q: Tokens, v: Tokens) -> tuple[jt.Var, jt.Var]:
+    def execute(self, q: Tokens, v: Tokens, projections: Iterator[tuple[jt.Var, jt.Var]]) -> tuple[jt.Var, jt.Var]:
         """Decoded queries (B, M * C, D) and pixels (B, N, D) -> recovered (B, M * C, 2D) and (B, N, D)."""
-        q, v = decode(self.decouple_q, self.decouple_v, self.linear_q_in(q[0]), self.linear_k_in(v[0]))
+        q, v = self.linear_q_in(q[0], twice=True), self.linear_k_in(v[0], twice=True)
+        q, v = decode(zip(self.decouple_q, self.decouple_v, strict=True), q, v, projections)
         return self.linear_q_out(q[0], wide=True), self.linear_k_out(v[0], wide=True)
 
 
@@ -171,23 +188,30 @@ class DecodeHead(nn.Module):
         self.lateral_proj = Linear((3 if config.region_grid else 2) * depth, depth)
         self.q_proj = Linear(2 * depth, depth)
 
-    def decode(self, features: ImageFeatures, text: jt.Var, trace: Trace | None) -> tuple[Tokens, Tokens, jt.Var]:
-        """Class queries (B, M * C, D), index m * C + c, and pixels (B, N, D) after the decoder; mask logits."""
+    def decode(self, features: ImageFeatures, text: jt.Var, trace: Trace | None) -> tuple:
+        """Class queries (B, M * C, D) and pixels (B, N, D) after the decoder; mask logits; for the recovery decoder,
+        `projections` and what it is to find."""
         if len(text.shape) != 2 or text.shape[1] != self.depth:
             raise UserError(f"text features are {tuple(text.shape)}: expected (classes, {self.depth}) for this model")
-        q, v = class_queries(features, text, self.q_proj), pixels(features, self.lateral_proj)
+        inputs = features.tokens, text, features.region_grid, features.patch_grid, self.q_proj.compute
+        queries, maps, wide = skip_frozen(_DecoderInputs.apply)(*inputs)
+        q, v = self.q_proj(queries, twice=True), self.lateral_proj(maps, twice=True)
         if trace is not None:
-            trace["ram_q"], trace["ram_v"] = query_features(features, text), pixel_features(features)
-            trace["q0"], trace["v0"] = q, v
-        q, v = decode(self.decoder_q.layers, self.decoder_v.layers, q, v, trace)
-        mean = q[1].reshape(len(q[1]), -1, len(text), self.depth).mean(1)  # over regions, (B, C, D)
+            trace["ram_q"], trace["ram_v"], trace["q0"], trace["v0"] = wide, maps, q[0], v[0]
+        layers, recovery = list(zip(self.decoder_q.layers, self.decoder_v.layers, strict=True)), self.recovery_decoder
+        others = list(zip(recovery.decouple_q, recovery.decouple_v, strict=True))  # joined together, in few launches
+        projections = iter(join_projections(layers + others) if jt.flags.use_cuda else ())
+        q, v = decode(layers, q, v, projections, trace)
+        regions = q[1].shape[1] // len(text)  # over which the mean is taken, in one launch, (B, C, D)
+        shares = constant(np.full, (len(wide), 1, regions), np.float32(1 / regions))
+        mean = jt.matmul(shares, q[1].reshape(len(wide), regions, -1)).reshape(len(wide), -1, self.depth)
         if jt.flags.use_cuda:
             logits = nn.bmm_transpose(mean, v[1]).reshape(*mean.shape[:2], *features.patch_grid)
         else:
             logits = as_maps(jt.matmul(v[1], transpose(mean, 0, 2, 1)), features.patch_grid)
         if trace is not None:
             trace["logits_grid"] = logits
-        return q, v, logits
+        return q, v, logits, projections, wide.detach()
 
     def execute(self, features: ImageFeatures, text: jt.Var, trace: Trace | None = None) -> jt.Var:
         """Mask logits (B, C, h, w) on the patch grid."""
@@ -195,7 +219,8 @@ class DecodeHead(nn.Module):
 
     def training_outputs(self, features: ImageFeatures, text: jt.Var, trace: Trace | None = None) -> TrainingOutputs:
         """As `execute`, with the recovery decoder."""
-        q, v, logits = self.decode(features, text, trace)
-        queries, patches = self.recovery_decoder(q, v)
-        query_targets, pixel_targets = query_features(features, text).detach(), features.patches.detach()
+        q, v, logits, projections, query_targets = self.decode(features, text, trace)
+        queries, patches = self.recovery_decoder(q, v, projections)
+        with jt.no_grad():
+            pixel_targets = features.tokens.reindex(patches.shape, ["i0", "i1+1", "i2"])  # fused with what follows
         return TrainingOutputs(logits, queries, query_targets, patches, pixel_targets)

@@ -16,22 +16,20 @@ import jittor as jt
 import numpy as np
 from jittor import nn
 
-from jseg.clip.blocks import Dropout, LayerNorm, Linear, ResidualBlock, Trace, unit_length
+from jseg.clip.blocks import Dropout, LayerNorm, Linear, ResidualBlock, Trace
 from jseg.clip.image_tower import ImageTower
 from jseg.config import ModelConfig
 from jseg.ops.attention import check_region_grid, region_attention
-from jseg.ops.device import constant, join, split, transpose
+from jseg.ops.device import constant, join, split, transpose, worked_out
 from jseg.ops.half import cast, widen
-from jseg.ops.layers import layer_norm, linear
+from jseg.ops.layers import layer_norm, linear, unit_length
 
 
 @dataclass
 class ImageFeatures:
     """The embeddings of a batch of images; all vectors have unit length."""
 
-    whole: jt.Var  # (B, D) one vector for the image
-    regions: jt.Var | None  # (B, M, D), row-major in region_grid; None = the model has none
-    patches: jt.Var  # (B, N, D), row-major in patch_grid
+    tokens: jt.Var  # (B, 1 + N + M, D): one vector for the image, patches and regions, both row-major in their grids
     patch_grid: tuple[int, int]  # (h, w)
     region_grid: tuple[int, int]  # (rh, rw), (0, 0) without regions
 
@@ -58,15 +56,19 @@ class ImageEncoder(ImageTower):
 
     def input_tokens(self, images: jt.Var, grid: tuple[int, int]) -> jt.Var:
         """`[class token | patches | regions]` after `ln_pre`, (B, 1 + N + M, width)."""
-        positions = self.positions(grid)
-        patches = self.conv1(images) + positions[1:]
-        batch, _, width = patches.shape
+        patches, positions = self.conv1(images), self.positions(grid)
+        batch, count, width = patches.shape
+
+        def placed(x: jt.Var, first: int) -> jt.Var:  # as rows of each image from `first` on; fused into one launch
+            shape = batch, 1 + count + self.region_grid[0] * self.region_grid[1], width
+            index = [*["i0"] * (len(x.shape) - 2), "i1-@e0(0)", "i2"]
+            return x.reindex(shape, index, 0, [], [constant(np.int32, (first,))])
+
         # the released models add the class embedding twice
-        tokens = [(2 * self.class_embedding + positions[0]).broadcast((batch, 1, width)), patches]
+        tokens = 2 * placed(self.class_embedding.reshape(1, -1), 0) + placed(positions, 0) + widen(placed(patches, 1))
         if self.region_grid[0]:
-            bridge = self.region_level_bridge
-            tokens.append(bridge.unsqueeze(0).broadcast((batch, *bridge.shape)))
-        return self.ln_pre(join(tokens, 1)).stop_grad()  # nothing up to here trains
+            tokens = tokens + placed(self.region_level_bridge, 1 + count)
+        return self.ln_pre(tokens).stop_grad()  # nothing up to here trains
 
     def execute(self, images: jt.Var, trace: Trace | None = None) -> ImageFeatures:
         """Features of normalised images (B, 3, H, W) float32, of any size and aspect whose patches the regions fit."""
@@ -83,25 +85,24 @@ class ImageEncoder(ImageTower):
         for layer, block in enumerate(self.transformer.resblocks):
             tokens = block(tokens, lambda x, n, own=kept[layer]: region_attention(x, own, n, 1, grid, self.region_grid))
             trace[f"tokens_block{layer}"] = tokens
-        sizes = [1, grid[0] * grid[1]] + [self.region_grid[0] * self.region_grid[1]] * bool(self.region_grid[0])
-        outputs, *of_regions = split(tokens, [sizes[0] + sizes[1], *sizes[2:]], 1)
         # the released models leave the region tokens out of prompt_norm
-        outputs = self.ln_post(join([self.prompt_norm(outputs), *of_regions], 1), self.compute)
-        outputs = unit_length(linear(outputs, transpose(self.proj, 1, 0), wide=True))
-        whole, patches, *regions = split(outputs, sizes, 1)
-        trace["cls"], trace["visual"] = whole[:, 0], as_maps(patches, grid)
-        if regions:
-            trace["region"] = as_maps(regions[0], self.region_grid)
-        return ImageFeatures(whole[:, 0], regions[0] if regions else None, patches, grid, self.region_grid)
+        count = 1 + grid[0] * grid[1]
+        outputs = self.ln_post(self.prompt_norm(tokens, first=count * bool(self.region_grid[0])), self.compute)
+        projection = worked_out(transpose, [self.proj], 1, 0)
+        outputs = unit_length(linear(outputs, projection, wide=not jt.flags.use_cuda))
+        trace["cls"], trace["visual"] = outputs[:, 0], as_maps(outputs[:, 1:count], grid)
+        if self.region_grid[0]:
+            trace["region"] = as_maps(outputs[:, count:], self.region_grid)
+        return ImageFeatures(outputs, grid, self.region_grid)
 
-    def prompts(self, copies: int) -> jt.Var | list[jt.Var]:
-        """Prompts with dropout, (layers, copies, K, width) float32; on CPU a list, drawn layer by layer."""
+    def prompts(self, copies: int) -> jt.Var:
+        """Prompts with dropout, (layers, copies, K, width) float32."""
         deep = [self.deep_prompt_embeddings] if len(self.transformer.resblocks) > 1 else []
-        prompts = self.prompt_proj(join([self.prompt_embeddings, *deep], 0), wide=True)
-        prompts = prompts.unsqueeze(1).broadcast((len(prompts), copies, *prompts.shape[1:]))
-        return self.prompt_dropout(prompts) if jt.flags.use_cuda else [self.prompt_dropout(x) for x in prompts]
+        prompts = join([self.prompt_embeddings, *deep], 0).unsqueeze(1)
+        prompts = prompts.broadcast((len(prompts), copies, *prompts.shape[2:]))
+        return self.prompt_proj(prompts, rate=self.prompt_dropout.rate_now(), wide=True)
 
-    def project_prompts(self, prompts: jt.Var | list[jt.Var]) -> Sequence[jt.Var]:
+    def project_prompts(self, prompts: jt.Var) -> Sequence[jt.Var]:
         """Their queries (not used), keys and values in each layer, (copies, K, 3 * width) of type `compute`."""
         blocks = list(self.transformer.resblocks)
         if jt.flags.use_cuda:
@@ -119,16 +120,25 @@ def keep_prompts(tower: ImageTower) -> Iterator[None]:
         tower.kept_prompts = None
 
 
+def fold_norms(*frozen: jt.Var) -> tuple[jt.Var, jt.Var]:
+    """Weights (layers, columns, width) and biases (layers, 1, columns) of projections, from four Vars of each layer.
+
+    Factor and shift of the layer normalisation before go into weight and bias of the projection.
+    """
+    factors, shifts, weights, biases = (jt.stack([widen(x) for x in frozen[i::4]]) for i in range(4))
+    biases = biases + (weights * shifts.unsqueeze(1)).sum(2)
+    return cast(weights * factors.unsqueeze(1), str(frozen[2].dtype)), biases.unsqueeze(1)
+
+
 def project_together(blocks: list[ResidualBlock], x: jt.Var, dtype: str) -> Sequence[jt.Var]:
     """`block.attn.project(block.ln_1(x[i], dtype))` of every frozen block i, by one product of a batch of matrices."""
-    shape, norms = x.shape, [block.ln_1 for block in blocks]
-    factor, shift = (join([getattr(norm, name) for norm in norms], 0) for name in ("weight", "bias"))
-    weights, biases = (join([getattr(x.attn, f"in_proj_{name}") for x in blocks], 0) for name in ("weight", "bias"))
-    ones, zeros = (constant(of, shape[-1], np.float32) for of in (np.ones, np.zeros))
-    x = layer_norm(x.reshape(len(x), -1, shape[-1]), ones, zeros, norms[0].eps)
-    x = cast(x * factor.reshape(len(x), 1, -1) + shift.reshape(len(x), 1, -1), dtype)
-    x = widen(nn.bmm_transpose(x, cast(weights, dtype).reshape(len(x), -1, shape[-1]))) + biases.reshape(len(x), 1, -1)
-    return [y.reshape(*shape[1:-1], -1) for y in split(cast(x, dtype), [1] * len(blocks), 0)]
+    shape, width = x.shape, x.shape[-1]
+    parts = [(y.ln_1.weight, y.ln_1.bias, y.attn.in_proj_weight, y.attn.in_proj_bias) for y in blocks]
+    weights, biases = worked_out(fold_norms, sum(parts, ()))
+    ones, zeros = (constant(of, width, np.float32) for of in (np.ones, np.zeros))
+    x = layer_norm(x.reshape(len(x), -1, width), ones, zeros, blocks[0].ln_1.eps, dtype)
+    x = cast(widen(nn.bmm_transpose(x, cast(weights, dtype))) + biases, dtype)
+    return [y.reshape(*shape[1:-1], -1) for y in split(x, [1] * len(blocks), 0)]
 
 
 def as_maps(tokens: jt.Var, grid: tuple[int, int]) -> jt.Var:

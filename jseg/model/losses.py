@@ -16,6 +16,7 @@ from jseg.ops import compiled
 from jseg.ops.bilinear import interpolation_taps, resize_bilinear
 from jseg.ops.device import constant, join
 from jseg.ops.function import Function
+from jseg.ops.layers import SLICES
 
 
 @dataclass
@@ -53,6 +54,10 @@ def mask_sums(logits: jt.Var, labels: jt.Var, alpha: float, gamma: float) -> tup
     return _MaskSums.apply(logits, labels, alpha, gamma)
 
 
+def _call(function: str, inputs: list[jt.Var], shapes: list, numbers: dict[str, float]) -> list[jt.Var]:
+    return compiled.call("losses.h", function, inputs, shapes, numbers, None, ("losses.cuh", function))
+
+
 class _MaskSums(Function):
     def execute(self, logits: jt.Var, labels: jt.Var, alpha: float, gamma: float) -> tuple[jt.Var, ...]:
         self.inputs, self.alpha, self.gamma = [logits, labels], alpha, gamma
@@ -62,7 +67,7 @@ class _MaskSums(Function):
         if compiled.compiled(cuda=True):
             self.inputs += [constant(interpolation_taps, *sides) for sides in ((h, height), (w, width))]
             shapes = [(1,), (1,), (1,), (*pairs, 2), (*pairs, 4)]
-            focal, dice, masks, slopes, _ = self._call("mask_sums", self.inputs, shapes)
+            focal, dice, masks, slopes, _ = _call("mask_sums", self.inputs, shapes, self.numbers)
             self.inputs.append(slopes)
             return focal, dice, masks
         target, sign, error, cost, weight, _ = self._pixel_terms()
@@ -76,15 +81,13 @@ class _MaskSums(Function):
     def grad(self, grad_focal: jt.Var | None, grad_dice: jt.Var | None, _: jt.Var | None) -> tuple[jt.Var | None, ...]:
         sums = [jt.zeros(1) if x is None else x for x in (grad_focal, grad_dice)]
         if compiled.compiled(cuda=True):
-            return self._call("mask_gradient", [*self.inputs, *sums], [self.inputs[0].shape])[0], None, None, None
+            (grad,) = _call("mask_gradient", [*self.inputs, *sums], [self.inputs[0].shape], self.numbers)
+            return grad, None, None, None
         target, sign, error, cost, weight, decay = self._pixel_terms()
         slope = weight * (error + self.gamma * (1 - error) * cost)
         outside, inside = (x.unsqueeze(2).unsqueeze(3) for x in self.inputs[2:])
         of_dice = sums[1] * (outside - inside * target) * decay / ((1 + decay) * (1 + decay))
         return sign * slope * (sums[0] / (self.numbers["height"] * self.numbers["width"])) + of_dice, None, None, None
-
-    def _call(self, function: str, inputs: list[jt.Var], shapes: list[tuple[int, ...]]) -> list[jt.Var]:
-        return compiled.call("losses.h", function, inputs, shapes, self.numbers, None, ("losses.cuh", function))
 
     def _pixel_terms(self) -> tuple[jt.Var, ...]:
         """Target, dz/dx, 1 - p of the truth, cross-entropy and its weight, exp(-|x|), (B, C, H, W) each."""
@@ -101,10 +104,27 @@ class _MaskSums(Function):
 
 def recovery_loss(outputs: TrainingOutputs) -> tuple[jt.Var, jt.Var]:
     """Mean absolute error of the recovered class queries, and that of the recovered pixels, (1,) float32 each."""
-    queries = outputs.recovered_queries - outputs.query_targets.detach()
-    pixels = outputs.recovered_pixels - outputs.pixel_targets.detach()
+    pairs = [outputs.recovered_queries, outputs.query_targets.detach()]
+    pairs += [outputs.recovered_pixels, outputs.pixel_targets.detach()]
+    if jt.flags.use_cuda and compiled.compiled(cuda=True):
+        return _Recovery.apply(*pairs)
+    differences = pairs[0] - pairs[1], pairs[2] - pairs[3]
     # times the sign: jt.abs has slope 1 at 0, the loss has 0
-    return tuple((x * ((x > 0).float32() - (x < 0).float32())).mean() for x in (queries, pixels))
+    return tuple((x * ((x > 0).float32() - (x < 0).float32())).mean() for x in differences)
+
+
+class _Recovery(Function):
+    """`recovery_loss` by its CUDA kernels, which take both pairs in one launch."""
+
+    def execute(self, *pairs: jt.Var) -> list[jt.Var]:
+        self.pairs, (size, _, other_size, _) = list(pairs), (x.numel() for x in pairs)
+        self.numbers = {"size": size, "other_size": other_size, "blocks": SLICES}
+        return _call("recovery", self.pairs, [(1,), (1,), (2, SLICES)], self.numbers)[:2]
+
+    def grad(self, *of_means: jt.Var | None) -> tuple[jt.Var | None, ...]:
+        inputs = [*self.pairs, *(jt.zeros(1) if x is None else x for x in of_means)]
+        of_queries, of_pixels = _call("recovery_gradient", inputs, [x.shape for x in self.pairs[::2]], self.numbers)
+        return of_queries, None, of_pixels, None
 
 
 def pseudo_labels(logits: jt.Var, labels: jt.Var, unseen: Sequence[int]) -> jt.Var:
@@ -136,8 +156,9 @@ class LossSums:
 
     def joined(self, share: float = 1.0) -> jt.Var:
         """focal, dice, recovery_q, recovery_v (both times `share`) and num_masks, (5,) float64 without a gradient."""
-        values = join([self.focal, self.dice, self.recovery_q, self.recovery_v, self.num_masks], 0)
-        return (values * constant(np.float32, (1, 1, share, share, 1))).float64().stop_grad()
+        with jt.no_grad():  # so that it is fused
+            values = join([self.focal, self.dice, self.recovery_q, self.recovery_v, self.num_masks], 0)
+            return (values * constant(np.float32, (1, 1, share, share, 1))).float64()
 
 
 class SegmentationLoss:
@@ -158,12 +179,12 @@ class SegmentationLoss:
         return LossSums(focal, dice, recovery_q, recovery_v, num_masks.stop_grad(), labels)
 
     def total(self, sums: LossSums, num_masks: jt.Var | float, share: float = 1.0) -> jt.Var:
-        """The loss of a micro-batch with this share of the images; `num_masks` of the batch counts as >= 1."""
-        one, recovery = constant(np.float32, (1,)), self.config.recovery * share
-        masks = jt.maximum(num_masks, one) if isinstance(num_masks, jt.Var) else max(num_masks, 1)
-        mask_weights = constant(np.float32, (self.config.mask, self.config.dice, 0, 0)) / masks
+        """(4,), whose sum is the loss of a micro-batch with this share of the images; `num_masks` counts as >= 1."""
+        ones, recovery = constant(np.float32, (1, 1, 1, 1)), self.config.recovery * share
+        masks = jt.maximum(num_masks, ones) if isinstance(num_masks, jt.Var) else max(num_masks, 1)
+        weights = constant(np.float32, (self.config.mask, self.config.dice, 0, 0)) / masks
         terms = join([sums.focal, sums.dice, sums.recovery_q, sums.recovery_v], 0)  # few launches for few numbers
-        return (terms * (mask_weights + constant(np.float32, (0, 0, recovery, recovery)))).sum()
+        return terms * (weights + constant(np.float32, (0, 0, recovery, recovery)))
 
     def values(self, sums: np.ndarray) -> dict[str, float]:
         """The weighted terms, and `total`, of what `LossSums.joined` gives for a whole batch."""

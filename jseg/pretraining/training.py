@@ -12,7 +12,6 @@ import numpy as np
 from jittor import nn
 
 from jseg.baselines import before_last_block
-from jseg.clip.blocks import unit_length
 from jseg.clip.class_embeddings import embed_class_names, unit_rows
 from jseg.clip.image_tower import ImageTower, random_image_weights
 from jseg.clip.text_tower import TextTower, random_text_weights
@@ -24,6 +23,7 @@ from jseg.engine.optimizer import AdamW
 from jseg.errors import CheckFailed
 from jseg.ops.attention import cross_attention
 from jseg.ops.device import normalise
+from jseg.ops.layers import unit_length
 from jseg.pretraining.images import (
     HELD_OUT_STREAM,
     OPTIMIZER,

@@ -4,41 +4,36 @@ import jittor as jt
 import numpy as np
 import pytest
 
-from jseg.clip.blocks import Linear, unit_length
 from jseg.model import head
 from jseg.model.clip_rc import set_training
-from jseg.model.head import DecoderLayer, class_queries, pixel_features, pixels, query_features
-from jseg.model.image_encoder import ImageFeatures
+from jseg.model.head import DecoderLayer, _DecoderInputs
 from jseg.ops import layers
+from jseg.ops.bilinear import grid_interpolation_matrix
+from tests.ops.reference import random_vars
 
 DEPTH = 8
 
 
-def random_features(patch_grid: tuple[int, int], region_grid: tuple[int, int]) -> ImageFeatures:
-    generator = np.random.default_rng(0)
-
-    def vectors(*shape: int) -> jt.Var:
-        return unit_length(jt.array(generator.standard_normal((*shape, DEPTH)).astype(np.float32)))
-
-    patches, regions = patch_grid[0] * patch_grid[1], region_grid[0] * region_grid[1]
-    return ImageFeatures(vectors(2), vectors(2, regions), vectors(2, patches), patch_grid, region_grid)
-
-
-def random_text(classes: int) -> jt.Var:
-    return jt.array(np.random.default_rng(1).standard_normal((classes, DEPTH)).astype(np.float32))
-
-
-@pytest.mark.parametrize("grids", [((4, 6), (2, 2)), ((5, 4), (3, 3)), ((3, 3), (1, 1))])
+@pytest.mark.parametrize("grids", [((2, 2), (4, 6)), ((3, 3), (5, 4)), ((1, 1), (3, 3)), ((0, 0), (2, 3))])
 @pytest.mark.parametrize("classes", [1, 5])
-def test_projecting_parts_equals_projecting_the_whole(grids: tuple, classes: int) -> None:
-    features, text = random_features(*grids), random_text(classes)
-    q_proj, lateral_proj = Linear(2 * DEPTH, DEPTH), Linear(3 * DEPTH, DEPTH)
-    np.testing.assert_allclose(
-        class_queries(features, text, q_proj).numpy(), q_proj(query_features(features, text)).numpy(), atol=1e-6
-    )
-    np.testing.assert_allclose(
-        pixels(features, lateral_proj).numpy(), lateral_proj(pixel_features(features)).numpy(), atol=1e-6
-    )
+def test_inputs_of_the_decoder(grids: tuple, classes: int) -> None:
+    """And their gradient, against a concatenation of parts."""
+    (rows, columns), (height, width) = grids
+    sizes, (text,) = [1, height * width, rows * columns], random_vars((classes, DEPTH))
+    (tokens,) = random_vars((2, sum(sizes), DEPTH))
+    queries, pixels, _ = _DecoderInputs.apply(tokens, text, *grids, "float32")
+    whole, patches, regions = (tokens[:, sum(sizes[:i]) : sum(sizes[: i + 1])] for i in range(3))
+    both = ((regions + whole if sizes[2] else whole).unsqueeze(2) * text).reshape(2, -1, DEPTH)
+    matrix = jt.array(grid_interpolation_matrix(*grids))
+    maps = [jt.matmul(matrix.broadcast((2, *matrix.shape)), regions)] * bool(sizes[2])
+    expected_pixels = jt.concat([*maps, whole.broadcast(patches.shape), patches], 2)
+    expected_queries = jt.concat([both, jt.array(np.tile(text.numpy(), (2, max(1, sizes[2]), 1)))], 2)
+    results = []
+    for of_queries, of_pixels in ((queries, pixels), (expected_queries, expected_pixels)):
+        loss = of_queries.pow(3).sum() + of_pixels.pow(3).sum()
+        results.append([x.numpy() for x in (of_queries, of_pixels, jt.grad(loss, tokens))])
+    for computed, expected in zip(*results, strict=True):
+        np.testing.assert_allclose(computed, expected, atol=1e-5)
 
 
 def test_four_dropouts_a_layer(monkeypatch: pytest.MonkeyPatch) -> None:

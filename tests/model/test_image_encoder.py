@@ -66,17 +66,17 @@ def test_kept_prompts_change_nothing_and_are_given_up(small_model: ClipRC) -> No
     encoder = small_model.backbone
     images = [jt.array(random_images(batch, 3, 64, 64)) for batch in (1, 3, 2)]
     with jt.no_grad():
-        fresh = [encoder(part).patches.numpy() for part in images]
+        fresh = [encoder(part).tokens.numpy() for part in images]
         with keep_prompts(encoder):
-            kept = [encoder(part).patches.numpy() for part in images]
+            kept = [encoder(part).tokens.numpy() for part in images]
             assert sorted(encoder.kept_prompts) == [0, 1, 2]
             set_value(encoder.prompt_embeddings, encoder.prompt_embeddings.numpy() + 1)
-            same = encoder(images[0]).patches.numpy()
-        changed = encoder(images[0]).patches.numpy()
+            same = encoder(images[0]).tokens.numpy()
+        changed = encoder(images[0]).tokens.numpy()
     for expected, found in zip(fresh, kept, strict=True):
         np.testing.assert_allclose(found, expected, atol=1e-6)
     np.testing.assert_array_equal(same, kept[0])  # so they were not made again
     assert np.abs(changed - same).max() > 1e-3
     with keep_prompts(encoder):
-        encoder(images[0]).patches.sync()  # gradients may be asked for
+        encoder(images[0]).tokens.sync()  # gradients may be asked for
         assert not encoder.kept_prompts

@@ -133,7 +133,7 @@ def test_total_is_the_weighted_sum(outputs: TrainingOutputs) -> None:
     expected = {"mask": 20 * focal, "dice": 3 * dice, "recovery_q": 7 * recovery[0], "recovery_v": 7 * recovery[1]}
     expected["total"] = sum(expected.values())
     assert loss.values(sums.joined().numpy()) == pytest.approx(expected, rel=1e-6)
-    assert loss.total(sums, masks).item() == pytest.approx(expected["total"], rel=1e-6)
+    assert loss.total(sums, masks).sum().item() == pytest.approx(expected["total"], rel=1e-6)
     of_masks, others = loss.apart(sums)
     assert (of_masks / masks + others).item() == pytest.approx(expected["total"])
     assert sums.num_masks.item() == masks == 3 * 4

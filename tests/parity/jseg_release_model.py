@@ -65,11 +65,8 @@ def check_head(file: GoldenFile) -> dict[str, np.ndarray]:
     """The head on given image features, for all classes and for the seen ones."""
     sizes, weights = file.json("cfg"), file.starting_with("w/")
     maps, regions = file["in/feat"], file["in/region"]  # (B, D, h, w)
-    patches, region_tokens = (
-        jt.array(np.ascontiguousarray(x.reshape(*x.shape[:2], -1).transpose(0, 2, 1))) for x in (maps, regions)
-    )
-    whole = jt.array(file["in/glob"])
-    features = ImageFeatures(whole, region_tokens, patches, maps.shape[2:], regions.shape[2:])
+    tokens = [file["in/glob"][:, None], *(x.reshape(*x.shape[:2], -1).transpose(0, 2, 1) for x in (maps, regions))]
+    features = ImageFeatures(jt.array(np.concatenate(tokens, 1)), maps.shape[2:], regions.shape[2:])
     size = (sizes["img_size"], sizes["img_size"])
     encoder = {
         "input_resolution": sizes["img_size"], "patch_size": sizes["img_size"] // features.patch_grid[0], "width": 8,

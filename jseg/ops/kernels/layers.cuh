@@ -133,7 +133,18 @@ struct NormArguments {
     typename Y::Number* rounded;  // the same
     RowSums parameters;
     int sum_blocks;
+    int group, first;  // of each group of rows, the first ones are normalised, the others stay; a group of 1 is
+    bool centred;      // else the mean is left in, and taken for 0
+
+    __device__ bool stays(long row) const { return group > 1 && (int)row % group >= first; }
 };
+
+template <class X, class Y, class Numbers>
+NormArguments<X, Y> norm_arguments(const Numbers& number) {
+    NormArguments<X, Y> a{(long)number("rows"), (int)number("width"), (float)number("eps")};
+    a.group = number("group"), a.first = number("first"), a.centred = number("centred");
+    return a;
+}
 
 // A warp owns a row; it reads it three times, but from memory only once.
 template <class X, class Y>
@@ -147,7 +158,7 @@ __global__ void __launch_bounds__(PASS_THREADS) norm_kernel(const NormArguments<
         load_four<X>(x, from + column, count, a.aligned);
         for (int e = 0; e < 4; e++) sum += x[e];
     });
-    const float mean = warp_sum(sum) / a.width;
+    const float mean = a.centred ? warp_sum(sum) / a.width : 0.0f;
     each_four(a.width, [&](int column, int count) {
         float x[4];
         load_four<X>(x, from + column, count, a.aligned);
@@ -159,7 +170,7 @@ __global__ void __launch_bounds__(PASS_THREADS) norm_kernel(const NormArguments<
         load_four<X>(x, from + column, count, a.aligned);
         load_four<Float32>(weight, a.weight + column, count, a.aligned);
         load_four<Float32>(bias, a.bias + column, count, a.aligned);
-        for (int e = 0; e < 4; e++) x[e] = (x[e] - mean) * inverse * weight[e] + bias[e];
+        for (int e = 0; e < 4; e++) x[e] = a.stays(row) ? x[e] : (x[e] - mean) * inverse * weight[e] + bias[e];
         store_four<Y>(a.out + row * a.width + column, x, count, a.aligned);
         if (a.wide != nullptr) store_four<Float32>(a.wide + row * a.width + column, x, count, a.aligned);
     });
@@ -194,11 +205,12 @@ __device__ __forceinline__ void norm_gradient(const NormArguments<X, Y>& a, long
         load(column, count, standard, weighted);
         for (int e = 0; e < 4; e++) sum += weighted[e], along += weighted[e] * standard[e];
     });
-    sum = warp_sum(sum) / a.width, along = warp_sum(along) / a.width;
+    sum = a.centred ? warp_sum(sum) / a.width : 0.0f, along = warp_sum(along) / a.width;
     each_four(a.width, [&](int column, int count) {
         float standard[4], weighted[4];
         load(column, count, standard, weighted);
         for (int e = 0; e < 4; e++) weighted[e] = (weighted[e] - sum - standard[e] * along) * inverse;
+        if (a.stays(row)) load_gradient(weighted, a, row, column, count);
         if (a.added != nullptr) {
             load_four<X>(standard, a.added + row * a.width + column, count, a.aligned);
             for (int e = 0; e < 4; e++) weighted[e] += standard[e];
@@ -214,6 +226,7 @@ __global__ void __launch_bounds__(PASS_THREADS) norm_gradient_kernel(const NormA
     const int block = block_column(), tiles = a.sum_blocks / a.parameters.slices;
     if (block >= a.sum_blocks) return norm_gradient(a, (long)(block - a.sum_blocks) * PASS_WARPS + warp_index());
     each_row<2>(a.rows, a.width, block % tiles, block / tiles, a.parameters, [&](long row, int column, int count, float (&sums)[2][4]) {
+        if (a.stays(row)) return;
         const float mean = a.statistics[2 * row], inverse = a.statistics[2 * row + 1];
         float x[4], grad[4];
         load_four<X>(x, a.x + row * a.width + column, count, a.aligned);
@@ -226,7 +239,7 @@ __global__ void __launch_bounds__(PASS_THREADS) norm_gradient_kernel(const NormA
 template <class X, class Y, class Numbers>
 void norm_forward(const Numbers& number, const void* x, const float* weight, const float* bias, void* out, float* statistics,
                   float* wide = nullptr) {
-    NormArguments<X, Y> a{(long)number("rows"), (int)number("width"), (float)number("eps")};
+    auto a = norm_arguments<X, Y>(number);
     a.x = (const typename X::Number*)x, a.out = (typename Y::Number*)out;
     a.weight = weight, a.bias = bias, a.statistics = statistics, a.wide = wide;
     a.aligned = in_fours(a.width, x, weight, bias, out, wide);
@@ -239,7 +252,7 @@ void norm_forward(const Numbers& number, const void* x, const float* weight, con
 template <class X, class Y, class Numbers>
 void norm_backward(const Numbers& number, const void* x, const float* weight, float* statistics, const void* grad_out,
                    const void* other, void* grad_x, void* second = nullptr, float* grad_bias = nullptr, float* parts = nullptr) {
-    NormArguments<X, Y> a{(long)number("rows"), (int)number("width"), (float)number("eps")};
+    auto a = norm_arguments<X, Y>(number);
     a.x = (const typename X::Number*)x, a.weight = weight, a.statistics = statistics;
     a.grad_out = (const typename Y::Number*)grad_out, a.grad_x = (typename X::Number*)grad_x;
     a.added = number("input") ? (const typename X::Number*)other : nullptr;
@@ -265,8 +278,10 @@ struct EpilogueArguments {
     bool aligned;
     const typename X::Number* x;             // (rows, columns), the product
     const float *bias, *residual, *seed;     // null = none
+    const typename X::Number* half_residual;  // in its place
     typename Y::Number* out;                 // dropout(activation(x + bias)) + residual
     const typename Y::Number* grad_out;
+    const float* other;                      // added to it; null = none
     typename X::Number* grad;                // of the product; may be null
 };
 
@@ -312,6 +327,10 @@ __global__ void __launch_bounds__(PASS_THREADS) epilogue_kernel(const EpilogueAr
             load_four<Float32>(other, a.residual + place, count, a.aligned);
             for (int e = 0; e < 4; e++) x[e] += other[e];
         }
+        if (a.half_residual != nullptr) {
+            load_four<X>(other, a.half_residual + place, count, a.aligned);
+            for (int e = 0; e < 4; e++) x[e] += other[e];
+        }
         store_four<Y>(a.out + place, x, count, a.aligned);
     });
 }
@@ -322,6 +341,10 @@ __global__ void __launch_bounds__(PASS_THREADS) epilogue_gradient_kernel(const E
         const long place = row * a.columns + column;
         float grad[4], other[4];
         load_four<Y>(grad, a.grad_out + place, count, a.aligned);
+        if (a.other != nullptr) {
+            load_four<Float32>(other, a.other + place, count, a.aligned);
+            for (int e = 0; e < 4; e++) grad[e] += other[e];
+        }
         if (a.activation != NONE) {
             load_before(other, a, row, column, count);
             for (int e = 0; e < 4; e++)
@@ -336,54 +359,41 @@ __global__ void __launch_bounds__(PASS_THREADS) epilogue_gradient_kernel(const E
     });
 }
 
-template <class Numbers, class Arguments>
-void set_dropout(const Numbers& number, const void* seed, Arguments& a) {
-    const float rate = number("rate");
-    a.threshold = drop_threshold(rate), a.kept = 1 / (1 - rate);
-    a.seed = rate > 0 ? (const float*)seed : nullptr;
-}
-
 template <class X, class Y, class Numbers>
 EpilogueArguments<X, Y> epilogue(const Numbers& number, const void* x, const void* bias, const void* seed) {
     EpilogueArguments<X, Y> a{(long)number("rows"), (int)number("columns"), {(int)number("slices")}};
     a.activation = (Activation)(int)number("activation");
     a.x = (const typename X::Number*)x;
     a.bias = number("bias") ? (const float*)bias : nullptr;
-    set_dropout(number, seed, a);
+    const float rate = number("rate");
+    a.threshold = drop_threshold(rate), a.kept = 1 / (1 - rate);
+    a.seed = rate > 0 ? (const float*)seed : nullptr;
     return a;
 }
 
-// bias, residual and seed are read where numbers say so ("bias", "residual", "rate").
+// bias, residual and seed are read where numbers say so ("bias", "residual": 1 as float32, 2 as X, "rate").
 template <class X, class Y, class Numbers>
 void linear_epilogue(const Numbers& number, const void* x, const void* bias, const void* residual, const void* seed, void* out) {
     EpilogueArguments<X, Y> a = epilogue<X, Y>(number, x, bias, seed);
-    a.residual = number("residual") ? (const float*)residual : nullptr;
+    a.residual = number("residual") == 1 ? (const float*)residual : nullptr;
+    a.half_residual = number("residual") == 2 ? (const typename X::Number*)residual : nullptr;
     a.out = (typename Y::Number*)out;
-    a.aligned = in_fours(a.columns, x, a.bias, a.residual, out);
+    a.aligned = in_fours(a.columns, x, a.bias, a.residual, a.half_residual, out);
     launch(epilogue_kernel<X, Y>, column_tiles(a.columns), a.sums.slices, PASS_THREADS, 0, a);
 }
 
-template <class X, class Y, class Numbers>
-void dropout(const Numbers& number, const void* x, const void* seed, void* out) {
-    EpilogueArguments<X, Y> a{0, (int)number("columns"), {(int)number("slices")}};
-    a.rows = (long)number("size") / a.columns, a.x = (const typename X::Number*)x;
-    set_dropout(number, seed, a);
-    a.out = (typename Y::Number*)out;
-    a.aligned = in_fours(a.columns, x, out);
-    launch(epilogue_kernel<X, Y>, column_tiles(a.columns), a.sums.slices, PASS_THREADS, 0, a);
-}
-
-// Outputs, as numbers of their names ask: `grad` of the product; `grad_bias`, with memory for (slices, columns) floats.
+// `other` is read where a number says so. Outputs, as numbers of their names ask: `grad` of the product; `grad_bias`, with memory for (slices, columns) floats.
 template <class X, class Y, class Numbers>
 void linear_slopes(const Numbers& number, const void* x, const void* bias, const void* seed, const void* grad_out,
-                   void* first, void* second = nullptr, void* third = nullptr) {
+                   const void* other, void* first, void* second = nullptr, void* third = nullptr) {
     EpilogueArguments<X, Y> a = epilogue<X, Y>(number, x, bias, seed);
     void* const outputs[] = {first, second, third};
     const int next = number("grad") ? 1 : 0;
     a.grad_out = (const typename Y::Number*)grad_out;
+    a.other = number("other") ? (const float*)other : nullptr;
     a.grad = next ? (typename X::Number*)first : nullptr;
     if (number("grad_bias")) a.sums.parts = (float*)outputs[next + 1], a.sums.first = (float*)outputs[next];
-    a.aligned = in_fours(a.columns, x, a.bias, grad_out, a.grad);
+    a.aligned = in_fours(a.columns, x, a.bias, grad_out, a.other, a.grad);
     launch(epilogue_gradient_kernel<X, Y>, column_tiles(a.columns), a.sums.slices, PASS_THREADS,
            PASS_THREADS * sizeof(Quad<float>), a);
 }

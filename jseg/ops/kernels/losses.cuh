@@ -181,4 +181,70 @@ void mask_gradient(const Numbers& number, const float* logits, const int32_t* la
     launch(mask_gradient_kernel, a.grid_height, a.planes, LOSS_THREADS, a.width * sizeof(float), a);
 }
 
+// --- recovery ------------------------------------------------------------------------------------------------------
+
+// Two pairs of tensors, a row of blocks each.
+struct RecoveryArguments {
+    const float *x[2], *target[2];
+    long size[2];
+    int blocks;
+    float *parts, *means[2];  // parts: memory for (2, blocks)
+    const float* of_mean[2];
+    float* grad[2];
+
+    // Calls `visit(i)` for the places of a pair that are this thread's.
+    template <class Visit>
+    __device__ void each(int pair, const Visit& visit) const {
+        for (long i = (long)block_column() * LOSS_THREADS + thread_index(); i < size[pair]; i += blocks * LOSS_THREADS) visit(i);
+    }
+};
+
+static __device__ unsigned recovery_blocks_done[2];  // of each pair; 0 between launches
+
+// Means of the distances of the pairs.
+__global__ void __launch_bounds__(LOSS_THREADS) recovery_kernel(const RecoveryArguments a) {
+    const int pair = block_row();
+    float sum[1] = {};
+    a.each(pair, [&](long i) { sum[0] += fabsf(a.x[pair][i] - a.target[pair][i]); });
+    add_threads(sum);
+    float* const parts = a.parts + pair * a.blocks;
+    if (thread_index() == 0) parts[block_column()] = sum[0];
+    if (!is_last_block(&recovery_blocks_done[pair], a.blocks)) return;
+    sum[0] = 0;
+    for (int i = thread_index(); i < a.blocks; i += LOSS_THREADS) sum[0] += load_of_any_block(&parts[i]);
+    add_threads(sum);
+    if (thread_index() == 0) *a.means[pair] = sum[0] / a.size[pair];
+}
+
+__global__ void __launch_bounds__(LOSS_THREADS) recovery_gradient_kernel(const RecoveryArguments a) {
+    const int pair = block_row();
+    const float slope = *a.of_mean[pair] / a.size[pair];
+    a.each(pair, [&](long i) {
+        const float distance = a.x[pair][i] - a.target[pair][i];
+        a.grad[pair][i] = distance > 0 ? slope : distance < 0 ? -slope : 0.0f;
+    });
+}
+
+template <class Numbers>
+RecoveryArguments recovery_arguments(const Numbers& number, const float* x, const float* target, const float* other,
+                                     const float* other_target) {
+    return {{x, other}, {target, other_target}, {(long)number("size"), (long)number("other_size")}, (int)number("blocks")};
+}
+
+template <class Numbers>
+void recovery(const Numbers& number, const float* x, const float* target, const float* other, const float* other_target,
+              float* mean, float* other_mean, float* parts) {
+    RecoveryArguments a = recovery_arguments(number, x, target, other, other_target);
+    a.means[0] = mean, a.means[1] = other_mean, a.parts = parts;
+    launch(recovery_kernel, a.blocks, 2, LOSS_THREADS, LOSS_THREADS * sizeof(float), a);
+}
+
+template <class Numbers>
+void recovery_gradient(const Numbers& number, const float* x, const float* target, const float* other,
+                       const float* other_target, const float* of_mean, const float* of_other, float* grad, float* other_grad) {
+    RecoveryArguments a = recovery_arguments(number, x, target, other, other_target);
+    a.of_mean[0] = of_mean, a.of_mean[1] = of_other, a.grad[0] = grad, a.grad[1] = other_grad;
+    launch(recovery_gradient_kernel, a.blocks, 2, LOSS_THREADS, 0, a);
+}
+
 }  // namespace jseg

@@ -9,7 +9,11 @@
 namespace jseg {
 
 constexpr int PASS_THREADS = 256;
-constexpr int TABLE = 80;  // tensors; with them the arguments stay below 4 KB
+#if defined(CUDART_VERSION) && CUDART_VERSION < 12010
+constexpr int TABLE = 80, ARGUMENT_BYTES = 4096;
+#else  // tensors, all of this model in one launch; so many arguments since CUDA 12.1
+constexpr int TABLE = 256, ARGUMENT_BYTES = 32764;
+#endif
 
 __device__ __forceinline__ float read(const void* start, Kind kind, int64_t i) {
     if (kind == FLOAT32) return static_cast<const float*>(start)[i];
@@ -104,7 +108,7 @@ struct AdamWArguments {
     int32_t* next;
     int blocks;
 };
-static_assert(sizeof(AdamWArguments) <= 4096, "arguments of a kernel");
+static_assert(sizeof(AdamWArguments) <= ARGUMENT_BYTES, "arguments of a kernel");
 
 __global__ void __launch_bounds__(PASS_THREADS) adamw_kernel(const AdamWArguments a) {
     const bool runs = *a.factor > 0;
