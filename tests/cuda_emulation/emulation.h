@@ -38,7 +38,6 @@ struct Exchange {  // what the lanes of a warp give to one operation and get fro
 struct Fiber {
     ucontext_t context;
     jmp_buf place;
-    std::unique_ptr<char[]> stack;
     bool started = false, finished = false;
     std::vector<Copy> copies;
     int group = 0;
@@ -134,12 +133,13 @@ __attribute__((noinline)) inline void run_until_it_waits(Block& b) {
 }
 
 inline void run_block(Block& b) {
+    static std::vector<std::unique_ptr<char[]>> stacks;  // kept for the next block
+    while ((int)stacks.size() < b.threads) stacks.emplace_back(new char[STACK]);
     block() = &b;
     for (int i = 0; i < b.threads; i++) {
         Fiber& f = b.fibers[i];
         getcontext(&f.context);
-        f.stack.reset(new char[STACK]);
-        f.context.uc_stack.ss_sp = f.stack.get();
+        f.context.uc_stack.ss_sp = stacks[i].get();
         f.context.uc_stack.ss_size = STACK;
         f.context.uc_link = nullptr;
         makecontext(&f.context, run_fiber, 0);
