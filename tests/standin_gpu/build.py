@@ -40,7 +40,9 @@ def standin_gpu(nvcc: Path, computing: bool = False) -> dict[str, str]:
         if new:
             _build(new, nvcc, headers, computing)
     found = {"JSEG_CUDA_HOME": str(folder / "toolkit"), "LD_LIBRARY_PATH": str(folder / "driver")}
-    return found | ({"JSEG_CACHE": str(folder / "cache")} if computing else {})  # kernels for a CPU do not mix with others
+    return found | (
+        {"JSEG_CACHE": str(folder / "cache")} if computing else {}
+    )  # kernels for a CPU do not mix with others
 
 
 def _build(folder: Path, nvcc: Path, headers: list[Path], computing: bool) -> None:
