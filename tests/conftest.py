@@ -33,7 +33,7 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("jseg")
 
 start("auto")  # quiet, and Ctrl-C works; the first time this compiles Jittor's core
-start("cpu")  # tests marked gpu choose otherwise themselves
+start(os.environ.get("JSEG_TEST_DEVICE", "cpu"))  # tests marked gpu choose themselves
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
 #include <memory>
 #include <stdexcept>
@@ -35,14 +36,13 @@ struct Exchange {  // what the lanes of a warp give to one operation and get fro
     unsigned char in[LANES][40], out[LANES][16];
 };
 
-struct Fiber {
+struct Fiber {  // runs the same thread of one block after the other: starting one takes system calls
+    std::unique_ptr<char[]> stack;
     ucontext_t context;
     jmp_buf place;
-    std::unique_ptr<char[]> stack;
-    bool started = false, finished = false;
     std::vector<Copy> copies;
-    int group = 0;
-    long operations = 0;  // of the warp, so far
+    int group;
+    long operations;  // of the warp, so far
 };
 
 struct Warp {
@@ -54,7 +54,6 @@ struct Warp {
 
 struct Block {
     int column, row, threads, running;
-    std::vector<Fiber> fibers;
     std::vector<Warp> warps;
     std::vector<unsigned char> shared;
     size_t shared_bytes;
@@ -87,7 +86,12 @@ inline bool& has_waits() {
     return chosen;
 }
 
-inline Fiber& fiber() { return block()->fibers[block()->current]; }
+inline std::deque<Fiber>& fibers() {
+    static std::deque<Fiber> all;
+    return all;
+}
+
+inline Fiber& fiber() { return fibers()[block()->current]; }
 
 [[noreturn]] inline void fail(const std::string& what) {
     std::fprintf(stderr, "emulation: %s\n", what.c_str());
@@ -114,35 +118,37 @@ inline int next_ready(Block& b) {
 }
 
 inline void run_fiber() {
-    block()->kernel();
-    Block& b = *block();
-    fiber().finished = true;
-    b.running--;
-    if (b.running > 0 && (int)b.at_barrier.size() == b.running) {
-        b.ready.insert(b.ready.end(), b.at_barrier.begin(), b.at_barrier.end());
-        b.at_barrier.clear();
+    for (;; give_way()) {
+        block()->kernel();
+        Block& b = *block();
+        b.running--;
+        if (b.running > 0 && (int)b.at_barrier.size() == b.running) {
+            b.ready.insert(b.ready.end(), b.at_barrier.begin(), b.at_barrier.end());
+            b.at_barrier.clear();
+        }
     }
-    _longjmp(b.scheduler, 1);
 }
 
 __attribute__((noinline)) inline void run_until_it_waits(Block& b) {
-    Fiber& f = b.fibers[b.current];
     if (_setjmp(b.scheduler)) return;
-    if (f.started) _longjmp(f.place, 1);
-    f.started = true;
+    Fiber& f = fiber();
+    if (f.stack) _longjmp(f.place, 1);
+    f.stack.reset(new char[STACK]);
+    getcontext(&f.context);
+    f.context.uc_stack.ss_sp = f.stack.get();
+    f.context.uc_stack.ss_size = STACK;
+    f.context.uc_link = nullptr;
+    makecontext(&f.context, run_fiber, 0);
     setcontext(&f.context);
 }
 
 inline void run_block(Block& b) {
     block() = &b;
+    if ((int)fibers().size() < b.threads) fibers().resize(b.threads);
     for (int i = 0; i < b.threads; i++) {
-        Fiber& f = b.fibers[i];
-        getcontext(&f.context);
-        f.stack.reset(new char[STACK]);
-        f.context.uc_stack.ss_sp = f.stack.get();
-        f.context.uc_stack.ss_size = STACK;
-        f.context.uc_link = nullptr;
-        makecontext(&f.context, run_fiber, 0);
+        Fiber& f = fibers()[i];
+        f.copies.clear();
+        f.group = f.operations = 0;
         b.ready.push_back(i);
     }
     while (!b.ready.empty()) {
@@ -220,7 +226,6 @@ void run(Kernel kernel, int columns, int rows, int threads, int bytes, const Arg
             b.column = column;
             b.row = row;
             b.threads = b.running = threads;
-            b.fibers = std::vector<Fiber>(threads);
             b.warps = std::vector<Warp>(threads / LANES);
             b.shared.assign(bytes + 1024, 0xFF);
             b.shared_bytes = bytes;

@@ -1,10 +1,12 @@
 """A CUDA 13 toolkit and driver without a GPU: nvcc is real, the libraries are stand-ins that compute nothing.
 
 With it Jittor compiles, through its own JIT and nvcc, all that a run on a GPU would compile. This proves that it
-compiles, and nothing about results or speed.
+compiles, and nothing about results or speed. A computing one has an nvcc that compiles for the CPU, and libraries that
+compute: results are those of the CUDA branches, kernels by tests/cuda_emulation; slow, and no proof for real nvcc.
 """
 
 import hashlib
+import shlex
 import subprocess
 from pathlib import Path
 
@@ -27,21 +29,26 @@ def find_nvcc() -> Path | None:
     return next((nvcc for nvcc in cuda.installed() if (cuda.nvcc_version(nvcc) or (0, 0))[0] == 13), None)
 
 
-def standin_gpu(nvcc: Path) -> dict[str, str]:
+def standin_gpu(nvcc: Path, computing: bool = False) -> dict[str, str]:
     """Builds driver and toolkit, or finds them in the cache; returns the environment in which jseg finds them."""
     real = [folder / "include" for folder in cuda.wheel_folders() if (folder / "include" / "cublas_v2.h").is_file()]
     headers = [cuda.home_of(nvcc) / "include", *real[:1], HERE / "include"]
-    sources = sorted(path for path in HERE.rglob("*") if path.suffix in (".c", ".h", ".py"))
-    state = repr((str(nvcc), [str(path) for path in headers], [path.read_text() for path in sources]))
+    sources = sorted(path for path in HERE.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    state = repr((str(nvcc), [str(path) for path in headers], [path.read_text() for path in sources], computing))
     folder = cache_folder() / f"standin_gpu-{hashlib.sha256(state.encode()).hexdigest()[:8]}"
     with whole_folder(folder) as new:
         if new:
-            _build(new, nvcc, headers)
-    return {"JSEG_CUDA_HOME": str(folder / "toolkit"), "LD_LIBRARY_PATH": str(folder / "driver")}
+            _build(new, nvcc, headers, computing)
+    found = {"JSEG_CUDA_HOME": str(folder / "toolkit"), "LD_LIBRARY_PATH": str(folder / "driver")}
+    return found | (
+        {"JSEG_CACHE": str(folder / "cache")} if computing else {}
+    )  # kernels for a CPU do not mix with others
 
 
-def _build(folder: Path, nvcc: Path, headers: list[Path]) -> None:
+def _build(folder: Path, nvcc: Path, headers: list[Path], computing: bool) -> None:
     cuda.link_toolkit(folder / "toolkit", nvcc, headers)
+    if computing:
+        _compile_for_cpu(folder / "toolkit", nvcc)
     include = folder / "toolkit" / "include"
     runtime = next(cuda.home_of(nvcc).rglob("libcudadevrt.a"))  # every kernel is linked with it
     (folder / "toolkit" / "lib64" / runtime.name).symlink_to(runtime)
@@ -51,6 +58,18 @@ def _build(folder: Path, nvcc: Path, headers: list[Path]) -> None:
         symbols = folder / "symbols"  # programs ask for the symbols with the library's name as their version
         symbols.write_text(f"{name} {{ global: *; }};\n")
         command = [toolchain.find_compiler(), "-x", "c", "-shared", "-fPIC", "-w", f"-I{include}", str(HERE / source),
-                   "-o", str(library), f"-Wl,-soname,{name}", f"-Wl,--version-script={symbols}"]  # fmt: skip
+                   "-o", str(library), f"-Wl,-soname,{name}", f"-Wl,--version-script={symbols}", "-lm",
+                   *(("-DCOMPUTING", "-O3", "-ffast-math", "-march=native") if computing else ())]  # fmt: skip
         subprocess.run(command, check=True)
         (library.parent / other).symlink_to(name)
+
+
+def _compile_for_cpu(toolkit: Path, nvcc: Path) -> None:
+    """Puts the computing nvcc in the place of the real one, with the header of Jittor that launches a kernel."""
+    computing = HERE / "computing"
+    header = toolkit / "computing" / "misc" / "cuda_atomic.h"
+    header.parent.mkdir(parents=True)
+    original = Path(toolchain.jittor_folder(), "src", "misc", header.name)
+    header.write_bytes(subprocess.run([computing / "calls", original], check=True, capture_output=True).stdout)
+    known = shlex.join([str(computing / "nvcc"), str(nvcc)])
+    (toolkit / "bin" / "nvcc").write_text(f'#!/bin/sh\nexec {known} "$(dirname "$0")/../computing" "$@"\n')
