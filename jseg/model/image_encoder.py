@@ -20,7 +20,7 @@ from jseg.clip.blocks import Dropout, LayerNorm, Linear, ResidualBlock, Trace
 from jseg.clip.image_tower import ImageTower
 from jseg.config import ModelConfig
 from jseg.ops.attention import check_region_grid, region_attention
-from jseg.ops.device import constant, join, split, transpose, worked_out
+from jseg.ops.device import constant, join, split, transpose
 from jseg.ops.half import cast, widen
 from jseg.ops.layers import layer_norm, linear, unit_length
 
@@ -88,8 +88,7 @@ class ImageEncoder(ImageTower):
         # the released models leave the region tokens out of prompt_norm
         count = 1 + grid[0] * grid[1]
         outputs = self.ln_post(self.prompt_norm(tokens, first=count * bool(self.region_grid[0])), self.compute)
-        projection = worked_out(transpose, [self.proj], 1, 0)
-        outputs = unit_length(linear(outputs, projection, wide=not jt.flags.use_cuda))
+        outputs = unit_length(linear(outputs, transpose(self.proj, 1, 0), wide=not jt.flags.use_cuda))
         trace["cls"], trace["visual"] = outputs[:, 0], as_maps(outputs[:, 1:count], grid)
         if self.region_grid[0]:
             trace["region"] = as_maps(outputs[:, count:], self.region_grid)
@@ -120,25 +119,16 @@ def keep_prompts(tower: ImageTower) -> Iterator[None]:
         tower.kept_prompts = None
 
 
-def fold_norms(*frozen: jt.Var) -> tuple[jt.Var, jt.Var]:
-    """Weights (layers, columns, width) and biases (layers, 1, columns) of projections, from four Vars of each layer.
-
-    Factor and shift of the layer normalisation before go into weight and bias of the projection.
-    """
-    factors, shifts, weights, biases = (jt.stack([widen(x) for x in frozen[i::4]]) for i in range(4))
-    biases = biases + (weights * shifts.unsqueeze(1)).sum(2)
-    return cast(weights * factors.unsqueeze(1), str(frozen[2].dtype)), biases.unsqueeze(1)
-
-
 def project_together(blocks: list[ResidualBlock], x: jt.Var, dtype: str) -> Sequence[jt.Var]:
     """`block.attn.project(block.ln_1(x[i], dtype))` of every frozen block i, by one product of a batch of matrices."""
-    shape, width = x.shape, x.shape[-1]
-    parts = [(y.ln_1.weight, y.ln_1.bias, y.attn.in_proj_weight, y.attn.in_proj_bias) for y in blocks]
-    weights, biases = worked_out(fold_norms, sum(parts, ()))
-    ones, zeros = (constant(of, width, np.float32) for of in (np.ones, np.zeros))
-    x = layer_norm(x.reshape(len(x), -1, width), ones, zeros, blocks[0].ln_1.eps, dtype)
-    x = cast(widen(nn.bmm_transpose(x, cast(weights, dtype))) + biases, dtype)
-    return [y.reshape(*shape[1:-1], -1) for y in split(x, [1] * len(blocks), 0)]
+    shape, norms = x.shape, [block.ln_1 for block in blocks]
+    factor, shift = (join([getattr(norm, name) for norm in norms], 0) for name in ("weight", "bias"))
+    weights, biases = (join([getattr(x.attn, f"in_proj_{name}") for x in blocks], 0) for name in ("weight", "bias"))
+    ones, zeros = (constant(of, shape[-1], np.float32) for of in (np.ones, np.zeros))
+    x = layer_norm(x.reshape(len(x), -1, shape[-1]), ones, zeros, norms[0].eps)
+    x = cast(x * factor.reshape(len(x), 1, -1) + shift.reshape(len(x), 1, -1), dtype)
+    x = widen(nn.bmm_transpose(x, cast(weights, dtype).reshape(len(x), -1, shape[-1]))) + biases.reshape(len(x), 1, -1)
+    return [y.reshape(*shape[1:-1], -1) for y in split(cast(x, dtype), [1] * len(blocks), 0)]
 
 
 def as_maps(tokens: jt.Var, grid: tuple[int, int]) -> jt.Var:

@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
 
 import jittor as jt
 import numpy as np
@@ -17,20 +16,6 @@ from jseg.ops.function import Function, skip_frozen
 def constant(of: Callable[..., np.ndarray], *arguments: object) -> jt.Var:
     """`of(*arguments)` on the device, made and sent once."""
     return jt.array(np.ascontiguousarray(of(*arguments))).stop_grad()
-
-
-@lru_cache(maxsize=8)
-def _kept(*_: object) -> list:
-    return []
-
-
-def worked_out(of: Callable[..., Any], frozen: Sequence[jt.Var], *arguments: object) -> Any:
-    """`of(*frozen, *arguments)`, worked out again only when one of the frozen Vars has got another value."""
-    kept = _kept(of, *(x.id for x in frozen), *arguments)
-    if not kept:
-        with jt.no_grad():
-            kept.append(of(*frozen, *arguments))
-    return kept[0]
 
 
 def transpose(x: jt.Var, *axes: int) -> jt.Var:
