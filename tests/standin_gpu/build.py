@@ -33,7 +33,9 @@ def standin_gpu(nvcc: Path, computing: bool = False) -> dict[str, str]:
     """Builds driver and toolkit, or finds them in the cache; returns the environment in which jseg finds them."""
     real = [folder / "include" for folder in cuda.wheel_folders() if (folder / "include" / "cublas_v2.h").is_file()]
     headers = [cuda.home_of(nvcc) / "include", *real[:1], HERE / "include"]
-    sources = sorted(path for path in HERE.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    folders = [HERE, HERE.with_name("cuda_emulation")] if computing else [HERE]
+    sources = [path for folder in folders for path in sorted(folder.rglob("*")) if path.suffix not in ("", ".pyc")]
+    sources += [HERE / "computing" / name for name in ("nvcc", "calls")]
     state = repr((str(nvcc), [str(path) for path in headers], [path.read_text() for path in sources], computing))
     folder = cache_folder() / f"standin_gpu-{hashlib.sha256(state.encode()).hexdigest()[:8]}"
     with whole_folder(folder) as new:

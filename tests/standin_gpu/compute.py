@@ -1,6 +1,6 @@
 """`python -m tests.standin_gpu.compute [ARGUMENT OF PYTEST…]`: tests on the stand-in GPU that computes.
 
-By default those that compare the CUDA branches with recorded outputs of the released models, and 16 bits with float32.
+By default those of the model, its operators and its training: among them all recorded outputs of the released models.
 The last line says how many products ran on it.
 """
 
@@ -14,11 +14,8 @@ import pytest
 from tests.standin_gpu.build import find_nvcc, standin_gpu
 from tests.standin_gpu.run import STARTED, start_on_standin
 
-TESTS = [
-    "tests/parity/test_recorded_outputs.py",
-    "tests/parity/test_jseg_release.py",
-    "tests/engine/test_mixed_precision.py",
-]
+TESTS = ["tests/parity", "tests/model", "tests/engine/test_mixed_precision.py", "tests/engine/test_train.py"]
+TESTS += ["tests/ops/test_layers.py", "tests/ops/test_half.py", "tests/ops/test_bilinear.py", "tests/ops/test_device.py"]
 
 if __name__ == "__main__":
     arguments = sys.argv[1:] or TESTS
