@@ -14,8 +14,9 @@ import pytest
 from tests.standin_gpu.build import find_nvcc, standin_gpu
 from tests.standin_gpu.run import STARTED, start_on_standin
 
-TESTS = ["tests/parity", "tests/model", "tests/engine/test_mixed_precision.py", "tests/engine/test_train.py"]
-TESTS += ["tests/ops/test_layers.py", "tests/ops/test_half.py", "tests/ops/test_bilinear.py", "tests/ops/test_device.py"]
+OPERATORS = [f"tests/ops/test_{name}.py" for name in ("layers", "half", "bilinear", "device")]
+TRAINING = [f"tests/engine/test_{name}.py" for name in ("train", "mixed_precision")]
+TESTS = ["tests/parity", "tests/model", *OPERATORS, *TRAINING]
 
 if __name__ == "__main__":
     arguments = sys.argv[1:] or TESTS
