@@ -44,8 +44,8 @@ class PlainClip(nn.Module):
         own = {name.removeprefix("visual."): value for name, value in tensors.items() if name.startswith("visual.")}
         if "positional_embedding" in own:
             side = config.image_size // config.patch_size
-            positions = np.asarray(own["positional_embedding"], np.float32)
-            own["positional_embedding"] = resize_positions(positions, (side, side))
+            positions = jt.array(np.asarray(own["positional_embedding"], np.float32))
+            own["positional_embedding"] = resize_positions(positions, (side, side)).numpy()
         strict_load(tower, own, "CLIP image weights")
         tower.region_grid = (0, 0)  # windows need not hold a patch for each region
         self.backbone, self.features = tower, features

@@ -9,13 +9,11 @@ from itertools import pairwise
 
 import jittor as jt
 import numpy as np
-from jittor import nn
 from tqdm import tqdm
 
 from jseg.config import TestConfig
 from jseg.errors import UserError
-from jseg.ops.bilinear import interpolation_matrix, interpolation_taps
-from jseg.ops.device import transpose
+from jseg.ops.bilinear import interpolation_matrix, interpolation_taps, multiply
 
 BAND_VALUES = 2**24  # scores in one band, over all classes (64 MiB)
 MANY_WINDOWS = 200  # from here on a terminal shows a progress bar
@@ -80,14 +78,9 @@ class ImageScores:
 
     def _window_row(self, row: int, start: int, stop: int) -> jt.Var:
         """Calibrated scores of rows [start, stop) of each window in a row: (windows, C, stop - start, crop width)."""
-        count, _, height, width = self.logits[row].shape
-        down = interpolation_matrix(height, self.padded[0])[start - self.tops[row] : stop - self.tops[row]]
-        across = interpolation_matrix(width, self.padded[1])[: self.crop[1]]
-        # rows first: the transposes then touch the small maps only
-        rows = nn.matmul_transpose(transpose(self.logits[row], 0, 1, 3, 2).reshape(-1, height), jt.array(down))
-        rows = transpose(rows.reshape(-1, width, stop - start), 0, 2, 1).reshape(-1, width)
-        upsampled = nn.matmul_transpose(rows, jt.array(across))
-        return jt.sigmoid(upsampled.reshape(count, self.num_classes, stop - start, self.crop[1])) - self.penalty
+        down, across = map(interpolation_matrix, self.logits.shape[3:], self.padded)
+        down, across = down[start - self.tops[row] : stop - self.tops[row]], across[: self.crop[1]]
+        return jt.sigmoid(multiply(self.logits[row], jt.array(down), jt.array(across))) - self.penalty
 
     def _band(self, start: int, stop: int) -> jt.Var:
         """Calibrated scores of rows [start, stop), averaged over the windows: (C, stop - start, W)."""

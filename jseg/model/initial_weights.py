@@ -8,6 +8,7 @@ Object Detection", ICCV 2017, section 3.3), and text and patch features are pass
 import re
 from collections.abc import Mapping
 
+import jittor as jt
 import numpy as np
 
 from jseg.clip.blocks import normal, uniform
@@ -49,8 +50,8 @@ def load_clip_image_weights(model: ClipRC, tensors: Mapping[str, np.ndarray]) ->
         raise UserError("CLIP weights hold no image tower (no names that begin with visual.)")
     if {"class_embedding", "positional_embedding"} <= tower.keys():
         side = side_of_grid(backbone.positional_embedding)
-        positions = np.asarray(tower["positional_embedding"], np.float32)
-        tower["positional_embedding"] = resize_positions(positions, (side, side))
+        positions = jt.array(np.asarray(tower["positional_embedding"], np.float32))
+        tower["positional_embedding"] = resize_positions(positions, (side, side)).numpy()
         tower |= initial_bridge(tower, backbone.region_grid[0])
     own = {name: var.numpy() for name, var in backbone.state_dict().items() if "prompt" in name}
     strict_load(backbone, tower | own, "CLIP image weights")

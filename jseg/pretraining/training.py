@@ -19,7 +19,7 @@ from jseg.clip.tokenizer import Tokenizer
 from jseg.clip.weights import FORMAT
 from jseg.config import DataConfig
 from jseg.data.class_names import SHAPES_NAMES
-from jseg.engine.optimizer import AdamW
+from jseg.engine.optimizer import AdamW, learning_rate
 from jseg.errors import CheckFailed
 from jseg.ops.attention import cross_attention
 from jseg.ops.device import normalise
@@ -123,7 +123,7 @@ class Pretraining:
         config = replace(OPTIMIZER, lr=current.lr, warmup_iterations=current.warmup)
         if start == self.iteration:
             self.optimizer = AdamW(self.clip.parameters(), config)
-        lr = self.optimizer.set_learning_rate(self.iteration - start, current.arc, config)
+        self.optimizer.lr = learning_rate(self.iteration - start, current.arc, config)
         images, tokens, true = batch
         images, captions = self.clip.embed_images(images), self.clip.text(tokens)
         scale = self.clip.logit_scale.exp().minimum(LARGEST_SCALE)
@@ -133,7 +133,7 @@ class Pretraining:
         if not math.isfinite(value):
             raise CheckFailed(f"the loss of iteration {self.iteration} is {value}")
         self.iteration += 1
-        return value, lr
+        return value, self.optimizer.lr
 
 
 def train(run: Pretraining, batches: Iterable[ImageBatch], stop: int) -> list[list[float]]:
