@@ -212,11 +212,6 @@ class TextFeatures:
     matrix: np.ndarray  # (C, D) float32, one row per class of the class list
     text_model: TextModel | None  # None = not known
 
-    @property
-    def sha256(self) -> str:
-        """SHA-256 of the matrix, hexadecimal."""
-        return hashlib.sha256(np.ascontiguousarray(self.matrix).tobytes()).hexdigest()
-
 
 def class_embeddings(
     config: Config, class_list: ClassList, file: WeightFile | None = None, clip: ClipWeights | None = None,

@@ -14,7 +14,6 @@ import numpy as np
 from jseg.clip.blocks import normal, uniform
 from jseg.clip.image_tower import random_image_weights, resize_positions, side_of_grid
 from jseg.config import ModelConfig
-from jseg.errors import UserError
 from jseg.model.clip_rc import ClipRC
 from jseg.model.image_encoder import ImageEncoder
 from jseg.weights.state import strict_load
@@ -42,12 +41,10 @@ def initialise(model: ClipRC, config: ModelConfig, seed: int) -> None:
 def load_clip_image_weights(model: ClipRC, tensors: Mapping[str, np.ndarray]) -> None:
     """Takes over CLIP's image tower, arrays under OpenAI's names `visual.*`; prompts and head stay as they are.
 
-    Positions are resized to the model's grid. Raises UserError with the names of arrays that are missing or do not fit.
+    Positions are resized to the model's grid. UserError as of `strict_load`.
     """
     backbone = model.backbone
     tower = {name.removeprefix("visual."): value for name, value in tensors.items() if name.startswith("visual.")}
-    if not tower:
-        raise UserError("CLIP weights hold no image tower (no names that begin with visual.)")
     if {"class_embedding", "positional_embedding"} <= tower.keys():
         side = side_of_grid(backbone.positional_embedding)
         positions = jt.array(np.asarray(tower["positional_embedding"], np.float32))

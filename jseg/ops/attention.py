@@ -1,8 +1,9 @@
 """Attention of the encoder (with region tokens), of the towers and of the decoder (queries and pixels).
 
-Tokens are (B, T, width), their heads neighbouring channels. All inputs have one type, float32, bfloat16 or float16,
-which is that of the output as well. On CPU the kernels of jseg/ops/kernels/attention.h run, on CUDA those of
-attention.cuh: scores never reach memory, and dropped weights are drawn again for the gradient.
+Tokens are (B, T, width), their heads neighbouring channels; where queries, keys and values lie side by side, they are
+(B, T, 3 * width). All inputs have one type, float32, bfloat16 or float16, which is that of the output as well. On CPU
+the kernels of jseg/ops/kernels/attention.h run, on CUDA those of attention.cuh: scores never reach memory, and dropped
+weights are drawn again for the gradient.
 """
 
 from collections.abc import Callable, Sequence
@@ -96,10 +97,9 @@ def region_attention(
     A region sees the patches of its own block and itself; a patch sees all leading tokens, all patches, all prompts and
     its own region; a leading token sees leading tokens, patches and prompts. Prompts are seen only.
 
-    `projected` (B, T, 3 * width) holds queries, keys and values side by side, T = leading + h * w + rh * rw; `prompts`
-    (B, K, 3 * width) likewise, or (1, K, 3 * width), the same for all images. Grids are row-major. -> (B, T, width)
+    `projected` (B, T, 3 * width) with T = leading + h * w + rh * rw, `prompts` (B, K, 3 * width), or (1, K, 3 * width),
+    the same for all images. Grids are row-major. -> (B, T, width)
     """
-    patch_grid, region_grid = tuple(patch_grid), tuple(region_grid)
     batch, length = projected.shape[:2]
     tokens = leading + patch_grid[0] * patch_grid[1] + region_grid[0] * region_grid[1]
     if tokens != length or prompts.shape[0] not in (1, batch) or projected.shape[-1] % (3 * heads):
@@ -116,10 +116,7 @@ def region_attention(
 
 
 def self_attention(projected: jt.Var, heads: int, causal: bool = False) -> jt.Var:
-    """Every token attends to every token, or, `causal`, to itself and those before it.
-
-    `projected` (B, T, 3 * width) holds queries, keys and values side by side; returns (B, T, width).
-    """
+    """Every token (B, T, 3 * width) attends to every token, or, `causal`, to itself and those before: (B, T, width)."""
     if _has_kernel(projected, projected.shape[-1] // (3 * heads)):
         return _joint(projected, None, heads, "CAUSAL" if causal else "FULL")
     if projected.dtype != FLOAT:
@@ -143,10 +140,7 @@ def cross_attention(q: jt.Var, k: jt.Var, v: jt.Var, heads: int, dropout: float 
 
 
 def two_way_attention(first: jt.Var, second: jt.Var, heads: int, dropout: float = 0.0) -> Sequence[jt.Var]:
-    """`cross_attention` of either side to the other, (B, T, width) for each, in one operator on CUDA.
-
-    `first` and `second` (B, T, 3 * width), each with a T of its own, hold queries, keys and values side by side.
-    """
+    """`cross_attention` of either side (B, T, 3 * width) to the other, (B, T, width) each, in one operator on CUDA."""
     depth = first.shape[2] // (3 * heads)
     if not (jt.flags.use_cuda and _has_kernel(first, depth)):
         (q, *own), (other_q, *others) = _split(first), _split(second)
