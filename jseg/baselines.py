@@ -51,8 +51,9 @@ class PlainClip(nn.Module):
         self.backbone, self.features = tower, features
 
     def execute(self, images: jt.Var, text: jt.Var) -> jt.Var:
-        """Logits as of `patch_logits`."""
-        return patch_logits(self.backbone, images, text, self.features)
+        """Logits (B, C, h, w) whose sigmoid is the softmax of `SCALE * patch_scores` over the classes."""
+        shares = nn.softmax(SCALE * patch_scores(self.backbone, images, text, self.features), dim=1)
+        return (shares + 1e-7).log() - (1 - shares + 1e-7).log()
 
 
 def before_last_block(tower: ImageTower, images: jt.Var) -> jt.Var:
@@ -103,9 +104,3 @@ def patch_scores(tower: ImageTower, images: jt.Var, text: jt.Var, features: str)
         embedded = jt.matmul(tower.ln_post(tokens), tower.proj)
     patches = unit_length(embedded[:, 1:].reshape(images.shape[0], *grid, -1))
     return transpose(nn.matmul_transpose(patches, text), 0, 3, 1, 2)
-
-
-def patch_logits(tower: ImageTower, images: jt.Var, text: jt.Var, features: str) -> jt.Var:
-    """Logits (B, C, h, w) whose sigmoid is the softmax of `SCALE * patch_scores` over the classes; same arguments."""
-    shares = nn.softmax(SCALE * patch_scores(tower, images, text, features), dim=1)
-    return (shares + 1e-7).log() - (1 - shares + 1e-7).log()

@@ -31,7 +31,7 @@ from jseg.engine.load import NEWEST, Run, load_model, resume
 from jseg.engine.log import RunLog, say, write_record
 from jseg.engine.optimizer import AdamW, LossScale, learning_rate, square_sums, step_factor
 from jseg.engine.signals import Interrupted, StopRequest
-from jseg.errors import CannotWrite, CheckFailed, UserError
+from jseg.errors import CannotWrite, CheckFailed, UserError, listed
 from jseg.files import as_json, whole_files, write_json
 from jseg.metrics import about
 from jseg.model.clip_rc import ClipRC, set_training, trainable
@@ -42,7 +42,6 @@ from jseg.ops.function import releasing
 from jseg.ops.half import widen
 from jseg.outputs import check_outputs
 from jseg.runtime.ranks import ALONE, Ranks
-from jseg.weights.reader import named_list
 from jseg.weights.record import tensors_sha256
 from jseg.weights.state import size_line, state_arrays
 
@@ -201,7 +200,7 @@ class Trainer:
             report.problem = f"the loss is {report.losses['total']}"
         elif not math.isfinite(norm):
             names = [name for name, x in zip(self.optimizer.names, squares, strict=True) if not math.isfinite(x)]
-            where = f" of {named_list(names[:3])} ({len(names)} in all)" if names else ""
+            where = f" of {listed(names, 3)}" if names else ""
             report.problem = f"the gradient{where} is not finite"
             report.overflow = scale is not None and scale.lower()  # the loss scale can be to blame
         elif scale is not None:
@@ -367,7 +366,7 @@ class Training:
         """Writes weights, and what a checkpoint holds besides; CheckFailed if they are not finite."""
         tensors = state_arrays(self.trainer.model) | self.constant | (moments or {})
         if broken := [name for name, array in tensors.items() if not np.isfinite(array).all()]:
-            where = f"after iteration {self.progress.iteration} ({named_list(broken, 3)})"
+            where = f"after iteration {self.progress.iteration} ({listed(broken, 3)})"
             raise CheckFailed(f"the weights are not finite {where}: go on from a checkpoint with a lower optimizer.lr")
         checkpoint.save(path, tensors, {**self.meta, "iteration": self.progress.iteration, **meta})
 
