@@ -20,7 +20,7 @@ from jittor import nn
 from jseg.clip.blocks import Trace
 from jseg.clip.image_tower import ImageTower, resize_positions
 from jseg.config import ModelConfig
-from jseg.ops.attention import Grid, attend, cross_attention
+from jseg.ops.attention import Grid, attend, cross_attention, qkv_of
 from jseg.ops.device import constant, transpose
 from jseg.ops.layers import unit_length
 from jseg.weights.state import strict_load
@@ -73,8 +73,7 @@ def neighbourhood(grid: Grid) -> np.ndarray:
 
 def last_attention(projected: jt.Var, heads: int, features: str, grid: Grid) -> jt.Var:
     """The last attention layer of a method: queries, keys and values (B, 1 + h * w, 3 * width) -> (…, width)."""
-    width = projected.shape[2] // 3
-    q, k, v = (projected[:, :, start : start + width] for start in (0, width, 2 * width))
+    q, k, v = qkv_of(projected)
     if features == "sclip":
         return cross_attention(q, q, v, heads) + cross_attention(k, k, v, heads)
     if features == "clearclip":
@@ -85,13 +84,7 @@ def last_attention(projected: jt.Var, heads: int, features: str, grid: Grid) -> 
 
 
 def patch_scores(tower: ImageTower, images: jt.Var, text: jt.Var, features: str) -> jt.Var:
-    """Cosines (B, C, h, w) of patches and classes on the patch grid, at the cost of one pass through the tower.
-
-    Args:
-        images: (B, 3, H, W) float32, normalised; H and W multiples of the patch size.
-        text: (C, D) class embeddings, unit length.
-        features: one of `jseg.config.TRAINING_FREE`.
-    """
+    """Cosines (B, C, h, w) of patches and class embeddings (C, D), for images (B, 3, H, W) float32, normalised."""
     grid = tower.conv1.grid(images)
     if features == "patch_features":
         embedded = tower(images, dense=True)

@@ -46,11 +46,10 @@ class PatchEmbedding(nn.Module):
 
     def grid(self, images: jt.Var) -> tuple[int, int]:
         """(h, w) in patches of images (B, 3, H, W); UserError when a side is no multiple of the patch size."""
-        height, width = images.shape[2:]
-        if height % self.patch_size or width % self.patch_size or not height or not width:
-            message = f"both sides must be multiples of the patch size {self.patch_size}"
-            raise UserError(f"image of {height}x{width} pixels: {message}")
-        return height // self.patch_size, width // self.patch_size
+        (height, width), size = images.shape[2:], self.patch_size
+        if height % size or width % size or not height or not width:
+            raise UserError(f"image of {height}x{width} pixels: both sides must be multiples of the patch size {size}")
+        return height // size, width // size
 
     def execute(self, images: jt.Var) -> jt.Var:
         """(B, 3, H, W) -> (B, h * w, width), patches in row-major order; float32, on CUDA of type `compute`."""

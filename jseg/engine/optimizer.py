@@ -31,8 +31,7 @@ class AdamW:
     def __init__(
         self, parameters: list[tuple[str, jt.Var]], config: OptimizerConfig, rounded: dict[str, jt.Var] | None = None
     ) -> None:
-        self.names = [name for name, _ in parameters]
-        self.parameters = [variable for _, variable in parameters]
+        self.names, self.parameters = map(list, zip(*parameters, strict=True))
         self.leaves = [(rounded or {}).get(name, variable) for name, variable in parameters]
         self._steps = jt.zeros((1,), "int32")  # on the device, like everything that a step reads
         self.betas, self.eps, self.lr = config.betas, config.eps, config.lr * config.lr_factor

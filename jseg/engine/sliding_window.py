@@ -57,9 +57,8 @@ class ImageScores:
         patch, regions = model.backbone.conv1.patch_size, model.backbone.region_grid
         # whole patches, and at least one for each region
         self.padded = tuple(max(-(-side // patch), n) * patch for side, n in zip(self.crop, regions, strict=True))
-        penalty = np.zeros((self.num_classes, 1, 1), dtype=np.float32)
-        penalty[list(seen)] = gamma
-        self.penalty = jt.array(penalty)
+        is_seen = np.isin(np.arange(self.num_classes), [*seen]).reshape(-1, 1, 1)
+        self.penalty = jt.array(np.where(is_seen, np.float32(gamma), np.float32(0)))
         places = [(top, left) for top in self.tops for left in self.lefts]
         batches, outputs = range(0, len(places), config.window_batch), []
         with jt.no_grad():
