@@ -20,7 +20,7 @@ from jittor import nn
 from jseg.clip.blocks import Trace
 from jseg.clip.image_tower import ImageTower, resize_positions
 from jseg.config import ModelConfig
-from jseg.ops.attention import Grid, attend, cross_attention
+from jseg.ops.attention import Grid, attend, cross_attention, qkv_of
 from jseg.ops.device import constant, transpose
 from jseg.ops.layers import unit_length
 from jseg.weights.state import strict_load
@@ -44,15 +44,16 @@ class PlainClip(nn.Module):
         own = {name.removeprefix("visual."): value for name, value in tensors.items() if name.startswith("visual.")}
         if "positional_embedding" in own:
             side = config.image_size // config.patch_size
-            positions = np.asarray(own["positional_embedding"], np.float32)
-            own["positional_embedding"] = resize_positions(positions, (side, side))
+            positions = jt.array(np.asarray(own["positional_embedding"], np.float32))
+            own["positional_embedding"] = resize_positions(positions, (side, side)).numpy()
         strict_load(tower, own, "CLIP image weights")
         tower.region_grid = (0, 0)  # windows need not hold a patch for each region
         self.backbone, self.features = tower, features
 
     def execute(self, images: jt.Var, text: jt.Var) -> jt.Var:
-        """Logits as of `patch_logits`."""
-        return patch_logits(self.backbone, images, text, self.features)
+        """Logits (B, C, h, w) whose sigmoid is the softmax of `SCALE * patch_scores` over the classes."""
+        shares = nn.softmax(SCALE * patch_scores(self.backbone, images, text, self.features), dim=1)
+        return (shares + 1e-7).log() - (1 - shares + 1e-7).log()
 
 
 def before_last_block(tower: ImageTower, images: jt.Var) -> jt.Var:
@@ -72,8 +73,7 @@ def neighbourhood(grid: Grid) -> np.ndarray:
 
 def last_attention(projected: jt.Var, heads: int, features: str, grid: Grid) -> jt.Var:
     """The last attention layer of a method: queries, keys and values (B, 1 + h * w, 3 * width) -> (…, width)."""
-    width = projected.shape[2] // 3
-    q, k, v = (projected[:, :, start : start + width] for start in (0, width, 2 * width))
+    q, k, v = qkv_of(projected)
     if features == "sclip":
         return cross_attention(q, q, v, heads) + cross_attention(k, k, v, heads)
     if features == "clearclip":
@@ -84,13 +84,7 @@ def last_attention(projected: jt.Var, heads: int, features: str, grid: Grid) -> 
 
 
 def patch_scores(tower: ImageTower, images: jt.Var, text: jt.Var, features: str) -> jt.Var:
-    """Cosines (B, C, h, w) of patches and classes on the patch grid, at the cost of one pass through the tower.
-
-    Args:
-        images: (B, 3, H, W) float32, normalised; H and W multiples of the patch size.
-        text: (C, D) class embeddings, unit length.
-        features: one of `jseg.config.TRAINING_FREE`.
-    """
+    """Cosines (B, C, h, w) of patches and class embeddings (C, D), for images (B, 3, H, W) float32, normalised."""
     grid = tower.conv1.grid(images)
     if features == "patch_features":
         embedded = tower(images, dense=True)
@@ -103,9 +97,3 @@ def patch_scores(tower: ImageTower, images: jt.Var, text: jt.Var, features: str)
         embedded = jt.matmul(tower.ln_post(tokens), tower.proj)
     patches = unit_length(embedded[:, 1:].reshape(images.shape[0], *grid, -1))
     return transpose(nn.matmul_transpose(patches, text), 0, 3, 1, 2)
-
-
-def patch_logits(tower: ImageTower, images: jt.Var, text: jt.Var, features: str) -> jt.Var:
-    """Logits (B, C, h, w) whose sigmoid is the softmax of `SCALE * patch_scores` over the classes; same arguments."""
-    shares = nn.softmax(SCALE * patch_scores(tower, images, text, features), dim=1)
-    return (shares + 1e-7).log() - (1 - shares + 1e-7).log()

@@ -1,6 +1,5 @@
 """Files from the Internet: several addresses, resumed by HTTP ranges, verified. Needs the extra `fetch` (requests)."""
 
-import hashlib
 import importlib.util
 import shutil
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from jseg.errors import UserError
-from jseg.files import writing
+from jseg.files import digest_of, writing
 
 TIMEOUT = 30.0  # seconds without a byte
 TRIES = 3  # of an address that brings nothing more
@@ -49,11 +48,7 @@ def fault(path: Path, file: RemoteFile) -> str:
     """How a file differs from the published one, "" if it does not."""
     if file.checksum:
         kind = HASHES[len(file.checksum)]
-        digest = hashlib.new(kind.replace("-", ""), usedforsecurity=False)  # FIPS has no MD5 otherwise
-        with path.open("rb") as content:
-            while block := content.read(BLOCK):
-                digest.update(block)
-        found = digest.hexdigest()
+        found = digest_of(path, kind.replace("-", ""))
         return "" if found == file.checksum else f"{kind} is {found} where {file.checksum} is expected"
     try:
         with zipfile.ZipFile(path) as archive:

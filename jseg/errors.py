@@ -1,7 +1,7 @@
-"""The exception for mistakes that a user can fix, and suggestions how."""
+"""The exception for mistakes that a user can fix, suggestions how, and lists in its messages."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 LONGEST = 2000  # characters of an error message; a wrong value that it quotes may be of any length
 
@@ -32,3 +32,9 @@ def suggestion(word: object, choices: Iterable[str]) -> str:
     choices = [choice for choice in choices if choice]
     close = difflib.get_close_matches(str(word), choices, n=1)
     return f": did you mean {close[0]!r}?" if close else f": choose from {', '.join(choices)}"
+
+
+def listed(values: Sequence, most: int = 8) -> str:
+    """The first `most` values with commas between, and how many more there are."""
+    more = f" and {len(values) - most} more" if len(values) > most else ""
+    return ", ".join(map(str, values[:most])) + more

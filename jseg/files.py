@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -183,6 +184,15 @@ def open_regular(path: str | Path) -> BinaryIO:
     if not os.path.isfile(path):
         raise UserError(f"{path} is {'a folder' if os.path.isdir(path) else 'a pipe or a device'}, not a file")
     return open(path, "rb")
+
+
+def digest_of(path: str | Path, kind: str = "sha256") -> str:
+    """Checksum of a file of any size, hexadecimal; `kind` as hashlib names it."""
+    digest = hashlib.new(kind, usedforsecurity=False)  # FIPS has no MD5 otherwise
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def read_lines(path: Path, key: str, hint: str = "") -> tuple[str, ...]:

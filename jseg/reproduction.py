@@ -25,12 +25,12 @@ from jseg.data.published import PUBLISHED, free_bytes
 from jseg.engine.checkpoint import METRICS_NAME, WEIGHTS_NAME, checkpoint_path, checkpoints_in
 from jseg.engine.log import LOG_NAME, read_log
 from jseg.errors import UserError
-from jseg.files import write_json, write_whole
+from jseg.files import digest_of, write_json, write_whole
 from jseg.outputs import TEXT_MARK
 from jseg.released_configs import REPOSITORY
 from jseg.reproduction_tables import csv_table, latex, markdown
 from jseg.runtime.prepare import environment
-from jseg.weights.reader import read_weight_file, sha256_of_file
+from jseg.weights.reader import read_weight_file
 
 GIVEN, PLAIN_CLIP = "given", "clip"  # sources of weights that no run of ours made
 RECORD_NAME = "record.json"  # of a training run, and of its evaluation
@@ -232,7 +232,7 @@ def measure(row: Row, source: str, weights: Path, results: Path, device: str) ->
     for section, key in (("data", "root"), ("data", "workers"), ("model", "init"), ("test", "window_batch")):
         del values[section][key]  # does not change the numbers
     config = {key: values[key] for key in ("data", "model", "text", "test", "cross_dataset")}
-    identity = {"weights_sha256": sha256_of_file(weights), "config": config}
+    identity = {"weights_sha256": digest_of(weights), "config": config}
     try:
         record = json.loads((folder / RECORD_NAME).read_text())
         if record["identity"] == identity and "mIoU" in record["metrics"]:

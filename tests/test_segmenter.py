@@ -76,7 +76,7 @@ def test_weights_of_ours_alone_are_enough(segmenter: Segmenter) -> None:
 def test_result_is_that_of_the_evaluation_path(segmenter: Segmenter) -> None:
     image, config = image_of(), segmenter.config
     result = segmenter(image, NAMES, seen=NAMES[:1], with_scores=True)
-    resized = transforms.resize_image(image, transforms.short_side_size((50, 70), 64))
+    resized = transforms.resize_image(image, transforms.box_size((50, 70), np.inf, 64))
     pixels = normalise(resized.transpose(2, 0, 1), config.data)
     text = jt.array(segmenter.embeddings(NAMES))
     expected = ImageScores(segmenter.model, pixels, text, (0,), 0.1, config.test)

@@ -14,9 +14,9 @@ import sys
 from pathlib import Path
 
 from jseg.config import read_config
-from jseg.data.class_names import OWN, classes_of, listed
+from jseg.data.class_names import OWN, classes_of
 from jseg.data.dataset import SegmentationDataset, SplitReport, check_split
-from jseg.errors import UserError
+from jseg.errors import UserError, listed
 
 SHOWN = 30  # problems of a split
 # Images of train and val in the published runs (CLIP-RC, section 4.1); VOC's 10,582 are train.txt and aug.txt together.

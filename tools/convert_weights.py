@@ -26,8 +26,8 @@ from jseg.weights.reader import WeightFile, write_safetensors
 from jseg.weights.record import FEATURES_NAME, TEXT_PREFIX, is_jseg_file, model_tensors
 
 # metadata of a run's weights that stays when they are passed on
-KEPT = ("format", "dataset", "split", "setting", "classes", "unseen", "templates", "embeddings_sha256", "text_heads",
-        "vocabulary", "iteration")  # fmt: skip
+KEPT = ("format", "dataset", "split", "setting", "classes", "unseen", "templates", "text_heads", "vocabulary",
+        "iteration")  # fmt: skip
 
 
 def check_towers(weights: ClipWeights) -> None:
@@ -62,7 +62,7 @@ def cast(tensors: dict[str, np.ndarray], dtype: str, source: Path) -> dict[str, 
 
 
 def convert_run(file: WeightFile, target: Path, dtype: str) -> None:
-    """Writes weights of a run of ours as `dtype`; class embeddings, which have their own checksum, stay as they are."""
+    """Writes weights of a run of ours as `dtype`; class embeddings stay as they are."""
     kept = {**model_tensors(file), **{name: x for name, x in file.tensors.items() if name.startswith(TEXT_PREFIX)}}
     embeddings = {name: x for name, x in file.tensors.items() if name == FEATURES_NAME}
     config = from_dict(file.meta.get("config"), file.path)

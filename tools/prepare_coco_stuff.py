@@ -16,9 +16,9 @@ import cv2
 import numpy as np
 
 from jseg.data import preparation
-from jseg.data.class_names import IGNORED, listed
+from jseg.data.class_names import IGNORED
 from jseg.data.image_files import read_stored_labels
-from jseg.errors import UserError
+from jseg.errors import UserError, listed
 from jseg.files import write_whole
 
 SUFFIX = "_labelTrainIds.png"

@@ -20,13 +20,8 @@ Draw = Callable[[np.random.Generator, tuple[int, ...], float], np.ndarray]
 Trace = dict[str, jt.Var]  # where `execute` methods leave named intermediates, when they are given one
 
 
-class LayerNorm(nn.Module):
-    """Layer normalisation over the last axis (jseg/ops/layers.py)."""
-
-    def __init__(self, width: int, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight, self.bias = jt.ones(width), jt.zeros(width)
+class LayerNorm(nn.LayerNorm):
+    """Jittor's layer normalisation, computed by jseg/ops/layers.py."""
 
     def execute(self, x: jt.Var, *arguments: Any, **options: Any) -> jt.Var | tuple[jt.Var, jt.Var]:
         """(…, width) -> (…, width); further arguments are those of `layer_norm`."""

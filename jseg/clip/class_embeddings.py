@@ -21,9 +21,9 @@ from jseg.clip.weights import ClipWeights, text_config_of, usual_heads
 from jseg.config import Config, TextConfig
 from jseg.data.class_names import ClassList, class_list
 from jseg.errors import UserError
-from jseg.files import cache_folder
+from jseg.files import cache_folder, digest_of
 from jseg.weights import record
-from jseg.weights.reader import WeightFile, read_weight_file, sha256_of_file, write_safetensors
+from jseg.weights.reader import WeightFile, read_weight_file, write_safetensors
 from jseg.weights.record import FEATURES_NAME, is_jseg_file, recorded_classes, tensors_sha256, text_tensors
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def read_embeddings(path: str | Path, classes: ClassList, templates: Sequence[st
             rows = np.array(np.load(path, mmap_mode="r", allow_pickle=False))
         except Exception as error:  # NumPy parses the header as Python text: many kinds of exceptions
             raise UserError(f"class embeddings {path} are truncated or no .npy array ({error})") from error
-        dataset, made_with = RELEASED.get(sha256_of_file(path), ("", ()))
+        dataset, made_with = RELEASED.get(digest_of(path), ("", ()))
         names = class_list(dataset).names if dataset else ()
     else:
         file = read_weight_file(path)
@@ -211,11 +211,6 @@ class TextFeatures:
 
     matrix: np.ndarray  # (C, D) float32, one row per class of the class list
     text_model: TextModel | None  # None = not known
-
-    @property
-    def sha256(self) -> str:
-        """SHA-256 of the matrix, hexadecimal."""
-        return hashlib.sha256(np.ascontiguousarray(self.matrix).tobytes()).hexdigest()
 
 
 def class_embeddings(

@@ -7,7 +7,7 @@ from jittor import nn
 from jseg.clip.blocks import LayerNorm, Trace, Transformer, normal, random_tower_weights, uniform
 from jseg.errors import UserError
 from jseg.ops.attention import self_attention
-from jseg.ops.bilinear import grid_interpolation_matrix, resize_bilinear
+from jseg.ops.bilinear import resize_bilinear
 from jseg.ops.device import transpose
 from jseg.ops.half import cast, widen
 from jseg.ops.layers import linear
@@ -21,16 +21,17 @@ def side_of_grid(positions: np.ndarray | jt.Var) -> int:
     return side
 
 
-def resize_positions(positions: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+def resize_positions(positions: jt.Var, grid: tuple[int, int]) -> jt.Var:
     """Resizes a positional embedding bilinearly (half-pixel centres, no antialiasing) to a grid (h, w) of patches.
 
     (1 + n * n, width) float32, the class token's row first -> (1 + h * w, width) float32
     """
-    side = side_of_grid(positions)
+    side, width = side_of_grid(positions), positions.shape[1]
     if (side, side) == tuple(grid):
         return positions
-    patches = grid_interpolation_matrix((side, side), tuple(grid)) @ positions[1:]
-    return np.concatenate([positions[:1], patches]).astype(np.float32)
+    maps = transpose(positions[1:].reshape(1, side, side, width), 0, 3, 1, 2)
+    patches = transpose(resize_bilinear(maps, grid), 0, 2, 3, 1).reshape(-1, width)
+    return jt.concat([positions[:1], patches], dim=0)
 
 
 class PatchEmbedding(nn.Module):
@@ -45,11 +46,10 @@ class PatchEmbedding(nn.Module):
 
     def grid(self, images: jt.Var) -> tuple[int, int]:
         """(h, w) in patches of images (B, 3, H, W); UserError when a side is no multiple of the patch size."""
-        height, width = images.shape[2:]
-        if height % self.patch_size or width % self.patch_size or not height or not width:
-            message = f"both sides must be multiples of the patch size {self.patch_size}"
-            raise UserError(f"image of {height}x{width} pixels: {message}")
-        return height // self.patch_size, width // self.patch_size
+        (height, width), size = images.shape[2:], self.patch_size
+        if height % size or width % size or not height or not width:
+            raise UserError(f"image of {height}x{width} pixels: both sides must be multiples of the patch size {size}")
+        return height // size, width // size
 
     def execute(self, images: jt.Var) -> jt.Var:
         """(B, 3, H, W) -> (B, h * w, width), patches in row-major order; float32, on CUDA of type `compute`."""
@@ -75,12 +75,7 @@ class ImageTower(nn.Module):
 
     def positions(self, grid: tuple[int, int]) -> jt.Var:
         """The positional embedding for a patch grid (h, w): (1 + h * w, width)."""
-        side, width = side_of_grid(self.positional_embedding), self.positional_embedding.shape[1]
-        if (side, side) == tuple(grid):
-            return self.positional_embedding
-        maps = transpose(self.positional_embedding[1:].reshape(1, side, side, width), 0, 3, 1, 2)
-        resized = transpose(resize_bilinear(maps, grid), 0, 2, 3, 1).reshape(grid[0] * grid[1], width)
-        return jt.concat([self.positional_embedding[:1], resized], dim=0)
+        return resize_positions(self.positional_embedding, grid)
 
     def execute(self, images: jt.Var, dense: bool = False, trace: Trace | None = None) -> jt.Var:
         """Embeddings of normalised images, not normalised themselves; `dense` also embeds every patch.

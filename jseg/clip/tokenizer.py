@@ -23,8 +23,7 @@ import numpy as np
 import regex
 
 from jseg.errors import UserError
-from jseg.files import shipped, write_whole
-from jseg.weights.reader import sha256_of_file
+from jseg.files import digest_of, shipped, write_whole
 
 VOCABULARY_NAME = "bpe_simple_vocab_16e6.txt.gz"
 VOCABULARY_SHA256 = "924691ac288e54409236115652ad4aa250f48203de50a9e4722a6ecd48d6804a"
@@ -171,6 +170,6 @@ def find_vocabulary(path: str | Path = "") -> Path:
     found = next((place for place in places if place.is_file()), None)
     if found is None:
         raise UserError(f"vocabulary {path or VOCABULARY_NAME} does not exist; `{FETCH_COMMAND}` fetches CLIP's")
-    if found.name == VOCABULARY_NAME and sha256_of_file(found) != VOCABULARY_SHA256:
+    if found.name == VOCABULARY_NAME and digest_of(found) != VOCABULARY_SHA256:
         raise UserError(f"vocabulary {found} is damaged (its SHA-256 differs): delete it and fetch it: {FETCH_COMMAND}")
     return found

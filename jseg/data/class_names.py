@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from jseg.config import DataConfig
-from jseg.errors import UserError
+from jseg.errors import UserError, listed
 from jseg.released_configs import NAMES, UNSEEN, split_names
 
 CONTEXT_NAMES = split_names("""
@@ -212,12 +212,6 @@ def classes_of(data: DataConfig) -> ClassList:
         stored_ignored=(*(classes.stored[index] for index in classes.unseen), *classes.stored_ignored),
         colours=tuple(classes.colours[index] for index in classes.seen) if classes.colours else (),
     )  # fmt: skip
-
-
-def listed(values: Sequence, most: int = 8) -> str:
-    """The first `most` values with commas between, and how many more there are."""
-    more = f" and {len(values) - most} more" if len(values) > most else ""
-    return ", ".join(map(str, values[:most])) + more
 
 
 def stored_lookup(class_list: ClassList) -> np.ndarray:

@@ -10,11 +10,11 @@ import numpy as np
 from tqdm import tqdm
 
 from jseg.config import DataConfig, SplitConfig
-from jseg.data.class_names import IGNORED, ClassList, class_labels, classes_of, listed, stored_lookup, twice
+from jseg.data.class_names import IGNORED, ClassList, class_labels, classes_of, stored_lookup, twice
 from jseg.data.image_files import read_image, read_stored_labels
 from jseg.data.shapes import ShapesDataset
 from jseg.data.workers import map_in_order
-from jseg.errors import UserError
+from jseg.errors import UserError, listed
 
 PREPARATION = {  # what to do where files of a data set are missing or hold wrong values
     "voc12": "masks of train.txt and val.txt are in SegmentationClass, those of aug.txt in SegmentationClassAug, which "

@@ -95,7 +95,7 @@ def training_batches(
 def check_cost(size: tuple[int, int], test: TestConfig, name: str) -> None:
     """Raises UserError for an image of `size` = (height, width) that becomes too many pixels."""
     short_sides = (max(1, round(test.short_side * scale)) for scale in test.scales)
-    pixels = sum(math.prod(transforms.short_side_size(size, side)) for side in short_sides)
+    pixels = sum(math.prod(transforms.box_size(size, math.inf, side)) for side in short_sides)
     if pixels > MOST_PIXELS:
         raise UserError(
             f"{name}: {size[1]}x{size[0]} pixels become {pixels:,}, more than {MOST_PIXELS:,}: cut the image up, or "
@@ -106,7 +106,7 @@ def check_cost(size: tuple[int, int], test: TestConfig, name: str) -> None:
 def model_image(image: np.ndarray, test: TestConfig, scale: float = 1.0) -> np.ndarray:
     """(H, W, 3) uint8 RGB -> (3, h, w) uint8 for the model: the short side is test.short_side times `scale`."""
     short_side = max(1, round(test.short_side * scale))
-    resized = transforms.resize_image(image, transforms.short_side_size(image.shape[:2], short_side))
+    resized = transforms.resize_image(image, transforms.box_size(image.shape[:2], math.inf, short_side))
     return np.ascontiguousarray(resized.transpose(2, 0, 1))
 
 

@@ -15,15 +15,12 @@ GAIN_RANGE = (0.5, 1.5)  # contrast and saturation
 HUE_SHIFT = 18  # of OpenCV's 180 hue steps
 
 
-def box_size(size: tuple[int, int], long_side: int, short_side: int) -> tuple[int, int]:
-    """The largest (height, width) of the proportions of `size` (height, width) that fits the box, rounded half up."""
+def box_size(size: tuple[int, int], long_side: float, short_side: int) -> tuple[int, int]:
+    """The largest (height, width) of the proportions of `size` (height, width) that fits the box, rounded half up.
+
+    Where `long_side` is infinite, the short side is exactly `short_side`.
+    """
     scale = min(long_side / max(size), short_side / min(size))
-    return int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)
-
-
-def short_side_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:
-    """(height, width) of the proportions of `size` whose short side is exactly `short_side`; no cap on the long one."""
-    scale = short_side / min(size)
     return int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)
 
 

@@ -53,9 +53,8 @@ def describe(config: Config, classes: ClassList, text: TextFeatures) -> dict[str
     return {
         "format": record.FORMAT, "dataset": classes.dataset, "split": classes.split, "setting": config.data.setting,
         "classes": list(classes.names), "unseen": list(classes.unseen), "templates": list(config.text.templates),
-        "embeddings_sha256": text.sha256, "text_heads": tower.heads if tower else None,
         "vocabulary": [list(merge) for merge in tower.merges] if tower and tower.merges is not None else None,
-        "config": to_dict(config),
+        "text_heads": tower.heads if tower else None, "config": to_dict(config),
     }  # fmt: skip
 
 

@@ -69,18 +69,16 @@ class RunLog:
         if self.path is None:
             return
         self._unwritten += json.dumps({"event": event, "iteration": iteration, **values}, allow_nan=False) + "\n"
+        size = self.path.stat().st_size if self.path.exists() else 0
         try:
-            size = self.path.stat().st_size if self.path.exists() else 0
-            try:
-                with self.path.open("ab") as file:
-                    file.write(self._unwritten.encode())
-                    file.flush()
-                    os.fsync(file.fileno())
-            except OSError:
-                os.truncate(self.path, size)  # no half lines
-                raise
+            with self.path.open("ab") as file:
+                file.write(self._unwritten.encode())
+                file.flush()
+                os.fsync(file.fileno())
             self._unwritten = ""
         except OSError as error:
+            with suppress(OSError):
+                os.truncate(self.path, size)  # no half lines
             say(f"warning: cannot write the log ({error.strerror}): {remedy(error)}; it is tried again later")
         if self._events is not None:
             try:

@@ -31,8 +31,7 @@ class AdamW:
     def __init__(
         self, parameters: list[tuple[str, jt.Var]], config: OptimizerConfig, rounded: dict[str, jt.Var] | None = None
     ) -> None:
-        self.names = [name for name, _ in parameters]
-        self.parameters = [variable for _, variable in parameters]
+        self.names, self.parameters = map(list, zip(*parameters, strict=True))
         self.leaves = [(rounded or {}).get(name, variable) for name, variable in parameters]
         self._steps = jt.zeros((1,), "int32")  # on the device, like everything that a step reads
         self.betas, self.eps, self.lr = config.betas, config.eps, config.lr * config.lr_factor
@@ -42,11 +41,6 @@ class AdamW:
             {prefix + name: jt.zeros(x.shape, x.dtype).stop_grad() for name, x in parameters}
             for prefix in MOMENT_PREFIXES.values()
         )
-
-    def set_learning_rate(self, iteration: int, iterations: int, config: OptimizerConfig) -> float:
-        """Sets the rate of step `iteration` (0-based) and returns it."""
-        self.lr = learning_rate(iteration, iterations, config.lr * config.lr_factor, config)
-        return self.lr
 
     @property
     def steps(self) -> int:
@@ -114,18 +108,13 @@ def group_settings(name: str, config: OptimizerConfig) -> tuple[float, float]:
     return config.lr * config.lr_factor, 0.0 if frees else config.weight_decay
 
 
-def learning_rate(iteration: int, iterations: int, initial: float, config: OptimizerConfig) -> float:
-    """The rate of step `iteration` (0-based) of `iterations`: polynomial decay from `initial`, linear warm-up."""
+def learning_rate(iteration: int, iterations: int, config: OptimizerConfig) -> float:
+    """The rate of step `iteration` (0-based) of `iterations`: polynomial decay, linear warm-up."""
     decay = (1 - iteration / iterations) ** config.power
-    regular = (initial - config.min_lr) * decay + config.min_lr
+    regular = (config.lr * config.lr_factor - config.min_lr) * decay + config.min_lr
     if iteration >= config.warmup_iterations:
         return regular
     return regular * (1 - (1 - iteration / config.warmup_iterations) * (1 - config.warmup_ratio))
-
-
-def add_up(gradients: list[jt.Var], others: list[jt.Var]) -> list[jt.Var]:
-    """Sums of gradients of any type, in float32, to which many more can be added."""
-    return [widen(a) + widen(b) for a, b in zip(gradients, others, strict=True)]
 
 
 def square_sums(gradients: list[jt.Var]) -> jt.Var:

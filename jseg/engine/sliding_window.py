@@ -9,13 +9,11 @@ from itertools import pairwise
 
 import jittor as jt
 import numpy as np
-from jittor import nn
 from tqdm import tqdm
 
 from jseg.config import TestConfig
 from jseg.errors import UserError
-from jseg.ops.bilinear import interpolation_matrix, interpolation_taps
-from jseg.ops.device import transpose
+from jseg.ops.bilinear import interpolation_matrix, interpolation_taps, multiply
 
 BAND_VALUES = 2**24  # scores in one band, over all classes (64 MiB)
 MANY_WINDOWS = 200  # from here on a terminal shows a progress bar
@@ -59,9 +57,8 @@ class ImageScores:
         patch, regions = model.backbone.conv1.patch_size, model.backbone.region_grid
         # whole patches, and at least one for each region
         self.padded = tuple(max(-(-side // patch), n) * patch for side, n in zip(self.crop, regions, strict=True))
-        penalty = np.zeros((self.num_classes, 1, 1), dtype=np.float32)
-        penalty[list(seen)] = gamma
-        self.penalty = jt.array(penalty)
+        is_seen = np.isin(np.arange(self.num_classes), [*seen]).reshape(-1, 1, 1)
+        self.penalty = jt.array(np.where(is_seen, np.float32(gamma), np.float32(0)))
         places = [(top, left) for top in self.tops for left in self.lefts]
         batches, outputs = range(0, len(places), config.window_batch), []
         with jt.no_grad():
@@ -80,14 +77,9 @@ class ImageScores:
 
     def _window_row(self, row: int, start: int, stop: int) -> jt.Var:
         """Calibrated scores of rows [start, stop) of each window in a row: (windows, C, stop - start, crop width)."""
-        count, _, height, width = self.logits[row].shape
-        down = interpolation_matrix(height, self.padded[0])[start - self.tops[row] : stop - self.tops[row]]
-        across = interpolation_matrix(width, self.padded[1])[: self.crop[1]]
-        # rows first: the transposes then touch the small maps only
-        rows = nn.matmul_transpose(transpose(self.logits[row], 0, 1, 3, 2).reshape(-1, height), jt.array(down))
-        rows = transpose(rows.reshape(-1, width, stop - start), 0, 2, 1).reshape(-1, width)
-        upsampled = nn.matmul_transpose(rows, jt.array(across))
-        return jt.sigmoid(upsampled.reshape(count, self.num_classes, stop - start, self.crop[1])) - self.penalty
+        down, across = map(interpolation_matrix, self.logits.shape[3:], self.padded)
+        down, across = down[start - self.tops[row] : stop - self.tops[row]], across[: self.crop[1]]
+        return jt.sigmoid(multiply(self.logits[row], jt.array(down), jt.array(across))) - self.penalty
 
     def _band(self, start: int, stop: int) -> jt.Var:
         """Calibrated scores of rows [start, stop), averaged over the windows: (C, stop - start, W)."""

@@ -29,9 +29,9 @@ from jseg.engine.checkpoint import BEST_METRICS_NAME, BEST_NAME, METRICS_NAME, W
 from jseg.engine.evaluate import evaluate
 from jseg.engine.load import NEWEST, Run, load_model, resume
 from jseg.engine.log import RunLog, say, write_record
-from jseg.engine.optimizer import AdamW, LossScale, add_up, square_sums, step_factor
+from jseg.engine.optimizer import AdamW, LossScale, learning_rate, square_sums, step_factor
 from jseg.engine.signals import Interrupted, StopRequest
-from jseg.errors import CannotWrite, CheckFailed, UserError
+from jseg.errors import CannotWrite, CheckFailed, UserError, listed
 from jseg.files import as_json, whole_files, write_json
 from jseg.metrics import about
 from jseg.model.clip_rc import ClipRC, set_training, trainable
@@ -42,7 +42,6 @@ from jseg.ops.function import releasing
 from jseg.ops.half import widen
 from jseg.outputs import check_outputs
 from jseg.runtime.ranks import ALONE, Ranks
-from jseg.weights.reader import named_list
 from jseg.weights.record import tensors_sha256
 from jseg.weights.state import size_line, state_arrays
 
@@ -92,7 +91,6 @@ class StepReport:
     """What one optimiser step reports."""
 
     losses: dict[str, float]  # mask, dice, recovery_q, recovery_v (weighted) and total, before the update
-    lr: float
     gradient_norm: float  # over all trained weights, before clipping
     problem: str = ""  # why nothing was updated; "" = the step is fine
     overflow: bool = False  # the problem was the loss scale of float16 alone, and it is lower now
@@ -150,8 +148,10 @@ class Trainer:
                 losses = [loss.total(part, masks, 1 / parts)]
             added = [jt.grad(x if scale is None else x * scale, self.optimizer.leaves) for x in losses]
             release()
-            kept = [add_up(*pair) for pair in zip(kept, added, strict=True)] if kept else added
-            kept = [[gradient.stop_grad() for gradient in of_loss] for of_loss in kept]
+            if kept:  # sums are float32, so that many can be added up
+                pairs = (zip(*both, strict=True) for both in zip(kept, added, strict=True))
+                added = [[widen(a) + widen(b) for a, b in of_loss] for of_loss in pairs]
+            kept = [[gradient.stop_grad() for gradient in of_loss] for of_loss in added]
             sums = part.joined(1 / parts) if sums is None else sums + part.joined(1 / parts)
             jt.sync([sums] + [gradient for of_loss in kept for gradient in of_loss])
             del part, losses, added  # the graph of this micro-batch: memory stays that of one
@@ -181,26 +181,26 @@ class Trainer:
 
         The device is still at work when this returns. The result waits for this step's numbers, not for later steps'.
         """
-        self.optimizer.set_learning_rate(iteration, self.config.train.iterations, self.config.optimizer)
+        self.optimizer.lr = learning_rate(iteration, self.config.train.iterations, self.config.optimizer)
         squares = self.ranks.first_of(square_sums(gradients))  # their last bits decide, so all ranks have the same
         self.unread = sums, squares
         arrived: list[np.ndarray] = []
         jt.fetch(sums, squares, lambda *arrays: arrived.extend(array.copy() for array in arrays))
         self.optimizer.step(gradients, step_factor(squares, sums, self.config.optimizer.clip_norm))
-        return partial(self.report, arrived, self.optimizer.lr, self.unread)
+        return partial(self.report, arrived, self.unread)
 
-    def report(self, arrived: list[np.ndarray], lr: float, sent: tuple[jt.Var, jt.Var]) -> StepReport:
+    def report(self, arrived: list[np.ndarray], sent: tuple[jt.Var, jt.Var]) -> StepReport:
         """Reports a step when a copy of `sent`, its sums and squares, has been put into `arrived`."""
         wait_for(arrived)
         self.unread = None if self.unread is sent else self.unread
         sums, squares = arrived
         norm = math.sqrt(squares.astype(np.float64).sum())
-        report, scale = StepReport(self.loss.values(sums), lr, norm), self.loss_scale
+        report, scale = StepReport(self.loss.values(sums), norm), self.loss_scale
         if not math.isfinite(report.losses["total"]):
             report.problem = f"the loss is {report.losses['total']}"
         elif not math.isfinite(norm):
             names = [name for name, x in zip(self.optimizer.names, squares, strict=True) if not math.isfinite(x)]
-            where = f" of {named_list(names[:3])} ({len(names)} in all)" if names else ""
+            where = f" of {listed(names, 3)}" if names else ""
             report.problem = f"the gradient{where} is not finite"
             report.overflow = scale is not None and scale.lower()  # the loss scale can be to blame
         elif scale is not None:
@@ -366,7 +366,7 @@ class Training:
         """Writes weights, and what a checkpoint holds besides; CheckFailed if they are not finite."""
         tensors = state_arrays(self.trainer.model) | self.constant | (moments or {})
         if broken := [name for name, array in tensors.items() if not np.isfinite(array).all()]:
-            where = f"after iteration {self.progress.iteration} ({named_list(broken, 3)})"
+            where = f"after iteration {self.progress.iteration} ({listed(broken, 3)})"
             raise CheckFailed(f"the weights are not finite {where}: go on from a checkpoint with a lower optimizer.lr")
         checkpoint.save(path, tensors, {**self.meta, "iteration": self.progress.iteration, **meta})
 

@@ -13,7 +13,7 @@ from jittor import nn
 from jseg.clip.blocks import Dropout, Trace
 from jseg.config import ModelConfig
 from jseg.model.head import DecodeHead
-from jseg.model.image_encoder import ImageEncoder, ImageFeatures
+from jseg.model.image_encoder import ImageEncoder
 from jseg.model.losses import TrainingOutputs
 
 
@@ -32,21 +32,17 @@ class ClipRC(nn.Module):
     def __init__(self, backbone: ImageEncoder, decode_head: DecodeHead) -> None:
         self.backbone, self.decode_head = backbone, decode_head
 
-    def encode(self, images: jt.Var, trace: Trace | None = None) -> ImageFeatures:
-        """Image features, independent of any class; images (B, 3, H, W) float32, normalised."""
-        return self.backbone(images, trace)
-
     def execute(self, images: jt.Var, text: jt.Var, trace: Trace | None = None) -> jt.Var:
         """Mask logits (B, C, h, w) on the patch grid; `resize_bilinear` brings them to pixels, a sigmoid to scores.
 
         Images (B, 3, H, W) float32, normalised, any multiples of the patch size that the region grid fits; text (C, D)
         float32, class embeddings of unit length. Raises UserError where either does not fit the model.
         """
-        return self.decode_head(self.encode(images, trace), text, trace)
+        return self.decode_head(self.backbone(images, trace), text, trace)
 
     def training_outputs(self, images: jt.Var, text: jt.Var, trace: Trace | None = None) -> TrainingOutputs:
         """The logits, and the inputs of the recovery loss; arguments as for `execute`."""
-        return self.decode_head.training_outputs(self.encode(images, trace), text, trace)
+        return self.decode_head.training_outputs(self.backbone(images, trace), text, trace)
 
 
 def is_trained(name: str) -> bool:

@@ -8,12 +8,12 @@ Object Detection", ICCV 2017, section 3.3), and text and patch features are pass
 import re
 from collections.abc import Mapping
 
+import jittor as jt
 import numpy as np
 
 from jseg.clip.blocks import normal, uniform
 from jseg.clip.image_tower import random_image_weights, resize_positions, side_of_grid
 from jseg.config import ModelConfig
-from jseg.errors import UserError
 from jseg.model.clip_rc import ClipRC
 from jseg.model.image_encoder import ImageEncoder
 from jseg.weights.state import strict_load
@@ -41,16 +41,14 @@ def initialise(model: ClipRC, config: ModelConfig, seed: int) -> None:
 def load_clip_image_weights(model: ClipRC, tensors: Mapping[str, np.ndarray]) -> None:
     """Takes over CLIP's image tower, arrays under OpenAI's names `visual.*`; prompts and head stay as they are.
 
-    Positions are resized to the model's grid. Raises UserError with the names of arrays that are missing or do not fit.
+    Positions are resized to the model's grid. UserError as of `strict_load`.
     """
     backbone = model.backbone
     tower = {name.removeprefix("visual."): value for name, value in tensors.items() if name.startswith("visual.")}
-    if not tower:
-        raise UserError("CLIP weights hold no image tower (no names that begin with visual.)")
     if {"class_embedding", "positional_embedding"} <= tower.keys():
         side = side_of_grid(backbone.positional_embedding)
-        positions = np.asarray(tower["positional_embedding"], np.float32)
-        tower["positional_embedding"] = resize_positions(positions, (side, side))
+        positions = jt.array(np.asarray(tower["positional_embedding"], np.float32))
+        tower["positional_embedding"] = resize_positions(positions, (side, side)).numpy()
         tower |= initial_bridge(tower, backbone.region_grid[0])
     own = {name: var.numpy() for name, var in backbone.state_dict().items() if "prompt" in name}
     strict_load(backbone, tower | own, "CLIP image weights")

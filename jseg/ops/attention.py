@@ -1,8 +1,9 @@
 """Attention of the encoder (with region tokens), of the towers and of the decoder (queries and pixels).
 
-Tokens are (B, T, width), their heads neighbouring channels. All inputs have one type, float32, bfloat16 or float16,
-which is that of the output as well. On CPU the kernels of jseg/ops/kernels/attention.h run, on CUDA those of
-attention.cuh: scores never reach memory, and dropped weights are drawn again for the gradient.
+Tokens are (B, T, width), their heads neighbouring channels; where queries, keys and values lie side by side, they are
+(B, T, 3 * width). All inputs have one type, float32, bfloat16 or float16, which is that of the output as well. On CPU
+the kernels of jseg/ops/kernels/attention.h run, on CUDA those of attention.cuh: scores never reach memory, and dropped
+weights are drawn again for the gradient.
 """
 
 from collections.abc import Callable, Sequence
@@ -38,7 +39,6 @@ def region_of_patch(patch_grid: Grid, region_grid: Grid) -> np.ndarray:
 
     A region is a block of h // rh by w // rw patches; those left over at the right and the bottom are marked -1.
     """
-    check_region_grid(patch_grid, region_grid)
     if not min(region_grid):
         return np.full(patch_grid[0] * patch_grid[1], -1, np.int32)
     sizes = zip(patch_grid, region_grid, strict=True)
@@ -78,8 +78,8 @@ def attend(
     return output.reshape(*output.shape[:2], heads * output.shape[3])
 
 
-def _split(x: jt.Var) -> tuple[jt.Var, ...]:
-    """Queries, keys and values (B, T, width) of (B, T, 3 * width)."""
+def qkv_of(x: jt.Var) -> tuple[jt.Var, ...]:
+    """Queries, keys and values (B, T, width) of x (B, T, 3 * width)."""
     return tuple(x[:, :, i * x.shape[2] // 3 : (i + 1) * x.shape[2] // 3] for i in range(3))
 
 
@@ -96,10 +96,9 @@ def region_attention(
     A region sees the patches of its own block and itself; a patch sees all leading tokens, all patches, all prompts and
     its own region; a leading token sees leading tokens, patches and prompts. Prompts are seen only.
 
-    `projected` (B, T, 3 * width) holds queries, keys and values side by side, T = leading + h * w + rh * rw; `prompts`
-    (B, K, 3 * width) likewise, or (1, K, 3 * width), the same for all images. Grids are row-major. -> (B, T, width)
+    `projected` (B, T, 3 * width) with T = leading + h * w + rh * rw, `prompts` (B, K, 3 * width), or (1, K, 3 * width),
+    the same for all images. Grids are row-major. -> (B, T, width)
     """
-    patch_grid, region_grid = tuple(patch_grid), tuple(region_grid)
     batch, length = projected.shape[:2]
     tokens = leading + patch_grid[0] * patch_grid[1] + region_grid[0] * region_grid[1]
     if tokens != length or prompts.shape[0] not in (1, batch) or projected.shape[-1] % (3 * heads):
@@ -112,19 +111,16 @@ def region_attention(
         return in_float32(region_attention, (projected, prompts), heads, leading, patch_grid, region_grid)
     keys = jt.concat([projected, prompts.broadcast((batch, *prompts.shape[1:]))], dim=1)
     mask = constant(_additive_mask, attention_allowed, leading, patch_grid, region_grid, prompts.shape[1])
-    return attend(_split(projected)[0], *_split(keys)[1:], heads, mask)
+    return attend(qkv_of(projected)[0], *qkv_of(keys)[1:], heads, mask)
 
 
 def self_attention(projected: jt.Var, heads: int, causal: bool = False) -> jt.Var:
-    """Every token attends to every token, or, `causal`, to itself and those before it.
-
-    `projected` (B, T, 3 * width) holds queries, keys and values side by side; returns (B, T, width).
-    """
+    """Every token (B, T, 3 * width) attends to every token, or, `causal`, to itself and those before: (B, T, width)."""
     if _has_kernel(projected, projected.shape[-1] // (3 * heads)):
         return _joint(projected, None, heads, "CAUSAL" if causal else "FULL")
     if projected.dtype != FLOAT:
         return in_float32(self_attention, (projected,), heads, causal)
-    return attend(*_split(projected), heads, constant(_additive_mask, np.tri, projected.shape[1]) if causal else None)
+    return attend(*qkv_of(projected), heads, constant(_additive_mask, np.tri, projected.shape[1]) if causal else None)
 
 
 def cross_attention(q: jt.Var, k: jt.Var, v: jt.Var, heads: int, dropout: float = 0.0) -> jt.Var:
@@ -143,13 +139,10 @@ def cross_attention(q: jt.Var, k: jt.Var, v: jt.Var, heads: int, dropout: float 
 
 
 def two_way_attention(first: jt.Var, second: jt.Var, heads: int, dropout: float = 0.0) -> Sequence[jt.Var]:
-    """`cross_attention` of either side to the other, (B, T, width) for each, in one operator on CUDA.
-
-    `first` and `second` (B, T, 3 * width), each with a T of its own, hold queries, keys and values side by side.
-    """
+    """`cross_attention` of either side (B, T, 3 * width) to the other, (B, T, width) each, in one operator on CUDA."""
     depth = first.shape[2] // (3 * heads)
     if not (jt.flags.use_cuda and _has_kernel(first, depth)):
-        (q, *own), (other_q, *others) = _split(first), _split(second)
+        (q, *own), (other_q, *others) = qkv_of(first), qkv_of(second)
         return cross_attention(q, *others, heads, dropout), cross_attention(other_q, *own, heads, dropout)
     numbers = {"batch": len(first), "heads": heads, "depth": depth, "queries": first.shape[1], "keys": second.shape[1]}
     seeds = [draw_seed() if dropout else jt.zeros((2,)).stop_grad() for _ in range(2)]

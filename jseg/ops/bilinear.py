@@ -37,11 +37,15 @@ def grid_interpolation_matrix(source: tuple[int, int], target: tuple[int, int]) 
 
 def resize_bilinear(maps: jt.Var, size: tuple[int, int]) -> jt.Var:
     """Resizes maps (B, C, h, w) float32 to (B, C, H, W) with `size` = (H, W)."""
-    batch, channels, height, width = maps.shape
-    if (height, width) == tuple(size):
+    if tuple(maps.shape[2:]) == tuple(size):
         return maps
-    down, across = (constant(interpolation_matrix, *sides) for sides in ((height, size[0]), (width, size[1])))
-    # rows first: the transposes then touch the small maps only
+    return multiply(maps, *(constant(interpolation_matrix, *sides) for sides in zip(maps.shape[2:], size, strict=True)))
+
+
+def multiply(maps: jt.Var, down: jt.Var, across: jt.Var) -> jt.Var:
+    """Maps (B, C, h, w) times matrices that resize their columns (H, h) and their rows (W, w): (B, C, H, W)."""
+    batch, channels, height, width = maps.shape
+    # columns first: the transposes then touch the small maps only
     columns = nn.matmul_transpose(transpose(maps, 0, 1, 3, 2).reshape(-1, height), down)  # (B * C * w, H)
-    rows = transpose(columns.reshape(batch, channels, width, size[0]), 0, 1, 3, 2)  # (B, C, H, w)
-    return nn.matmul_transpose(rows.reshape(-1, width), across).reshape(batch, channels, size[0], size[1])
+    rows = transpose(columns.reshape(batch, channels, width, len(down)), 0, 1, 3, 2)  # (B, C, H, w)
+    return nn.matmul_transpose(rows.reshape(-1, width), across).reshape(batch, channels, len(down), len(across))

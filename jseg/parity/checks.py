@@ -76,7 +76,7 @@ def check_forward_eps(file: GoldenFile) -> dict[str, np.ndarray]:
     """The encoder with weights so small that the eps of each normalisation shows."""
     golden, trace = GoldenModel(file), {}
     golden.tensors |= {name: golden.tensors[name] * np.float32(file["scale"]) for name in file.json("scaled_keys_json")}
-    golden.build().encode(jt.array(file.companion(f"forward_eval_{file.tag}.npz")["image"]), trace)
+    golden.build().backbone(jt.array(file.companion(f"forward_eval_{file.tag}.npz")["image"]), trace)
     return {name: value.numpy() for name, value in trace.items()}
 
 
@@ -138,22 +138,24 @@ def check_trajectory(file: GoldenFile) -> dict[str, np.ndarray]:
         warmup_ratio=float(run["warmup_ratio"]),
     )  # fmt: skip
 
-    def rates(steps: int, initial: float) -> np.ndarray:
-        return np.array([learning_rate(step, iterations, initial, optimizer) for step in range(steps)])
+    def rates(steps: int, config: OptimizerConfig) -> np.ndarray:
+        return np.array([learning_rate(step, iterations, config) for step in range(steps)])
 
+    frozen_groups = replace(optimizer, lr_factor=1.0)
     if run is file:
-        starts = {"lr_trainable": base * optimizer.lr_factor, "lr_frozen_groups": base}
-        return {name: rates(len(file.arrays[name]), lr) for name, lr in starts.items() if name in file.arrays}
+        groups = {"lr_trainable": optimizer, "lr_frozen_groups": frozen_groups}
+        return {name: rates(len(file.arrays[name]), group) for name, group in groups.items() if name in file.arrays}
     model, images, labels, make_trainer = training(file, "inductive")
     before = state_arrays(model)
     trainer = make_trainer(file["weights"], optimizer=optimizer, train=TrainConfig(iterations=iterations))
-    reports = [trainer.step(images, labels, step) for step in range(len(file.arrays["losses"]))]
+    steps = range(len(file.arrays["losses"]))
+    reports = [(trainer.step(images, labels, step), trainer.optimizer.lr) for step in steps]
     final, trained = state_arrays(model), trainer.optimizer.names
     frozen = [name for name in final if name not in trained]
     file.arrays["extra.frozen weights"] = np.concatenate([before[name].ravel() for name in frozen])
     return {
-        "losses": np.array([[report.losses[name] for name in LOSS_NAMES.values()] for report in reports]),
-        "lr_trainable": np.array([report.lr for report in reports]), "lr_frozen": rates(len(reports), base),
+        "losses": np.array([[report.losses[name] for name in LOSS_NAMES.values()] for report, _ in reports]),
+        "lr_trainable": np.array([lr for _, lr in reports]), "lr_frozen": rates(len(steps), frozen_groups),
         "base_lr": np.array(base), "weight_decay": np.array(optimizer.weight_decay),
         **{f"final.{name}": final[name] for name in trained},
         "extra.frozen weights": np.concatenate([final[name].ravel() for name in frozen]),
@@ -293,7 +295,7 @@ def check_initial_weights(file: GoldenFile) -> dict[str, np.ndarray]:
     load_clip_image_weights(model, {f"visual.{key}": value for key, value in clip.items()})
     own = state_arrays(model.backbone)
     if rows != columns:
-        own["positional_embedding"] = resize_positions(positions, (rows, columns))
+        own["positional_embedding"] = resize_positions(jt.array(positions), (rows, columns)).numpy()
     return {name: own["positional_embedding"], "region_level_bridge": own["region_level_bridge"]}
 
 
@@ -325,7 +327,7 @@ def check_schedule(file: GoldenFile) -> dict[str, np.ndarray]:
     iterations, config, computed = file["its"].tolist(), OptimizerConfig(), {}
     for found in filter(None, map(re.compile(r".*?(\d+)k_lr_(trainable|base)").fullmatch, file.arrays)):
         length = 1000 * int(found[1])
-        initial = config.lr * (config.lr_factor if found[2] == "trainable" else 1)
-        rates = [learning_rate(step, length, initial, config) for step in iterations if step < length]
+        group = config if found[2] == "trainable" else replace(config, lr_factor=1.0)
+        rates = [learning_rate(step, length, group) for step in iterations if step < length]
         computed[found.string] = np.array(rates)
     return computed

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jseg.config import Config, LossConfig, ModelConfig, TestConfig
+from jseg.config import Config, LossConfig, ModelConfig, TestConfig, flatten
 from jseg.data.class_names import IGNORED, ClassList
 from jseg.model.clip_rc import ClipRC, build_clip_rc
 from jseg.model.released_weights import load_released
@@ -34,14 +34,7 @@ class GoldenFile:
         if path.suffix == ".npz":
             self.arrays = dict(np.load(path))
         elif path.suffix == ".json":
-            self._add_leaves(json.loads(path.read_text()), "")
-
-    def _add_leaves(self, value: Any, name: str) -> None:
-        if not isinstance(value, dict):
-            self.arrays[name] = np.asarray(value)
-            return
-        for key, item in value.items():
-            self._add_leaves(item, f"{name}/{key}".lstrip("/"))
+            self.arrays = {name: np.asarray(x) for name, x in flatten(json.loads(path.read_text()), "/").items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
         self.read.add(name)

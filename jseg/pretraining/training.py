@@ -19,9 +19,9 @@ from jseg.clip.tokenizer import Tokenizer
 from jseg.clip.weights import FORMAT
 from jseg.config import DataConfig
 from jseg.data.class_names import SHAPES_NAMES
-from jseg.engine.optimizer import AdamW
+from jseg.engine.optimizer import AdamW, learning_rate
 from jseg.errors import CheckFailed
-from jseg.ops.attention import cross_attention
+from jseg.ops.attention import cross_attention, qkv_of
 from jseg.ops.device import normalise
 from jseg.ops.layers import unit_length
 from jseg.pretraining.images import (
@@ -75,9 +75,8 @@ class SmallClip:
         block = self.image.transformer.resblocks[-1]
 
         def attend_from_first(projected: jt.Var, heads: int) -> jt.Var:
-            width = projected.shape[-1] // 3
-            keys, values = projected[:, :, width : 2 * width], projected[:, :, 2 * width :]
-            return cross_attention(projected[:, :1, :width], keys, values, heads)
+            queries, keys, values = qkv_of(projected)
+            return cross_attention(queries[:, :1], keys, values, heads)
 
         first = block.attn(block.ln_1(tokens), attend_from_first, residual=tokens[:, :1])
         first = block.mlp(block.ln_2(first), residual=first)
@@ -123,7 +122,7 @@ class Pretraining:
         config = replace(OPTIMIZER, lr=current.lr, warmup_iterations=current.warmup)
         if start == self.iteration:
             self.optimizer = AdamW(self.clip.parameters(), config)
-        lr = self.optimizer.set_learning_rate(self.iteration - start, current.arc, config)
+        self.optimizer.lr = learning_rate(self.iteration - start, current.arc, config)
         images, tokens, true = batch
         images, captions = self.clip.embed_images(images), self.clip.text(tokens)
         scale = self.clip.logit_scale.exp().minimum(LARGEST_SCALE)
@@ -133,7 +132,7 @@ class Pretraining:
         if not math.isfinite(value):
             raise CheckFailed(f"the loss of iteration {self.iteration} is {value}")
         self.iteration += 1
-        return value, lr
+        return value, self.optimizer.lr
 
 
 def train(run: Pretraining, batches: Iterable[ImageBatch], stop: int) -> list[list[float]]:

@@ -4,10 +4,8 @@
 (https://huggingface.co/docs/safetensors) and Jittor's pickles. Weight files are untrusted input.
 """
 
-import hashlib
 import json
 import mmap
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +15,7 @@ import numpy as np
 import safetensors
 
 from jseg.errors import UserError
-from jseg.files import whole_files
+from jseg.files import digest_of, whole_files
 from jseg.weights import pickles
 
 OUR_KEY = "jseg"  # where our metadata lie in a safetensors header, as one JSON text
@@ -40,21 +38,6 @@ class WeightFile:
     path: Path = Path()
 
 
-def sha256_of_file(path: str | Path) -> str:
-    """SHA-256 of a file of any size, hexadecimal."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def named_list(names: Sequence[str], limit: int = 20) -> str:
-    """`a, b, c`, cut after the first ones."""
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(name[:80] for name in names[:limit]) + more
-
-
 def read_weight_file(path: str | Path) -> WeightFile:
     """Reads a weight file of any known kind; nothing in the file is run.
 
@@ -65,7 +48,7 @@ def read_weight_file(path: str | Path) -> WeightFile:
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f"weight file {path} does not exist; see what there is by tools/fetch_pretrained.py --list")
-    sha256 = sha256_of_file(path)
+    sha256 = digest_of(path)
     try:
         with open(path, "rb") as file:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)  # lives as long as a view of it

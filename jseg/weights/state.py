@@ -10,8 +10,7 @@ import jittor as jt
 import numpy as np
 from jittor import nn
 
-from jseg.errors import UserError
-from jseg.weights.reader import named_list
+from jseg.errors import UserError, listed
 
 
 def strict_load(module: nn.Module, tensors: Mapping[str, np.ndarray], source: str = "weights") -> None:
@@ -30,7 +29,7 @@ def strict_load(module: nn.Module, tensors: Mapping[str, np.ndarray], source: st
         "not finite": [name for name in both if not np.isfinite(tensors[name]).all()],
     }
     if any(problems.values()):
-        lists = "; ".join(f"{what}: {named_list(names)}" for what, names in problems.items() if names)
+        lists = "; ".join(f"{what}: {listed(names, 20)}" for what, names in problems.items() if names)
         raise UserError(f"{source} do not fit this model: {lists}")
     for name, var in own.items():
         set_value(var, np.asarray(tensors[name]))

@@ -9,6 +9,7 @@ import pytest
 
 from jseg.clip.image_tower import ImageTower, PatchEmbedding, random_image_weights, resize_positions
 from jseg.errors import UserError
+from jseg.ops.bilinear import grid_interpolation_matrix
 from jseg.weights.state import strict_load
 
 PREFIX = "weight.visual."
@@ -47,22 +48,23 @@ def test_recorded_resized_positions(golden: Path) -> None:
         for file in map(np.load, golden.glob(pattern)):
             for expected in [file[name] for name in file.files if name.startswith(prefix)]:
                 side = round((len(expected) - 1) ** 0.5)
-                np.testing.assert_allclose(
-                    resize_positions(file[given], (side, side)), expected, atol=tolerance, rtol=0
-                )
+                resized = resize_positions(jt.array(file[given]), (side, side)).numpy()
+                np.testing.assert_allclose(resized, expected, atol=tolerance, rtol=0)
                 compared += 1
     assert compared
 
 
 def test_positions_follow_the_aspect_of_the_grid(small_tower: ImageTower) -> None:
     rows = np.repeat(np.arange(4, dtype=np.float32), 4)  # the value of a position is its row
-    resized = resize_positions(np.concatenate([[9.0], rows])[:, None].astype(np.float32), (8, 2))
+    positions = jt.array(np.concatenate([[9.0], rows])[:, None].astype(np.float32))
+    resized = resize_positions(positions, (8, 2)).numpy()
     assert resized.shape == (17, 1) and resized[0, 0] == 9
     grid = resized[1:].reshape(8, 2)
     np.testing.assert_array_equal(grid[:, 0], grid[:, 1])
     np.testing.assert_allclose(grid[:, 0], [0, 0.25, 0.75, 1.25, 1.75, 2.25, 2.75, 3])
-    expected = resize_positions(small_tower.positional_embedding.numpy(), (3, 7))
-    np.testing.assert_allclose(small_tower.positions((3, 7)).numpy(), expected, atol=1e-6)
+    own = small_tower.positional_embedding
+    expected = grid_interpolation_matrix((4, 4), (3, 7)) @ own.numpy()[1:]
+    np.testing.assert_allclose(small_tower.positions((3, 7)).numpy()[1:], expected, atol=1e-6)
 
 
 def test_patch_embedding_equals_a_convolution() -> None:
@@ -79,4 +81,4 @@ def test_wrong_sizes_are_refused(small_tower: ImageTower) -> None:
     with pytest.raises(UserError, match="image of 32x30 pixels: both sides must be multiples of the patch size 8"):
         small_tower(jt.zeros((1, 3, 32, 30)))
     with pytest.raises(UserError, match="13 rows"):
-        resize_positions(np.zeros((13, 4), np.float32), (4, 4))
+        resize_positions(jt.zeros((13, 4)), (4, 4))

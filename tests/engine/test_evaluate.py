@@ -80,7 +80,7 @@ def image_scores(
     """Scores of an image without loader and evaluator, and its size."""
     image, _, _ = dataset.read(index)
     size = image.shape[:2]
-    image = transforms.resize_image(image, transforms.short_side_size(size, 64))
+    image = transforms.resize_image(image, transforms.box_size(size, np.inf, 64))
     pixels = normalise(image.transpose(2, 0, 1), config.data)
     return ImageScores(model, pixels, jt.array(embeddings()), seen, gamma, config.test), size
 

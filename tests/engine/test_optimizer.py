@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from jseg.config import OptimizerConfig
-from jseg.engine.optimizer import AdamW, group_settings, square_sums, step_factor
+from jseg.engine.optimizer import AdamW, group_settings, learning_rate, square_sums, step_factor
 from jseg.errors import UserError
 
 SHAPES = {"decode_head.q_proj.weight": (37, 513), "backbone.prompt_norm.weight": (5,), "decode_head.q_proj.bias": (1,)}
@@ -29,7 +29,7 @@ def test_the_same_steps_as_pytorch(choice: str, monkeypatch: pytest.MonkeyPatch)
     groups = [{"params": [value], "weight_decay": decays[name]} for name, value in theirs.items()]
     other = torch.optim.AdamW(groups, lr=1.0, betas=CONFIG.betas, eps=CONFIG.eps)
     for iteration in range(5):
-        lr = own.set_learning_rate(iteration, 20, CONFIG)
+        lr = own.lr = learning_rate(iteration, 20, CONFIG)
         gradients = {
             name: (10.0 ** generator.integers(-9, 3) * generator.standard_normal(shape)).astype(np.float32)
             for name, shape in SHAPES.items()

@@ -15,7 +15,7 @@ def maps_of(model: ClipRC, images: np.ndarray) -> dict[str, np.ndarray]:
     """All that the encoder leaves in a trace."""
     trace: dict[str, jt.Var] = {}
     with jt.no_grad():
-        model.encode(jt.array(images), trace)
+        model.backbone(jt.array(images), trace)
         return {name: value.numpy() for name, value in trace.items()}
 
 

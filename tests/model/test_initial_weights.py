@@ -85,5 +85,3 @@ def test_clip_weights_that_do_not_fit_are_refused(small_config: ModelConfig) -> 
     del weights["visual.class_embedding"]
     with pytest.raises(UserError, match="missing: class_embedding"):
         load_clip_image_weights(build_clip_rc(small_config), weights)
-    with pytest.raises(UserError, match="hold no image tower"):
-        load_clip_image_weights(build_clip_rc(small_config), {"ln_final.weight": np.ones(3)})

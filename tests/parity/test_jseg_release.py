@@ -109,7 +109,7 @@ def check_data(file: GoldenFile) -> dict[str, np.ndarray]:
         if name.startswith("out/test_resize_table"):
             # height, width, test size with the short side made 512, and size fitted into the box (2048, 512)
             boxes = [
-                (transforms.short_side_size(size, 512), transforms.box_size(size, 2048, 512))
+                (transforms.box_size(size, np.inf, 512), transforms.box_size(size, 2048, 512))
                 for size in table[:, :2].tolist()
             ]
             computed[name] = np.concatenate([table[:, :2], np.array(boxes).reshape(-1, 4)], axis=1)
@@ -184,7 +184,7 @@ def check_resized_positions(file: GoldenFile) -> dict[str, np.ndarray]:
     for name, reference in file.arrays.items():
         if name.startswith("out/"):
             side = math.isqrt(len(reference) - 1)
-            computed[name] = resize_positions(source, (side, side))
+            computed[name] = resize_positions(jt.array(source), (side, side)).numpy()
     return computed
 
 

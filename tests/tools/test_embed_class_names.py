@@ -8,7 +8,8 @@ import pytest
 from jseg.clip.class_embeddings import read_embeddings
 from jseg.data.class_names import class_list
 from jseg.errors import UserError
-from jseg.weights.reader import read_weight_file, sha256_of_file
+from jseg.files import digest_of
+from jseg.weights.reader import read_weight_file
 from tests.small_weights import write_clip, write_ours
 from tools.embed_class_names import main
 
@@ -24,7 +25,7 @@ def test_a_data_set_with_the_tower_of_a_checkpoint(tmp_path: Path, capsys: pytes
     embed(*arguments)
     found = read_embeddings(output, class_list("shapes"), config.text.templates)
     np.testing.assert_allclose(found, read_weight_file(weights).tensors["text_features"], atol=1e-6)
-    assert read_weight_file(output).meta["weights_sha256"] == sha256_of_file(weights)
+    assert read_weight_file(output).meta["weights_sha256"] == digest_of(weights)
     assert f"text.embeddings={output}" in capsys.readouterr().out
     with pytest.raises(UserError, match=r"shapes\.safetensors exists.*--overwrite"):
         embed(*arguments)
