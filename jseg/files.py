@@ -136,7 +136,7 @@ def write_json(path: str | Path, value: dict | list) -> None:
 def whole_folder(folder: Path, outdated: bool = False) -> Iterator[Path | None]:
     """Yields a new folder to fill, which becomes `folder` when the `with` block ends; None when `folder` exists.
 
-    One that is `outdated` is replaced, and stays whole until then. Of several processes that make the same folder at
+    One that is `outdated` is replaced, with none between two renames. Of several processes that make the same folder at
     once, one's stays and the others' are dropped.
     """
     if folder.is_dir() and not outdated:

@@ -79,8 +79,8 @@ class Run:
             record.model_tensors(self.file)  # refuses plain CLIP weights
             warning = checkpoint.check_classes(self.file, self.classes, self.other_classes or config.cross_dataset)
             say(f"warning: {warning}" if warning else "")
-            if training:
-                check_start(self.file, config, self.resumes)
+            if training and not self.resumes:
+                check_start(self.file, config)
         init, knows_text = config.model.init, self.file and (config.text.embeddings or record.text_tensors(self.file))
         if knows_text and not config.text.embeddings and not record.is_jseg_file(self.file) and Path(init).is_file():
             knows_text = False  # a released file may hold an untrained text tower
@@ -148,12 +148,8 @@ def load_model(
     return model, [*notes, *filter(None, [note(precision or config.precision)])]
 
 
-def check_start(file: WeightFile, config: Config, resumes: bool = False) -> None:
+def check_start(file: WeightFile, config: Config) -> None:
     """Refuses weights that a transductive run must not start from: supervised ones, or of another iteration."""
-    if resumes:
-        if any(name.startswith(record.UNUSED_PREFIX) for name in file.tensors):
-            raise UserError(f"{file.path} has train.ema, which was removed: start a new run with --weights {file.path}")
-        return
     ours, wanted = record.is_jseg_file(file), config.train.expected_iteration
     if config.data.setting == "transductive" and ours and file.meta.get("setting") == "supervised":
         start = config.train.expected_weights or "weights of an inductive run"
@@ -171,7 +167,7 @@ def resume(optimizer: AdamW, scale: LossScale | None, file: WeightFile, config: 
     """Puts the optimiser, and float16's new loss scale, where a checkpoint left them; returns how far the run was."""
     optimizer.load_state(file.tensors, file.meta["optimizer_steps"])
     if scale is not None:
-        vars(scale).update(file.meta.get("loss_scale", {}))  # none: the run had another precision until then
+        vars(scale).update(vars(type(scale)(**file.meta.get("loss_scale", {}))))  # none: it had another precision
     for line in config_changes(from_dict(file.meta.get("config", {}), file.path), config):
         say(f"warning: the config has changed since: {line}")
     known, recorded = {item.name for item in fields(checkpoint.Progress)}, file.meta["progress"]

@@ -171,7 +171,7 @@ class Trainer:
         after_good.step()
         after_overflow.lower()
         known, good, lower = (constant(np.float32, (x.scale, 1 / x.scale)) for x in (last, after_good, after_overflow))
-        if self.unread is not None:  # as `report` will find it
+        if self.unread is not None:  # as `report` will find it, unless finite squares have an infinite sum
             loss, norm = (jt.isfinite(x.float64().sum()).broadcast(known.shape) for x in self.unread)
             known = jt.ternary(loss, jt.ternary(norm, good, lower), known).stop_grad()
         return known[:1], known[1:]

@@ -27,24 +27,34 @@ from jseg.ops.half import convert
 from jseg.ops.layers import linear
 
 
-@lru_cache(maxsize=64)
-def _tables(batch: int, region_grid: Grid, patch_grid: Grid, dtype: str) -> list[jt.Var]:
-    """The four tokens that each part of a pixel's input is made of, and their shares, (N, parts, 4) each.
-
-    And for gradients: what regions and image get from the pixels, (B, M + 1, N * parts), and from the queries.
-    """
+def _shares(region_grid: Grid, patch_grid: Grid) -> np.ndarray:
+    """What regions, image and patch, as parts of a pixel's input, take of regions and image: (N, parts, M + 1)."""
     matrix = grid_interpolation_matrix(region_grid, patch_grid)
-    (count, regions), both = matrix.shape, max(matrix.shape[1], 1)
-    parts = np.zeros((count, 3, regions + 4))  # shares of regions and image in three parts: regions, image, patch
-    parts[:, 0, :regions], parts[:, 1, regions] = matrix, 1
-    parts = parts[:, regions == 0 :]
-    order = np.argsort(-parts, 2, kind="stable")[:, :, :4]
-    shares, tokens = np.take_along_axis(parts, order, 2), (order + 1 + count) % (1 + count + regions)
-    shares[:, -1, 0], tokens[:, -1, 0] = 1, 1 + np.arange(count)
-    sums = parts[:, :, : regions + 1].reshape(-1, regions + 1).T, np.vstack([np.eye(regions, both), np.ones((1, both))])
-    arrays = [shares, *(np.repeat(x[None], batch, 0) for x in sums)]
-    shares, of_pixels, of_queries = (jt.array(x.astype(np.float32)).stop_grad() for x in arrays)
-    return [jt.array(tokens.astype(np.int32)), shares, convert(of_pixels, dtype), of_queries]
+    shares = np.zeros((len(matrix), 3, matrix.shape[1] + 1), np.float32)
+    shares[:, 0, :-1], shares[:, 1, -1] = matrix, 1
+    return shares if matrix.shape[1] else shares[:, 1:]
+
+
+@lru_cache(maxsize=64)
+def _sources(region_grid: Grid, patch_grid: Grid) -> list[jt.Var]:
+    """The four tokens that each part of a pixel's input is made of, int32, and their shares, (N, parts, 4) each."""
+    shares = np.pad(_shares(region_grid, patch_grid), ((0, 0), (0, 0), (0, 3)))  # at least four
+    count, regions = len(shares), shares.shape[2] - 4
+    order = np.argsort(-shares, 2, kind="stable")[:, :, :4]
+    shares = np.take_along_axis(shares, order, 2)
+    tokens = np.where(order < regions, order + 1 + count, 0)  # tokens are image, patches, regions
+    shares[:, -1, 0], tokens[:, -1, 0] = 1, 1 + np.arange(count)  # the patch itself
+    return [jt.array(x).stop_grad() for x in (tokens.astype(np.int32), shares)]
+
+
+@lru_cache(maxsize=64)
+def _sums(batch: int, region_grid: Grid, patch_grid: Grid, dtype: str) -> tuple[jt.Var, jt.Var]:
+    """Matrices (B, M + 1, …) that sum up gradients of regions and image: of pixels' parts, and of `R_m + G`."""
+    shares = _shares(region_grid, patch_grid)
+    queries = max(shares.shape[2] - 1, 1)  # of a class
+    both = shares.reshape(-1, shares.shape[2]).T, np.vstack([np.eye(shares.shape[2] - 1, queries), np.ones(queries)])
+    both = (jt.array(np.repeat(x[None].astype(np.float32), batch, 0)).stop_grad() for x in both)
+    return tuple(convert(x, kind) for x, kind in zip(both, (dtype, "float32"), strict=True))
 
 
 class _DecoderInputs(Function):
@@ -56,9 +66,8 @@ class _DecoderInputs(Function):
 
     def execute(self, tokens: jt.Var, text: jt.Var, region_grid: Grid, patch_grid: Grid, dtype: str) -> list[jt.Var]:
         self.shape, self.text, self.regions = tokens.shape, text, region_grid[0] * region_grid[1]
-        places, shares, *self.sums = _tables(
-            len(tokens), tuple(region_grid), tuple(patch_grid), dtype if jt.flags.use_cuda else "float32"
-        )
+        self.grids = tuple(region_grid), tuple(patch_grid)
+        places, shares = _sources(*self.grids)
         batch, _, depth = tokens.shape
         shape = batch, max(self.regions, 1), len(text), 2, depth
         both = tokens.reindex(shape, ["i0", "0", "i4"])
@@ -68,11 +77,8 @@ class _DecoderInputs(Function):
         half, other = (constant(np.float32, x) for x in (((1.0,), (0.0,)), ((0.0,), (1.0,))))
         queries = (both * half + other) * text.reindex(shape, ["i2", "i4"])
         self.parts, shape = shares.shape[1], (batch, *shares.shape[:2], depth)
-        pixels = sum(
-            tokens.reindex(shape, ["i0", f"@e0(i1,i2,{i})", "i3"], 0, [], [places])
-            * shares.reindex(shape, ["i1", "i2", f"{i}"])
-            for i in range(4)
-        )
+        four = [tokens.reindex(shape, ["i0", f"@e0(i1,i2,{i})", "i3"], 0, [], [places]) for i in range(4)]
+        pixels = sum(x * shares.reindex(shape, ["i1", "i2", f"{i}"]) for i, x in enumerate(four))
         outputs = convert(queries, dtype), convert(pixels, dtype), queries
         return [x.reshape(batch, -1, x.shape[-1] * x.shape[-2]) for x in outputs]
 
@@ -82,7 +88,9 @@ class _DecoderInputs(Function):
         of_both = of_queries.reshape(*shape[:3], 2, depth).reindex(shape, ["i0", "i1", "i2", "0", "i3"])
         of_both = (convert(of_both, "float32") * self.text).sum(2)  # of region plus image
         of_pixels = of_pixels if jt.flags.use_cuda else convert(of_pixels, "float32")
-        few, sums = jt.matmul(self.sums[0], of_pixels.reshape(batch, -1, depth)), jt.matmul(self.sums[1], of_both)
+        sums = _sums(batch, *self.grids, str(of_pixels.dtype))
+        few, sums = jt.matmul(sums[0], of_pixels.reshape(batch, -1, depth)), jt.matmul(sums[1], of_both)
+        # rows of regions and image go where these tokens are: image, patches, regions
         where = ["i0", "(i1+@e0(0))%@e0(1)", "i2"], 0, [], [constant(np.int32, (self.regions, length))]
         of_patches = of_pixels.reshape(batch, -1, self.parts, depth)
         of_patches = of_patches.reindex(self.shape, ["i0", "i1-1", f"{self.parts - 1}", "i2"])
@@ -188,9 +196,9 @@ class DecodeHead(nn.Module):
         self.lateral_proj = Linear((3 if config.region_grid else 2) * depth, depth)
         self.q_proj = Linear(2 * depth, depth)
 
-    def decode(self, features: ImageFeatures, text: jt.Var, trace: Trace | None) -> tuple:
+    def decode(self, features: ImageFeatures, text: jt.Var, trace: Trace | None, others: Layers = ()) -> tuple:
         """Class queries (B, M * C, D) and pixels (B, N, D) after the decoder; mask logits; for the recovery decoder,
-        `projections` and what it is to find."""
+        with layers `others`, `projections` and what it is to find."""
         if len(text.shape) != 2 or text.shape[1] != self.depth:
             raise UserError(f"text features are {tuple(text.shape)}: expected (classes, {self.depth}) for this model")
         inputs = features.tokens, text, features.region_grid, features.patch_grid, self.q_proj.compute
@@ -198,9 +206,8 @@ class DecodeHead(nn.Module):
         q, v = self.q_proj(queries, twice=True), self.lateral_proj(maps, twice=True)
         if trace is not None:
             trace["ram_q"], trace["ram_v"], trace["q0"], trace["v0"] = wide, maps, q[0], v[0]
-        layers, recovery = list(zip(self.decoder_q.layers, self.decoder_v.layers, strict=True)), self.recovery_decoder
-        others = list(zip(recovery.decouple_q, recovery.decouple_v, strict=True))  # joined together, in few launches
-        projections = iter(join_projections(layers + others) if jt.flags.use_cuda else ())
+        layers = list(zip(self.decoder_q.layers, self.decoder_v.layers, strict=True))
+        projections = iter(join_projections([*layers, *others]) if jt.flags.use_cuda else ())  # together: few launches
         q, v = decode(layers, q, v, projections, trace)
         regions = q[1].shape[1] // len(text)  # over which the mean is taken, in one launch, (B, C, D)
         shares = constant(np.full, (len(wide), 1, regions), np.float32(1 / regions))
@@ -219,8 +226,10 @@ class DecodeHead(nn.Module):
 
     def training_outputs(self, features: ImageFeatures, text: jt.Var, trace: Trace | None = None) -> TrainingOutputs:
         """As `execute`, with the recovery decoder."""
-        q, v, logits, projections, query_targets = self.decode(features, text, trace)
-        queries, patches = self.recovery_decoder(q, v, projections)
+        recovery = self.recovery_decoder
+        layers = zip(recovery.decouple_q, recovery.decouple_v, strict=True)
+        q, v, logits, projections, query_targets = self.decode(features, text, trace, layers)
+        queries, patches = recovery(q, v, projections)
         with jt.no_grad():
             pixel_targets = features.tokens.reindex(patches.shape, ["i0", "i1+1", "i2"])  # fused with what follows
         return TrainingOutputs(logits, queries, query_targets, patches, pixel_targets)

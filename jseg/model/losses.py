@@ -16,7 +16,8 @@ from jseg.ops import compiled
 from jseg.ops.bilinear import interpolation_taps, resize_bilinear
 from jseg.ops.device import constant, join
 from jseg.ops.function import Function
-from jseg.ops.layers import SLICES
+
+RECOVERY_BLOCKS = 512  # of threads, on CUDA, for each of the two means
 
 
 @dataclass
@@ -118,8 +119,8 @@ class _Recovery(Function):
 
     def execute(self, *pairs: jt.Var) -> list[jt.Var]:
         self.pairs, (size, _, other_size, _) = list(pairs), (x.numel() for x in pairs)
-        self.numbers = {"size": size, "other_size": other_size, "blocks": SLICES}
-        return _call("recovery", self.pairs, [(1,), (1,), (2, SLICES)], self.numbers)[:2]
+        self.numbers = {"size": size, "other_size": other_size, "blocks": RECOVERY_BLOCKS}
+        return _call("recovery", self.pairs, [(1,), (1,), (2, RECOVERY_BLOCKS)], self.numbers)[:2]
 
     def grad(self, *of_means: jt.Var | None) -> tuple[jt.Var | None, ...]:
         inputs = [*self.pairs, *(jt.zeros(1) if x is None else x for x in of_means)]

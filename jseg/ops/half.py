@@ -21,7 +21,7 @@ def is_half(x: jt.Var) -> bool:
 
 
 def convert(x: jt.Var, dtype: str) -> jt.Var:
-    """x (any shape) as `dtype`, rounded to nearest; for use inside of a `Function`: its own gradient is not right."""
+    """x (any shape) as `dtype`, rounded to nearest; for use inside of a `Function`: on CPU it has no gradient."""
     own = str(x.dtype)
     if own == dtype or jt.flags.use_cuda:
         return x if own == dtype else x.cast(dtype)

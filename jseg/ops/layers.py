@@ -117,10 +117,10 @@ class _CublasLinear(Function):
         """`other`: float32, the gradient of the residual, even where that is half."""
         x, weight, before, bias, seed = self.saved
         grad_out, other = (other, None) if grad_out is None else (grad_out, other)
-        self.multiplied |= other is not None
-        grad = grad_out if self.multiplied or self.wanted[2] else _rounded.pop(grad_out.id, grad_out)
+        multiplied = self.multiplied or other is not None
+        grad = grad_out if multiplied or self.wanted[2] else _rounded.pop(grad_out.id, grad_out)
         flat, types = (self.numbers["rows"], self.numbers["columns"]), (str(weight.dtype), str(grad.dtype))
-        own, grad_bias = any(self.wanted[:2]) and (self.multiplied or types[0] != types[1]), None
+        own, grad_bias = any(self.wanted[:2]) and (multiplied or types[0] != types[1]), None
         if own or self.wanted[2]:
             numbers = self.numbers | {"grad": own, "grad_bias": self.wanted[2], "other": other is not None}
             other = constant(np.float32, (0.0,)) if other is None else other

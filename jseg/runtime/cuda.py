@@ -213,7 +213,7 @@ def _examine(nvcc: Path, driver: tuple[int, int]) -> Toolkit:
     toolkit = Toolkit(nvcc, home_of(nvcc), version)
     if not (11, 8) <= version < (14, 0):
         raise UserError(f"{toolkit.name} does not fit Jittor 1.3.11 {another}")
-    if version[0] > driver[0]:
+    if version[0] > driver[0] or driver < (12, 1) <= version:  # since CUDA 12.1 our kernels take more arguments
         newest = f"the NVIDIA driver, which runs CUDA up to {driver[0]}.{driver[1]}"
         raise UserError(f"{toolkit.name} is too new for {newest} (update the driver, for CUDA 13 to 580 or newer)")
     includes, libraries, home = [], [], toolkit.home

@@ -15,7 +15,7 @@ from pathlib import Path
 JITTOR = "jittor==1.3.11.0"
 NUMPY = "numpy<2"  # Jittor 1.3.11 reads arrays of NumPy 2 wrongly, without an error
 X86_64_V3 = {"abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"}  # what g++ uses with -march=x86-64-v3
-SIGNS = "\"'`$\\,["  # of a shell in quotes, of Jittor's commands and patterns, and the comma of g++'s -Wl
+SIGNS = "\"'`$\\,[>"  # of a shell in quotes, of Jittor's commands and patterns; the comma of -Wl, the end of #include <
 HEADERS = "python-include"  # in the compile cache: link to Python's headers, or a copy
 
 

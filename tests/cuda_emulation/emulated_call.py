@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from jseg.engine import optimizer
+from jseg.model import losses
 from jseg.ops import compiled, layers
 from jseg.ops.half import cast, is_half, widen
 from tests.cuda_emulation.emulated_attention import Library, compile_library
@@ -62,4 +63,5 @@ def pretend_cuda(
         monkeypatch.setattr(module, "jt", _Jittor())
     monkeypatch.setattr(compiled, "call", call)
     monkeypatch.setattr(layers, "SLICES", 3)
+    monkeypatch.setattr(losses, "RECOVERY_BLOCKS", 3)
     monkeypatch.setattr(optimizer, "BLOCKS", 2)

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from jseg.config import Config
@@ -35,13 +34,3 @@ def test_a_transductive_run_starts_from_the_expected_iteration_of_an_inductive_o
         load.check_start(weights(**meta), config)
     with pytest.raises(UserError, match="labels of unseen classes: start from the inductive checkpoint"):
         load.check_start(weights(format=FORMAT, iteration=20000, setting="supervised"), transductive())
-
-
-def test_a_run_with_averaged_weights_does_not_go_on() -> None:
-    """They were removed from jseg."""
-    file = weights(format=FORMAT, iteration=5)
-    load.check_start(file, Config(), resumes=True)
-    file.tensors["ema.backbone.proj"] = np.zeros(1)
-    with pytest.raises(UserError, match=r"train\.ema, which was removed: .* --weights run/weights\.safetensors"):
-        load.check_start(file, Config(), resumes=True)
-    load.check_start(file, Config())

@@ -93,17 +93,18 @@ def test_system_toolkit_is_used_as_it_is(tmp_path: Path, version: tuple[int, int
     assert ready(tmp_path) == cuda.Ready(folder / "bin" / "nvcc", "90", None)
 
 
-@pytest.mark.parametrize(("version", "driver", "words"), [
-    ((11, 7), 14, "CUDA 11.7) does not fit Jittor 1.3.11 (install a CUDA 11.8-13 toolkit"),
-    ((13, 0), 12, "runs CUDA up to 12.4 (update the driver"),
+@pytest.mark.parametrize(("version", "driver", "words", "fits"), [
+    ((11, 7), (14, 4), "CUDA 11.7) does not fit Jittor 1.3.11 (install a CUDA 11.8-13 toolkit", (12, 6)),
+    ((13, 0), (12, 4), "runs CUDA up to 12.4 (update the driver", (12, 6)),  # within 12.1-12.9 any driver does
+    ((12, 1), (12, 0), "runs CUDA up to 12.0 (update the driver", (11, 8)),
 ])  # fmt: skip
 def test_versions_that_fit_neither_jittor_nor_the_driver(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: tuple[int, int], driver: int, words: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: tuple, driver: tuple, words: str, fits: tuple
 ) -> None:
-    monkeypatch.setattr(cuda, "driver_cuda", lambda: (driver, 4))
+    monkeypatch.setattr(cuda, "driver_cuda", lambda: driver)
     make_toolkit(tmp_path / "local" / "cuda", version)
     assert words in refusal()
-    older = make_toolkit(tmp_path / "local" / "cuda-12.6", (12, 6))  # within one major version any driver does
+    older = make_toolkit(tmp_path / "local" / f"cuda-{fits[0]}.{fits[1]}", fits)
     assert chosen() == older
 
 

@@ -128,7 +128,7 @@ def test_missing_parts_come_with_a_remedy(monkeypatch: pytest.MonkeyPatch, name:
     assert "\n" not in toolchain.problem(Path("cache"))
 
 
-@pytest.mark.parametrize("sign", ["'", "$", "\\", ","])
+@pytest.mark.parametrize("sign", ["'", "$", "\\", ",", ">"])
 def test_a_cache_whose_path_is_no_word_for_a_shell_is_refused(tmp_path: Path, sign: str) -> None:
     folder = tmp_path / f"a{sign}b"
     code = "from jseg.runtime.command_line import run; from jseg.runtime.start import start; run(lambda: start('cpu'))"

@@ -42,9 +42,9 @@ def standin_gpu(nvcc: Path, computing: bool = False) -> dict[str, str]:
         if new:
             _build(new, nvcc, headers, computing)
     found = {"JSEG_CUDA_HOME": str(folder / "toolkit"), "LD_LIBRARY_PATH": str(folder / "driver")}
-    return found | (
-        {"JSEG_CACHE": str(folder / "cache")} if computing else {}
-    )  # kernels for a CPU do not mix with others
+    if computing:
+        found["JSEG_CACHE"] = str(folder / "cache")  # kernels for a CPU do not mix with others
+    return found
 
 
 def _build(folder: Path, nvcc: Path, headers: list[Path], computing: bool) -> None:
@@ -59,9 +59,10 @@ def _build(folder: Path, nvcc: Path, headers: list[Path], computing: bool) -> No
         library.parent.mkdir(exist_ok=True)
         symbols = folder / "symbols"  # programs ask for the symbols with the library's name as their version
         symbols.write_text(f"{name} {{ global: *; }};\n")
+        options = ["-DCOMPUTING", "-O3", "-ffast-math", "-fno-finite-math-only", "-march=native"] if computing else []
         command = [toolchain.find_compiler(), "-x", "c", "-shared", "-fPIC", "-w", f"-I{include}", str(HERE / source),
                    "-o", str(library), f"-Wl,-soname,{name}", f"-Wl,--version-script={symbols}", "-lm",
-                   *(("-DCOMPUTING", "-O3", "-ffast-math", "-march=native") if computing else ())]  # fmt: skip
+                   *options]  # fmt: skip
         subprocess.run(command, check=True)
         (library.parent / other).symlink_to(name)
 
