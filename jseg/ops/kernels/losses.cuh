@@ -204,8 +204,9 @@ static __device__ unsigned recovery_blocks_done[2];  // of each pair; 0 between 
 // Means of the distances of the pairs.
 __global__ void __launch_bounds__(LOSS_THREADS) recovery_kernel(const RecoveryArguments a) {
     const int pair = block_row();
+    const float *const x = a.x[pair], *const target = a.target[pair];
     float sum[1] = {};
-    a.each(pair, [&](long i) { sum[0] += fabsf(a.x[pair][i] - a.target[pair][i]); });
+    a.each(pair, [&](long i) { sum[0] += fabsf(x[i] - target[i]); });
     add_threads(sum);
     float* const parts = a.parts + pair * a.blocks;
     if (thread_index() == 0) parts[block_column()] = sum[0];
@@ -218,10 +219,12 @@ __global__ void __launch_bounds__(LOSS_THREADS) recovery_kernel(const RecoveryAr
 
 __global__ void __launch_bounds__(LOSS_THREADS) recovery_gradient_kernel(const RecoveryArguments a) {
     const int pair = block_row();
+    const float *const x = a.x[pair], *const target = a.target[pair];
+    float* const grad = a.grad[pair];
     const float slope = *a.of_mean[pair] / a.size[pair];
     a.each(pair, [&](long i) {
-        const float distance = a.x[pair][i] - a.target[pair][i];
-        a.grad[pair][i] = distance > 0 ? slope : distance < 0 ? -slope : 0.0f;
+        const float distance = x[i] - target[i];
+        grad[i] = distance > 0 ? slope : distance < 0 ? -slope : 0.0f;
     });
 }
 
