@@ -43,7 +43,7 @@ def standin_gpu(nvcc: Path, computing: bool = False) -> dict[str, str]:
             _build(new, nvcc, headers, computing)
     found = {"JSEG_CUDA_HOME": str(folder / "toolkit"), "LD_LIBRARY_PATH": str(folder / "driver")}
     if computing:
-        found["JSEG_CACHE"] = str(folder / "cache")  # kernels for a CPU do not mix with others
+        found["JITTOR_HOME"] = str(folder / "jittor")  # kernels for a CPU do not mix with others
     return found
 
 
