@@ -65,9 +65,8 @@ class _DecoderInputs(Function):
     """
 
     def execute(self, tokens: jt.Var, text: jt.Var, region_grid: Grid, patch_grid: Grid, dtype: str) -> list[jt.Var]:
-        self.shape, self.text, self.regions = tokens.shape, text, region_grid[0] * region_grid[1]
-        self.grids = tuple(region_grid), tuple(patch_grid)
-        places, shares = _sources(*self.grids)
+        self.shape, self.text, self.grids = tokens.shape, text, (tuple(region_grid), tuple(patch_grid))
+        self.regions, (places, shares) = region_grid[0] * region_grid[1], _sources(*self.grids)
         batch, _, depth = tokens.shape
         shape = batch, max(self.regions, 1), len(text), 2, depth
         both = tokens.reindex(shape, ["i0", "0", "i4"])

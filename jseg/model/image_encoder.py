@@ -22,7 +22,7 @@ from jseg.config import ModelConfig
 from jseg.ops.attention import check_region_grid, region_attention
 from jseg.ops.device import constant, join, split, transpose
 from jseg.ops.half import cast, widen
-from jseg.ops.layers import layer_norm, linear, unit_length
+from jseg.ops.layers import dropout, layer_norm, linear, unit_length
 
 
 @dataclass
@@ -94,14 +94,17 @@ class ImageEncoder(ImageTower):
             trace["region"] = as_maps(outputs[:, count:], self.region_grid)
         return ImageFeatures(outputs, grid, self.region_grid)
 
-    def prompts(self, copies: int) -> jt.Var:
-        """Prompts with dropout, (layers, copies, K, width) float32."""
+    def prompts(self, copies: int) -> jt.Var | list[jt.Var]:
+        """Prompts with dropout, (layers, copies, K, width) float32; on CPU a list, drawn layer by layer."""
         deep = [self.deep_prompt_embeddings] if len(self.transformer.resblocks) > 1 else []
-        prompts = join([self.prompt_embeddings, *deep], 0).unsqueeze(1)
-        prompts = prompts.broadcast((len(prompts), copies, *prompts.shape[2:]))
-        return self.prompt_proj(prompts, rate=self.prompt_dropout.rate_now(), wide=True)
+        prompts, rate = join([self.prompt_embeddings, *deep], 0).unsqueeze(1), self.prompt_dropout.rate_now()
+        shape = len(prompts), copies, *prompts.shape[2:]
+        if jt.flags.use_cuda:  # repeated first, so that the pass after the product drops out
+            return self.prompt_proj(prompts.broadcast(shape), rate=rate, wide=True)
+        prompts = self.prompt_proj(prompts, wide=True).broadcast(shape)
+        return [dropout(x, rate) if rate else x for x in prompts]
 
-    def project_prompts(self, prompts: jt.Var) -> Sequence[jt.Var]:
+    def project_prompts(self, prompts: jt.Var | list[jt.Var]) -> Sequence[jt.Var]:
         """Their queries (not used), keys and values in each layer, (copies, K, 3 * width) of type `compute`."""
         blocks = list(self.transformer.resblocks)
         if jt.flags.use_cuda:

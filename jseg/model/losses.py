@@ -105,11 +105,10 @@ class _MaskSums(Function):
 
 def recovery_loss(outputs: TrainingOutputs) -> tuple[jt.Var, jt.Var]:
     """Mean absolute error of the recovered class queries, and that of the recovered pixels, (1,) float32 each."""
-    pairs = [outputs.recovered_queries, outputs.query_targets.detach()]
-    pairs += [outputs.recovered_pixels, outputs.pixel_targets.detach()]
+    pairs = outputs.recovered_queries, outputs.query_targets, outputs.recovered_pixels, outputs.pixel_targets
     if jt.flags.use_cuda and compiled.compiled(cuda=True):
         return _Recovery.apply(*pairs)
-    differences = pairs[0] - pairs[1], pairs[2] - pairs[3]
+    differences = pairs[0] - pairs[1].detach(), pairs[2] - pairs[3].detach()
     # times the sign: jt.abs has slope 1 at 0, the loss has 0
     return tuple((x * ((x > 0).float32() - (x < 0).float32())).mean() for x in differences)
 

@@ -226,9 +226,8 @@ def keep_factors(shape: tuple[int, ...], rate: float) -> jt.Var:
 
 def dropout(x: jt.Var, rate: float) -> jt.Var:
     """x (any shape, float32 or half) with a share `rate` of its elements 0 and the others divided by `1 - rate`."""
-    if not compiled.compiled():  # where `linear` has a CUDA kernel, that does it
-        return cast(widen(x) * keep_factors(x.shape, rate), str(x.dtype))
-    return cast(_Dropout.apply(widen(x), draw_seed(), rate), str(x.dtype))
+    kernel, wide = compiled.compiled(), widen(x)  # where `linear` has a CUDA kernel, that drops out
+    return cast(_Dropout.apply(wide, draw_seed(), rate) if kernel else wide * keep_factors(x.shape, rate), str(x.dtype))
 
 
 class _Dropout(Function):

@@ -126,8 +126,8 @@ def test_a_checkpoint_of_earlier_code_goes_on_with_equal_numbers(tmp_path: Path,
     tensors = read_weight_file(tmp_path / "checkpoint_0000006.safetensors").tensors
     norms = {name: float(np.linalg.norm(tensors[name].astype(np.float64))) for name in expected["norms"]}
     for name, norm in norms.items():  # the true gradient of key biases is 0: rounding decides their steps
-        rel = 1e-3 if name.endswith("multihead_attn.k.bias") else 1e-4
-        assert norm == pytest.approx(expected["norms"][name], rel=rel, abs=1e-8), name
+        rel, least = (1e-3, 1e-7) if name.endswith("multihead_attn.k.bias") else (1e-4, 1e-8)
+        assert norm == pytest.approx(expected["norms"][name], rel=rel, abs=least), name
     for name, values in expected["weights"].items():
         np.testing.assert_allclose(tensors[name].ravel(), values, rtol=1e-4, atol=1e-7)
 
