@@ -9,14 +9,14 @@ import pytest
 
 from jseg.runtime.cuda import CUDA_13, fixed_copy
 from tests.standin_gpu import run
-from tests.standin_gpu.build import find_nvcc, standin_gpu
+from tests.standin_gpu.build import nvcc_or_skip, standin_gpu
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def nvcc() -> Path:
-    return find_nvcc() or pytest.skip("no nvcc of CUDA 13 (pip install -e '.[cuda13]', or install the toolkit)")
+    return nvcc_or_skip()
 
 
 @pytest.mark.parametrize("fixes", [CUDA_13, ()])

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.standin_gpu.build import find_nvcc, standin_gpu
+from tests.standin_gpu.build import nvcc_or_skip, standin_gpu
 
 ROOT = Path(__file__).parents[2]
 KERNEL = """
@@ -26,8 +26,7 @@ extern "C" void run(float* x, int count, float* highest) { scale<<<dim3(count / 
 
 @pytest.fixture(scope="module")
 def toolkit() -> Path:
-    nvcc = find_nvcc() or pytest.skip("no nvcc of CUDA 13 (pip install -e '.[cuda13]', or install the toolkit)")
-    return Path(standin_gpu(nvcc, computing=True)["JSEG_CUDA_HOME"])
+    return Path(standin_gpu(nvcc_or_skip(), computing=True)["JSEG_CUDA_HOME"])
 
 
 def test_its_nvcc_compiles_kernels_for_the_cpu(toolkit: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from jseg.config import ModelConfig
-from tests.standin_gpu.build import find_nvcc
+from tests.standin_gpu.build import nvcc_or_skip
 
 ROOT = Path(__file__).parents[2]
 # of a bf16 step at VOC size: a little above what docs/speed.md measured, so that nothing grows; and what is aimed at
@@ -25,8 +25,7 @@ GOALS = {"launches outside of layers": 60, "gigabytes": 15}
 
 def costs(*parts: str) -> list[dict[str, Any]]:
     """What tests/standin_gpu/cost.py measures."""
-    if find_nvcc() is None:
-        pytest.skip("no nvcc of CUDA 13 (pip install -e '.[cuda13]', or install the toolkit)")
+    nvcc_or_skip()
     command = [sys.executable, "-m", "tests.standin_gpu.cost", *parts]
     done = subprocess.run(
         command, env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=ROOT, capture_output=True, text=True

@@ -10,6 +10,8 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from jseg.files import cache_folder, whole_folder
 from jseg.runtime import cuda, toolchain
 
@@ -27,6 +29,11 @@ LIBRARIES = {
 def find_nvcc() -> Path | None:
     """nvcc of a CUDA 13 toolkit or wheel; None when there is none."""
     return next((nvcc for nvcc in cuda.installed() if (cuda.nvcc_version(nvcc) or (0, 0))[0] == 13), None)
+
+
+def nvcc_or_skip() -> Path:
+    """As `find_nvcc`; skips the test where there is none."""
+    return find_nvcc() or pytest.skip("no nvcc of CUDA 13 (pip install -e '.[cuda13]', or install the toolkit)")
 
 
 def standin_gpu(nvcc: Path, computing: bool = False) -> dict[str, str]:

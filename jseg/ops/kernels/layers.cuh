@@ -382,7 +382,8 @@ void linear_epilogue(const Numbers& number, const void* x, const void* bias, con
     launch(epilogue_kernel<X, Y>, column_tiles(a.columns), a.sums.slices, PASS_THREADS, 0, a);
 }
 
-// `other` is read where a number says so. Outputs, as numbers of their names ask: `grad` of the product; `grad_bias`, with memory for (slices, columns) floats.
+// `other` is read where a number says so. Outputs, as numbers of their names ask: `grad` of the product; `grad_bias`, with
+// memory for (slices, columns) floats.
 template <class X, class Y, class Numbers>
 void linear_slopes(const Numbers& number, const void* x, const void* bias, const void* seed, const void* grad_out,
                    const void* other, void* first, void* second = nullptr, void* third = nullptr) {
