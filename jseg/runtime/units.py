@@ -15,10 +15,12 @@ from jseg.files import write_if_changed
 FOLDERS = ("gen", "mem/allocator", "ops", "opt/pass", "opt/tuner", "pyjt", "test")  # whose files go together
 SELDOM = ("gen", "test")  # at -O1: they read arguments of calls from Python, or never run
 # Jittor 1.3.11 goes on when each compile thread has counted to the end, not when it has compared: a late thread, or one
-# that wakes once more, reads what is no longer there, and crashes
+# that wakes once more, reads what is no longer there, and crashes. Its threads also compile kernels whose source calls
+# Python (`jt.isfinite`) without holding Python's lock, and 3.12 crashes: the main thread compiles those
 FIXED = "parallel_compiler.cc"
 FIXES = {
     "    if (change_line)\n        std::cerr": "    threads.wait_all();\n    if (change_line)\n        std::cerr",
+    "auto iter = jit_key": 'if (strstr(jit_key, "@python.")) continue;\n        auto iter = jit_key',
     "func(id);": "func(id), func = [](int) {};",
 }
 # with names that clash, the first and the second one for CUDA, where they also hide all names that follow

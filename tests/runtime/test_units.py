@@ -2,10 +2,13 @@
 
 import ctypes
 import subprocess
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import jittor as jt
+import numpy as np
 import pytest
 
 from jseg.runtime import toolchain, units
@@ -45,11 +48,27 @@ def test_a_late_compile_thread_is_waited_for(tmp_path: Path) -> None:
     command = units.fixed(f'"g++" "{source}" -c -o "a.o"', tmp_path)
     before, after = source.read_text(encoding="utf-8"), (tmp_path / units.FIXED).read_text(encoding="utf-8")
     assert (
-        [before.count(text) for text in units.FIXES] == [after.count(text) for text in units.FIXES.values()] == [1, 2]
+        [before.count(text) for text in units.FIXES]
+        == [after.count(text) for text in units.FIXES.values()]
+        == [1, 1, 2]
     )
     assert command == f'"g++" "{tmp_path / units.FIXED}" -c -o "a.o"'
     built = next((Path(jt.compiler.cache_path) / "obj_files").glob(f"{units.FIXED}.o.key"))
     assert f'"{Path(jt.compiler.cache_path) / units.FIXED}"' in built.read_text()
+
+
+def test_kernels_that_call_python_are_compiled_by_the_main_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    called, call = [], jt.python_pass_wrapper
+    monkeypatch.setattr(jt, "python_pass_wrapper", lambda *x: called.append(threading.get_ident()) or call(*x))
+    source = """__inline_static__
+        @python.jittor.auto_parallel(1)
+        void one(int n0, int i0, in0_type* x, out0_type* y) { y[i0] = x[i0] + (%s); }
+        one(in0->num, 0, in0_p, out0_p);"""
+    x, new = jt.float32([1, 2]), time.time_ns()  # kernels that no cache holds
+    sources = [source % f"{number} + {new} - {new}" for number in (0, 1)]
+    both = [jt.code(x.shape, x.dtype, [x], cpu_src=text, cuda_src=text) for text in sources]
+    assert np.stack(jt.fetch_sync(both)).tolist() == [[1, 2], [2, 3]]
+    assert called == 2 * [threading.get_ident()]
 
 
 def test_what_hides_the_names_behind_it_is_compiled_alone() -> None:
