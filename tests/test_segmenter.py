@@ -226,10 +226,9 @@ def accuracy(segmenter: Segmenter, scene: int) -> float:
 def test_the_model_that_comes_with_jseg() -> None:
     segmenter = jseg.load_segmenter("shapes", "cpu")
     assert shipped("pretrained/shapes_clip_rc.safetensors").stat().st_size <= 8e6
-    assert (
-        "the masks of 15 classes (red striped circle, " in segmenter.notes[-1] and "other names" in segmenter.notes[-1]
-    )
-    assert "yellow striped square" not in segmenter.notes[-1]  # unseen
+    note = segmenter.notes[-1]
+    assert "the masks of 15 classes (red striped circle, " in note and "other names" in note
+    assert "yellow striped square" not in note  # unseen
     assert np.mean([accuracy(segmenter, scene) for scene in (1, 2, 3)]) > 0.7
     assert set(np.unique(segmenter(labelled(2)[0], ["star", "triangle"]).labels)) == {0, 1}
 

@@ -19,9 +19,9 @@ def small_tower() -> TextTower:
     return tower
 
 
-def embed(tower: TextTower, token_ids: np.ndarray) -> np.ndarray:
+def embed(tower: TextTower, token_ids: np.ndarray, trace: dict[str, jt.Var] | None = None) -> np.ndarray:
     with jt.no_grad():
-        return tower(token_ids).numpy()
+        return tower(token_ids, trace=trace).numpy()
 
 
 @pytest.mark.parity
@@ -34,9 +34,7 @@ def test_recorded_towers(golden: Path) -> None:
         weights = {name: w for name, w in weights.items() if not name.startswith("visual.") and name != "logit_scale"}
         strict_load(tower, weights)
         trace: dict[str, jt.Var] = {}
-        with jt.no_grad():
-            embeddings = tower(file["token_ids"], trace=trace).numpy()
-        np.testing.assert_allclose(embeddings, file["text_embeds"], atol=5e-5)
+        np.testing.assert_allclose(embed(tower, file["token_ids"], trace), file["text_embeds"], atol=5e-5)
         np.testing.assert_allclose(trace["text_last_hidden"].numpy(), file["text_last_hidden"], atol=5e-5)
 
 

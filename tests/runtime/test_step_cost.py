@@ -13,23 +13,21 @@ from jseg.config import ModelConfig
 from tests.standin_gpu.build import nvcc_or_skip
 
 ROOT = Path(__file__).parents[2]
-# of a bf16 step at VOC size: a little above what docs/speed.md measured, so that nothing grows; and what is aimed at
+# of a bf16 step at VOC size: a little above what docs/speed.md measured, so that nothing grows
 MOST = {
     "launches": 552,  # 700 were aimed at
-    "launches outside of layers": 95,  # weights of the decoders' layers are joined there
-    "gigabytes": 26.2,  # of a batch of 16, moved by what is neither a product nor attention
+    "launches outside of layers": 95,  # 60 were aimed at: docs/speed.md says what is left
+    "gigabytes": 26.2,  # of a batch of 16, moved by what is neither a product nor attention; 15 were aimed at
     "milliseconds": 60,  # of processor time, on a busy core too; 40 are aimed at
 }
-GOALS = {"launches outside of layers": 60, "gigabytes": 15}
 
 
 def costs(*parts: str) -> list[dict[str, Any]]:
     """What tests/standin_gpu/cost.py measures."""
     nvcc_or_skip()
     command = [sys.executable, "-m", "tests.standin_gpu.cost", *parts]
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=ROOT, capture_output=True, text=True
-    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -50,13 +48,6 @@ def step() -> dict[str, float]:
 @pytest.mark.parametrize("what", MOST)
 def test_a_step_costs_no_more_than_it_did(what: str, step: dict[str, float]) -> None:
     assert step[what] <= MOST[what]
-
-
-@pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="not reached yet: docs/speed.md says what to take out next")
-@pytest.mark.parametrize("what", GOALS)
-def test_a_step_costs_what_is_aimed_at(what: str, step: dict[str, float]) -> None:
-    assert step[what] <= GOALS[what]
 
 
 @pytest.mark.slow
