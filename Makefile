@@ -44,6 +44,7 @@ ifneq ($(shell $(RUN) -c pass 2>/dev/null && cat $(VENV)/place 2>/dev/null),$(CU
 endif
 
 $(VENV)/place:
+	@test -e $@ -o ! -e $(VENV)/pyvenv.cfg || { echo "$(VENV) is not of make, which would empty it: use $(RUN)" >&2; exit 2; }
 	$(PYTHON) -m venv --clear $(VENV)
 	echo "$(CURDIR)" > $@
 

@@ -17,13 +17,15 @@ from typing import Any
 
 import jittor as jt
 import numpy as np
+from jittor import nn
 
 from jseg.config import Config, ModelConfig, TestConfig
 from jseg.engine.sliding_window import ImageScores, highest_classes
-from jseg.engine.train import Trainer
+from jseg.engine.train import StepReport, Trainer
+from jseg.errors import UserError
 from jseg.model.clip_rc import build_clip_rc, set_training
 from jseg.model.initial_weights import initialise
-from jseg.model.precision import COMPUTE_TYPES, check_device, set_precision
+from jseg.model.precision import COMPUTE_TYPES, set_precision
 from jseg.ops.attention import region_attention
 from jseg.ops.bilinear import resize_bilinear
 from jseg.ops.half import cast, widen
@@ -121,19 +123,19 @@ def train(sizes: Sizes) -> Workload:
     trainer = Trainer(model, text, (), Config(model=sizes.model, precision=sizes.precision))
     set_training(model, True)
     labels = np.random.default_rng(2).integers(0, sizes.classes, (sizes.batch, sizes.image, sizes.image), np.int16)
-    reports: list[Callable[[], object]] = []
+    reports: list[Callable[[], StepReport]] = []
 
     def run() -> None:  # as in a run, the GPU computes a step while the next one is prepared
         reports.append(trainer.update(*trainer.gradients(images, labels), 0))
-        if len(reports) > 1:
-            reports.pop(0)()
+        if len(reports) > 1 and (report := reports.pop(0)()).problem and not report.overflow:
+            raise UserError(f"a training step on random images was left out: {report.problem}")
 
     return run, operations(sizes, training=True)
 
 
 def attention_inputs(sizes: Sizes) -> tuple[list[jt.Var], Callable[[], jt.Var]]:
     """Tokens, prompts and a gradient of the output, and what computes region attention of the first two."""
-    check_device(sizes.precision)
+    set_precision(nn.Module(), sizes.precision)
     model, side = sizes.model, sizes.image // sizes.model.patch_size
     generator, dtype = np.random.default_rng(0), COMPUTE_TYPES[sizes.precision]
     tokens, width = 1 + sizes.patches + model.region_grid**2, model.width
@@ -144,14 +146,15 @@ def attention_inputs(sizes: Sizes) -> tuple[list[jt.Var], Callable[[], jt.Var]]:
     return inputs, lambda: region_attention(*inputs[:2], model.heads, 1, (side, side), (model.region_grid,) * 2)
 
 
+def attention_gradients(inputs: list[jt.Var], attend: Callable[[], jt.Var]) -> list[jt.Var]:
+    """Those of tokens and prompts, from what `attention_inputs` returns."""
+    return jt.grad((widen(attend()) * widen(inputs[2])).sum(), inputs[:2])
+
+
 def attention(sizes: Sizes) -> Workload:
     """Region attention of one layer, forward and backward."""
-    (*inputs, outer), attend = attention_inputs(sizes)
-
-    def run() -> None:
-        jt.sync(jt.grad((widen(attend()) * widen(outer)).sum(), inputs), device_sync=True)
-
-    return run, sizes.batch * attention_operations(sizes) * ATTENTION_STEP
+    work, made = sizes.batch * attention_operations(sizes), attention_inputs(sizes)
+    return lambda: jt.sync(attention_gradients(*made), device_sync=True), ATTENTION_STEP * work
 
 
 def evaluate(sizes: Sizes) -> Workload:

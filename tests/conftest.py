@@ -32,16 +32,17 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("jseg")
 
+DEVICE = os.environ.get("JSEG_TEST_DEVICE", "cpu")
 start("auto")  # quiet, and Ctrl-C works; the first time this compiles Jittor's core
-start(os.environ.get("JSEG_TEST_DEVICE", "cpu"))  # tests marked gpu choose themselves
+start(DEVICE)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Compiles the common kernels, in a process of its own, before workers start."""
     if getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput"):
         script = "from tests.standin_gpu import hot_path as path; path.evaluate(); path.train('inductive')"
-        command = [sys.executable, "-c", f"from jseg.runtime.start import start; start('cpu'); {script}"]
-        subprocess.run(command, cwd=Path(__file__).parents[1])  # when it fails, tests will show why
+        script = f"from jseg.runtime.start import start; start('auto'); start({DEVICE!r}); {script}"
+        subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[1])  # tests show why it fails
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -50,6 +51,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if item.get_closest_marker("gpu"):
                 item.add_marker(pytest.mark.skip(reason=f"no CUDA: {prepare().cuda_note}"))
+
+
+@pytest.fixture(autouse=True)
+def device() -> Iterator[None]:
+    """A test that chooses a device does not choose it for those that follow."""
+    yield
+    start(DEVICE)
 
 
 @pytest.fixture(scope="session")

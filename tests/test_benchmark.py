@@ -5,8 +5,10 @@ import sys
 
 import pytest
 
+from jseg import benchmark
 from jseg.benchmark import Sizes, as_text, attention_operations, make_result, operations
 from jseg.config import ModelConfig
+from jseg.engine.train import StepReport
 from jseg.errors import UserError
 from tools.benchmark import compare, main
 
@@ -50,6 +52,17 @@ def test_comparison_pair_by_pair(capsys: pytest.CaptureFixture[str]) -> None:
 def test_output_without_seconds_is_refused(code: str) -> None:
     with pytest.raises(UserError, match=r"expected a last line of JSON with `seconds` \(exit code [03]"):
         compare([sys.executable, "-c", code], command(code), 1, print)
+
+
+def test_steps_that_update_nothing_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    report = StepReport({}, 0.0, "the loss is nan")
+    monkeypatch.setattr(benchmark.Trainer, "update", lambda *_: lambda: report)
+    step, _ = benchmark.train(benchmark.SIZES["shapes"])
+    step()
+    with pytest.raises(UserError, match="left out: the loss is nan"):
+        step()
+    report.overflow = True  # the first steps of float16
+    step()
 
 
 @pytest.mark.parametrize("task", ["forward", "train", "attention", "evaluate"])

@@ -105,7 +105,11 @@ def install_script(python: str, requirements: list[str], complete: bool = True, 
 mkdir -p {cache} && tar -xzf "$here/kernels.tar.gz" -C {cache} && ln -sfn {cache} "$1/jseg_cache" ||
     echo "{cache} cannot be written: kernels will be compiled when they are first used" >&2
 """ if cache else ""  # fmt: skip
-    options = "" if complete else "--system-site-packages "  # then Python sees the machine's own packages too
+    # Python then finds the machine's own packages too, after these; they can be those of another virtual environment
+    others = "" if complete else f"""\
+"$python" -c 'import sys; print(*(path for path in sys.path if path.endswith("-packages")), sep="\\n")' \\
+    > "$1/lib/python{python}/site-packages/machine.pth"
+"""  # fmt: skip
     return f"""#!/bin/sh
 # sh install.sh VENV   makes a virtual environment and installs jseg into it from this folder alone
 # PYTHON=/path/python{python} chooses the interpreter, PIP_ARGS="…" further arguments of pip
@@ -115,8 +119,8 @@ here=$(cd "$(dirname "$0")" && pwd)
 python=${{PYTHON:-python{python}}}
 "$python" -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "{python}")' ||
     {{ echo "these wheels are for Python {python}: set PYTHON=/path/python{python}" >&2; exit 2; }}
-"$python" -m venv {options}"$1"
-"$1/bin/python" -m pip install --disable-pip-version-check --no-index --find-links "$here" ${{PIP_ARGS:-}} \\
+"$python" -m venv "$1"
+{others}"$1/bin/python" -m pip install --disable-pip-version-check --no-index --find-links "$here" ${{PIP_ARGS:-}} \\
     {shlex.join(requirements)}
 {kernels}"$1/bin/python" -m jseg.runtime
 """

@@ -288,5 +288,6 @@ def capabilities() -> list[int]:
 def used_memory() -> int:
     """Bytes of the GPU's memory that are in use, by any process; call it once Jittor computes on the GPU."""
     unused, total = ctypes.c_size_t(), ctypes.c_size_t()
-    ctypes.CDLL("libcuda.so.1").cuMemGetInfo_v2(ctypes.byref(unused), ctypes.byref(total))
+    if error := ctypes.CDLL("libcuda.so.1").cuMemGetInfo_v2(ctypes.byref(unused), ctypes.byref(total)):
+        raise UserError(f"the GPU's memory is not known: the driver returns CUresult {error}")
     return total.value - unused.value

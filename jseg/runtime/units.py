@@ -14,9 +14,8 @@ from jseg.files import write_if_changed
 
 FOLDERS = ("gen", "mem/allocator", "ops", "opt/pass", "opt/tuner", "pyjt", "test")  # whose files go together
 SELDOM = ("gen", "test")  # at -O1: they read arguments of calls from Python, or never run
-# Jittor 1.3.11 goes on when each compile thread has counted to the end, not when it has compared: a late thread, or one
-# that wakes once more, reads what is no longer there, and crashes. Its threads also compile kernels whose source calls
-# Python (`jt.isfinite`) without holding Python's lock, and 3.12 crashes: the main thread compiles those
+# In Jittor 1.3.11, a compile thread that is late, or wakes once more, reads what is no longer there; and one whose
+# kernel's source calls Python (`jt.isfinite`) does not hold Python's lock: Python 3.12 crashes at once
 FIXED = "parallel_compiler.cc"
 FIXES = {
     "    if (change_line)\n        std::cerr": "    threads.wait_all();\n    if (change_line)\n        std::cerr",

@@ -1,4 +1,4 @@
-"""The plain image tower."""
+"""The plain image tower, and recorded outputs of both towers."""
 
 import json
 from pathlib import Path
@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from jseg.clip.image_tower import ImageTower, PatchEmbedding, random_image_weights, resize_positions
+from jseg.clip.text_tower import TextTower
 from jseg.errors import UserError
 from jseg.ops.bilinear import grid_interpolation_matrix
 from jseg.weights.state import strict_load
-
-PREFIX = "weight.visual."
 
 
 @pytest.fixture(scope="module")
@@ -25,17 +24,23 @@ def small_tower() -> ImageTower:
 @pytest.mark.parity
 def test_recorded_towers(golden: Path) -> None:
     for path in [*(golden / "torch_release").glob("clip_towers*.npz")] or pytest.fail("no recorded towers"):
-        file = np.load(path)
+        file, trace = np.load(path), {}
         config = json.loads(str(file["config_json"]))
-        tower = ImageTower(*(config[key] for key in ("img", "patch", "vw", "vl", "vh", "proj")))
-        strict_load(tower, {name[len(PREFIX) :]: file[name] for name in file.files if name.startswith(PREFIX)})
-        images, trace = jt.array(file["images"]), {}
+        images = ImageTower(*(config[key] for key in ("img", "patch", "vw", "vl", "vh", "proj")))
+        texts = TextTower(*(config[key] for key in ("tw", "tl", "th", "proj", "ctx", "vocab")))
+        names = {name.removeprefix("weight."): name for name in file.files if name.startswith("weight.")}
+        visual = {name.removeprefix("visual."): names.pop(name) for name in [*names] if name.startswith("visual.")}
+        strict_load(images, {name: file[stored] for name, stored in visual.items()})
+        strict_load(texts, {name: file[stored] for name, stored in names.items() if name != "logit_scale"})
+        pixels = jt.array(file["images"])
         with jt.no_grad():
-            dense = tower(images, dense=True, trace=trace).numpy()
-            last = trace[f"tokens_block{config['vl'] - 1}"].numpy()
-            np.testing.assert_allclose(tower(images).numpy(), file["image_embeds"], atol=5e-5)
-        np.testing.assert_allclose(dense, file["visual_dense"], atol=5e-5)
-        np.testing.assert_allclose(last, file["visual_last_hidden_before_ln_post"], atol=5e-5)
+            found = {
+                "image_embeds": images(pixels), "visual_dense": images(pixels, dense=True, trace=trace),
+                "text_embeds": texts(file["token_ids"], trace=trace), "text_last_hidden": trace["text_last_hidden"],
+                "visual_last_hidden_before_ln_post": trace[f"tokens_block{config['vl'] - 1}"],
+            }  # fmt: skip
+        for name, value in found.items():
+            np.testing.assert_allclose(value.numpy(), file[name], atol=5e-5, err_msg=name)
 
 
 @pytest.mark.parity

@@ -19,23 +19,9 @@ def small_tower() -> TextTower:
     return tower
 
 
-def embed(tower: TextTower, token_ids: np.ndarray, trace: dict[str, jt.Var] | None = None) -> np.ndarray:
+def embed(tower: TextTower, token_ids: np.ndarray) -> np.ndarray:
     with jt.no_grad():
-        return tower(token_ids, trace=trace).numpy()
-
-
-@pytest.mark.parity
-def test_recorded_towers(golden: Path) -> None:
-    for path in [*(golden / "torch_release").glob("clip_towers*.npz")] or pytest.fail("no recorded towers"):
-        file = np.load(path)
-        config = json.loads(str(file["config_json"]))
-        tower = TextTower(*(config[name] for name in ("tw", "tl", "th", "proj", "ctx", "vocab")))
-        weights = {name.removeprefix("weight."): file[name] for name in file.files if name.startswith("weight.")}
-        weights = {name: w for name, w in weights.items() if not name.startswith("visual.") and name != "logit_scale"}
-        strict_load(tower, weights)
-        trace: dict[str, jt.Var] = {}
-        np.testing.assert_allclose(embed(tower, file["token_ids"], trace), file["text_embeds"], atol=5e-5)
-        np.testing.assert_allclose(trace["text_last_hidden"].numpy(), file["text_last_hidden"], atol=5e-5)
+        return tower(token_ids).numpy()
 
 
 def recorded_tower(file: np.lib.npyio.NpzFile) -> TextTower:

@@ -1,6 +1,6 @@
 """The CUDA attention kernels on a GPU, through Jittor, against PyTorch in float64 on the CPU."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import jittor as jt
 import numpy as np
@@ -23,7 +23,7 @@ every_kernel = pytest.mark.parametrize(("dtype", "depth"), KERNELS)
 
 
 @pytest.fixture(autouse=True)
-def on_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("JSEG_KERNELS", raising=False)
     start("cuda")
     if not compiled.compiled(cuda=True):
@@ -32,10 +32,6 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     jt.sync(waste, device_sync=True)
     del waste
     jt.sync_all(True)
-    try:
-        yield
-    finally:
-        start("cpu")
 
 
 def random_arrays(*shapes: tuple[int, ...]) -> list[np.ndarray]:

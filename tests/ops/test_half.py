@@ -59,8 +59,9 @@ def run(
 @pytest.mark.parametrize("choice", ["auto", "plain"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_linear(dtype: str, choice: str, activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forward and gradients against float64; the plain form rounds product, sum and activation one by one."""
+    """Forward and gradients against float64; the plain form, and CUDA, round the product before what follows it."""
     monkeypatch.setenv("JSEG_KERNELS", choice)
+    once = choice == "auto" and not jt.flags.use_cuda
     act = {"none": lambda y: y, "relu": torch.relu, "quick_gelu": lambda y: y * torch.sigmoid(1.702 * y)}[activation]
     x, weight = half_grid((2, 37, 40), dtype), half_grid((70, 40), dtype, 1)
     bias = np.random.default_rng(3).standard_normal(70).astype(np.float32)
@@ -68,19 +69,19 @@ def test_linear(dtype: str, choice: str, activation: str, monkeypatch: pytest.Mo
         lambda *inputs: linear(*inputs, activation), lambda x, weight, bias: act(x @ weight.T + bias),
         [x, weight, bias], [dtype, "float32", "float32"],
     )  # fmt: skip
-    if choice == "auto":
+    if once:
         close(output, expected, dtype)
     else:  # roundings of the product and of its sum with the bias show where these cancel
         assert np.abs(widen(output).numpy() - expected).max() <= 3 * STEP[dtype] * np.abs(x @ weight.T + bias).max()
     for computed, exact in gradients:
-        allowed = (1 if choice == "auto" else 3) * STEP[dtype] * np.abs(exact).max()
+        allowed = (1 if once else 3) * STEP[dtype] * np.abs(exact).max()
         assert np.abs(widen(computed).numpy() - exact).max() <= allowed
 
 
 @pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("choice", ["auto", "plain"])
 def test_attention(dtype: str, choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outputs to one rounding, gradients to two of their largest value (the output that they use was rounded too)."""
+    """Outputs to one rounding (on CUDA, which rounds weights, to two of the largest value), gradients to two of it."""
     monkeypatch.setenv("JSEG_KERNELS", choice)
     q, k, v = (half_grid((2, length, 16), dtype, seed) for seed, length in enumerate((9, 7, 7)))
     for arrays, ours, theirs in (
@@ -88,9 +89,10 @@ def test_attention(dtype: str, choice: str, monkeypatch: pytest.MonkeyPatch) -> 
         ([q, k, v], cross_attention, reference.attention),
     ):
         forms = [lambda *inputs, f=f: f(*inputs, 2) for f in (ours, theirs)]
-        (output, expected), *gradients = run(*forms, arrays, [dtype] * len(arrays))
-        close(output, expected, dtype)
-        for computed, exact in gradients:
+        found = run(*forms, arrays, [dtype] * len(arrays))
+        if not jt.flags.use_cuda:
+            close(*found[0], dtype)
+        for computed, exact in found:
             assert np.abs(widen(computed).numpy() - exact).max() <= 2 * STEP[dtype] * np.abs(exact).max()
 
 

@@ -61,4 +61,5 @@ def test_recorded_outputs_of_the_released_model(toolkit: Path) -> None:
     command = [sys.executable, "-m", "tests.standin_gpu.compute"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and int(done.stdout.split()[-2]) > 1000, done.stdout + done.stderr
+    # there are 38,000 products; tests that ran on the CPU made none
+    assert done.returncode == 0 and int(done.stdout.split()[-2]) > 30_000, done.stdout + done.stderr

@@ -15,7 +15,7 @@ from jseg.runtime.cuda import Toolkit
 from jseg.runtime.prepare import prepare
 from tools import gpu_report
 
-GOLDEN = ("forward_eval_", "train_inductive_")
+GOLDEN = ("forward_eval_", "train_inductive_", "trajectory_")
 ABORT = "import os; print('{}', flush=True); os.abort()"
 PARTS = {
     "good one": (60, ("-c", "print('first'); print('a | b')")),

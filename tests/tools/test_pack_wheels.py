@@ -90,14 +90,22 @@ def test_install_script_refuses_another_python(packed: Path, tmp_path: Path) -> 
     assert not (tmp_path / "venv").exists()
 
 
-def test_packages_that_the_other_machine_has(packed: Path) -> None:
+def test_packages_that_the_other_machine_has(packed: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such wheel"):
         pack_wheels.leave_out(packed, ["numpy"])
     make_wheel(packed, "opencv_python_headless", {})
     pack_wheels.leave_out(packed, ["OpenCV-Python.headless"])
     assert sorted(wheel.name[:5] for wheel in packed.glob("*.whl")) == ["jseg-", "other"]
-    assert "--system-site-packages" in pack_wheels.install_script(PYTHON, ["jseg"], complete=False)
-    assert "--system-site-packages" not in pack_wheels.install_script(PYTHON, ["jseg"])
+    machine = tmp_path / "another environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", machine], check=True)
+    make_wheel(machine, "theirs", {"theirs.py": b"", "other.py": b"x = 2"})
+    with zipfile.ZipFile(machine / "theirs-0.0.1-py3-none-any.whl") as wheel:
+        wheel.extractall(machine / "lib" / f"python{PYTHON}" / "site-packages")
+    (packed / "install.sh").write_text(pack_wheels.install_script(PYTHON, ["jseg", "other", "theirs"], complete=False))
+    done = install(packed, tmp_path / "venv", PYTHON=str(machine / "bin" / "python"))
+    assert done.returncode == 0, done.stderr
+    code = "import theirs, other; print(other.x)"  # its own packages come first
+    assert subprocess.check_output([tmp_path / "venv" / "bin" / "python", "-c", code], text=True) == "1\n"
 
 
 def test_kernels_are_packed_and_unpacked(packed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
