@@ -1,8 +1,7 @@
 """Types of 16 bits, bfloat16 and float16: rounding to them, and products of them.
 
-On CUDA, Jittor rounds to nearest and cuBLAS adds products of halves up in float32 (a long one perhaps in parts, which it
-rounds, as with PyTorch). On CPU, Jittor cuts bfloat16 off and adds up in 16 bits; so there everything is computed in
-float32 from rounded inputs, and the result is rounded.
+On CUDA, Jittor rounds to nearest and cuBLAS adds products of halves up in float32, perhaps in parts which it rounds. On
+CPU, Jittor cuts bfloat16 off and adds up in 16 bits; so there everything is computed in float32 and then rounded.
 """
 
 from collections.abc import Callable

@@ -214,8 +214,8 @@ class _LayerNorm(Function):
 
 
 def draw_seed() -> jt.Var:
-    """(2,) float32 whose bits seed a kernel's random numbers; of NumPy's generator: Jittor's draws in any order."""
-    return jt.array(np.frombuffer(np.random.bytes(8), np.float32).copy()).stop_grad()
+    """(1,) int64 of NumPy's generator: Jittor's draws in any order. A launch sends one number; more would be copied."""
+    return jt.array(np.frombuffer(np.random.bytes(8), np.int64), "int64").stop_grad()
 
 
 def keep_factors(shape: tuple[int, ...], rate: float) -> jt.Var:

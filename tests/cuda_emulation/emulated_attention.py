@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -85,8 +84,8 @@ class Emulation(Library):
         """Output and gradients of q, k and v."""
         q, k, _ = qkv
         numbers = {"batch": len(q), "heads": heads, "depth": self.depth, "queries": q.shape[1], "keys": k.shape[1]}
-        seeds = torch.from_numpy(np.array([seed], np.uint64).view(np.float32).copy())
-        return self._both("cross", numbers | {"dropout": dropout}, [*qkv, seeds], grad_out, q.shape, qkv)
+        inputs = [*qkv, torch.tensor([seed])]
+        return self._both("cross", numbers | {"dropout": dropout}, inputs, grad_out, q.shape, qkv)
 
     def _both(
         self, kind: str, numbers: dict, inputs: list, grad_out: Tensor, shape: Sequence[int], trained: list

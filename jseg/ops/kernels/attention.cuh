@@ -29,7 +29,7 @@ struct Problem {
     int block_rows = 1, block_columns = 1, region_rows = 0, region_columns = 0;  // patches of a region; regions
     uint32_t threshold = 0;        // share of the weights that is dropped, times 2^32
     float kept = 1;                // factor on the others
-    const float* seed = nullptr;   // two floats, whose bits are the seed
+    const uint64_t* seed = nullptr;
     bool frozen = false;           // backward: only prompts get a gradient
     int first_block = 0;           // of keys with a gradient
     float score_scale = 0;         // log2(e) / sqrt(depth): scores are exponents of 2
@@ -101,7 +101,7 @@ struct Stream {
 
 // Random numbers of one row of weights.
 __device__ __forceinline__ Stream stream_of_row(const Problem& p, int pair, int query) {
-    const uint64_t key = stream_key(seed_of_bits(p.seed), (uint64_t)pair * p.queries + query);
+    const uint64_t key = stream_key(*p.seed, (uint64_t)pair * p.queries + query);
     return {(uint32_t)key, (uint32_t)(key >> 32)};
 }
 

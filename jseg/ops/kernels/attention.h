@@ -315,7 +315,7 @@ struct Cross {
     Input q, k, v;
 
     template <class Numbers>
-    Cross(const Numbers& number, const float* queries, const float* keys, const float* values, const float* seed) {
+    Cross(const Numbers& number, const float* queries, const float* keys, const float* values, const void* seed) {
         p = Problem{(long)number("batch"), (long)number("heads"), (long)number("depth"), (long)number("queries"),
                     (long)number("keys")};
         p.dropout = number("dropout"), p.seed = seed_of(seed);
@@ -325,7 +325,7 @@ struct Cross {
 };
 
 template <class Numbers>
-static inline void cross_forward(const Numbers& number, const float* q, const float* k, const float* v, const float* seed,
+static inline void cross_forward(const Numbers& number, const float* q, const float* k, const float* v, const void* seed,
                                  float* out, float* log_sums) {
     const Cross x(number, q, k, v, seed);
     attention_forward(x.p, x.q, x.k, x.v, x.k, x.v, Output{out, x.q.batch, x.width}, log_sums);

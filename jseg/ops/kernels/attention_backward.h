@@ -192,7 +192,7 @@ static inline void joint_backward(const Numbers& number, const float* projected,
 
 // Gradients of `cross_forward`.
 template <class Numbers>
-static inline void cross_backward(const Numbers& number, const float* q, const float* k, const float* v, const float* seed,
+static inline void cross_backward(const Numbers& number, const float* q, const float* k, const float* v, const void* seed,
                                   const float* out, const float* log_sums, const float* grad_out, float* grad_q,
                                   float* grad_k, float* grad_v) {
     const Cross x(number, q, k, v, seed);

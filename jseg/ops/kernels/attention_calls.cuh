@@ -79,13 +79,13 @@ constexpr Sides APART = {"queries", "keys", 1}, FORTH = {"queries", "keys", 3}, 
 
 // q (batch, queries, parts * width), k and v (batch, keys, parts * width): of their rows, the first `width` numbers.
 template <class T, class Numbers, class Arguments>
-void set_cross(const Numbers& number, Sides sides, const void* q, const void* k, const void* v, const float* seed, Arguments& a) {
+void set_cross(const Numbers& number, Sides sides, const void* q, const void* k, const void* v, const void* seed, Arguments& a) {
     typedef typename T::Number Number;
     Problem& p = a.problem = problem_of(number, sides.queries, sides.keys);
     const float dropout = number("dropout");
     p.threshold = drop_threshold(dropout);
     p.kept = 1 / (1 - dropout);
-    p.seed = seed;
+    p.seed = (const uint64_t*)seed;
     const long row = sides.parts * p.heads * p.depth, of_queries = p.queries * row, of_keys = p.keys * row;
     a.q = {(const Number*)q, of_queries, row}, a.k = {(const Number*)k, of_keys, row};
     a.v = {(const Number*)v, of_keys, row};
@@ -93,7 +93,7 @@ void set_cross(const Numbers& number, Sides sides, const void* q, const void* k,
 }
 
 template <class T, int DEPTH, bool DROPOUT, class Numbers>
-void forward_of(const Numbers& number, Sides sides, const void* q, const void* k, const void* v, const float* seed, void* out,
+void forward_of(const Numbers& number, Sides sides, const void* q, const void* k, const void* v, const void* seed, void* out,
                 float* log_sums) {
     ForwardArguments<T> a;
     set_cross<T>(number, sides, q, k, v, seed, a);
@@ -104,7 +104,7 @@ void forward_of(const Numbers& number, Sides sides, const void* q, const void* k
 }
 
 template <class T, int DEPTH, bool DROPOUT, class Numbers>
-void backward_of(const Numbers& number, Sides sides, const void* q, const void* k, const void* v, const float* seed,
+void backward_of(const Numbers& number, Sides sides, const void* q, const void* k, const void* v, const void* seed,
                  const void* out, const float* log_sums, const void* grad_out, void* grad_q, void* grad_k, void* grad_v,
                  float* row_sums) {
     typedef typename T::Number Number;
@@ -121,13 +121,13 @@ void backward_of(const Numbers& number, Sides sides, const void* q, const void* 
 
 // Tensors q (batch, queries, width), k and v (batch, keys, width).
 template <class T, int DEPTH, bool DROPOUT, class Numbers>
-void cross_forward(const Numbers& number, const void* q, const void* k, const void* v, const float* seed, void* out,
+void cross_forward(const Numbers& number, const void* q, const void* k, const void* v, const void* seed, void* out,
                    float* log_sums) {
     forward_of<T, DEPTH, DROPOUT>(number, APART, q, k, v, seed, out, log_sums);
 }
 
 template <class T, int DEPTH, bool DROPOUT, class Numbers>
-void cross_backward(const Numbers& number, const void* q, const void* k, const void* v, const float* seed, const void* out,
+void cross_backward(const Numbers& number, const void* q, const void* k, const void* v, const void* seed, const void* out,
                     const float* log_sums, const void* grad_out, void* grad_q, void* grad_k, void* grad_v, float* row_sums) {
     backward_of<T, DEPTH, DROPOUT>(number, APART, q, k, v, seed, out, log_sums, grad_out, grad_q, grad_k, grad_v, row_sums);
 }
@@ -141,7 +141,7 @@ Place part_of(const Numbers& number, Place tokens, int part) {
 
 // Each side attends to the other: `first` (batch, queries, 3 * width), `second` (batch, keys, 3 * width).
 template <class T, int DEPTH, bool DROPOUT, class Numbers>
-void two_way_forward(const Numbers& number, const void* first, const void* second, const float* seed, const float* second_seed,
+void two_way_forward(const Numbers& number, const void* first, const void* second, const void* seed, const void* second_seed,
                      void* out, void* second_out, float* log_sums, float* second_log_sums) {
     const auto part = [&](const void* tokens, int i) { return part_of<T>(number, tokens, i); };
     forward_of<T, DEPTH, DROPOUT>(number, FORTH, first, part(second, 1), part(second, 2), seed, out, log_sums);
@@ -149,7 +149,7 @@ void two_way_forward(const Numbers& number, const void* first, const void* secon
 }
 
 template <class T, int DEPTH, bool DROPOUT, class Numbers>
-void two_way_backward(const Numbers& number, const void* first, const void* second, const float* seed, const float* second_seed,
+void two_way_backward(const Numbers& number, const void* first, const void* second, const void* seed, const void* second_seed,
                       const void* out, const void* second_out, const float* log_sums, const float* second_log_sums,
                       const void* grad_out, const void* second_grad_out, void* grad_first, void* grad_second, float* row_sums,
                       float* second_row_sums) {

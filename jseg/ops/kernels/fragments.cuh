@@ -12,11 +12,6 @@ namespace jseg {
 __device__ __forceinline__ int lane_index() { return thread_index() % WARP; }
 __device__ __forceinline__ int warp_index() { return thread_index() / WARP; }
 
-// The seed that two floats hold in their bits.
-__device__ __forceinline__ uint64_t seed_of_bits(const float* seed) {
-    return (uint64_t)bits_of(seed[1]) << 32 | bits_of(seed[0]);
-}
-
 // Rows of shared memory are 8 numbers longer than their contents, so that eight of them lie in different banks.
 template <int DEPTH>
 constexpr int stride_of = DEPTH + 8;

@@ -277,7 +277,8 @@ struct EpilogueArguments {
     float kept;          // factor on the others
     bool aligned;
     const typename X::Number* x;             // (rows, columns), the product
-    const float *bias, *residual, *seed;     // null = none
+    const float *bias, *residual;            // null = none
+    const uint64_t* seed;                    // null = nothing is dropped
     const typename X::Number* half_residual;  // in its place
     typename Y::Number* out;                 // dropout(activation(x + bias)) + residual
     const typename Y::Number* grad_out;
@@ -290,10 +291,10 @@ __device__ __forceinline__ float quick_gelu_gate(float x) {
 }
 
 // Factors of dropout on four neighbours from number `first` of a tensor on.
-__device__ __forceinline__ void draw_four(float (&factors)[4], const float* seed, long first, uint32_t threshold, float kept) {
+__device__ __forceinline__ void draw_four(float (&factors)[4], const uint64_t* seed, long first, uint32_t threshold, float kept) {
     uint64_t key = 0;
     for (int e = 0; e < 4; e++) {
-        if (e == 0 || (first + e) % STREAM == 0) key = stream_key(seed_of_bits(seed), (first + e) / STREAM);
+        if (e == 0 || (first + e) % STREAM == 0) key = stream_key(*seed, (first + e) / STREAM);
         const uint32_t bits = random_bits((uint32_t)key, (uint32_t)(key >> 32), (uint32_t)((first + e) % STREAM));
         factors[e] = bits >= threshold ? kept : 0.0f;
     }
@@ -367,7 +368,7 @@ EpilogueArguments<X, Y> epilogue(const Numbers& number, const void* x, const voi
     a.bias = number("bias") ? (const float*)bias : nullptr;
     const float rate = number("rate");
     a.threshold = drop_threshold(rate), a.kept = 1 / (1 - rate);
-    a.seed = rate > 0 ? (const float*)seed : nullptr;
+    a.seed = rate > 0 ? (const uint64_t*)seed : nullptr;
     return a;
 }
 

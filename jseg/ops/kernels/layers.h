@@ -158,10 +158,10 @@ static inline void norm_backward(const Numbers& number, const float* x, const fl
 
 // out = x * factors, which are 0 or 1 / (1 - rate); the same seed gives the same factors, so this is its own gradient.
 template <class Numbers>
-static inline void dropout(const Numbers& number, const float* x, const float* seed_bits, float* out) {
+static inline void dropout(const Numbers& number, const float* x, const void* number_of_seed, float* out) {
     const long size = number("size");
     const float rate = number("rate");
-    const uint64_t seed = seed_of(seed_bits);
+    const uint64_t seed = seed_of(number_of_seed);
     const uint32_t threshold = drop_threshold(rate);
 #pragma omp parallel for schedule(static)
     for (long start = 0; start < size; start += STREAM) {

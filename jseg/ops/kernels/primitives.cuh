@@ -146,7 +146,6 @@ __device__ __forceinline__ float binary_logarithm(float x) {
     return logarithm;
 }
 
-__device__ __forceinline__ uint32_t bits_of(float x) { return __float_as_uint(x); }
 __device__ __forceinline__ float float_of(uint32_t bits) { return __uint_as_float(bits); }
 
 // Runs `kernel` in columns x rows blocks of `threads` with `bytes` of shared memory, on the default stream as Jittor.

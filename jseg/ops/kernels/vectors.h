@@ -127,12 +127,7 @@ static inline Vector log_of(Vector x) {
     return __builtin_convertvector(exponent, Vector) * 0.693147181f + 2.0f * s * series;
 }
 
-// The seed that two floats hold in their bits.
-static inline uint64_t seed_of(const float* numbers) {
-    uint64_t seed;
-    std::memcpy(&seed, numbers, sizeof(seed));
-    return seed;
-}
+static inline uint64_t seed_of(const void* number) { return *(const uint64_t*)number; }
 
 // Factors 0 or `scale` = 1 / (1 - rate) for LANES neighbours; `threshold` = rate * 2^32.
 static inline Vector kept(uint64_t key, uint32_t first, uint32_t threshold, float scale) {
