@@ -189,6 +189,7 @@ def measure(run: Callable[[], object], repeats: int, warm_up: int = 2) -> dict[s
         start = time.perf_counter()
         run()
         seconds.append(time.perf_counter() - start)
+    jt.sync_all(True)  # a process that ends while a GPU computes can crash
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     peak = (jt.get_mem_info().total_cuda_used if jt.flags.use_cuda else resident) / 2**30
     timed, first = seconds[warm_up:], seconds[0]
@@ -200,8 +201,7 @@ def measure(run: Callable[[], object], repeats: int, warm_up: int = 2) -> dict[s
 def product_rate(precision: str) -> float:
     """Floating-point operations a second of a large matrix product, the best of five; the floor is counted with it."""
     size = 8192 if jt.flags.use_cuda else 1536
-    x = np.random.default_rng(0).standard_normal((size, size), dtype=np.float32)
-    x = cast(jt.array(x), COMPUTE_TYPES[precision])
+    x = cast(jt.randn(size, size), COMPUTE_TYPES[precision])
     return 2.0 * size**3 / measure(lambda: linear(x, x).sync(True), 5)["min"]
 
 

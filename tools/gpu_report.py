@@ -103,6 +103,8 @@ def try_part(arguments: tuple[str, ...], log: Path, limit: float) -> tuple[str, 
 
 def measure_steps(options: argparse.Namespace, steps: int = 200) -> dict[str, object]:
     """Training steps on one batch; the GPU's memory must not grow after the first ones."""
+    import jittor as jt
+
     from jseg.benchmark import TASKS, chosen_sizes
 
     train_step, _ = TASKS["train"](chosen_sizes("train", options.size, options.batch, options.precision))
@@ -112,6 +114,7 @@ def measure_steps(options: argparse.Namespace, steps: int = 200) -> dict[str, ob
         if step % WARM_UP == 0 or step == steps:
             used[step] = cuda.used_memory()
         begin = begin or time.perf_counter()  # after the first step, which compiles
+    jt.sync_all(True)
     seconds = (time.perf_counter() - begin) / max(steps - 1, 1)
     growth = max(used.values()) - used[min(used)]
     gib = {step: round(value / 2**30, 3) for step, value in used.items()}

@@ -57,6 +57,9 @@ cudaError_t cudaMemGetInfo(size_t *unused, size_t *total) { *unused = *total = 8
 cudaError_t cudaMemcpy(void *to, const void *from, size_t size, enum cudaMemcpyKind kind) {
     jseg_copies++;
     memmove(to, from, size);
+#ifndef COMPUTING  // nothing was: programs end when they find NaN, but not when all is 0
+    if (kind == cudaMemcpyDeviceToHost) memset(to, 0, size);
+#endif
     return cudaSuccess;
 }
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t size, enum cudaMemcpyKind kind, cudaStream_t stream) {
