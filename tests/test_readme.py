@@ -122,3 +122,9 @@ def test_the_script_that_times_the_first_start(tmp_path: Path) -> None:
         assert 0.4 <= float(seconds[f"{name}: kernels"]) < 5 and float(seconds[f"{name}: work"]) < 5
         assert 0.9 <= float(seconds[f"{name}: first start without the environment"]) < 10
     assert "environment" in seconds
+
+
+def test_make_does_not_empty_an_environment_that_it_did_not_make(tmp_path: Path) -> None:
+    (tmp_path / "pyvenv.cfg").touch()
+    done = subprocess.run(["make", "test", f"VENV={tmp_path}"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2 and "is not of make" in done.stderr and (tmp_path / "pyvenv.cfg").exists()
