@@ -44,8 +44,9 @@ ifneq ($(shell $(RUN) -c pass 2>/dev/null && cat $(VENV)/place 2>/dev/null),$(CU
 endif
 
 $(VENV)/place:
-	@test -e $@ -o ! -e $(VENV)/pyvenv.cfg || { echo "$(VENV) is not of make, which would empty it: use $(RUN)" >&2; exit 2; }
-	$(PYTHON) -m venv --clear $(VENV)
+	@test -e $@ -o ! -e $(VENV)/pyvenv.cfg || \
+		{ echo "$(VENV) is not of make, which would empty it: use $(RUN), or delete it" >&2; exit 2; }
+	$(PYTHON) -m venv --clear $(VENV) || { rm -f $(VENV)/pyvenv.cfg; exit 1; }
 	echo "$(CURDIR)" > $@
 
 $(VENV)/installed: pyproject.toml $(VENV)/place

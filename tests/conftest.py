@@ -54,7 +54,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def device() -> Iterator[None]:
+def back_to_the_device() -> Iterator[None]:
     """A test that chooses a device does not choose it for those that follow."""
     yield
     start(DEVICE)
