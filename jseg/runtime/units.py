@@ -19,7 +19,7 @@ SELDOM = ("gen", "test")  # at -O1: they read arguments of calls from Python, or
 FIXED = "parallel_compiler.cc"
 FIXES = {
     "    if (change_line)\n        std::cerr": "    threads.wait_all();\n    if (change_line)\n        std::cerr",
-    "auto iter = jit_key": 'if (strstr(jit_key, "@python.")) continue;\n        auto iter = jit_key',
+    "map[jit_key] = 1;": 'if (strstr(jit_key, "@python.")) continue;\n        map[jit_key] = 1;',
     "func(id);": "func(id), func = [](int) {};",
 }
 # with names that clash, the first and the second one for CUDA, where they also hide all names that follow
