@@ -169,8 +169,7 @@ def measure_attention(options: argparse.Namespace) -> dict[str, object]:
 
     def seconds(run: Callable[[], list[jt.Var]]) -> float:
         """Of one of many calls, for which the GPU is waited for once: it computes while the host prepares the next."""
-        calls = lambda: jt.sync([x for _ in range(CALLS) for x in run()], device_sync=True)  # noqa: E731
-        return measure(calls, 5)["seconds"] / CALLS
+        return measure(lambda: jt.sync([x for _ in range(CALLS) for x in run()], True), 5)["seconds"] / CALLS
 
     forward, both = seconds(lambda: [attend()]), seconds(lambda: attention_gradients(inputs, attend))
     work = sizes.batch * attention_operations(sizes)

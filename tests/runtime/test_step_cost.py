@@ -21,6 +21,7 @@ MOST = {
     "gigabytes": 26.2,  # of a batch of 16, moved by what is neither a product nor attention; 15 were aimed at
     "milliseconds": 60,  # of processor time: 11 on a Zen 5, 48 on a busy Zen 3; 40 were aimed at
 }
+GOALS = {"launches outside of layers": 60, "gigabytes": 15}
 
 
 def costs(*parts: str) -> list[dict[str, Any]]:
@@ -49,6 +50,13 @@ def step() -> dict[str, float]:
 @pytest.mark.parametrize("what", MOST)
 def test_a_step_costs_no_more_than_it_did(what: str, step: dict[str, float]) -> None:
     assert step[what] <= MOST[what]
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(strict=True, reason="not reached: docs/speed.md says what is left")
+@pytest.mark.parametrize("what", GOALS)
+def test_a_step_costs_what_is_aimed_at(what: str, step: dict[str, float]) -> None:
+    assert step[what] <= GOALS[what]
 
 
 @pytest.mark.slow
