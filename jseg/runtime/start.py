@@ -165,8 +165,8 @@ def _import_surroundings(jittor_home: Path, ready: cuda.Ready | None) -> Iterato
     imported = threading.Event()
 
     def exit_on_interrupt() -> None:  # SIGINT is blocked in all threads meanwhile
-        while not imported.is_set():
-            if signal.sigtimedwait({signal.SIGINT}, 0.1):
+        while not imported.wait(0.1):  # sigtimedwait also returns one when another signal comes late in its time
+            if signal.SIGINT in signal.sigpending():
                 for child in multiprocessing.active_children():  # they compile Jittor's core
                     child.terminate()
                 os.write(2, b"interrupted\n")

@@ -14,11 +14,10 @@ class Script:
     def __init__(self, *draws: float) -> None:
         self.draws = list(draws)
 
-    def integers(self, *bounds: int) -> int:
-        return int(self.draws.pop(0))
+    def uniform(self, *_: float) -> float:
+        return self.draws.pop(0)
 
-    def uniform(self, *bounds: float) -> float:
-        return float(self.draws.pop(0))
+    integers = uniform
 
 
 def random_image(height: int = 37, width: int = 53, seed: int = 0) -> np.ndarray:

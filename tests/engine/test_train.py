@@ -24,7 +24,8 @@ from jseg.engine.train import Trainer, Training
 from jseg.errors import CannotWrite, CheckFailed, UserError
 from jseg.model.clip_rc import build_clip_rc
 from jseg.model.released_weights import load_released
-from tests.engine.tiny_training import UNSEEN, tiny_batch, tiny_config, tiny_trainer, weights
+from tests.engine.rank_gradients import SETTINGS, batch_gradients
+from tests.engine.tiny_training import tiny_batch, tiny_config, tiny_trainer, weights
 
 Breaks = Callable[[], AbstractContextManager]
 
@@ -301,30 +302,17 @@ def test_ten_steps_follow_the_released_training(golden: Path) -> None:
     assert compared
 
 
-@pytest.mark.parametrize(
-    "setting, unseen, lowest",
-    [("inductive", (), 0), ("transductive", UNSEEN, -1), ("supervised without recovery", (), 0)],
-)
-def test_micro_batches_add_up_to_the_batch(setting: str, unseen: tuple[int, ...], lowest: int) -> None:
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_micro_batches_add_up_to_the_batch(setting: str) -> None:
     """Gradients within 1e-5 of each tensor's largest value; key biases, whose true gradient is 0, within 1e-6."""
-    results = []
-    for micro_batch in (0, 2, 1):
-        config = tiny_config(micro_batch=micro_batch)
-        config.loss.recovery = 0.0 if "without" in setting else 2.0
-        config.model.prompt_dropout = config.model.decoder_dropout = 0.0
-        trainer = tiny_trainer(config, unseen)
-        images, labels = tiny_batch(seed=5, lowest=lowest)
-        gradients, sums = trainer.gradients(images, labels)
-        named = dict(zip(trainer.optimizer.names, gradients, strict=True))
-        results.append((named, trainer.loss.values(sums.numpy()), sums.numpy()[4]))
-    whole, losses, num_masks = results[0]
-    largest = {name: np.abs(gradient.numpy()).max() for name, gradient in whole.items()}
-    assert max(largest.values()) > 1e-3
-    if "without" in setting:
+    whole, *others = (batch_gradients(setting, micro_batch) for micro_batch in (0, 2, 1))
+    numbers = whole.pop("numbers")  # the last one: of masks
+    largest = {name: np.abs(gradient).max() for name, gradient in whole.items()}
+    assert max(largest.values()) > 1e-3 and numbers[-1] > 4
+    if setting == "supervised":  # without recovery
         assert all(value == 0 for name, value in largest.items() if "recovery_decoder" in name)
-    for other, other_losses, other_masks in results[1:]:
-        assert other_masks == num_masks > 4
-        assert other_losses == pytest.approx(losses, rel=1e-5)
+    for other in others:
+        assert other["numbers"] == pytest.approx(numbers, rel=1e-5) and other["numbers"][-1] == numbers[-1]
         for name, gradient in whole.items():
             allowed = 1e-6 if name.endswith("multihead_attn.k.bias") else 1e-5 * largest[name]
-            assert np.abs(gradient.numpy() - other[name].numpy()).max() <= allowed, name
+            assert np.abs(gradient - other[name]).max() <= allowed, name

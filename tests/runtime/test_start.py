@@ -4,6 +4,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 import uuid
 from pathlib import Path
 
@@ -73,9 +75,20 @@ def test_start_in_a_process_of_its_own() -> None:
     ], done.stderr  # fmt: skip
     assert done.returncode == -signal.SIGSEGV  # a crash ends the process at once, with no handler of Jittor's
     quiet, bad_kernel, _ = done.stderr.partition("In member function")
-    assert bad_kernel  # what g++ says about a bad kernel is not hidden
-    lines = [line for line in quiet.splitlines() if not line.startswith(("jseg: compiling", "\x1b[01m"))]
-    assert lines == []  # no log line of Jittor's
+    assert bad_kernel  # what g++ says about a bad kernel is not hidden; no log line of Jittor's is there
+    assert [line for line in quiet.splitlines() if not line.startswith(("jseg: compiling", "\x1b[01m"))] == []
+
+
+def test_another_signal_during_the_import_is_no_interrupt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes: list[int] = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    with start_module._import_surroundings(tmp_path, None):
+        time.sleep(0.05)  # the watcher waits
+        signal.pthread_kill(threading.enumerate()[-1].ident, signal.SIGUSR1)
+        sum(range(2 * 10**7))  # holds Python's lock until the watcher's time is over
+    signal.signal(signal.SIGUSR1, before)
+    assert codes == []
 
 
 def test_what_jittor_or_cuda_lack_is_said_before_the_import(monkeypatch: pytest.MonkeyPatch) -> None:
