@@ -57,12 +57,13 @@ class RunLog:
         if tensorboard and not installed:
             raise UserError("train.tensorboard=True needs tensorboardX: pip install tensorboardX")
         if installed and tensorboard is not False:
-            from tensorboardX import SummaryWriter
+            from tensorboardX.event_file_writer import EventsWriter  # SummaryWriter's thread dies on a full disk
+            from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-            # its queue must hold all events of a line: its thread may have died on a full disk
-            self._events = SummaryWriter(
-                str(work_dir / "tensorboard"), purge_step=start_iteration + 1, max_queue=10_000
-            )
+            (work_dir / "tensorboard").mkdir(exist_ok=True)
+            self._events = EventsWriter(str(work_dir / "tensorboard" / "events"))
+            start = SessionLog(status=SessionLog.START)  # later steps of an earlier start are hidden
+            self._events.write_event(Event(wall_time=time.time(), step=start_iteration + 1, session_log=start))
 
     def write(self, event: str, iteration: int, **values: Any) -> None:
         """Appends one line to `log.jsonl`."""
@@ -81,12 +82,14 @@ class RunLog:
                 os.truncate(self.path, size)  # no half lines
             say(f"warning: cannot write the log ({error.strerror}): {remedy(error)}; it is tried again later")
         if self._events is not None:
+            from tensorboardX.writer import Event, scalar
+
             try:
-                for name, number in flatten({event: values}, "/").items():
-                    if type(number) in (int, float):
-                        self._events.add_scalar(name, number, iteration)
+                for tag, x in flatten({event: values}, "/").items():
+                    if type(x) in (int, float):
+                        self._events.write_event(Event(wall_time=time.time(), step=iteration, summary=scalar(tag, x)))
                 self._events.flush()
-            except OSError as error:  # its thread has died: the next event would wait for it for ever
+            except OSError as error:
                 self._events = None
                 say(f"warning: no TensorBoard events from iteration {iteration} on ({error.strerror}): {remedy(error)}")
 
@@ -99,8 +102,7 @@ class RunLog:
         self.means["steps"] += 1
         for name, value in losses.items():
             self.means["sums"][name] = self.means["sums"].get(name, 0.0) + value
-        if gradient_norm is not None:
-            self.means["norms"].append(gradient_norm)
+        self.means["norms"] += [] if gradient_norm is None else [gradient_norm]
 
     def report(self, iteration: int, lr: float) -> None:
         """Prints and writes the means of the steps since the last report, and begins new ones."""

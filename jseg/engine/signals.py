@@ -6,7 +6,6 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from types import FrameType
 
 # of schedulers before they end a job, of mpirun, of a terminal that is closed, of Ctrl-C
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
@@ -44,7 +43,7 @@ class StopRequest:
         finally:
             self._breaking = False
 
-    def _receive(self, number: int, frame: FrameType | None) -> None:
+    def _receive(self, number: int, _: object) -> None:
         if self.signal_name:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt

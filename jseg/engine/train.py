@@ -251,8 +251,7 @@ class Training:
             del gradients  # their memory is for the next forward pass
             self.settle()  # the step before, now that the device has work again
             self.pending = batch, waited, read_report
-            progress.iteration += 1
-            done = progress.iteration
+            progress.iteration = done = progress.iteration + 1
             log_is_due = done % config.log_every == 0 or done in (1, config.iterations)
             save_is_due = done % config.save_every == 0 or done in config.milestones
             last_chance = progress.bad_in_a_row + 1 >= config.max_bad_steps
