@@ -1,8 +1,8 @@
 """Results of a function in the order of its inputs, computed ahead by worker processes or threads.
 
 Worker processes hold neither Jittor nor CUDA: a fork server starts them. They end with the main process, but ignore
-Ctrl-C and the signals that schedulers send to every process of a job (SIGTERM; mpirun: SIGUSR1): the main process then
-still finishes its step and saves, for which it needs them.
+Ctrl-C and the signals that every process of a job gets (of schedulers SIGTERM, of mpirun SIGUSR1, of a closed terminal
+SIGHUP): the main process then still finishes its step and saves, for which it needs them.
 """
 
 import multiprocessing
@@ -24,7 +24,7 @@ from jseg.errors import UserError
 
 Result = TypeVar("Result")
 CHECKED_EVERY = 2  # seconds: whether the workers still run
-_TO_ALL = {signal.SIGTERM, signal.SIGUSR1}
+_TO_ALL = {signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP}
 _task: tuple[Callable, tuple] | None = None  # of a worker process: the function and the arguments that all calls share
 
 
@@ -47,9 +47,10 @@ def map_in_order(
     else:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([module for module in (__name__, function.__module__) if module != "__main__"])
-        resource_tracker.ensure_running()  # starting it would unblock SIGTERM
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _TO_ALL)  # so that no signal to all ends the fork server
         try:
+            resource_tracker.ensure_running()
+            signal.pthread_sigmask(signal.SIG_BLOCK, _TO_ALL)  # that has unblocked SIGTERM
             forkserver.ensure_running()  # once per process; it ends with its parent
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

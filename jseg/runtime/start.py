@@ -19,9 +19,10 @@ import sys
 import sysconfig
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
+from types import ModuleType
 
 from jseg.errors import UserError
 from jseg.files import save_details, write_if_changed
@@ -92,7 +93,7 @@ def _import_jittor(jittor_home: Path, cache: Path, ready: cuda.Ready | None) -> 
     write_if_changed(settings, json.dumps({"JITTOR_HOME": str(jittor_home)}))
     terminal, text, imported = sys.stderr, io.StringIO(), threading.Event()
     try:
-        with _import_surroundings(jittor_home, ready), redirect_stdout(text), redirect_stderr(text):
+        with _import_surroundings(jittor_home, ready) as put_back, redirect_stdout(text), redirect_stderr(text):
             import jittor_utils
             import jittor_utils.lock as lock
 
@@ -110,6 +111,7 @@ def _import_jittor(jittor_home: Path, cache: Path, ready: cuda.Ready | None) -> 
             core_exists = any(cache.glob("cu*/jittor_core*.so" if ready else "jittor_core*.so"))
             jittor_utils.DelayProgress = core = progress.Core()
             units.install(jittor_utils)
+            _keep_handlers(jittor_utils, put_back)
             if not core_exists:
                 print(f"{notice} (a few minutes)", file=terminal, flush=True)
                 progress.show(core.text, imported)
@@ -146,9 +148,10 @@ def _import_jittor(jittor_home: Path, cache: Path, ready: cuda.Ready | None) -> 
 
 
 @contextmanager
-def _import_surroundings(jittor_home: Path, ready: cuda.Ready | None) -> Iterator[None]:
-    """Environment, handlers and `sys.path` for Jittor's import, put back later; Ctrl-C ends the process with 130."""
-    changes = {"HOME": str(jittor_home), "use_mpi": "0", "OMPI_COMM_WORLD_SIZE": None}
+def _import_surroundings(jittor_home: Path, ready: cuda.Ready | None) -> Iterator[Callable[[], None]]:
+    """Sets up Jittor's import and puts all back later; yields what puts handlers back. Ctrl-C ends the process: 130."""
+    # in a notebook, whose process has the last variable, Jittor leaves Ctrl-C alone
+    changes = {"HOME": str(jittor_home), "use_mpi": "0", "OMPI_COMM_WORLD_SIZE": None, "JPY_PARENT_PID": ""}
     if ready:
         architectures = os.environ.get("cuda_archs", ready.kind.replace("_", " "))
         changes |= {"nvcc_path": str(ready.nvcc), "cuda_archs": architectures}
@@ -157,39 +160,53 @@ def _import_surroundings(jittor_home: Path, ready: cuda.Ready | None) -> Iterato
     before = {name: os.environ.get(name) for name in (*changes, "nvcc_path", "cuda_archs", "cache_name", "cc_flags")}
     path, context, hook = list(sys.path), ssl._create_default_https_context, sys.excepthook
     ask = subprocess.getstatusoutput
-    # Jittor's handler for a crash would exit in order, which waits forever for its compile threads, with its lock held
+    interrupt = signal.getsignal(signal.SIGINT)
+
+    def end(*_: object) -> None:  # Jittor's import catches KeyboardInterrupt in places, and goes on
+        os.write(2, b"interrupted\n")
+        os._exit(130)
+
+    ends = interrupt not in (None, signal.SIG_IGN) and threading.current_thread() is threading.main_thread()
+    if ends:
+        signal.signal(signal.SIGINT, end)
+    # Jittor's handler for a crash would exit in order, which waits forever for its compile threads, with its lock held;
+    # that for the end of a child ends this process when one is only stopped, by Ctrl-Z
     names, sigaction = ("INT", "CHLD", "QUIT", "SEGV", "BUS", "ILL", "FPE"), ctypes.CDLL(None).sigaction
     handlers = {signal.Signals[f"SIG{name}"]: ctypes.create_string_buffer(256) for name in names}
     for number, handler in handlers.items():  # those of C: Python knows neither faulthandler's nor Jittor's
         sigaction(number, None, handler)
-    imported = threading.Event()
 
-    def exit_on_interrupt() -> None:  # SIGINT is blocked in all threads meanwhile
-        while not imported.wait(0.1):  # sigtimedwait also returns one when another signal comes late in its time
-            if signal.SIGINT in signal.sigpending():
-                for child in multiprocessing.active_children():  # they compile Jittor's core
-                    child.terminate()
-                os.write(2, b"interrupted\n")
-                os._exit(130)
+    def put_back() -> None:
+        for number, handler in handlers.items():
+            sigaction(number, handler, None)
 
-    watcher = threading.Thread(target=exit_on_interrupt, daemon=True)
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        watcher.start()
         _set_environment(changes)
         sys.path[:0] = [str(ready.python_path)] if ready and ready.python_path else []
         if ready:  # Jittor asks for the GPUs through libcuda.so, a name that drivers come without
             subprocess.getstatusoutput = lambda _: (0, ready.kind.replace("_", "\n"))
-        yield
+        yield put_back
     finally:
         _set_environment(before)
         sys.path[:], subprocess.getstatusoutput = path, ask
         ssl._create_default_https_context, sys.excepthook = context, hook
-        for number, handler in handlers.items():
-            sigaction(number, handler, None)
-        imported.set()
-        watcher.join()
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        put_back()
+        if ends:
+            signal.signal(signal.SIGINT, interrupt)
+
+
+def _keep_handlers(jittor_utils: ModuleType, put_back: Callable[[], None]) -> None:
+    """Calls `put_back` when Jittor's library is loaded; its compile processes ignore Ctrl-C, but end with this one."""
+    load = jittor_utils.try_import_jit_utils_core
+
+    def begin_worker() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if os.getppid() != multiprocessing.parent_process().pid:  # it is gone already
+            os._exit(130)
+
+    jittor_utils.try_import_jit_utils_core = lambda *silent: jittor_utils.cc or (load(*silent), put_back())
+    jittor_utils.pool_initializer = begin_worker
 
 
 def _set_environment(variables: dict[str, str | None]) -> None:
