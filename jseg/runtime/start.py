@@ -171,7 +171,7 @@ def _import_surroundings(jittor_home: Path, ready: cuda.Ready | None) -> Iterato
         signal.signal(signal.SIGINT, end)
     # Jittor's handler for a crash would exit in order, which waits forever for its compile threads, with its lock held;
     # that for the end of a child ends this process when one is only stopped, by Ctrl-Z
-    names, sigaction = ("INT", "CHLD", "QUIT", "SEGV", "BUS", "ILL", "FPE"), ctypes.CDLL(None).sigaction
+    names, sigaction = ("CHLD", "QUIT", "SEGV", "BUS", "ILL", "FPE"), ctypes.CDLL(None).sigaction
     handlers = {signal.Signals[f"SIG{name}"]: ctypes.create_string_buffer(256) for name in names}
     for number, handler in handlers.items():  # those of C: Python knows neither faulthandler's nor Jittor's
         sigaction(number, None, handler)
@@ -206,7 +206,7 @@ def _keep_handlers(jittor_utils: ModuleType, put_back: Callable[[], None]) -> No
             os._exit(130)
 
     jittor_utils.try_import_jit_utils_core = lambda *silent: jittor_utils.cc or (load(*silent), put_back())
-    jittor_utils.pool_initializer = begin_worker
+    jittor_utils.pool_initializer, jittor_utils.Pool = begin_worker, multiprocessing.get_context("fork").Pool
 
 
 def _set_environment(variables: dict[str, str | None]) -> None:
