@@ -16,7 +16,7 @@ from jseg.runtime.prepare import prepare
 
 # Runs in a process of its own, without network and without a home folder; every line is checked below.
 PROGRAM = """
-import os, signal, socket, ssl, subprocess, sys, threading, time
+import os, signal, socket, ssl, subprocess, sys, threading
 
 def refuse(*arguments):
     raise OSError("the network must not be used")
